@@ -1,0 +1,53 @@
+"""The application factory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import errors
+from api.middleware import Envelope
+from api.routes import adaptations, health
+from api.services.adaptations import Adaptations
+from api.services.dispatcher import Dispatcher
+from api.settings import Settings
+from eda_service import __version__
+from eda_service.jobstore import JobStore
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the API over one database; its dispatcher runs while the application does.
+
+    Args:
+        settings: Where the database, the cluster and Serve are.
+
+    Returns:
+        The application; `state.settings` holds what it was built with.
+    """
+    store = JobStore(settings.store_url)
+    dispatcher = Dispatcher(store, settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        dispatcher.start()
+        yield
+        dispatcher.stop()
+        store.close()
+
+    app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
+    app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
+    app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
+    app.add_middleware(Envelope)
+    errors.install(app)
+    modules = [adaptations, health]
+    import importlib.util  # TEMP
+
+    if importlib.util.find_spec("api.routes.openai_gateway"):
+        import api.routes.openai_gateway as g
+
+        modules.append(g)
+    for module in modules:
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,38 @@
+"""What routes receive: the service objects that `create_app` put on the application."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.services.adaptations import Adaptations
+from api.services.dispatcher import Dispatcher
+from api.settings import Settings
+from eda_service.jobstore import JobStore
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _store(request: Request) -> JobStore:
+    store: JobStore = request.app.state.store
+    return store
+
+
+def _dispatcher(request: Request) -> Dispatcher:
+    dispatcher: Dispatcher = request.app.state.dispatcher
+    return dispatcher
+
+
+def _adaptations(request: Request) -> Adaptations:
+    adaptations: Adaptations = request.app.state.adaptations
+    return adaptations
+
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+StoreDep = Annotated[JobStore, Depends(_store)]
+DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
+AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]

@@ -1,0 +1,111 @@
+"""Every HTTP error has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and none echoes the body."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from eda_service.errors import (
+    ConflictError,
+    EdaError,
+    InputError,
+    InsufficientStorageError,
+    NotFoundError,
+    ResourceError,
+)
+
+MAX_ENTRIES = 10
+MAX_ENTRY_CHARACTERS = 200
+_NAME = re.compile(r"^[A-Za-z_][\w.-]{0,63}$")
+
+# First match wins, so subclasses stand before their parents.
+_STATUS: tuple[tuple[type[EdaError], int], ...] = (
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (InputError, 400),
+    (InsufficientStorageError, 507),
+    (ResourceError, 503),
+    (EdaError, 500),
+)
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
+
+
+def error_response(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """One error in the one shape."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def describe(errors: Sequence[Any], *, skip: int = 0) -> tuple[str, str | None]:
+    """Pydantic errors as one bounded message and the first field at fault.
+
+    Args:
+        errors: `ValidationError.errors()`; only `loc` and `msg` are used, never `input`.
+        skip: Leading parts of `loc` to leave out (`body`).
+
+    Returns:
+        The message, and the dotted name of the first field or None.
+    """
+    entries: list[str] = []
+    for error in errors[:MAX_ENTRIES]:
+        name = _field_name(error["loc"][skip:])
+        text = f"{name}: {error['msg']}" if name else str(error["msg"])
+        entries.append(text[:MAX_ENTRY_CHARACTERS])
+    first = _field_name(errors[0]["loc"][skip:]) if errors else None
+    return "; ".join(entries), first or None
+
+
+def config_error(error: ValidationError) -> InputError:
+    """A config that does not validate, as an error of ours."""
+    message, param = describe(error.errors(include_url=False, include_input=False))
+    return InputError(message, param=param)
+
+
+def _field_name(loc: Sequence[Any]) -> str:
+    # A name the caller invented is part of the body: it is repeated only when it looks like a field's name.
+    return ".".join(str(part) if isinstance(part, int) or _NAME.match(str(part)) else "?" for part in loc)
+
+
+async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EdaError)
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    headers = {"x-should-retry": "false"} if status == 409 else None
+    return error_response(status, error.message, param=error.param, code=error.code, headers=headers)
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if found and found[0]["type"] == "json_invalid":
+        return error_response(400, "the body is not valid JSON", code="invalid_json")
+    message, param = describe(found, skip=1)
+    return error_response(400, message, param=param, code="invalid_request")
+
+
+async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers) if error.headers else None
+    code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal")
+    return error_response(error.status_code, str(error.detail), code=code, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers; what none of them takes becomes a 500 in `api.middleware`."""
+    app.add_exception_handler(EdaError, _on_eda_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)

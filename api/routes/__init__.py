@@ -1,0 +1,1 @@
+"""One router per resource; a route validates, calls one service and returns a model."""

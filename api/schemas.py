@@ -1,0 +1,227 @@
+"""Bodies of the jobs API: what callers send (strict and bounded) and what they get."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
+from eda_service.jobstore import Event, Job
+from eda_service.jobstore.status import Status
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,95}$")]
+
+
+class EdaHyperparameters(Config):
+    """The knobs people turn; everything else is reachable through `config`. None leaves the preset's or the default."""
+
+    keep_fraction: float | None = Field(None, gt=0.0, le=1.0, description="selection.keep_fraction")
+    quantile: float | None = Field(None, ge=0.0, le=1.0, description="selection.quantile")
+    pca_dim: int | None = Field(None, ge=1, le=4096, description="selection.pca_dim")
+    selector: Selector | None = Field(None, description="selection.method")
+    private_width_fraction: float | None = Field(None, gt=0.0, le=4.0, description="train.private_width_fraction")
+    epochs: int | None = Field(None, ge=1, le=1000, description="train.epochs")
+    batch_size: int | None = Field(None, ge=1, le=4096, description="train.batch_size")
+    learning_rate: float | None = Field(None, gt=0.0, le=1.0, description="train.learning_rate")
+    unroll_steps: int | None = Field(None, ge=1, le=8, description="train.loss.unroll_steps")
+
+
+class MethodRequest(Config):
+    """How to adapt."""
+
+    type: Method = Field(Method.EDA, description="what is trained")
+    eda: EdaHyperparameters = EdaHyperparameters()
+
+
+class AdaptationRequest(Config):
+    """Body of `POST /v1/adaptations`. Later parts win: preset, then these fields, then `config`."""
+
+    model: str | None = Field(None, min_length=1, max_length=512, description="target: id, shipped name or directory")
+    revision: str | None = Field(None, max_length=128, description="branch, tag or commit of the model")
+    adapter: str | None = Field(None, max_length=512, description="LoRA adapter on top of the model")
+    base_draft: str | None = Field(None, max_length=128, description="name@version of a registered base draft")
+    served_name: ServedName | None = Field(None, description="name at /v1/models")
+    dataset: DatasetSpec | None = Field(None, description="domain prompts; only the fields given replace the preset's")
+    eval_dataset: DatasetSpec | None = Field(None, description="held-out prompts")
+    evaluation: EvalConfig | None = Field(None, description="evaluation settings; only the fields given are replaced")
+    seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
+    method: MethodRequest = MethodRequest()
+    preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper or paper_7b")
+    config: dict[str, Any] = Field({}, description="overrides of AdaptConfig, field by field")
+    metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
+    priority: int = Field(50, ge=0, le=100, description="higher runs first")
+    force: bool = Field(False, description="make a new job even when a live one has the same content")
+
+
+class ProgressBody(BaseModel):
+    """Progress of the current stage."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    percent: float
+    step: int
+    total_steps: int
+    eta_s: int | None = None
+    updated_at: int
+
+
+class JobErrorBody(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+    retryable: bool = False
+
+
+class MethodBody(BaseModel):
+    """How the job adapts."""
+
+    type: Method
+    eda: dict[str, Any]
+
+
+class AdaptationBody(BaseModel):
+    """One job."""
+
+    id: str
+    object: Literal["adaptation.job"] = "adaptation.job"
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    status: Status
+    stage: str | None
+    progress: ProgressBody | None
+    model: str
+    model_revision: str | None
+    adapter: str | None
+    base_draft: str
+    served_name: str
+    dataset: DatasetSpec
+    seed: int
+    method: MethodBody
+    metadata: dict[str, str]
+    attempt: int
+    max_attempts: int
+    priority: int
+    origin: str
+    ray_submission_id: str | None
+    result_pack: str | None
+    report: str | None
+    error: JobErrorBody | None
+    config: AdaptConfig
+
+    @classmethod
+    def of(cls, job: Job) -> AdaptationBody:
+        """The wire form of a stored job."""
+        config = job.adapt_config()
+        return cls(
+            **job.model_dump(
+                include={
+                    "id", "created_at", "started_at", "finished_at", "status", "stage", "progress", "attempt",
+                    "max_attempts", "priority", "origin", "result_pack", "error",
+                }
+            ),
+            model=config.target.model,
+            model_revision=config.target.revision,
+            adapter=config.target.adapter,
+            base_draft=config.base_draft,
+            served_name=served_name(config),
+            dataset=config.dataset,
+            seed=config.seed,
+            method=_method(config),
+            metadata=job.labels,
+            ray_submission_id=job.ray_submission_id if job.origin == "api" and job.submitted_at else None,
+            report=f"/v1/adaptations/{job.id}/report" if job.status is Status.SUCCEEDED else None,
+            config=config,
+        )  # fmt: skip
+
+
+class EventBody(BaseModel):
+    """One event of a job."""
+
+    id: str
+    object: Literal["adaptation.job.event"] = "adaptation.job.event"
+    created_at: int
+    level: str
+    type: str
+    message: str
+    stage: str | None
+
+    @classmethod
+    def of(cls, event: Event) -> EventBody:
+        """The wire form of a stored event."""
+        return cls(
+            id=f"evt_{event.id}",
+            created_at=event.at,
+            level=event.level,
+            type=event.type,
+            message=event.message,
+            stage=event.stage,
+        )
+
+
+class AdaptationList(BaseModel):
+    """A page of jobs, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[AdaptationBody]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class EventList(BaseModel):
+    """A page of events, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[EventBody]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class LogsBody(BaseModel):
+    """The last lines of one stage's log."""
+
+    object: Literal["adaptation.job.logs"] = "adaptation.job.logs"
+    id: str
+    stage: str | None
+    lines: list[str]
+
+
+class HealthBody(BaseModel):
+    """State of the service's parts."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    ray_reachable: bool
+    serve: str | None = Field(description="Serve's word for the application; None: nothing is deployed")
+    dispatcher_lag_s: float = Field(description="seconds since the dispatcher last finished a look at everything")
+    jobs: dict[str, int]
+
+
+def served_name(config: AdaptConfig) -> str:
+    """The name at /v1/models: as configured, else the last part of the adapter's or model's name."""
+    source = config.target.adapter or config.target.model
+    return config.served_name or re.sub(r"[^\w.-]", "-", source.rstrip("/").rsplit("/", 1)[-1])[:96]
+
+
+def _method(config: AdaptConfig) -> MethodBody:
+    selection, train = config.selection, config.train
+    eda = EdaHyperparameters(
+        keep_fraction=selection.keep_fraction,
+        quantile=selection.quantile,
+        pca_dim=selection.pca_dim,
+        selector=selection.method,
+        private_width_fraction=train.private_width_fraction,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        unroll_steps=train.loss.unroll_steps,
+    )
+    return MethodBody(type=train.method, eda=eda.model_dump(mode="json"))

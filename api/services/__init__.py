@@ -1,0 +1,1 @@
+"""What the routes call: submission, queries, and the dispatcher that makes Ray match the rows."""

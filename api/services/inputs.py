@@ -1,0 +1,133 @@
+"""Checks at submit that cost no model load: names, paths under the allowed roots, files that are there and parse.
+
+What needs the target's weights (hidden size, vocabulary, tokenizer) is the job's first stage, `validate`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from eda_service.artifacts.registry import find_draft
+from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.errors import (
+    BaseDraftMissingError,
+    DatasetInvalidError,
+    InputError,
+    TargetNotFoundError,
+    UnsafeCheckpointError,
+)
+
+MODEL_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
+_DRAFT_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(@\d{1,9})?$")
+_SERVED_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
+_REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,127}$")
+_TASK = re.compile(r"^reasoning-gym:[a-z0-9_]{1,64}(\?[a-z0-9_=&,-]{1,128})?$")
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_CHECKED_LINES = 1000
+
+
+def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptConfig:
+    """Check a config's names and files; paths come back with symbolic links resolved, the draft with its version.
+
+    Resolved, so that a link or a registry which changes after the check does not change what the job reads.
+
+    Raises:
+        InputError: A subclass that says which field is at fault.
+    """
+    if not _DRAFT_ID.match(config.base_draft):
+        raise BaseDraftMissingError("base_draft is not of the form name@version", param="base_draft")
+    if config.served_name is not None and not _SERVED_NAME.match(config.served_name):
+        raise InputError("served_name may have letters, digits, `_`, `.` and `-`, at most 96", param="served_name")
+    draft = find_draft(config.base_draft, home)
+    changes: dict[str, object] = {
+        "base_draft": f"{draft.parent.name}@{draft.name}",
+        "target": _check_target(config.target, roots),
+        "dataset": _check_dataset(config.dataset, roots, "dataset.source"),
+    }
+    if config.eval_dataset is not None:
+        changes["eval_dataset"] = _check_dataset(config.eval_dataset, roots, "eval_dataset.source")
+    return config.model_copy(update=changes)
+
+
+def _check_target(spec: TargetSpec, roots: Sequence[Path]) -> TargetSpec:
+    if spec.revision is not None and (not _REVISION.match(spec.revision) or ".." in spec.revision):
+        raise InputError("revision is no branch, tag or commit name", param="revision")
+    changes: dict[str, object] = {}
+    model = local_path(spec.model, roots, "model")
+    if model is not None:
+        _require_checkpoint(model, "config.json", "model")
+        changes["model"] = str(model)
+    if spec.adapter is not None:
+        adapter = local_path(spec.adapter, roots, "adapter")
+        if adapter is not None:
+            _require_checkpoint(adapter, "adapter_config.json", "adapter")
+            changes["adapter"] = str(adapter)
+    return spec.model_copy(update=changes)
+
+
+def _require_checkpoint(path: Path, marker: str, param: str) -> None:
+    if path.is_file() and path.suffix == ".gguf":
+        return
+    if not (path / marker).is_file():
+        raise TargetNotFoundError(f"{param} is a path without a {marker}; name the checkpoint's directory", param=param)
+    if any(path.glob("*.safetensors")):
+        return
+    if any(entry.suffix in _PICKLED for entry in path.iterdir()):
+        raise UnsafeCheckpointError(f"{param} holds only pickled weights; convert them to safetensors", param=param)
+    raise TargetNotFoundError(f"{param} is a directory without any *.safetensors; save the weights there", param=param)
+
+
+def _check_dataset(spec: DatasetSpec, roots: Sequence[Path], param: str) -> DatasetSpec:
+    if spec.source == "self" or _TASK.match(spec.source):
+        return spec
+    path = local_path(spec.source, roots, param)
+    if path is None:
+        return spec
+    _require_jsonl(path, param)
+    return spec.model_copy(update={"source": str(path)})
+
+
+def _require_jsonl(path: Path, param: str) -> None:
+    if not path.is_file():
+        raise DatasetInvalidError(f"{param} is not a file; name a JSONL file with one object per line", param=param)
+    num_objects = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if number > _CHECKED_LINES:
+                break  # the rest is checked when it is used
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise DatasetInvalidError(f"{param}: line {number} is not JSON; fix it", param=param) from error
+            if not isinstance(value, dict):
+                raise DatasetInvalidError(f"{param}: line {number} is not a JSON object", param=param)
+            num_objects += 1
+    if not num_objects:
+        raise DatasetInvalidError(f"{param} holds no prompt; put one JSON object per line", param=param)
+
+
+def local_path(value: str, roots: Sequence[Path], param: str) -> Path | None:
+    """The resolved path when `value` is one, None when it is an id.
+
+    Raises:
+        InputError: Neither an id nor an absolute path, or a path outside the roots.
+        TargetNotFoundError, DatasetInvalidError: Nothing is at that path.
+    """
+    if MODEL_ID.match(value):
+        return None
+    missing = DatasetInvalidError if "dataset" in param else TargetNotFoundError
+    if not value.startswith("/") or "\x00" in value:
+        raise missing(f"{param} is neither an id (`name` or `owner/name`) nor an absolute path", param=param)
+    path = Path(value).resolve()
+    # Outside the roots the answer is the same whether something is there or not: no probing of the file system.
+    if not any(path.is_relative_to(root) for root in roots):
+        shown = ", ".join(str(root) for root in roots)
+        raise InputError(f"{param} is outside the allowed roots ({shown}); move it or run `eda up` there", param=param)
+    if not path.exists():
+        raise missing(f"{param}: nothing is at that path", param=param)
+    return path

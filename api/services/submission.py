@@ -1,0 +1,66 @@
+"""A request becomes an `AdaptConfig`: preset, then the request's own fields, then `config`, later ones winning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.errors import config_error
+from api.schemas import AdaptationRequest
+from eda_service.config import AdaptConfig
+from eda_service.errors import InputError
+from eda_service.presets import merge, preset
+
+# Where each short name of `method.eda` lives in AdaptConfig.
+_HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
+    "keep_fraction": ("selection", "keep_fraction"),
+    "quantile": ("selection", "quantile"),
+    "pca_dim": ("selection", "pca_dim"),
+    "selector": ("selection", "method"),
+    "private_width_fraction": ("train", "private_width_fraction"),
+    "epochs": ("train", "epochs"),
+    "batch_size": ("train", "batch_size"),
+    "learning_rate": ("train", "learning_rate"),
+    "unroll_steps": ("train", "loss", "unroll_steps"),
+}
+_COPIED = ("base_draft", "served_name", "seed", "dataset", "eval_dataset", "evaluation")
+
+
+def to_config(request: AdaptationRequest) -> AdaptConfig:
+    """Build the job's config.
+
+    Raises:
+        InputError: No target, an unknown preset, or a field out of its bounds.
+    """
+    below = preset(request.preset) if request.preset is not None else {}
+    merged = merge(merge(below, _fields(request)), request.config)
+    if not isinstance(merged.get("target"), Mapping) or "model" not in merged["target"]:
+        raise InputError("the request names no target; set `model` to an id, a name or a directory", param="model")
+    try:
+        return AdaptConfig.model_validate(merged)
+    except ValidationError as error:
+        raise config_error(error) from error
+
+
+def _fields(request: AdaptationRequest) -> dict[str, Any]:
+    given = request.model_dump(mode="json", exclude_unset=True)
+    layer: dict[str, Any] = {name: given[name] for name in _COPIED if given.get(name) is not None}
+    target = {name: given[name] for name in ("model", "revision", "adapter") if given.get(name) is not None}
+    if target:
+        layer["target"] = target
+    method = given.get("method", {})
+    if "type" in method:
+        layer["train"] = {"method": method["type"]}
+    for name, value in method.get("eda", {}).items():
+        if value is not None:
+            layer = merge(layer, _nest(_HYPERPARAMETERS[name], value))
+    return layer
+
+
+def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    nested: Any = value
+    for key in reversed(path):
+        nested = {key: nested}
+    return dict(nested)

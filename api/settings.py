@@ -1,0 +1,75 @@
+"""What one API process needs to know, from the environment that `eda up` gives it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from eda_service.artifacts.rundir import home_dir
+from eda_service.config import Config
+from eda_service.errors import InputError
+from eda_service.loopback import require_loopback
+
+
+class Settings(Config):
+    """Settings of the API process; each field is the environment variable `EDA_<NAME>`."""
+
+    home: Path = Field(default_factory=home_dir, description="root of all state")
+    host: str = Field("127.0.0.1", description="address to listen on; loopback only, as there are no keys yet")
+    port: int = Field(8700, ge=1, le=65535, description="port of the API and the gateway")
+    serve_port: int = Field(8701, ge=1, le=65535, description="loopback port of Ray Serve, behind the gateway")
+    ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
+    ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under home")
+    local_roots: tuple[Path, ...] = Field((), description="directories under which local paths may be named; plus home")
+    serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
+    job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")
+    max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")
+    max_attempts: int = Field(3, ge=1, le=100, description="attempts before a retryable failure becomes final")
+    dispatch_interval_s: float = Field(1.0, gt=0.0, le=60.0, description="time between two looks at everything")
+    backoff_s: float = Field(5.0, ge=0.0, le=3600.0, description="wait before the second attempt; doubles each time")
+    grace_s: float = Field(30.0, ge=0.0, le=3600.0, description="silence before an attempt Ray forgot counts as lost")
+    heartbeat_timeout_s: float = Field(120.0, gt=0.0, description="silence before a job started by hand counts as lost")
+    stall_timeout_s: float = Field(3600.0, gt=0.0, description="silence before a job Ray calls running is stopped")
+
+    @field_validator("host")
+    @classmethod
+    def _loopback_only(cls, value: str) -> str:
+        try:
+            return require_loopback(value)
+        except InputError as error:
+            raise ValueError(error.message) from error
+
+    @property
+    def serve_url(self) -> str:
+        """Base URL of Ray Serve."""
+        return f"http://127.0.0.1:{self.serve_port}"
+
+    @property
+    def store_url(self) -> str:
+        """Database URL with its default filled in."""
+        return self.database_url or f"sqlite:///{self.home / 'eda.db'}"
+
+    @property
+    def allowed_roots(self) -> tuple[Path, ...]:
+        """Roots of local paths, with symbolic links resolved."""
+        return tuple(root.expanduser().resolve() for root in (self.home, *self.local_roots))
+
+    @classmethod
+    def from_env(cls) -> Settings:
+        """Read the environment.
+
+        Raises:
+            InputError: A variable does not parse.
+        """
+        found: dict[str, object] = {}
+        for name in cls.model_fields:
+            value = os.environ.get(f"EDA_{name.upper()}")
+            if value:
+                found[name] = value.split(os.pathsep) if name == "local_roots" else value
+        try:
+            return cls.model_validate(found)
+        except ValueError as error:
+            raise InputError(f"the environment does not configure the API: {error}") from error

@@ -1,0 +1,121 @@
+"""Atomic files: written beside their place, flushed to disk, renamed over it; sha256 of what lies on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from eda_service.errors import ArtifactCorruptError, InsufficientStorageError
+from eda_service.records import FileEntry
+
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hex sha256 of a string's UTF-8 bytes."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def fsync_dir(path: Path) -> None:
+    """Flush a directory entry, so that a rename inside it survives power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    fsync_dir(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of indented JSON."""
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8"))
+
+
+def file_entry(root: Path, path: Path, *, transient: bool = False) -> FileEntry:
+    """Describe a file by its path relative to `root`, hash and size."""
+    return FileEntry(
+        path=path.relative_to(root).as_posix(),
+        sha256=sha256_file(path),
+        size_bytes=path.stat().st_size,
+        transient=transient,
+    )
+
+
+def verify_files(root: Path, entries: Iterable[FileEntry]) -> None:
+    """Check that every file of a record is there and unchanged; transient files may be absent.
+
+    Raises:
+        ArtifactCorruptError: A file is missing, or its size or hash differs.
+    """
+    for entry in entries:
+        path = root / entry.path
+        if not path.exists():
+            if entry.transient:
+                continue
+            raise ArtifactCorruptError(f"{path} is named by its record but is missing; delete {root} to redo the stage")
+        found = sha256_file(path)
+        if found != entry.sha256:
+            raise ArtifactCorruptError(
+                f"{path} has sha256 {found[:12]}, its record says {entry.sha256[:12]}; delete {root} to redo the stage"
+            )
+
+
+def publish_dir(staging: Path, destination: Path) -> None:
+    """Move a complete staging directory into place in one step; an existing destination is left as it is.
+
+    Two processes may publish the same content: the first rename wins and the second discards its copy.
+    """
+    for path in staging.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(staging, destination)
+    except OSError:
+        if not destination.is_dir():
+            raise
+        shutil.rmtree(staging)
+    fsync_dir(destination.parent)
+
+
+def require_free_bytes(path: Path, need_bytes: int, *, param: str) -> int:
+    """Check that the store has room; returns the free bytes found.
+
+    Raises:
+        InsufficientStorageError: Less than `need_bytes` is free.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(path).free
+    if free_bytes < need_bytes:
+        raise InsufficientStorageError(
+            f"this job needs {need_bytes / 1e9:.2f} GB under {path} and {free_bytes / 1e9:.2f} GB is free; "
+            "free space, point EDA_HOME elsewhere, or lower dataset.num_prompts",
+            param=param,
+        )
+    return free_bytes

@@ -1,0 +1,43 @@
+"""Heartbeat of a job driver: a thread that keeps `progress.json` fresh while a stage is busy elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from types import TracebackType
+
+from eda_service.artifacts.files import write_json
+from eda_service.artifacts.rundir import RunDir
+
+logger = logging.getLogger(__name__)
+_EVERY_S = 5.0
+
+
+class Heartbeat:
+    """Context manager: refreshes `updated_at` every few seconds, leaving stage and step as they were."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run = run
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_EVERY_S):
+            try:
+                progress = self._run.read_progress()
+                if progress is not None and time.time() - progress["updated_at"] >= _EVERY_S - 1:
+                    write_json(self._run.root / "progress.json", {**progress, "updated_at": int(time.time())})
+            except (OSError, json.JSONDecodeError) as error:
+                logger.warning("heartbeat not written: %s", error)

@@ -1,0 +1,173 @@
+"""The run directory of one job: the only channel between the job's processes and the API.
+
+    <home>/runs/<job_id>/
+        job.json            the AdaptConfig, written once by whoever creates the job, with its origin
+        progress.json       heartbeat: stage, percent, step, total_steps, eta_s, updated_at, attempt, pid
+        events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
+        result.json         terminal: {"status": "succeeded", "pack": ...} or {"status": "failed", "error": {...}}
+        <stage>/record.json the stage's record, last file of its directory
+        logs/<stage>.log    what the stage logged
+
+Workers never open the job database; the dispatcher reads these files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from eda_service.artifacts.files import verify_files, write_json
+from eda_service.config import AdaptConfig
+from eda_service.errors import ArtifactCorruptError, EdaError
+from eda_service.records import Record, Stage
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def home_dir() -> Path:
+    """Root of all state: `EDA_HOME`, default `~/.eda`."""
+    return Path(os.environ.get("EDA_HOME", "~/.eda")).expanduser().resolve()
+
+
+class RunDir:
+    """Paths and small files of one job."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.job_id = root.name
+
+    @classmethod
+    def of_job(cls, job_id: str, home: Path | None = None) -> RunDir:
+        """The run directory of a job under `home` (default: `home_dir()`)."""
+        return cls((home or home_dir()) / "runs" / job_id)
+
+    def create(self, config: AdaptConfig, *, origin: str) -> None:
+        """Write `job.json`; the directory counts as a job once this file is there."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.root / "job.json",
+            {
+                "id": self.job_id,
+                "origin": origin,
+                "created_at": int(time.time()),
+                "config": config.model_dump(mode="json"),
+            },
+        )
+
+    def read_job(self) -> dict[str, Any]:
+        """`job.json` as written."""
+        return self._read("job.json") or {}
+
+    def config(self) -> AdaptConfig:
+        """The job's config.
+
+        Raises:
+            ArtifactCorruptError: `job.json` is missing or does not validate.
+        """
+        try:
+            return AdaptConfig.model_validate(self.read_job()["config"])
+        except (KeyError, ValidationError) as error:
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} is missing or invalid: {error}") from error
+
+    def stage_dir(self, stage: Stage) -> Path:
+        """Directory of one stage, created."""
+        path = self.root / stage.value
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log_path(self, stage: Stage) -> Path:
+        """Log file of one stage; its directory is created."""
+        path = self.root / "logs" / f"{stage.value}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_record(self, record: Record) -> None:
+        """Publish a stage's record: the last write of the stage."""
+        write_json(self.stage_dir(record.stage) / "record.json", record.model_dump(mode="json"))
+
+    def read_record(self, kind: type[RecordT], stage: Stage, *, verify: bool = True) -> RecordT | None:
+        """A stage's record if it is there, parsed and (by default) with its files' hashes checked; else None.
+
+        Raises:
+            ArtifactCorruptError: The record does not parse, or a file differs from it.
+        """
+        path = self.root / stage.value / "record.json"
+        if not path.exists():
+            return None
+        try:
+            record = kind.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
+        if verify:
+            verify_files(path.parent, record.files)
+        return record
+
+    def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
+        """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
+        percent = 100.0 * step / total_steps if total_steps else 0.0
+        write_json(
+            self.root / "progress.json",
+            {
+                "stage": stage.value,
+                "percent": round(percent, 1),
+                "step": step,
+                "total_steps": total_steps,
+                "eta_s": None if eta_s is None else round(eta_s),
+                "updated_at": int(time.time()),
+                "pid": os.getpid(),
+            },
+        )
+
+    def read_progress(self) -> dict[str, Any] | None:
+        """Last heartbeat, or None before the first."""
+        return self._read("progress.json")
+
+    def event(self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info") -> None:
+        """Append one event; a line is written in one call, so concurrent writers do not interleave."""
+        line = {
+            "at": int(time.time()),
+            "level": level,
+            "type": kind,
+            "message": message,
+            "stage": None if stage is None else stage.value,
+        }
+        with (self.root / "events.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def read_events(self, start: int = 0) -> list[dict[str, Any]]:
+        """Events from index `start` on; a torn last line is left for the next call."""
+        path = self.root / "events.jsonl"
+        if not path.exists():
+            return []
+        text = path.read_text(encoding="utf-8")
+        lines = text.split("\n")[:-1]
+        return [json.loads(line) for line in lines[start:]]
+
+    def succeed(self, pack: str) -> None:
+        """Terminal: the job published `pack`."""
+        write_json(self.root / "result.json", {"status": "succeeded", "pack": pack, "finished_at": int(time.time())})
+
+    def fail(self, error: EdaError) -> None:
+        """Terminal: the job failed with a code."""
+        body = {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}
+        write_json(self.root / "result.json", {"status": "failed", "error": body, "finished_at": int(time.time())})
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The terminal file, or None while the job may still run."""
+        return self._read("result.json")
+
+    def clear_result(self) -> None:
+        """Forget a failed attempt's result before the next attempt."""
+        (self.root / "result.json").unlink(missing_ok=True)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.root / name
+        if not path.exists():
+            return None
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value

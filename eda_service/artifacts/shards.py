@@ -1,0 +1,107 @@
+"""Shards of self-generated samples: token ids and, apart, features, as safetensors.
+
+    shard-00000.tokens.safetensors    token_ids (T,) int32, offsets (N+1,) int64, prompt_lengths (N,) int32
+    shard-00000.features.safetensors  features (T-N, D): of every token but each sample's last, which is never forwarded
+    shard-00000.json                  written last: sample ids, hashes, counts, scores
+
+A shard counts once its JSON is there; features can be deleted apart from tokens.
+
+Shapes: N samples, T tokens in all, L tokens of one sample, D hidden.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eda_service.errors import ArtifactCorruptError
+
+
+@dataclass
+class Sample:
+    """One self-generated sample (x, y) with the target's features.
+
+    Attributes:
+        token_ids: Prompt then answer, the stop token included.
+        num_prompt_tokens: Where the answer begins: the answer mask is position >= this.
+        features: (L-1, D), h_t for all but the last token; None when not loaded.
+    """
+
+    sample_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    features: Tensor | None
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def answer_features(self) -> Tensor:
+        """(A-1, D): features at the answer's tokens, but for the last one."""
+        assert self.features is not None
+        return self.features[self.num_prompt_tokens :]
+
+
+def tokens_path(directory: Path, name: str) -> Path:
+    """File of a shard's tokens."""
+    return directory / f"{name}.tokens.safetensors"
+
+
+def features_path(directory: Path, name: str) -> Path:
+    """File of a shard's features."""
+    return directory / f"{name}.features.safetensors"
+
+
+def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[Path]:
+    """Write a shard's two files atomically; the caller writes the JSON afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lengths = [len(sample.token_ids) for sample in samples]
+    tokens = {
+        "token_ids": torch.tensor([t for sample in samples for t in sample.token_ids], dtype=torch.int32),
+        "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64).cumsum(0)]),
+        "prompt_lengths": torch.tensor([sample.num_prompt_tokens for sample in samples], dtype=torch.int32),
+    }
+    features = torch.cat([sample.features for sample in samples if sample.features is not None])
+    ids = {f"id{i}": sample.sample_id for i, sample in enumerate(samples)}
+    _save(tokens_path(directory, name), tokens, ids)
+    _save(features_path(directory, name), {"features": features}, {})
+    return [tokens_path(directory, name), features_path(directory, name)]
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def read_shard(
+    directory: Path, name: str, rows: Sequence[int] | None = None, *, features: bool = True
+) -> Iterator[Sample]:
+    """Samples of a shard, or of the given rows; features are read row by row.
+
+    Raises:
+        ArtifactCorruptError: A file is missing or does not hold what it should.
+    """
+    try:
+        with safe_open(tokens_path(directory, name), framework="pt") as stream:
+            token_ids, offsets = stream.get_tensor("token_ids"), stream.get_tensor("offsets").tolist()
+            prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata()
+        feature_stream: Any = safe_open(features_path(directory, name), framework="pt") if features else None
+    except (OSError, KeyError) as error:
+        raise ArtifactCorruptError(f"shard {name} in {directory} cannot be read: {error}; redo its stage") from error
+    matrix = None if feature_stream is None else feature_stream.get_slice("features")
+    for row in range(len(prompt_lengths)) if rows is None else rows:
+        start, end = offsets[row], offsets[row + 1]
+        values = None if matrix is None else matrix[start - row : end - row - 1]
+        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values)

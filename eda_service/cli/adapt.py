@@ -1,0 +1,104 @@
+"""`eda adapt TARGET`: make a job of the command line, and watch it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eda_service.cli import view
+from eda_service.cli.console import JsonOption, UrlOption, connect, out, print_json
+from eda_service.cli.jobs import finish
+from eda_service.errors import InputError
+
+
+def adapt(
+    target: Annotated[str, typer.Argument(help="Hugging Face id, local directory, or the name of a shipped target.")],
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
+    base_draft: Annotated[str | None, typer.Option(help="Registered base draft, name@version.")] = None,
+    data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
+    num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
+    preset: Annotated[str | None, typer.Option(help="demo, paper or paper_7b.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name at /v1/models.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Root of every random stream.")] = None,
+    priority: Annotated[int, typer.Option(min=0, max=100, help="Higher runs first.")] = 50,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Any field of the config; repeatable.")
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Your own pairs; repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="A new job even when an equal one is live.")] = False,
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Adapt the base draft to a fine-tuned target, and serve the pair."""
+    dataset = {"source": None if data is None else _as_path(data), "num_prompts": num_prompts}
+    given: dict[str, Any] = {
+        "model": _as_path(target),
+        "adapter": None if adapter is None else _as_path(adapter),
+        "base_draft": base_draft,
+        "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
+        "preset": preset,
+        "served_name": name,
+        "seed": seed,
+        "priority": priority,
+        "config": parse_overrides(overrides or []),
+        "metadata": dict(_pair(text, "--metadata") for text in labels or []),
+        "force": force,
+    }
+    with connect(url) as client:
+        job = client.create({key: value for key, value in given.items() if value is not None})
+        if watch:
+            out.print(f"job {job.id}") if not as_json else None
+            finish(view.watch(client, job.id), as_json)
+        elif as_json:
+            print_json(job)
+        else:
+            out.print(f"{job.id} {view.coloured(job.status)}; watch it with `eda jobs wait {job.id}`")
+
+
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """`["train.epochs=3"]` as `{"train": {"epochs": 3}}`; a value that is not JSON is a string.
+
+    Raises:
+        InputError: No `=`, an empty part in the path, or a path through a value set before.
+    """
+    nested: dict[str, Any] = {}
+    for text in texts:
+        path, value = _pair(text, "--set")
+        *parents, last = path.split(".")
+        if not last or not all(parents):
+            raise InputError(f"--set {text!r} has an empty part in its path; write section.field=value", param="set")
+        place = nested
+        for part in parents:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {text!r} goes through a field that another --set gave a value", param="set")
+        place[last] = _value(value)
+    return nested
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"{option} {text!r} is not of the form key=value", param=option.lstrip("-"))
+    return key, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _as_path(value: str) -> str:
+    # The service does not share our working directory, so a path is made absolute; anything else is an id.
+    path = Path(value).expanduser()
+    if value.startswith(("/", "./", "../", "~")) or path.exists():
+        return str(path.absolute())
+    return value

@@ -1,0 +1,40 @@
+"""`eda models ...`: what is served and registered, and fetching a shipped target."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eda_service.artifacts.registry import list_drafts
+from eda_service.artifacts.rundir import home_dir
+from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, out, print_json
+from eda_service.client import ServiceUnreachableError
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, help="Models that are served, base drafts, shipped targets.")
+
+
+@app.command("ls")
+def ls(url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List what the endpoint serves and which base drafts there are."""
+    with connect(url) as client:
+        try:
+            served = client.models()
+        except ServiceUnreachableError:
+            served = []
+            err.print("the service is not running: nothing is served")
+    found = {"served": served, "base_drafts": list_drafts(home_dir())}
+    if as_json:
+        print_json(found)
+        return
+    for kind, names in found.items():
+        for name in names:
+            out.print(f"{kind.replace('_', ' ').rstrip('s'):<11} {name}")
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="Name of a shipped target.")]) -> None:
+    """Fetch a shipped target, so that the first job need not."""
+    from eda_service.target.embedded import fetch as fetch_target
+
+    typer.echo(str(fetch_target(name)))

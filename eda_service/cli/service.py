@@ -1,0 +1,74 @@
+"""`eda up` and `eda down`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eda_service.artifacts.rundir import home_dir
+from eda_service.cli.console import err, out, read_up
+from eda_service.errors import EdaError
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
+_DOWN_TIMEOUT_S = 90.0
+
+
+def up(
+    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API and the OpenAI endpoint.")] = 8700,
+    serve_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Ray Serve, behind the API.")] = 8701,
+    home: HomeOption = None,
+    allow: Annotated[
+        list[Path] | None, typer.Option("--allow", help="Another directory whose files requests may name.")
+    ] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Start the service (Ray, the API, the endpoint) and keep it running until Ctrl-C or `eda down`."""
+    from eda_service.cli.supervisor import StoppedError, Supervisor
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    root = (home or home_dir()).expanduser().resolve()
+    roots = [Path.cwd(), *(path.expanduser().resolve() for path in allow or [])]
+    parent = os.getppid() if with_parent else None
+    supervisor = Supervisor(root, host=host, port=port, serve_port=serve_port, local_roots=roots)
+    try:
+        with err.status("starting Ray and the API"):
+            supervisor.start()
+        facts = supervisor.facts
+        out.print(f"API and endpoint  {facts['api_url']}      (jobs: /v1/adaptations, chat: /v1/chat/completions)")
+        out.print(f"Ray               {facts['ray_address']}   dashboard {facts['dashboard_url']}")
+        out.print(f"home              {root}      stop with Ctrl-C or `eda down`")
+        env = " ".join(f"{name}={value}" for name, value in facts["ray_env"].items())
+        out.print(f"by hand           {env} ray job submit -- python -m jobs.adapt --target ...")
+        supervisor.run(parent_pid=parent)
+    except StoppedError:
+        return
+    finally:
+        supervisor.stop()
+
+
+def down(home: HomeOption = None) -> None:
+    """Stop the service of this home; running jobs continue from their last record at the next `eda up`."""
+    from eda_service.cli.supervisor import is_running
+
+    root = (home or home_dir()).expanduser().resolve()
+    facts = read_up(root)
+    if facts is None or not is_running(root):
+        out.print(f"no service runs for {root}")
+        return
+    os.kill(int(facts["pid"]), signal.SIGTERM)
+    deadline = time.monotonic() + _DOWN_TIMEOUT_S
+    while is_running(root):
+        if time.monotonic() > deadline:
+            raise EdaError(
+                f"the service (pid {facts['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
+            )
+        time.sleep(0.2)
+    out.print(f"stopped the service of {root}")

@@ -1,0 +1,250 @@
+"""The supervisor behind `eda up`: a Ray head and the API, restarted when they die, stopped with all they started.
+
+One supervisor per home, held by a file lock, because there is one database and one API process per home. Its file
+`<home>/up.json` says where everything is; what a killed supervisor left running is found there and stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import httpx
+
+from eda_service.artifacts.files import write_json
+from eda_service.cli.console import read_up
+from eda_service.distributed import processes
+from eda_service.distributed.ray_head import RayHead, child_env, remove_temp_dir
+from eda_service.distributed.ray_token import ensure_token, token_path
+from eda_service.errors import EdaError, InputError
+from eda_service.loopback import require_loopback
+
+logger = logging.getLogger(__name__)
+
+_READY_TIMEOUT_S = 300.0
+_LONGEST_BACKOFF_S = 30.0
+_QUIET_S = 60.0  # a child that lived this long starts its back-off anew
+_API_STOP_TIMEOUT_S = 25.0
+
+
+class StoppedError(EdaError):
+    """A signal came before everything was up."""
+
+    code = "cancelled"
+
+
+class Backoff:
+    """Waits between restarts: 1 s, 2 s, 4 s, ... up to half a minute; back to 1 s after a quiet minute."""
+
+    def __init__(self) -> None:
+        self._wait_s, self._next_at, self._last_at = 0.0, 0.0, 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Whether a restart may happen now; notes it when so."""
+        if now < self._next_at:
+            return False
+        quiet = now - self._last_at > _QUIET_S
+        self._wait_s = 1.0 if quiet else min(self._wait_s * 2, _LONGEST_BACKOFF_S)
+        self._last_at, self._next_at = now, now + self._wait_s
+        return True
+
+
+class Supervisor:
+    """Runs one service.
+
+    Args:
+        home: State root.
+        host: Loopback address of the API.
+        port: Port of the API and the gateway.
+        serve_port: Port of Ray Serve.
+        local_roots: Directories whose files requests may name, besides home.
+    """
+
+    def __init__(self, home: Path, *, host: str, port: int, serve_port: int, local_roots: list[Path]) -> None:
+        self._home, self._host, self._port, self._serve_port = home, require_loopback(host), port, serve_port
+        self._roots = local_roots
+        self._logs = home / "logs"
+        self._mark = secrets.token_hex(16)
+        self._stopping = threading.Event()
+        self._api: subprocess.Popen[bytes] | None = None
+        self._api_backoff, self._ray_backoff = Backoff(), Backoff()
+        self._ray: RayHead | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def api_url(self) -> str:
+        """Base URL of the API."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `<home>/up.json` holds."""
+        assert self._ray is not None
+        return {
+            "pid": os.getpid(),
+            "api_url": self.api_url,
+            "serve_url": f"http://127.0.0.1:{self._serve_port}",
+            "ray_address": self._ray.address,
+            "dashboard_url": self._ray.dashboard_url,
+            "home": str(self._home),
+            "ray_env": {
+                "RAY_ADDRESS": self._ray.dashboard_url,
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(token_path(self._home)),
+            },
+            "pids": {"api": None if self._api is None else self._api.pid, "ray_head": self._ray.pid},
+            "marks": [self._mark, self._ray.mark],
+            "ray_temp_dir": self._ray.temp_dir,
+        }
+
+    def start(self) -> None:
+        """Start everything and wait until it answers.
+
+        Raises:
+            InputError: A supervisor runs for this home, or a port is taken.
+            EdaError: A child did not come up; its log's last lines are in the message.
+        """
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._lock = _take_lock(self._home)
+        self._stop_leftovers()
+        for port in (self._port, self._serve_port):
+            require_free(port)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        ensure_token(self._home)  # before the API starts, which reads it once
+        self._ray = RayHead(self._home, self._logs / "ray_head.log")
+        self._ray.start()
+        self._start_api()
+        self._wait_ready()
+
+    def run(self, *, parent_pid: int | None = None) -> None:
+        """Watch the children until a signal comes, or until the parent is gone when one is given."""
+        while not self._stopping.wait(0.5):
+            self._revive()
+            if parent_pid is not None and os.getppid() != parent_pid:
+                logger.warning("the process that started this service is gone; stopping")
+                return
+
+    def stop(self) -> None:
+        """Stop the API, then Ray, then whatever they left; the lock goes last."""
+        if self._api is not None:
+            processes.stop(self._api, mark=self._mark, timeout_s=_API_STOP_TIMEOUT_S)
+        if self._ray is not None:
+            self._ray.stop()
+        if self._lock is not None:
+            (self._home / "up.json").unlink(missing_ok=True)
+            self._lock.close()
+
+    def _start_api(self) -> None:
+        assert self._ray is not None
+        env = {
+            **child_env(self._home),
+            "EDA_HOST": self._host,
+            "EDA_PORT": str(self._port),
+            "EDA_SERVE_PORT": str(self._serve_port),
+            "EDA_RAY_DASHBOARD_URL": self._ray.dashboard_url,
+            "EDA_LOCAL_ROOTS": os.pathsep.join(str(root) for root in self._roots),
+        }
+        log = self._logs / "api.log"
+        self._api = processes.start([sys.executable, "-m", "api"], env=env, mark=self._mark, log_path=log)
+        write_json(self._home / "up.json", self.facts)
+
+    def _wait_ready(self) -> None:
+        assert self._ray is not None
+        assert self._api is not None
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        api_ready = ray_ready = False
+        while not (api_ready and ray_ready):
+            if self._stopping.wait(0.2):
+                raise StoppedError("stopped before the service was up")
+            if self._api.poll() is not None:
+                raise EdaError(f"the API process ended with {self._api.returncode}:\n{_tail(self._logs / 'api.log')}")
+            if time.monotonic() > deadline:
+                raise EdaError(f"the service was not ready after {_READY_TIMEOUT_S:.0f} s; see {self._logs}")
+            ray_ready = ray_ready or self._ray.is_ready()
+            api_ready = api_ready or self._api_answers()
+
+    def _api_answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.api_url}/health", timeout=2.0, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _revive(self) -> None:
+        assert self._ray is not None
+        now = time.monotonic()
+        if self._api is not None and self._api.poll() is not None and self._api_backoff.is_due(now):
+            logger.warning("the API process ended with %s; starting it again", self._api.returncode)
+            processes.kill_marked(self._mark)
+            self._start_api()
+        if not self._ray.is_alive() and self._ray_backoff.is_due(now):
+            logger.warning("the Ray head has ended; starting it again")
+            self._ray.start()
+            write_json(self._home / "up.json", self.facts)
+
+    def _stop_leftovers(self) -> None:
+        facts = read_up(self._home)
+        if facts is None:
+            return
+        # The lock is ours, so the supervisor that wrote this is dead; its children may not be.
+        for mark in facts.get("marks", []):
+            processes.kill_marked(str(mark))
+        remove_temp_dir(str(facts.get("ray_temp_dir", "")))
+        (self._home / "up.json").unlink(missing_ok=True)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        logger.info("%s: stopping", signal.Signals(number).name)
+        self._stopping.set()
+
+
+def is_running(home: Path) -> bool:
+    """Whether a supervisor holds this home."""
+    if not home.is_dir():
+        return False
+    try:
+        _take_lock(home).close()
+    except InputError:
+        return True
+    return False
+
+
+def _take_lock(home: Path) -> IO[str]:
+    stream = (home / "up.lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.close()
+        raise InputError(f"a service already runs for {home}; stop it with `eda down` or use another --home") from error
+    return stream
+
+
+def require_free(port: int) -> None:
+    """Check that a port can be listened on.
+
+    Raises:
+        InputError: Somebody listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} is taken; choose others with --port and --serve-port", param="port"
+            ) from error
+
+
+def _tail(path: Path, num_lines: int = 15) -> str:
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])

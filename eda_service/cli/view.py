@@ -1,0 +1,138 @@
+"""How jobs look in a terminal: a table, and a live bar per stage. Everything goes to standard error except tables."""
+
+from __future__ import annotations
+
+import time
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from eda_service.cli.console import err
+from eda_service.client import Adaptation, Client
+from eda_service.records import STAGES
+
+_COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
+_SMOOTHING = 0.3  # weight of the newest rate
+
+
+def coloured(status: str) -> str:
+    """A status with its colour, as rich markup."""
+    colour = _COLOURS.get(status)
+    return f"[{colour}]{status}[/]" if colour else status
+
+
+def jobs_table(jobs: list[Adaptation]) -> str:
+    """One line per job, in columns as wide as their content: ids are there to be copied."""
+    rows = [("ID", "STATUS", "STAGE", "DONE", "ATTEMPT", "AGE", "SERVED AS", "MODEL")]
+    for job in jobs:
+        percent = f"{job.progress.percent:.0f}%" if job.progress and not job.is_terminal else ""
+        target = f"{job.model} + {job.adapter}" if job.adapter else job.model
+        attempt, age = f"{job.attempt}/{job.max_attempts}", duration(time.time() - job.created_at)
+        rows.append((job.id, job.status, job.stage or "", percent, attempt, age, job.served_name, target))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `12s`, `3m05s` or `2h07m`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def watch(client: Client, job_id: str) -> Adaptation:
+    """Show a job until it is terminal; live bars in a terminal, one line per change elsewhere."""
+    return _watch_live(client, job_id) if err.is_terminal else _watch_lines(client, job_id)
+
+
+def describe_end(job: Adaptation) -> str:
+    """One line about a terminal job, as rich markup."""
+    line = f"{job.id} {coloured(job.status)}"
+    if job.result_pack:
+        line += f": published {job.result_pack}, served as {job.served_name}"
+    if job.error:
+        line += f": {job.error.code}: " + job.error.message.replace("[", r"\[")
+    return line
+
+
+class _Rate:
+    """Steps per second of the current stage, smoothed."""
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+        self._step, self._at, self.per_s = 0, 0.0, 0.0
+
+    def update(self, job: Adaptation, now: float) -> str:
+        """Take one look; returns the rate as text, empty while unknown."""
+        if job.progress is None:
+            return ""
+        step = job.progress.step
+        if job.stage != self._stage or step < self._step:
+            self._stage, self._step, self._at, self.per_s = job.stage, step, now, 0.0
+        elif step > self._step:
+            fresh = (step - self._step) / max(now - self._at, 1e-3)
+            self.per_s = fresh if not self.per_s else (1 - _SMOOTHING) * self.per_s + _SMOOTHING * fresh
+            self._step, self._at = step, now
+        if not self.per_s:
+            return ""
+        return f"{self.per_s:.1f}/s" if self.per_s >= 1 else f"{1 / self.per_s:.1f} s each"
+
+
+def _watch_live(client: Client, job_id: str) -> Adaptation:
+    columns = (
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[note]}"),
+    )
+    rate = _Rate()
+    with Progress(*columns, console=err) as progress:
+        tasks = {each.value: progress.add_task(each.value, total=100.0, note="") for each in STAGES}
+        began: dict[str, float] = {}
+        for job in client.watch(job_id):
+            _draw(progress, tasks, began, job, rate)
+    err.print(describe_end(job))
+    return job
+
+
+def _draw(progress: Progress, tasks: dict[str, TaskID], began: dict[str, float], job: Adaptation, rate: _Rate) -> None:
+    now = time.monotonic()
+    names = list(tasks)
+    current = names.index(job.stage) if job.stage in tasks else -1
+    for place, name in enumerate(names):
+        if place < current or job.status == "succeeded":
+            spent = duration(now - began.pop(name)) if name in began else None
+            note = {} if spent is None else {"note": spent}
+            progress.update(tasks[name], completed=100.0, **note)  # type: ignore[arg-type]  # fields are untyped
+        elif place == current:
+            began.setdefault(name, now)
+            progress.update(tasks[name], completed=job.progress.percent if job.progress else 0.0, note=_note(job, rate))
+        else:
+            note = {"note": job.status if place == 0 and current < 0 else ""}
+            progress.update(tasks[name], completed=0.0, **note)  # type: ignore[arg-type]
+
+
+def _note(job: Adaptation, rate: _Rate) -> str:
+    if job.progress is None:
+        return job.status
+    parts = [f"{job.progress.step}/{job.progress.total_steps}", rate.update(job, time.monotonic())]
+    if job.progress.eta_s is not None and not job.is_terminal:
+        parts.append(f"{duration(job.progress.eta_s)} left")
+    if job.attempt > 1:
+        parts.append(f"attempt {job.attempt}")
+    return "  ".join(part for part in parts if part)
+
+
+def _watch_lines(client: Client, job_id: str) -> Adaptation:
+    last: tuple[str, str | None, int, int] | None = None
+    for job in client.watch(job_id):
+        tenth = int(job.progress.percent // 10) if job.progress else 0
+        state = (job.status, job.stage, job.attempt, tenth)
+        if state != last and not job.is_terminal:
+            percent = f"{job.progress.percent:3.0f} %" if job.progress else ""
+            err.print(f"{job.status} {job.stage or ''} {percent}".rstrip())
+        last = state
+    err.print(describe_end(job))
+    return job

@@ -1,0 +1,192 @@
+"""Every knob of an adaptation, once: frozen pydantic models with bounds, units and the source of each default.
+
+`AdaptConfig` is what a job carries; each stage receives its own part. Derived forms (DeepSpeed dict, Ray resources) are
+made from these in `eda_service.distributed`, never written by hand elsewhere.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Config(BaseModel):
+    """Base of all configs: immutable, and an unknown field is an error rather than a silent no-op."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(StrEnum):
+    """What is trained (Table 1 of the paper)."""
+
+    EDA = "eda"
+    FULL_FT = "full_ft"
+    LORA = "lora"
+    RETRAIN = "retrain"
+
+
+class Mix(StrEnum):
+    """How the two experts are combined: Eq. 4's joint softmax, or the released code's effective E_s + E_p."""
+
+    SOFTMAX = "softmax"
+    SUM = "sum"
+
+
+class Selector(StrEnum):
+    """Which samples stay (Section 5.3)."""
+
+    PCA = "pca"
+    RANDOM = "random"
+    REVERSED = "reversed"
+    ALL = "all"
+
+
+class TargetSpec(Config):
+    """A target: a Hugging Face id or local directory, optionally with a LoRA adapter on top."""
+
+    model: str = Field(description="Hugging Face id, local directory, or the name of a shipped target", max_length=512)
+    revision: str | None = Field(
+        None, description="branch, tag or commit; pinned to a commit before use", max_length=128
+    )
+    adapter: str | None = Field(
+        None, description="LoRA adapter: id or directory; None for full weights", max_length=512
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+    )
+
+
+class DatasetSpec(Config):
+    """Where the domain prompts come from."""
+
+    source: str = Field(
+        "self",
+        description="path of a JSONL file, Hugging Face dataset id, `reasoning-gym:<task>`, or `self` (the target "
+        "writes its own prompts, Magpie method)",
+        max_length=512,
+    )
+    split: str = Field("train", description="split of a Hugging Face dataset", max_length=64)
+    num_prompts: int = Field(256, ge=8, le=1_000_000, description="prompts used; the paper has 68,000 per stage")
+
+
+class SelfGenConfig(Config):
+    """Self-generation (Eqs. 8-9). The paper does not publish temperature or token cap."""
+
+    temperature: float = Field(0.7, ge=0.0, le=2.0, description="sampling temperature of the target")
+    top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the target's sampling")
+    max_new_tokens: int = Field(160, ge=8, le=32_768, description="answer cap in tokens")
+    max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="longer prompts are skipped, with the reason")
+    batch_size: int = Field(32, ge=1, le=1024, description="sequences decoded together by one actor")
+    shard_size: int = Field(64, ge=1, le=65_536, description="prompts per shard: the unit of resume")
+    num_actors: int = Field(1, ge=1, le=1024, description="Ray Data actors, each with one copy of the target")
+    threads_per_actor: int = Field(2, ge=1, le=256, description="CPU threads of one actor")
+    max_error_fraction: Fraction = Field(0.1, description="above this share of failed prompts the stage fails")
+
+
+class SelectionConfig(Config):
+    """Sample selection (Eqs. 11-15). PCA dimension and rho are unpublished; both are exposed and swept in
+    benchmarks.
+    """
+
+    method: Selector = Field(Selector.PCA, description="selector; pca is the paper's")
+    keep_fraction: float = Field(0.5, gt=0.0, le=1.0, description="share kept (paper: 0.5)")
+    quantile: Fraction = Field(0.9, description="rho of Eq. 14")
+    pca_dim: int = Field(64, ge=1, le=4096, description="R of Eq. 11, capped by hidden size and sample count")
+    covariance_ridge: float = Field(
+        1e-6, ge=0.0, le=1.0, description="added to the covariance diagonal, relative to its mean, before inverting"
+    )
+    num_reference_prompts: int = Field(48, ge=8, le=100_000, description="general prompts behind Eq. 12's statistics")
+    reference_max_new_tokens: int = Field(64, ge=8, le=4096, description="answer cap on general prompts")
+
+
+class LossConfig(Config):
+    """Draft loss (Eqs. 1, 10): regression on features plus soft cross-entropy on token distributions."""
+
+    regression_weight: float = Field(1.0, ge=0.0, le=100.0, description="SmoothL1 on features (released code: 1.0)")
+    cross_entropy_weight: float = Field(0.1, ge=0.0, le=100.0, description="soft cross-entropy (released code: 0.1)")
+    unroll_steps: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="drafted positions unrolled per start; 1 is the paper, 3 is HASS / training-time test",
+    )
+    feature_noise: float = Field(
+        0.0, ge=0.0, le=1.0, description="uniform noise on input features (released code: 0.2 * 512 / L)"
+    )
+
+
+class TrainConfig(Config):
+    """Training of the draft's private part (paper: batch 16, learning rate 4e-5, 20 epochs)."""
+
+    method: Method = Field(Method.EDA, description="what is trained")
+    mix: Mix = Field(Mix.SOFTMAX, description="Eq. 4 or the released code's sum")
+    private_width_fraction: float = Field(1.0, gt=0.0, le=4.0, description="m_p / m_s; paper_7b uses 0.5")
+    train_fc: bool = Field(False, description="also train fc and store it in the pack (released code: yes)")
+    lora_rank: int = Field(32, ge=1, le=1024, description="rank for method lora")
+    loss: LossConfig = LossConfig()
+    epochs: int = Field(20, ge=1, le=1000, description="paper: 20")
+    batch_size: int = Field(16, ge=1, le=4096, description="sequences per optimizer step over all workers (paper: 16)")
+    learning_rate: float = Field(4e-5, gt=0.0, le=1.0, description="AdamW peak (paper: 4e-5)")
+    warmup_fraction: Fraction = Field(0.05, description="linear warm-up, then cosine decay to 5 % of the peak")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW")
+    grad_clip: float = Field(0.5, gt=0.0, le=100.0, description="global norm (released code: 0.5)")
+    heldout_fraction: float = Field(0.1, ge=0.0, le=0.5, description="sequences kept out for simulated acceptance")
+    max_tokens: int = Field(512, ge=16, le=131_072, description="longer sequences are cut")
+    draft_vocab_size: int | None = Field(
+        None, ge=64, description="output rows the draft scores, by frequency in the self-generated set; None: all"
+    )
+    num_workers: int = Field(2, ge=1, le=4096, description="Ray Train workers")
+    threads_per_worker: int = Field(1, ge=1, le=256, description="CPU threads of one worker")
+    zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage; 1 suffices: little is trainable")
+    use_gpu: bool = Field(False, description="one GPU per worker")
+    checkpoint_every_steps: int = Field(50, ge=1, le=100_000, description="steps between resumable checkpoints")
+    max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")
+
+
+class EvalConfig(Config):
+    """Evaluation of base and adapted draft against the same target."""
+
+    num_prompts: int = Field(16, ge=1, le=100_000, description="held-out prompts")
+    max_new_tokens: int = Field(96, ge=8, le=32_768, description="answer cap in tokens")
+    num_draft_tokens: int = Field(5, ge=1, le=64, description="K of Eq. 2: chain length")
+    temperatures: tuple[float, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
+    batch_size: int = Field(8, ge=1, le=1024, description="sequences decoded together for acceptance")
+    num_timed_prompts: int = Field(6, ge=0, le=1000, description="prompts timed one by one for the speedup; 0: none")
+    num_timed_repeats: int = Field(3, ge=1, le=100, description="interleaved repeats; the median is reported")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads of the evaluation task")
+
+
+class AdaptConfig(Config):
+    """One adaptation job: the immutable input of every stage."""
+
+    target: TargetSpec
+    base_draft: str = Field("smollm2-135m@1", description="name@version of a registered base draft", max_length=128)
+    served_name: str | None = Field(
+        None, description="name at /v1/models; default: adapter or model name", max_length=128
+    )
+    dataset: DatasetSpec = DatasetSpec()
+    eval_dataset: DatasetSpec | None = Field(None, description="held-out prompts; None: split off the domain prompts")
+    selfgen: SelfGenConfig = SelfGenConfig()
+    selection: SelectionConfig = SelectionConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvalConfig = EvalConfig()
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random stream of the job")
+    min_acceptance_ratio: float = Field(
+        0.0,
+        ge=0.0,
+        le=10.0,
+        description="adapted / base acceptance_length at the first temperature below which nothing is published",
+    )
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> AdaptConfig:
+        if self.eval_dataset is None and self.evaluation.num_prompts >= self.dataset.num_prompts:
+            raise ValueError(
+                f"evaluation.num_prompts is {self.evaluation.num_prompts} but dataset.num_prompts is only "
+                f"{self.dataset.num_prompts}: held-out prompts are split off the dataset; raise one or lower the other"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Lossless decoding: proposal, verification and the round loop over all live requests."""

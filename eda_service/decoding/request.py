@@ -1,0 +1,81 @@
+"""What goes into the engine and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from eda_service.errors import RequestError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one request is decoded.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: Nucleus of the target's distribution; the draft follows the result, whatever it is.
+        max_new_tokens: Cap on the answer.
+        seed: Of the request's own random stream; None takes one from the engine's.
+        stop_token_ids: End the answer, in addition to the target's own.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 128
+    seed: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 2.0:
+            raise RequestError(f"temperature is {self.temperature}, allowed are 0 to 2", param="temperature")
+        if not 0.0 < self.top_p <= 1.0:
+            raise RequestError(f"top_p is {self.top_p}, allowed is above 0 up to 1", param="top_p")
+        if self.max_new_tokens < 1:
+            raise RequestError(f"max_tokens is {self.max_new_tokens}, at least 1 is needed", param="max_tokens")
+
+
+@dataclass
+class RequestStats:
+    """Counts of one request; prefill is not a round and its token is not a round's.
+
+    `num_accepted_tokens` counts emitted draft tokens: tokens after a stop token or the cap are not counted.
+    """
+
+    num_prompt_tokens: int
+    num_new_tokens: int = 0
+    num_rounds: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    accepted_histogram: list[int] = field(default_factory=list)
+
+    def count_round(self, num_proposed: int, num_emitted: int) -> None:
+        """Add one propose-verify round that emitted `num_emitted` tokens (accepted ones and one of the target's)."""
+        accepted = num_emitted - 1
+        self.num_rounds += 1
+        self.num_draft_tokens += num_proposed
+        self.num_accepted_tokens += accepted
+        while len(self.accepted_histogram) <= max(accepted, num_proposed):
+            self.accepted_histogram.append(0)
+        self.accepted_histogram[accepted] += 1
+
+
+@dataclass
+class StepOutput:
+    """What one round gave one request.
+
+    Attributes:
+        new_token_ids: In order; a final stop token is included.
+        finish_reason: None while the request goes on; else stop, length, cancelled or error.
+        error: Why, when the reason is error.
+        features_TD: With hidden-state capture, at the end: the target's features of every forwarded token
+            (all but the last one).
+    """
+
+    request_id: str
+    new_token_ids: list[int]
+    finish_reason: str | None
+    stats: RequestStats
+    error: str | None = None
+    features_TD: Tensor | None = None

@@ -1,0 +1,74 @@
+"""Distributions and draws: temperature, nucleus, inverse-CDF sampling from given uniforms.
+
+Randomness is passed in as uniforms, one stream per request, so a request's draws do not depend on its neighbours.
+
+Shapes: B rows, L positions, V vocabulary; leading dimensions are free where not named.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_NUCLEUS_TOP = 512
+
+
+def distribution(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None = None) -> Tensor:
+    """Probabilities (B, L, V) in float32 after temperature and nucleus; a row at temperature 0 is one-hot at its
+    argmax.
+
+    Args:
+        logits_BLV: Raw logits.
+        temperatures_B: 0 means greedy.
+        top_ps_B: None where no row uses a nucleus.
+    """
+    greedy_B = temperatures_B == 0
+    safe_B = torch.where(greedy_B, torch.ones_like(temperatures_B), temperatures_B)
+    probs_BLV = torch.softmax(logits_BLV.float() / safe_B[:, None, None], dim=-1)
+    if top_ps_B is not None:
+        probs_BLV = nucleus(probs_BLV, top_ps_B[:, None, None])
+    one_hot_BLV = torch.zeros_like(probs_BLV).scatter_(-1, logits_BLV.argmax(-1, keepdim=True), 1.0)
+    return torch.where(greedy_B[:, None, None], one_hot_BLV, probs_BLV)
+
+
+def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
+    """Keep the fewest most likely tokens whose mass reaches top_p, renormalised.
+
+    On a CPU sorting 49k tokens costs more than a draft step, so the 512 most likely are tried first, and only rows
+    whose nucleus is larger are sorted; the answer is the same.
+
+    Args:
+        probs: (.., V).
+        top_p: Broadcasts against probs, with last dimension 1.
+    """
+    if probs.device.type != "cpu" or probs.shape[-1] <= _NUCLEUS_TOP:
+        return _keep_nucleus(probs, top_p, probs.shape[-1])
+    flat_NV = probs.flatten(0, -2)
+    flat_top_N1 = top_p.expand(*probs.shape[:-1], 1).flatten(0, -2)
+    kept_NV = _keep_nucleus(flat_NV, flat_top_N1, _NUCLEUS_TOP)
+    mass_N = torch.where(kept_NV > 0, flat_NV, torch.zeros_like(flat_NV)).sum(-1)
+    wide_N = mass_N < flat_top_N1.squeeze(-1)
+    if bool(wide_N.any()):
+        kept_NV[wide_N] = _keep_nucleus(flat_NV[wide_N], flat_top_N1[wide_N], probs.shape[-1])
+    return kept_NV.view_as(probs)
+
+
+def _keep_nucleus(probs: Tensor, top_p: Tensor, among: int) -> Tensor:
+    """Renormalised nucleus among the `among` most likely tokens."""
+    values, indices = probs.topk(among, dim=-1)
+    mass_before = values.cumsum(-1) - values
+    kept = torch.where(mass_before < top_p, values, torch.zeros_like(values))
+    full = torch.zeros_like(probs).scatter_(-1, indices, kept)
+    return full / full.sum(-1, keepdim=True)
+
+
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """One index per distribution by inverse CDF: the first index whose cumulative mass exceeds the uniform.
+
+    Args:
+        probs: (.., V), need not be exactly normalised.
+        uniforms: (..), in [0, 1).
+    """
+    cumulative = probs.cumsum(-1)
+    threshold = (uniforms * cumulative[..., -1])[..., None]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=probs.shape[-1] - 1)

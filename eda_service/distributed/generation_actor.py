@@ -1,0 +1,124 @@
+"""The Ray Data actor that self-generates: one copy of the target, one shard a call, scored in the same pass.
+
+A shard whose JSON exists with matching files is left as it is: that makes a re-run after a crash cheap and exact.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eda_service.artifacts.files import file_entry, verify_files, write_json
+from eda_service.artifacts.shards import Sample, features_path, tokens_path, write_shard
+from eda_service.config import AdaptConfig
+from eda_service.errors import ArtifactCorruptError
+from eda_service.records import FileEntry, SampleScore
+from eda_service.selection.distance import sample_value, sq_distances
+from eda_service.selection.projection import ReferenceStatistics
+from eda_service.selfgen.generate import Generated, generate
+from eda_service.selfgen.prompts import Prompt
+
+
+class ShardWriter:
+    """Generates, scores and writes shards.
+
+    Args:
+        config: The job's config as plain JSON values.
+        directory: Where shards go.
+        reference_path: ReferenceStatistics, or None to leave samples unscored (pretraining data).
+    """
+
+    def __init__(self, config: dict[str, Any], directory: str, reference_path: str | None) -> None:
+        from eda_service.distributed.resources import limit_threads
+        from eda_service.target.loader import load_target
+
+        self.config = AdaptConfig.model_validate(config)
+        limit_threads(self.config.selfgen.threads_per_actor)
+        self.directory = Path(directory)
+        self.reference = None if reference_path is None else ReferenceStatistics.load(Path(reference_path))
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.target = load_target(self.config.target, device=device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Ray Data batch of shard descriptions {"shard", "prompts" (JSON)} to {"shard"}; tensors stay on storage."""
+        for name, prompts_json in zip(batch["shard"], batch["prompts"], strict=True):
+            if read_shard_json(self.directory, str(name)) is None:
+                prompts = [Prompt(**value) for value in json.loads(str(prompts_json))]
+                self._write(str(name), prompts)
+        return {"shard": batch["shard"]}
+
+    def _write(self, name: str, prompts: list[Prompt]) -> None:
+        started = time.monotonic()
+        generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed)
+        generation_seconds = time.monotonic() - started
+        started = time.monotonic()
+        scores = self._score(name, generated.samples)
+        scoring_seconds = time.monotonic() - started
+        entries: list[FileEntry] = []
+        if generated.samples:
+            tokens, features = write_shard(self.directory, name, generated.samples)
+            entries = [file_entry(self.directory, tokens), file_entry(self.directory, features, transient=True)]
+        write_json(
+            self.directory / f"{name}.json",
+            _shard_json(generated, scores, entries, generation_seconds, scoring_seconds),
+        )
+
+    def _score(self, name: str, samples: list[Sample]) -> list[SampleScore]:
+        """Eqs. 13-14 on features that are in memory anyway."""
+        scores = []
+        for row, sample in enumerate(samples):
+            value = 0.0
+            if self.reference is not None:
+                features_AD = sample.answer_features().to(torch.float64).cpu().numpy()
+                value = sample_value(
+                    sq_distances(np.asarray(features_AD), self.reference), self.config.selection.quantile
+                )
+            scores.append(
+                SampleScore(
+                    sample_id=sample.sample_id,
+                    shard=name,
+                    row=row,
+                    num_answer_tokens=sample.num_answer_tokens,
+                    sample_value=value,
+                )
+            )
+        return scores
+
+
+def _shard_json(
+    generated: Generated,
+    scores: list[SampleScore],
+    entries: list[FileEntry],
+    generation_seconds: float,
+    scoring_seconds: float,
+) -> dict[str, Any]:
+    return {
+        "num_samples": len(generated.samples),
+        "num_tokens": sum(len(sample.token_ids) for sample in generated.samples),
+        "skipped": [row.model_dump() for row in generated.skipped],
+        "scores": [score.model_dump() for score in scores],
+        "files": [entry.model_dump() for entry in entries],
+        "generation_seconds": generation_seconds,
+        "scoring_seconds": scoring_seconds,
+    }
+
+
+def read_shard_json(directory: Path, name: str) -> dict[str, Any] | None:
+    """A finished shard's JSON, or None if it has to be (re)written."""
+    path = directory / f"{name}.json"
+    if not path.exists():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    needed = [FileEntry(**{**entry, "transient": False}) for entry in value["files"]]
+    try:
+        verify_files(directory, needed)
+    except ArtifactCorruptError:
+        for broken in (path, tokens_path(directory, name), features_path(directory, name)):
+            broken.unlink(missing_ok=True)
+        return None
+    return value

@@ -1,0 +1,127 @@
+"""An adaptation from first to last stage: run what has no valid record, skip what has one, end with a result.
+
+validate -> generate -> select -> train -> evaluate -> publish
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+
+from eda_service.artifacts.heartbeat import Heartbeat
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.distributed.resources import connect
+from eda_service.distributed.stage_evaluate import run_evaluate
+from eda_service.distributed.stage_generate import run_generate
+from eda_service.distributed.stage_publish import run_publish
+from eda_service.distributed.stage_select import forget_unselected, run_select
+from eda_service.distributed.stage_train import run_train
+from eda_service.distributed.stage_validate import run_validate
+from eda_service.errors import ArtifactCorruptError, EdaError, OutOfMemoryError, WorkerLostError
+from eda_service.records import (
+    STAGES,
+    DraftCheckpoint,
+    EvalReport,
+    PackManifest,
+    Record,
+    SelectionManifest,
+    SelfGenManifest,
+    Stage,
+    ValidateRecord,
+)
+
+logger = logging.getLogger(__name__)
+
+_RECORDS: dict[Stage, type[Record]] = {
+    Stage.VALIDATE: ValidateRecord,
+    Stage.GENERATE: SelfGenManifest,
+    Stage.SELECT: SelectionManifest,
+    Stage.TRAIN: DraftCheckpoint,
+    Stage.EVALUATE: EvalReport,
+    Stage.PUBLISH: PackManifest,
+}
+_RUNNERS: dict[Stage, Callable[[RunDir, AdaptConfig], Record]] = {
+    Stage.VALIDATE: run_validate,
+    Stage.GENERATE: run_generate,
+    Stage.SELECT: run_select,
+    Stage.TRAIN: run_train,
+    Stage.EVALUATE: run_evaluate,
+    Stage.PUBLISH: run_publish,
+}
+
+
+def run_stage(run: RunDir, config: AdaptConfig, stage: Stage) -> Record:
+    """One stage: its valid record if there is one, else a fresh run. The record is the stage's last write.
+
+    Raises:
+        EdaError: Of the stage; errors from Ray workers come as the errors they were there.
+    """
+    record = _valid_record(run, stage)
+    if record is None:
+        started = time.monotonic()
+        run.event("stage_started", f"stage {stage.value} started", stage=stage)
+        try:
+            record = _RUNNERS[stage](run, config)
+        except Exception as error:
+            raise own_error(error) from error
+        if stage is not Stage.PUBLISH:
+            run.write_record(record)
+        run.event("stage_finished", f"stage {stage.value} took {time.monotonic() - started:.1f} s", stage=stage)
+    else:
+        run.event("stage_skipped", f"stage {stage.value} has a valid record", stage=stage)
+    if stage is Stage.SELECT:
+        freed = forget_unselected(run)
+        if freed:
+            run.event("hidden_states_deleted", f"{freed / 1e6:.1f} MB of hidden states freed", stage=stage)
+    return record
+
+
+def _valid_record(run: RunDir, stage: Stage) -> Record | None:
+    try:
+        return run.read_record(_RECORDS[stage], stage)
+    except ArtifactCorruptError as error:
+        run.event("record_invalid", error.message, stage=stage, level="warning")
+        return None
+
+
+def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
+    """All stages in order, ending with `result.json`.
+
+    Raises:
+        EdaError: The first stage that failed; `result.json` then carries its code.
+    """
+    run.clear_result()
+    try:
+        with Heartbeat(run):
+            connect()
+            for stage in STAGES:
+                record = run_stage(run, config, stage)
+    except EdaError as error:
+        logger.exception("job %s failed", run.job_id)
+        run.event("job_failed", f"{error.code}: {error.message}", level="error")
+        run.fail(error)
+        raise
+    assert isinstance(record, PackManifest)
+    run.succeed(record.pack)
+    run.event("job_succeeded", f"published {record.pack}")
+    return record
+
+
+def own_error(error: BaseException) -> EdaError:
+    """Our error for whatever a stage raised: itself, the cause inside a Ray error, or a coded wrapper."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, EdaError):
+        return cause
+    if isinstance(error, EdaError):
+        return error
+    text = (str(error).strip().splitlines() or [type(error).__name__])[-1][:400]
+    if isinstance(error, RayOutOfMemoryError | MemoryError) or isinstance(cause, MemoryError):
+        return OutOfMemoryError(f"a worker ran out of memory: {text}; lower selfgen.batch_size or train.batch_size")
+    if isinstance(error, RayActorError | WorkerCrashedError):
+        return WorkerLostError(f"a worker died: {text}")
+    return EdaError(f"{type(error).__name__}: {text}")

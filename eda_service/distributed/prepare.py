@@ -1,0 +1,117 @@
+"""What has to exist before shards are generated: prompts (written by the target where none are given), reference
+statistics on general prompts (Eqs. 11-12), and the target's embedding and head for training. One Ray task with one
+copy of the target.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eda_service.artifacts.files import write_bytes, write_json
+from eda_service.config import AdaptConfig, DatasetSpec
+from eda_service.errors import DatasetInvalidError
+from eda_service.selection.projection import fit_reference
+from eda_service.selfgen.generate import generate
+from eda_service.selfgen.magpie import write_prompts
+from eda_service.selfgen.prompts import Prompt, load_prompts
+from eda_service.target.io import export_io
+from eda_service.target.loader import Target, load_target
+
+
+def general_prompts(count: int) -> list[Prompt]:
+    """The first `count` of the general prompts shipped with the package, written by SmolLM2 itself.
+
+    Raises:
+        DatasetInvalidError: More are asked for than are shipped.
+    """
+    text = (resources.files("eda_service") / "assets" / "general_prompts.jsonl").read_text(encoding="utf-8")
+    lines = text.rstrip("\n").split("\n")
+    if count > len(lines):
+        raise DatasetInvalidError(
+            f"selection.num_reference_prompts is {count}, {len(lines)} general prompts are shipped; lower it",
+            param="selection.num_reference_prompts",
+        )
+    return [Prompt(**json.loads(line)) for line in lines[:count]]
+
+
+def write_prompt_file(path: Path, prompts: Sequence[Prompt]) -> None:
+    """JSON lines, atomically."""
+    lines = "".join(json.dumps({"id": p.id, "messages": p.messages}, ensure_ascii=False) + "\n" for p in prompts)
+    write_bytes(path, lines.encode("utf-8"))
+
+
+def read_prompt_file(path: Path) -> list[Prompt]:
+    """What `write_prompt_file` wrote."""
+    return [Prompt(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: bool) -> dict[str, Any]:
+    """Write prompts.jsonl, heldout.jsonl, target_io.safetensors and reference.safetensors into `directory`.
+
+    Returns:
+        Timings and counts, also written as prepare.json (last).
+    """
+    done = directory / "prepare.json"
+    if done.exists():
+        value: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return value
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    target = load_target(config.target, device=device)
+    training, heldout = split_prompts(config, target)
+    write_prompt_file(directory / "prompts.jsonl", training)
+    write_prompt_file(directory / "heldout.jsonl", heldout)
+    export_io(target, directory / "target_io.safetensors")
+    value = {"reference_seconds": 0.0, "reference_fit_seconds": 0.0, "num_reference_tokens": 0}
+    if with_reference:
+        value = _reference(config, target, directory / "reference.safetensors")
+    value["num_prompts"], value["num_heldout"] = len(training), len(heldout)
+    write_json(done, value)
+    return value
+
+
+def split_prompts(config: AdaptConfig, target: Target) -> tuple[list[Prompt], list[Prompt]]:
+    """(prompts to generate from, held-out prompts): two sources, or the last ones of one."""
+    prompts = _load(config.dataset, config, target, seed=config.seed)
+    if config.eval_dataset is not None:
+        heldout = _load(config.eval_dataset, config, target, seed=config.seed + 1)
+        seen = {json.dumps(p.messages) for p in heldout}
+        return [p for p in prompts if json.dumps(p.messages) not in seen], heldout
+    cut = len(prompts) - config.evaluation.num_prompts
+    return prompts[:cut], prompts[cut:]
+
+
+def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: int) -> list[Prompt]:
+    if dataset.source == "self":
+        return write_prompts(target, dataset.num_prompts, seed=seed, batch_size=config.selfgen.batch_size)
+    return load_prompts(dataset, seed=seed)
+
+
+def _reference(config: AdaptConfig, target: Target, path: Path) -> dict[str, Any]:
+    """Generate on general prompts with the tuned target and fit the statistics."""
+    selection = config.selection
+    started = time.monotonic()
+    settings = config.selfgen.model_copy(update={"max_new_tokens": selection.reference_max_new_tokens})
+    generated = generate(target, general_prompts(selection.num_reference_prompts), settings, seed=config.seed)
+    if not generated.samples:
+        raise DatasetInvalidError(
+            "the target answered no general prompt; check its chat template", param="target.model"
+        )
+    features_ND = torch.cat([sample.answer_features() for sample in generated.samples]).to(torch.float64)
+    fit_started = time.monotonic()
+    statistics = fit_reference(
+        np.asarray(features_ND.cpu().numpy()), pca_dim=selection.pca_dim, ridge=selection.covariance_ridge
+    )
+    statistics.save(path)
+    return {
+        "reference_seconds": time.monotonic() - started,
+        "reference_fit_seconds": time.monotonic() - fit_started,
+        "num_reference_tokens": len(features_ND),
+    }

@@ -1,0 +1,126 @@
+"""Pretrain a base draft on text its target wrote itself, and register it.
+
+prompts + answers by the base target -> all samples -> a fresh draft, everything trains ->
+<home>/drafts/<name>/<version>
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from eda_service.artifacts.files import file_entry, publish_dir, write_json
+from eda_service.artifacts.provenance import library_versions
+from eda_service.artifacts.registry import read_draft_manifest
+from eda_service.artifacts.rundir import RunDir, home_dir
+from eda_service.config import AdaptConfig, Method, Selector
+from eda_service.distributed.stage_generate import run_generate
+from eda_service.distributed.stage_select import forget_unselected, run_select
+from eda_service.distributed.stage_train import run_train
+from eda_service.distributed.stage_validate import fingerprint_target
+from eda_service.errors import ConflictError, InputError
+from eda_service.model.checkpoint import load_pack, save_base_draft
+from eda_service.model.draft import Draft
+from eda_service.model.draft_config import DraftConfig
+from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
+
+
+def draft_config_of(config: AdaptConfig) -> DraftConfig:
+    """The shape of a draft for a target: one decoder layer of its family."""
+    from transformers import AutoConfig
+
+    from eda_service.target.resolve import resolve_target
+
+    model = AutoConfig.from_pretrained(resolve_target(config.target).model_dir, local_files_only=True)
+    return DraftConfig(
+        hidden_size=model.hidden_size,
+        num_heads=model.num_attention_heads,
+        num_kv_heads=model.num_key_value_heads,
+        head_dim=getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads,
+        expert_width=model.intermediate_size,
+        vocab_size=model.vocab_size,
+        rope_theta=float(model.rope_parameters["rope_theta"]),
+        rms_norm_eps=model.rms_norm_eps,
+    )
+
+
+def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
+    """Generate, train and register a base draft; returns its directory.
+
+    Raises:
+        InputError: The config is not one for pretraining, or the reference is not name@version.
+        ConflictError: That version exists.
+    """
+    name, at, version = reference.partition("@")
+    if not at or not version.isdigit():
+        raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@1", param="pretrain")
+    if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
+        raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
+    destination = home_dir() / "drafts" / name / version
+    if destination.exists():
+        raise ConflictError(f"{reference} exists in {destination}; choose the next version", param="pretrain")
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
+    if generated is None:
+        generated = run_generate(run, config)
+        run.write_record(generated)
+    if run.read_record(SelectionManifest, Stage.SELECT) is None:
+        run.write_record(run_select(run, config))
+        forget_unselected(run)
+    start_dir = _fresh_draft(run, config)
+    trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
+    if trained is None:
+        trained = run_train(run, config, start_dir=start_dir)
+        run.write_record(trained)
+    return _register(run, config, start_dir, destination, generated, trained)
+
+
+def _fresh_draft(run: RunDir, config: AdaptConfig) -> Path:
+    """A random draft of the right shape, as the directory training starts from."""
+    directory = run.stage_dir(Stage.TRAIN) / "start"
+    if not (directory / "draft.safetensors").exists():
+        directory.mkdir(exist_ok=True)
+        torch.manual_seed(config.seed)
+        save_base_draft(directory, Draft(draft_config_of(config)), None)
+    return directory
+
+
+def _register(
+    run: RunDir,
+    config: AdaptConfig,
+    start_dir: Path,
+    destination: Path,
+    generated: SelfGenManifest,
+    trained: DraftCheckpoint,
+) -> Path:
+    """Publish the best weights as a base draft with its provenance."""
+    fingerprint = fingerprint_target(config)
+    loaded = load_pack(start_dir, run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=destination.parent))
+    save_base_draft(staging, loaded.draft, loaded.vocab_W)
+    manifest = DraftManifest(
+        name=destination.parent.name,
+        version=int(destination.name),
+        created_at=int(time.time()),
+        hidden_size=fingerprint.hidden_size,
+        vocab_size=fingerprint.vocab_size,
+        tokenizer_sha256=fingerprint.tokenizer_sha256,
+        files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
+        trained_on=f"{fingerprint.model} (weights {fingerprint.weights_sha256}), prompts and answers its own",
+        num_train_tokens=generated.num_tokens,
+        config=config.model_dump(mode="json"),
+        library_versions=library_versions(),
+        metrics={
+            "simulated_acceptance_length": trained.best_simulated_acceptance_length,
+            "num_answer_tokens": float(generated.num_answer_tokens),
+            "train_seconds": trained.seconds,
+            "generation_seconds": generated.generation_seconds,
+        },
+    )
+    write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
+    publish_dir(staging, destination)
+    read_draft_manifest(destination)
+    return destination

@@ -1,0 +1,35 @@
+"""Connecting to Ray, and logical CPU shares: fractions, so that actors never wait for each other on a small machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import ray
+
+DRIVER_CPUS = 0.1
+MODEL_CPUS = 0.5
+TRAINER_CPUS = 0.5
+
+
+def connect() -> None:
+    """Join the cluster this process belongs to (a Ray job's `RAY_ADDRESS`), or start a private local one.
+
+    A private one takes a few logical CPUs whatever the machine has, and stops with this process.
+    """
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**options)
+    else:
+        ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
+
+
+def limit_threads(threads: int) -> None:
+    """Cap the CPU threads of this worker process."""
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)

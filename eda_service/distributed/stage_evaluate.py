@@ -1,0 +1,178 @@
+"""Stage evaluate: base and adapted draft against the same target, in the same engine, in one Ray task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.provenance import library_versions, machine
+from eda_service.artifacts.registry import find_draft
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.endpoint import load_drafts, make_engine
+from eda_service.distributed.prepare import read_prompt_file
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.errors import ArtifactCorruptError
+from eda_service.evaluation.acceptance import summarise
+from eda_service.evaluation.decode import decode_all
+from eda_service.evaluation.lossless import check_lossless
+from eda_service.evaluation.speed import BASELINE, measure_speed
+from eda_service.records import (
+    AcceptanceRow,
+    DraftCheckpoint,
+    EvalReport,
+    LosslessCheck,
+    SelectionManifest,
+    SelfGenManifest,
+    SpeedRow,
+    Stage,
+)
+
+BASE, ADAPTED = "base_draft", "adapted_draft"
+
+
+def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
+    """Measure acceptance, speed and losslessness, and draw the plots.
+
+    Raises:
+        ArtifactCorruptError: An earlier record is missing.
+    """
+    started = time.monotonic()
+    trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
+    selected = run.read_record(SelectionManifest, Stage.SELECT)
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
+    if trained is None or selected is None or generated is None:
+        raise ArtifactCorruptError(f"{run.root} lacks the train record; run the stages before evaluate first")
+    run.progress(Stage.EVALUATE, step=0, total_steps=1)
+    result = ray.get(_evaluate.remote(str(run.root), config.model_dump(mode="json")))
+    acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
+    paths = _plots(run, acceptance, trained, selected, generated)
+    return EvalReport(
+        stage=Stage.EVALUATE,
+        created_at=int(time.time()),
+        seconds=time.monotonic() - started,
+        config=config.evaluation.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        inputs={entry.path: entry.sha256 for entry in trained.files},
+        files=tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths),
+        num_draft_tokens=config.evaluation.num_draft_tokens,
+        acceptance=acceptance,
+        speed=tuple(SpeedRow(**row) for row in result["speed"]),
+        lossless=LosslessCheck(**result["lossless"]),
+        machine=machine(),
+    )
+
+
+def _plots(
+    run: RunDir,
+    acceptance: Sequence[AcceptanceRow],
+    trained: DraftCheckpoint,
+    selected: SelectionManifest,
+    generated: SelfGenManifest,
+) -> list[Path]:
+    from eda_service.evaluation.plots import plot_acceptance, plot_selection, plot_training
+
+    directory = run.stage_dir(Stage.EVALUATE)
+    paths = [directory / name for name in ("acceptance.png", "training.png", "selection.png")]
+    plot_acceptance(acceptance, paths[0])
+    plot_training(trained.curve, paths[1])
+    plot_selection(generated.scores, selected.threshold, paths[2])
+    return paths
+
+
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
+def _evaluate(run_root: str, config: dict[str, Any]) -> dict[str, Any]:
+    settings = AdaptConfig.model_validate(config)
+    limit_threads(settings.evaluation.threads)
+    return Evaluation(RunDir(Path(run_root)), settings).measure()
+
+
+class Evaluation:
+    """Engines over one target: autoregressive, base draft, adapted draft."""
+
+    def __init__(self, run: RunDir, config: AdaptConfig) -> None:
+        import torch
+
+        from eda_service.target.chat import render_prompt
+        from eda_service.target.loader import load_target
+
+        self.run, self.config = run, config
+        self.target = load_target(config.target, device="cuda" if torch.cuda.is_available() else "cpu")
+        prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / "heldout.jsonl")
+        rendered = [render_prompt(self.target.tokenizer, prompt.messages) for prompt in prompts]
+        most = config.selfgen.max_prompt_tokens
+        self.prompts = [ids for ids in rendered if len(ids) <= most][: config.evaluation.num_prompts]
+        base_dir = find_draft(config.base_draft)
+        pack_dir = run.stage_dir(Stage.TRAIN) / "pack"
+        self.drafts = {
+            BASE: load_drafts(base_dir, None, target=self.target),
+            ADAPTED: load_drafts(base_dir, pack_dir, target=self.target),
+        }
+        self._step = 0
+        self._total = len(config.evaluation.temperatures) * 3 + 1
+
+    def measure(self) -> dict[str, Any]:
+        """Everything the report needs, as plain values."""
+        acceptance, lossless = self._acceptance()
+        speed = self._speed() if self.config.evaluation.num_timed_prompts else []
+        return {
+            "acceptance": [row.model_dump() for row in acceptance],
+            "speed": [row.model_dump() for row in speed],
+            "lossless": lossless.model_dump(),
+        }
+
+    def _engine(self, name: str, max_batch: int) -> Engine:
+        settings, selfgen = self.config.evaluation, self.config.selfgen
+        return make_engine(
+            self.target,
+            self.drafts.get(name),
+            num_draft_tokens=settings.num_draft_tokens,
+            max_batch=max_batch,
+            max_tokens=selfgen.max_prompt_tokens + settings.max_new_tokens + settings.num_draft_tokens + 2,
+        )
+
+    def _tick(self) -> None:
+        self._step += 1
+        self.run.progress(Stage.EVALUATE, step=self._step, total_steps=self._total)
+
+    def _acceptance(self) -> tuple[list[AcceptanceRow], LosslessCheck]:
+        settings = self.config.evaluation
+        rows: list[AcceptanceRow] = []
+        greedy = SamplingParams(temperature=0.0, max_new_tokens=settings.max_new_tokens)
+        plain = decode_all(self._engine(BASELINE, settings.batch_size), self.prompts, greedy)
+        self._tick()
+        speculative: list[list[int]] | None = None
+        for temperature in settings.temperatures:
+            params = SamplingParams(temperature=temperature, max_new_tokens=settings.max_new_tokens)
+            for name in (BASE, ADAPTED):
+                decoded = decode_all(self._engine(name, settings.batch_size), self.prompts, params)
+                rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.num_draft_tokens))
+                self._tick()
+                if temperature == 0 and name == ADAPTED:
+                    speculative = decoded.token_ids
+        if speculative is None:
+            speculative = decode_all(self._engine(ADAPTED, settings.batch_size), self.prompts, greedy).token_ids
+        return rows, check_lossless(self.target, self.prompts, plain.token_ids, speculative)
+
+    def _speed(self) -> list[SpeedRow]:
+        settings = self.config.evaluation
+        engines = {name: self._engine(name, 1) for name in (BASELINE, BASE, ADAPTED)}
+        rows: list[SpeedRow] = []
+        for temperature in settings.temperatures:
+            rows += measure_speed(
+                engines,
+                self.prompts[: settings.num_timed_prompts],
+                temperature=temperature,
+                max_new_tokens=settings.max_new_tokens,
+                num_repeats=settings.num_timed_repeats,
+            )
+            self._tick()
+        return rows

@@ -1,0 +1,130 @@
+"""Stage generate: Ray Data runs self-generation over deterministic shards, resumable shard by shard.
+
+Directory: prepare.json, prompts.jsonl, heldout.jsonl, target_io.safetensors, reference.safetensors, shard-*.{tokens,
+features}.safetensors, shard-*.json, record.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.provenance import library_versions
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, Method, Selector
+from eda_service.distributed.generation_actor import ShardWriter, read_shard_json
+from eda_service.distributed.prepare import prepare_generation, read_prompt_file
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
+from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
+
+logger = logging.getLogger(__name__)
+
+
+def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
+    """Generate, score and describe the self-generated set.
+
+    Raises:
+        DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
+    """
+    started = time.monotonic()
+    directory = run.stage_dir(Stage.GENERATE)
+    scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
+    run.progress(Stage.GENERATE, step=0, total_steps=1)
+    prepared: dict[str, Any] = ray.get(_prepare.remote(config.model_dump(mode="json"), str(directory), scored))
+    shards = _shards(directory, config.selfgen.shard_size)
+    _write_shards(run, config, directory, shards, scored)
+    values = [_finished(directory, shard["shard"]) for shard in shards]
+    skipped = tuple(SkippedRow(**row) for value in values for row in value["skipped"])
+    total = len(skipped) + sum(value["num_samples"] for value in values)
+    if len(skipped) > config.selfgen.max_error_fraction * total:
+        raise DatasetInvalidError(
+            f"{len(skipped)} of {total} prompts gave no sample, {config.selfgen.max_error_fraction:.0%} are allowed; "
+            f"the first: {skipped[0].sample_id}: {skipped[0].reason}",
+            param="dataset",
+        )
+    scores = tuple(SampleScore(**score) for value in values for score in value["scores"])
+    names = ["prompts.jsonl", "heldout.jsonl", "target_io.safetensors"] + (["reference.safetensors"] if scored else [])
+    files = [file_entry(directory, directory / name) for name in names]
+    files += [FileEntry(**entry) for value in values for entry in value["files"]]
+    return SelfGenManifest(
+        stage=Stage.GENERATE,
+        created_at=int(time.time()),
+        seconds=time.monotonic() - started,
+        config=config.selfgen.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        inputs={"prompts": files[0].sha256},
+        files=tuple(files),
+        num_samples=len(scores),
+        num_tokens=sum(value["num_tokens"] for value in values),
+        num_answer_tokens=sum(score.num_answer_tokens for score in scores),
+        skipped=skipped,
+        scores=scores,
+        generation_seconds=sum(value["generation_seconds"] for value in values),
+        scoring_seconds=sum(value["scoring_seconds"] for value in values),
+        reference_seconds=prepared["reference_seconds"],
+        reference_fit_seconds=prepared["reference_fit_seconds"],
+        num_reference_tokens=prepared["num_reference_tokens"],
+    )
+
+
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
+def _prepare(config: dict[str, Any], directory: str, with_reference: bool) -> dict[str, Any]:
+    settings = AdaptConfig.model_validate(config)
+    limit_threads(settings.selfgen.threads_per_actor)
+    return prepare_generation(settings, Path(directory), with_reference=with_reference)
+
+
+def _shards(directory: Path, shard_size: int) -> list[dict[str, str]]:
+    """Shard descriptions; which prompt lands where depends on nothing but the prompt file and the size."""
+    prompts = read_prompt_file(directory / "prompts.jsonl")
+    return [
+        {
+            "shard": f"shard-{index:05d}",
+            "prompts": json.dumps([{"id": p.id, "messages": p.messages} for p in prompts[start : start + shard_size]]),
+        }
+        for index, start in enumerate(range(0, len(prompts), shard_size))
+    ]
+
+
+def _write_shards(
+    run: RunDir, config: AdaptConfig, directory: Path, shards: list[dict[str, str]], scored: bool
+) -> None:
+    """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
+    todo = [shard for shard in shards if read_shard_json(directory, shard["shard"]) is None]
+    done = len(shards) - len(todo)
+    run.progress(Stage.GENERATE, step=done, total_steps=len(shards))
+    if not todo:
+        return
+    if done:
+        run.event("generate_resumed", f"{done} of {len(shards)} shards are there already", stage=Stage.GENERATE)
+    reference = str(directory / "reference.safetensors") if scored else None
+    started = time.monotonic()
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+        ShardWriter,
+        fn_constructor_args=(config.model_dump(mode="json"), str(directory), reference),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
+        num_cpus=MODEL_CPUS,
+        num_gpus=1 if config.train.use_gpu else 0,
+    )
+    for _ in dataset.iter_rows():
+        done += 1
+        pace = (time.monotonic() - started) / max(1, done - (len(shards) - len(todo)))
+        run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
+
+
+def _finished(directory: Path, name: str) -> dict[str, Any]:
+    value = read_shard_json(directory, name)
+    if value is None:
+        raise ArtifactCorruptError(f"shard {name} is missing after generation; run the job again")
+    return value

@@ -1,0 +1,87 @@
+"""Stage publish: the trained part becomes `name@version` in the registry, whole, hashed and once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import PurePath
+
+from eda_service.artifacts.files import file_entry, write_json
+from eda_service.artifacts.provenance import library_versions
+from eda_service.artifacts.registry import publish_pack, read_pack_manifest, reserve_version, stage_pack
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.distributed.stage_evaluate import ADAPTED, BASE
+from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
+from eda_service.records import DraftCheckpoint, EvalReport, PackManifest, SelectionManifest, Stage, ValidateRecord
+
+
+def pack_name(config: AdaptConfig) -> str:
+    """Registry and served name of a job's result: as asked for, else the last part of the adapter's or model's name."""
+    wanted = config.served_name or PurePath(config.target.adapter or config.target.model).name
+    return re.sub(r"[^\w.-]", "-", wanted)[:96]
+
+
+def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
+    """Publish the pack; a second call for the same job finds the version it published.
+
+    Raises:
+        ArtifactCorruptError: An earlier record is missing.
+        AcceptanceRegressionError: The adapted draft is below `min_acceptance_ratio` of the base draft.
+    """
+    started = time.monotonic()
+    validated = run.read_record(ValidateRecord, Stage.VALIDATE)
+    selected = run.read_record(SelectionManifest, Stage.SELECT)
+    trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
+    report = run.read_record(EvalReport, Stage.EVALUATE)
+    if validated is None or selected is None or trained is None or report is None:
+        raise ArtifactCorruptError(f"{run.root} lacks a record; run the stages before publish first")
+    metrics = pack_metrics(report, trained, selected)
+    if metrics["acceptance_ratio"] < config.min_acceptance_ratio:
+        raise AcceptanceRegressionError(
+            f"the adapted draft's acceptance_length is {metrics['acceptance_ratio']:.3f} of the base draft's, "
+            f"min_acceptance_ratio is {config.min_acceptance_ratio}; train longer, or lower the limit"
+        )
+    name = pack_name(config)
+    version = reserve_version(name, run.job_id)
+    staging = stage_pack(name)
+    for path in sorted((run.stage_dir(Stage.TRAIN) / "pack").iterdir()):
+        shutil.copyfile(path, staging / path.name)
+    manifest = PackManifest(
+        stage=Stage.PUBLISH,
+        created_at=int(time.time()),
+        seconds=time.monotonic() - started,
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        inputs={"base_draft": validated.base_draft_sha256} | {entry.path: entry.sha256 for entry in trained.files},
+        files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
+        pack=f"{name}@{version}",
+        method=config.train.method.value,
+        base_draft=validated.base_draft,
+        base_draft_sha256=validated.base_draft_sha256,
+        target=validated.target,
+        num_parameters=trained.num_parameters,
+        num_trainable=trained.num_trainable,
+        metrics=metrics,
+    )
+    write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
+    return read_pack_manifest(publish_pack(staging, name, version))
+
+
+def pack_metrics(report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> dict[str, float]:
+    """The numbers a pack carries: acceptance before and after per temperature, speedups, shares."""
+    metrics = {
+        "trainable_fraction": trained.trainable_fraction,
+        "keep_fraction": selected.keep_fraction,
+        "selection_over_generation_time": selected.selection_over_generation_time,
+    }
+    for row in report.acceptance:
+        metrics[f"{row.draft}.acceptance_length.t{row.temperature:g}"] = row.acceptance_length
+    for speed in report.speed:
+        metrics[f"{speed.mode}.speedup.t{speed.temperature:g}"] = speed.speedup_over_autoregressive
+    first = report.acceptance[0].temperature
+    lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
+    metrics["acceptance_ratio"] = lengths[ADAPTED] / lengths[BASE]
+    return metrics

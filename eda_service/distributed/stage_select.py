@@ -1,0 +1,94 @@
+"""Stage select: rank by sample_value, copy the compact set, forget the other hidden states (Eq. 15).
+
+Order matters for a crash: compact files, then the record, then deletion; a re-run deletes what an earlier one left.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.provenance import library_versions
+from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.shards import features_path, read_shard, tokens_path, write_shard
+from eda_service.config import AdaptConfig, Selector
+from eda_service.errors import ArtifactCorruptError
+from eda_service.records import FileEntry, SampleScore, SelectionManifest, SelfGenManifest, Stage
+from eda_service.selection.ranking import select
+
+
+def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
+    """Choose the compact set and write it as shards of the same names.
+
+    Raises:
+        ArtifactCorruptError: The generate stage's record is not there.
+    """
+    started = time.monotonic()
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
+    if generated is None:
+        raise ArtifactCorruptError(f"{run.root} has no generate record; run stage generate first")
+    run.progress(Stage.SELECT, step=0, total_steps=1)
+    scores, selection = generated.scores, config.selection
+    ranking_started = time.monotonic()
+    kept = select(
+        [score.sample_id for score in scores],
+        [score.sample_value for score in scores],
+        selection.method,
+        selection.keep_fraction,
+        seed=config.seed,
+    )
+    ranking_seconds = time.monotonic() - ranking_started
+    chosen = [scores[i] for i in kept]
+    files = _write_compact(run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT), chosen)
+    run.progress(Stage.SELECT, step=1, total_steps=1)
+    added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
+    ranked = selection.method in (Selector.PCA, Selector.REVERSED)
+    return SelectionManifest(
+        stage=Stage.SELECT,
+        created_at=int(time.time()),
+        seconds=time.monotonic() - started,
+        config=selection.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        inputs={entry.path: entry.sha256 for entry in generated.files if entry.path.endswith(".tokens.safetensors")},
+        files=tuple(files),
+        num_candidates=len(scores),
+        num_selected=len(chosen),
+        keep_fraction=len(chosen) / len(scores),
+        threshold=min(score.sample_value for score in chosen) if ranked else None,
+        selected_ids=tuple(score.sample_id for score in chosen),
+        num_answer_tokens=sum(score.num_answer_tokens for score in chosen),
+        selection_seconds=added,
+        selection_over_generation_time=added / max(generated.generation_seconds, 1e-9),
+    )
+
+
+def _write_compact(source: Path, destination: Path, chosen: list[SampleScore]) -> list[FileEntry]:
+    """Copy the chosen rows shard by shard; one shard is in memory at a time."""
+    rows: dict[str, list[int]] = {}
+    for score in chosen:
+        rows.setdefault(score.shard, []).append(score.row)
+    files = []
+    for name, numbers in sorted(rows.items()):
+        paths = write_shard(destination, name, list(read_shard(source, name, sorted(numbers))))
+        files += [file_entry(destination, path) for path in paths]
+    return files
+
+
+def compact_shards(directory: Path, manifest: SelectionManifest) -> list[tuple[str, int]]:
+    """(shard, number of samples) of a compact set, in order."""
+    names = sorted({Path(entry.path).name.split(".")[0] for entry in manifest.files})
+    return [(name, sum(1 for _ in read_shard(directory, name, features=False))) for name in names]
+
+
+def forget_unselected(run: RunDir) -> int:
+    """Delete the generate stage's hidden states; returns the bytes freed. Call after the select record is there."""
+    freed = 0
+    for path in run.stage_dir(Stage.GENERATE).glob("shard-*.features.safetensors"):
+        name = path.name.split(".")[0]
+        assert path == features_path(path.parent, name)
+        assert tokens_path(path.parent, name).exists()
+        freed += path.stat().st_size
+        path.unlink()
+    return freed

@@ -1,0 +1,167 @@
+"""Stage train: a Ray Train worker group with DeepSpeed over the compact set; the best checkpoint becomes the pack."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import train as ray_train
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.provenance import library_versions
+from eda_service.artifacts.registry import find_draft, read_draft_manifest
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.distributed.resources import TRAINER_CPUS
+from eda_service.distributed.stage_select import compact_shards
+from eda_service.distributed.train_state import Curve
+from eda_service.distributed.train_worker import Payload, build_draft, train_worker
+from eda_service.errors import ArtifactCorruptError, EdaError, NonFiniteLossError, WorkerLostError
+from eda_service.model.freezing import count_parameters
+from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
+from eda_service.training.vocabulary import rank_vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> DraftCheckpoint:
+    """Train and keep the best checkpoint as `train/pack`.
+
+    Args:
+        run: The job.
+        config: The job's config.
+        start_dir: Draft to start from; default: the job's base draft.
+
+    Raises:
+        WorkerLostError: Workers died more often than `train.max_worker_failures`.
+        NonFiniteLossError: The loss left the numbers.
+        ArtifactCorruptError: An earlier record is missing, or a frozen tensor changed.
+    """
+    started = time.monotonic()
+    selected = run.read_record(SelectionManifest, Stage.SELECT)
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
+    if selected is None or generated is None:
+        raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
+    start_dir = start_dir or find_draft(config.base_draft)
+    out_dir = run.stage_dir(Stage.TRAIN)
+    payload = _payload(run, config, selected, start_dir, out_dir)
+    run.progress(Stage.TRAIN, step=0, total_steps=1)
+    metrics = _fit(run, config, payload)
+    if metrics["frozen_before"] != metrics["frozen_after"]:
+        raise ArtifactCorruptError(
+            "a frozen tensor of the draft changed during training; report this with the run directory"
+        )
+    draft, _ = build_draft(payload, config.train, config.seed)
+    total, trainable = count_parameters(draft)
+    pack = out_dir / "pack"
+    return DraftCheckpoint(
+        stage=Stage.TRAIN,
+        created_at=int(time.time()),
+        seconds=time.monotonic() - started,
+        config=config.train.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        inputs={entry.path: entry.sha256 for entry in selected.files}
+        | {
+            "base_draft": read_draft_manifest(start_dir).files[0].sha256
+            if (start_dir / "manifest.json").exists()
+            else ""
+        },
+        files=tuple(file_entry(out_dir, path) for path in sorted(pack.iterdir())),
+        num_steps=metrics["total_steps"],
+        best_step=metrics["best_step"],
+        num_parameters=total,
+        num_trainable=trainable,
+        trainable_fraction=trainable / total,
+        frozen_sha256=metrics["frozen_after"],
+        initial_simulated_acceptance_length=metrics["initial_acceptance"],
+        best_simulated_acceptance_length=metrics["best_acceptance"],
+        curve=tuple(Curve(out_dir / "curve.jsonl").read()),
+        num_worker_restarts=metrics["restarts"],
+    )
+
+
+def _payload(run: RunDir, config: AdaptConfig, selected: SelectionManifest, start_dir: Path, out_dir: Path) -> Payload:
+    generate_dir, select_dir = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
+    return Payload(
+        run_root=str(run.root),
+        out_dir=str(out_dir),
+        data_dir=str(select_dir),
+        shards=compact_shards(select_dir, selected),
+        io_path=str(generate_dir / "target_io.safetensors"),
+        start_dir=str(start_dir),
+        vocab_path=_vocabulary(run, config, start_dir, out_dir),
+    )
+
+
+def _vocabulary(run: RunDir, config: AdaptConfig, start_dir: Path, out_dir: Path) -> str | None:
+    """Rank the draft vocabulary over the whole self-generated set (tokens stay after selection)."""
+    from safetensors.torch import save_file
+
+    from eda_service.artifacts.shards import read_shard
+    from eda_service.model.draft_config import DraftConfig
+
+    directory = run.stage_dir(Stage.GENERATE)
+    names = sorted(path.name.split(".")[0] for path in directory.glob("shard-*.tokens.safetensors"))
+    answers = (
+        sample.token_ids[sample.num_prompt_tokens :]
+        for name in names
+        for sample in read_shard(directory, name, features=False)
+    )
+    draft = DraftConfig.model_validate_json((start_dir / "config.json").read_text(encoding="utf-8"))
+    vocab_W = rank_vocabulary(answers, config.train.draft_vocab_size, draft.vocab_size)
+    if vocab_W is None:
+        return None
+    path = out_dir / "vocabulary.safetensors"
+    save_file({"draft_vocab": vocab_W}, path)
+    return str(path)
+
+
+def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
+    """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "payload": vars(payload)},
+        torch_config=TorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=config.train.num_workers,
+            use_gpu=config.train.use_gpu,
+            resources_per_worker={"CPU": TRAINER_CPUS, **({"GPU": 1} if config.train.use_gpu else {})},
+        ),
+        run_config=ray_train.RunConfig(
+            name=run.job_id,
+            storage_path=str(run.stage_dir(Stage.TRAIN) / "ray"),
+            failure_config=ray_train.FailureConfig(
+                max_failures=config.train.max_worker_failures, controller_failure_limit=2
+            ),
+            checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        raise _as_own_error(error) from error
+    if result.metrics is not None and "failure" in result.metrics:
+        raise NonFiniteLossError(result.metrics["failure"])
+    if result.metrics is None or "frozen_after" not in result.metrics:
+        raise WorkerLostError("training ended without a result; see the train log of this job")
+    metrics: dict[str, Any] = result.metrics
+    return metrics
+
+
+def _as_own_error(error: BaseException) -> EdaError:
+    """The first error of our tree behind a worker group's failure, else a lost worker."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            inner = getattr(cause, "cause", None)
+            for candidate in (cause, inner):
+                if isinstance(candidate, EdaError):
+                    return candidate
+            cause = cause.__cause__
+    return WorkerLostError(f"training did not finish: {str(error).strip().splitlines()[-1][:400]}")

@@ -1,0 +1,112 @@
+"""Stage validate: target and base draft fit, prompts can be read, the disk has room. Nothing is loaded that weighs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text
+from eda_service.artifacts.provenance import library_versions
+from eda_service.artifacts.registry import find_draft, read_draft_manifest
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, DatasetSpec
+from eda_service.distributed.endpoint import check_draft_fits
+from eda_service.distributed.resources import MODEL_CPUS
+from eda_service.records import Stage, TargetFingerprint, ValidateRecord
+from eda_service.selfgen.prompts import load_prompts
+from eda_service.target.chat import render_prompt, stop_token_ids
+
+_FEATURE_BYTES = 2
+_IO_BYTES = 2
+
+
+def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
+    """Check a job before it costs anything.
+
+    Raises:
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target.
+        BaseDraftMissingError, ArtifactCorruptError: The base draft.
+        DatasetInvalidError: The prompts.
+        InsufficientStorageError: The disk.
+    """
+    started = time.monotonic()
+    directory = run.stage_dir(Stage.VALIDATE)
+    run.progress(Stage.VALIDATE, step=0, total_steps=1)
+    base_dir = find_draft(config.base_draft)
+    draft = read_draft_manifest(base_dir)
+    fingerprint = TargetFingerprint(**ray.get(_fingerprint.remote(config.model_dump(mode="json"))))
+    check_draft_fits(draft, fingerprint)
+    prompts_sha256 = _check_prompts(config.dataset, config.seed)
+    if config.eval_dataset is not None:
+        _check_prompts(config.eval_dataset, config.seed + 1)
+    need = disk_need_bytes(config, fingerprint)
+    free = require_free_bytes(run.root, need, param="dataset.num_prompts")
+    path = directory / "target.json"
+    path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    run.progress(Stage.VALIDATE, step=1, total_steps=1)
+    heldout = config.evaluation.num_prompts if config.eval_dataset is None else config.eval_dataset.num_prompts
+    return ValidateRecord(
+        stage=Stage.VALIDATE,
+        created_at=int(time.time()),
+        seconds=time.monotonic() - started,
+        config=config.target.model_dump(mode="json"),
+        seed=config.seed,
+        library_versions=library_versions(),
+        inputs={"base_draft": draft.files[0].sha256, "target": fingerprint.weights_sha256},
+        files=(file_entry(directory, path),),
+        target=fingerprint,
+        base_draft=f"{draft.name}@{draft.version}",
+        base_draft_sha256=sha256_text("".join(entry.sha256 for entry in draft.files)),
+        num_prompts=config.dataset.num_prompts - (0 if config.eval_dataset else heldout),
+        num_eval_prompts=heldout,
+        prompts_sha256=prompts_sha256,
+        disk_need_bytes=need,
+        disk_free_bytes=free,
+    )
+
+
+def disk_need_bytes(config: AdaptConfig, fingerprint: TargetFingerprint) -> int:
+    """Upper bound of what the job writes: hidden states of all samples, a copy of the kept ones, embedding and head."""
+    tokens = config.dataset.num_prompts * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
+    features = tokens * fingerprint.hidden_size * _FEATURE_BYTES
+    io = 2 * fingerprint.vocab_size * fingerprint.hidden_size * _IO_BYTES
+    return int(features * (1 + config.selection.keep_fraction)) + io
+
+
+def _check_prompts(dataset: DatasetSpec, seed: int) -> str:
+    """Read the prompts (the target writes its own later) and hash them."""
+    if dataset.source == "self":
+        return sha256_text(dataset.model_dump_json())
+    prompts = load_prompts(dataset, seed=seed)
+    return sha256_text(json.dumps([prompt.messages for prompt in prompts]))
+
+
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
+def _fingerprint(config: dict[str, Any]) -> dict[str, Any]:
+    return fingerprint_target(AdaptConfig.model_validate(config)).model_dump()
+
+
+def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
+    """Identify a target from its files and check that its chat template renders a conversation with a known end."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from eda_service.errors import TargetIncompatibleError
+    from eda_service.target.loader import fingerprint
+    from eda_service.target.resolve import resolve_target
+
+    resolved = resolve_target(config.target)
+    tokenizer = AutoTokenizer.from_pretrained(resolved.model_dir, local_files_only=True)
+    generation = None
+    if (Path(resolved.model_dir) / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(resolved.model_dir, local_files_only=True)
+    render_prompt(tokenizer, [{"role": "user", "content": "Hello"}])
+    if not stop_token_ids(tokenizer, generation):
+        raise TargetIncompatibleError(
+            f"{config.target.model} names no end-of-turn token; set eos_token_id in generation_config.json",
+            param="target.model",
+        )
+    return fingerprint(resolved, tokenizer, AutoConfig.from_pretrained(resolved.model_dir, local_files_only=True))

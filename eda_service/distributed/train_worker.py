@@ -1,0 +1,273 @@
+"""One Ray Train worker: `deepspeed.initialize`, the epoch loop, checkpoints, best weights by simulated acceptance.
+
+Runs in every worker of the group; rank 0 writes the curve and the best weights. Everything it decides follows from the
+payload and the checkpoint, so a group restarted after a crash goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
+from eda_service.distributed.train_state import Curve, TrainState
+from eda_service.errors import NonFiniteLossError
+from eda_service.model.checkpoint import write_pack
+from eda_service.model.freezing import frozen_sha256, trained_state
+from eda_service.records import CurvePoint, Stage
+from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
+from eda_service.training.dataset import CompactSet
+from eda_service.training.loss import DraftLoss, Losses
+from eda_service.training.schedule import learning_rate
+from eda_service.training.simulate import simulated_acceptance_length
+
+SIMULATED_DEPTH = 5
+_HELDOUT_BATCH = 16
+_PROGRESS_EVERY_S = 2.0
+
+
+@dataclass
+class Payload:
+    """What a worker is given: paths and values, no tensors."""
+
+    run_root: str
+    out_dir: str
+    data_dir: str
+    shards: list[tuple[str, int]]
+    io_path: str
+    start_dir: str
+    vocab_path: str | None
+
+
+class Worker:
+    """The training loop of one rank."""
+
+    def __init__(self, payload: Payload, config: AdaptConfig, draft_loss: DraftLoss, vocab_W: Tensor | None) -> None:
+        import deepspeed
+        from ray import train
+
+        context = train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.config, self.train_config, self.payload = config, config.train, payload
+        self.run = RunDir(Path(payload.run_root))
+        self.out_dir = Path(payload.out_dir)
+        self.data = CompactSet(Path(payload.data_dir), payload.shards)
+        fraction = config.train.heldout_fraction
+        self.train_ids, self.heldout_ids = split_heldout(len(self.data), fraction, seed=config.seed)
+        parameters = [p for p in draft_loss.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.train.weight_decay)
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=draft_loss,
+            optimizer=optimizer,
+            model_parameters=parameters,
+            config=deepspeed_config(config.train, self.world),
+            dist_init_required=False,
+        )
+        self.draft = self.engine.module.draft
+        self.device = self.engine.device
+        self.dtype = next(self.draft.parameters()).dtype
+        self.embed, self.head_WD = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
+        self.vocab_W = vocab_W
+        self.state = TrainState()
+        self.curve = Curve(self.out_dir / "curve.jsonl")
+        self.writer = self._tensorboard()
+        self._reported_at = 0.0
+
+    def _tensorboard(self) -> Any:
+        if self.rank != 0:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.out_dir / "tensorboard"))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-len(self.train_ids) // self.train_config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.steps_per_epoch * self.train_config.epochs
+
+    def load(self, indices: list[int]) -> Batch:
+        """Read a batch on to the worker's device."""
+        batch = self.data.batch(indices, max_tokens=self.train_config.max_tokens, dtype=self.dtype)
+        return Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})
+
+    def fit(self) -> dict[str, Any]:
+        """All epochs; returns the final state."""
+        self._resume()
+        if self.state.step == 0:
+            self.state.initial_acceptance = self._evaluate()
+        for epoch in range(self.state.step // self.steps_per_epoch, self.train_config.epochs):
+            batches = epoch_batches(
+                len(self.train_ids), self.train_config.batch_size, seed=self.config.seed, epoch=epoch
+            )
+            for batch in batches[self.state.step - epoch * self.steps_per_epoch :]:
+                self._step([self.train_ids[i] for i in batch])
+            self._evaluate()
+        return self.state.to_dict()
+
+    def _step(self, indices: list[int]) -> None:
+        config = self.train_config
+        rate = learning_rate(
+            self.state.step, self.total_steps, peak=config.learning_rate, warmup_fraction=config.warmup_fraction
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = self.load(worker_share(indices, self.rank, self.world))
+        losses: Losses = self.engine(batch, self.embed, self.head_WD)
+        value = self._mean_over_workers(losses.total.detach())
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"the loss became {value} at step {self.state.step}; lower train.learning_rate ({config.learning_rate})"
+            )
+        self.engine.backward(losses.total)
+        self.engine.step()
+        self.state.step += 1
+        if self.rank == 0:
+            self._log(losses, value, rate)
+        if self.state.step % config.checkpoint_every_steps == 0 and self.state.step < self.total_steps:
+            self._checkpoint()
+
+    def _mean_over_workers(self, value: Tensor) -> float:
+        """The mean over the group, so that every worker sees a non-finite loss and all stop at the same step."""
+        total = value.clone()
+        if self.world > 1:
+            torch.distributed.all_reduce(total)
+        mean: float = total.item() / self.world
+        return mean
+
+    def _log(self, losses: Losses, value: float, rate: float) -> None:
+        step = self.state.step
+        if step % max(1, self.steps_per_epoch // 4) == 0:
+            terms = losses.regression.item(), losses.cross_entropy.item()
+            point = CurvePoint(
+                step=step, loss=value, regression_loss=terms[0], cross_entropy_loss=terms[1], learning_rate=rate
+            )
+            self.curve.append(point)
+            self.writer.add_scalar("loss/total", value, step)
+            self.writer.add_scalar("loss/regression", terms[0], step)
+            self.writer.add_scalar("loss/cross_entropy", terms[1], step)
+        now = time.monotonic()
+        if now - self._reported_at > _PROGRESS_EVERY_S:
+            self._reported_at = now
+            self.run.progress(Stage.TRAIN, step=step, total_steps=self.total_steps)
+
+    def _evaluate(self) -> float:
+        """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
+        ids = self.heldout_ids or self.train_ids[:_HELDOUT_BATCH]
+        batches = (self.load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
+        value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
+        step = self.state.step
+        if value > self.state.best_acceptance:
+            self.state.best_acceptance, self.state.best_step = value, step
+            if self.rank == 0:
+                self._save_best()
+        if self.rank == 0:
+            self.curve.append(
+                CurvePoint(
+                    step=step,
+                    loss=0.0,
+                    regression_loss=0.0,
+                    cross_entropy_loss=0.0,
+                    learning_rate=0.0,
+                    simulated_acceptance_length=value,
+                )
+            )
+            self.writer.add_scalar("acceptance/simulated", value, step)
+            self.writer.flush()
+        return value
+
+    def _save_best(self) -> None:
+        staging = Path(tempfile.mkdtemp(prefix=".best-", dir=self.out_dir))
+        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in trained_state(self.draft).items()}
+        write_pack(staging, tensors, self.train_config, self.vocab_W)
+        best = self.out_dir / "pack"
+        best.mkdir(exist_ok=True)
+        for path in staging.iterdir():
+            path.replace(best / path.name)
+        staging.rmdir()
+
+    def _checkpoint(self) -> None:
+        """A resumable checkpoint through Ray Train: weights, optimizer shard of every rank, state."""
+        from ray import train
+
+        with tempfile.TemporaryDirectory() as directory:
+            self.engine.save_checkpoint(
+                directory, tag="state", client_state=self.state.to_dict(), exclude_frozen_parameters=True
+            )
+            checkpoint = train.Checkpoint.from_directory(directory)
+            train.report(
+                {"step": self.state.step}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{self.state.step}"
+            )
+
+    def _resume(self) -> None:
+        from ray import train
+
+        checkpoint = train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as directory:
+                _, client = self.engine.load_checkpoint(directory, tag="state", load_module_strict=False)
+            self.state = TrainState(**{name: client[name] for name in TrainState().to_dict()})
+            self.state.restarts += 1
+            if self.rank == 0:
+                self.run.event("train_resumed", f"resumed from step {self.state.step}", stage=Stage.TRAIN)
+        if self.rank == 0:
+            self.curve.truncate_after(self.state.step)
+
+
+def load_heads(
+    payload: Payload, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device
+) -> tuple[nn.Embedding, Tensor]:
+    """The target's embedding, and its head's rows of the draft vocabulary."""
+    from eda_service.target.io import load_io
+
+    embed, head_VD = load_io(Path(payload.io_path), dtype=dtype, device=device)
+    return embed, head_VD if vocab_W is None else head_VD[vocab_W.long().to(device)].contiguous()
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """Entry point of every Ray Train worker."""
+    config = AdaptConfig.model_validate(arguments["config"])
+    payload = Payload(**arguments["payload"])
+    prepare_environment(config.train.use_gpu)
+    without_cpu_kernels()
+    from ray import train
+
+    torch.set_num_threads(config.train.threads_per_worker)
+    draft, vocab_W = build_draft(payload, config.train, config.seed)
+    before = frozen_sha256(draft)
+    worker = Worker(payload, config, DraftLoss(draft, config.train.loss), vocab_W)
+    if config.train.use_gpu:
+        before = frozen_sha256(worker.draft)
+    try:
+        final = worker.fit()
+    except NonFiniteLossError as error:
+        # Reported, not raised: Ray Train would restart the group, and the same steps would end the same way.
+        train.report({"failure": error.message})
+        return
+    after = frozen_sha256(worker.draft)
+    train.report({**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after})
+
+
+def build_draft(payload: Payload, config: TrainConfig, seed: int) -> tuple[Any, Tensor | None]:
+    """The draft in the form its method trains, and its vocabulary."""
+    from safetensors.torch import load_file
+
+    from eda_service.model.checkpoint import load_base_draft
+    from eda_service.model.freezing import prepare
+
+    loaded = load_base_draft(Path(payload.start_dir), dtype=torch.float32)
+    vocab_W = load_file(payload.vocab_path)["draft_vocab"] if payload.vocab_path else None
+    return prepare(loaded.draft, config, seed=seed), vocab_W

@@ -1,0 +1,151 @@
+"""Every error this project raises on purpose, as one tree.
+
+A message states the value found, the limit it broke and the next step. `code` is the stable snake_case word that job
+records and HTTP bodies carry (service contract, "Jobs"); `param` names the offending field; `retryable` says whether
+the same job may succeed on another attempt without anybody changing anything.
+"""
+
+from __future__ import annotations
+
+
+class EdaError(Exception):
+    """Root of the tree.
+
+    Args:
+        message: What was found, what the limit is, what to do next.
+        param: Dotted name of the field at fault, when there is one.
+    """
+
+    code = "internal"
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep `param` across process borders (Ray pickles exceptions)."""
+        return (_rebuild, (type(self), self.message, self.param))
+
+
+def _rebuild(kind: type[EdaError], message: str, param: str | None) -> EdaError:
+    return kind(message, param=param)
+
+
+class InputError(EdaError):
+    """The request is wrong; the same request will fail again."""
+
+    code = "invalid_request"
+
+
+class TargetNotFoundError(InputError):
+    """No such model id, revision, directory or adapter."""
+
+    code = "target_not_found"
+
+
+class TargetIncompatibleError(InputError):
+    """The target cannot work with this base draft, or is not a supported decoder-only model."""
+
+    code = "target_incompatible"
+
+
+class BaseDraftMissingError(InputError):
+    """No base draft of that name and version."""
+
+    code = "base_draft_missing"
+
+
+class DatasetInvalidError(InputError):
+    """The prompt set is empty, malformed, or yields no answer token."""
+
+    code = "dataset_invalid"
+
+
+class UnsafeCheckpointError(InputError):
+    """A checkpoint that would have to be unpickled; only safetensors are read."""
+
+    code = "target_incompatible"
+
+
+class RequestError(InputError):
+    """One decoding request cannot be served (too long, bad parameter); others go on."""
+
+    code = "invalid_request"
+
+
+class NotFoundError(InputError):
+    """No such job, pack or served model for this caller."""
+
+    code = "not_found"
+
+
+class ConflictError(InputError):
+    """The object is in a state that does not allow this move."""
+
+    code = "conflict"
+
+
+class ResourceError(EdaError):
+    """The machine or cluster lacks something the job needs."""
+
+
+class InsufficientStorageError(ResourceError):
+    """The store has less free space than the job states it needs."""
+
+    code = "insufficient_storage"
+
+
+class UnschedulableError(ResourceError):
+    """The cluster has no room for the job's smallest placement group."""
+
+    code = "unschedulable"
+    retryable = True
+
+
+class OutOfMemoryError(ResourceError):
+    """A worker ran out of host or device memory."""
+
+    code = "out_of_memory"
+
+
+class RunError(EdaError):
+    """A stage started and could not finish."""
+
+
+class NonFiniteLossError(RunError):
+    """The training loss became NaN or infinite."""
+
+    code = "non_finite_loss"
+
+
+class AcceptanceRegressionError(RunError):
+    """The adapted draft accepts fewer tokens than the base draft."""
+
+    code = "acceptance_regression"
+
+
+class ArtifactCorruptError(RunError):
+    """A file's sha256, shape or schema is not what its record says."""
+
+    code = "artifact_corrupt"
+
+
+class DeadlineExceededError(RunError):
+    """A stage ran past its deadline."""
+
+    code = "deadline_exceeded"
+
+
+class WorkerLostError(RunError):
+    """A process of the job died and could not be brought back."""
+
+    code = "worker_lost"
+    retryable = True
+
+
+class CancelledError(RunError):
+    """The job was asked to stop."""
+
+    code = "cancelled"

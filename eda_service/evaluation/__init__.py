@@ -1,0 +1,1 @@
+"""What adaptation did: acceptance (Eq. 2), wall-clock speedup, losslessness, plots."""

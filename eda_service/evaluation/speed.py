@@ -1,0 +1,60 @@
+"""Wall-clock speedup over autoregressive decoding in the same engine: same model code, cache, stops, caps and prompts;
+modes interleaved within each repeat, so that a drifting machine hits all of them; medians over repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams
+from eda_service.evaluation.decode import decode_all
+from eda_service.records import SpeedRow
+
+BASELINE = "autoregressive"
+
+
+def measure_speed(
+    engines: Mapping[str, Engine],
+    prompts: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    num_repeats: int,
+) -> list[SpeedRow]:
+    """Decode prompts one at a time in every mode; the first engine must be the autoregressive one.
+
+    Args:
+        engines: Mode name to engine.
+        prompts: Token ids.
+        temperature: Of all requests; above 0, modes write different texts of similar length.
+        max_new_tokens: Cap of all requests.
+        num_repeats: Interleaved repeats.
+    """
+    params = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens)
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(num_repeats):
+        seconds = dict.fromkeys(engines, 0.0)
+        tokens = dict.fromkeys(engines, 0)
+        for ids in prompts:
+            for name, engine in engines.items():
+                decoded = decode_all(engine, [ids], params)
+                seconds[name] += decoded.seconds
+                tokens[name] += len(decoded.token_ids[0])
+        for name in engines:
+            rates[name].append(tokens[name] / seconds[name])
+    rows = []
+    for name, values in rates.items():
+        ratios = [value / base for value, base in zip(values, rates[BASELINE], strict=True)]
+        rows.append(
+            SpeedRow(
+                mode=name,
+                temperature=temperature,
+                tokens_per_s=median(values),
+                speedup_over_autoregressive=median(ratios),
+                speedup_min=min(ratios),
+                speedup_max=max(ratios),
+            )
+        )
+    return rows

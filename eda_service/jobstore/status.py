@@ -1,0 +1,47 @@
+"""States of a job, and the table of moves between them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from eda_service.errors import ConflictError
+
+
+class Status(StrEnum):
+    """Where a job is in its life; the stage it runs is a separate field."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+# running -> queued is a lost attempt that is tried again; failed or cancelled -> queued is a retry somebody asked for;
+# cancelling -> succeeded or failed is a job that ended by itself before the stop reached it.
+LEGAL: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
+    Status.RUNNING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLING, Status.QUEUED}),
+    Status.CANCELLING: frozenset({Status.CANCELLED, Status.SUCCEEDED, Status.FAILED}),
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset({Status.QUEUED}),
+}
+
+LIVE: frozenset[Status] = frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLING})
+TERMINAL: frozenset[Status] = frozenset(Status) - LIVE
+
+
+def require_legal(job_id: str, source: Status, destination: Status) -> None:
+    """Check one move against the table.
+
+    Raises:
+        ConflictError: The table has no such move.
+    """
+    if destination not in LEGAL[source]:
+        moves = ", ".join(sorted(LEGAL[source])) or "none"
+        raise ConflictError(
+            f"job {job_id} is {source.value} and cannot become {destination.value}; possible moves: {moves}",
+            param="status",
+        )

@@ -1,0 +1,27 @@
+"""Where the service may listen while it has no API keys: on this machine only."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from eda_service.errors import InputError
+
+
+def require_loopback(host: str) -> str:
+    """Return `host` when it is a loopback address.
+
+    Raises:
+        InputError: Anybody on the network could reach it.
+    """
+    if host == "localhost":
+        return host
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise InputError(
+            f"there are no API keys, so the service listens on loopback only and not on {host[:64]!r}; use 127.0.0.1",
+            param="host",
+        )
+    return host

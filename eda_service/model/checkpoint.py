@@ -1,0 +1,135 @@
+"""Drafts and packs as safetensors.
+
+    base draft: config.json (DraftConfig), draft.safetensors
+    pack:       pack.json (what was trained), pack.safetensors (the trained tensors only)
+
+Both may carry `draft_vocab`, the int32 token ids the draft scores. Weights are stored in bfloat16. Never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from eda_service.config import Method, TrainConfig
+from eda_service.errors import ArtifactCorruptError
+from eda_service.model.draft import Draft
+from eda_service.model.draft_config import DraftConfig
+from eda_service.model.freezing import prepare, trained_state
+from eda_service.target.packed import pack_linears
+
+_VOCAB = "draft_vocab"
+
+
+@dataclass
+class LoadedDraft:
+    """A draft and the tokens it scores (None: all)."""
+
+    draft: Draft
+    vocab_W: Tensor | None
+
+
+def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> None:
+    """Write a dense draft's config and weights into an existing directory."""
+    tensors = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in draft.named_parameters()}
+    (directory / "config.json").write_text(draft.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    save_file(_with_vocab(tensors, vocab_W), directory / "draft.safetensors")
+
+
+def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
+    """Read a base draft.
+
+    Raises:
+        ArtifactCorruptError: The file cannot be read or its tensors do not fit its config.
+    """
+    config = DraftConfig.model_validate_json((directory / "config.json").read_text(encoding="utf-8"))
+    tensors, vocab_W = _read(directory / "draft.safetensors")
+    draft = Draft(config)
+    _fill(draft, tensors, directory / "draft.safetensors", complete=True)
+    return LoadedDraft(draft.to(dtype), vocab_W)
+
+
+def save_pack(directory: Path, draft: Draft, train: TrainConfig, vocab_W: Tensor | None) -> None:
+    """Write the trained tensors and how to rebuild their place into an existing directory."""
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in trained_state(draft).items()}
+    write_pack(directory, tensors, train, vocab_W)
+
+
+def write_pack(directory: Path, tensors: dict[str, Tensor], train: TrainConfig, vocab_W: Tensor | None) -> None:
+    """`save_pack` from tensors already taken from a draft."""
+    (directory / "pack.json").write_text(json.dumps(train.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    save_file(_with_vocab(tensors, vocab_W), directory / "pack.safetensors")
+
+
+def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDraft:
+    """A base draft with a pack applied, LoRA merged, without gradients.
+
+    Raises:
+        ArtifactCorruptError: A tensor of the pack is missing, unknown or of another shape.
+    """
+    loaded = load_base_draft(base_dir, dtype=dtype)
+    train = TrainConfig.model_validate_json((pack_dir / "pack.json").read_text(encoding="utf-8"))
+    tensors, vocab_W = _read(pack_dir / "pack.safetensors")
+    draft = prepare(loaded.draft, train, seed=0)
+    _fill(draft, tensors, pack_dir / "pack.safetensors", complete=False)
+    if train.method is Method.LORA:
+        _merge_lora(draft)
+    draft.requires_grad_(False)
+    return LoadedDraft(draft, vocab_W if vocab_W is not None else loaded.vocab_W)
+
+
+def for_inference(loaded: LoadedDraft) -> LoadedDraft:
+    """Freeze and pack the linears; the draft cannot be trained or saved afterwards."""
+    loaded.draft.requires_grad_(False)
+    pack_linears(loaded.draft)
+    loaded.draft.eval()
+    return loaded
+
+
+def _with_vocab(tensors: dict[str, Tensor], vocab_W: Tensor | None) -> dict[str, Tensor]:
+    return tensors if vocab_W is None else {**tensors, _VOCAB: vocab_W.to(torch.int32).contiguous()}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Tensor | None]:
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactCorruptError(
+            f"{path} cannot be read as safetensors: {error}; fetch or publish it again"
+        ) from error
+    vocab_W = tensors.pop(_VOCAB, None)
+    return tensors, vocab_W
+
+
+def _fill(draft: Draft, tensors: dict[str, Tensor], path: Path, *, complete: bool) -> None:
+    """Copy tensors into the parameters that train (all with `complete`), refusing any mismatch."""
+    wanted = {name: p for name, p in draft.named_parameters() if complete or p.requires_grad}
+    if wanted.keys() != tensors.keys():
+        missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+        raise ArtifactCorruptError(
+            f"{path}: missing tensors {missing}, unknown tensors {unknown}; publish the pack again"
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            if parameter.shape != tensors[name].shape:
+                raise ArtifactCorruptError(
+                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, the draft needs {tuple(parameter.shape)}"
+                )
+            parameter.copy_(tensors[name])
+
+
+def _merge_lora(draft: Draft) -> None:
+    """Fold low-rank updates into their linears and put the plain layers back."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(draft.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent_name, _, leaf = name.rpartition(".")
+            setattr(draft.get_submodule(parent_name) if parent_name else draft, leaf, module.get_base_layer())

@@ -1,0 +1,82 @@
+"""Which parameters train, by method, and proof that the others did not move.
+
+| method  | trained                                   |
+|---------|-------------------------------------------|
+| eda     | private expert and gate (fc by option)    |
+| full_ft | everything, from the base draft           |
+| retrain | everything, from random weights           |
+| lora    | low-rank updates of every linear layer    |
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from eda_service.config import Method, TrainConfig
+from eda_service.model.draft import Draft
+from eda_service.model.draft_config import PrivateConfig
+
+_LORA_LAYERS = ["fc", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
+    """Give a base draft the form its method trains, with gradients on exactly the trained parameters.
+
+    Args:
+        draft: Base draft, changed in place.
+        config: Method, mix, private width, fc.
+        seed: Of fresh weights.
+    """
+    torch.manual_seed(seed)
+    draft.requires_grad_(False)
+    if config.method is Method.EDA:
+        width = max(8, round(draft.config.expert_width * config.private_width_fraction))
+        draft.add_private(PrivateConfig(private_width=width, mix=config.mix))
+        for name, parameter in draft.named_parameters():
+            trained = ".mlp.private." in name or ".mlp.gate." in name or (config.train_fc and name == "fc.weight")
+            parameter.requires_grad_(trained)
+    elif config.method is Method.LORA:
+        _add_lora(draft, config.lora_rank)
+    else:
+        if config.method is Method.RETRAIN:
+            _reinitialise(draft)
+        draft.requires_grad_(True)
+    return draft
+
+
+def _add_lora(draft: Draft, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_LAYERS), draft)
+
+
+def _reinitialise(draft: Draft) -> None:
+    for module in draft.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
+
+
+def trained_state(draft: Draft) -> dict[str, Tensor]:
+    """Trained tensors by name, on the CPU."""
+    return {name: p.detach().cpu().contiguous() for name, p in draft.named_parameters() if p.requires_grad}
+
+
+def frozen_sha256(draft: Draft) -> str:
+    """Hash over the names and bytes of every frozen parameter."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(draft.named_parameters()):
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def count_parameters(draft: Draft) -> tuple[int, int]:
+    """(all, trainable)."""
+    parameters = list(draft.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

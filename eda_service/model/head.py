@@ -1,0 +1,56 @@
+"""The target's lm_head as a draft uses it: all rows, or a draft vocabulary's rows (ADR 0004).
+
+The rows are the tuned target's own and frozen; a draft vocabulary is only a choice among them, so losslessness does not
+depend on it: a token outside it has draft probability 0 and can still come from the target.
+
+Shapes: V vocabulary, W draft vocabulary (W <= V), D hidden.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from eda_service.errors import TargetIncompatibleError
+from eda_service.target.packed import make_linear
+
+
+class DraftHead(nn.Module):
+    """Scores draft features.
+
+    Args:
+        head_weight_VD: The target's lm_head.
+        vocab_W: Token ids the draft scores, in ascending order; None for all.
+
+    Raises:
+        TargetIncompatibleError: A draft token id lies outside the target's vocabulary.
+    """
+
+    def __init__(self, head_weight_VD: Tensor, vocab_W: Tensor | None) -> None:
+        super().__init__()
+        self.full_vocab_size = head_weight_VD.shape[0]
+        self.vocab_W = None if vocab_W is None else vocab_W.to(head_weight_VD.device).long()
+        if self.vocab_W is not None and int(self.vocab_W.max()) >= self.full_vocab_size:
+            raise TargetIncompatibleError(
+                f"draft vocabulary names token {int(self.vocab_W.max())}, the target has {self.full_vocab_size}; "
+                "the pack was made for another target",
+                param="pack",
+            )
+        rows = head_weight_VD if self.vocab_W is None else head_weight_VD[self.vocab_W]
+        self.linear = make_linear(rows)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits over the draft vocabulary (.., W)."""
+        out: Tensor = self.linear(features)
+        return out
+
+    def to_token_ids(self, draft_ids: Tensor) -> Tensor:
+        """Draft vocabulary indices to token ids."""
+        return draft_ids if self.vocab_W is None else self.vocab_W[draft_ids]
+
+    def scatter_probs(self, probs: Tensor) -> Tensor:
+        """Draft probabilities (.., W) spread over the full vocabulary (.., V)."""
+        if self.vocab_W is None:
+            return probs
+        full = probs.new_zeros(*probs.shape[:-1], self.full_vocab_size)
+        full[..., self.vocab_W] = probs
+        return full

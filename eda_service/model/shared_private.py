@@ -1,0 +1,58 @@
+"""The shared-private gated FFN, Eqs. 3 and 5.
+
+    u_s, u_p = E_s(h), E_p(h)                       (3)
+    h~       = scale * (g_s u_s + g_p u_p)          (5), scale 1 as in the paper
+
+Step 0 of an adaptation must equal the base draft. A private expert of the shared one's width starts as its copy,
+which is exact for any softmax gate. A smaller one cannot be a copy: it starts with U = 0 and the output carries the
+constant `scale = 2` (the number of experts), so that the even gate gives exactly u_s. With `Mix.SUM` a zero U is
+exact as it is.
+
+Shapes: D hidden; leading dimensions are free.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from eda_service.config import Mix
+from eda_service.model.expert import Expert
+from eda_service.model.gate import Gate
+
+
+class SharedPrivateFFN(nn.Module):
+    """Two experts behind a gate; takes the place of the draft layer's FFN.
+
+    Args:
+        shared: The base draft's FFN, kept frozen by the caller.
+        hidden_size: D.
+        private_width: m_p.
+        mix: Joint softmax (Eq. 4) or plain sum.
+    """
+
+    def __init__(self, shared: Expert, *, hidden_size: int, private_width: int, mix: Mix) -> None:
+        super().__init__()
+        self.mix = mix
+        self.shared = shared
+        self.private = Expert(hidden_size, private_width)
+        self.gate = Gate(hidden_size) if mix is Mix.SOFTMAX else None
+        self.scale = 2.0 if mix is Mix.SOFTMAX and private_width != shared.width else 1.0
+        self._start_neutral()
+
+    def _start_neutral(self) -> None:
+        if self.mix is Mix.SOFTMAX and self.private.width == self.shared.width:
+            self.private.load_state_dict(copy.deepcopy(self.shared.state_dict()))
+        else:
+            nn.init.zeros_(self.private.down_proj.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(.., D) to (.., D)."""
+        out_shared, out_private = self.shared(hidden), self.private(hidden)
+        if self.gate is None:
+            total: Tensor = out_shared + out_private
+            return total
+        weights = self.gate(hidden)
+        mixed: Tensor = weights[..., :1] * out_shared + weights[..., 1:] * out_private
+        return mixed if self.scale == 1.0 else self.scale * mixed

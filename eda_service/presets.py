@@ -1,0 +1,66 @@
+"""Named sets of AdaptConfig overrides.
+
+`demo`      sized for two cores and a few minutes on SmolLM2-135M
+`paper`     the paper's settings, with the released code's loss weights
+`paper_7b`  the same with the half-width private expert and trained fc of Table 4 (127.5M of 462.4M parameters)
+`best`      beyond the paper: three unrolled steps
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from eda_service.errors import InputError
+
+_PAPER: dict[str, Any] = {
+    "dataset": {"num_prompts": 68_000},
+    "selection": {"method": "pca", "keep_fraction": 0.5, "quantile": 0.9},
+    "train": {"method": "eda", "mix": "softmax", "epochs": 20, "batch_size": 16, "learning_rate": 4e-5},
+    "evaluation": {"num_prompts": 80, "temperatures": [0.0, 1.0]},
+}
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {
+        "dataset": {"source": "reasoning-gym:gsm_symbolic?templates=0-79", "num_prompts": 192},
+        "eval_dataset": {"source": "reasoning-gym:gsm_symbolic?templates=80-99", "num_prompts": 16},
+        "selfgen": {"temperature": 0.7, "max_new_tokens": 128, "batch_size": 32, "shard_size": 48},
+        "selection": {"num_reference_prompts": 32, "reference_max_new_tokens": 48},
+        "train": {
+            "epochs": 6,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "draft_vocab_size": 2048,
+            "loss": {"unroll_steps": 3, "regression_weight": 0.2, "cross_entropy_weight": 1.0},
+        },
+        "evaluation": {
+            "num_prompts": 16,
+            "max_new_tokens": 96,
+            "num_timed_prompts": 4,
+            "num_timed_repeats": 3,
+        },
+    },
+    "paper": _PAPER,
+    "paper_7b": {**_PAPER, "train": {**_PAPER["train"], "private_width_fraction": 0.5, "train_fc": True}},
+    "best": {**_PAPER, "train": {**_PAPER["train"], "loss": {"unroll_steps": 3}}},
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Overrides of a preset, as a fresh nested dict.
+
+    Raises:
+        InputError: No preset of that name.
+    """
+    if name not in _PRESETS:
+        raise InputError(f"no preset {name[:64]!r}; there are {', '.join(sorted(_PRESETS))}", param="preset")
+    return copy.deepcopy(_PRESETS[name])
+
+
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Nested overrides on top of a nested dict; values that are not dicts replace."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,231 @@
+"""What travels between stages: one frozen record per stage, on storage, self-describing.
+
+A stage reads the record before it and writes its own as `record.json` in its directory; a stage whose valid record
+exists is skipped. Records carry numbers, names and hashes, never tensors.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Stage(StrEnum):
+    """The stages of an adaptation, in their order."""
+
+    VALIDATE = "validate"
+    GENERATE = "generate"
+    SELECT = "select"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+STAGES: tuple[Stage, ...] = tuple(Stage)
+
+
+class Frozen(BaseModel):
+    """Immutable value; unknown keys are refused so that a newer schema is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Frozen):
+    """One file of an artifact: path relative to its directory, hash, size; transient files may be gone later."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    transient: bool = False
+
+
+class Record(Frozen):
+    """What every stage record says about itself."""
+
+    schema_version: int = SCHEMA_VERSION
+    stage: Stage
+    created_at: int = Field(description="seconds since the epoch")
+    seconds: float = Field(description="wall-clock time of the stage")
+    config: dict[str, Any] = Field(description="the stage's own part of the job's config")
+    seed: int
+    library_versions: dict[str, str]
+    inputs: dict[str, str] = Field(description="name to sha256 of what was read")
+    files: tuple[FileEntry, ...] = ()
+
+
+class TargetFingerprint(Frozen):
+    """What identifies a target: enough to refuse a pack that was made for another one."""
+
+    model: str
+    revision: str | None
+    adapter: str | None
+    model_type: str
+    hidden_size: int
+    vocab_size: int
+    num_layers: int
+    tokenizer_sha256: str
+    chat_template_sha256: str
+    weights_sha256: str
+
+
+class ValidateRecord(Record):
+    """Target and base draft fit; what the job will need."""
+
+    target: TargetFingerprint
+    base_draft: str
+    base_draft_sha256: str
+    num_prompts: int
+    num_eval_prompts: int
+    prompts_sha256: str
+    disk_need_bytes: int
+    disk_free_bytes: int
+
+
+class SkippedRow(Frozen):
+    """One prompt that gave no sample, and why."""
+
+    sample_id: str
+    reason: str
+
+
+class SampleScore(Frozen):
+    """One self-generated sample: where it is and its `sample_value` (Eq. 14)."""
+
+    sample_id: str
+    shard: str
+    row: int
+    num_answer_tokens: int
+    sample_value: float
+
+
+class SelfGenManifest(Record):
+    """The self-generated set (Eq. 9), scored in the pass that wrote it."""
+
+    num_samples: int
+    num_tokens: int
+    num_answer_tokens: int
+    skipped: tuple[SkippedRow, ...]
+    scores: tuple[SampleScore, ...]
+    generation_seconds: float = Field(description="decoding time, summed over actors")
+    scoring_seconds: float = Field(description="projection and distance time inside the same pass, summed")
+    reference_seconds: float = Field(description="generating on general prompts and fitting Eqs. 11-12")
+    reference_fit_seconds: float = Field(description="of which fitting PCA, mean and covariance")
+    num_reference_tokens: int
+
+
+class SelectionManifest(Record):
+    """The compact set (Eq. 15)."""
+
+    num_candidates: int
+    num_selected: int
+    keep_fraction: float
+    threshold: float | None = Field(description="smallest kept sample_value; None for random and all")
+    selected_ids: tuple[str, ...]
+    num_answer_tokens: int
+    selection_seconds: float = Field(description="scoring + fitting + ranking: what selection adds to generation")
+    selection_over_generation_time: float
+
+
+class CurvePoint(Frozen):
+    """One point of the training curves."""
+
+    step: int
+    loss: float
+    regression_loss: float
+    cross_entropy_loss: float
+    learning_rate: float
+    simulated_acceptance_length: float | None = None
+
+
+class DraftCheckpoint(Record):
+    """The trained part, chosen by simulated acceptance on held-out sequences."""
+
+    num_steps: int
+    best_step: int
+    num_parameters: int
+    num_trainable: int
+    trainable_fraction: float
+    frozen_sha256: str = Field(description="hash over the frozen tensors, equal before and after training")
+    initial_simulated_acceptance_length: float
+    best_simulated_acceptance_length: float
+    curve: tuple[CurvePoint, ...]
+    num_worker_restarts: int = 0
+
+
+class AcceptanceRow(Frozen):
+    """Acceptance of one draft at one temperature (Eq. 2)."""
+
+    draft: str
+    temperature: float
+    mean_accepted: float
+    acceptance_length: float = Field(description="1 + mean_accepted")
+    acceptance_rate: float = Field(description="accepted / proposed")
+    acceptance_by_position: tuple[float, ...] = Field(description="P(position k accepted), k = 1..K")
+    num_rounds: int
+    num_new_tokens: int
+
+
+class SpeedRow(Frozen):
+    """Wall clock of one mode at one temperature, batch 1; medians over interleaved repeats."""
+
+    mode: str = Field(description="autoregressive, base_draft or adapted_draft")
+    temperature: float
+    tokens_per_s: float
+    speedup_over_autoregressive: float
+    speedup_min: float
+    speedup_max: float
+
+
+class LosslessCheck(Frozen):
+    """T=0 outputs of speculative against autoregressive decoding, token by token."""
+
+    num_prompts: int
+    num_identical: int
+    num_near_ties: int = Field(description="first difference where the two logits lie within the rounding bound")
+    num_different: int
+    dtype: str
+
+
+class EvalReport(Record):
+    """What adaptation did, measured in the same engine."""
+
+    num_draft_tokens: int
+    acceptance: tuple[AcceptanceRow, ...]
+    speed: tuple[SpeedRow, ...]
+    lossless: LosslessCheck
+    machine: dict[str, str]
+
+
+class PackManifest(Record):
+    """A published private pack."""
+
+    pack: str = Field(description="name@version")
+    method: str
+    base_draft: str
+    base_draft_sha256: str
+    target: TargetFingerprint
+    num_parameters: int
+    num_trainable: int
+    metrics: dict[str, float]
+
+
+class DraftManifest(Frozen):
+    """A registered base draft: provenance of a trained draft."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    version: int
+    created_at: int
+    hidden_size: int
+    vocab_size: int
+    tokenizer_sha256: str
+    files: tuple[FileEntry, ...]
+    trained_on: str = Field(description="target that wrote the text and gave the features")
+    num_train_tokens: int
+    config: dict[str, Any]
+    library_versions: dict[str, str]
+    metrics: dict[str, float]

@@ -1,0 +1,122 @@
+"""Self-generation, Eqs. 8 and 9: y^i ~ P_target(. | x^i), D_self = {(x^i, y^i)}.
+
+Runs the project's own engine autoregressively over many prompts at once and captures the target's features as it goes,
+so that selection and training need no second forward pass. Each sample has its own random stream, derived from the
+job's seed and the sample's id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from eda_service.artifacts.shards import Sample
+from eda_service.config import SelfGenConfig
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.errors import EdaError
+from eda_service.records import SkippedRow
+from eda_service.selfgen.prompts import Prompt
+from eda_service.target.chat import render_prompt
+from eda_service.target.loader import Target
+
+
+@dataclass
+class Generated:
+    """Samples in the order of their prompts, and the prompts that gave none."""
+
+    samples: list[Sample] = field(default_factory=list)
+    skipped: list[SkippedRow] = field(default_factory=list)
+
+
+def sample_seed(seed: int, sample_id: str) -> int:
+    """Seed of one sample's stream: independent of the shard, actor and batch it lands in."""
+    digest = hashlib.sha256(f"{seed}:{sample_id}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def new_engine(target: Target, config: SelfGenConfig) -> Engine:
+    """An autoregressive engine with capture, sized for this config."""
+    return Engine(
+        target,
+        max_batch=config.batch_size,
+        max_tokens=config.max_prompt_tokens + config.max_new_tokens + 1,
+        capture_features=True,
+    )
+
+
+def generate(
+    target: Target,
+    prompts: Sequence[Prompt],
+    config: SelfGenConfig,
+    *,
+    seed: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> Generated:
+    """Write an answer to every prompt.
+
+    Args:
+        target: The tuned target.
+        prompts: Domain prompts.
+        config: Temperature, caps, batch size.
+        seed: The job's seed.
+        on_progress: Called with the number of new tokens after each round.
+
+    Returns:
+        Samples with features, and skipped prompts with their reasons.
+    """
+    engine = new_engine(target, config)
+    result = Generated()
+    prompt_ids: dict[str, list[int]] = {}
+    for prompt in prompts:
+        try:
+            ids = render_prompt(target.tokenizer, prompt.messages)
+            if len(ids) > config.max_prompt_tokens:
+                result.skipped.append(SkippedRow(sample_id=prompt.id, reason=f"prompt has {len(ids)} tokens"))
+                continue
+            engine.submit(prompt.id, ids, _params(config, seed, prompt.id))
+            prompt_ids[prompt.id] = ids
+        except EdaError as error:
+            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
+    answers: dict[str, list[int]] = {sample_id: [] for sample_id in prompt_ids}
+    finished: dict[str, StepOutput] = {}
+    while engine.has_work:
+        outputs = engine.step()
+        for output in outputs:
+            answers[output.request_id].extend(output.new_token_ids)
+            if output.finish_reason is not None:
+                finished[output.request_id] = output
+        if on_progress is not None:
+            on_progress(sum(len(output.new_token_ids) for output in outputs))
+    for sample_id, ids in prompt_ids.items():
+        _collect(result, sample_id, ids, answers[sample_id], finished[sample_id], storage_dtype(target.dtype))
+    return result
+
+
+def storage_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Half the bytes of float32 without losing what matters: float16 for a float32 target, else the target's own."""
+    return torch.float16 if dtype == torch.float32 else dtype
+
+
+def _params(config: SelfGenConfig, seed: int, sample_id: str) -> SamplingParams:
+    return SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_new_tokens=config.max_new_tokens,
+        seed=sample_seed(seed, sample_id),
+    )
+
+
+def _collect(
+    result: Generated, sample_id: str, prompt: list[int], answer: list[int], last: StepOutput, dtype: torch.dtype
+) -> None:
+    """Turn one finished request into a sample, or into a skipped row with the reason."""
+    if last.error is not None or last.features_TD is None:
+        result.skipped.append(SkippedRow(sample_id=sample_id, reason=last.error or "no features captured"))
+    elif len(answer) < 2:
+        result.skipped.append(SkippedRow(sample_id=sample_id, reason="empty answer: its answer mask is all zero"))
+    else:
+        result.samples.append(Sample(sample_id, prompt + answer, len(prompt), last.features_TD.to(dtype)))

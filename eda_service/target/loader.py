@@ -1,0 +1,206 @@
+"""Load a target: pinned safetensors, LoRA merged, ready to decode; refuse what cannot work, field by field.
+
+Features are the last hidden states *after* the final norm, the input of lm_head (paper, Section 4).
+
+Shapes: B rows, L positions, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eda_service.artifacts.files import sha256_file, sha256_text
+from eda_service.config import TargetSpec
+from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
+from eda_service.records import TargetFingerprint
+from eda_service.target.attention import NAME as ATTENTION
+from eda_service.target.attention import visible_mask
+from eda_service.target.chat import stop_token_ids
+from eda_service.target.packed import make_linear, native_bfloat16, pack_linears
+from eda_service.target.resolve import ResolvedTarget, resolve_target
+from eda_service.target.slots import SlotCache
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Target:
+    """A frozen target on one device.
+
+    Attributes:
+        body: The decoder without its head; called with `(ids, positions, cache)` it gives features (B, L, D).
+        head: lm_head as an inference linear, (.., D) to (.., V).
+        head_weight: (V, D), the rows a draft vocabulary picks from.
+        embed: Token embedding module.
+    """
+
+    spec: TargetSpec
+    fingerprint: TargetFingerprint
+    tokenizer: Any
+    config: Any
+    body: Any
+    head: nn.Module
+    head_weight: Tensor
+    embed: nn.Module
+    stop_token_ids: frozenset[int]
+    max_context: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
+
+    def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
+        """An empty cache for `num_slots` sequences of at most `max_tokens`."""
+        return SlotCache(
+            num_layers=self.config.num_hidden_layers,
+            num_slots=num_slots,
+            num_kv_heads=self.config.num_key_value_heads,
+            head_dim=self.head_dim,
+            max_tokens=max_tokens,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def forward(self, ids_BL: Tensor, cache: SlotCache, starts: Sequence[int], *, first_slot: int = 0) -> Tensor:
+        """Features of new tokens, their keys and values written to the cache.
+
+        Args:
+            ids_BL: New tokens; rows shorter than L are padded on the right with any id.
+            cache: Slots first_slot.. hold the rows' earlier tokens.
+            starts: Position of each row's first new token.
+            first_slot: Slot of row 0.
+
+        Returns:
+            features_BLD in the target's dtype.
+        """
+        length = ids_BL.shape[1]
+        starts_B = torch.tensor(starts, device=self.device)
+        positions_BL = starts_B[:, None] + torch.arange(length, device=self.device)
+        num_keys = max(starts) + length
+        cache.begin(positions_BL, num_keys, first_slot=first_slot)
+        groups = self.config.num_attention_heads // self.config.num_key_value_heads
+        mask = visible_mask(positions_BL, num_keys, groups, self.dtype)
+        out = self.body(
+            input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, past_key_values=cache, use_cache=True
+        )
+        features_BLD: Tensor = out.last_hidden_state
+        return features_BLD
+
+
+def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it, else float32 (ADR 0003)."""
+    if spec.dtype != "auto":
+        return torch.float32 if spec.dtype == "float32" else torch.bfloat16
+    return torch.bfloat16 if device.type != "cpu" or native_bfloat16() else torch.float32
+
+
+def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
+    """Resolve, load and freeze a target.
+
+    Raises:
+        TargetNotFoundError: No such id, revision, directory or adapter.
+        UnsafeCheckpointError: Only pickled weights are there.
+        TargetIncompatibleError: Not a decoder-only model this code can drive.
+    """
+    resolved = resolve_target(spec)
+    where = torch.device(device)
+    dtype = choose_dtype(spec, where)
+    tokenizer = AutoTokenizer.from_pretrained(resolved.model_dir, local_files_only=True)
+    model = _load_model(resolved, dtype).to(where)
+    body, head = model.get_decoder(), model.get_output_embeddings()
+    if body is None or head is None or not hasattr(body, "norm"):
+        raise TargetIncompatibleError(
+            f"{spec.model} ({type(model).__name__}) has no decoder with a final norm and an lm_head; "
+            "use a Llama, Qwen2, Qwen3 or Mistral style model",
+            param="target.model",
+        )
+    head_weight = head.weight.detach()
+    pack_linears(body)
+    return Target(
+        spec=spec,
+        fingerprint=fingerprint(resolved, tokenizer, model.config),
+        tokenizer=tokenizer,
+        config=model.config,
+        body=body,
+        head=make_linear(head_weight),
+        head_weight=head_weight,
+        embed=model.get_input_embeddings(),
+        stop_token_ids=stop_token_ids(tokenizer, model.generation_config),
+        max_context=_max_context(model.config),
+        dtype=dtype,
+        device=where,
+    )
+
+
+def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolved.model_dir,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation=ATTENTION,
+        )
+    except (OSError, ValueError) as error:
+        raise TargetNotFoundError(
+            f"{resolved.model_dir} does not load as a causal LM: {error}; check that it holds config.json and "
+            "safetensors",
+            param="target.model",
+        ) from error
+    if resolved.adapter_dir is not None:
+        model = _merge_adapter(model, resolved.adapter_dir)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _merge_adapter(model: Any, adapter_dir: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        merged = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True).merge_and_unload()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise TargetIncompatibleError(
+            f"adapter {adapter_dir} does not fit its base: {error}; name the base it was trained on",
+            param="target.adapter",
+        ) from error
+    return merged
+
+
+def _max_context(config: Any) -> int:
+    """Positions the model was built for; a sliding window caps it, since the slot cache attends to everything."""
+    limit = int(config.max_position_embeddings)
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True):
+        return min(limit, int(window))
+    return limit
+
+
+def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:
+    """Identify a target by its files: hashes of weights, tokenizer and chat template, and its shape."""
+    files = sorted(resolved.model_dir.glob("*.safetensors"))
+    if resolved.adapter_dir is not None:
+        files += sorted(resolved.adapter_dir.glob("*.safetensors"))
+    return TargetFingerprint(
+        model=resolved.model,
+        revision=resolved.revision,
+        adapter=resolved.adapter,
+        model_type=config.model_type,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        num_layers=config.num_hidden_layers,
+        tokenizer_sha256=sha256_text(tokenizer.backend_tokenizer.to_str()),
+        chat_template_sha256=sha256_text(str(tokenizer.chat_template)),
+        weights_sha256=sha256_text("".join(sha256_file(path) for path in files)),
+    )

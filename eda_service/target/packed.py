@@ -1,0 +1,66 @@
+"""Linear layers with weights packed for oneDNN: what `torch.compile` with frozen weights does, without its compile
+time.
+
+A plain float32 `nn.Linear` on a CPU re-packs its weight on every call, which costs more than the product itself at the
+widths of decoding (measured: 62 ms against 41 ms for SmolLM2's 120 linears and 6 rows). The packed form also gives
+the same bits for a row whatever stands beside it in the batch, which makes float32 decoding exactly lossless.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN packs this weight: on the CPU, float32, or bfloat16 where the processor multiplies it natively."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and native_bfloat16())
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); emulation is slower than
+    float32.
+    """
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+class PackedLinear(nn.Module):
+    """Inference-only linear: y = x W^T + b with W packed once.
+
+    Args:
+        weight: (out, in), packed and not kept.
+        bias: (out,) or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+        self._bias = None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply rows of any leading shape."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        return y
+
+
+def make_linear(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    """An inference linear for this weight: packed where that pays, plain elsewhere. The weight must be frozen."""
+    if can_pack(weight):
+        return PackedLinear(weight, bias)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Replace every plain `nn.Linear` under `module` by its inference form, in place."""
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear and can_pack(child.weight):
+            setattr(module, name, make_linear(child.weight.data, None if child.bias is None else child.bias.data))
+        else:
+            pack_linears(child)

@@ -1,0 +1,134 @@
+"""From the name of a target to directories on this machine: pinned, safetensors only, no remote code.
+
+A name is looked for in this order: a tuned target shipped with the package, an embedded model, a local directory, a model
+hub id. A GGUF file is a source to convert once (`eda_service.target.embedded.convert_gguf`), not a target.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from eda_service.config import TargetSpec
+from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
+from eda_service.target.embedded import EMBEDDED, fetch
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
+_HUB_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class ResolvedTarget:
+    """Where a target lies, and the names it goes by."""
+
+    model_dir: Path
+    adapter_dir: Path | None
+    model: str
+    revision: str | None
+    adapter: str | None
+
+
+def shipped_targets() -> Path:
+    """Directory of the tuned targets inside the package."""
+    return Path(str(resources.files("eda_service"))) / "assets" / "tuned_targets"
+
+
+def resolve_target(spec: TargetSpec) -> ResolvedTarget:
+    """Find a target and check that its files are of the kinds that are read.
+
+    Raises:
+        TargetNotFoundError: No such name, directory, revision or adapter.
+        UnsafeCheckpointError: Weights are there only in a pickled format.
+        TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
+    """
+    shipped = shipped_targets() / spec.model
+    if "/" not in spec.model and (shipped / "adapter_config.json").exists():
+        base = json.loads((shipped / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        model_dir = _check_model(fetch(base))
+        return ResolvedTarget(model_dir, _check_adapter(shipped), base, None, spec.model)
+    model_dir, revision = _find(spec.model, spec.revision, param="target.model")
+    adapter_dir = None
+    if spec.adapter is not None:
+        adapter_dir = _check_adapter(_find(spec.adapter, None, param="target.adapter")[0])
+    return ResolvedTarget(_check_model(model_dir), adapter_dir, spec.model, revision, spec.adapter)
+
+
+def _find(name: str, revision: str | None, *, param: str) -> tuple[Path, str | None]:
+    if name in EMBEDDED:
+        return fetch(name), None
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve(), None
+    if path.is_file():
+        raise TargetNotFoundError(f"{name} is a file; give the directory that holds config.json", param=param)
+    if not _HUB_ID.match(name):
+        raise TargetNotFoundError(f"{name[:128]!r} is no directory here and no model id (owner/name)", param=param)
+    return _from_hub(name, revision, param=param)
+
+
+def _from_hub(name: str, revision: str | None, *, param: str) -> tuple[Path, str]:
+    """Download the pinned files of a hub repository; the commit is part of the snapshot's path."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, etag_timeout=_HUB_TIMEOUT_S))
+    except RepositoryNotFoundError as error:
+        raise TargetNotFoundError(f"the model hub has no {name!r}, or your token may not read it", param=param) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise TargetNotFoundError(
+            f"{name!r} is no shipped or embedded model ({', '.join(_known())}), no directory here, and the model hub could "
+            f"not be reached ({reason}); check the name or the network",
+            param=param,
+        ) from error
+    return path, path.name
+
+
+def _known() -> list[str]:
+    root = shipped_targets()
+    shipped = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    return [*EMBEDDED, *shipped]
+
+
+def _check_model(directory: Path) -> Path:
+    config = directory / "config.json"
+    if not config.exists():
+        raise TargetNotFoundError(f"{directory} has no config.json; it is no model directory", param="target.model")
+    _check_safetensors(directory, "*.safetensors", param="target.model")
+    architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
+        raise TargetIncompatibleError(
+            f"{directory} holds {', '.join(architectures)}; a decoder-only ...ForCausalLM model is needed",
+            param="target.model",
+        )
+    return directory
+
+
+def _check_adapter(directory: Path) -> Path:
+    config = directory / "adapter_config.json"
+    if not config.exists():
+        raise TargetNotFoundError(f"{directory} has no adapter_config.json; it is no adapter", param="target.adapter")
+    _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
+    kind = json.loads(config.read_text(encoding="utf-8")).get("peft_type")
+    if kind != "LORA":
+        raise TargetIncompatibleError(f"{directory} is a {kind} adapter; only LORA is merged", param="target.adapter")
+    return directory
+
+
+def _check_safetensors(directory: Path, pattern: str, *, param: str) -> None:
+    if any(directory.glob(pattern)):
+        return
+    pickled = sorted(path.name for kind in _PICKLED for path in directory.glob(kind))
+    if pickled:
+        raise UnsafeCheckpointError(
+            f"{directory} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when they are read; "
+            "convert them with `safetensors` and remove them",
+            param=param,
+        )
+    raise TargetNotFoundError(f"{directory} has no {pattern}", param=param)

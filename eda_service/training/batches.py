@@ -1,0 +1,76 @@
+"""Batches of self-generated samples: padded token ids and features with the loss mask.
+
+Which samples form which batch is a pure function of seed, epoch and worker, so a resumed run sees the same batches.
+
+Shapes: B samples, L positions (the longest sample), D hidden.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eda_service.artifacts.shards import Sample
+
+
+@dataclass
+class Batch:
+    """One worker's part of an optimizer step.
+
+    Attributes:
+        token_ids_BL: Right-padded with 0.
+        features_BLD: h_t; zero where there is none (each sample's last token, padding).
+        loss_mask_BL: True where the *token* at that position is to be learned: answer tokens.
+        has_feature_BL: True where h_t is known.
+    """
+
+    token_ids_BL: Tensor
+    features_BLD: Tensor
+    loss_mask_BL: Tensor
+    has_feature_BL: Tensor
+
+
+def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -> Batch:
+    """Pad samples to the longest, cutting each at `max_tokens`."""
+    lengths = [min(len(sample.token_ids), max_tokens) for sample in samples]
+    width = max(lengths)
+    first = samples[0].features
+    assert first is not None
+    token_ids_BL = torch.zeros(len(samples), width, dtype=torch.long)
+    features_BLD = torch.zeros(len(samples), width, first.shape[1], dtype=dtype)
+    loss_mask_BL = torch.zeros(len(samples), width, dtype=torch.bool)
+    has_feature_BL = torch.zeros(len(samples), width, dtype=torch.bool)
+    for i, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        assert sample.features is not None
+        known = min(length, sample.features.shape[0])
+        token_ids_BL[i, :length] = torch.tensor(sample.token_ids[:length])
+        features_BLD[i, :known] = sample.features[:known].to(dtype)
+        loss_mask_BL[i, sample.num_prompt_tokens : length] = True
+        has_feature_BL[i, :known] = True
+    return Batch(token_ids_BL, features_BLD, loss_mask_BL, has_feature_BL)
+
+
+def epoch_batches(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Sample indices of every global batch of an epoch, shuffled; a last partial batch is kept."""
+    order = list(range(num_samples))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return [order[start : start + batch_size] for start in range(0, num_samples, batch_size)]
+
+
+def worker_share(batch: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """One worker's samples of a global batch; a worker that would get none repeats the first, so all take every
+    step.
+    """
+    return list(batch[rank::world_size]) or [batch[0]]
+
+
+def split_heldout(num_samples: int, fraction: float, *, seed: int, most: int = 64) -> tuple[list[int], list[int]]:
+    """(training, held-out) indices; held out are at most `most`, at least 1 where the fraction is above 0."""
+    order = list(range(num_samples))
+    random.Random(f"heldout:{seed}").shuffle(order)
+    count = 0 if fraction == 0 or num_samples < 2 else min(most, max(1, round(num_samples * fraction)))
+    return sorted(order[count:]), sorted(order[:count])

@@ -1,0 +1,36 @@
+"""The compact set as a trainer reads it: an index over shards, samples read one by one from memory-mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from eda_service.artifacts.shards import Sample, read_shard
+from eda_service.training.batches import Batch, collate
+
+
+class CompactSet:
+    """Random access to samples.
+
+    Args:
+        directory: Holds the shards.
+        shards: (name, number of samples) in order.
+    """
+
+    def __init__(self, directory: Path, shards: Sequence[tuple[str, int]]) -> None:
+        self._directory = directory
+        self._index = [(name, row) for name, count in shards for row in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def sample(self, index: int) -> Sample:
+        """Read one sample with its features."""
+        name, row = self._index[index]
+        return next(iter(read_shard(self._directory, name, [row])))
+
+    def batch(self, indices: Sequence[int], *, max_tokens: int, dtype: torch.dtype) -> Batch:
+        """Read and pad several samples."""
+        return collate([self.sample(i) for i in indices], max_tokens=max_tokens, dtype=dtype)

@@ -1,0 +1,13 @@
+"""Keep the samples whose hidden states lie furthest from general text (Eq. 15).
+
+python -m jobs.select_samples --job-id adapt_... [--target ... --data ...]
+"""
+
+from __future__ import annotations
+
+from eda_service.records import Stage
+from jobs.common import main, parser
+from jobs.stage import run_one
+
+if __name__ == "__main__":
+    main(parser(__doc__ or ""), run_one(Stage.SELECT))

@@ -1,0 +1,31 @@
+"""Run a single stage of a job by hand; the stages before it must have their records (validate is run if missing)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+
+from eda_service.records import Stage
+from jobs.common import open_run
+
+logger = logging.getLogger("jobs.stage")
+
+
+def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
+    """The body of an entry point for one stage."""
+
+    def body(arguments: argparse.Namespace) -> None:
+        from eda_service.artifacts.heartbeat import Heartbeat
+        from eda_service.distributed.pipeline import run_stage
+        from eda_service.distributed.resources import connect
+
+        run, config = open_run(arguments)
+        with Heartbeat(run):
+            connect()
+            if stage is Stage.GENERATE:
+                run_stage(run, config, Stage.VALIDATE)
+            run_stage(run, config, stage)
+        logger.info("job %s: %s", run.job_id, run.root / stage.value / "record.json")
+
+    return body

@@ -1,0 +1,235 @@
+"""The whole service as a user starts it: `eda up` with a real Ray head, the real API process and real jobs on Ray.
+
+Only the job's entry point is a small one (`tiny_job.py`): it keeps the protocol and does no model work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from eda_service.cli.console import read_up
+from eda_service.client import Adaptation, Client
+from eda_service.distributed import processes
+from eda_service.distributed.processes import free_port
+from eda_service.distributed.ray_token import auth_headers, token_path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
+UP_TIMEOUT_S = 240.0
+JOB_TIMEOUT_S = 180.0
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+class Service:
+    """One `eda up` and what its file says."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._ports = ["--port", str(free_port()), "--serve-port", str(free_port())]
+        self._log = (home / "up.log").open("ab")
+        self.child = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        env = {
+            **os.environ,
+            "EDA_JOB_COMMAND": ENTRY,
+            "EDA_SERVE": "false",
+            "EDA_BACKOFF_S": "0.2",
+            "EDA_GRACE_S": "3",
+            "EDA_DISPATCH_INTERVAL_S": "0.3",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "eda_service.cli.main", "up", "--home", str(self.home), *self._ports]
+        return subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=self._log, stderr=self._log)
+
+    def start_again(self) -> None:
+        """`eda up` once more, on the same ports."""
+        self.child = self._start()
+        self.wait_ready()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        found = read_up(self.home)
+        assert found is not None
+        return found
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + UP_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self.child.poll() is None, (self.home / "up.log").read_text()
+            facts = read_up(self.home)
+            if facts is not None and facts["pid"] == self.child.pid and self._is_ready(facts):
+                return
+            time.sleep(0.3)
+        raise AssertionError((self.home / "up.log").read_text())
+
+    @staticmethod
+    def _is_ready(facts: dict[str, Any]) -> bool:
+        try:
+            return bool(httpx.get(f"{facts['api_url']}/health", timeout=10).json()["ray_reachable"])
+        except httpx.HTTPError:
+            return False
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `eda` against this service."""
+        return subprocess.run(
+            [sys.executable, "-m", "eda_service.cli.main", *arguments],
+            env={**os.environ, "EDA_HOME": str(self.home), "COLUMNS": "80"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=JOB_TIMEOUT_S,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("home")
+    draft = home / "drafts" / "small" / "1"
+    draft.mkdir(parents=True)
+    (draft / "manifest.json").write_text("{}")
+    running = Service(home)
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        running.child.send_signal(signal.SIGTERM)
+        running.child.wait(90)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(str(service.facts["api_url"])) as opened:
+        yield opened
+
+
+def create(client: Client, outcome: str, **changes: Any) -> Adaptation:
+    return client.create({"model": "m", "base_draft": "small", "served_name": outcome, "force": True, **changes})
+
+
+def wait_for_stage(client: Client, job_id: str, stage: str) -> None:
+    for job in client.watch(job_id, interval_s=0.1):
+        if job.stage == stage:
+            return
+    raise AssertionError(f"the job ended before {stage}")
+
+
+def types(client: Client, job_id: str) -> list[str]:
+    return [event.type for event in client.events(job_id)]
+
+
+def test_a_job_runs_through_and_the_cli_shows_it(service: Service, client: Client) -> None:
+    done = service.cli("adapt", "m", "--base-draft", "small", "--name", "succeed", "--watch", "--json")
+    assert done.returncode == 0, done.stderr
+    job = json.loads(done.stdout)
+    assert (job["status"], job["stage"], job["result_pack"], job["attempt"]) == ("succeeded", "publish", "tiny@1", 1)
+    assert types(client, job["id"]).count("stage_started") == 6
+    assert client.logs(job["id"], stage="train") == ["log of train, attempt 1"]
+    listed = service.cli("jobs", "ls")
+    assert job["id"] in listed.stdout
+    assert service.cli("jobs", "show", "adapt_none").returncode == 2
+    assert service.cli("jobs", "ls", "--url", f"http://127.0.0.1:{free_port()}").returncode == 3
+    assert service.cli("up", "--home", str(service.home)).returncode == 2
+
+
+def test_a_final_error_is_not_tried_again(service: Service, client: Client) -> None:
+    job = create(client, "fail")
+    waited = service.cli("jobs", "wait", job.id)
+    assert waited.returncode == 1
+    ended = client.get(job.id)
+    assert ended.attempt == 1
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.param) == ("dataset_invalid", "dataset.source")
+
+
+def test_a_lost_attempt_is_tried_again(client: Client) -> None:
+    job = client.wait(create(client, "die-once").id, timeout_s=JOB_TIMEOUT_S)
+    assert (job.status, job.attempt) == ("succeeded", 2)
+    assert "attempt_lost" in types(client, job.id)
+
+
+def test_attempts_are_finite_and_the_error_has_the_last_output(client: Client) -> None:
+    job = client.wait(create(client, "die").id, timeout_s=JOB_TIMEOUT_S)
+    assert (job.status, job.attempt) == ("failed", 3)
+    assert job.error is not None
+    assert job.error.code == "worker_lost"
+    assert "about to die" in job.error.message
+
+
+def test_cancel_takes_effect_in_ten_seconds_and_leaves_no_process(client: Client) -> None:
+    job = create(client, "slow")
+    wait_for_stage(client, job.id, "validate")
+    began = time.monotonic()
+    client.cancel(job.id)
+    assert client.wait(job.id, timeout_s=60, interval_s=0.1).status == "cancelled"
+    assert time.monotonic() - began < 10
+    left = [each for each in psutil.process_iter(["cmdline"]) if job.id in (each.info["cmdline"] or [])]
+    assert left == []
+
+
+def test_a_job_started_on_the_cluster_by_hand_is_a_job(service: Service, client: Client) -> None:
+    body = {"entrypoint": f"{ENTRY} --job-id hand-1 --create succeed", "submission_id": "hand"}
+    url = f"{service.facts['dashboard_url']}/api/jobs/"
+    assert httpx.post(url, json=body, timeout=60).status_code == 401  # the cluster has a token of its own
+    headers = auth_headers(token_path(service.home))
+    httpx.post(url, json=body, headers=headers, timeout=60).raise_for_status()
+    deadline = time.monotonic() + JOB_TIMEOUT_S
+    while not any(job.id == "hand-1" for job in client.page()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    job = client.wait("hand-1", timeout_s=JOB_TIMEOUT_S)
+    assert (job.status, job.result_pack) == ("succeeded", "tiny@1")
+
+
+def test_a_killed_api_comes_back_and_the_job_is_unharmed(service: Service, client: Client) -> None:
+    job = create(client, "slow")
+    wait_for_stage(client, job.id, "validate")
+    os.kill(service.facts["pids"]["api"], signal.SIGKILL)
+    client.wait(job.id, timeout_s=JOB_TIMEOUT_S)
+    assert (client.get(job.id).status, client.get(job.id).attempt) == ("succeeded", 1)
+    assert service.cli("jobs", "retry", job.id).returncode == 2
+
+
+def test_a_killed_ray_head_comes_back_and_the_job_runs_again(service: Service, client: Client) -> None:
+    job = create(client, "slow")
+    wait_for_stage(client, job.id, "validate")
+    os.kill(service.facts["pids"]["ray_head"], signal.SIGKILL)
+    ended = client.wait(job.id, timeout_s=UP_TIMEOUT_S)
+    assert (ended.status, ended.attempt) == ("succeeded", 2)
+
+
+def test_a_killed_supervisor_leaves_nothing_that_the_next_one_does_not_stop(service: Service, client: Client) -> None:
+    job = create(client, "slow")
+    wait_for_stage(client, job.id, "validate")
+    marks = service.facts["marks"]
+    service.child.kill()
+    service.child.wait()
+    service.start_again()
+    assert not any(processes.marked(mark) for mark in marks)
+    ended = client.wait(job.id, timeout_s=UP_TIMEOUT_S)
+    assert (ended.status, ended.attempt) == ("succeeded", 2)
+
+
+def test_down_stops_everything(service: Service) -> None:
+    marks = service.facts["marks"]
+    temp_dir = Path(service.facts["ray_temp_dir"])
+    assert service.cli("down", "--home", str(service.home)).returncode == 0
+    assert service.child.wait(30) == 0
+    assert not any(processes.marked(mark) for mark in marks)
+    assert not temp_dir.exists()
+    assert read_up(service.home) is None
+    service.start_again()  # for the fixture's end, and because a home must survive being stopped

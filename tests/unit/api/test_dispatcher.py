@@ -1,0 +1,149 @@
+"""The dispatcher against run directories driven by files. Nothing answers for Ray here; with Ray: tests/integration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.services.dispatcher import Dispatcher
+from api.settings import Settings
+from eda_service.artifacts.files import write_json
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.errors import DatasetInvalidError
+from eda_service.jobstore import JobStore, Status
+from eda_service.records import Stage
+
+
+class Clock:
+    """Time that moves when told to, starting at the real time because heartbeats carry that."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now = now_s
+
+    def __call__(self) -> float:
+        return self.now
+
+
+CONFIG = AdaptConfig(target=TargetSpec(model="org/by-hand"), served_name="pair")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(time.time())
+
+
+@pytest.fixture
+def store(settings: Settings, clock: Clock) -> Iterator[JobStore]:
+    opened = JobStore(settings.store_url, clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def dispatcher(store: JobStore, settings: Settings, clock: Clock) -> Iterator[Dispatcher]:
+    made = Dispatcher(store, settings, clock=clock)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def foreign(settings: Settings) -> RunDir:
+    """A job that somebody started on the cluster by hand."""
+    run = RunDir.of_job("by-hand-1", settings.home)
+    run.create(CONFIG, origin="ray")
+    return run
+
+
+def test_a_job_started_by_hand_is_adopted_and_followed(
+    dispatcher: Dispatcher, store: JobStore, foreign: RunDir
+) -> None:
+    dispatcher.run_once()
+    job = store.get("by-hand-1")
+    assert (job.status, job.origin, job.attempt) == (Status.RUNNING, "ray", 1)
+    foreign.event("stage_started", "training", stage=Stage.TRAIN)
+    foreign.progress(Stage.TRAIN, step=5, total_steps=10, eta_s=3)
+    dispatcher.run_once()
+    job = store.get("by-hand-1")
+    assert job.stage == "train"
+    assert job.progress is not None
+    assert job.progress["percent"] == 50.0
+    foreign.succeed("pack@1")
+    dispatcher.run_once()
+    job = store.get("by-hand-1")
+    assert (job.status, job.result_pack) == (Status.SUCCEEDED, "pack@1")
+    deployment = store.deployments()[0]
+    assert (deployment.name, deployment.pack, deployment.target["model"]) == ("pair", "pack@1", "org/by-hand")
+    types = [event.type for event in store.events("by-hand-1")[0]]
+    assert types == ["job_adopted", "stage_started", "job_succeeded"]
+
+
+def test_a_silent_job_started_by_hand_is_lost(
+    dispatcher: Dispatcher, store: JobStore, foreign: RunDir, clock: Clock
+) -> None:
+    foreign.progress(Stage.TRAIN, step=5, total_steps=10)
+    dispatcher.run_once()
+    clock.now += 119
+    dispatcher.run_once()
+    assert store.get("by-hand-1").status is Status.RUNNING
+    clock.now += 5
+    dispatcher.run_once()
+    job = store.get("by-hand-1")
+    assert job.status is Status.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+
+
+def test_a_failed_job_keeps_its_code(dispatcher: Dispatcher, store: JobStore, foreign: RunDir) -> None:
+    dispatcher.run_once()
+    foreign.fail(DatasetInvalidError("empty", param="dataset.source"))
+    dispatcher.run_once()
+    job = store.get("by-hand-1")
+    assert job.error == {"code": "dataset_invalid", "message": "empty", "param": "dataset.source", "retryable": False}
+    assert store.deployments() == []
+
+
+def test_a_corrupt_run_directory_fails_with_a_code(
+    dispatcher: Dispatcher, store: JobStore, settings: Settings, foreign: RunDir
+) -> None:
+    write_json(settings.home / "runs" / "broken" / "job.json", {"id": "broken", "origin": "ray", "config": {}})
+    dispatcher.run_once()
+    dispatcher.run_once()
+    assert store.known_ids() == {foreign.job_id}
+
+
+def test_a_new_dispatcher_finds_everything_again(
+    dispatcher: Dispatcher, store: JobStore, settings: Settings, foreign: RunDir, clock: Clock
+) -> None:
+    foreign.event("first", "one")
+    dispatcher.run_once()
+    foreign.event("second", "two")
+    foreign.succeed("pack@2")
+    second = Dispatcher(store, settings, clock=clock)
+    second.run_once()
+    second.stop()
+    types = [event.type for event in store.events("by-hand-1")[0]]
+    assert types == ["job_adopted", "first", "second", "job_succeeded"]
+
+
+def test_without_a_cluster_jobs_stay_queued(dispatcher: Dispatcher, store: JobStore) -> None:
+    job, _ = store.create(CONFIG)
+    dispatcher.run_once()
+    assert store.get(job.id).status is Status.QUEUED
+    assert not dispatcher.is_ray_reachable
+
+
+def test_a_claimed_job_waits_for_the_cluster_and_says_so_once(
+    dispatcher: Dispatcher, store: JobStore, settings: Settings
+) -> None:
+    job, _ = store.create(CONFIG)
+    store.claim(max_running=1)
+    dispatcher.run_once()
+    dispatcher.run_once()
+    assert store.get(job.id).status is Status.RUNNING
+    types = [event.type for event in store.events(job.id)[0]]
+    assert types == ["job_created", "attempt_started", "waiting_for_cluster"]
+    assert not Path(settings.home / "runs" / job.id).exists()
