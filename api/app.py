@@ -9,9 +9,10 @@ from fastapi import FastAPI
 
 from api import errors
 from api.middleware import Envelope
-from api.routes import adaptations, health
+from api.routes import adaptations, health, openai_gateway
 from api.services.adaptations import Adaptations
 from api.services.dispatcher import Dispatcher
+from api.services.gateway import Gateway
 from api.settings import Settings
 from eda_service import __version__
 from eda_service.jobstore import JobStore
@@ -28,26 +29,22 @@ def create_app(settings: Settings) -> FastAPI:
     """
     store = JobStore(settings.store_url)
     dispatcher = Dispatcher(store, settings)
+    gateway = Gateway(settings.serve_url)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
         yield
+        await gateway.close()
         dispatcher.stop()
         store.close()
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
+    app.state.gateway = gateway
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
     app.add_middleware(Envelope)
     errors.install(app)
-    modules = [adaptations, health]
-    import importlib.util  # TEMP
-
-    if importlib.util.find_spec("api.routes.openai_gateway"):
-        import api.routes.openai_gateway as g
-
-        modules.append(g)
-    for module in modules:
+    for module in (adaptations, health, openai_gateway):
         app.include_router(module.router)
     return app

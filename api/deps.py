@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from api.services.adaptations import Adaptations
 from api.services.dispatcher import Dispatcher
+from api.services.gateway import Gateway
 from api.settings import Settings
 from eda_service.jobstore import JobStore
 
@@ -32,7 +33,13 @@ def _adaptations(request: Request) -> Adaptations:
     return adaptations
 
 
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
+GatewayDep = Annotated[Gateway, Depends(_gateway)]

@@ -18,6 +18,7 @@ from eda_service.errors import (
     InputError,
     InsufficientStorageError,
     NotFoundError,
+    OverloadedError,
     ResourceError,
 )
 
@@ -30,10 +31,12 @@ _STATUS: tuple[tuple[type[EdaError], int], ...] = (
     (NotFoundError, 404),
     (ConflictError, 409),
     (InputError, 400),
+    (OverloadedError, 429),
     (InsufficientStorageError, 507),
     (ResourceError, 503),
     (EdaError, 500),
 )
+_ERROR_HEADERS = {409: {"x-should-retry": "false"}, 429: {"retry-after": "1"}, 503: {"retry-after": "5"}}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 
@@ -84,7 +87,7 @@ def _field_name(loc: Sequence[Any]) -> str:
 async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EdaError)
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
-    headers = {"x-should-retry": "false"} if status == 409 else None
+    headers = _ERROR_HEADERS.get(status)
     return error_response(status, error.message, param=error.param, code=error.code, headers=headers)
 
 

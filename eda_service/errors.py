@@ -104,6 +104,13 @@ class UnschedulableError(ResourceError):
     retryable = True
 
 
+class OverloadedError(ResourceError):
+    """The endpoint runs and queues as many requests as it may."""
+
+    code = "overloaded"
+    retryable = True
+
+
 class OutOfMemoryError(ResourceError):
     """A worker ran out of host or device memory."""
 

@@ -1,7 +1,7 @@
-"""Shared fixtures: tiny random targets of four families with a real byte-level BPE tokenizer, drafts for them, and a home.
+"""Shared fixtures: tiny random targets of four families with a real byte-level BPE tokenizer, drafts, and a home.
 
-Everything is built once per session under pytest's temporary directory and loaded through the project's own loaders, so a
-test sees what production code sees, only smaller: hidden size 32, two layers, grouped-query attention, 112 tokens.
+Everything is built once per session under pytest's temporary directory and loaded through the project's own loaders, so
+a test sees what production code sees, only smaller: hidden size 32, two layers, grouped-query attention, 112 tokens.
 """
 
 from __future__ import annotations

@@ -33,8 +33,14 @@ def ls(url: UrlOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def fetch(name: Annotated[str, typer.Argument(help="Name of a shipped target.")]) -> None:
-    """Fetch a shipped target, so that the first job need not."""
-    from eda_service.target.embedded import fetch as fetch_target
+def fetch(name: Annotated[str, typer.Argument(help="Shipped or embedded target, directory or hub id.")]) -> None:
+    """Bring a target to this machine, so that the first job need not."""
+    from eda_service.config import TargetSpec
+    from eda_service.target.embedded import source_note
+    from eda_service.target.resolve import resolve_target
 
-    typer.echo(str(fetch_target(name)))
+    resolved = resolve_target(TargetSpec(model=name))
+    note = source_note(resolved.model_dir)
+    if note:
+        err.print(f"{resolved.model}: {note}")
+    typer.echo(str(resolved.model_dir))

@@ -1,10 +1,10 @@
 """Grade-school math prompts from the package registry: the `gsm_symbolic` generators of reasoning-gym (Apache-2.0).
 
-The generators fill 85 templates with fresh names and numbers, so that any number of prompts can be had without a data set.
-The templates were made from GSM8K *test* rows: do not evaluate on GSM8K what was trained on these.
+The generators fill 85 templates with fresh names and numbers, so that any number of prompts can be had without a data
+set. The templates were made from GSM8K *test* rows: do not evaluate on GSM8K what was trained on these.
 
-Only the two generator modules are loaded. Importing the whole package would need a dozen puzzle libraries, so its parent
-packages are registered empty and their `__init__` never runs.
+Only the two generator modules are loaded. Importing the whole package would need a dozen puzzle libraries, so its
+parent packages are registered empty and their `__init__` never runs.
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def read_jsonl(path: Path) -> list[Prompt]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DatasetInvalidError(f"{where}: not JSON ({error.msg} at column {error.colno})", param=PARAM) from error
+            raise DatasetInvalidError(
+                f"{where}: not JSON ({error.msg} at column {error.colno})", param=PARAM
+            ) from error
         prompts.append(parse_row(row, where, default_id=f"row-{number:07d}"))
     if not prompts:
         raise DatasetInvalidError(f"{path} is empty; write one JSON object per line", param=PARAM)
@@ -102,7 +104,8 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
         messages = [{"role": "user", "content": row["prompt"]}]
     if not isinstance(messages, list) or not messages:
         raise DatasetInvalidError(
-            f'{where}: neither {{"messages": [...]}} nor {{"prompt": "text"}}; its keys are {sorted(row)[:8]}', param=PARAM
+            f'{where}: neither {{"messages": [...]}} nor {{"prompt": "text"}}; its keys are {sorted(row)[:8]}',
+            param=PARAM,
         )
     for message in messages:
         if not (
@@ -115,7 +118,9 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
                 f"{where}: each message needs a role of {sorted(_ROLES)} and a content that is not empty", param=PARAM
             )
     if messages[-1]["role"] != "user":
-        raise DatasetInvalidError(f"{where}: the last message is not the user's, so there is nothing to answer", param=PARAM)
+        raise DatasetInvalidError(
+            f"{where}: the last message is not the user's, so there is nothing to answer", param=PARAM
+        )
     clean = [{"role": message["role"], "content": message["content"]} for message in messages]
     return Prompt(id=str(row.get("id") or default_id), messages=clean)
 

@@ -7,6 +7,7 @@ hub the original is `HuggingFaceTB/SmolLM2-135M-Instruct`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -85,6 +86,12 @@ def fetch(name: str) -> Path:
     return destination
 
 
+def source_note(model_dir: Path) -> str | None:
+    """What a user of a fetched model must know; None for a directory that did not come from here."""
+    source = model_dir / "SOURCE.json"
+    return str(json.loads(source.read_text(encoding="utf-8"))["note"]) if source.exists() else None
+
+
 def download_wheel(package: str, version: str, sha256: str, directory: Path) -> Path:
     """Download one wheel without its dependencies, checked against its hash.
 
@@ -93,15 +100,24 @@ def download_wheel(package: str, version: str, sha256: str, directory: Path) -> 
     """
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]
     command += ["--dest", str(directory), "--requirement", str(requirements)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(directory.glob("*.whl"))
     if result.returncode != 0 or not wheels:
         lines = [line for line in result.stderr.splitlines() if "ERROR" in line] or result.stderr.splitlines()[-1:]
         raise TargetNotFoundError(
-            f"{package}=={version} could not be downloaded: {' '.join(lines)[:400]}; check the package registry, or give "
-            "a Hugging Face id or a local directory instead",
+            f"{package}=={version} could not be downloaded: {' '.join(lines)[:400]}; check the package registry, or "
+            "give a Hugging Face id or a local directory instead",
             param="target.model",
         )
     return wheels[0]

@@ -1,7 +1,7 @@
 """From the name of a target to directories on this machine: pinned, safetensors only, no remote code.
 
-A name is looked for in this order: a tuned target shipped with the package, an embedded model, a local directory, a model
-hub id. A GGUF file is a source to convert once (`eda_service.target.embedded.convert_gguf`), not a target.
+A name is looked for in this order: a tuned target shipped with the package, an embedded model, a local directory, a
+model hub id. A GGUF file is a source to convert once (`eda_service.target.embedded.convert_gguf`), not a target.
 """
 
 from __future__ import annotations
@@ -79,12 +79,14 @@ def _from_hub(name: str, revision: str | None, *, param: str) -> tuple[Path, str
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, etag_timeout=_HUB_TIMEOUT_S))
     except RepositoryNotFoundError as error:
-        raise TargetNotFoundError(f"the model hub has no {name!r}, or your token may not read it", param=param) from error
+        raise TargetNotFoundError(
+            f"the model hub has no {name!r}, or your token may not read it", param=param
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise TargetNotFoundError(
-            f"{name!r} is no shipped or embedded model ({', '.join(_known())}), no directory here, and the model hub could "
-            f"not be reached ({reason}); check the name or the network",
+            f"{name!r} is no shipped or embedded model ({', '.join(_known())}), no directory here, and the model hub "
+            f"could not be reached ({reason}); check the name or the network",
             param=param,
         ) from error
     return path, path.name
@@ -127,7 +129,7 @@ def _check_safetensors(directory: Path, pattern: str, *, param: str) -> None:
     pickled = sorted(path.name for kind in _PICKLED for path in directory.glob(kind))
     if pickled:
         raise UnsafeCheckpointError(
-            f"{directory} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when they are read; "
+            f"{directory} holds only pickled weights ({', '.join(pickled[:3])}), which can run code when read; "
             "convert them with `safetensors` and remove them",
             param=param,
         )

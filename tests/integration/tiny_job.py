@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 
 from eda_service.artifacts.rundir import RunDir
@@ -39,7 +40,7 @@ def main() -> None:
             run.progress(stage, step=step + 1, total_steps=_NUM_STEPS, eta_s=1.0)
             time.sleep(_SLOW_STEP_S if outcome == "slow" else 0.02)
         if stage is Stage.GENERATE and (outcome == "die" or (outcome == "die-once" and attempt == "1")):
-            print("about to die", flush=True)
+            sys.stderr.write("about to die\n")
             os._exit(3)
         if stage is Stage.GENERATE and outcome == "fail":
             run.fail(DatasetInvalidError("no prompt gave an answer", param="dataset.source"))
