@@ -142,6 +142,11 @@ class TrainConfig(Config):
     num_workers: int = Field(2, ge=1, le=4096, description="Ray Train workers")
     threads_per_worker: int = Field(1, ge=1, le=256, description="CPU threads of one worker")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage; 1 suffices: little is trainable")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the matrix products; weights and optimizer stay float32 on a CPU. auto: bfloat16 where the "
+        "processor multiplies it natively",
+    )
     use_gpu: bool = Field(False, description="one GPU per worker")
     checkpoint_every_steps: int = Field(50, ge=1, le=100_000, description="steps between resumable checkpoints")
     max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")

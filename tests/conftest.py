@@ -20,6 +20,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -214,6 +215,37 @@ def tiny_target(make_target: TargetFactory) -> Target:
 def make_fitted_draft(make_target: TargetFactory) -> Callable[[str], Draft]:
     """Family name to a draft that accepts some tokens; do not change it."""
     return cache(lambda family: fit_draft(make_target(family)))
+
+
+@pytest.fixture(scope="session")
+def reference_model(target_dir: Callable[[str], Path]) -> Callable[[str], PreTrainedModel]:
+    """Family name to the same tiny model as transformers alone runs it (eager attention, no cache of ours): an oracle."""
+
+    @cache
+    def load(family: str) -> PreTrainedModel:
+        path = target_dir(family)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+        return model.requires_grad_(False).eval()
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def new_draft() -> Callable[..., Draft]:
+    """`random_draft`: a draft for a target with random weights, of its own."""
+    return random_draft
+
+
+@pytest.fixture(scope="session")
+def new_target_dir() -> Callable[..., Path]:
+    """`write_target`: a model directory of its own, to be spoilt by a test."""
+    return write_target
+
+
+@pytest.fixture(scope="session")
+def publish_draft() -> Callable[..., Path]:
+    """`register_draft`: puts a draft into a home's registry."""
+    return register_draft
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ class Engine:
         last_B = torch.tensor([len(request.prompt_ids) - 1 for request in group], device=self.target.device)
         logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
         first_B = self._first_tokens(group, logits_B1V)
-        finite_B = torch.isfinite(logits_B1V).flatten(1).all(1)
+        finite_B = is_finite(logits_B1V)
         if self._proposer is not None and width > 1:
             self._proposer.extend(ids_BP[:, 1:], features_BPD[:, :-1], [0] * len(group), first_slot=slot)
         self._live.extend(group)
@@ -175,10 +175,11 @@ class Engine:
         """The first token of each answer (B,)."""
         if all(request.params.temperature == 0 for request in group):
             return logits_B1V.argmax(-1).squeeze(1)
-        temperatures_B = torch.tensor([request.params.temperature for request in group])
-        top_ps_B = torch.tensor([request.params.top_p for request in group])
+        device = self.target.device
+        temperatures_B = torch.tensor([request.params.temperature for request in group], device=device)
+        top_ps_B = torch.tensor([request.params.top_p for request in group], device=device)
         probs_BV = distribution(logits_B1V, temperatures_B, top_ps_B).squeeze(1)
-        return draw(probs_BV, torch.cat([request.uniforms(1) for request in group]))
+        return draw(probs_BV, torch.cat([request.uniforms(1) for request in group]).to(device))
 
     def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill result; `features_PD` is padded."""
@@ -198,14 +199,17 @@ class Engine:
         live = self._live
         sampled = any(request.params.temperature > 0 for request in live)
         count = self.num_draft_tokens
-        uniforms_BU = torch.stack([request.uniforms(2 * count + 1) for request in live]) if sampled else None
-        temperatures_B = torch.tensor([request.params.temperature for request in live]) if sampled else None
+        device = self.target.device
+        uniforms_BU = torch.stack([request.uniforms(2 * count + 1) for request in live]).to(device) if sampled else None
+        temperatures_B = (
+            torch.tensor([request.params.temperature for request in live], device=device) if sampled else None
+        )
         proposal = self._propose(temperatures_B, uniforms_BU)
         last_B1 = torch.tensor([[request.last_token] for request in live], device=self.target.device)
         ids_BK1 = last_B1 if proposal is None else torch.cat([last_B1, proposal.token_ids_BK], dim=1)
         features_BKD = self.target.forward(ids_BK1, self._cache, [request.num_cached for request in live])
         logits_BKV = self.target.head(features_BKD)
-        finite_B = torch.isfinite(logits_BKV).flatten(1).all(1)
+        finite_B = is_finite(logits_BKV)
         accepted_B, next_B = self._verify(logits_BKV, proposal, temperatures_B, uniforms_BU)
         table = torch.cat([ids_BK1, accepted_B[:, None], next_B[:, None], finite_B[:, None]], dim=1).tolist()
         outputs = [
@@ -250,8 +254,9 @@ class Engine:
                 return torch.zeros_like(target_ids[:, 0]), target_ids[:, 0]
             return verify_greedy(target_ids, proposal.token_ids_BK)
         top_ps = [request.params.top_p for request in self._live]
-        nucleus_B = torch.tensor(top_ps) if min(top_ps) < 1.0 else None
-        probs_BKV = distribution(logits_BKV, temperatures_B, nucleus_B)
+        nucleus_B = torch.tensor(top_ps, device=self.target.device) if min(top_ps) < 1.0 else None
+        any_greedy = any(request.params.temperature == 0 for request in self._live)
+        probs_BKV = distribution(logits_BKV, temperatures_B, nucleus_B, any_greedy=any_greedy)
         if proposal is None or proposal.probs_BKV is None:
             next_B = draw(probs_BKV[:, 0], uniforms_BU[:, -1])
             return torch.zeros_like(next_B), next_B
@@ -289,6 +294,11 @@ class Engine:
                 self._proposer.cache.move(last, slot, moved.pending_start)
             self._live[slot] = moved
         self._live.pop()
+
+
+def is_finite(logits_BKV: Tensor) -> Tensor:
+    """(B,) whether a row's logits are all finite, in one pass: infinities and NaN survive a sum."""
+    return torch.isfinite(logits_BKV.sum(dim=(1, 2), dtype=torch.float32))
 
 
 def run_to_end(engine: Engine) -> dict[str, list[StepOutput]]:

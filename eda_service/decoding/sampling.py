@@ -13,7 +13,9 @@ from torch import Tensor
 _NUCLEUS_TOP = 512
 
 
-def distribution(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None = None) -> Tensor:
+def distribution(
+    logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None = None, *, any_greedy: bool = True
+) -> Tensor:
     """Probabilities (B, L, V) in float32 after temperature and nucleus; a row at temperature 0 is one-hot at its
     argmax.
 
@@ -21,14 +23,21 @@ def distribution(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | 
         logits_BLV: Raw logits.
         temperatures_B: 0 means greedy.
         top_ps_B: None where no row uses a nucleus.
+        any_greedy: False when the caller knows that no temperature is 0: three passes over the vocabulary less.
     """
+    if not any_greedy:
+        return _tempered(logits_BLV, temperatures_B, top_ps_B)
     greedy_B = temperatures_B == 0
     safe_B = torch.where(greedy_B, torch.ones_like(temperatures_B), temperatures_B)
-    probs_BLV = torch.softmax(logits_BLV.float() / safe_B[:, None, None], dim=-1)
-    if top_ps_B is not None:
-        probs_BLV = nucleus(probs_BLV, top_ps_B[:, None, None])
+    probs_BLV = _tempered(logits_BLV, safe_B, top_ps_B)
     one_hot_BLV = torch.zeros_like(probs_BLV).scatter_(-1, logits_BLV.argmax(-1, keepdim=True), 1.0)
     return torch.where(greedy_B[:, None, None], one_hot_BLV, probs_BLV)
+
+
+def _tempered(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None) -> Tensor:
+    """Softmax at temperatures above 0, then the nucleus."""
+    probs_BLV = torch.softmax(logits_BLV.float() / temperatures_B[:, None, None], dim=-1)
+    return probs_BLV if top_ps_B is None else nucleus(probs_BLV, top_ps_B[:, None, None])
 
 
 def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
@@ -42,24 +51,23 @@ def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
         top_p: Broadcasts against probs, with last dimension 1.
     """
     if probs.device.type != "cpu" or probs.shape[-1] <= _NUCLEUS_TOP:
-        return _keep_nucleus(probs, top_p, probs.shape[-1])
+        return _keep_nucleus(probs, top_p, probs.shape[-1])[0]
     flat_NV = probs.flatten(0, -2)
     flat_top_N1 = top_p.expand(*probs.shape[:-1], 1).flatten(0, -2)
-    kept_NV = _keep_nucleus(flat_NV, flat_top_N1, _NUCLEUS_TOP)
-    mass_N = torch.where(kept_NV > 0, flat_NV, torch.zeros_like(flat_NV)).sum(-1)
+    kept_NV, mass_N = _keep_nucleus(flat_NV, flat_top_N1, _NUCLEUS_TOP)
     wide_N = mass_N < flat_top_N1.squeeze(-1)
     if bool(wide_N.any()):
-        kept_NV[wide_N] = _keep_nucleus(flat_NV[wide_N], flat_top_N1[wide_N], probs.shape[-1])
+        kept_NV[wide_N] = _keep_nucleus(flat_NV[wide_N], flat_top_N1[wide_N], probs.shape[-1])[0]
     return kept_NV.view_as(probs)
 
 
-def _keep_nucleus(probs: Tensor, top_p: Tensor, among: int) -> Tensor:
-    """Renormalised nucleus among the `among` most likely tokens."""
+def _keep_nucleus(probs: Tensor, top_p: Tensor, among: int) -> tuple[Tensor, Tensor]:
+    """Renormalised nucleus among the `among` most likely tokens, and its mass before that."""
     values, indices = probs.topk(among, dim=-1)
     mass_before = values.cumsum(-1) - values
     kept = torch.where(mass_before < top_p, values, torch.zeros_like(values))
-    full = torch.zeros_like(probs).scatter_(-1, indices, kept)
-    return full / full.sum(-1, keepdim=True)
+    mass = kept.sum(-1, keepdim=True)
+    return torch.zeros_like(probs).scatter_(-1, indices, kept / mass), mass.squeeze(-1)
 
 
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:

@@ -24,9 +24,10 @@ from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import write_pack
 from eda_service.model.freezing import frozen_sha256, trained_state
 from eda_service.records import CurvePoint, Stage
+from eda_service.target.packed import native_bfloat16
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
-from eda_service.training.loss import DraftLoss, Losses
+from eda_service.training.loss import DraftLoss, Losses, mixed_precision
 from eda_service.training.schedule import learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
 
@@ -72,7 +73,7 @@ class Worker:
             config=deepspeed_config(config.train, self.world),
             dist_init_required=False,
         )
-        self.draft = self.engine.module.draft
+        self.draft, self.mixed = self.engine.module.draft, draft_loss.mixed
         self.device = self.engine.device
         self.dtype = next(self.draft.parameters()).dtype
         self.embed, self.head_WD = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
@@ -168,7 +169,8 @@ class Worker:
         """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
         ids = self.heldout_ids or self.train_ids[:_HELDOUT_BATCH]
         batches = (self.load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
-        value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
+        with mixed_precision(self.device, self.mixed):
+            value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
         step = self.state.step
         if value > self.state.best_acceptance:
             self.state.best_acceptance, self.state.best_step = value, step
@@ -248,7 +250,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(config.train.threads_per_worker)
     draft, vocab_W = build_draft(payload, config.train, config.seed)
     before = frozen_sha256(draft)
-    worker = Worker(payload, config, DraftLoss(draft, config.train.loss), vocab_W)
+    draft_loss = DraftLoss(draft, config.train.loss, mixed=is_mixed(config.train))
+    worker = Worker(payload, config, draft_loss, vocab_W)
     if config.train.use_gpu:
         before = frozen_sha256(worker.draft)
     try:
@@ -259,6 +262,13 @@ def train_worker(arguments: dict[str, Any]) -> None:
         return
     after = frozen_sha256(worker.draft)
     train.report({**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after})
+
+
+def is_mixed(config: TrainConfig) -> bool:
+    """Whether products run in bfloat16 on float32 weights. On a GPU DeepSpeed's own bf16 mode does it."""
+    if config.use_gpu or config.precision == "float32":
+        return False
+    return config.precision == "bfloat16" or native_bfloat16()
 
 
 def build_draft(payload: Payload, config: TrainConfig, seed: int) -> tuple[Any, Tensor | None]:

@@ -55,7 +55,8 @@ class DraftLayer(nn.Module):
         """Output projection, residuals and FFN: features of the next position (B, L, D)."""
         merged_BLW = attended_BNLd.transpose(1, 2).flatten(2)
         hidden = x_BLD + self.self_attn.o_proj(merged_BLW)
-        out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        norm = self.post_attention_layernorm
+        out: Tensor = hidden + self.mlp(norm(hidden.to(norm.weight.dtype)))  # autocast hands over bfloat16
         return out
 
 

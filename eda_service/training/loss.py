@@ -10,6 +10,7 @@ Shapes: B samples, L positions, D hidden, M unmasked tokens of a step, W draft v
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -47,21 +48,34 @@ def token_losses(predicted_MD: Tensor, wanted_MD: Tensor, head_WD: Tensor) -> tu
     return regression_M, cross_entropy_M
 
 
+def mixed_precision(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
+    """bfloat16 autocast on a device, or nothing."""
+    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return context
+
+
 class DraftLoss(nn.Module):
     """A draft and its loss as one module, so that a wrapper (DeepSpeed, DDP) sees a single forward.
 
     Args:
         draft: Draft in training form.
         config: Weights, steps, noise.
+        mixed: Run the matrix products in bfloat16 on float32 weights; softmax and losses stay float32.
     """
 
-    def __init__(self, draft: Draft, config: LossConfig) -> None:
+    def __init__(self, draft: Draft, config: LossConfig, *, mixed: bool = False) -> None:
         super().__init__()
         self.draft = draft
         self.config = config
+        self.mixed = mixed
 
     def forward(self, batch: Batch, embed: nn.Module, head_WD: Tensor) -> Losses:
         """Loss of a batch; a batch without unmasked tokens gives an exact zero."""
+        # Here and not around the call: DeepSpeed switches an outer autocast off.
+        with mixed_precision(head_WD.device, self.mixed):
+            return self._loss(batch, embed, head_WD)
+
+    def _loss(self, batch: Batch, embed: nn.Module, head_WD: Tensor) -> Losses:
         features_BLD = batch.features_BLD
         if self.config.feature_noise > 0:
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise

@@ -1,0 +1,215 @@
+"""Eqs. 1 and 10: SmoothL1 on features plus soft cross-entropy on token distributions, over unmasked tokens only.
+
+Oracles: literal numbers for one token; for whole batches a plain numpy loop over samples and positions that derives
+"unmasked" from prompt length and sample length, never from the code's masks. (What the draft predicts is taken from
+`unroll`, which has its own oracle in the tests of Eq. 7.)
+
+Shapes: B samples, L positions, D hidden, V vocabulary, M tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eda_service.artifacts.shards import Sample
+from eda_service.config import LossConfig
+from eda_service.model.draft import Draft
+from eda_service.target.loader import Target
+from eda_service.training.batches import Batch, collate
+from eda_service.training.loss import DraftLoss, Losses, token_losses
+from eda_service.training.unroll import unroll
+
+# (prompt tokens, all tokens) of the samples of the batch below.
+_SAMPLES = ((3, 9), (1, 5), (4, 7))
+
+
+def make_batch(target: Target) -> Batch:
+    rng = torch.Generator().manual_seed(7)
+    samples = []
+    for index, (num_prompt, length) in enumerate(_SAMPLES):
+        ids = torch.randint(3, target.config.vocab_size, (length,), generator=rng).tolist()
+        features = torch.randn(length - 1, target.config.hidden_size, generator=rng)
+        samples.append(Sample(str(index), ids, num_prompt, features))
+    return collate(samples, max_tokens=64, dtype=torch.float32)
+
+
+def compute(target: Target, draft: Draft, batch: Batch, config: LossConfig) -> Losses:
+    return DraftLoss(draft, config)(batch, target.embed, target.head_weight)
+
+
+def smooth_l1(difference: float) -> float:
+    size = abs(difference)
+    return 0.5 * size * size if size < 1 else size - 0.5
+
+
+def soft_cross_entropy(wanted_logits_V: np.ndarray, predicted_logits_V: np.ndarray) -> float:
+    target_probs_V = np.exp(wanted_logits_V) / np.exp(wanted_logits_V).sum()
+    draft_probs_V = np.exp(predicted_logits_V) / np.exp(predicted_logits_V).sum()
+    return float(-(target_probs_V * np.log(draft_probs_V)).sum())
+
+
+def oracle(target: Target, draft: Draft, batch: Batch, steps: int) -> tuple[float, float]:
+    """(regression, cross-entropy): mean over the unmasked tokens of each step, then over the steps."""
+    head_VD = target.head_weight.double().numpy()
+    features_BLD = batch.features_BLD.double().numpy()
+    regression, cross_entropy = [], []
+    predicted = list(unroll(draft, target.embed, batch.token_ids_BL, batch.features_BLD, steps))
+    for step in range(steps):
+        predicted_BSD = predicted[step].detach().double().numpy()
+        terms = []
+        for sample, (num_prompt, length) in enumerate(_SAMPLES):
+            for token in range(num_prompt, length):  # the answer's tokens
+                row = token - 2 - step
+                if row < 0:  # too early in the sequence for a chain of this depth
+                    continue
+                got_D, want_D = predicted_BSD[sample, row], features_BLD[sample, token - 1]
+                distance = sum(smooth_l1(a - b) for a, b in zip(got_D, want_D, strict=True)) / len(got_D)
+                terms.append((distance, soft_cross_entropy(head_VD @ want_D, head_VD @ got_D)))
+        regression.append(sum(t[0] for t in terms) / len(terms))
+        cross_entropy.append(sum(t[1] for t in terms) / len(terms))
+    return sum(regression) / steps, sum(cross_entropy) / steps
+
+
+def test_one_token_by_hand() -> None:
+    predicted_MD = torch.tensor([[0.5, 3.0]])
+    wanted_MD = torch.tensor([[0.0, 0.0]])
+    regression_M, cross_entropy_M = token_losses(predicted_MD, wanted_MD, torch.eye(2))
+    # |0.5| < 1: 0.5 * 0.25 = 0.125; |3| >= 1: 3 - 0.5 = 2.5; mean over D: 1.3125.
+    assert regression_M.item() == pytest.approx(1.3125)
+    # The target's logits are (0, 0): probabilities one half each.
+    wanted = math.log(math.exp(0.5) + math.exp(3.0)) - 0.5 * (0.5 + 3.0)
+    assert cross_entropy_M.item() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_cross_entropy_is_soft_not_on_the_argmax() -> None:
+    wanted_MD = torch.tensor([[math.log(3.0), 0.0]])  # target probabilities 3/4 and 1/4
+    predicted_MD = torch.zeros(1, 2)  # draft probabilities one half each
+    _, same_M = token_losses(predicted_MD, wanted_MD, torch.eye(2))
+    assert same_M.item() == pytest.approx(math.log(2.0), abs=1e-6)
+    _, entropy_M = token_losses(wanted_MD, wanted_MD, torch.eye(2))
+    assert entropy_M.item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_batch_against_numpy(tiny_target: Target, tiny_draft: Draft, steps: int) -> None:
+    batch = make_batch(tiny_target)
+    losses = compute(tiny_target, tiny_draft, batch, LossConfig(unroll_steps=steps))
+    regression, cross_entropy = oracle(tiny_target, tiny_draft, batch, steps)
+    assert losses.regression.item() == pytest.approx(regression, rel=1e-4)
+    assert losses.cross_entropy.item() == pytest.approx(cross_entropy, rel=1e-4)
+
+
+def test_default_weights_are_one_and_a_tenth(tiny_target: Target, tiny_draft: Draft) -> None:
+    batch = make_batch(tiny_target)
+    losses = compute(tiny_target, tiny_draft, batch, LossConfig())
+    wanted = 1.0 * losses.regression.item() + 0.1 * losses.cross_entropy.item()
+    assert losses.total.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_weights_scale_their_own_term(tiny_target: Target, tiny_draft: Draft) -> None:
+    batch = make_batch(tiny_target)
+    losses = compute(tiny_target, tiny_draft, batch, LossConfig(regression_weight=0.25, cross_entropy_weight=3.0))
+    wanted = 0.25 * losses.regression.item() + 3.0 * losses.cross_entropy.item()
+    assert losses.total.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_padding_cannot_be_felt(tiny_target: Target, tiny_draft: Draft) -> None:
+    batch = make_batch(tiny_target)
+    before = compute(tiny_target, tiny_draft, batch, LossConfig(unroll_steps=3)).total.item()
+    for sample, (_, length) in enumerate(_SAMPLES):
+        batch.features_BLD[sample, length - 1 :] = 50.0  # the last token's feature is unknown, the rest is padding
+        batch.token_ids_BL[sample, length:] = 17
+    assert compute(tiny_target, tiny_draft, batch, LossConfig(unroll_steps=3)).total.item() == pytest.approx(before)
+
+
+def test_prompt_features_are_no_targets_but_answer_features_are(tiny_target: Target, tiny_draft: Draft) -> None:
+    """The mean is over answer tokens only: moving the wanted features of prompt tokens leaves both terms alone."""
+    batch = make_batch(tiny_target)
+    inputs_BLD = batch.features_BLD.clone()
+
+    def loss_against(wanted_BLD: torch.Tensor) -> float:
+        # Same inputs, other wanted features: the noise-free way is to compare through the oracle's positions.
+        predicted_BSD = next(unroll(tiny_draft, tiny_target.embed, batch.token_ids_BL, inputs_BLD, 1)).detach()
+        moved = Batch(batch.token_ids_BL, wanted_BLD, batch.loss_mask_BL, batch.has_feature_BL)
+        fixed = DraftLoss(_Fixed(predicted_BSD), LossConfig())
+        return float(fixed(moved, tiny_target.embed, tiny_target.head_weight).regression)
+
+    before = loss_against(inputs_BLD)
+    prompt_moved_BLD, answer_moved_BLD = inputs_BLD.clone(), inputs_BLD.clone()
+    num_prompt = _SAMPLES[0][0]
+    prompt_moved_BLD[0, : num_prompt - 1] += 5.0  # features of tokens whose successor is still the prompt's
+    answer_moved_BLD[0, num_prompt - 1] += 5.0  # gives the first answer token
+    assert loss_against(prompt_moved_BLD) == pytest.approx(before)
+    assert loss_against(answer_moved_BLD) > before + 0.1
+
+
+class _Fixed(Draft):
+    """A draft whose first step gives a fixed prediction, whatever it is shown."""
+
+    def __init__(self, predicted_BSD: torch.Tensor) -> None:
+        nn.Module.__init__(self)
+        self.predicted_BSD = predicted_BSD
+
+    @property
+    def layer(self) -> _Fixed:  # type: ignore[override]
+        return self
+
+    @property
+    def self_attn(self) -> _Fixed:
+        return self
+
+    def fuse(self, embeds_BLD: torch.Tensor, features_BLD: torch.Tensor) -> torch.Tensor:
+        return features_BLD
+
+    def project(self, x_BLD: torch.Tensor, positions_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        heads = x_BLD[:, None]
+        return heads, heads, heads
+
+    def finish(self, x_BLD: torch.Tensor, attended_BNLd: torch.Tensor) -> torch.Tensor:
+        return self.predicted_BSD
+
+
+def test_all_masked_batch_is_an_exact_zero_with_no_gradient(tiny_target: Target, tiny_draft: Draft) -> None:
+    batch = make_batch(tiny_target)
+    batch.loss_mask_BL[:] = False
+    losses = compute(tiny_target, tiny_draft, batch, LossConfig(unroll_steps=2))
+    losses.total.backward()
+    assert losses.total.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in tiny_draft.parameters())
+
+
+def test_draft_vocabulary_renormalises_the_target_over_its_rows(tiny_target: Target) -> None:
+    rng = np.random.default_rng(0)
+    predicted_MD, wanted_MD = rng.normal(size=(4, 32)), rng.normal(size=(4, 32))
+    rows = [3, 5, 40, 77]
+    head_WD = tiny_target.head_weight[rows]
+    _, cross_entropy_M = token_losses(torch.tensor(predicted_MD).float(), torch.tensor(wanted_MD).float(), head_WD)
+    head = head_WD.double().numpy()
+    wanted = [soft_cross_entropy(head @ w, head @ p) for w, p in zip(wanted_MD, predicted_MD, strict=True)]
+    np.testing.assert_allclose(cross_entropy_M.numpy(), wanted, rtol=1e-4)
+
+
+def test_feature_noise_moves_inputs_only_and_stays_in_bounds(
+    tiny_target: Target, new_draft: Callable[..., Draft]
+) -> None:
+    batch = make_batch(tiny_target)
+    seen: list[torch.Tensor] = []
+
+    class Listening(Draft):
+        def fuse(self, embeds_BLD: torch.Tensor, features_BLD: torch.Tensor) -> torch.Tensor:
+            seen.append(features_BLD.detach().clone())
+            return super().fuse(embeds_BLD, features_BLD)
+
+    draft = Listening(new_draft(tiny_target).config)
+    kept_BLD = batch.features_BLD.clone()
+    torch.manual_seed(0)
+    compute(tiny_target, draft, batch, LossConfig(feature_noise=0.2))
+    difference = seen[0] - kept_BLD[:, : seen[0].shape[1]]
+    assert 0.09 < difference.abs().max().item() <= 0.1 + 1e-6
+    assert torch.equal(batch.features_BLD, kept_BLD)
