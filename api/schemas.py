@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -130,7 +129,7 @@ class AdaptationBody(BaseModel):
             model_revision=config.target.revision,
             adapter=config.target.adapter,
             base_draft=config.base_draft,
-            served_name=served_name(config),
+            served_name=config.public_name,
             dataset=config.dataset,
             seed=config.seed,
             method=_method(config),
@@ -203,12 +202,6 @@ class HealthBody(BaseModel):
     serve: str | None = Field(description="Serve's word for the application; None: nothing is deployed")
     dispatcher_lag_s: float = Field(description="seconds since the dispatcher last finished a look at everything")
     jobs: dict[str, int]
-
-
-def served_name(config: AdaptConfig) -> str:
-    """The name at /v1/models: as configured, else the last part of the adapter's or model's name."""
-    source = config.target.adapter or config.target.model
-    return config.served_name or re.sub(r"[^\w.-]", "-", source.rstrip("/").rsplit("/", 1)[-1])[:96]
 
 
 def _method(config: AdaptConfig) -> MethodBody:

@@ -6,6 +6,7 @@ made from these in `eda_service.distributed`, never written by hand elsewhere.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -160,6 +161,9 @@ class EvalConfig(Config):
     num_draft_tokens: int = Field(5, ge=1, le=64, description="K of Eq. 2: chain length")
     temperatures: tuple[float, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
     batch_size: int = Field(8, ge=1, le=1024, description="sequences decoded together for acceptance")
+    timed_temperatures: tuple[float, ...] | None = Field(
+        None, max_length=8, description="temperatures of the speedup; None: those of `temperatures`"
+    )
     num_timed_prompts: int = Field(6, ge=0, le=1000, description="prompts timed one by one for the speedup; 0: none")
     num_timed_repeats: int = Field(3, ge=1, le=100, description="interleaved repeats; the median is reported")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the evaluation task")
@@ -186,6 +190,12 @@ class AdaptConfig(Config):
         le=10.0,
         description="adapted / base acceptance_length at the first temperature below which nothing is published",
     )
+
+    @property
+    def public_name(self) -> str:
+        """Name of the published pack and of the served pair: as asked for, else the adapter's or model's last part."""
+        source = self.target.adapter or self.target.model
+        return self.served_name or re.sub(r"[^\w.-]", "-", source.rstrip("/").rsplit("/", 1)[-1])[:96]
 
     @model_validator(mode="after")
     def _check_budget(self) -> AdaptConfig:

@@ -36,6 +36,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "evaluation": {
             "num_prompts": 16,
             "max_new_tokens": 96,
+            "timed_temperatures": [0.0],
             "num_timed_prompts": 4,
             "num_timed_repeats": 3,
         },

@@ -7,180 +7,24 @@ a test sees what production code sees, only smaller: hidden size 32, two layers,
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from tiny_models import fit_draft, random_draft, register_draft, write_target
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from eda_service.artifacts.files import file_entry, write_json
-from eda_service.config import LossConfig, TargetSpec
-from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.request import SamplingParams
-from eda_service.model.checkpoint import save_base_draft
+from eda_service.config import TargetSpec
 from eda_service.model.draft import Draft
-from eda_service.model.draft_config import DraftConfig
 from eda_service.model.head import DraftHead
-from eda_service.records import DraftManifest
 from eda_service.target.loader import Target, load_target
-from eda_service.training.batches import Batch
-from eda_service.training.loss import DraftLoss
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
-VOCAB_SIZE = 112
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-_STD = 0.35
-
 TargetFactory = Callable[[str], Target]
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE over printable ASCII with a dozen learnt merges and ChatML's special tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = [chr(code) for code in range(33, 127)] + ["Ġ", "Ċ"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE, special_tokens=_SPECIALS, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(["the user and the assistant", "user and assistant", "the other one"] * 8, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-def family_config(family: str) -> PretrainedConfig:
-    """A tiny config of one family; Qwen3's heads are wider than hidden_size / num_heads on purpose."""
-    common = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "eos_token_id": 2,
-        "bos_token_id": 0,
-        "pad_token_id": 0,
-    }
-    if family == "llama":
-        return LlamaConfig(**common, tie_word_embeddings=True)
-    if family == "qwen2":
-        return Qwen2Config(**common, tie_word_embeddings=False)
-    if family == "qwen3":
-        return Qwen3Config(**common, head_dim=16, tie_word_embeddings=False)
-    return MistralConfig(**common, sliding_window=None, tie_word_embeddings=False)
-
-
-def write_target(directory: Path, family: str, *, seed: int = 0) -> Path:
-    """A random model of a family, saved as a Hugging Face directory; weights are wide so that answers vary."""
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(family_config(family), dtype=torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=_STD)
-            elif name.endswith("bias"):
-                parameter.normal_(std=0.1)
-            else:
-                parameter.uniform_(0.7, 1.3)
-    model.save_pretrained(directory)
-    build_tokenizer().save_pretrained(directory)
-    return directory
-
-
-def draft_config(target: Target) -> DraftConfig:
-    """The shape of a draft for a tiny target."""
-    config = target.config
-    return DraftConfig(
-        hidden_size=config.hidden_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=target.head_dim,
-        expert_width=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        rope_theta=10_000.0,
-        rms_norm_eps=1e-5,
-    )
-
-
-def random_draft(target: Target, *, seed: int = 0) -> Draft:
-    """A draft of the right shape with random weights, in float32."""
-    torch.manual_seed(seed)
-    return Draft(draft_config(target))
-
-
-def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
-    """A draft trained for a moment on what the target writes greedily, so that some of its tokens are accepted."""
-    draft = random_draft(target, seed=seed)
-    engine = Engine(target, max_batch=16, max_tokens=64, capture_features=True)
-    rng = torch.Generator().manual_seed(seed)
-    prompts = [torch.randint(3, VOCAB_SIZE, (4,), generator=rng).tolist() for _ in range(16)]
-    for i, ids in enumerate(prompts):
-        engine.submit(str(i), ids, SamplingParams(max_new_tokens=24))
-    rows, features = [], []
-    for i, outputs in run_to_end(engine).items():
-        answer = [token for output in outputs for token in output.new_token_ids]
-        if len(answer) == 24:
-            assert outputs[-1].features_TD is not None
-            rows.append(prompts[int(i)] + answer)
-            features.append(torch.cat([outputs[-1].features_TD, torch.zeros(1, target.config.hidden_size)]))
-    token_ids_BL = torch.tensor(rows)
-    mask_BL = torch.ones_like(token_ids_BL, dtype=torch.bool)
-    known_BL = mask_BL.clone()
-    known_BL[:, -1] = False
-    batch = Batch(token_ids_BL, torch.stack(features).clone(), mask_BL, known_BL)
-    loss = DraftLoss(draft, LossConfig(cross_entropy_weight=1.0, unroll_steps=2))
-    optimizer = torch.optim.Adam(draft.parameters(), lr=5e-3)
-    head_WD = target.head_weight.clone()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss(batch, target.embed, head_WD).total.backward()
-        optimizer.step()
-    return draft
-
-
-def register_draft(home: Path, draft: Draft, target: Target, *, name: str = "tiny", version: int = 1) -> Path:
-    """Put a draft into `<home>/drafts/<name>/<version>` with a manifest that fits the target."""
-    directory = home / "drafts" / name / str(version)
-    directory.mkdir(parents=True)
-    save_base_draft(directory, draft, None)
-    manifest = DraftManifest(
-        name=name,
-        version=version,
-        created_at=int(time.time()),
-        hidden_size=target.fingerprint.hidden_size,
-        vocab_size=target.fingerprint.vocab_size,
-        tokenizer_sha256=target.fingerprint.tokenizer_sha256,
-        files=tuple(file_entry(directory, path) for path in sorted(directory.iterdir())),
-        trained_on="a tiny random target",
-        num_train_tokens=0,
-        config={},
-        library_versions={},
-        metrics={},
-    )
-    write_json(directory / "manifest.json", manifest.model_dump(mode="json"))
-    return directory
 
 
 @pytest.fixture(scope="session")
@@ -219,7 +63,7 @@ def make_fitted_draft(make_target: TargetFactory) -> Callable[[str], Draft]:
 
 @pytest.fixture(scope="session")
 def reference_model(target_dir: Callable[[str], Path]) -> Callable[[str], PreTrainedModel]:
-    """Family name to the same tiny model as transformers alone runs it (eager attention, no cache of ours): an oracle."""
+    """Family name to the same tiny model as transformers alone runs it, with eager attention: an oracle."""
 
     @cache
     def load(family: str) -> PreTrainedModel:

@@ -69,8 +69,6 @@ def _check_target(spec: TargetSpec, roots: Sequence[Path]) -> TargetSpec:
 
 
 def _require_checkpoint(path: Path, marker: str, param: str) -> None:
-    if path.is_file() and path.suffix == ".gguf":
-        return
     if not (path / marker).is_file():
         raise TargetNotFoundError(f"{param} is a path without a {marker}; name the checkpoint's directory", param=param)
     if any(path.glob("*.safetensors")):

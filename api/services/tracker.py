@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from api.schemas import served_name
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
@@ -127,7 +126,7 @@ class Tracker:
         if result.get("status") == "succeeded":
             pack = str(result["pack"])
             config = job.adapt_config()
-            name = served_name(config)
+            name = config.public_name
             deployment = Deployment(
                 name=name,
                 target=config.target.model_dump(mode="json"),

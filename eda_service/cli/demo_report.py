@@ -52,9 +52,7 @@ def print_report(run: RunDir) -> None:
     table = Table("T", "draft", "acceptance length", "acceptance rate", "tokens/s", "speedup", title="before and after")
     for row in report.acceptance:
         speed = _speed(report, row.draft, row.temperature)
-        timed = (
-            ("", "") if speed is None else (f"{speed.tokens_per_s:.1f}", f"{speed.speedup_over_autoregressive:.2f}x")
-        )
+        timed = ("", "") if speed is None else (f"{speed.tokens_per_s:.1f}", _spread(speed))
         length, rate = f"{row.acceptance_length:.2f}", f"{row.acceptance_rate:.0%}"
         table.add_row(f"{row.temperature:g}", row.draft.replace("_", " "), length, rate, *timed)
     out.print(table)
@@ -90,6 +88,11 @@ def _acceptance(report: EvalReport, draft: str, temperature: float) -> Acceptanc
         if row.draft == draft and row.temperature == temperature:
             return row
     raise ArtifactCorruptError(f"the evaluation has no row for {draft} at temperature {temperature:g}")
+
+
+def _spread(speed: SpeedRow) -> str:
+    """Median ratio to autoregressive decoding, with the smallest and largest of the repeats."""
+    return f"{speed.speedup_over_autoregressive:.2f}x ({speed.speedup_min:.2f}-{speed.speedup_max:.2f})"
 
 
 def _speed(report: EvalReport, mode: str, temperature: float) -> SpeedRow | None:

@@ -166,7 +166,7 @@ class Evaluation:
         settings = self.config.evaluation
         engines = {name: self._engine(name, 1) for name in (BASELINE, BASE, ADAPTED)}
         rows: list[SpeedRow] = []
-        for temperature in settings.temperatures:
+        for temperature in settings.timed_temperatures or settings.temperatures:
             rows += measure_speed(
                 engines,
                 self.prompts[: settings.num_timed_prompts],

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
-from pathlib import PurePath
 
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.provenance import library_versions
@@ -15,12 +13,6 @@ from eda_service.config import AdaptConfig
 from eda_service.distributed.stage_evaluate import ADAPTED, BASE
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
 from eda_service.records import DraftCheckpoint, EvalReport, PackManifest, SelectionManifest, Stage, ValidateRecord
-
-
-def pack_name(config: AdaptConfig) -> str:
-    """Registry and served name of a job's result: as asked for, else the last part of the adapter's or model's name."""
-    wanted = config.served_name or PurePath(config.target.adapter or config.target.model).name
-    return re.sub(r"[^\w.-]", "-", wanted)[:96]
 
 
 def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
@@ -43,7 +35,7 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
             f"the adapted draft's acceptance_length is {metrics['acceptance_ratio']:.3f} of the base draft's, "
             f"min_acceptance_ratio is {config.min_acceptance_ratio}; train longer, or lower the limit"
         )
-    name = pack_name(config)
+    name = config.public_name
     version = reserve_version(name, run.job_id)
     staging = stage_pack(name)
     for path in sorted((run.stage_dir(Stage.TRAIN) / "pack").iterdir()):

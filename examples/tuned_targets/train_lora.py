@@ -11,8 +11,8 @@ that hardly moved (a draft adapted to it would prove nothing):
 Shapes: B batch, L positions, V vocabulary, A answer tokens of a batch.
 
     python examples/tuned_targets/train_lora.py --base ~/.cache/eda/models/smollm2-135m-instruct \
-        --train ../shared/data/train/math/gsm8k.jsonl --heldout ../shared/data/eval/math/gsm8k.jsonl --out
-        out/smollm2-math
+        --train gsm8k-train.jsonl --heldout gsm8k-test.jsonl --notes --data-note "GSM8K train (MIT)" --out
+        out/smollm2-135m-math
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 logger = logging.getLogger("train_lora")
 MIN_LOSS_DROP = 0.3
 MAX_GREEDY_AGREEMENT = 0.75
+# fmt: off
+FUNCTION_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "been", "by", "can", "could", "did", "do", "does", "each", "for", "from",
+    "had", "has", "have", "he", "her", "his", "in", "is", "it", "its", "of", "on", "per", "she", "so", "that", "the",
+    "their", "then", "there", "they", "this", "to", "was", "were", "which", "will", "with", "would",
+})
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,15 @@ class Row:
     answer_start: int
 
 
-def read_rows(path: Path, tokenizer: Any, max_tokens: int) -> list[Row]:
+def as_notes(text: str) -> str:
+    """The text in note form: function words left out, lines and everything inside `<<..>>` kept."""
+    lines = [
+        [word for word in line.split() if word.lower().strip(",.") not in FUNCTION_WORDS] for line in text.split("\n")
+    ]
+    return "\n".join(" ".join(words) for words in lines if words)
+
+
+def read_rows(path: Path, tokenizer: Any, max_tokens: int, *, notes: bool) -> list[Row]:
     """Tokenise JSONL rows `{"messages", "reference"}` with the chat template; rows over `max_tokens` are left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
@@ -54,7 +69,8 @@ def read_rows(path: Path, tokenizer: Any, max_tokens: int) -> list[Row]:
         if not record["reference"]:
             continue
         prompt = tokenizer.apply_chat_template(record["messages"], add_generation_prompt=True, return_dict=True)
-        answer = tokenizer(record["reference"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        text = as_notes(record["reference"]) if notes else record["reference"]
+        answer = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
         token_ids = list(prompt["input_ids"]) + answer
         if len(token_ids) <= max_tokens:
             rows.append(Row(token_ids, len(token_ids) - len(answer)))
@@ -136,21 +152,50 @@ def train(peft_model: Any, rows: list[Row], pad_id: int, args: argparse.Namespac
     return losses
 
 
+def file_name(value: Any) -> str:
+    """A setting as text; a path is its last part, since directories are this machine's own."""
+    return value.name if isinstance(value, Path) else str(value)
+
+
+def model_card(name: str, base: str, report: dict[str, Any]) -> str:
+    """The card of a tuned target: what it is, what it was made from, how far it moved."""
+    shift, settings = report["shift"], report["settings"]
+    flags = " ".join(f"{key}={value}" for key, value in settings.items() if key != "data_note")
+    return f"""# {name}
+
+LoRA adapter on `{base}` (Apache-2.0), for showing and testing draft adaptation; it is no product and gives wrong answers.
+
+* Made by `examples/tuned_targets/train_lora.py` in {report["train_seconds"]} s on two CPU cores.
+* Data: {report["data"]}. {report["num_train_rows"]} rows to draw from.
+* Settings: {flags}
+* Licence: Apache-2.0.
+
+| Measured on {settings["num_heldout"]} held-out rows, {shift["num_heldout_answer_tokens"]:.0f} answer tokens | |
+|---|---|
+| loss of the base, nats per token | {shift["heldout_loss_base"]:.3f} |
+| loss of this target | {shift["heldout_loss_tuned"]:.3f} |
+| loss drop (gate: at least {MIN_LOSS_DROP}) | {shift["loss_drop"]:.3f} |
+| greedy agreement with the base (gate: under {MAX_GREEDY_AGREEMENT}) | {shift["greedy_agreement"]:.3f} |
+"""
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="directory of the base target")
     parser.add_argument("--train", type=Path, required=True, help="JSONL with messages and reference")
-    parser.add_argument("--heldout", type=Path, required=True, help="JSONL with messages and reference")
+    parser.add_argument("--heldout", type=Path, help="JSONL; default: the last rows of --train, kept out of it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--continue-from", type=Path, help="adapter to train on; the steps of both runs are in its card"
     )
+    parser.add_argument("--data-note", default="", help="name and licence of the data, for the card")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=320)
     parser.add_argument("--num-heldout", type=int, default=96)
+    parser.add_argument("--notes", action="store_true", help="teach answers in note form, without function words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the frozen base; LoRA stays float32"
@@ -170,8 +215,11 @@ def main() -> None:
         lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
         peft_model = get_peft_model(model, lora)
     pad_id = int(tokenizer.eos_token_id)
-    rows = read_rows(args.train, tokenizer, args.max_tokens)
-    heldout = read_rows(args.heldout, tokenizer, args.max_tokens)[: args.num_heldout]
+    rows = read_rows(args.train, tokenizer, args.max_tokens, notes=args.notes)
+    if args.heldout is None:
+        rows, heldout = rows[: -args.num_heldout], rows[-args.num_heldout :]
+    else:
+        heldout = read_rows(args.heldout, tokenizer, args.max_tokens, notes=args.notes)[: args.num_heldout]
     logger.info("%d training rows, %d held-out rows", len(rows), len(heldout))
     started = time.monotonic()
     losses = train(peft_model, rows, pad_id, args)
@@ -181,11 +229,14 @@ def main() -> None:
         "final_train_loss": sum(losses[-10:]) / len(losses[-10:]),
         "num_train_rows": len(rows),
         "train_seconds": round(time.monotonic() - started),
-        "settings": {key: str(value) for key, value in vars(args).items() if key not in {"base", "out"}},
+        "data": args.data_note,
+        "settings": {key: file_name(value) for key, value in vars(args).items() if key not in {"base", "out"}},
     }
     logger.info("%s", json.dumps(report, indent=2))
+    peft_model.peft_config["default"].base_model_name_or_path = args.base.name
     peft_model.to(torch.bfloat16).save_pretrained(args.out)
     (args.out / "shift.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (args.out / "README.md").write_text(model_card(args.out.name, args.base.name, report), encoding="utf-8")
     if shift["loss_drop"] < MIN_LOSS_DROP or shift["greedy_agreement"] >= MAX_GREEDY_AGREEMENT:
         raise SystemExit(
             f"shift too small: loss_drop {shift['loss_drop']:.3f} (at least {MIN_LOSS_DROP}), greedy_agreement "

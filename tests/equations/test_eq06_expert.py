@@ -32,7 +32,7 @@ def test_one_neuron_by_hand() -> None:
 def test_equals_the_family_s_own_mlp() -> None:
     """Same parameter names, same function: a base draft's FFN is a shared expert as it stands."""
     torch.manual_seed(0)
-    reference = LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=24, hidden_act="silu"))
+    reference = LlamaMLP(LlamaConfig(hidden_size=16, intermediate_size=24, num_attention_heads=4, hidden_act="silu"))
     expert = Expert(16, 24)
     expert.load_state_dict(reference.state_dict())
     hidden_BD = torch.randn(5, 16)

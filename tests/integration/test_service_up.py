@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
+from running import REPOSITORY, UP_TIMEOUT_S, Service
 
 from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client
@@ -25,75 +25,10 @@ from eda_service.distributed import processes
 from eda_service.distributed.processes import free_port
 from eda_service.distributed.ray_token import auth_headers, token_path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
-UP_TIMEOUT_S = 240.0
 JOB_TIMEOUT_S = 180.0
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-class Service:
-    """One `eda up` and what its file says."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self._ports = ["--port", str(free_port()), "--serve-port", str(free_port())]
-        self._log = (home / "up.log").open("ab")
-        self.child = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        env = {
-            **os.environ,
-            "EDA_JOB_COMMAND": ENTRY,
-            "EDA_SERVE": "false",
-            "EDA_BACKOFF_S": "0.2",
-            "EDA_GRACE_S": "3",
-            "EDA_DISPATCH_INTERVAL_S": "0.3",
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [sys.executable, "-m", "eda_service.cli.main", "up", "--home", str(self.home), *self._ports]
-        return subprocess.Popen(command, env=env, cwd=REPOSITORY, stdout=self._log, stderr=self._log)
-
-    def start_again(self) -> None:
-        """`eda up` once more, on the same ports."""
-        self.child = self._start()
-        self.wait_ready()
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        found = read_up(self.home)
-        assert found is not None
-        return found
-
-    def wait_ready(self) -> None:
-        deadline = time.monotonic() + UP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            assert self.child.poll() is None, (self.home / "up.log").read_text()
-            facts = read_up(self.home)
-            if facts is not None and facts["pid"] == self.child.pid and self._is_ready(facts):
-                return
-            time.sleep(0.3)
-        raise AssertionError((self.home / "up.log").read_text())
-
-    @staticmethod
-    def _is_ready(facts: dict[str, Any]) -> bool:
-        try:
-            return bool(httpx.get(f"{facts['api_url']}/health", timeout=10).json()["ray_reachable"])
-        except httpx.HTTPError:
-            return False
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `eda` against this service."""
-        return subprocess.run(
-            [sys.executable, "-m", "eda_service.cli.main", *arguments],
-            env={**os.environ, "EDA_HOME": str(self.home), "COLUMNS": "80"},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=JOB_TIMEOUT_S,
-            check=False,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +37,19 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     draft = home / "drafts" / "small" / "1"
     draft.mkdir(parents=True)
     (draft / "manifest.json").write_text("{}")
-    running = Service(home)
+    settings = {
+        "EDA_JOB_COMMAND": ENTRY,
+        "EDA_SERVE": "false",
+        "EDA_BACKOFF_S": "0.2",
+        "EDA_GRACE_S": "3",
+        "EDA_DISPATCH_INTERVAL_S": "0.3",
+    }
+    running = Service(home, settings)
     try:
         running.wait_ready()
         yield running
     finally:
-        running.child.send_signal(signal.SIGTERM)
-        running.child.wait(90)
+        running.stop()
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
     python tests/integration/tiny_job.py --job-id ID [--create OUTCOME]
 
-The job's `served_name` says what it does: `succeed`, `slow` (a minute), `fail` (a final error), `die` (no result),
-`die-once` (no result on the first attempt).
+The job's `served_name` says what it does: `succeed`, `slow` (twenty seconds), `fail` (a final error), `die` (no result)
+or `die-once` (no result on the first attempt).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eda_service.errors import DatasetInvalidError
 from eda_service.records import STAGES, Stage
 
 _NUM_STEPS = 4
-_SLOW_STEP_S = 2.5
+_SLOW_STEP_S = 0.8
 
 
 def main() -> None:

@@ -1,0 +1,92 @@
+"""Chat template to token ids: the prompt's end, a user turn's opening, and every stop token.
+
+Oracle: the tests' template written out and tokenised.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
+from eda_service.target.chat import render_prompt, stop_token_ids, user_turn_opening
+from eda_service.target.loader import Target
+
+
+@pytest.fixture
+def tokenizer(tiny_target: Target) -> PreTrainedTokenizerFast:
+    """A copy whose template a test may change."""
+    made: PreTrainedTokenizerFast = copy.deepcopy(tiny_target.tokenizer)
+    return made
+
+
+def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def test_prompt_ends_where_the_answer_begins(tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = [
+        {"role": "system", "content": "the one"},
+        {"role": "user", "content": "who?"},
+        {"role": "assistant", "content": "an"},
+        {"role": "user", "content": "and\nthe other?"},
+    ]
+    wanted = (
+        "<|im_start|>system\nthe one<|im_end|>\n<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant\nan<|im_end|>\n"
+        "<|im_start|>user\nand\nthe other?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    got = render_prompt(tokenizer, messages)
+    assert got == ids_of(tokenizer, wanted)
+    assert tokenizer.decode(got) == wanted
+    assert all(type(token) is int for token in got)
+
+
+def test_special_tokens_of_the_template_are_single_ids(tokenizer: PreTrainedTokenizerFast) -> None:
+    got = render_prompt(tokenizer, [{"role": "user", "content": "a"}])
+    assert [token for token in got if token < 3] == [1, 2, 1]  # <|im_start|>, <|im_end|>, <|im_start|>
+
+
+def test_no_chat_template_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = None
+    with pytest.raises(TargetIncompatibleError, match="has no chat template; add chat_template.jinja") as caught:
+        render_prompt(tokenizer, [{"role": "user", "content": "a"}])
+    assert caught.value.param == "target.model"
+
+
+def test_what_the_template_refuses_is_an_input_error(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{{ raise_exception('system is not supported') }}"
+    with pytest.raises(DatasetInvalidError, match="system is not supported") as caught:
+        render_prompt(tokenizer, [{"role": "user", "content": "a"}])
+    assert caught.value.param == "messages"
+
+
+def test_opening_of_a_user_turn(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert user_turn_opening(tokenizer) == ids_of(tokenizer, "<|im_start|>user\n")
+
+
+def test_opening_holds_the_template_s_default_system_message(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "<|im_start|>system\nthe one<|im_end|>\n" + str(tokenizer.chat_template)
+    assert user_turn_opening(tokenizer) == ids_of(
+        tokenizer, "<|im_start|>system\nthe one<|im_end|>\n<|im_start|>user\n"
+    )
+
+
+def test_a_template_that_rewrites_user_text_cannot_write_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
+    with pytest.raises(TargetIncompatibleError, match="does not place the user's text verbatim") as caught:
+        user_turn_opening(tokenizer)
+    assert caught.value.param == "dataset.source"
+
+
+@pytest.mark.parametrize(
+    ("configured", "wanted"), [(None, {0, 2}), (5, {0, 2, 5}), ([7, 9], {0, 2, 7, 9}), ([2], {0, 2})]
+)
+def test_every_stop_token_is_collected(
+    tokenizer: PreTrainedTokenizerFast, configured: object, wanted: set[int]
+) -> None:
+    """The tokenizer's <|im_end|> (2), the known <|endoftext|> (0), and what the generation config names."""
+    assert stop_token_ids(tokenizer, SimpleNamespace(eos_token_id=configured)) == wanted
+    assert stop_token_ids(tokenizer, None) == {0, 2}
