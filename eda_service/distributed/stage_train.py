@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from eda_service.config import AdaptConfig
 from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards
 from eda_service.distributed.train_state import Curve
-from eda_service.distributed.train_worker import Payload, build_draft, train_worker
+from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, train_worker
 from eda_service.errors import ArtifactCorruptError, EdaError, NonFiniteLossError, WorkerLostError
 from eda_service.model.freezing import count_parameters
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
@@ -50,8 +51,8 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     out_dir = run.stage_dir(Stage.TRAIN)
     payload = _payload(run, config, selected, start_dir, out_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
-    metrics = _fit(run, config, payload)
-    if metrics["frozen_before"] != metrics["frozen_after"]:
+    outcome = _fit(run, config, payload)
+    if outcome["frozen_before"] != outcome["frozen_after"]:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
         )
@@ -72,16 +73,16 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
             else ""
         },
         files=tuple(file_entry(out_dir, path) for path in sorted(pack.iterdir())),
-        num_steps=metrics["total_steps"],
-        best_step=metrics["best_step"],
+        num_steps=outcome["total_steps"],
+        best_step=outcome["best_step"],
         num_parameters=total,
         num_trainable=trainable,
         trainable_fraction=trainable / total,
-        frozen_sha256=metrics["frozen_after"],
-        initial_simulated_acceptance_length=metrics["initial_acceptance"],
-        best_simulated_acceptance_length=metrics["best_acceptance"],
+        frozen_sha256=outcome["frozen_after"],
+        initial_simulated_acceptance_length=outcome["initial_acceptance"],
+        best_simulated_acceptance_length=outcome["best_acceptance"],
         curve=tuple(Curve(out_dir / "curve.jsonl").read()),
-        num_worker_restarts=metrics["restarts"],
+        num_worker_restarts=outcome["restarts"],
     )
 
 
@@ -141,16 +142,18 @@ def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
         ),
     )
+    path = Path(payload.out_dir) / OUTCOME
+    path.unlink(missing_ok=True)
     try:
-        result = trainer.fit()
+        trainer.fit()
     except TrainingFailedError as error:
         raise _as_own_error(error) from error
-    if result.metrics is not None and "failure" in result.metrics:
-        raise NonFiniteLossError(result.metrics["failure"])
-    if result.metrics is None or "frozen_after" not in result.metrics:
-        raise WorkerLostError("training ended without a result; see the train log of this job")
-    metrics: dict[str, Any] = result.metrics
-    return metrics
+    if not path.exists():
+        raise WorkerLostError("training ended without an outcome; see the train log of this job")
+    outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "failure" in outcome:
+        raise NonFiniteLossError(outcome["failure"])
+    return outcome
 
 
 def _as_own_error(error: BaseException) -> EdaError:

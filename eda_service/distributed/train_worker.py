@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
@@ -32,6 +33,7 @@ from eda_service.training.schedule import learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
 
 SIMULATED_DEPTH = 5
+OUTCOME = "outcome.json"
 _HELDOUT_BATCH = 16
 _PROGRESS_EVERY_S = 2.0
 
@@ -245,8 +247,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
     payload = Payload(**arguments["payload"])
     prepare_environment(config.train.use_gpu)
     without_cpu_kernels()
-    from ray import train
-
     torch.set_num_threads(config.train.threads_per_worker)
     draft, vocab_W = build_draft(payload, config.train, config.seed)
     before = frozen_sha256(draft)
@@ -257,11 +257,14 @@ def train_worker(arguments: dict[str, Any]) -> None:
     try:
         final = worker.fit()
     except NonFiniteLossError as error:
-        # Reported, not raised: Ray Train would restart the group, and the same steps would end the same way.
-        train.report({"failure": error.message})
-        return
-    after = frozen_sha256(worker.draft)
-    train.report({**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after})
+        # Written, not raised: Ray Train would restart the group, and the same steps would end the same way.
+        outcome: dict[str, Any] = {"failure": error.message}
+    else:
+        after = frozen_sha256(worker.draft)
+        outcome = {**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after}
+    if worker.rank == 0:
+        # On storage: Ray Train keeps the metrics of reports with a checkpoint only.
+        write_json(Path(payload.out_dir) / OUTCOME, outcome)
 
 
 def is_mixed(config: TrainConfig) -> bool:

@@ -163,14 +163,14 @@ def model_card(name: str, base: str, report: dict[str, Any]) -> str:
     flags = " ".join(f"{key}={value}" for key, value in settings.items() if key != "data_note")
     return f"""# {name}
 
-LoRA adapter on `{base}` (Apache-2.0), for showing and testing draft adaptation; it is no product and gives wrong answers.
+LoRA adapter on `{base}` (Apache-2.0), for showing and testing draft adaptation. No product: it gives wrong answers.
 
 * Made by `examples/tuned_targets/train_lora.py` in {report["train_seconds"]} s on two CPU cores.
 * Data: {report["data"]}. {report["num_train_rows"]} rows to draw from.
 * Settings: {flags}
 * Licence: Apache-2.0.
 
-| Measured on {settings["num_heldout"]} held-out rows, {shift["num_heldout_answer_tokens"]:.0f} answer tokens | |
+| On {settings["num_heldout"]} held-out rows, {shift["num_heldout_answer_tokens"]:.0f} answer tokens | |
 |---|---|
 | loss of the base, nats per token | {shift["heldout_loss_base"]:.3f} |
 | loss of this target | {shift["heldout_loss_tuned"]:.3f} |

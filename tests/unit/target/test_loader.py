@@ -97,11 +97,9 @@ def test_lora_is_merged(target_dir: Callable[[str], Path], tiny_target: Target, 
     assert target.fingerprint.tokenizer_sha256 == tiny_target.fingerprint.tokenizer_sha256
 
 
-def test_an_adapter_of_another_base_is_refused(
-    adapter_dir: Path, new_target_dir: Callable[..., Path], target_dir: Callable[[str], Path], tmp_path: Path
-) -> None:
-    """Rank-4 factors for D = 32 on a base with D = 32 but another q width."""
-    with pytest.raises(TargetIncompatibleError, match="does not fit its base.*name the base") as caught:
+def test_an_adapter_of_another_base_is_refused(adapter_dir: Path, target_dir: Callable[[str], Path]) -> None:
+    """Factors for queries of 32 columns on a base of the same hidden size whose queries have 64."""
+    with pytest.raises(TargetIncompatibleError, match="(?s)does not fit its base.*name the base") as caught:
         load_target(TargetSpec(model=str(target_dir("qwen3")), adapter=str(adapter_dir), dtype="float32"))
     assert caught.value.param == "target.adapter"
 

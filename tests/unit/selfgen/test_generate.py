@@ -1,0 +1,69 @@
+"""Self-generation's edges: samples without an answer, refused prompts, progress, storage (the law is in Eqs. 8-9)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from eda_service.config import SelfGenConfig
+from eda_service.selfgen.generate import generate, storage_dtype
+from eda_service.selfgen.prompts import Prompt
+from eda_service.target.loader import Target
+
+CONFIG = SelfGenConfig(temperature=0.0, max_new_tokens=10)
+
+
+def prompts(*texts: str) -> list[Prompt]:
+    return [Prompt(id=f"p{i}", messages=[{"role": "user", "content": text}]) for i, text in enumerate(texts)]
+
+
+def test_an_answer_that_is_only_a_stop_token_is_skipped_with_its_reason(tiny_target: Target) -> None:
+    """Its answer mask would be all zero: nothing to learn and no token to take a quantile of."""
+    first = generate(tiny_target, prompts("the"), CONFIG, seed=0).samples[0]
+    stop = first.token_ids[first.num_prompt_tokens]
+    target = dataclasses.replace(tiny_target, stop_token_ids=frozenset({stop}))
+    made = generate(target, prompts("the"), CONFIG, seed=0)
+    assert made.samples == []
+    assert [(row.sample_id, row.reason) for row in made.skipped] == [
+        ("p0", "empty answer: its answer mask is all zero")
+    ]
+
+
+def test_every_prompt_is_either_a_sample_or_a_skipped_row(tiny_target: Target) -> None:
+    made = generate(
+        tiny_target, prompts("the", "a" * 400, "and", "b" * 600), CONFIG.model_copy(update={"batch_size": 2}), seed=0
+    )
+    too_long = generate(tiny_target, prompts("a" * 700), CONFIG, seed=0)
+    assert [row.sample_id for row in too_long.skipped] == ["p0"]
+    names = [sample.sample_id for sample in made.samples] + [row.sample_id for row in made.skipped]
+    assert sorted(names) == ["p0", "p1", "p2", "p3"]
+    assert all(row.reason for row in made.skipped)
+
+
+def test_a_prompt_that_does_not_render_is_skipped_and_the_others_go_on(tiny_target: Target) -> None:
+    tokenizer = tiny_target.tokenizer
+    template = tokenizer.chat_template
+    strict = "{% if messages[0]['content'] == 'bad' %}{{ raise_exception('no bad words') }}{% endif %}" + template
+    tokenizer.chat_template = strict
+    try:
+        made = generate(tiny_target, prompts("the", "bad"), CONFIG, seed=0)
+    finally:
+        tokenizer.chat_template = template
+    assert [sample.sample_id for sample in made.samples] == ["p0"]
+    assert made.skipped[0].sample_id == "p1"
+    assert "no bad words" in made.skipped[0].reason
+
+
+def test_progress_counts_every_new_token(tiny_target: Target) -> None:
+    seen: list[int] = []
+    made = generate(tiny_target, prompts("the", "and"), CONFIG, seed=0, on_progress=seen.append)
+    assert sum(seen) == sum(sample.num_answer_tokens for sample in made.samples)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [(torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16)], ids=str
+)
+def test_features_are_stored_in_two_bytes(dtype: torch.dtype, wanted: torch.dtype) -> None:
+    assert storage_dtype(dtype) == wanted

@@ -1,0 +1,95 @@
+"""Simulated acceptance (Eq. 2 along a sample's own text) against a loop over starts, and against real decoding.
+
+Shapes: B samples, L positions, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from eda_service.config import SelfGenConfig
+from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.request import SamplingParams
+from eda_service.evaluation.acceptance import summarise
+from eda_service.model.draft import Draft
+from eda_service.model.head import DraftHead
+from eda_service.selfgen.generate import generate
+from eda_service.selfgen.prompts import Prompt
+from eda_service.target.loader import Target
+from eda_service.training import simulate
+from eda_service.training.batches import Batch, collate
+from eda_service.training.simulate import simulated_acceptance_length
+from eda_service.training.unroll import unroll
+
+
+@pytest.fixture(scope="module")
+def batch(make_target: Callable[[str], Target]) -> Batch:
+    """Greedy self-generated samples of different lengths."""
+    prompts = [Prompt(id=str(i), messages=[{"role": "user", "content": text}]) for i, text in enumerate("abcdefgh")]
+    settings = SelfGenConfig(temperature=0.0, max_new_tokens=24)
+    samples = generate(make_target("llama"), prompts, settings, seed=0).samples
+    return collate(samples, max_tokens=64, dtype=torch.float32)
+
+
+def test_against_a_loop_over_starts(
+    batch: Batch, tiny_target: Target, make_fitted_draft: Callable[[str], Draft]
+) -> None:
+    draft, depth, head_VD = make_fitted_draft("llama"), 3, tiny_target.head_weight
+    got = simulated_acceptance_length(draft, [batch], tiny_target.embed, head_VD, depth=depth)
+    with torch.no_grad():
+        steps = list(unroll(draft, tiny_target.embed, batch.token_ids_BL, batch.features_BLD, depth))
+    lengths, accepted, starts = batch.has_feature_BL.sum(1) + 1, 0, 0
+    for sample in range(len(lengths)):
+        for row in range(int(lengths[sample]) - 2):
+            if not batch.loss_mask_BL[sample, row + 2]:
+                continue
+            starts += 1
+            for step in range(depth):
+                if row + step + 2 >= int(lengths[sample]):
+                    break
+                drafted = int((head_VD @ steps[step][sample, row]).argmax())
+                wanted = int((head_VD @ batch.features_BLD[sample, row + step + 1]).argmax())
+                if drafted != wanted:
+                    break
+                accepted += 1
+    assert 0 < accepted < depth * starts
+    assert got == pytest.approx(1 + accepted / starts)
+
+
+def test_a_perfect_draft_is_accepted_everywhere(
+    batch: Batch, tiny_target: Target, tiny_draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every feature predicted exactly, each start accepts its one token."""
+
+    def perfect(*arguments: object) -> Iterator[torch.Tensor]:
+        yield batch.features_BLD[:, 1:-1]
+
+    monkeypatch.setattr(simulate, "unroll", perfect)
+    head_VD = tiny_target.head_weight
+    assert simulated_acceptance_length(tiny_draft, [batch], tiny_target.embed, head_VD, depth=1) == 2.0
+
+
+def test_agrees_with_decoding(tiny_target: Target, batch: Batch, make_fitted_draft: Callable[[str], Draft]) -> None:
+    """On greedy text the chain from every position is what decoding would draft there; means lie close together."""
+    draft = make_fitted_draft("llama")
+    simulated = simulated_acceptance_length(draft, [batch], tiny_target.embed, tiny_target.head_weight, depth=1)
+    head = DraftHead(tiny_target.head_weight, None)
+    engine = Engine(tiny_target, draft, head, num_draft_tokens=1, max_batch=8, max_tokens=80)
+    for row in range(batch.token_ids_BL.shape[0]):
+        num_prompt = int(batch.loss_mask_BL[row].int().argmax())
+        ids = batch.token_ids_BL[row, :num_prompt].tolist()
+        engine.submit(str(row), ids, SamplingParams(max_new_tokens=24))
+    stats = [outputs[-1].stats for outputs in run_to_end(engine).values()]
+    decoded = summarise("d", 0.0, stats, num_draft_tokens=1).acceptance_length
+    assert simulated == pytest.approx(decoded, abs=0.25)
+
+
+def test_nothing_to_count_is_one(batch: Batch, tiny_target: Target, tiny_draft: Draft) -> None:
+    empty = Batch(
+        batch.token_ids_BL, batch.features_BLD, torch.zeros_like(batch.loss_mask_BL), batch.has_feature_BL
+    )
+    head_VD = tiny_target.head_weight
+    assert simulated_acceptance_length(tiny_draft, [empty], tiny_target.embed, head_VD, depth=3) == 1.0
