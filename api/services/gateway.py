@@ -50,6 +50,7 @@ class Gateway:
             EndpointUnavailableError: Serve does not answer.
         """
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+        headers["x-request-id"] = request.state.request_id  # one id in both processes' logs
         onward = self._http.build_request(
             request.method, request.url.path, headers=headers, content=await request.body() or None
         )

@@ -19,6 +19,7 @@ from ray import serve
 from starlette.responses import Response
 
 from api import errors
+from api.middleware import Envelope
 from api.serving import completions
 from api.serving.completions import ServedPair
 from api.serving.runner import EngineRunner
@@ -38,6 +39,7 @@ _DRAIN_S = 60.0
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 app = FastAPI(title="EDA endpoint", openapi_url=None)
+app.add_middleware(Envelope)
 errors.install(app)
 
 

@@ -213,3 +213,20 @@ def test_feature_noise_moves_inputs_only_and_stays_in_bounds(
     difference = seen[0] - kept_BLD[:, : seen[0].shape[1]]
     assert 0.09 < difference.abs().max().item() <= 0.1 + 1e-6
     assert torch.equal(batch.features_BLD, kept_BLD)
+
+
+def test_mixed_precision_is_the_same_loss_up_to_bfloat16(tiny_target: Target, new_draft: Callable[..., Draft]) -> None:
+    """Products in bfloat16 (8 bits), weights, gradients and losses in float32."""
+    batch, config = make_batch(tiny_target), LossConfig(unroll_steps=2)
+    plain = compute(tiny_target, new_draft(tiny_target), batch, config)
+    draft = new_draft(tiny_target)
+    mixed = DraftLoss(draft, config, mixed=True)(batch, tiny_target.embed, tiny_target.head_weight)
+    mixed.total.backward()
+    assert mixed.total.dtype == torch.float32
+    assert mixed.regression.item() == pytest.approx(plain.regression.item(), rel=0.02)
+    assert mixed.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), rel=0.02)
+    assert mixed.total.item() != plain.total.item()  # the products did run in another precision
+    for parameter in draft.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32

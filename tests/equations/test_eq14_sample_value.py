@@ -40,6 +40,6 @@ def test_one_outlier_moves_the_maximum_but_not_the_quantile() -> None:
 
 
 def test_all_zero_answer_mask_is_a_clear_error() -> None:
-    with pytest.raises(DatasetInvalidError, match="no answer token.*answer mask is all zero") as caught:
+    with pytest.raises(DatasetInvalidError, match=r"no answer token.*answer mask is all zero") as caught:
         sample_value(np.empty(0), 0.9)
     assert (caught.value.param, caught.value.code) == ("answer_mask", "dataset_invalid")

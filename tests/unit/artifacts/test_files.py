@@ -88,7 +88,9 @@ def test_one_changed_byte_is_found(tmp_path: Path, content: bytes) -> None:
     entry = file_entry(tmp_path, path)
     path.write_bytes(content)
     found = hashlib.sha256(content).hexdigest()[:12]
-    with pytest.raises(ArtifactCorruptError, match=f"has sha256 {found}, its record says ba7816bf8f01; delete") as caught:
+    with pytest.raises(
+        ArtifactCorruptError, match=f"has sha256 {found}, its record says ba7816bf8f01; delete"
+    ) as caught:
         verify_files(tmp_path, [entry])
     assert caught.value.code == "artifact_corrupt"
 

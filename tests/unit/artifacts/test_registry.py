@@ -57,9 +57,7 @@ def test_the_newest_version_is_by_number_not_by_text(
     assert find_draft("tiny@9").name == "9"
 
 
-def test_a_shipped_draft_is_found_after_the_home_s(
-    base_draft_dir: Path, no_shipped_drafts: Path, home: Path
-) -> None:
+def test_a_shipped_draft_is_found_after_the_home_s(base_draft_dir: Path, no_shipped_drafts: Path, home: Path) -> None:
     shutil.copytree(base_draft_dir, no_shipped_drafts / "tiny" / "1")
     shutil.copytree(base_draft_dir, no_shipped_drafts / "tiny" / "2")
     assert find_draft("tiny@1") == base_draft_dir

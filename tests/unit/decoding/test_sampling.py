@@ -73,6 +73,15 @@ def test_temperature_zero_is_one_hot_beside_sampled_rows() -> None:
     assert (got_BLV[1] > 0).all()
 
 
+@pytest.mark.parametrize("top_ps", [None, [0.5, 0.9, 1.0]])
+def test_the_short_cut_without_greedy_rows_gives_the_same(top_ps: list[float] | None) -> None:
+    logits_BLV = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0))
+    temperatures_B = torch.tensor([0.5, 1.0, 1.7])
+    top_ps_B = None if top_ps is None else torch.tensor(top_ps)
+    wanted_BLV = distribution(logits_BLV, temperatures_B, top_ps_B)
+    assert torch.equal(distribution(logits_BLV, temperatures_B, top_ps_B, any_greedy=False), wanted_BLV)
+
+
 def test_half_precision_logits_are_normalised_in_float32() -> None:
     logits_BLV = (torch.randn(1, 1, 5000, generator=torch.Generator().manual_seed(0)) * 2).to(torch.bfloat16)
     got_BLV = distribution(logits_BLV, torch.ones(1))

@@ -150,11 +150,18 @@ def test_a_wrong_residual_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(law_p_values()) < _REJECTED
 
 
-def test_accepting_every_draft_token_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other classic mistake; acceptance probability 1 makes the first token follow the draft."""
+def test_accepting_every_draft_token_is_caught() -> None:
+    """The other classic mistake, played by acceptance draws of zero: the first token then follows the draft."""
     target_K1V, draft_KV = known_distributions()
-    draft_ids = draw(draft_KV[0].expand(_NUM_ROWS, -1), torch.rand(_NUM_ROWS, generator=torch.Generator().manual_seed(0)))
-    assert chi_square(np.bincount(draft_ids.numpy(), minlength=_V), target_K1V[0].double().numpy()) < _REJECTED
+    draft_BKV = draft_KV.expand(_NUM_ROWS, -1, -1)
+    rng = torch.Generator().manual_seed(0)
+    draft_ids_BK = draw(draft_BKV, torch.rand(_NUM_ROWS, _NUM_DRAFT, generator=rng))
+    accepted_B, _ = verify_sampled(
+        target_K1V.expand(_NUM_ROWS, -1, -1), draft_BKV, draft_ids_BK, torch.zeros(_NUM_ROWS, _NUM_DRAFT + 1)
+    )
+    assert bool((accepted_B == _NUM_DRAFT).all())
+    counts_V = np.bincount(draft_ids_BK[:, 0].numpy(), minlength=_V)
+    assert chi_square(counts_V, target_K1V[0].double().numpy()) < _REJECTED
 
 
 def test_acceptance_probability_is_the_overlap_of_the_distributions() -> None:

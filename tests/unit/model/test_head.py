@@ -14,8 +14,8 @@ from eda_service.model.head import DraftHead
 VOCAB = [1, 4, 5, 9]
 
 
-@pytest.fixture
-def weight_VD() -> torch.Tensor:
+@pytest.fixture(name="weight_VD")
+def make_weight() -> torch.Tensor:
     return torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
 
 

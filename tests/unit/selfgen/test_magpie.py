@@ -38,9 +38,7 @@ def test_a_prompt_is_the_continuation_of_an_opened_user_turn(tiny_target: Target
     wanted = write(tiny_target, 1)[0]
     for i in range(5):
         engine = Engine(tiny_target, max_tokens=300)
-        params = SamplingParams(
-            temperature=1.0, top_p=0.95, max_new_tokens=96, seed=sample_seed(0, f"self-0-{i}")
-        )
+        params = SamplingParams(temperature=1.0, top_p=0.95, max_new_tokens=96, seed=sample_seed(0, f"self-0-{i}"))
         engine.submit("r", user_turn_opening(tiny_target.tokenizer), params)
         outputs = run_to_end(engine)["r"]
         tokens = [token for output in outputs for token in output.new_token_ids]
@@ -55,7 +53,9 @@ def test_a_target_that_never_ends_a_turn_is_an_error(tiny_target: Target) -> Non
     import dataclasses
 
     endless = dataclasses.replace(tiny_target, stop_token_ids=frozenset())
-    with pytest.raises(DatasetInvalidError, match="wrote 0 usable prompts of 4 wanted; lower dataset.num_prompts") as caught:
+    with pytest.raises(
+        DatasetInvalidError, match=r"wrote 0 usable prompts of 4 wanted; lower dataset\.num_prompts"
+    ) as caught:
         write(endless, 4, max_new_tokens=8)
     assert caught.value.param == "dataset.source"
 

@@ -51,7 +51,7 @@ def test_special_tokens_of_the_template_are_single_ids(tokenizer: PreTrainedToke
 
 def test_no_chat_template_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = None
-    with pytest.raises(TargetIncompatibleError, match="has no chat template; add chat_template.jinja") as caught:
+    with pytest.raises(TargetIncompatibleError, match=r"has no chat template; add chat_template\.jinja") as caught:
         render_prompt(tokenizer, [{"role": "user", "content": "a"}])
     assert caught.value.param == "target.model"
 

@@ -54,7 +54,11 @@ def test_an_unknown_model_says_where_it_was_looked_for() -> None:
     assert "smollm2-135m-instruct" in message  # what there is
     assert "no directory here" in message
     assert "check the name or the network" in message  # what to do
-    assert (caught.value.param, caught.value.code, caught.value.retryable) == ("target.model", "target_not_found", False)
+    assert (caught.value.param, caught.value.code, caught.value.retryable) == (
+        "target.model",
+        "target_not_found",
+        False,
+    )
 
 
 @pytest.mark.parametrize("name", ["not a name", "../x/y/z", "a/b/c", "x/../y", "a\0b", "/no/such/directory", "-rf"])
@@ -115,7 +119,7 @@ def test_safetensors_beside_pickled_weights_are_taken(model_dir: Path) -> None:
 
 def test_a_directory_without_config_is_no_model(model_dir: Path) -> None:
     (model_dir / "config.json").unlink()
-    with pytest.raises(TargetNotFoundError, match="has no config.json"):
+    with pytest.raises(TargetNotFoundError, match=r"has no config\.json"):
         resolve(model_dir)
 
 
@@ -145,7 +149,7 @@ def test_a_missing_adapter_names_its_own_field(model_dir: Path) -> None:
 
 def test_a_pickled_adapter_is_refused(model_dir: Path, adapter_dir: Path) -> None:
     (adapter_dir / "adapter_model.safetensors").rename(adapter_dir / "adapter_model.bin")
-    with pytest.raises(UnsafeCheckpointError, match="adapter_model.bin") as caught:
+    with pytest.raises(UnsafeCheckpointError, match=r"adapter_model\.bin") as caught:
         resolve(model_dir, adapter=str(adapter_dir))
     assert caught.value.param == "target.adapter"
 
@@ -158,5 +162,5 @@ def test_another_kind_of_adapter_is_refused(model_dir: Path, adapter_dir: Path) 
 
 
 def test_a_model_directory_is_no_adapter(model_dir: Path) -> None:
-    with pytest.raises(TargetNotFoundError, match="no adapter_config.json"):
+    with pytest.raises(TargetNotFoundError, match=r"no adapter_config\.json"):
         resolve(model_dir, adapter=str(model_dir))

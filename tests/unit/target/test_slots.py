@@ -79,14 +79,6 @@ def test_move_copies_the_first_positions_only() -> None:
     assert [row(keys, i) for i in range(3)] == [[9, 9, 2, 5, 0], [1, 1, 2, 5, 0], [9, 9, 9, 9, 5]]
 
 
-def test_move_works_after_a_forward_in_inference_mode() -> None:
-    """Cancelling moves a row between rounds, outside the round's inference mode."""
-    cache = new_cache()
-    with torch.inference_mode():
-        write(cache, [0, 0], 2, 1.0)
-    cache.move(1, 0, 2)
-
-
 def test_growth_keeps_what_is_there() -> None:
     cache = new_cache(num_slots=1)
     write(cache, [0], 250, 1.0)

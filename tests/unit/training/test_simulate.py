@@ -88,8 +88,6 @@ def test_agrees_with_decoding(tiny_target: Target, batch: Batch, make_fitted_dra
 
 
 def test_nothing_to_count_is_one(batch: Batch, tiny_target: Target, tiny_draft: Draft) -> None:
-    empty = Batch(
-        batch.token_ids_BL, batch.features_BLD, torch.zeros_like(batch.loss_mask_BL), batch.has_feature_BL
-    )
+    empty = Batch(batch.token_ids_BL, batch.features_BLD, torch.zeros_like(batch.loss_mask_BL), batch.has_feature_BL)
     head_VD = tiny_target.head_weight
     assert simulated_acceptance_length(tiny_draft, [empty], tiny_target.embed, head_VD, depth=3) == 1.0

@@ -1,0 +1,39 @@
+"""What the engine's tests share: prompts, one call that decodes a list of requests, a speculative engine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+
+from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.model.draft import Draft
+from eda_service.model.head import DraftHead
+from eda_service.target.loader import Target
+
+DraftMaker = Callable[[str], Draft]
+TargetMaker = Callable[[str], Target]
+
+
+def make_prompts(count: int, *, seed: int = 0) -> list[list[int]]:
+    """Prompts of 1 to 12 ordinary tokens."""
+    rng = random.Random(seed)
+    return [[rng.randrange(3, 112) for _ in range(rng.randint(1, 12))] for _ in range(count)]
+
+
+def answer(outputs: Sequence[StepOutput]) -> list[int]:
+    return [token for output in outputs for token in output.new_token_ids]
+
+
+def decode(engine: Engine, prompts: Sequence[list[int]], params: Sequence[SamplingParams]) -> list[list[int]]:
+    for i, (ids, each) in enumerate(zip(prompts, params, strict=True)):
+        engine.submit(str(i), ids, each)
+    done = run_to_end(engine)
+    return [answer(done[str(i)]) for i in range(len(prompts))]
+
+
+def speculative(target: Target, draft: Draft, *, vocab_W: torch.Tensor | None = None, **changes: int) -> Engine:
+    settings = {"num_draft_tokens": 4, "max_batch": 4, "max_tokens": 120} | changes
+    return Engine(target, draft, DraftHead(target.head_weight, vocab_W), **settings)

@@ -1,0 +1,93 @@
+"""The lossless check: identical, near tie or different, by cases made to order.
+
+Oracle of a near tie: transformers' logits after the common prefix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from eda_service.evaluation.lossless import check_lossless, first_difference, is_near_tie
+from eda_service.target.loader import Target
+
+PROMPT = [30, 40, 50]
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "wanted"),
+    [
+        ([], [], None),
+        ([1, 2], [1, 2], None),
+        ([1, 2], [1, 3], 1),
+        ([4], [5, 6], 0),
+        ([1, 2], [1, 2, 3], 2),
+        ([1, 2, 3], [1, 2], 2),
+    ],
+)
+def test_first_difference(left: list[int], right: list[int], wanted: int | None) -> None:
+    assert first_difference(left, right) == wanted
+
+
+@pytest.fixture
+def tied(make_target: Callable[[str], Target]) -> Target:
+    """A target whose head cannot tell tokens 7 and 8 apart."""
+    target = make_target("qwen2")
+    weight_VD = target.head_weight.clone()
+    weight_VD[8] = weight_VD[7]
+    head = nn.Linear(32, 112, bias=False)
+    head.weight = nn.Parameter(weight_VD, requires_grad=False)
+    return dataclasses.replace(target, head=head, head_weight=weight_VD)
+
+
+def test_equal_logits_are_a_near_tie_and_others_are_not(
+    tied: Target, reference_model: Callable[[str], PreTrainedModel]
+) -> None:
+    logits_V = reference_model("qwen2")(torch.tensor([PROMPT])).logits[0, -1]
+    far = int((logits_V - logits_V[7]).abs().argmax())
+    assert is_near_tie(tied, PROMPT, 7, 8)
+    assert not is_near_tie(tied, PROMPT, 7, far)
+
+
+def test_the_bound_follows_the_dtype(tied: Target) -> None:
+    """A gap of one part in a thousand is rounding in bfloat16 and a defect in float32."""
+    weight_VD = tied.head_weight.clone()
+    weight_VD[8] *= 1.001
+    head = nn.Linear(32, 112, bias=False)
+    head.weight = nn.Parameter(weight_VD, requires_grad=False)
+    assert not is_near_tie(dataclasses.replace(tied, head=head), PROMPT, 7, 8)
+    half = dataclasses.replace(tied, head=head, dtype=torch.bfloat16, body=_Float32Body(tied))
+    assert is_near_tie(half, PROMPT, 7, 8)
+
+
+class _Float32Body:
+    """Runs a float32 body under a mask of another dtype, so that only the stated dtype differs."""
+
+    def __init__(self, target: Target) -> None:
+        self.body = target.body
+
+    def __call__(self, *, attention_mask: torch.Tensor, past_key_values: object, **arguments: object) -> object:
+        cache = past_key_values
+        for store in (cache._keys, cache._values):  # type: ignore[attr-defined]
+            store[:] = [tensor.float() for tensor in store]
+        return self.body(attention_mask=attention_mask.float(), past_key_values=cache, **arguments)
+
+
+def test_counts(tied: Target, reference_model: Callable[[str], PreTrainedModel]) -> None:
+    logits_V = reference_model("qwen2")(torch.tensor([PROMPT])).logits[0, -1]
+    far = int((logits_V - logits_V[7]).abs().argmax())
+    plain = [[1, 2], [7, 5], [7, 5], [1, 2]]
+    speculative = [[1, 2], [8, 9], [far, 5], [1, 2, 3]]
+    check = check_lossless(tied, [PROMPT] * 4, plain, speculative)
+    assert (check.num_prompts, check.num_identical, check.num_near_ties, check.num_different) == (4, 1, 1, 2)
+    assert check.dtype == "float32"
+
+
+def test_a_missing_answer_is_noticed(tied: Target) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        check_lossless(tied, [PROMPT], [[1]], [])

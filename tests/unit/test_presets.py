@@ -1,0 +1,56 @@
+"""Presets: each is a valid config; `paper_7b` has the shape of Table 4; merging is deep and copies."""
+
+from __future__ import annotations
+
+import pytest
+
+from eda_service.config import AdaptConfig
+from eda_service.errors import InputError
+from eda_service.presets import merge, preset
+
+NAMES = ("demo", "paper", "paper_7b", "best")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_is_a_valid_config(name: str) -> None:
+    config = AdaptConfig.model_validate(merge(preset(name), {"target": {"model": "org/model"}}))
+    assert config.train.method == "eda"
+
+
+def test_an_unknown_preset_lists_what_there_is() -> None:
+    with pytest.raises(InputError, match="no preset 'papre'; there are best, demo, paper, paper_7b") as caught:
+        preset("papre")
+    assert caught.value.param == "preset"
+
+
+def test_the_paper_s_settings() -> None:
+    settings = preset("paper")
+    assert settings["dataset"]["num_prompts"] == 68_000
+    assert settings["train"] == {
+        "method": "eda",
+        "mix": "softmax",
+        "epochs": 20,
+        "batch_size": 16,
+        "learning_rate": 4e-5,
+    }
+    assert preset("paper_7b")["train"] == settings["train"] | {"private_width_fraction": 0.5, "train_fc": True}
+    assert preset("best")["train"]["loss"] == {"unroll_steps": 3}
+
+
+def test_the_demo_evaluates_on_templates_it_does_not_train_on() -> None:
+    settings = preset("demo")
+    assert settings["dataset"]["source"].endswith("templates=0-79")
+    assert settings["eval_dataset"]["source"].endswith("templates=80-99")
+
+
+def test_a_preset_is_a_fresh_copy() -> None:
+    preset("paper")["train"]["epochs"] = 1
+    assert preset("paper")["train"]["epochs"] == 20
+    assert preset("paper_7b")["train"]["epochs"] == 20
+
+
+def test_merge_by_hand() -> None:
+    base = {"a": {"x": 1, "y": 2}, "b": 3, "c": [1, 2]}
+    merged = merge(base, {"a": {"y": 5}, "b": {"z": 1}, "c": [9], "d": 4})
+    assert merged == {"a": {"x": 1, "y": 5}, "b": {"z": 1}, "c": [9], "d": 4}
+    assert base == {"a": {"x": 1, "y": 2}, "b": 3, "c": [1, 2]}
