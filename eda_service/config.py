@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
 
 class Config(BaseModel):
@@ -49,7 +50,9 @@ class Selector(StrEnum):
 class TargetSpec(Config):
     """A target: a Hugging Face id or local directory, optionally with a LoRA adapter on top."""
 
-    model: str = Field(description="Hugging Face id, local directory, or the name of a shipped target", max_length=512)
+    model: str = Field(
+        description="Hugging Face id, local directory, or the name of a shipped target", min_length=1, max_length=512
+    )
     revision: str | None = Field(
         None, description="branch, tag or commit; pinned to a commit before use", max_length=128
     )
@@ -159,9 +162,9 @@ class EvalConfig(Config):
     num_prompts: int = Field(16, ge=1, le=100_000, description="held-out prompts")
     max_new_tokens: int = Field(96, ge=8, le=32_768, description="answer cap in tokens")
     num_draft_tokens: int = Field(5, ge=1, le=64, description="K of Eq. 2: chain length")
-    temperatures: tuple[float, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
+    temperatures: tuple[Temperature, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
     batch_size: int = Field(8, ge=1, le=1024, description="sequences decoded together for acceptance")
-    timed_temperatures: tuple[float, ...] | None = Field(
+    timed_temperatures: tuple[Temperature, ...] | None = Field(
         None, max_length=8, description="temperatures of the speedup; None: those of `temperatures`"
     )
     num_timed_prompts: int = Field(6, ge=0, le=1000, description="prompts timed one by one for the speedup; 0: none")

@@ -22,11 +22,12 @@ from eda_service.records import DraftManifest, PackManifest
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
 
-def _split(reference: str) -> tuple[str, int | None]:
+def _split(reference: str, param: str) -> tuple[str, int | None]:
     name, at, version = reference.partition("@")
     if not _NAME.match(name) or (at and not version.isdigit()):
         raise NotFoundError(
-            f"{reference[:96]!r} is no name@version; write letters, digits, '.', '_', '-', then @ and a number"
+            f"{reference[:96]!r} is no name@version; write letters, digits, '.', '_', '-', then @ and a number",
+            param=param,
         )
     return name, int(version) if at else None
 
@@ -50,7 +51,7 @@ def find_draft(reference: str, home: Path | None = None) -> Path:
     Raises:
         BaseDraftMissingError: Not registered and not shipped.
     """
-    name, version = _split(reference)
+    name, version = _split(reference, "base_draft")
     for root in ((home or home_dir()) / "drafts", shipped_drafts()):
         found = _versions(root / name)
         if found and (version is None or version in found):
@@ -91,7 +92,7 @@ def find_pack(reference: str, home: Path | None = None) -> Path:
     Raises:
         NotFoundError: No such pack.
     """
-    name, version = _split(reference)
+    name, version = _split(reference, "pack")
     root = (home or home_dir()) / "packs" / name
     found = _versions(root)
     if not found or (version is not None and version not in found):

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eda_service.artifacts.files import temporary_name
 from eda_service.errors import ArtifactCorruptError
 
 
@@ -78,7 +79,7 @@ def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[P
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     save_file(tensors, temporary, metadata=metadata)
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -98,7 +99,7 @@ def read_shard(
             token_ids, offsets = stream.get_tensor("token_ids"), stream.get_tensor("offsets").tolist()
             prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata()
         feature_stream: Any = safe_open(features_path(directory, name), framework="pt") if features else None
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, SafetensorError) as error:
         raise ArtifactCorruptError(f"shard {name} in {directory} cannot be read: {error}; redo its stage") from error
     matrix = None if feature_stream is None else feature_stream.get_slice("features")
     for row in range(len(prompt_lengths)) if rows is None else rows:

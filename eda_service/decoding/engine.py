@@ -115,6 +115,7 @@ class Engine:
             )
         )
 
+    @torch.inference_mode()
     def cancel(self, request_id: str) -> None:
         """Drop a request; its slot is free at the next round. Unknown ids are ignored (it may have just ended)."""
         for request in list(self._waiting):
@@ -167,8 +168,7 @@ class Engine:
             self._start(request, features_BPD[i], first, bool(finite))
             for i, (request, first, finite) in enumerate(zip(group, first_B.tolist(), finite_B.tolist(), strict=True))
         ]
-        for i in reversed([i for i, output in enumerate(outputs) if output.finish_reason is not None]):
-            self._leave(slot + i)
+        self._leave_ended(outputs, first_slot=slot)
         return outputs
 
     def _first_tokens(self, group: list[LiveRequest], logits_B1V: Tensor) -> Tensor:
@@ -177,9 +177,13 @@ class Engine:
             return logits_B1V.argmax(-1).squeeze(1)
         device = self.target.device
         temperatures_B = torch.tensor([request.params.temperature for request in group], device=device)
-        top_ps_B = torch.tensor([request.params.top_p for request in group], device=device)
-        probs_BV = distribution(logits_B1V, temperatures_B, top_ps_B).squeeze(1)
+        probs_BV = distribution(logits_B1V, temperatures_B, self._nuclei(group)).squeeze(1)
         return draw(probs_BV, torch.cat([request.uniforms(1) for request in group]).to(device))
+
+    def _nuclei(self, requests: Sequence[LiveRequest]) -> Tensor | None:
+        """(B,) top_p of each request; None where nobody uses a nucleus."""
+        top_ps = [request.params.top_p for request in requests]
+        return torch.tensor(top_ps, device=self.target.device) if min(top_ps) < 1.0 else None
 
     def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill result; `features_PD` is padded."""
@@ -216,8 +220,7 @@ class Engine:
             self._advance(request, row, features_BKD[i])
             for i, (request, row) in enumerate(zip(live, table, strict=True))
         ]
-        for slot in reversed([i for i, output in enumerate(outputs) if output.finish_reason is not None]):
-            self._leave(slot)
+        self._leave_ended(outputs, first_slot=0)
         return outputs
 
     def _propose(self, temperatures_B: Tensor | None, uniforms_BU: Tensor | None) -> Proposal | None:
@@ -253,10 +256,8 @@ class Engine:
             if proposal is None:
                 return torch.zeros_like(target_ids[:, 0]), target_ids[:, 0]
             return verify_greedy(target_ids, proposal.token_ids_BK)
-        top_ps = [request.params.top_p for request in self._live]
-        nucleus_B = torch.tensor(top_ps, device=self.target.device) if min(top_ps) < 1.0 else None
         any_greedy = any(request.params.temperature == 0 for request in self._live)
-        probs_BKV = distribution(logits_BKV, temperatures_B, nucleus_B, any_greedy=any_greedy)
+        probs_BKV = distribution(logits_BKV, temperatures_B, self._nuclei(self._live), any_greedy=any_greedy)
         if proposal is None or proposal.probs_BKV is None:
             next_B = draw(probs_BKV[:, 0], uniforms_BU[:, -1])
             return torch.zeros_like(next_B), next_B
@@ -283,6 +284,17 @@ class Engine:
     def _output(self, request: LiveRequest, emitted: list[int], reason: str | None) -> StepOutput:
         features = torch.cat(request.captured) if reason is not None and request.captured else None
         return StepOutput(request.request_id, emitted, reason, request.stats, features_TD=features)
+
+    def _leave_ended(self, outputs: Sequence[StepOutput], *, first_slot: int) -> None:
+        """Free the slots of ended requests, highest first, so that what moves is not to be freed itself."""
+        for i in reversed(range(len(outputs))):
+            if outputs[i].finish_reason == "error":
+                # A mask cannot hide a NaN from whoever gets this slot next.
+                self._cache.clear(first_slot + i)
+                if self._proposer is not None:
+                    self._proposer.cache.clear(first_slot + i)
+            if outputs[i].finish_reason is not None:
+                self._leave(first_slot + i)
 
     def _leave(self, slot: int) -> None:
         """Free a slot; the last row moves into it."""

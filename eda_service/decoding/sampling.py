@@ -41,7 +41,7 @@ def _tempered(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | Non
 
 
 def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
-    """Keep the fewest most likely tokens whose mass reaches top_p, renormalised.
+    """Keep the fewest most likely tokens whose mass reaches top_p, renormalised; a row at top_p 1 stays as it is.
 
     On a CPU sorting 49k tokens costs more than a draft step, so the 512 most likely are tried first, and only rows
     whose nucleus is larger are sorted; the answer is the same.
@@ -51,13 +51,16 @@ def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:
         top_p: Broadcasts against probs, with last dimension 1.
     """
     if probs.device.type != "cpu" or probs.shape[-1] <= _NUCLEUS_TOP:
-        return _keep_nucleus(probs, top_p, probs.shape[-1])[0]
+        return torch.where(top_p >= 1, probs, _keep_nucleus(probs, top_p, probs.shape[-1])[0])
     flat_NV = probs.flatten(0, -2)
     flat_top_N1 = top_p.expand(*probs.shape[:-1], 1).flatten(0, -2)
     kept_NV, mass_N = _keep_nucleus(flat_NV, flat_top_N1, _NUCLEUS_TOP)
-    wide_N = mass_N < flat_top_N1.squeeze(-1)
+    whole_N = flat_top_N1.squeeze(-1) >= 1
+    wide_N = (mass_N < flat_top_N1.squeeze(-1)) & ~whole_N
     if bool(wide_N.any()):
         kept_NV[wide_N] = _keep_nucleus(flat_NV[wide_N], flat_top_N1[wide_N], probs.shape[-1])[0]
+    if bool(whole_N.any()):
+        kept_NV[whole_N] = flat_NV[whole_N]
     return kept_NV.view_as(probs)
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +27,7 @@ from eda_service.model.freezing import prepare, trained_state
 from eda_service.target.packed import pack_linears
 
 _VOCAB = "draft_vocab"
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 @dataclass
@@ -48,7 +51,7 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
     Raises:
         ArtifactCorruptError: The file cannot be read or its tensors do not fit its config.
     """
-    config = DraftConfig.model_validate_json((directory / "config.json").read_text(encoding="utf-8"))
+    config = _read_config(DraftConfig, directory / "config.json")
     tensors, vocab_W = _read(directory / "draft.safetensors")
     draft = Draft(config)
     _fill(draft, tensors, directory / "draft.safetensors", complete=True)
@@ -74,7 +77,7 @@ def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDr
         ArtifactCorruptError: A tensor of the pack is missing, unknown or of another shape.
     """
     loaded = load_base_draft(base_dir, dtype=dtype)
-    train = TrainConfig.model_validate_json((pack_dir / "pack.json").read_text(encoding="utf-8"))
+    train = _read_config(TrainConfig, pack_dir / "pack.json")
     tensors, vocab_W = _read(pack_dir / "pack.safetensors")
     draft = prepare(loaded.draft, train, seed=0)
     _fill(draft, tensors, pack_dir / "pack.safetensors", complete=False)
@@ -94,6 +97,13 @@ def for_inference(loaded: LoadedDraft) -> LoadedDraft:
 
 def _with_vocab(tensors: dict[str, Tensor], vocab_W: Tensor | None) -> dict[str, Tensor]:
     return tensors if vocab_W is None else {**tensors, _VOCAB: vocab_W.to(torch.int32).contiguous()}
+
+
+def _read_config(kind: type[ConfigT], path: Path) -> ConfigT:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ArtifactCorruptError(f"{path} cannot be read: {error}; fetch or publish it again") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Tensor | None]:

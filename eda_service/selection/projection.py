@@ -70,6 +70,12 @@ def fit_reference(features_ND: Array, *, pca_dim: int, ridge: float) -> Referenc
         )
     if not np.isfinite(features_ND).all():
         raise DatasetInvalidError("the target gave non-finite features on general prompts; check its weights")
+    if not (np.ptp(features_ND, axis=0) > 0).any():
+        raise DatasetInvalidError(
+            "the target's features on general prompts are all the same; check its weights, or raise "
+            "selection.num_reference_prompts",
+            param="selection.num_reference_prompts",
+        )
     size = min(pca_dim, num_tokens - 1, hidden_size)
     pca = PCA(n_components=size, svd_solver="covariance_eigh").fit(features_ND)
     reduced_NR = (features_ND - pca.mean_) @ pca.components_.T

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts.files import publish_dir
+from eda_service.errors import DatasetInvalidError
 from eda_service.target.embedded import download_wheel, model_cache
 
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"
@@ -36,9 +37,18 @@ def questions(templates: range, *, seed: int) -> Iterator[str]:
     Args:
         templates: Within 0..99; broken ones are left out.
         seed: Of all draws.
+
+    Raises:
+        DatasetInvalidError: Only broken templates are in the range.
     """
     generators = _generators()
     usable = [index for index in templates if index not in _BROKEN]
+    if not usable:
+        raise DatasetInvalidError(
+            f"templates {templates.start}-{templates.stop - 1} are all among those that the package lists as broken; "
+            "name a wider range",
+            param="dataset.source",
+        )
     rng = random.Random(seed)
     while True:
         rng.shuffle(usable)

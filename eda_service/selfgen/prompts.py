@@ -35,12 +35,24 @@ def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:
     """Exactly `num_prompts` distinct prompts, the same ones for the same seed.
 
     Raises:
-        DatasetInvalidError: The source cannot be read, a row is malformed, or there are too few distinct rows.
+        DatasetInvalidError: The source cannot be read, a row is malformed, an id is used twice, or there are too few
+            distinct rows.
     """
     wanted = dataset.num_prompts
     found: dict[str, Prompt] = {}
+    ids: set[str] = set()
     for prompt in itertools.islice(_rows(dataset, seed), 50 * wanted + 1000):
-        found.setdefault(json.dumps(prompt.messages), prompt)
+        content = json.dumps(prompt.messages)
+        if content in found:
+            continue
+        if prompt.id in ids:
+            raise DatasetInvalidError(
+                f"{dataset.source}: two different prompts have the id {prompt.id[:64]!r}; make ids unique or leave "
+                "them out",
+                param=PARAM,
+            )
+        ids.add(prompt.id)
+        found[content] = prompt
         if len(found) == wanted:
             return list(found.values())
     raise DatasetInvalidError(

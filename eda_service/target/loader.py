@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -153,7 +154,7 @@ def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> Any:
             local_files_only=True,
             attn_implementation=ATTENTION,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise TargetNotFoundError(
             f"{resolved.model_dir} does not load as a causal LM: {error}; check that it holds config.json and "
             "safetensors",

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
@@ -61,10 +62,14 @@ def resolve_target(spec: TargetSpec) -> ResolvedTarget:
 def _find(name: str, revision: str | None, *, param: str) -> tuple[Path, str | None]:
     if name in EMBEDDED:
         return fetch(name), None
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_dir, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, or a home of nobody
+        raise TargetNotFoundError(f"{name[:128]!r} is no directory here: {error}", param=param) from error
+    if is_dir:
         return path.resolve(), None
-    if path.is_file():
+    if is_file:
         raise TargetNotFoundError(f"{name} is a file; give the directory that holds config.json", param=param)
     if not _HUB_ID.match(name):
         raise TargetNotFoundError(f"{name[:128]!r} is no directory here and no model id (owner/name)", param=param)
@@ -103,7 +108,7 @@ def _check_model(directory: Path) -> Path:
     if not config.exists():
         raise TargetNotFoundError(f"{directory} has no config.json; it is no model directory", param="target.model")
     _check_safetensors(directory, "*.safetensors", param="target.model")
-    architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    architectures = _read_json(config, param="target.model").get("architectures") or []
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         raise TargetIncompatibleError(
             f"{directory} holds {', '.join(architectures)}; a decoder-only ...ForCausalLM model is needed",
@@ -117,10 +122,20 @@ def _check_adapter(directory: Path) -> Path:
     if not config.exists():
         raise TargetNotFoundError(f"{directory} has no adapter_config.json; it is no adapter", param="target.adapter")
     _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
-    kind = json.loads(config.read_text(encoding="utf-8")).get("peft_type")
+    kind = _read_json(config, param="target.adapter").get("peft_type")
     if kind != "LORA":
         raise TargetIncompatibleError(f"{directory} is a {kind} adapter; only LORA is merged", param="target.adapter")
     return directory
+
+
+def _read_json(path: Path, *, param: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TargetNotFoundError(f"{path} is no JSON: {error}; save the model again", param=param) from error
+    if not isinstance(value, dict):
+        raise TargetNotFoundError(f"{path} holds no JSON object; save the model again", param=param)
+    return value
 
 
 def _check_safetensors(directory: Path, pattern: str, *, param: str) -> None:

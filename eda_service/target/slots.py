@@ -87,6 +87,12 @@ class SlotCache:
         rows = slice(self._first_slot, self._first_slot + key_BHLd.shape[0])
         return keys[rows, :, : self._num_keys], values[rows, :, : self._num_keys]
 
+    def clear(self, slot: int) -> None:
+        """Zero a slot."""
+        for store in (self._keys, self._values):
+            for tensor in store:
+                tensor[slot].zero_()
+
     def move(self, source: int, destination: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another: how the live slots are kept side by side."""
         for store in (self._keys, self._values):
