@@ -22,6 +22,7 @@ from eda_service.distributed.stage_select import compact_shards
 from eda_service.distributed.train_state import Curve
 from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, train_worker
 from eda_service.errors import ArtifactCorruptError, EdaError, NonFiniteLossError, WorkerLostError
+from eda_service.model.checkpoint import read_draft_config
 from eda_service.model.freezing import count_parameters
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
 from eda_service.training.vocabulary import rank_vocabulary
@@ -104,7 +105,6 @@ def _vocabulary(run: RunDir, config: AdaptConfig, start_dir: Path, out_dir: Path
     from safetensors.torch import save_file
 
     from eda_service.artifacts.shards import read_shard
-    from eda_service.model.draft_config import DraftConfig
 
     directory = run.stage_dir(Stage.GENERATE)
     names = sorted(path.name.split(".")[0] for path in directory.glob("shard-*.tokens.safetensors"))
@@ -113,8 +113,7 @@ def _vocabulary(run: RunDir, config: AdaptConfig, start_dir: Path, out_dir: Path
         for name in names
         for sample in read_shard(directory, name, features=False)
     )
-    draft = DraftConfig.model_validate_json((start_dir / "config.json").read_text(encoding="utf-8"))
-    vocab_W = rank_vocabulary(answers, config.train.draft_vocab_size, draft.vocab_size)
+    vocab_W = rank_vocabulary(answers, config.train.draft_vocab_size, read_draft_config(start_dir).vocab_size)
     if vocab_W is None:
         return None
     path = out_dir / "vocabulary.safetensors"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text
 from eda_service.artifacts.provenance import library_versions
@@ -15,13 +16,14 @@ from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec
 from eda_service.distributed.endpoint import check_draft_fits
-from eda_service.distributed.resources import MODEL_CPUS
+from eda_service.distributed.estimate import disk_need_bytes, estimate_seconds, measure_flops
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.chat import render_prompt, stop_token_ids
-
-_FEATURE_BYTES = 2
-_IO_BYTES = 2
+from eda_service.target.loader import choose_dtype, count_parameters
+from eda_service.target.resolve import resolve_target
 
 
 def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
@@ -38,13 +40,21 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
     base_dir = find_draft(config.base_draft)
     draft = read_draft_manifest(base_dir)
-    fingerprint = TargetFingerprint(**ray.get(_fingerprint.remote(config.model_dump(mode="json"))))
+    looked: dict[str, Any] = ray.get(_look.remote(config.model_dump(mode="json")))
+    fingerprint = TargetFingerprint(**looked["fingerprint"])
     check_draft_fits(draft, fingerprint)
     prompts_sha256 = _check_prompts(config.dataset, config.seed)
     if config.eval_dataset is not None:
         _check_prompts(config.eval_dataset, config.seed + 1)
     need = disk_need_bytes(config, fingerprint)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
+    seconds = estimate_seconds(
+        config,
+        num_target_parameters=looked["num_parameters"],
+        draft=read_draft_config(base_dir),
+        flops_per_s=looked["flops_per_s"],
+    )
+    run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
     run.progress(Stage.VALIDATE, step=1, total_steps=1)
@@ -66,15 +76,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         prompts_sha256=prompts_sha256,
         disk_need_bytes=need,
         disk_free_bytes=free,
+        estimated_seconds=seconds,
     )
-
-
-def disk_need_bytes(config: AdaptConfig, fingerprint: TargetFingerprint) -> int:
-    """Upper bound of what the job writes: hidden states of all samples, a copy of the kept ones, embedding and head."""
-    tokens = config.dataset.num_prompts * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * fingerprint.hidden_size * _FEATURE_BYTES
-    io = 2 * fingerprint.vocab_size * fingerprint.hidden_size * _IO_BYTES
-    return int(features * (1 + config.selection.keep_fraction)) + io
 
 
 def _check_prompts(dataset: DatasetSpec, seed: int) -> str:
@@ -86,8 +89,16 @@ def _check_prompts(dataset: DatasetSpec, seed: int) -> str:
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _fingerprint(config: dict[str, Any]) -> dict[str, Any]:
-    return fingerprint_target(AdaptConfig.model_validate(config)).model_dump()
+def _look(config: dict[str, Any]) -> dict[str, Any]:
+    """What needs the target's files: its fingerprint and size, and this machine's speed in its dtype."""
+    settings = AdaptConfig.model_validate(config)
+    limit_threads(settings.selfgen.threads_per_actor)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "fingerprint": fingerprint_target(settings).model_dump(),
+        "num_parameters": count_parameters(resolve_target(settings.target).model_dir),
+        "flops_per_s": measure_flops(choose_dtype(settings.target, device), device),
+    }
 
 
 def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
@@ -96,7 +107,6 @@ def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
 
     from eda_service.errors import TargetIncompatibleError
     from eda_service.target.loader import fingerprint
-    from eda_service.target.resolve import resolve_target
 
     resolved = resolve_target(config.target)
     tokenizer = AutoTokenizer.from_pretrained(resolved.model_dir, local_files_only=True)

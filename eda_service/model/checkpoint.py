@@ -45,13 +45,22 @@ def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> No
     save_file(_with_vocab(tensors, vocab_W), directory / "draft.safetensors")
 
 
+def read_draft_config(directory: Path) -> DraftConfig:
+    """The shape of a base draft.
+
+    Raises:
+        ArtifactCorruptError: It cannot be read.
+    """
+    return _read_config(DraftConfig, directory / "config.json")
+
+
 def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
     """Read a base draft.
 
     Raises:
         ArtifactCorruptError: The file cannot be read or its tensors do not fit its config.
     """
-    config = _read_config(DraftConfig, directory / "config.json")
+    config = read_draft_config(directory)
     tensors, vocab_W = _read(directory / "draft.safetensors")
     draft = Draft(config)
     _fill(draft, tensors, directory / "draft.safetensors", complete=True)

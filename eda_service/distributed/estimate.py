@@ -1,0 +1,69 @@
+"""What a job will need before it starts: bytes on disk (an upper bound) and seconds (an order of magnitude).
+
+The time follows from the job's matrix products and the rate at which this machine multiplies, measured on the spot. The
+two efficiencies are what self-generation and draft training reached of that rate on SmolLM2-135M and two cores.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from eda_service.config import AdaptConfig
+from eda_service.model.draft_config import DraftConfig
+from eda_service.records import TargetFingerprint
+
+_FEATURE_BYTES = 2
+_IO_BYTES = 2
+_DECODING_EFFICIENCY = 0.25
+_TRAINING_EFFICIENCY = 0.2
+_START_SECONDS = 75.0  # Ray actors, the worker group, the evaluation's loads
+_PROBE = (256, 2048, 2048)
+_PROBE_SECONDS = 0.2
+
+
+def disk_need_bytes(config: AdaptConfig, fingerprint: TargetFingerprint) -> int:
+    """Upper bound of what the job writes: hidden states of all samples, a copy of the kept ones, embedding and head."""
+    tokens = config.dataset.num_prompts * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
+    features = tokens * fingerprint.hidden_size * _FEATURE_BYTES
+    io = 2 * fingerprint.vocab_size * fingerprint.hidden_size * _IO_BYTES
+    return int(features * (1 + config.selection.keep_fraction)) + io
+
+
+def estimate_seconds(
+    config: AdaptConfig, *, num_target_parameters: int, draft: DraftConfig, flops_per_s: float
+) -> float:
+    """Time of a whole job, if every answer is as long as its cap.
+
+    Args:
+        config: The job.
+        num_target_parameters: Of the target, head included.
+        draft: Shape of the base draft.
+        flops_per_s: What one process multiplies per second, from `measure_flops`.
+    """
+    selection, selfgen, train, evaluation = config.selection, config.selfgen, config.train, config.evaluation
+    answers = config.dataset.num_prompts * selfgen.max_new_tokens
+    answers += selection.num_reference_prompts * selection.reference_max_new_tokens
+    decode_flops = 2.0 * num_target_parameters * answers / selfgen.num_actors
+    modes = 1 + 2 * len(evaluation.temperatures)
+    decode_flops += 2.0 * num_target_parameters * evaluation.num_prompts * evaluation.max_new_tokens * modes
+    hidden, vocab = draft.hidden_size, train.draft_vocab_size or draft.vocab_size
+    per_token = 6.0 * (2 + train.private_width_fraction) * 3 * hidden * draft.expert_width + 8.0 * vocab * hidden
+    tokens = config.dataset.num_prompts * selection.keep_fraction * min(train.max_tokens, 2 * selfgen.max_new_tokens)
+    train_flops = per_token * tokens * train.epochs * train.loss.unroll_steps / train.num_workers
+    decoding = decode_flops / (_DECODING_EFFICIENCY * flops_per_s)
+    return _START_SECONDS + decoding + train_flops / (_TRAINING_EFFICIENCY * flops_per_s)
+
+
+def measure_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating-point operations per second of this process in a matrix product of decoding's shape."""
+    rows, inner, columns = _PROBE
+    left = torch.ones(rows, inner, dtype=dtype, device=device)
+    right = torch.ones(inner, columns, dtype=dtype, device=device)
+    float((left @ right)[0, 0])
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < _PROBE_SECONDS:
+        float((left @ right)[0, 0])  # reading a value waits for the device
+        count += 1
+    return 2.0 * rows * inner * columns * count / (time.perf_counter() - started)
