@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 # Only these go through: Serve's own `x-request-*` headers would let a client switch its timeouts off.
 _REQUEST_HEADERS = ("content-type", "accept", "user-agent")
 _RESPONSE_HEADERS = ("content-type", "cache-control", "retry-after", "x-should-retry", "x-accel-buffering")
+_PROXY_STATUS = (404, 500, 503)
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 600.0  # between two pieces of an answer; a full queue may hold the first one back
 
@@ -61,6 +62,9 @@ class Gateway:
             raise EndpointUnavailableError(
                 "the endpoint does not answer yet; it starts with the first finished job, see GET /health"
             ) from error
+        if response.status_code in _PROXY_STATUS and "json" not in response.headers.get("content-type", ""):
+            await response.aclose()  # the word of Serve's proxy, not of our application
+            raise EndpointUnavailableError("the endpoint is being started; see GET /health")
         passed = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
         return StreamingResponse(_body(response), status_code=response.status_code, headers=passed)
 

@@ -66,6 +66,23 @@ def load_pair(model: ServedModel) -> ServedPair:
     )
 
 
+# Above the class: `serve.ingress` serialises the routes with the names that exist when it decorates.
+async def _streamed(events: AsyncGenerator[str, None]) -> StreamingResponse:
+    """A stream whose first event is there: what the engine refuses is still an ordinary error."""
+    first = await anext(events)
+    return StreamingResponse(completions.framed(first, events), media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+
+def _card(pair: ServedPair) -> ModelCard:
+    return ModelCard(
+        id=pair.name,
+        created=pair.loaded_at,
+        base_draft=pair.base_draft,
+        pack=pair.pack,
+        max_model_len=pair.max_model_len,
+    )
+
+
 @serve.deployment(
     name="Endpoint",
     ray_actor_options={"num_cpus": 0.5},
@@ -155,22 +172,6 @@ class Endpoint:
         pair = self._pairs.pop(name, None)
         if pair is not None:
             pair.runner.retire()
-
-
-async def _streamed(events: AsyncGenerator[str, None]) -> StreamingResponse:
-    """A stream whose first event is there: what the engine refuses is still an ordinary error."""
-    first = await anext(events)
-    return StreamingResponse(completions.framed(first, events), media_type="text/event-stream", headers=_STREAM_HEADERS)
-
-
-def _card(pair: ServedPair) -> ModelCard:
-    return ModelCard(
-        id=pair.name,
-        created=pair.loaded_at,
-        base_draft=pair.base_draft,
-        pack=pair.pack,
-        max_model_len=pair.max_model_len,
-    )
 
 
 def build_app(_args: dict[str, Any]) -> serve.Application:

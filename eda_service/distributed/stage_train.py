@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import train as ray_train
+from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -21,7 +23,13 @@ from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards
 from eda_service.distributed.train_state import Curve
 from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, train_worker
-from eda_service.errors import ArtifactCorruptError, EdaError, NonFiniteLossError, WorkerLostError
+from eda_service.errors import (
+    ArtifactCorruptError,
+    EdaError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    WorkerLostError,
+)
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.model.freezing import count_parameters
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
@@ -165,5 +173,10 @@ def _as_own_error(error: BaseException) -> EdaError:
             for candidate in (cause, inner):
                 if isinstance(candidate, EdaError):
                     return candidate
+                if isinstance(candidate, RayOutOfMemoryError | MemoryError | torch.OutOfMemoryError):
+                    return OutOfMemoryError(
+                        "a train worker ran out of memory; lower train.batch_size, train.max_tokens or "
+                        "train.draft_vocab_size, or stop what else runs on the machine"
+                    )
             cause = cause.__cause__
     return WorkerLostError(f"training did not finish: {str(error).strip().splitlines()[-1][:400]}")

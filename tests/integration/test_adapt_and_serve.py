@@ -6,6 +6,7 @@ of the served text is the target's own greedy decoding through transformers' `ge
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from eda_service.artifacts.rundir import RunDir
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config import TargetSpec
+from eda_service.distributed import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
 from eda_service.target.loader import load_target
 
@@ -94,21 +96,21 @@ def body(tiny_dir: Path, files: Path, **changes: Any) -> dict[str, Any]:
     return {**asked, **changes}
 
 
-def train_workers() -> list[psutil.Process]:
-    """Ray Train's worker processes on this machine that are children of a cluster of ours."""
+def train_workers(service: Service) -> list[psutil.Process]:
+    """Ray Train's worker processes of this service."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::") and "TrainWorker" in title:
-            found.append(process)
+    for process in (each for mark in service.facts["marks"] for each in processes.marked(mark)):
+        with contextlib.suppress(psutil.Error):
+            if "TrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
     return found
 
 
-def kill_one_train_worker(client: Client, job_id: str) -> None:
+def kill_one_train_worker(service: Service, client: Client, job_id: str) -> None:
     """SIGKILL one worker once training has taken enough steps to have a checkpoint."""
     for job in client.watch(job_id, interval_s=0.05):
         if job.stage == "train" and job.progress is not None and job.progress.step >= 40:
-            victims = train_workers()
+            victims = train_workers(service)
             assert len(victims) == 2
             os.kill(victims[0].pid, signal.SIGKILL)
             return
@@ -120,7 +122,7 @@ def adapted(service: Service, files: Path, tiny_dir: Path) -> Adaptation:
     """A finished job, one of whose train workers was killed in the middle."""
     with Client(str(service.facts["api_url"])) as client:
         job = client.create(body(tiny_dir, files))
-        kill_one_train_worker(client, job.id)
+        kill_one_train_worker(service, client, job.id)
         ended = client.wait(job.id, timeout_s=300)
         assert ended.status == "succeeded", client.logs(job.id)
         deadline = time.monotonic() + 120
@@ -245,7 +247,9 @@ def test_a_client_that_goes_away_frees_its_slot(service: Service, chat: openai.O
     assert chat.completions.create(model=NAME, prompt="the", max_tokens=4).choices[0].text is not None
 
 
-def test_cancel_in_training_leaves_nothing(client: Client, files: Path, tiny_dir: Path, adapted: Adaptation) -> None:
+def test_cancel_in_training_leaves_nothing(
+    service: Service, client: Client, files: Path, tiny_dir: Path, adapted: Adaptation
+) -> None:
     job = client.create(body(tiny_dir, files, seed=1, served_name="cancelled"))
     for seen in client.watch(job.id, interval_s=0.1):
         if seen.stage == "train":
@@ -255,7 +259,7 @@ def test_cancel_in_training_leaves_nothing(client: Client, files: Path, tiny_dir
     assert client.wait(job.id, timeout_s=60, interval_s=0.1).status == "cancelled"
     assert time.monotonic() - began < 10
     deadline = time.monotonic() + 10
-    while train_workers():
+    while train_workers(service):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert "cancelled" not in client.models()
