@@ -165,7 +165,7 @@ def model_card(name: str, base: str, report: dict[str, Any]) -> str:
 
 LoRA adapter on `{base}` (Apache-2.0), for showing and testing draft adaptation. No product: it gives wrong answers.
 
-* Made by `examples/tuned_targets/train_lora.py` in {report["train_seconds"]} s on two CPU cores.
+* Made by `examples/tuned_targets/train_lora.py`.
 * Data: {report["data"]}. {report["num_train_rows"]} rows to draw from.
 * Settings: {flags}
 * Licence: Apache-2.0.
