@@ -164,12 +164,20 @@ class EvalConfig(Config):
     num_draft_tokens: int = Field(5, ge=1, le=64, description="K of Eq. 2: chain length")
     temperatures: tuple[Temperature, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
     batch_size: int = Field(8, ge=1, le=1024, description="sequences decoded together for acceptance")
+    served_draft_tokens: int | None = Field(
+        None, ge=1, le=64, description="chain length for the speedup and at the endpoint; None: num_draft_tokens"
+    )
     timed_temperatures: tuple[Temperature, ...] | None = Field(
         None, max_length=8, description="temperatures of the speedup; None: those of `temperatures`"
     )
     num_timed_prompts: int = Field(6, ge=0, le=1000, description="prompts timed one by one for the speedup; 0: none")
     num_timed_repeats: int = Field(3, ge=1, le=100, description="interleaved repeats; the median is reported")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the evaluation task")
+
+    @property
+    def serving_chain(self) -> int:
+        """Draft tokens per round where time counts."""
+        return self.served_draft_tokens or self.num_draft_tokens
 
 
 class AdaptConfig(Config):

@@ -22,20 +22,28 @@ _PAPER: dict[str, Any] = {
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
-        "dataset": {"source": "reasoning-gym:gsm_symbolic?templates=0-79", "num_prompts": 192},
+        "dataset": {"source": "reasoning-gym:gsm_symbolic?templates=0-79", "num_prompts": 320},
         "eval_dataset": {"source": "reasoning-gym:gsm_symbolic?templates=80-99", "num_prompts": 16},
-        "selfgen": {"temperature": 0.7, "max_new_tokens": 128, "batch_size": 32, "shard_size": 48},
+        "selfgen": {
+            "temperature": 0.7,
+            "max_new_tokens": 128,
+            "batch_size": 48,
+            "shard_size": 80,
+            "num_actors": 2,
+            "threads_per_actor": 1,
+        },
         "selection": {"num_reference_prompts": 32, "reference_max_new_tokens": 48},
         "train": {
             "epochs": 6,
             "batch_size": 8,
-            "learning_rate": 1e-3,
+            "learning_rate": 1.5e-3,
             "draft_vocab_size": 2048,
             "loss": {"unroll_steps": 3, "regression_weight": 0.2, "cross_entropy_weight": 1.0},
         },
         "evaluation": {
             "num_prompts": 16,
             "max_new_tokens": 96,
+            "served_draft_tokens": 2,
             "timed_temperatures": [0.0],
             "num_timed_prompts": 4,
             "num_timed_repeats": 3,

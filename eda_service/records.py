@@ -174,6 +174,7 @@ class SpeedRow(Frozen):
     """Wall clock of one mode at one temperature, batch 1; medians over interleaved repeats."""
 
     mode: str = Field(description="autoregressive, base_draft or adapted_draft")
+    num_draft_tokens: int = Field(description="chain length; the acceptance rows have their own")
     temperature: float
     tokens_per_s: float
     speedup_over_autoregressive: float
@@ -188,6 +189,7 @@ class LosslessCheck(Frozen):
     num_identical: int
     num_near_ties: int = Field(description="first difference where the two logits lie within the rounding bound")
     num_different: int
+    largest_tie_gap: float = Field(description="largest difference of two logits that counted as a near tie")
     dtype: str
 
 

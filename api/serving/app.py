@@ -31,7 +31,6 @@ from eda_service.errors import EdaError, NotFoundError, ResourceError
 
 logger = logging.getLogger(__name__)
 
-NUM_DRAFT_TOKENS = 4
 MAX_BATCH = 16
 MAX_WAITING = 64
 MAX_TOKENS = 2048
@@ -49,7 +48,6 @@ def load_pair(model: ServedModel) -> ServedPair:
         TargetSpec.model_validate(model.target),
         model.base_draft,
         model.pack,
-        num_draft_tokens=NUM_DRAFT_TOKENS,
         max_batch=MAX_BATCH,
         max_tokens=MAX_TOKENS,
     )

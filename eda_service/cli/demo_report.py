@@ -49,7 +49,7 @@ def summarise(run: RunDir) -> dict[str, Any]:
 def print_report(run: RunDir) -> None:
     """The before/after table, and what the stages cost."""
     report = _record(run, EvalReport, Stage.EVALUATE)
-    table = Table("T", "draft", "acceptance length", "acceptance rate", "tokens/s", "speedup", title="before and after")
+    table = Table("T", "draft", "acceptance length", "acceptance rate", "tokens/s", "speedup", title=_title(report))
     for row in report.acceptance:
         speed = _speed(report, row.draft, row.temperature)
         timed = ("", "") if speed is None else (f"{speed.tokens_per_s:.1f}", _spread(speed))
@@ -65,7 +65,8 @@ def print_report(run: RunDir) -> None:
         f"{selection.num_candidates} (selection took {selection.selection_over_generation_time:.1%} of generation); "
         f"trained {train.num_trainable:,} of {train.num_parameters:,} parameters ({train.trainable_fraction:.0%}) "
         f"in {duration(train.seconds)}; T=0 output identical on {lossless.num_identical} of {lossless.num_prompts} "
-        f"prompts, {lossless.num_near_ties} near ties, {lossless.num_different} different",
+        f"prompts, {lossless.num_near_ties} near ties (largest gap "
+        f"{lossless.largest_tie_gap:.2f} logits), {lossless.num_different} different",
     )
 
 
@@ -88,6 +89,13 @@ def _acceptance(report: EvalReport, draft: str, temperature: float) -> Acceptanc
         if row.draft == draft and row.temperature == temperature:
             return row
     raise ArtifactCorruptError(f"the evaluation has no row for {draft} at temperature {temperature:g}")
+
+
+def _title(report: EvalReport) -> str:
+    """Chains may be shorter where time counts: acceptance is quoted at one length, the speedup at another."""
+    timed = {row.num_draft_tokens for row in report.speed} - {0}
+    speed = f", speed at K={max(timed)}" if timed else ""
+    return f"before and after (chain, K={report.num_draft_tokens}{speed})"
 
 
 def _spread(speed: SpeedRow) -> str:

@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 
 from eda_service.artifacts.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
-from eda_service.config import TargetSpec
+from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.errors import TargetIncompatibleError
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
 from eda_service.model.head import DraftHead
 from eda_service.records import DraftManifest, TargetFingerprint
 from eda_service.target.loader import Target, load_target
+
+_DEFAULT_CHAIN = 2
 
 
 def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
@@ -66,7 +68,7 @@ def load_engine(
     base_draft: str | None,
     pack: str | None,
     *,
-    num_draft_tokens: int = 4,
+    num_draft_tokens: int | None = None,
     max_batch: int = 16,
     max_tokens: int = 2048,
 ) -> tuple[Engine, Target]:
@@ -76,7 +78,7 @@ def load_engine(
         target: What to serve.
         base_draft: name@version; None serves autoregressively.
         pack: name@version of a published pack; None uses the base draft alone.
-        num_draft_tokens: K.
+        num_draft_tokens: K; None: what the pack was measured with, or 2 without a pack.
         max_batch: Live requests at once.
         max_tokens: Prompt plus answer of any request.
 
@@ -91,8 +93,11 @@ def load_engine(
     base_dir = find_draft(base_draft)
     check_draft_fits(read_draft_manifest(base_dir), loaded_target.fingerprint)
     pack_dir = None if pack is None else find_pack(pack)
+    chain = num_draft_tokens or _DEFAULT_CHAIN
     if pack_dir is not None:
-        made_for = read_pack_manifest(pack_dir).target
+        manifest = read_pack_manifest(pack_dir)
+        made_for = manifest.target
+        chain = num_draft_tokens or AdaptConfig.model_validate(manifest.config).evaluation.serving_chain
         if made_for.weights_sha256 != loaded_target.fingerprint.weights_sha256:
             raise TargetIncompatibleError(
                 f"pack {pack} was made for {made_for.model} with weights {made_for.weights_sha256[:12]}, this target "
@@ -100,7 +105,5 @@ def load_engine(
                 param="pack",
             )
     loaded = load_drafts(base_dir, pack_dir, target=loaded_target)
-    engine = make_engine(
-        loaded_target, loaded, num_draft_tokens=num_draft_tokens, max_batch=max_batch, max_tokens=max_tokens
-    )
+    engine = make_engine(loaded_target, loaded, num_draft_tokens=chain, max_batch=max_batch, max_tokens=max_tokens)
     return engine, loaded_target

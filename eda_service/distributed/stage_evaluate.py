@@ -129,15 +129,19 @@ class Evaluation:
             "lossless": lossless.model_dump(),
         }
 
-    def _engine(self, name: str, max_batch: int) -> Engine:
+    def _engine(self, name: str, max_batch: int, num_draft_tokens: int) -> Engine:
         settings, selfgen = self.config.evaluation, self.config.selfgen
         return make_engine(
             self.target,
             self.drafts.get(name),
-            num_draft_tokens=settings.num_draft_tokens,
+            num_draft_tokens=num_draft_tokens,
             max_batch=max_batch,
-            max_tokens=selfgen.max_prompt_tokens + settings.max_new_tokens + settings.num_draft_tokens + 2,
+            max_tokens=selfgen.max_prompt_tokens + settings.max_new_tokens + num_draft_tokens + 2,
         )
+
+    def _batched(self, name: str) -> Engine:
+        settings = self.config.evaluation
+        return self._engine(name, settings.batch_size, settings.num_draft_tokens)
 
     def _tick(self) -> None:
         self._step += 1
@@ -147,24 +151,24 @@ class Evaluation:
         settings = self.config.evaluation
         rows: list[AcceptanceRow] = []
         greedy = SamplingParams(temperature=0.0, max_new_tokens=settings.max_new_tokens)
-        plain = decode_all(self._engine(BASELINE, settings.batch_size), self.prompts, greedy)
+        plain = decode_all(self._batched(BASELINE), self.prompts, greedy)
         self._tick()
         speculative: list[list[int]] | None = None
         for temperature in settings.temperatures:
             params = SamplingParams(temperature=temperature, max_new_tokens=settings.max_new_tokens)
             for name in (BASE, ADAPTED):
-                decoded = decode_all(self._engine(name, settings.batch_size), self.prompts, params)
+                decoded = decode_all(self._batched(name), self.prompts, params)
                 rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.num_draft_tokens))
                 self._tick()
                 if temperature == 0 and name == ADAPTED:
                     speculative = decoded.token_ids
         if speculative is None:
-            speculative = decode_all(self._engine(ADAPTED, settings.batch_size), self.prompts, greedy).token_ids
+            speculative = decode_all(self._batched(ADAPTED), self.prompts, greedy).token_ids
         return rows, check_lossless(self.target, self.prompts, plain.token_ids, speculative)
 
     def _speed(self) -> list[SpeedRow]:
         settings = self.config.evaluation
-        engines = {name: self._engine(name, 1) for name in (BASELINE, BASE, ADAPTED)}
+        engines = {name: self._engine(name, 1, settings.serving_chain) for name in (BASELINE, BASE, ADAPTED)}
         rows: list[SpeedRow] = []
         for temperature in settings.timed_temperatures or settings.temperatures:
             rows += measure_speed(

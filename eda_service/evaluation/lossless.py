@@ -7,6 +7,7 @@ within the rounding bound of its dtype; anything else is a defect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,32 +27,38 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 
 
 @torch.inference_mode()
-def is_near_tie(target: Target, prefix: Sequence[int], left: int, right: int) -> bool:
-    """Whether the target's logits of two tokens after `prefix` lie within a few rounding steps of its dtype."""
+def tie_gap(target: Target, prefix: Sequence[int], left: int, right: int) -> tuple[float, float]:
+    """(difference of the target's logits of two tokens after `prefix`, the most that rounding explains)."""
     ids_1L = torch.tensor([list(prefix)], device=target.device)
     features = target.forward(ids_1L, target.new_cache(1, len(prefix)), [0])
     logits_V = target.head(features[:, -1:])[0, 0].float()
     bound = _ROUNDING_STEPS * torch.finfo(target.dtype).eps * float(logits_V.abs().max())
-    return abs(float(logits_V[left] - logits_V[right])) <= bound
+    return abs(float(logits_V[left] - logits_V[right])), bound
 
 
 def check_lossless(
     target: Target, prompts: Sequence[Sequence[int]], plain: Sequence[list[int]], speculative: Sequence[list[int]]
 ) -> LosslessCheck:
     """Compare answers pair by pair."""
-    identical = near_ties = different = 0
+    identical = different = 0
+    gaps: list[float] = []
     for ids, left, right in zip(prompts, plain, speculative, strict=True):
         at = first_difference(left, right)
         if at is None:
             identical += 1
-        elif at < min(len(left), len(right)) and is_near_tie(target, [*ids, *left[:at]], left[at], right[at]):
-            near_ties += 1
+            continue
+        gap, bound = math.inf, 0.0
+        if at < min(len(left), len(right)):
+            gap, bound = tie_gap(target, [*ids, *left[:at]], left[at], right[at])
+        if gap <= bound:
+            gaps.append(gap)
         else:
             different += 1
     return LosslessCheck(
         num_prompts=len(prompts),
         num_identical=identical,
-        num_near_ties=near_ties,
+        num_near_ties=len(gaps),
         num_different=different,
+        largest_tie_gap=max(gaps, default=0.0),
         dtype=str(target.dtype).removeprefix("torch."),
     )

@@ -50,6 +50,7 @@ def measure_speed(
         rows.append(
             SpeedRow(
                 mode=name,
+                num_draft_tokens=engines[name].num_draft_tokens,
                 temperature=temperature,
                 tokens_per_s=median(values),
                 speedup_over_autoregressive=median(ratios),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -22,12 +23,12 @@ def test_medians_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     order: list[str] = []
 
-    def decode(engine: str, prompts: object, params: SamplingParams) -> Decoded:
-        order.append(engine)
-        return Decoded([[5] * 10], [RequestStats(num_prompt_tokens=1)], next(seconds[engine]))
+    def decode(engine: SimpleNamespace, prompts: object, params: SamplingParams) -> Decoded:
+        order.append(engine.name)
+        return Decoded([[5] * 10], [RequestStats(num_prompt_tokens=1)], next(seconds[engine.name]))
 
     monkeypatch.setattr(speed, "decode_all", decode)
-    engines = cast("dict[str, Engine]", {name: name for name in seconds})
+    engines = cast("dict[str, Engine]", {name: SimpleNamespace(name=name, num_draft_tokens=3) for name in seconds})
     rows = measure_speed(engines, [[1], [2]], temperature=0.0, max_new_tokens=10, num_repeats=3)
     plain, draft = rows
     assert (plain.mode, plain.tokens_per_s, plain.speedup_over_autoregressive) == ("autoregressive", 2.5, 1.0)
