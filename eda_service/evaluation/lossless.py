@@ -15,7 +15,7 @@ import torch
 from eda_service.records import LosslessCheck
 from eda_service.target.loader import Target
 
-_ROUNDING_STEPS = 8
+_ROUNDING_STEPS = 4
 
 
 def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
