@@ -42,7 +42,7 @@ _QUESTIONS = (
     "Give me a short poem on {}.",
 )
 _CONTEXT = "In the summer I like to"
-_NUM_DRAWS = 500
+_NUM_DRAWS = 1500
 _LEVEL = 1e-3  # of the chi-square test, for both outcomes
 
 
