@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +20,7 @@ from eda_service.artifacts.rundir import home_dir
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
 from eda_service.records import DraftManifest, PackManifest
 
+ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
 _NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
 
@@ -78,12 +80,7 @@ def read_draft_manifest(directory: Path) -> DraftManifest:
     Raises:
         ArtifactCorruptError: It does not parse or a file differs.
     """
-    try:
-        manifest = DraftManifest.model_validate_json((directory / "manifest.json").read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ArtifactCorruptError(f"{directory / 'manifest.json'} does not parse: {error}") from error
-    verify_files(directory, manifest.files)
-    return manifest
+    return _read_manifest(DraftManifest, directory)
 
 
 def find_pack(reference: str, home: Path | None = None) -> Path:
@@ -106,10 +103,15 @@ def read_pack_manifest(directory: Path) -> PackManifest:
     Raises:
         ArtifactCorruptError: It does not parse or a file differs.
     """
+    return _read_manifest(PackManifest, directory)
+
+
+def _read_manifest(kind: type[ManifestT], directory: Path) -> ManifestT:
+    path = directory / "manifest.json"
     try:
-        manifest = PackManifest.model_validate_json((directory / "manifest.json").read_text(encoding="utf-8"))
+        manifest = kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise ArtifactCorruptError(f"{directory / 'manifest.json'} does not parse: {error}") from error
+        raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
     verify_files(directory, manifest.files)
     return manifest
 
