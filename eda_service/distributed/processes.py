@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -25,10 +25,20 @@ MARK = "EDA_PROCESS_MARK"
 
 def free_port() -> int:
     """A loopback TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int, *, exclude: Collection[int] = ()) -> list[int]:
+    """Different loopback TCP ports that nobody listens on now; asked for one by one, the same may come twice."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            if port not in exclude:
+                ports.append(port)
+        return ports
 
 
 def start(command: Sequence[str], *, env: Mapping[str, str], mark: str, log_path: Path) -> subprocess.Popen[bytes]:
@@ -51,9 +61,18 @@ def marked(mark: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         # A process may end, or belong to somebody else, while it is looked at: then it is not ours to stop.
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+            if process.pid != os.getpid() and _carries(process, mark):
                 found.append(process)
     return found
+
+
+def _carries(process: psutil.Process, mark: str) -> bool:
+    # Not psutil's environ() where /proc is: a process that set its title may have zeros in front of its environment,
+    # and psutil stops reading at the first one (seen with Ray's dashboard agent).
+    raw = Path(f"/proc/{process.pid}/environ")
+    if raw.exists():
+        return f"{MARK}={mark}".encode() in raw.read_bytes().split(b"\0")
+    return bool(process.environ().get(MARK) == mark)
 
 
 def stop(child: subprocess.Popen[bytes], *, mark: str, timeout_s: float) -> None:

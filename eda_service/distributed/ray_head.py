@@ -28,6 +28,15 @@ STOP_WAIT_S = 5  # a cancelled driver gets this long for a clean end; the promis
 _LONGEST_TEMP_DIR = 40  # Ray adds about 60 characters for its sockets and Unix allows 107
 _STOP_TIMEOUT_S = 10.0
 _TEMP_PREFIX = "eda-ray-"
+_PORTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+    "node-manager-port",
+    "object-manager-port",
+    "ray-client-server-port",
+)
 _READY_TIMEOUT_S = 10.0  # on a busy machine the first answer takes seconds
 
 
@@ -58,7 +67,7 @@ class RayHead:
 
     def __init__(self, home: Path, log_path: Path) -> None:
         self._home, self._log_path = home, log_path
-        self._gcs_port, self._dashboard_port = processes.free_port(), processes.free_port()
+        self._gcs_port, self._dashboard_port = processes.free_ports(2)
         self._child: subprocess.Popen[bytes] | None = None
         self.mark = secrets.token_hex(16)
         self.temp_dir = _short_temp_dir()
@@ -125,7 +134,12 @@ class RayHead:
             "temp-dir": self.temp_dir,
         }
         flags = [f"--{name}={value}" for name, value in options.items()]
-        return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *flags, *_free_port_flags()]
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        return [*start, *flags, *self._free_port_flags()]
+
+    def _free_port_flags(self) -> list[str]:
+        ports = processes.free_ports(len(_PORTS), exclude=(self._gcs_port, self._dashboard_port))
+        return [f"--{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
 
     @staticmethod
     def _env() -> dict[str, str]:
@@ -144,12 +158,6 @@ def remove_temp_dir(path: str) -> None:
     """Remove a head's directory; a path that does not look like one of ours is left alone."""
     if Path(path).name.startswith(_TEMP_PREFIX):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _free_port_flags() -> list[str]:
-    names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port")
-    more = ("metrics-export-port", "node-manager-port", "object-manager-port", "ray-client-server-port")
-    return [f"--{name}={processes.free_port()}" for name in (*names, *more)]
 
 
 def _short_temp_dir() -> str:

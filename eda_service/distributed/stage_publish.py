@@ -23,6 +23,7 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
         AcceptanceRegressionError: The adapted draft is below `min_acceptance_ratio` of the base draft.
     """
     started = time.monotonic()
+    run.progress(Stage.PUBLISH, step=0, total_steps=1)
     validated = run.read_record(ValidateRecord, Stage.VALIDATE)
     selected = run.read_record(SelectionManifest, Stage.SELECT)
     trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
@@ -59,7 +60,9 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
         metrics=metrics,
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
-    return read_pack_manifest(publish_pack(staging, name, version))
+    published = read_pack_manifest(publish_pack(staging, name, version))
+    run.progress(Stage.PUBLISH, step=1, total_steps=1)
+    return published
 
 
 def pack_metrics(report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> dict[str, float]:

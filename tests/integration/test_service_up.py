@@ -17,11 +17,10 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
-from running import REPOSITORY, UP_TIMEOUT_S, Service
+from running import REPOSITORY, UP_TIMEOUT_S, Service, left_of
 
 from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client
-from eda_service.distributed import processes
 from eda_service.distributed.processes import free_port
 from eda_service.distributed.ray_token import auth_headers, token_path
 
@@ -160,7 +159,7 @@ def test_a_killed_supervisor_leaves_nothing_that_the_next_one_does_not_stop(serv
     service.child.kill()
     service.child.wait()
     service.start_again()
-    assert not any(processes.marked(mark) for mark in marks)
+    assert left_of(marks) == []
     ended = client.wait(job.id, timeout_s=UP_TIMEOUT_S)
     assert (ended.status, ended.attempt) == ("succeeded", 2)
 
@@ -170,7 +169,7 @@ def test_down_stops_everything(service: Service) -> None:
     temp_dir = Path(service.facts["ray_temp_dir"])
     assert service.cli("down", "--home", str(service.home)).returncode == 0
     assert service.child.wait(30) == 0
-    assert not any(processes.marked(mark) for mark in marks)
+    assert left_of(marks) == []
     assert not temp_dir.exists()
     assert read_up(service.home) is None
     service.start_again()  # for the fixture's end, and because a home must survive being stopped
