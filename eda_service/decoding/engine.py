@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eda_service.decoding.live import LiveRequest
+from eda_service.decoding.live import LiveRequest, nuclei, pending_pairs
 from eda_service.decoding.proposal import Proposal, Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
-from eda_service.decoding.sampling import distribution, draw
+from eda_service.decoding.sampling import distribution, draw, is_finite
 from eda_service.decoding.verification import verify_greedy, verify_sampled
 from eda_service.errors import RequestError
 from eda_service.model.draft import Draft
@@ -177,13 +177,8 @@ class Engine:
             return logits_B1V.argmax(-1).squeeze(1)
         device = self.target.device
         temperatures_B = torch.tensor([request.params.temperature for request in group], device=device)
-        probs_BV = distribution(logits_B1V, temperatures_B, self._nuclei(group)).squeeze(1)
+        probs_BV = distribution(logits_B1V, temperatures_B, nuclei(group, device)).squeeze(1)
         return draw(probs_BV, torch.cat([request.uniforms(1) for request in group]).to(device))
-
-    def _nuclei(self, requests: Sequence[LiveRequest]) -> Tensor | None:
-        """(B,) top_p of each request; None where nobody uses a nucleus."""
-        top_ps = [request.params.top_p for request in requests]
-        return torch.tensor(top_ps, device=self.target.device) if min(top_ps) < 1.0 else None
 
     def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill result; `features_PD` is padded."""
@@ -227,21 +222,12 @@ class Engine:
         if self._proposer is None:
             return None
         live = self._live
-        counts = [len(request.pending_tokens) for request in live]
-        width = max(counts)
-        tokens_BP = torch.tensor(
-            [request.pending_tokens + [0] * (width - len(request.pending_tokens)) for request in live]
-        )
-        hidden = self.target.config.hidden_size
-        features_BPD = torch.zeros(len(live), width, hidden, dtype=self.target.dtype, device=self.target.device)
-        for i, request in enumerate(live):
-            assert request.pending_features_PD is not None
-            features_BPD[i, : counts[i]] = request.pending_features_PD
+        tokens_BP, features_BPD = pending_pairs(live)
         return self._proposer.propose(
-            tokens_BP.to(self.target.device),
+            tokens_BP,
             features_BPD,
             [request.pending_start for request in live],
-            counts,
+            [len(request.pending_tokens) for request in live],
             self.num_draft_tokens,
             temperatures_B,
             None if uniforms_BU is None else uniforms_BU[:, : self.num_draft_tokens],
@@ -257,7 +243,9 @@ class Engine:
                 return torch.zeros_like(target_ids[:, 0]), target_ids[:, 0]
             return verify_greedy(target_ids, proposal.token_ids_BK)
         any_greedy = any(request.params.temperature == 0 for request in self._live)
-        probs_BKV = distribution(logits_BKV, temperatures_B, self._nuclei(self._live), any_greedy=any_greedy)
+        probs_BKV = distribution(
+            logits_BKV, temperatures_B, nuclei(self._live, self.target.device), any_greedy=any_greedy
+        )
         if proposal is None or proposal.probs_BKV is None:
             next_B = draw(probs_BKV[:, 0], uniforms_BU[:, -1])
             return torch.zeros_like(next_B), next_B
@@ -306,11 +294,6 @@ class Engine:
                 self._proposer.cache.move(last, slot, moved.pending_start)
             self._live[slot] = moved
         self._live.pop()
-
-
-def is_finite(logits_BKV: Tensor) -> Tensor:
-    """(B,) whether a row's logits are all finite, in one pass: infinities and NaN survive a sum."""
-    return torch.isfinite(logits_BKV.sum(dim=(1, 2), dtype=torch.float32))
 
 
 def run_to_end(engine: Engine) -> dict[str, list[StepOutput]]:

@@ -1,7 +1,11 @@
-"""The state of one request while it is decoded."""
+"""The state of one request while it is decoded, and what a batch of them hands to a round.
+
+Shapes: B live rows, P pending positions, D hidden.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,3 +62,25 @@ class LiveRequest:
             reason = "length"
         self.last_token = emitted[-1]
         return emitted, reason
+
+
+def pending_pairs(live: Sequence[LiveRequest]) -> tuple[Tensor, Tensor]:
+    """What the draft has not seen of each request, padded on the right.
+
+    Returns:
+        (tokens_BP, features_BPD): x_{t+1} and h_t, on the features' device.
+    """
+    blocks = [request.pending_features_PD for request in live if request.pending_features_PD is not None]
+    assert len(blocks) == len(live)
+    width = max(len(request.pending_tokens) for request in live)
+    features_BPD = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
+    for i, block in enumerate(blocks):
+        features_BPD[i, : len(block)] = block
+    padded = [request.pending_tokens + [0] * (width - len(request.pending_tokens)) for request in live]
+    return torch.tensor(padded, device=features_BPD.device), features_BPD
+
+
+def nuclei(requests: Sequence[LiveRequest], device: torch.device) -> Tensor | None:
+    """(B,) top_p of each request; None where nobody uses a nucleus."""
+    top_ps = [request.params.top_p for request in requests]
+    return torch.tensor(top_ps, device=device) if min(top_ps) < 1.0 else None

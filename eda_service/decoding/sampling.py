@@ -83,3 +83,8 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = probs.cumsum(-1)
     threshold = (uniforms * cumulative[..., -1])[..., None]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=probs.shape[-1] - 1)
+
+
+def is_finite(logits_BKV: Tensor) -> Tensor:
+    """(B,) whether a row's logits are all finite, in one pass: infinities and NaN survive a sum."""
+    return torch.isfinite(logits_BKV.sum(dim=(1, 2), dtype=torch.float32))
