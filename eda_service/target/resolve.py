@@ -18,6 +18,7 @@ from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, Uns
 from eda_service.target.embedded import EMBEDDED, fetch
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
+_SHIPPED = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
 _HUB_TIMEOUT_S = 5.0
@@ -48,7 +49,7 @@ def resolve_target(spec: TargetSpec) -> ResolvedTarget:
         TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
     """
     shipped = shipped_targets() / spec.model
-    if "/" not in spec.model and (shipped / "adapter_config.json").exists():
+    if _SHIPPED.match(spec.model) and (shipped / "adapter_config.json").exists():
         base = json.loads((shipped / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
         model_dir = _check_model(fetch(base))
         return ResolvedTarget(model_dir, _check_adapter(shipped), base, None, spec.model)

@@ -38,7 +38,7 @@ QUESTION = [{"role": "user", "content": "the other one and the user"}]
 CONFIG: dict[str, Any] = {
     "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
     "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16, "pca_dim": 8},
-    "train": {"epochs": 40, "batch_size": 4, "learning_rate": 2e-3, "checkpoint_every_steps": 20},
+    "train": {"epochs": 120, "batch_size": 4, "learning_rate": 2e-3, "checkpoint_every_steps": 20},
     "evaluation": {
         "num_prompts": 6,
         "max_new_tokens": 16,
@@ -107,11 +107,12 @@ def train_workers(service: Service) -> list[psutil.Process]:
 
 
 def kill_one_train_worker(service: Service, client: Client, job_id: str) -> None:
-    """SIGKILL one worker once training has taken enough steps to have a checkpoint."""
-    for job in client.watch(job_id, interval_s=0.05):
-        if job.stage == "train" and job.progress is not None and job.progress.step >= 40:
+    """SIGKILL one worker as soon as training has a checkpoint to go on from: there is a second one by then."""
+    train_dir = RunDir.of_job(job_id, service.home).root / "train"
+    for job in client.watch(job_id, interval_s=0.02):
+        if len(list(train_dir.glob("ray/*/step-*"))) >= 2:
             victims = train_workers(service)
-            assert len(victims) == 2
+            assert len(victims) == 2, job
             os.kill(victims[0].pid, signal.SIGKILL)
             return
     raise AssertionError(f"the job ended before training: {client.get(job_id)}")
