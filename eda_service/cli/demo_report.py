@@ -52,7 +52,7 @@ def print_report(run: RunDir) -> None:
     table = Table("T", "draft", "acceptance length", "acceptance rate", "tokens/s", "speedup", title=_title(report))
     for plain in (row for row in report.speed if row.num_draft_tokens == 0):
         table.add_row(
-            f"{plain.temperature:g}", "none (autoregressive)", "1.00", "", f"{plain.tokens_per_s:.1f}", "1.00x"
+            f"{plain.temperature:g}", "no draft", "1.00", "", f"{plain.tokens_per_s:.1f}", "1.00x"
         )
     for row in report.acceptance:
         speed = _speed(report, row.draft, row.temperature)
