@@ -51,9 +51,7 @@ def print_report(run: RunDir) -> None:
     report = _record(run, EvalReport, Stage.EVALUATE)
     table = Table("T", "draft", "acceptance length", "acceptance rate", "tokens/s", "speedup", title=_title(report))
     for plain in (row for row in report.speed if row.num_draft_tokens == 0):
-        table.add_row(
-            f"{plain.temperature:g}", "no draft", "1.00", "", f"{plain.tokens_per_s:.1f}", "1.00x"
-        )
+        table.add_row(f"{plain.temperature:g}", "no draft", "1.00", "", f"{plain.tokens_per_s:.1f}", "1.00x")
     for row in report.acceptance:
         speed = _speed(report, row.draft, row.temperature)
         timed = ("", "") if speed is None else (f"{speed.tokens_per_s:.1f}", _spread(speed))
