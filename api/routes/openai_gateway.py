@@ -15,14 +15,9 @@ router = APIRouter(tags=["endpoint"])
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def chat_completions(request: Request, gateway: GatewayDep) -> Response:
-    """Answer a conversation (OpenAI's `chat.completions.create`)."""
-    return await gateway.forward(request)
-
-
 @router.post("/v1/completions", response_model=None)
 async def completions(request: Request, gateway: GatewayDep) -> Response:
-    """Continue a prompt (OpenAI's `completions.create`)."""
+    """Answer a conversation or continue a prompt (OpenAI's `chat.completions.create`, `completions.create`)."""
     return await gateway.forward(request)
 
 

@@ -1,7 +1,8 @@
 """What a job will need before it starts: bytes on disk (an upper bound) and seconds (an order of magnitude).
 
 The time follows from the job's matrix products and the rate at which this machine multiplies, measured on the spot. The
-two efficiencies are what self-generation and draft training reached of that rate on SmolLM2-135M and two cores.
+two efficiencies are round numbers that err on the long side: the demo was told 409 s and took 298 s
+(benchmarks/results/demo-2026-11-23.json).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -52,6 +52,17 @@ class Service:
         options = ["--home", str(self.home), *self._ports, *self._options]
         command = [sys.executable, "-m", "eda_service.cli.main", "up", *options]
         return subprocess.Popen(command, env=self._env, cwd=REPOSITORY, stdout=self._log, stderr=self._log)
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """SIGTERM, and wait until everything is gone."""

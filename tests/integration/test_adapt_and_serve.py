@@ -70,18 +70,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, files: Path, tiny_dir: Pat
     home = tmp_path_factory.mktemp("home")
     target = load_target(TargetSpec(model=str(tiny_dir), dtype="float32"))
     register_draft(home, fit_draft(target, steps=60), target)
-    running = Service(home, {"EDA_BACKOFF_S": "0.2"}, allow=files.parent)
-    try:
-        running.wait_ready()
+    with Service(home, {"EDA_BACKOFF_S": "0.2"}, allow=files.parent) as running:
         yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[Client]:
-    with Client(str(service.facts["api_url"])) as opened:
-        yield opened
 
 
 def body(tiny_dir: Path, files: Path, **changes: Any) -> dict[str, Any]:

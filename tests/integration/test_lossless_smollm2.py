@@ -21,12 +21,12 @@ from scipy import stats
 from eda_service.artifacts.registry import find_draft
 from eda_service.config import TargetSpec
 from eda_service.decoding import verification
-from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.endpoint import make_engine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft
-from eda_service.model.head import DraftHead
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target, load_target
 
@@ -42,6 +42,7 @@ _QUESTIONS = (
     "Give me a short poem on {}.",
 )
 _CONTEXT = "In the summer I like to"
+_CHAIN = 4
 _NUM_DRAWS = 1500
 _LEVEL = 1e-3  # of the chi-square test, for both outcomes
 
@@ -56,26 +57,14 @@ def base_draft(target: Target) -> LoadedDraft:
     return for_inference(load_base_draft(find_draft(BASE_DRAFT), dtype=target.dtype))
 
 
-def make_engine(
-    target: Target, loaded: LoadedDraft | None, *, max_batch: int, max_tokens: int, num_draft_tokens: int = 4
-) -> Engine:
-    head = None if loaded is None else DraftHead(target.head_weight, loaded.vocab_W)
-    return Engine(
-        target,
-        None if loaded is None else loaded.draft,
-        head,
-        num_draft_tokens=num_draft_tokens,
-        max_batch=max_batch,
-        max_tokens=max_tokens,
-    )
-
-
 def test_t0_is_token_identical_for_50_prompts(target: Target, base_draft: LoadedDraft) -> None:
     messages = [question.format(topic) for topic, question in product(_TOPICS, _QUESTIONS)]
     prompts = [render_prompt(target.tokenizer, [{"role": "user", "content": text}]) for text in messages]
     params = SamplingParams(max_new_tokens=32)
-    plain = decode_all(make_engine(target, None, max_batch=25, max_tokens=160), prompts, params)
-    speculative = decode_all(make_engine(target, base_draft, max_batch=25, max_tokens=160), prompts, params)
+    plain = decode_all(make_engine(target, None, num_draft_tokens=0, max_batch=25, max_tokens=160), prompts, params)
+    speculative = decode_all(
+        make_engine(target, base_draft, num_draft_tokens=_CHAIN, max_batch=25, max_tokens=160), prompts, params
+    )
     accepted = sum(item.num_accepted_tokens for item in speculative.stats)
     proposed = sum(item.num_draft_tokens for item in speculative.stats)
     assert 0.1 * proposed < accepted < proposed
@@ -88,8 +77,10 @@ def test_t0_of_one_request_is_token_identical(target: Target, base_draft: Loaded
     """Batch 1: autoregressive forwards have a single row, speculative ones five."""
     prompt = render_prompt(target.tokenizer, [{"role": "user", "content": "Explain rivers to a child."}])
     params = SamplingParams(max_new_tokens=64)
-    plain = decode_all(make_engine(target, None, max_batch=1, max_tokens=160), [prompt], params)
-    speculative = decode_all(make_engine(target, base_draft, max_batch=1, max_tokens=160), [prompt], params)
+    plain = decode_all(make_engine(target, None, num_draft_tokens=0, max_batch=1, max_tokens=160), [prompt], params)
+    speculative = decode_all(
+        make_engine(target, base_draft, num_draft_tokens=_CHAIN, max_batch=1, max_tokens=160), [prompt], params
+    )
     assert speculative.token_ids == plain.token_ids
 
 

@@ -43,18 +43,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "EDA_GRACE_S": "3",
         "EDA_DISPATCH_INTERVAL_S": "0.3",
     }
-    running = Service(home, settings)
-    try:
-        running.wait_ready()
+    with Service(home, settings) as running:
         yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[Client]:
-    with Client(str(service.facts["api_url"])) as opened:
-        yield opened
 
 
 def create(client: Client, outcome: str, **changes: Any) -> Adaptation:
