@@ -81,6 +81,9 @@ class SelfGenConfig(Config):
     """Self-generation (Eqs. 8-9). The paper does not publish temperature or token cap."""
 
     temperature: float = Field(0.7, ge=0.0, le=2.0, description="sampling temperature of the target")
+    extra_temperatures: tuple[Temperature, ...] = Field(
+        (), max_length=8, description="samples take turns, by their seed, among `temperature` and these"
+    )
     top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the target's sampling")
     max_new_tokens: int = Field(160, ge=8, le=32_768, description="answer cap in tokens")
     max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="longer prompts are skipped, with the reason")

@@ -102,11 +102,13 @@ def storage_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _params(config: SelfGenConfig, seed: int, sample_id: str) -> SamplingParams:
+    own_seed = sample_seed(seed, sample_id)
+    temperatures = (config.temperature, *config.extra_temperatures)
     return SamplingParams(
-        temperature=config.temperature,
+        temperature=temperatures[own_seed % len(temperatures)],
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
-        seed=sample_seed(seed, sample_id),
+        seed=own_seed,
     )
 
 

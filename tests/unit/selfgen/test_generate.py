@@ -62,6 +62,16 @@ def test_progress_counts_every_new_token(tiny_target: Target) -> None:
     assert sum(seen) == sum(sample.num_answer_tokens for sample in made.samples)
 
 
+def test_several_temperatures_take_turns_by_sample(tiny_target: Target) -> None:
+    """At temperature 0 a sample is the greedy answer; with a second temperature some samples are not."""
+    many = prompts(*[f"the {i}" for i in range(12)])
+    greedy = generate(tiny_target, many, CONFIG, seed=0).samples
+    mixed = generate(tiny_target, many, CONFIG.model_copy(update={"extra_temperatures": (1.5,)}), seed=0).samples
+    same = [a.token_ids == b.token_ids for a, b in zip(greedy, mixed, strict=True)]
+    assert any(same)
+    assert not all(same)
+
+
 @pytest.mark.parametrize(
     ("dtype", "wanted"), [(torch.float32, torch.float16), (torch.bfloat16, torch.bfloat16)], ids=str
 )
