@@ -8,6 +8,7 @@ Shapes: B rows, H key/value heads, G query heads per key/value head, L query pos
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,13 +19,62 @@ from transformers import AttentionInterface
 NAME = "eda_slots"
 
 
-def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, G*L, T): a query at position p sees keys 0..p; everything else is -inf."""
+@dataclass(frozen=True)
+class TreeShape:
+    """How the tokens of one forward hang together in every row; node 0 is the root.
+
+    Attributes:
+        depths_BL: Distance from the root.
+        ancestors_BLL: True where the column's node is the row's ancestor or the node itself.
+    """
+
+    depths_BL: Tensor
+    ancestors_BLL: Tensor
+
+
+def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor | None:
+    """Additive mask (B, 1, G*L, T): a query at position p sees keys 0..p; None where every query sees every key."""
+    if positions_BL.numel() == 1:
+        return None
     keys_T = torch.arange(num_keys, device=positions_BL.device)
-    hidden_BLT = keys_T > positions_BL[..., None]
-    mask_BLT = torch.zeros(hidden_BLT.shape, dtype=dtype, device=positions_BL.device)
+    return additive_mask(keys_T > positions_BL[..., None], groups, dtype)
+
+
+def tree_mask(starts_B: Tensor, ancestors_BLL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, G*L, T) of a tree whose nodes lie at starts..starts+L-1: a node sees what was before the
+    tree, its ancestors and itself.
+
+    Args:
+        starts_B: Place of each row's root.
+        ancestors_BLL: True where the column's node is the row's ancestor or the node itself.
+        num_keys: T.
+        groups: G.
+        dtype: Of the attention.
+    """
+    length = ancestors_BLL.shape[1]
+    relative_BT = torch.arange(num_keys, device=starts_B.device) - starts_B[:, None]
+    column_BLT = relative_BT.clamp(0, length - 1)[:, None].expand(-1, length, -1)
+    inside_B1T = ((relative_BT >= 0) & (relative_BT < length))[:, None]
+    seen_BLT = (relative_BT < 0)[:, None] | (inside_B1T & ancestors_BLL.gather(2, column_BLT))
+    return additive_mask(~seen_BLT, groups, dtype)
+
+
+def additive_mask(hidden_BLT: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """-inf where hidden, for queries folded by group (B, 1, G*L, T)."""
+    mask_BLT = torch.zeros(hidden_BLT.shape, dtype=dtype, device=hidden_BLT.device)
     mask_BLT.masked_fill_(hidden_BLT, float("-inf"))
     return mask_BLT[:, None].repeat(1, 1, groups, 1)
+
+
+def attend(
+    query_BNLd: Tensor, keys_BHTd: Tensor, values_BHTd: Tensor, mask: Tensor | None, scaling: float | None = None
+) -> Tensor:
+    """Scaled dot-product attention with folded heads (B, N, L, d); without a mask every key is seen."""
+    rows, num_heads, length, width = query_BNLd.shape
+    num_kv_heads = keys_BHTd.shape[1]
+    folded = query_BNLd.reshape(rows, num_kv_heads, num_heads // num_kv_heads * length, width)
+    out = F.scaled_dot_product_attention(folded, keys_BHTd, values_BHTd, attn_mask=mask, scale=scaling)
+    return out.reshape(rows, num_heads, length, width)
 
 
 def folded_attention(
@@ -36,12 +86,8 @@ def folded_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention with folded heads; returns (B, L, N, d) as transformers expects."""
-    rows, num_heads, length, width = query_BNLd.shape
-    num_kv_heads = key_BHTd.shape[1]
-    folded = query_BNLd.reshape(rows, num_kv_heads, num_heads // num_kv_heads * length, width)
-    out = F.scaled_dot_product_attention(folded, key_BHTd, value_BHTd, attn_mask=attention_mask, scale=scaling)
-    return out.reshape(rows, num_heads, length, width).transpose(1, 2), None
+    """`attend` under transformers' interface; returns (B, L, N, d) as transformers expects."""
+    return attend(query_BNLd, key_BHTd, value_BHTd, attention_mask, scaling).transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, folded_attention)

@@ -24,9 +24,10 @@ from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
 from eda_service.records import TargetFingerprint
 from eda_service.target.attention import NAME as ATTENTION
-from eda_service.target.attention import visible_mask
+from eda_service.target.attention import TreeShape, tree_mask, visible_mask
 from eda_service.target.chat import stop_token_ids
-from eda_service.target.packed import make_linear, native_bfloat16, pack_linears
+from eda_service.target.fused import Decoder, make_decoder
+from eda_service.target.packed import FrozenLinear, make_linear, native_bfloat16
 from eda_service.target.resolve import ResolvedTarget, resolve_target
 from eda_service.target.slots import SlotCache
 
@@ -38,7 +39,7 @@ class Target:
     """A frozen target on one device.
 
     Attributes:
-        body: The decoder without its head; called with `(ids, positions, cache)` it gives features (B, L, D).
+        decoder: The model without its head: ids, positions, cache and mask to features (B, L, D).
         head: lm_head as an inference linear, (.., D) to (.., V).
         head_weight: (V, D), the rows a draft vocabulary picks from.
         embed: Token embedding module.
@@ -48,8 +49,8 @@ class Target:
     fingerprint: TargetFingerprint
     tokenizer: Any
     config: Any
-    body: Any
-    head: nn.Module
+    decoder: Decoder
+    head: FrozenLinear
     head_weight: Tensor
     embed: nn.Module
     stop_token_ids: frozenset[int]
@@ -60,7 +61,7 @@ class Target:
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads)
+        return head_dim_of(self.config)
 
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
         """An empty cache for `num_slots` sequences of at most `max_tokens`."""
@@ -74,30 +75,42 @@ class Target:
             device=self.device,
         )
 
-    def forward(self, ids_BL: Tensor, cache: SlotCache, starts: Sequence[int], *, first_slot: int = 0) -> Tensor:
-        """Features of new tokens, their keys and values written to the cache.
+    def forward(
+        self,
+        ids_BL: Tensor,
+        cache: SlotCache,
+        starts: Sequence[int],
+        *,
+        first_slot: int = 0,
+        tree: TreeShape | None = None,
+    ) -> Tensor:
+        """Features of new tokens, their keys and values written to the cache at starts..starts+L-1.
 
         Args:
             ids_BL: New tokens; rows shorter than L are padded on the right with any id.
             cache: Slots first_slot.. hold the rows' earlier tokens.
             starts: Position of each row's first new token.
             first_slot: Slot of row 0.
+            tree: How the new tokens hang together; None for a sequence.
 
         Returns:
             features_BLD in the target's dtype.
         """
         length = ids_BL.shape[1]
         starts_B = torch.tensor(starts, device=self.device)
-        positions_BL = starts_B[:, None] + torch.arange(length, device=self.device)
+        index_BL = starts_B[:, None] + torch.arange(length, device=self.device)
         num_keys = max(starts) + length
-        cache.begin(positions_BL, num_keys, first_slot=first_slot)
+        cache.begin(index_BL, num_keys, first_slot=first_slot)
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
-        mask = visible_mask(positions_BL, num_keys, groups, self.dtype)
-        out = self.body(
-            input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, past_key_values=cache, use_cache=True
-        )
-        features_BLD: Tensor = out.last_hidden_state
-        return features_BLD
+        if tree is None:
+            return self.decoder(ids_BL, index_BL, cache, visible_mask(index_BL, num_keys, groups, self.dtype))
+        mask = tree_mask(starts_B, tree.ancestors_BLL, num_keys, groups, self.dtype)
+        return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask)
+
+
+def head_dim_of(config: Any) -> int:
+    """Width of one attention head; families whose config does not say divide the hidden size."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
@@ -128,13 +141,12 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
             param="target.model",
         )
     head_weight = head.weight.detach()
-    pack_linears(body)
     return Target(
         spec=spec,
         fingerprint=fingerprint(resolved, tokenizer, model.config),
         tokenizer=tokenizer,
         config=model.config,
-        body=body,
+        decoder=make_decoder(body, model.config, head_dim_of(model.config)),
         head=make_linear(head_weight),
         head_weight=head_weight,
         embed=model.get_input_embeddings(),

@@ -9,7 +9,10 @@ alone is the exception (another kernel), so in float32 it is multiplied twice; b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,8 +30,18 @@ def native_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-class PackedLinear(nn.Module):
-    """Inference-only linear: y = x W^T + b with W packed once.
+class FrozenLinear(nn.Module):
+    """Inference-only linear: y = x W^T + b, plus a residual where one is given."""
+
+    out_features: int
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply rows of any leading shape; the residual has the output's shape."""
+        raise NotImplementedError
+
+
+class PackedLinear(FrozenLinear):
+    """W packed once by oneDNN, the residual added inside the product.
 
     Args:
         weight: (out, in), packed and not kept.
@@ -41,27 +54,48 @@ class PackedLinear(nn.Module):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
         self._bias = None if bias is None else bias.detach()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Multiply rows of any leading shape."""
         if x.dtype == torch.float32 and x.numel() == self.in_features:
             pair = x.reshape(1, -1).expand(2, -1).contiguous()
-            return self._multiply(pair)[:1].reshape(*x.shape[:-1], self.out_features)
-        return self._multiply(x)
+            both = None if residual is None else residual.reshape(1, -1).expand(2, -1).contiguous()
+            return self._multiply(pair, both)[:1].reshape(*x.shape[:-1], self.out_features)
+        return self._multiply(x, residual)
 
-    def _multiply(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+    def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if residual is None:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+            return y
+        y = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self._bias, "add")
         return y
 
 
-def make_linear(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+class PlainLinear(FrozenLinear):
+    """The same through torch's own product, for devices and types that need no packing."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Multiply rows of any leading shape."""
+        y = F.linear(x, self.weight, self.bias)
+        return y if residual is None else y + residual
+
+
+def make_linear(weight: Tensor, bias: Tensor | None = None) -> FrozenLinear:
     """An inference linear for this weight: packed where that pays, plain elsewhere. The weight must be frozen."""
-    if can_pack(weight):
-        return PackedLinear(weight, bias)
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
+    return PackedLinear(weight, bias) if can_pack(weight) else PlainLinear(weight, bias)
+
+
+def fuse_linears(linears: Sequence[nn.Linear]) -> FrozenLinear:
+    """One product instead of several over the same input: outputs side by side along the last dimension."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+    assert len(biases) in (0, len(linears)), "either all of them have a bias or none"
+    return make_linear(weight, torch.cat(biases) if biases else None)
 
 
 def pack_linears(module: nn.Module) -> None:

@@ -1,12 +1,15 @@
 """Key/value cache with one slot per live sequence, written in place and rolled back by forgetting positions.
 
 Nothing is copied between rounds: a forward writes the keys of position p at index p, and rejected positions are simply
-written over by the next round, because a query at position p never sees an index above p.
+written over by the next round, because a query at position p never sees an index above p. A tree's nodes are written
+side by side; afterwards the accepted path alone is moved to its positions.
 
 Shapes: S slots, B rows of a forward (slots 0..B-1), H key/value heads, L new positions, T capacity, d head width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,64 +43,78 @@ class SlotCache:
     ) -> None:
         self.max_tokens = max_tokens
         self.num_slots = num_slots
-        self._shape = (num_slots, num_kv_heads, head_dim)
+        self._shape = (num_layers, num_slots, num_kv_heads, head_dim)
         self._dtype, self._device = dtype, device
         self._capacity = 0
-        self._keys: list[Tensor] = [self._empty(0) for _ in range(num_layers)]
-        self._values: list[Tensor] = [self._empty(0) for _ in range(num_layers)]
+        self._keys = self._empty(0)
+        self._values = self._empty(0)
         self._rows: Tensor = torch.empty(0)
-        self._positions: Tensor = torch.empty(0)
+        self._index: Tensor = torch.empty(0)
         self._num_keys = 0
-        self._first_slot = 0
+        self._slots = slice(0, 0)
 
     def _empty(self, capacity: int) -> Tensor:
-        slots, heads, width = self._shape
-        return torch.zeros(slots, heads, capacity, width, dtype=self._dtype, device=self._device)
+        layers, slots, heads, width = self._shape
+        return torch.zeros(layers, slots, heads, capacity, width, dtype=self._dtype, device=self._device)
 
-    def begin(self, positions_BL: Tensor, num_keys: int, *, first_slot: int = 0) -> None:
-        """Name the positions the next forward writes, for slots first_slot..first_slot+B-1.
+    def begin(self, index_BL: Tensor, num_keys: int, *, first_slot: int = 0) -> None:
+        """Name the places the next forward writes, for slots first_slot..first_slot+B-1.
 
         Args:
-            positions_BL: Index of each new token in its sequence.
-            num_keys: Keys any query of this forward may see: the highest position plus one.
+            index_BL: Where each new token's key and value go.
+            num_keys: Keys any query of this forward may see: the highest place plus one.
             first_slot: Slot of row 0.
         """
         if num_keys > self._capacity:
             self._grow(num_keys)
-        rows = positions_BL.shape[0]
-        self._rows = torch.arange(first_slot, first_slot + rows, device=self._device)[:, None].expand_as(positions_BL)
-        self._positions = positions_BL
+        rows = index_BL.shape[0]
+        self._rows = torch.arange(first_slot, first_slot + rows, device=self._device)[:, None]
+        self._index = index_BL
         self._num_keys = num_keys
-        self._first_slot = first_slot
+        self._slots = slice(first_slot, first_slot + rows)
 
     def _grow(self, num_keys: int) -> None:
         capacity = min(self.max_tokens, -(-num_keys // _GROW) * _GROW)
-        for store in (self._keys, self._values):
-            for layer, old in enumerate(store):
-                new = self._empty(capacity)
-                new[:, :, : old.shape[2]] = old
-                store[layer] = new
+        old_keys, old_values = self._keys, self._values
+        self._keys, self._values = self._empty(capacity), self._empty(capacity)
+        self._keys[..., : self._capacity, :] = old_keys
+        self._values[..., : self._capacity, :] = old_values
         self._capacity = capacity
 
-    def update(self, key_BHLd: Tensor, value_BHLd: Tensor, layer_idx: int, *_: object) -> tuple[Tensor, Tensor]:
+    def write(self, key_BLHd: Tensor, value_BLHd: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Write one layer's new keys and values and return views (B, H, num_keys, d) of all visible ones."""
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[self._rows, :, self._positions] = key_BHLd.transpose(1, 2)
-        values[self._rows, :, self._positions] = value_BHLd.transpose(1, 2)
-        rows = slice(self._first_slot, self._first_slot + key_BHLd.shape[0])
-        return keys[rows, :, : self._num_keys], values[rows, :, : self._num_keys]
+        keys, values = self._keys[layer], self._values[layer]
+        keys[self._rows, :, self._index] = key_BLHd
+        values[self._rows, :, self._index] = value_BLHd
+        return keys[self._slots, :, : self._num_keys], values[self._slots, :, : self._num_keys]
+
+    def update(self, key_BHLd: Tensor, value_BHLd: Tensor, layer_idx: int, *_: object) -> tuple[Tensor, Tensor]:
+        """`write` as transformers' modules call it."""
+        return self.write(key_BHLd.transpose(1, 2), value_BHLd.transpose(1, 2), layer_idx)
+
+    def compact(self, slot: int, start: int, path: Sequence[int]) -> None:
+        """Keep a path of a tree that was written from `start`: its i-th node moves from start + path[i] to start + i.
+
+        Nothing moves for nodes already in place, and only the path's keys and values are touched.
+        """
+        places = [i for i, node in enumerate(path) if node != i]
+        if not places:
+            return
+        source = torch.tensor([start + path[i] for i in places], device=self._device)
+        destination = torch.tensor([start + i for i in places], device=self._device)
+        for store in (self._keys, self._values):
+            view = store[:, slot]
+            view[:, :, destination] = view[:, :, source]
 
     def clear(self, slot: int) -> None:
         """Zero a slot."""
-        for store in (self._keys, self._values):
-            for tensor in store:
-                tensor[slot].zero_()
+        self._keys[:, slot].zero_()
+        self._values[:, slot].zero_()
 
     def move(self, source: int, destination: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another: how the live slots are kept side by side."""
         for store in (self._keys, self._values):
-            for tensor in store:
-                tensor[destination, :, :length] = tensor[source, :, :length]
+            store[:, destination, :, :length] = store[:, source, :, :length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Keys visible to the forward in progress (asked by transformers' mask code)."""

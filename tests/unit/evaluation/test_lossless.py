@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from eda_service.evaluation.lossless import check_lossless, first_difference, tie_gap
 from eda_service.target.loader import Target
+from eda_service.target.packed import make_linear
+from eda_service.target.slots import SlotCache
 
 PROMPT = [30, 40, 50]
 
@@ -45,8 +46,7 @@ def tied(make_target: Callable[[str], Target]) -> Target:
     target = make_target("qwen2")
     weight_VD = target.head_weight.clone()
     weight_VD[8] = weight_VD[7]
-    head = nn.Linear(32, 112, bias=False)
-    head.weight = nn.Parameter(weight_VD, requires_grad=False)
+    head = make_linear(weight_VD)
     return dataclasses.replace(target, head=head, head_weight=weight_VD)
 
 
@@ -63,24 +63,23 @@ def test_the_bound_follows_the_dtype(tied: Target) -> None:
     """A gap of one part in a thousand is rounding in bfloat16 and a defect in float32."""
     weight_VD = tied.head_weight.clone()
     weight_VD[8] *= 1.001
-    head = nn.Linear(32, 112, bias=False)
-    head.weight = nn.Parameter(weight_VD, requires_grad=False)
+    head = make_linear(weight_VD)
     assert not near_tie(dataclasses.replace(tied, head=head), PROMPT, 7, 8)
-    half = dataclasses.replace(tied, head=head, dtype=torch.bfloat16, body=_Float32Body(tied))
+    half = dataclasses.replace(tied, head=head, dtype=torch.bfloat16, decoder=_Float32Decoder(tied))
     assert near_tie(half, PROMPT, 7, 8)
 
 
-class _Float32Body:
-    """Runs a float32 body under a mask of another dtype, so that only the stated dtype differs."""
+class _Float32Decoder:
+    """Runs a float32 decoder under a mask of another dtype, so that only the stated dtype differs."""
 
     def __init__(self, target: Target) -> None:
-        self.body = target.body
+        self.decoder = target.decoder
 
-    def __call__(self, *, attention_mask: torch.Tensor, past_key_values: object, **arguments: object) -> object:
-        cache = past_key_values
-        for store in (cache._keys, cache._values):  # type: ignore[attr-defined]
-            store[:] = [tensor.float() for tensor in store]
-        return self.body(attention_mask=attention_mask.float(), past_key_values=cache, **arguments)
+    def __call__(
+        self, ids_BL: torch.Tensor, positions_BL: torch.Tensor, cache: SlotCache, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        cache._keys, cache._values = cache._keys.float(), cache._values.float()
+        return self.decoder(ids_BL, positions_BL, cache, None if mask is None else mask.float())
 
 
 def test_counts(tied: Target, reference_model: Callable[[str], PreTrainedModel]) -> None:

@@ -7,6 +7,7 @@ Shapes: B rows, L positions, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, GPT2
 
 from eda_service.config import TargetSpec
 from eda_service.errors import EdaError, TargetIncompatibleError
+from eda_service.target.attention import NAME as ATTENTION
+from eda_service.target.attention import TreeShape
+from eda_service.target.fused import FusedDecoder, TransformersDecoder
 from eda_service.target.io import export_io, load_io
 from eda_service.target.loader import Target, choose_dtype, load_target
 
@@ -59,8 +63,53 @@ def test_ragged_rows_over_the_slot_cache_equal_transformers(
 
 
 def test_everything_is_frozen(tiny_target: Target) -> None:
-    assert not any(p.requires_grad for p in tiny_target.body.parameters())
+    assert isinstance(tiny_target.decoder, FusedDecoder)
+    assert not any(p.requires_grad for p in tiny_target.embed.parameters())
     assert not tiny_target.head_weight.requires_grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_fused_decoder_equals_transformers_own_modules(
+    family: str, make_target: Callable[[str], Target], reference_model: Callable[[str], PreTrainedModel]
+) -> None:
+    """A family without a fused form goes through `TransformersDecoder`; both give the same features, trees included."""
+    target, ids_BL = make_target(family), token_ids(rows=2, length=6)
+    model = AutoModelForCausalLM.from_pretrained(reference_model(family).name_or_path, attn_implementation=ATTENTION)
+    plain = dataclasses.replace(target, decoder=TransformersDecoder(model.model.eval().requires_grad_(False)))
+    parents = [-1, 0, 0, 1, 1, 2]
+    ancestors_LL = torch.eye(6, dtype=torch.bool)
+    for node in range(1, 6):
+        ancestors_LL[node] |= ancestors_LL[parents[node]]
+    tree = TreeShape(torch.tensor([[0, 1, 1, 2, 2, 2]]).expand(2, -1), ancestors_LL.expand(2, -1, -1))
+    with torch.inference_mode():
+        got, wanted = (_prefix_then_tree(each, ids_BL, tree) for each in (target, plain))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def _prefix_then_tree(target: Target, ids_BL: torch.Tensor, tree: TreeShape) -> torch.Tensor:
+    cache = target.new_cache(2, 32)
+    target.forward(ids_BL, cache, [0, 0])
+    return target.forward(ids_BL.flip(1), cache, [6, 3], tree=tree)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_path_of_a_tree_equals_the_sequence(family: str, make_target: Callable[[str], Target]) -> None:
+    """Features of a node are those of its path decoded alone, whatever its siblings are."""
+    target, ids_BL = make_target(family), token_ids(rows=1, length=9)
+    parents = [-1, 0, 0, 2, 1]
+    ancestors_LL = torch.eye(5, dtype=torch.bool)
+    for node in range(1, 5):
+        ancestors_LL[node] |= ancestors_LL[parents[node]]
+    tree = TreeShape(torch.tensor([[0, 1, 1, 2, 2]]), ancestors_LL[None])
+    with torch.inference_mode():
+        cache = target.new_cache(1, 32)
+        target.forward(ids_BL[:, :4], cache, [0])
+        tree_BLD = target.forward(ids_BL[:, 4:], cache, [4], tree=tree)
+        for path in ([0, 1, 4], [0, 2, 3]):
+            alone = target.new_cache(1, 32)
+            path_ids_BL = torch.cat([ids_BL[:, :4], ids_BL[:, 4:][:, path]], dim=1)
+            wanted_BLD = target.forward(path_ids_BL, alone, [0])[:, 4:]
+            torch.testing.assert_close(tree_BLD[:, path], wanted_BLD, rtol=1e-4, atol=1e-4)
 
 
 def test_dtype_is_as_asked() -> None:

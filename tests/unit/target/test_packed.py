@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eda_service.target.packed import can_pack, make_linear, pack_linears
+from eda_service.target.packed import PlainLinear, can_pack, fuse_linears, make_linear, pack_linears
 
 
 def test_packed_equals_plain_with_and_without_bias() -> None:
@@ -16,6 +16,16 @@ def test_packed_equals_plain_with_and_without_bias() -> None:
         packed = make_linear(plain.weight.data, plain.bias.data if bias else None)
         x = torch.randn(2, 5, 48)
         torch.testing.assert_close(packed(x), plain(x).detach(), rtol=1e-5, atol=1e-5)
+        residual = torch.randn(2, 5, 30)
+        torch.testing.assert_close(packed(x, residual), plain(x).detach() + residual, rtol=1e-5, atol=1e-5)
+
+
+def test_fused_linears_stand_side_by_side() -> None:
+    torch.manual_seed(0)
+    linears = [nn.Linear(16, width) for width in (8, 4, 4)]
+    x = torch.randn(3, 16)
+    wanted = torch.cat([linear(x).detach() for linear in linears], dim=-1)
+    torch.testing.assert_close(fuse_linears(linears)(x), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("width_in", "width_out"), [(576, 1536), (576, 192), (1152, 576), (1536, 576)])
@@ -26,6 +36,8 @@ def test_a_row_s_bits_do_not_depend_on_the_batch(width_in: int, width_out: int, 
     packed = make_linear(torch.randn(width_out, width_in))
     x_NI = torch.randn(96, width_in)
     assert torch.equal(packed(x_NI[:num_rows]), packed(x_NI)[:num_rows])
+    residual_NO = torch.randn(96, width_out)
+    assert torch.equal(packed(x_NI[:num_rows], residual_NO[:num_rows]), packed(x_NI, residual_NO)[:num_rows])
 
 
 def test_pack_linears_replaces_all_and_keeps_the_function() -> None:
@@ -42,4 +54,4 @@ def test_pack_linears_replaces_all_and_keeps_the_function() -> None:
 
 def test_half_precision_is_not_packed() -> None:
     assert not can_pack(torch.zeros(2, 2, dtype=torch.float16))
-    assert type(make_linear(torch.zeros(2, 2, dtype=torch.float16))) is nn.Linear
+    assert type(make_linear(torch.zeros(2, 2, dtype=torch.float16))) is PlainLinear

@@ -1,0 +1,147 @@
+"""A decoder of the Llama shape with few operations per layer: fused qkv and gate-up products, residuals added inside
+the product, rotation in three operations, keys and values written straight into the slots.
+
+At one to a few tokens per forward the time beside the weight products is the price of starting operations, so their
+number is what counts (`make profile-decode`). Families of this shape: Llama, Qwen2, Qwen3, Mistral; any other runs
+through transformers' own modules (`TransformersDecoder`).
+
+Shapes: B rows, L new positions, D hidden, N query heads, H key/value heads, d head width, T visible keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eda_service.target.attention import attend
+from eda_service.target.packed import fuse_linears, make_linear, pack_linears
+from eda_service.target.slots import SlotCache
+
+FUSED_FAMILIES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
+
+
+class Decoder(Protocol):
+    """Token ids to features after the final norm; keys and values go to the cache, which was told where."""
+
+    def __call__(self, ids_BL: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+        """Features (B, L, D)."""
+        ...
+
+
+class TransformersDecoder:
+    """Any decoder transformers loads, through its own modules with packed linears."""
+
+    def __init__(self, body: Any) -> None:
+        pack_linears(body)
+        self.body = body
+
+    def __call__(self, ids_BL: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+        """Features (B, L, D)."""
+        out = self.body(
+            input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, past_key_values=cache, use_cache=True
+        )
+        features_BLD: Tensor = out.last_hidden_state
+        return features_BLD
+
+
+def rotation(cos_BLd: Tensor, sin_BLd: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines for `rotate`, with a dimension for the heads (B, L, 1, d)."""
+    half = sin_BLd.shape[-1] // 2
+    signed_BLd = torch.cat([-sin_BLd[..., :half], sin_BLd[..., half:]], dim=-1)
+    return cos_BLd[:, :, None], signed_BLd[:, :, None]
+
+
+def rotate(x_BLNd: Tensor, cos_BL1d: Tensor, signed_sin_BL1d: Tensor) -> Tensor:
+    """Rotary embedding of all heads: x cos + swap(x) sin, where swap exchanges the halves."""
+    swapped = x_BLNd.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(x_BLNd * cos_BL1d, swapped, signed_sin_BL1d)
+
+
+class FusedLayer:
+    """One decoder layer; built from transformers' module, whose linears it empties as it packs them."""
+
+    def __init__(self, layer: Any, index: int, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.index, self.num_heads, self.num_kv_heads, self.head_dim = index, num_heads, num_kv_heads, head_dim
+        self.qkv = fuse_linears([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out = make_linear(*weight_and_bias(attention.o_proj))
+        self.gate_up = fuse_linears([mlp.gate_proj, mlp.up_proj])
+        self.down = make_linear(*weight_and_bias(mlp.down_proj))
+        self.norm_in = norm_of(layer.input_layernorm)
+        self.norm_mlp = norm_of(layer.post_attention_layernorm)
+        self.norm_q = norm_of(attention.q_norm) if hasattr(attention, "q_norm") else None
+        self.norm_k = norm_of(attention.k_norm) if hasattr(attention, "k_norm") else None
+
+    def __call__(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        rows, length, _ = x_BLD.shape
+        qkv = self.qkv(rms_norm(x_BLD, self.norm_in)).view(rows, length, -1, self.head_dim)
+        value_BLHd = qkv[:, :, self.num_heads + self.num_kv_heads :]
+        rotated = rotate(self._normed(qkv[:, :, : self.num_heads + self.num_kv_heads]), cos, sin)
+        keys, values = cache.write(rotated[:, :, self.num_heads :], value_BLHd, self.index)
+        attended_BLD = attend(rotated[:, :, : self.num_heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
+        x_BLD = self.out(attended_BLD.reshape(rows, length, -1), x_BLD)
+        gate, up = self.gate_up(rms_norm(x_BLD, self.norm_mlp)).chunk(2, dim=-1)
+        out: Tensor = self.down(F.silu(gate).mul_(up), x_BLD)
+        return out
+
+    def _normed(self, qk: Tensor) -> Tensor:
+        """Qwen3 normalises each query and key head."""
+        if self.norm_q is None or self.norm_k is None:
+            return qk
+        query, key = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :]
+        return torch.cat([rms_norm(query, self.norm_q), rms_norm(key, self.norm_k)], dim=2)
+
+
+Norm = tuple[Tensor, float]
+
+
+def norm_of(module: Any) -> Norm:
+    """Weight and epsilon of an RMSNorm module."""
+    return module.weight.detach(), float(module.variance_epsilon)
+
+
+def rms_norm(x: Tensor, norm: Norm) -> Tensor:
+    """RMSNorm over the last dimension; statistics in float32."""
+    weight, epsilon = norm
+    return F.rms_norm(x, (x.shape[-1],), weight, epsilon)
+
+
+def weight_and_bias(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Detached parameters of a linear."""
+    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
+
+
+class FusedDecoder:
+    """The whole decoder; transformers' embedding and rotary modules stay in use."""
+
+    def __init__(self, body: Any, *, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+        self.embed, self.rotary = body.embed_tokens, body.rotary_emb
+        self.norm = norm_of(body.norm)
+        self.layers: list[FusedLayer] = []
+        for index, layer in enumerate(body.layers):
+            self.layers.append(FusedLayer(layer, index, num_heads, num_kv_heads, head_dim))
+            layer.to("meta")  # its weights live on in packed form only
+
+    def __call__(self, ids_BL: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+        """Features (B, L, D)."""
+        x_BLD = self.embed(ids_BL)
+        cos, sin = rotation(*self.rotary(x_BLD, positions_BL))
+        for layer in self.layers:
+            x_BLD = layer(x_BLD, cos, sin, cache, mask)
+        return rms_norm(x_BLD, self.norm)
+
+
+def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
+    """The fused form where the family has the Llama shape, else transformers' modules."""
+    if config.model_type not in FUSED_FAMILIES or getattr(config, "hidden_act", "silu") != "silu":
+        return TransformersDecoder(body)
+    return FusedDecoder(
+        body,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+    )
