@@ -159,6 +159,14 @@ class TrainConfig(Config):
     max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")
 
 
+class TreeConfig(Config):
+    """A dynamic draft tree (EAGLE-2). The paper's evaluation: size 60, depth 5, width 10."""
+
+    size: int = Field(60, ge=1, le=512, description="drafted nodes that the target verifies, the root not counted")
+    depth: int = Field(5, ge=1, le=32, description="levels drafted: the most tokens a round can accept")
+    width: int = Field(10, ge=1, le=64, description="nodes expanded per level and children of each")
+
+
 class EvalConfig(Config):
     """Evaluation of base and adapted draft against the same target."""
 

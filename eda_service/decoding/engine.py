@@ -1,25 +1,27 @@
-"""The round loop: one proposal and one batched verify per round over all live requests.
+"""The engine: requests join and leave between rounds, one proposal and one batched verify per round for all of them.
 
-Requests join and leave between rounds. Live rows keep slots 0..B-1; when one leaves, the last row takes its slot.
-Without a draft the same loop decodes autoregressively (K = 0): that is the speedup baseline and the self-generator. Not
-thread-safe: one thread owns an engine.
+Live rows keep slots 0..B-1; when one leaves, the last row takes its slot. Without a draft the same loop decodes
+autoregressively: that is the speedup baseline and the self-generator. Not thread-safe: one thread owns an engine.
 
-Shapes: B live rows, K draft tokens, P prompt length, D hidden, V vocabulary.
+Shapes: B live rows, P prompt length, L verified tokens, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from eda_service.decoding.live import LiveRequest, nuclei, pending_pairs
-from eda_service.decoding.proposal import Proposal, Proposer
+from eda_service.config import TreeConfig
+from eda_service.decoding.live import LiveRequest
+from eda_service.decoding.policy import AlwaysSpeculate, Policy
+from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
-from eda_service.decoding.sampling import distribution, draw, is_finite
-from eda_service.decoding.verification import verify_greedy, verify_sampled
+from eda_service.decoding.rounds import Rounds, RowResult
+from eda_service.decoding.sampling import is_finite
 from eda_service.errors import RequestError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
@@ -33,9 +35,11 @@ class Engine:
 
     Args:
         target: Frozen target.
-        draft: Draft with inference weights, or None for autoregressive decoding.
+        draft: Draft, or None for autoregressive decoding.
         draft_head: The rows of the target's head the draft scores; needed with a draft.
-        num_draft_tokens: K, chain length; ignored without a draft.
+        num_draft_tokens: K, longest chain; ignored without a draft and with a tree.
+        tree: Draft trees instead of chains.
+        policy: How deep each round drafts; default: always as deep as it may.
         max_batch: Live requests at once; more wait in order of arrival.
         max_tokens: Prompt plus answer of any request; capped by the target's context.
         capture_features: Hand out the target's features when a request ends.
@@ -49,6 +53,8 @@ class Engine:
         draft_head: DraftHead | None = None,
         *,
         num_draft_tokens: int = 5,
+        tree: TreeConfig | None = None,
+        policy: Policy | None = None,
         max_batch: int = 32,
         max_tokens: int = 2048,
         capture_features: bool = False,
@@ -56,16 +62,22 @@ class Engine:
     ) -> None:
         self.target = target
         self.max_batch = max_batch
-        self.num_draft_tokens = num_draft_tokens if draft is not None else 0
-        self.max_tokens = min(max_tokens, target.max_context) - self.num_draft_tokens - 1
+        self.max_tokens = min(max_tokens, target.max_context)
         self.capture_features = capture_features
         self._seed = seed
         self._num_seen = 0
-        capacity = self.max_tokens + self.num_draft_tokens + 1
-        self._cache = target.new_cache(max_batch, capacity)
         self._proposer: Proposer | None = None
+        self._policy: Policy = policy or AlwaysSpeculate()
+        self.num_draft_tokens, num_nodes, num_places = 0, 0, 0
         if draft is not None and draft_head is not None:
-            self._proposer = Proposer(draft, target.embed, draft_head, num_slots=max_batch, max_tokens=capacity)
+            self.num_draft_tokens = num_draft_tokens if tree is None else tree.depth
+            num_nodes = num_draft_tokens if tree is None else tree.size
+            num_places = num_draft_tokens if tree is None else tree.depth * tree.width
+            self._proposer = Proposer(
+                draft, target.embed, draft_head, num_slots=max_batch, max_tokens=self.max_tokens + num_places + 1
+            )
+        self._cache = target.new_cache(max_batch, self.max_tokens + num_nodes + 1)
+        self._rounds = Rounds(target, self._cache, self._proposer, tree)
         self._waiting: deque[LiveRequest] = deque()
         self._live: list[LiveRequest] = []
         self._cancelled: list[StepOutput] = []
@@ -159,7 +171,7 @@ class Engine:
         rows_B = torch.arange(len(group), device=self.target.device)
         last_B = torch.tensor([len(request.prompt_ids) - 1 for request in group], device=self.target.device)
         logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
-        first_B = self._first_tokens(group, logits_B1V)
+        first_B = self._rounds.choose(group, logits_B1V).squeeze(1)
         finite_B = is_finite(logits_B1V)
         if self._proposer is not None and width > 1:
             self._proposer.extend(ids_BP[:, 1:], features_BPD[:, :-1], [0] * len(group), first_slot=slot)
@@ -171,23 +183,15 @@ class Engine:
         self._leave_ended(outputs, first_slot=slot)
         return outputs
 
-    def _first_tokens(self, group: list[LiveRequest], logits_B1V: Tensor) -> Tensor:
-        """The first token of each answer (B,)."""
-        if all(request.params.temperature == 0 for request in group):
-            return logits_B1V.argmax(-1).squeeze(1)
-        device = self.target.device
-        temperatures_B = torch.tensor([request.params.temperature for request in group], device=device)
-        probs_BV = distribution(logits_B1V, temperatures_B, nuclei(group, device)).squeeze(1)
-        return draw(probs_BV, torch.cat([request.uniforms(1) for request in group]).to(device))
-
     def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill result; `features_PD` is padded."""
         if not finite:
             return StepOutput(request.request_id, [], "error", request.stats, "the target gave non-finite logits")
         length = len(request.prompt_ids)
+        request.consume(1)
         request.num_cached = length
-        request.pending_tokens, request.pending_start = [first], length - 1
-        request.pending_features_PD = features_PD[length - 1 : length]
+        request.pending_start = length - 1
+        request.hold_back([first], features_PD[length - 1 : length], keep=False)
         if self.capture_features:
             request.captured.append(features_PD[:length].clone())
         emitted, reason = request.accept([first])
@@ -196,78 +200,35 @@ class Engine:
     def _round(self) -> list[StepOutput]:
         """Propose, verify, emit."""
         live = self._live
-        sampled = any(request.params.temperature > 0 for request in live)
-        count = self.num_draft_tokens
-        device = self.target.device
-        uniforms_BU = torch.stack([request.uniforms(2 * count + 1) for request in live]).to(device) if sampled else None
-        temperatures_B = (
-            torch.tensor([request.params.temperature for request in live], device=device) if sampled else None
-        )
-        proposal = self._propose(temperatures_B, uniforms_BU)
-        last_B1 = torch.tensor([[request.last_token] for request in live], device=self.target.device)
-        ids_BK1 = last_B1 if proposal is None else torch.cat([last_B1, proposal.token_ids_BK], dim=1)
-        features_BKD = self.target.forward(ids_BK1, self._cache, [request.num_cached for request in live])
-        logits_BKV = self.target.head(features_BKD)
-        finite_B = is_finite(logits_BKV)
-        accepted_B, next_B = self._verify(logits_BKV, proposal, temperatures_B, uniforms_BU)
-        table = torch.cat([ids_BK1, accepted_B[:, None], next_B[:, None], finite_B[:, None]], dim=1).tolist()
-        outputs = [
-            self._advance(request, row, features_BKD[i])
-            for i, (request, row) in enumerate(zip(live, table, strict=True))
-        ]
+        depth = 0
+        if self._proposer is not None and any(request.params.speculate for request in live):
+            depth = self._policy.depth(live, self.num_draft_tokens)
+        started = time.perf_counter()
+        results = self._rounds.run(live, depth, self._policy.confidence(live, depth))
+        self._policy.observe(live, depth, results, time.perf_counter() - started)
+        outputs = [self._advance(request, result, depth) for request, result in zip(live, results, strict=True)]
         self._leave_ended(outputs, first_slot=0)
         return outputs
 
-    def _propose(self, temperatures_B: Tensor | None, uniforms_BU: Tensor | None) -> Proposal | None:
-        if self._proposer is None:
-            return None
-        live = self._live
-        tokens_BP, features_BPD = pending_pairs(live)
-        return self._proposer.propose(
-            tokens_BP,
-            features_BPD,
-            [request.pending_start for request in live],
-            [len(request.pending_tokens) for request in live],
-            self.num_draft_tokens,
-            temperatures_B,
-            None if uniforms_BU is None else uniforms_BU[:, : self.num_draft_tokens],
-        )
-
-    def _verify(
-        self, logits_BKV: Tensor, proposal: Proposal | None, temperatures_B: Tensor | None, uniforms_BU: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(num_accepted_B, next_ids_B) for all rows."""
-        if temperatures_B is None or uniforms_BU is None:
-            target_ids = logits_BKV.argmax(-1)
-            if proposal is None:
-                return torch.zeros_like(target_ids[:, 0]), target_ids[:, 0]
-            return verify_greedy(target_ids, proposal.token_ids_BK)
-        any_greedy = any(request.params.temperature == 0 for request in self._live)
-        probs_BKV = distribution(
-            logits_BKV, temperatures_B, nuclei(self._live, self.target.device), any_greedy=any_greedy
-        )
-        if proposal is None or proposal.probs_BKV is None:
-            next_B = draw(probs_BKV[:, 0], uniforms_BU[:, -1])
-            return torch.zeros_like(next_B), next_B
-        return verify_sampled(
-            probs_BKV, proposal.probs_BKV, proposal.token_ids_BK, uniforms_BU[:, self.num_draft_tokens :]
-        )
-
-    def _advance(self, request: LiveRequest, row: list[int], features_KD: Tensor) -> StepOutput:
-        """Take one row's result: ids [last, d_1..d_K], number accepted, next token, whether the logits were finite."""
-        *ids, accepted, next_id, finite = row
-        if not finite:
+    def _advance(self, request: LiveRequest, result: RowResult, depth: int) -> StepOutput:
+        """Take one row's result."""
+        if not result.finite:
             return StepOutput(request.request_id, [], "error", request.stats, "the target gave non-finite logits")
-        drafted = ids[1 : 1 + accepted]
-        emitted, reason = request.accept([*drafted, next_id])
-        request.stats.count_round(self.num_draft_tokens, len(emitted))
-        request.pending_start = request.num_cached
+        emitted, reason = request.accept(result.token_ids)
+        request.stats.count_round(result.num_proposed, len(emitted), depth if result.num_proposed else 0)
+        features_LD = self._features_before(result, len(emitted))
+        if self._proposer is not None:
+            request.hold_back(emitted, features_LD, keep=depth == 0 and request.params.speculate)
         request.num_cached += len(emitted)
-        request.pending_tokens = emitted
-        request.pending_features_PD = features_KD[: len(emitted)]
         if self.capture_features:
-            request.captured.append(features_KD[: len(emitted)].clone())
+            request.captured.append(features_LD.clone())
         return self._output(request, emitted, reason)
+
+    @staticmethod
+    def _features_before(result: RowResult, count: int) -> Tensor:
+        """Features of the places before the emitted tokens (count, D); of a chain and a lucky tree they are a slice."""
+        nodes = result.nodes[:count]
+        return result.features_LD[:count] if nodes[-1] == count - 1 else result.features_LD[nodes]
 
     def _output(self, request: LiveRequest, emitted: list[int], reason: str | None) -> StepOutput:
         features = torch.cat(request.captured) if reason is not None and request.captured else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
 
 
@@ -22,8 +23,9 @@ class LiveRequest:
         num_cached: Tokens whose keys the target's cache holds.
         last_token: The newest token, known but not yet forwarded.
         pending_tokens: x_{t+1} of the positions the draft has not seen.
-        pending_features_PD: h_t of the same positions; the first is position `pending_start`.
+        pending_features: h_t of the same positions in blocks (.., D); the first is position `pending_start`.
         captured: Feature blocks in order of position, when capture is on.
+        acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
     """
 
     request_id: str
@@ -35,18 +37,41 @@ class LiveRequest:
     num_cached: int = 0
     last_token: int = -1
     pending_tokens: list[int] = field(default_factory=list)
-    pending_features_PD: Tensor | None = None
+    pending_features: list[Tensor] = field(default_factory=list)
     pending_start: int = 0
     captured: list[Tensor] = field(default_factory=list)
+    acceptance: float | None = None
+    _uniforms: list[float] = field(default_factory=list)
 
     @property
     def num_left(self) -> int:
         """Tokens this request may still emit."""
         return self.params.max_new_tokens - self.stats.num_new_tokens
 
-    def uniforms(self, count: int) -> Tensor:
-        """The next draws of this request's own stream."""
-        return torch.rand(count, generator=self.generator)
+    def peek(self, count: int) -> list[float]:
+        """The next draws of this request's own stream; they stay next until `consume`."""
+        missing = count - len(self._uniforms)
+        if missing > 0:
+            self._uniforms += torch.rand(missing, generator=self.generator).tolist()
+        return self._uniforms[:count]
+
+    def consume(self, count: int) -> None:
+        """Use up draws that were peeked at."""
+        del self._uniforms[:count]
+
+    def hold_back(self, tokens: list[int], features_PD: Tensor, *, keep: bool) -> None:
+        """Add what the draft has not seen: tokens and the features before them.
+
+        Args:
+            tokens: x_{t+1}.
+            features_PD: h_t.
+            keep: Add to what is pending (the draft did not run), or replace it.
+        """
+        if not keep:
+            self.pending_start += len(self.pending_tokens)
+            self.pending_tokens, self.pending_features = [], []
+        self.pending_tokens += tokens
+        self.pending_features.append(features_PD)
 
     def accept(self, token_ids: list[int]) -> tuple[list[int], str | None]:
         """Emit tokens up to a stop token or the cap; returns what was emitted and why it ended, if it did."""
@@ -64,20 +89,20 @@ class LiveRequest:
         return emitted, reason
 
 
-def pending_pairs(live: Sequence[LiveRequest]) -> tuple[Tensor, Tensor]:
-    """What the draft has not seen of each request, padded on the right.
-
-    Returns:
-        (tokens_BP, features_BPD): x_{t+1} and h_t, on the features' device.
-    """
-    blocks = [request.pending_features_PD for request in live if request.pending_features_PD is not None]
-    assert len(blocks) == len(live)
+def pending_of(live: Sequence[LiveRequest]) -> Pending:
+    """What the draft has not seen of each request, padded on the right."""
+    blocks = [torch.cat(request.pending_features) for request in live]
     width = max(len(request.pending_tokens) for request in live)
     features_BPD = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
     for i, block in enumerate(blocks):
         features_BPD[i, : len(block)] = block
     padded = [request.pending_tokens + [0] * (width - len(request.pending_tokens)) for request in live]
-    return torch.tensor(padded, device=features_BPD.device), features_BPD
+    return Pending(
+        torch.tensor(padded, device=features_BPD.device),
+        features_BPD,
+        [request.pending_start for request in live],
+        [len(request.pending_tokens) for request in live],
+    )
 
 
 def nuclei(requests: Sequence[LiveRequest], device: torch.device) -> Tensor | None:

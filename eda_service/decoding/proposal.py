@@ -1,54 +1,80 @@
-"""Proposal: the draft extends its cache with what the target verified, then drafts a chain of K tokens (Eq. 7).
+"""Proposal: the draft extends its cache with what the target verified, then drafts a chain or a tree (Eq. 7).
 
 Between rounds every live row owns *pending pairs*: for each newly verified position t, the target's feature h_t and the
-token x_{t+1}. The first draft step takes all of them at once and its last output starts the chain; each further step
-takes the draft's own feature and token.
+token x_{t+1}. The first draft step takes all of them at once and its last output starts the draft; each further step
+takes the draft's own features and tokens.
 
-Shapes: B rows, P pending pairs (padded), D hidden, K draft tokens, W draft vocabulary, V vocabulary.
+Shapes: B rows, P pending pairs (padded), D hidden, K draft tokens of a chain, N nodes of a tree, W width of a tree,
+V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eda_service.config import TreeConfig
+from eda_service.decoding.fused_draft import FusedDraft
 from eda_service.decoding.sampling import distribution, draw
+from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.attention import visible_mask
-from eda_service.target.slots import SlotCache
+from eda_service.target.attention import tree_mask, visible_mask
 
 
 @dataclass
-class Proposal:
+class Chain:
     """K drafted tokens per row and, for sampled rows, what they were drawn from."""
 
     token_ids_BK: Tensor
     probs_BKV: Tensor | None
 
 
+Confidence = Callable[[Tensor], bool]
+
+
+@dataclass
+class Pending:
+    """What the draft has not seen, of every row.
+
+    Attributes:
+        tokens_BP: x_{t+1}, padded on the right.
+        features_BPD: h_t.
+        starts: Position t of each row's first pair.
+        counts: Number of real pairs per row.
+    """
+
+    tokens_BP: Tensor
+    features_BPD: Tensor
+    starts: Sequence[int]
+    counts: Sequence[int]
+
+    @property
+    def ends(self) -> list[int]:
+        """Position of the first drafted pair of each row."""
+        return [start + count for start, count in zip(self.starts, self.counts, strict=True)]
+
+
 class Proposer:
-    """A draft ready to decode: packed weights, the target's embedding and head, a one-layer slot cache."""
+    """A draft ready to decode, with the target's embedding and head and a one-layer slot cache.
+
+    Args:
+        draft: Base or adapted draft.
+        embed: The target's embedding.
+        head: The rows of the target's head the draft scores.
+        num_slots: Sequences at once.
+        max_tokens: Longest sequence, drafted tokens and tree nodes included.
+    """
 
     def __init__(self, draft: Draft, embed: nn.Module, head: DraftHead, *, num_slots: int, max_tokens: int) -> None:
-        self.draft, self.embed, self.head = draft, embed, head
-        config = draft.config
-        weight = draft.layer.post_attention_layernorm.weight
-        self.groups = config.num_heads // config.num_kv_heads
-        self.device, self.dtype = weight.device, weight.dtype
-        self.cache = SlotCache(
-            num_layers=1,
-            num_slots=num_slots,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            max_tokens=max_tokens,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
+        self.draft = FusedDraft(draft, embed, max_tokens=max_tokens)
+        self.head = head
+        self.groups = draft.config.num_heads // draft.config.num_kv_heads
+        self.device, self.dtype = self.draft.device, self.draft.dtype
+        self.cache = self.draft.new_cache(num_slots, max_tokens)
 
     def extend(self, tokens_BP: Tensor, features_BPD: Tensor, starts: Sequence[int], *, first_slot: int = 0) -> Tensor:
         """Run the draft layer over pairs at positions starts.. and cache them; features of the next positions (B, P,
@@ -56,43 +82,38 @@ class Proposer:
         """
         length = tokens_BP.shape[1]
         positions_BP = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
-        self.cache.begin(positions_BP, max(starts) + length, first_slot=first_slot)
-        layer = self.draft.layer
-        x_BPD = self.draft.fuse(self.embed(tokens_BP), features_BPD)
-        query, key, value = layer.self_attn.project(x_BPD, positions_BP)
-        keys, values = self.cache.update(key, value, 0)
-        rows, heads, _, width = query.shape
-        folded = query.reshape(rows, heads // self.groups, self.groups * length, width)
-        mask = visible_mask(positions_BP, keys.shape[2], self.groups, self.dtype)
-        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
-        return layer.finish(x_BPD, out.reshape(rows, heads, length, width))
+        num_keys = max(starts) + length
+        self.cache.begin(positions_BP, num_keys, first_slot=first_slot)
+        mask = visible_mask(positions_BP, num_keys, self.groups, self.dtype)
+        return self.draft(tokens_BP, features_BPD, positions_BP, self.cache, mask)
 
-    def propose(
+    def begin(self, pending: Pending) -> Tensor:
+        """Take the pending pairs; the feature (B, 1, D) from which the first token is drafted."""
+        features_BPD = self.extend(pending.tokens_BP, pending.features_BPD, pending.starts)
+        last_B = torch.tensor(pending.counts, device=self.device) - 1
+        return features_BPD[torch.arange(len(pending.counts), device=self.device), last_B][:, None]
+
+    def chain(
         self,
-        tokens_BP: Tensor,
-        features_BPD: Tensor,
-        starts: Sequence[int],
-        counts: Sequence[int],
+        pending: Pending,
         num_draft_tokens: int,
-        temperatures_B: Tensor | None,
-        uniforms_BK: Tensor | None,
-    ) -> Proposal:
+        temperatures_B: Tensor | None = None,
+        uniforms_BK: Tensor | None = None,
+        *,
+        go_on: Confidence | None = None,
+    ) -> Chain:
         """Draft a chain for every row.
 
         Args:
-            tokens_BP: x_{t+1} of the pending pairs, padded on the right.
-            features_BPD: h_t of the pending pairs.
-            starts: Position t of each row's first pair.
-            counts: Number of real pairs per row.
+            pending: What the draft has not seen.
             num_draft_tokens: K.
             temperatures_B: None when every row is greedy.
             uniforms_BK: Draws of the sampled rows; None when every row is greedy.
+            go_on: Asked after each token but the last with the draft probability of every row's token (B,); where it
+                says no, the chain ends early. It sees drafted tokens only, so the output's law does not depend on it.
         """
-        features_BPD = self.extend(tokens_BP, features_BPD, starts)
-        rows_B = torch.arange(len(counts), device=self.device)
-        last_B = torch.tensor(counts, device=self.device) - 1
-        feature_B1D = features_BPD[rows_B, last_B][:, None]
-        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        feature_B1D = self.begin(pending)
+        ends = pending.ends
         tokens: list[Tensor] = []
         probs: list[Tensor] = []
         for step in range(num_draft_tokens):
@@ -106,4 +127,64 @@ class Proposer:
                 draft_ids_B = draw(probs_BW, uniforms_BK[:, step])
                 probs.append(self.head.scatter_probs(probs_BW))
             tokens.append(self.head.to_token_ids(draft_ids_B))
-        return Proposal(torch.stack(tokens, dim=1), torch.stack(probs, dim=1) if probs else None)
+            if go_on is not None and step + 1 < num_draft_tokens:
+                own_B1 = torch.log_softmax(logits_B1W.squeeze(1).float(), dim=-1).gather(1, draft_ids_B[:, None])
+                if not go_on(own_B1.squeeze(1).exp()):
+                    break
+        return Chain(torch.stack(tokens, dim=1), torch.stack(probs, dim=1) if probs else None)
+
+    def tree(self, pending: Pending, config: TreeConfig, temperatures_B: Tensor | None = None) -> DraftTree:
+        """Grow and cut a tree for every row.
+
+        Args:
+            pending: What the draft has not seen.
+            config: Size, depth and width.
+            temperatures_B: Scores follow the draft at these temperatures; 0 and None read it as it is. Only which
+                nodes are drafted depends on them, never the output's law.
+        """
+        feature_B1D = self.begin(pending)
+        ends, rows = pending.ends, len(pending.counts)
+        ids_B1W, scores_B1W = self._best_tokens(feature_B1D, config.width, temperatures_B)
+        beam_ids_BW, beam_scores_BW = ids_B1W.squeeze(1), scores_B1W.squeeze(1)
+        pool = Candidates(beam_ids_BW, beam_scores_BW, torch.full_like(beam_ids_BW, -1))
+        width = beam_ids_BW.shape[1]
+        beam_pool_BW = torch.arange(width, device=self.device).expand(rows, -1)
+        beam_features_BWD = feature_B1D.expand(-1, width, -1)
+        ancestors_BWN = torch.eye(width, device=self.device, dtype=torch.bool).expand(rows, -1, -1)
+        for level in range(config.depth - 1):
+            features_BWD = self._expand(beam_ids_BW, beam_features_BWD, ends, level, ancestors_BWN)
+            ids_BWW, scores_BWW = self._best_tokens(features_BWD, width, temperatures_B)
+            scores_BC = (scores_BWW + beam_scores_BW[..., None]).flatten(1)
+            parents_BC = beam_pool_BW[..., None].expand(-1, -1, width).flatten(1)
+            offset = pool.scores_BP.shape[1]
+            pool = pool.extend(Candidates(ids_BWW.flatten(1), scores_BC, parents_BC))
+            best_BW = scores_BC.topk(width, dim=1).indices
+            parent_BW = best_BW // width
+            beam_ids_BW, beam_scores_BW = ids_BWW.flatten(1).gather(1, best_BW), scores_BC.gather(1, best_BW)
+            beam_pool_BW = best_BW + offset
+            beam_features_BWD = features_BWD.gather(1, parent_BW[..., None].expand_as(features_BWD))
+            inherited_BWN = ancestors_BWN.gather(1, parent_BW[..., None].expand_as(ancestors_BWN))
+            own_BWW = torch.eye(width, device=self.device, dtype=torch.bool).expand(rows, -1, -1)
+            ancestors_BWN = torch.cat([inherited_BWN, own_BWW], dim=2)
+        return keep_best(pool, config.size, config.depth)
+
+    def _best_tokens(self, features_BLD: Tensor, width: int, temperatures_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The `width` most likely tokens after each feature and their log-probabilities, both (B, L, width)."""
+        logits = self.head(features_BLD).float()
+        if temperatures_B is not None:
+            logits = logits / torch.where(temperatures_B == 0, 1.0, temperatures_B)[:, None, None]
+        best = torch.log_softmax(logits, dim=-1).topk(min(width, logits.shape[-1]), dim=-1)
+        return self.head.to_token_ids(best.indices), best.values
+
+    def _expand(
+        self, ids_BW: Tensor, features_BWD: Tensor, ends: Sequence[int], level: int, ancestors_BWN: Tensor
+    ) -> Tensor:
+        """Run the draft over one level's beam: all at position end + level, each seeing its own path only."""
+        width = ids_BW.shape[1]
+        ends_B = torch.tensor(ends, device=self.device)
+        places_BW = ends_B[:, None] + level * width + torch.arange(width, device=self.device)
+        num_keys = max(ends) + (level + 1) * width
+        self.cache.begin(places_BW, num_keys)
+        mask = tree_mask(ends_B, ancestors_BWN, num_keys, self.groups, self.dtype)
+        positions_BW = (ends_B + level)[:, None].expand(-1, width)
+        return self.draft(ids_BW, features_BWD, positions_BW, self.cache, mask)

@@ -19,6 +19,7 @@ class SamplingParams:
         max_new_tokens: Cap on the answer.
         seed: Of the request's own random stream; None takes one from the engine's.
         stop_token_ids: End the answer, in addition to the target's own.
+        speculate: Use the engine's draft, if it has one; False decodes this request autoregressively.
     """
 
     temperature: float = 0.0
@@ -26,6 +27,7 @@ class SamplingParams:
     max_new_tokens: int = 128
     seed: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    speculate: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= 2.0:
@@ -50,13 +52,19 @@ class RequestStats:
     num_accepted_tokens: int = 0
     accepted_histogram: list[int] = field(default_factory=list)
 
-    def count_round(self, num_proposed: int, num_emitted: int) -> None:
-        """Add one propose-verify round that emitted `num_emitted` tokens (accepted ones and one of the target's)."""
+    def count_round(self, num_proposed: int, num_emitted: int, depth: int | None = None) -> None:
+        """Add one propose-verify round that emitted `num_emitted` tokens (accepted ones and one of the target's).
+
+        Args:
+            num_proposed: Drafted tokens: of a tree, all its nodes.
+            num_emitted: At most depth + 1.
+            depth: The most it could accept; None: all of them, as of a chain.
+        """
         accepted = num_emitted - 1
         self.num_rounds += 1
         self.num_draft_tokens += num_proposed
         self.num_accepted_tokens += accepted
-        while len(self.accepted_histogram) <= max(accepted, num_proposed):
+        while len(self.accepted_histogram) <= max(accepted, num_proposed if depth is None else depth):
             self.accepted_histogram.append(0)
         self.accepted_histogram[accepted] += 1
 

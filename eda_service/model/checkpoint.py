@@ -24,7 +24,6 @@ from eda_service.errors import ArtifactCorruptError
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.freezing import prepare, trained_state
-from eda_service.target.packed import pack_linears
 
 _VOCAB = "draft_vocab"
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -97,9 +96,8 @@ def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDr
 
 
 def for_inference(loaded: LoadedDraft) -> LoadedDraft:
-    """Freeze and pack the linears; the draft cannot be trained or saved afterwards."""
+    """Freeze; a proposer packs copies of the weights (`decoding.fused_draft`)."""
     loaded.draft.requires_grad_(False)
-    pack_linears(loaded.draft)
     loaded.draft.eval()
     return loaded
 

@@ -40,22 +40,22 @@ def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.
     return additive_mask(keys_T > positions_BL[..., None], groups, dtype)
 
 
-def tree_mask(starts_B: Tensor, ancestors_BLL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, G*L, T) of a tree whose nodes lie at starts..starts+L-1: a node sees what was before the
-    tree, its ancestors and itself.
+def tree_mask(starts_B: Tensor, ancestors_BLN: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask (B, 1, G*L, T) of L queries over a tree whose N nodes lie at starts..starts+N-1: each sees what was
+    before the tree, its ancestors and itself.
 
     Args:
-        starts_B: Place of each row's root.
-        ancestors_BLL: True where the column's node is the row's ancestor or the node itself.
+        starts_B: Place of each row's first node.
+        ancestors_BLN: True where the node of the column is the query's ancestor or the query itself.
         num_keys: T.
         groups: G.
         dtype: Of the attention.
     """
-    length = ancestors_BLL.shape[1]
+    length, num_nodes = ancestors_BLN.shape[1:]
     relative_BT = torch.arange(num_keys, device=starts_B.device) - starts_B[:, None]
-    column_BLT = relative_BT.clamp(0, length - 1)[:, None].expand(-1, length, -1)
-    inside_B1T = ((relative_BT >= 0) & (relative_BT < length))[:, None]
-    seen_BLT = (relative_BT < 0)[:, None] | (inside_B1T & ancestors_BLL.gather(2, column_BLT))
+    column_BLT = relative_BT.clamp(0, num_nodes - 1)[:, None].expand(-1, length, -1)
+    inside_B1T = ((relative_BT >= 0) & (relative_BT < num_nodes))[:, None]
+    seen_BLT = (relative_BT < 0)[:, None] | (inside_B1T & ancestors_BLN.gather(2, column_BLT))
     return additive_mask(~seen_BLT, groups, dtype)
 
 

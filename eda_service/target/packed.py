@@ -63,10 +63,11 @@ class PackedLinear(FrozenLinear):
         return self._multiply(x, residual)
 
     def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        y: Tensor
         if residual is None:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-            return y
-        y = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self._bias, "add")
+            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        else:
+            y = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self._bias, "add")
         return y
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from eda_service.decoding.proposal import Proposer
+from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.head import DraftHead
@@ -160,12 +160,12 @@ def test_head_and_embedding_are_never_the_draft_s_parameters(tiny_draft: Draft) 
 def test_greedy_chain_is_the_argmax_of_the_head_over_the_chain_of_features(
     tiny_target: Target, make_fitted_draft: Callable[[str], Draft]
 ) -> None:
-    """`propose` against transformers: each token is argmax(W_o h~) and is fed back with its feature."""
+    """`chain` against transformers: each token is argmax(W_o h~) and is fed back with its feature."""
     draft = make_fitted_draft("llama")
     tokens_BL, features_BLD = pairs(draft, tiny_target, 4)
     proposer = Proposer(draft, tiny_target.embed, DraftHead(tiny_target.head_weight, None), num_slots=2, max_tokens=32)
     with torch.no_grad():
-        got_BK = proposer.propose(tokens_BL, features_BLD, [0, 0], [4, 4], 3, None, None).token_ids_BK
+        got_BK = proposer.chain(Pending(tokens_BL, features_BLD, [0, 0], [4, 4]), 3).token_ids_BK
     embeds_BLD, shown_BLD = tiny_target.embed(tokens_BL), features_BLD
     for k in range(3):
         feature_BD = oracle_features(draft, embeds_BLD, shown_BLD)[:, -1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -34,6 +35,6 @@ def decode(engine: Engine, prompts: Sequence[list[int]], params: Sequence[Sampli
     return [answer(done[str(i)]) for i in range(len(prompts))]
 
 
-def speculative(target: Target, draft: Draft, *, vocab_W: torch.Tensor | None = None, **changes: int) -> Engine:
-    settings = {"num_draft_tokens": 4, "max_batch": 4, "max_tokens": 120} | changes
+def speculative(target: Target, draft: Draft, *, vocab_W: torch.Tensor | None = None, **changes: Any) -> Engine:
+    settings: dict[str, Any] = {"num_draft_tokens": 4, "max_batch": 4, "max_tokens": 120} | changes
     return Engine(target, draft, DraftHead(target.head_weight, vocab_W), **settings)

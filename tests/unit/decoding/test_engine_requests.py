@@ -175,7 +175,7 @@ def test_captured_features_are_the_target_s_at_every_position_but_the_last(
         ([], 4, "prompt", "the prompt is empty"),
         ([5, 112], 4, "prompt", r"outside 0\.\.111"),
         ([-1], 4, "prompt", r"outside 0\.\.111"),
-        ([5] * 30, 4, "max_tokens", "30 prompt tokens and max_tokens 4 exceed the context of 31"),
+        ([5] * 30, 4, "max_tokens", "30 prompt tokens and max_tokens 4 exceed the context of 32"),
     ],
 )
 def test_a_bad_prompt_is_refused_at_submit(
@@ -189,9 +189,9 @@ def test_a_bad_prompt_is_refused_at_submit(
 
 
 def test_the_longest_request_that_fits_is_served(tiny_target: Target, make_fitted_draft: DraftMaker) -> None:
-    """Context of the model 512, less a chain and its bonus token."""
+    """The whole context of the model: room for drafted tokens comes on top."""
     engine = speculative(tiny_target, make_fitted_draft("llama"), max_tokens=10_000)
-    assert engine.max_tokens == 512 - 4 - 1
+    assert engine.max_tokens == 512
     engine.submit("r", [30] * 490, SamplingParams(max_new_tokens=17))
     assert len(answer(run_to_end(engine)["r"])) == 17
 

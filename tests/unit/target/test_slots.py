@@ -84,3 +84,23 @@ def test_growth_keeps_what_is_there() -> None:
     write(cache, [0], 250, 1.0)
     assert row(write(cache, [250], 20, 2.0), 0) == [1.0] * 250 + [2.0] * 20
     assert row(write(cache, [270], 330, 3.0), 0)[245:275] == [1.0] * 5 + [2.0] * 20 + [3.0] * 5
+
+
+def test_a_path_is_compacted_in_place_and_only_it() -> None:
+    """Nodes 0..4 of a tree at places 2..6 of slot 1; path 0, 2, 3 moves to 2, 3, 4; slot 0 and the prefix stay."""
+    cache = new_cache(num_slots=2)
+    write(cache, [0, 0], 2, 1.0)
+    for node in range(5):
+        write(cache, [2 + node, 2 + node], 1, 10.0 + node)
+    cache.compact(1, 2, [0, 2, 3])
+    keys = write(cache, [7, 5], 1, 99.0)
+    assert row(keys, 0) == [1, 1, 10, 11, 12, 13, 14, 99]
+    assert row(keys, 1)[:6] == [1, 1, 10, 12, 13, 99]
+
+
+def test_a_path_in_place_moves_nothing() -> None:
+    cache = new_cache(num_slots=1)
+    write(cache, [0], 4, 3.0)
+    before = cache._keys.clone()
+    cache.compact(0, 1, [0, 1, 2])
+    assert torch.equal(cache._keys, before)

@@ -1,0 +1,195 @@
+"""How deep a round drafts: always as deep as it may, or as deep as pays.
+
+Drafting pays while the chance that one more token is accepted, over the time it costs, exceeds the rate at which tokens
+come anyway. `Adaptive` learns both sides while it decodes: the time of a round by batch and depth, and the chance of
+acceptance by depth, by request and by the draft's own confidence. Depth 0 is an autoregressive step, so speculation
+switches itself off where it loses, and a probe now and then finds out when it would win again.
+
+Decisions see drafted tokens and past rounds only, never the target's answer to come, so the output's law does not
+depend on them.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from eda_service.decoding.live import LiveRequest
+from eda_service.decoding.proposal import Confidence
+from eda_service.decoding.rounds import RowResult
+
+
+class Policy(Protocol):
+    """Chooses the depth of each round and learns from what came of it."""
+
+    def depth(self, live: Sequence[LiveRequest], most: int) -> int:
+        """Depth of the next round, 0 to `most`."""
+        ...
+
+    def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
+        """Whether a chain goes on after a token of this draft probability; None: always."""
+        ...
+
+    def observe(self, live: Sequence[LiveRequest], depth: int, results: Sequence[RowResult], seconds: float) -> None:
+        """Learn from a finished round."""
+        ...
+
+
+class AlwaysSpeculate:
+    """As deep as it may, every round: what acceptance is measured with."""
+
+    def depth(self, live: Sequence[LiveRequest], most: int) -> int:
+        """`most`."""
+        return most
+
+    def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
+        """Never stops early."""
+        return None
+
+    def observe(self, live: Sequence[LiveRequest], depth: int, results: Sequence[RowResult], seconds: float) -> None:
+        """Nothing to learn."""
+
+
+_MEMORY = 0.1
+_REQUEST_MEMORY = 0.15
+_PRIOR = 0.7
+_STEP_COST = 0.1
+_PROBE_EVERY = 40
+_BASELINE_EVERY = 100
+_NUM_BINS = 10
+_OUTLIER = 3.0
+
+
+@dataclass
+class Clock:
+    """Seconds of a round by (rows, depth), as running means; what was not seen is guessed from what was."""
+
+    seconds: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def add(self, rows: int, depth: int, seconds: float) -> None:
+        """Take one round; a stall counts no more than three usual rounds."""
+        known = self.seconds.get((rows, depth))
+        if known is None:
+            self.seconds[rows, depth] = seconds
+        else:
+            self.seconds[rows, depth] = known + _MEMORY * (min(seconds, _OUTLIER * known) - known)
+
+    def known(self, rows: int, depth: int) -> bool:
+        """Whether such a round was seen."""
+        return (rows, depth) in self.seconds
+
+    def of(self, rows: int, depth: int) -> float:
+        """Seconds of such a round; a depth not seen costs a tenth of a step more than the nearest shallower one."""
+        nearest = max((d for r, d in self.seconds if r == rows and d <= depth), default=None)
+        if nearest is None:
+            return 1.0 + _STEP_COST * depth
+        step = _STEP_COST * self.seconds[rows, min(d for r, d in self.seconds if r == rows)]
+        return self.seconds[rows, nearest] + step * (depth - nearest)
+
+
+class Adaptive:
+    """As deep as pays by measured time and acceptance.
+
+    Args:
+        seeded_chains: Requests that bring a seed and sample from chains keep the full depth, because a chain's draws
+            depend on where rounds begin; without it their answers change from run to run.
+    """
+
+    def __init__(self, *, seeded_chains: bool = True) -> None:
+        self._clock = Clock()
+        self._by_depth: list[float] = []
+        self._by_confidence = [0.5 + 0.04 * b for b in range(_NUM_BINS)]
+        self._rounds = 0
+        self._seeded_chains = seeded_chains
+        self._asked: list[Tensor] = []
+        self._since_probe = 0
+
+    def depth(self, live: Sequence[LiveRequest], most: int) -> int:
+        """The depth with the most expected tokens per second."""
+        self._rounds += 1
+        self._asked = []
+        while len(self._by_depth) < most:
+            self._by_depth.append(_PRIOR)
+        if self._seeded_chains and any(_is_seeded(request) for request in live):
+            return most
+        rows = len(live)
+        if not self._clock.known(rows, 0) or self._rounds % _BASELINE_EVERY == 0:
+            return 0
+        rates = [self._tokens(live, depth) / self._clock.of(rows, depth) for depth in range(most + 1)]
+        best = max(range(most + 1), key=rates.__getitem__)
+        self._since_probe = 0 if best else self._since_probe + 1
+        if self._since_probe >= _PROBE_EVERY:
+            self._since_probe = 0
+            return 1
+        return best
+
+    def _tokens(self, live: Sequence[LiveRequest], depth: int) -> float:
+        """Expected tokens of a round over all rows."""
+        total = 0.0
+        for request in live:
+            reach, tokens = 1.0, 1.0
+            if request.params.speculate:
+                for chance in self._chances(request, depth):
+                    reach *= chance
+                    tokens += reach
+            total += tokens
+        return total
+
+    def _chances(self, request: LiveRequest, depth: int) -> list[float]:
+        """Chance of acceptance at each depth, given that the ones before were accepted."""
+        own = request.acceptance
+        ratio = 1.0 if own is None else own / max(1e-3, self._by_depth[0])
+        return [min(0.99, chance * ratio) for chance in self._by_depth[:depth]]
+
+    def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
+        """Stops a chain when the rows' chances of getting one further no longer pay for it."""
+        if depth < 2 or (self._seeded_chains and any(_is_seeded(request) for request in live)):
+            return None
+        rows = len(live)
+        reach = [1.0 if request.params.speculate else 0.0 for request in live]
+        rate = self._tokens(live, depth) / self._clock.of(rows, depth)
+
+        def go_on(probability_B: Tensor) -> bool:
+            values = probability_B.tolist()
+            self._asked.append(probability_B)
+            done = len(self._asked)
+            for i, value in enumerate(values):
+                reach[i] *= self._by_confidence[_bin(value)]
+            cost = self._clock.of(rows, done + 1) - self._clock.of(rows, done)
+            return sum(reach) * self._by_depth[done] > rate * max(0.0, cost)
+
+        return go_on
+
+    def observe(self, live: Sequence[LiveRequest], depth: int, results: Sequence[RowResult], seconds: float) -> None:
+        """Learn times and chances."""
+        proposed = max((result.num_proposed for result in results), default=0)
+        drafted = min(depth, proposed)
+        self._clock.add(len(live), drafted, seconds)
+        asked = [values.tolist() for values in self._asked]
+        for i, (request, result) in enumerate(zip(live, results, strict=True)):
+            if not result.num_proposed or not result.finite:
+                continue
+            accepted = len(result.token_ids) - 1
+            for level in range(min(accepted + 1, drafted)):
+                hit = 1.0 if level < accepted else 0.0
+                self._by_depth[level] += 0.02 * (hit - self._by_depth[level])
+                if level < len(asked):
+                    chosen = _bin(asked[level][i])
+                    self._by_confidence[chosen] += 0.05 * (hit - self._by_confidence[chosen])
+            if drafted:
+                hit = 1.0 if accepted else 0.0
+                own = self._by_depth[0] if request.acceptance is None else request.acceptance
+                request.acceptance = own + _REQUEST_MEMORY * (hit - own)
+
+
+def _bin(probability: float) -> int:
+    return min(_NUM_BINS - 1, int(probability * _NUM_BINS))
+
+
+def _is_seeded(request: LiveRequest) -> bool:
+    return request.params.seed is not None and request.params.temperature > 0

@@ -1,0 +1,203 @@
+"""One round over all live rows: propose, verify with one target forward, say what each row gets.
+
+Draws. Without a draft, and with a tree, the target draws one token per position from the request's own stream, so a
+seeded answer does not depend on the draft. A chain spends K draws on drafting, K on acceptance and one on the token the
+target adds.
+
+Shapes: B rows, K draft tokens of a chain, N drafted nodes, L = N + 1 verified tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eda_service.config import TreeConfig
+from eda_service.decoding.live import LiveRequest, nuclei, pending_of
+from eda_service.decoding.proposal import Chain, Confidence, Proposer
+from eda_service.decoding.sampling import distribution, draw, is_finite
+from eda_service.decoding.tree import DraftTree
+from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
+from eda_service.target.loader import Target
+from eda_service.target.slots import SlotCache
+
+
+@dataclass
+class RowResult:
+    """What a round gave one row.
+
+    Attributes:
+        token_ids: Accepted tokens, then the correction or bonus token.
+        nodes: Places of the root and the accepted tokens among the verified ones; the features before `token_ids`.
+        features_LD: Features of all verified tokens.
+        num_proposed: Drafted tokens.
+        finite: False where the target's logits were not all finite; the rest is meaningless then.
+    """
+
+    token_ids: list[int]
+    nodes: list[int]
+    features_LD: Tensor
+    num_proposed: int
+    finite: bool
+
+
+@dataclass
+class Draws:
+    """Sampling of a batch with at least one row above T=0; rows are in batch order."""
+
+    temperatures_B: Tensor
+    top_ps_B: Tensor | None
+    uniforms_BU: Tensor
+    any_greedy: bool
+
+
+class Rounds:
+    """Runs rounds over one target and at most one proposer.
+
+    Args:
+        target: Frozen target.
+        cache: Its slots.
+        proposer: None decodes autoregressively.
+        tree: Draft trees of this shape instead of chains.
+    """
+
+    def __init__(self, target: Target, cache: SlotCache, proposer: Proposer | None, tree: TreeConfig | None) -> None:
+        self.target, self.cache, self.proposer, self.tree = target, cache, proposer, tree
+
+    def run(self, live: Sequence[LiveRequest], depth: int, go_on: Confidence | None = None) -> list[RowResult]:
+        """One round.
+
+        Args:
+            live: Rows in slot order.
+            depth: Longest draft; 0 verifies nothing and is an autoregressive step.
+            go_on: May end a chain early.
+        """
+        if depth == 0 or self.proposer is None:
+            return self._autoregressive(live)
+        if self.tree is not None:
+            return self._tree(live, self.proposer, self.tree.model_copy(update={"depth": depth}))
+        return self._chain(live, self.proposer, depth, go_on)
+
+    def _verify_forward(self, live: Sequence[LiveRequest], drafted: Chain | DraftTree | None) -> tuple[Tensor, Tensor]:
+        """Ids (B, L) and features (B, L, D) of each row's last token and what was drafted after it."""
+        last_B1 = torch.tensor([[request.last_token] for request in live], device=self.target.device)
+        starts = [request.num_cached for request in live]
+        if drafted is None:
+            return last_B1, self.target.forward(last_B1, self.cache, starts)
+        drafted_BN = drafted.token_ids_BK if isinstance(drafted, Chain) else drafted.token_ids_BN
+        ids_BL = torch.cat([last_B1, drafted_BN], dim=1)
+        shape = drafted.shape if isinstance(drafted, DraftTree) else None
+        return ids_BL, self.target.forward(ids_BL, self.cache, starts, tree=shape)
+
+    def _autoregressive(self, live: Sequence[LiveRequest]) -> list[RowResult]:
+        _, features_B1D = self._verify_forward(live, None)
+        logits_B1V = self.target.head(features_B1D)
+        next_B = self.choose(live, logits_B1V).squeeze(1)
+        finite = is_finite(logits_B1V).tolist()
+        for request in live:
+            request.consume(1)
+        return [RowResult([token], [0], features_B1D[i], 0, finite[i]) for i, token in enumerate(next_B.tolist())]
+
+    def choose(
+        self, live: Sequence[LiveRequest], logits_BLV: Tensor, depths_BL: Tensor | None = None, depth: int = 0
+    ) -> Tensor:
+        """The target's own token after each position (B, L): its argmax, or its draw with the next uniform of the
+        request's stream; positions of one depth (at most `depth`) share it.
+        """
+        draws = self._draws(live, depth + 1)
+        if draws is None:
+            return logits_BLV.argmax(-1)
+        probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.top_ps_B, any_greedy=draws.any_greedy)
+        uniforms_BL = draws.uniforms_BU if depths_BL is None else draws.uniforms_BU.gather(1, depths_BL)
+        return draw(probs_BLV, uniforms_BL)
+
+    def _draws(self, live: Sequence[LiveRequest], count: int) -> Draws | None:
+        """What sampling needs, with each row's next `count` uniforms; None where every row is greedy."""
+        temperatures = [request.params.temperature for request in live]
+        if max(temperatures) == 0:
+            return None
+        device = self.target.device
+        return Draws(
+            torch.tensor(temperatures, device=device),
+            nuclei(live, device),
+            torch.tensor([request.peek(count) for request in live], device=device),
+            any_greedy=min(temperatures) == 0,
+        )
+
+    def _tree(self, live: Sequence[LiveRequest], proposer: Proposer, config: TreeConfig) -> list[RowResult]:
+        temperatures = torch.tensor([request.params.temperature for request in live], device=self.target.device)
+        drafted = proposer.tree(pending_of(live), config, temperatures)
+        ids_BL, features_BLD = self._verify_forward(live, drafted)
+        logits_BLV = self.target.head(features_BLD)
+        chosen_BL = self.choose(live, logits_BLV, drafted.shape.depths_BL, config.depth)
+        verdict = verify_tree(chosen_BL, drafted, config.depth, _speculates(live, self.target.device))
+        path_ids_BK = ids_BL.gather(1, verdict.path_BK)
+        columns = (verdict.num_accepted_B, verdict.next_ids_B, is_finite(logits_BLV))
+        table = torch.cat([torch.stack(columns, dim=1), verdict.path_BK, path_ids_BK], dim=1).tolist()
+        depth, size = verdict.path_BK.shape[1], drafted.token_ids_BN.shape[1]
+        results = []
+        for i, (request, (count, next_id, finite, *rest)) in enumerate(zip(live, table, strict=True)):
+            nodes, tokens = [0, *rest[:count]], rest[depth : depth + count]
+            if finite:
+                self.cache.compact(i, request.num_cached, nodes)
+            proposed = size if request.params.speculate else 0
+            results.append(RowResult([*tokens, next_id], nodes, features_BLD[i], proposed, bool(finite)))
+            request.consume(count + 1)
+        return results
+
+    def _chain(
+        self, live: Sequence[LiveRequest], proposer: Proposer, depth: int, go_on: Confidence | None
+    ) -> list[RowResult]:
+        draws = self._chain_draws(live, depth)
+        if draws is None:
+            drafted = proposer.chain(pending_of(live), depth, go_on=go_on)
+        else:
+            drafted = proposer.chain(
+                pending_of(live), depth, draws.temperatures_B, draws.uniforms_BU[:, :depth], go_on=go_on
+            )
+        ids_BL, features_BLD = self._verify_forward(live, drafted)
+        logits_BLV = self.target.head(features_BLD)
+        accepted_B, next_B = self._verify_chain(live, logits_BLV, drafted, draws, depth)
+        columns = (accepted_B, next_B, is_finite(logits_BLV))
+        table = torch.cat([torch.stack(columns, dim=1), ids_BL], dim=1).tolist()
+        results = []
+        for i, (request, (count, next_id, finite, _, *tokens)) in enumerate(zip(live, table, strict=True)):
+            proposed = len(tokens) if request.params.speculate else 0
+            nodes = list(range(count + 1))
+            results.append(RowResult([*tokens[:count], next_id], nodes, features_BLD[i], proposed, bool(finite)))
+        return results
+
+    def _chain_draws(self, live: Sequence[LiveRequest], depth: int) -> Draws | None:
+        """K draws for drafting, K for acceptance, one for the target; a row that does not speculate uses the last
+        only.
+        """
+        total = 2 * depth + 1
+        draws = self._draws(live, total)
+        if draws is None:
+            return None
+        for i, request in enumerate(live):
+            if not request.params.speculate:
+                draws.uniforms_BU[i, -1] = draws.uniforms_BU[i, 0]
+            request.consume(total if request.params.speculate else 1)
+        return draws
+
+    def _verify_chain(
+        self, live: Sequence[LiveRequest], logits_BLV: Tensor, drafted: Chain, draws: Draws | None, depth: int
+    ) -> tuple[Tensor, Tensor]:
+        """(num_accepted_B, next_ids_B) for all rows."""
+        speculates_B = _speculates(live, self.target.device)
+        if draws is None or drafted.probs_BKV is None:
+            return verify_greedy(logits_BLV.argmax(-1), drafted.token_ids_BK, speculates_B)
+        probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.top_ps_B, any_greedy=draws.any_greedy)
+        length = drafted.token_ids_BK.shape[1]
+        uniforms_BL = torch.cat([draws.uniforms_BU[:, depth : depth + length], draws.uniforms_BU[:, -1:]], dim=1)
+        return verify_sampled(probs_BLV, drafted.probs_BKV, drafted.token_ids_BK, uniforms_BL, speculates_B)
+
+
+def _speculates(live: Sequence[LiveRequest], device: torch.device) -> Tensor | None:
+    """(B,) who takes draft tokens; None where everybody does."""
+    flags = [request.params.speculate for request in live]
+    return None if all(flags) else torch.tensor(flags, device=device)
