@@ -26,9 +26,10 @@ class FusedFFN:
     """One expert, or the shared and the private one behind their gate."""
 
     def __init__(self, ffn: nn.Module) -> None:
-        experts = [ffn.shared, ffn.private] if isinstance(ffn, SharedPrivateFFN) else [ffn]
-        assert all(isinstance(expert, Expert) for expert in experts)
-        self.widths = [int(expert.width) for expert in experts]
+        modules = [ffn.shared, ffn.private] if isinstance(ffn, SharedPrivateFFN) else [ffn]
+        experts = [module for module in modules if isinstance(module, Expert)]
+        assert len(experts) == len(modules)
+        self.widths = [expert.width for expert in experts]
         self.gate_up = fuse_linears([expert.gate_proj for expert in experts] + [expert.up_proj for expert in experts])
         down_DF = torch.cat([expert.down_proj.weight.detach() for expert in experts], dim=1)
         self.gate_proj_2D: Tensor | None = None
