@@ -17,7 +17,7 @@ from eda_service.model.draft import Draft
 from eda_service.model.expert import Expert
 from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.target.attention import attend
-from eda_service.target.fused import Norm, rms_norm, rotate, rotation
+from eda_service.target.fused import norm_of, rms_norm, rotate, rotation
 from eda_service.target.packed import fuse_linears, make_linear
 from eda_service.target.slots import SlotCache
 
@@ -38,15 +38,15 @@ class FusedFFN:
             self.gate_proj_2D = None if ffn.gate is None else ffn.gate.proj.weight.detach()
         self.down = make_linear(down_DF)
 
-    def __call__(self, hidden_BLD: Tensor, residual_BLD: Tensor) -> Tensor:
-        """residual + FFN(hidden), (B, L, D)."""
+    def __call__(self, hidden_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
         gate_BLF, up_BLF = self.gate_up(hidden_BLD).chunk(2, dim=-1)
         inner_BLF = F.silu(gate_BLF).mul_(up_BLF)
         if self.gate_proj_2D is not None:
             weights_BL2 = torch.softmax(F.linear(hidden_BLD, self.gate_proj_2D).float(), dim=-1).to(inner_BLF.dtype)
             for expert, part in enumerate(inner_BLF.split(self.widths, dim=-1)):
                 part.mul_(weights_BL2[..., expert : expert + 1])
-        out: Tensor = self.down(inner_BLF, residual_BLD)
+        out: Tensor = self.down(inner_BLF)
         return out
 
 
@@ -66,7 +66,7 @@ class FusedDraft:
         self.fc = make_linear(draft.fc.weight.detach())
         self.qkv = fuse_linears([attention.q_proj, attention.k_proj, attention.v_proj])
         self.out = make_linear(attention.o_proj.weight.detach())
-        self.norm: Norm = (norm.weight.detach(), float(config.rms_norm_eps))
+        self.norm = norm_of(norm, config.rms_norm_eps)
         self.ffn = FusedFFN(layer.mlp)
         self.dtype, self.device = norm.weight.dtype, norm.weight.device
         self.cos_T1d, self.sin_T1d = self._table(max_tokens)
@@ -105,5 +105,5 @@ class FusedDraft:
         rotated = rotate(qkv[:, :, : heads + kv_heads], self.cos_T1d[positions_BL], self.sin_T1d[positions_BL])
         keys, values = cache.write(rotated[:, :, heads:], qkv[:, :, heads + kv_heads :], 0)
         attended = attend(rotated[:, :, :heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
-        hidden_BLD = self.out(attended.reshape(rows, length, -1), x_BLD)
-        return self.ffn(rms_norm(hidden_BLD, self.norm), hidden_BLD)
+        hidden_BLD = x_BLD + self.out(attended.reshape(rows, length, -1))
+        return hidden_BLD + self.ffn(rms_norm(hidden_BLD, self.norm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +20,20 @@ class Decoded:
     seconds: float
 
 
-def decode_all(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Decoded:
-    """Decode all prompts as one batch; request i has seed i where the temperature is above 0."""
+def decode_all(
+    engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeded: bool = True
+) -> Decoded:
+    """Decode all prompts as one batch.
+
+    Args:
+        engine: Idle.
+        prompts: Token ids.
+        params: Of all requests but for the seed.
+        seeded: Request i has seed i; otherwise the engine chooses, as it does for requests that bring none.
+    """
     started = time.perf_counter()
     for i, ids in enumerate(prompts):
-        engine.submit(
-            str(i),
-            ids,
-            SamplingParams(
-                temperature=params.temperature, top_p=params.top_p, max_new_tokens=params.max_new_tokens, seed=i
-            ),
-        )
+        engine.submit(str(i), ids, dataclasses.replace(params, seed=i if seeded else None))
     tokens: list[list[int]] = [[] for _ in prompts]
     stats: dict[int, RequestStats] = {}
     while engine.has_work:

@@ -31,17 +31,17 @@ def native_bfloat16() -> bool:
 
 
 class FrozenLinear(nn.Module):
-    """Inference-only linear: y = x W^T + b, plus a residual where one is given."""
+    """Inference-only linear: y = x W^T + b."""
 
     out_features: int
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Multiply rows of any leading shape; the residual has the output's shape."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply rows of any leading shape."""
         raise NotImplementedError
 
 
 class PackedLinear(FrozenLinear):
-    """W packed once by oneDNN, the residual added inside the product.
+    """W packed once by oneDNN.
 
     Args:
         weight: (out, in), packed and not kept.
@@ -54,20 +54,15 @@ class PackedLinear(FrozenLinear):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
         self._bias = None if bias is None else bias.detach()
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Multiply rows of any leading shape."""
         if x.dtype == torch.float32 and x.numel() == self.in_features:
             pair = x.reshape(1, -1).expand(2, -1).contiguous()
-            both = None if residual is None else residual.reshape(1, -1).expand(2, -1).contiguous()
-            return self._multiply(pair, both)[:1].reshape(*x.shape[:-1], self.out_features)
-        return self._multiply(x, residual)
+            return self._multiply(pair)[:1].reshape(*x.shape[:-1], self.out_features)
+        return self._multiply(x)
 
-    def _multiply(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        y: Tensor
-        if residual is None:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-        else:
-            y = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self._packed, self._bias, "add")
+    def _multiply(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return y
 
 
@@ -80,10 +75,9 @@ class PlainLinear(FrozenLinear):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Multiply rows of any leading shape."""
-        y = F.linear(x, self.weight, self.bias)
-        return y if residual is None else y + residual
+        return F.linear(x, self.weight, self.bias)
 
 
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> FrozenLinear:

@@ -1,0 +1,155 @@
+"""The engines `benchmarks.decode` compares, behind one call: decode prompts one after another or as one batch.
+
+Ours, transformers' `generate` (plain, prompt lookup, assisted), and vLLM in its own process and environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams
+from eda_service.evaluation.decode import decode_all
+
+ROOT = Path(__file__).resolve().parents[1]
+VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+
+
+@dataclass
+class Run:
+    """What one pass over the prompts gave."""
+
+    seconds: float
+    token_ids: list[list[int]]
+    num_rounds: int = 0
+    num_accepted: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """New tokens."""
+        return sum(len(ids) for ids in self.token_ids)
+
+
+class Contender(Protocol):
+    """Something that decodes."""
+
+    def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
+        """All prompts as one batch."""
+        ...
+
+
+class Ours:
+    """The project's engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
+        """All prompts as one batch; unseeded, as requests usually are."""
+        params = SamplingParams(temperature=temperature, max_new_tokens=max_tokens)
+        done = decode_all(self.engine, prompts, params, seeded=False)
+        rounds = sum(stats.num_rounds for stats in done.stats)
+        return Run(done.seconds, done.token_ids, rounds, sum(stats.num_accepted_tokens for stats in done.stats))
+
+
+class Transformers:
+    """`generate` one prompt at a time, with whatever keywords its mode needs."""
+
+    def __init__(self, model: Any, stop_ids: Sequence[int], **settings: Any) -> None:
+        self.model, self.stop_ids, self.settings = model, list(stop_ids), settings
+
+    @torch.inference_mode()
+    def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
+        """Prompts in turn."""
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        answers, started = [], time.perf_counter()
+        for ids in prompts:
+            ids_1P = torch.tensor([ids])
+            out = self.model.generate(
+                ids_1P,
+                attention_mask=torch.ones_like(ids_1P),
+                max_new_tokens=max_tokens,
+                eos_token_id=self.stop_ids,
+                pad_token_id=self.stop_ids[0],
+                **sampling,
+                **self.settings,
+            )
+            answers.append(out[0, len(ids) :].tolist())
+        return Run(time.perf_counter() - started, answers)
+
+
+class Vllm:
+    """vLLM in its own environment, fed through a pipe; it idles between calls.
+
+    Args:
+        model_dir: Merged target.
+        draft_dir: Dense export of a draft, or None.
+        num_draft_tokens: K.
+        stop_ids: End an answer.
+    """
+
+    def __init__(
+        self, model_dir: Path, draft_dir: Path | None, num_draft_tokens: int, stop_ids: Sequence[int], log: Path
+    ) -> None:
+        environment = {
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+            "HF_HUB_OFFLINE": "1",
+        }
+        environment.pop("OMP_NUM_THREADS", None)
+        self.stop_ids = list(stop_ids)
+        self._log = log.open("w")
+        self._process = subprocess.Popen(
+            [
+                str(VLLM_PYTHON),
+                str(ROOT / "benchmarks" / "vllm_worker.py"),
+                str(model_dir),
+                str(draft_dir or ""),
+                str(num_draft_tokens),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+        )
+        self._read()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"vLLM ended; see {self._log.name}")
+        return line
+
+    def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
+        """All prompts as one batch; seconds are the worker's own clock."""
+        assert self._process.stdin is not None
+        job = {
+            "prompts": list(prompts),
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stop_ids": self.stop_ids,
+        }
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._read())
+        return Run(answer["seconds"], answer["token_ids"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._log.close()

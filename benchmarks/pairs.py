@@ -1,0 +1,109 @@
+"""What the decode benchmarks measure: shipped targets with a base draft and packs, and prompts of their domain."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eda_service.artifacts.provenance import library_versions, machine
+from eda_service.artifacts.registry import find_draft
+from eda_service.config import DatasetSpec, TargetSpec
+from eda_service.decoding.engine import Engine
+from eda_service.distributed.endpoint import load_drafts
+from eda_service.model.checkpoint import LoadedDraft
+from eda_service.model.head import DraftHead
+from eda_service.selfgen.prompts import load_prompts
+from eda_service.target.chat import render_prompt
+from eda_service.target.loader import Target, load_target
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+BASE_DRAFT = "smollm2-135m@1"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A shipped tuned target, the pack adapted to it, and held-out prompts.
+
+    Attributes:
+        name: Of the rows.
+        target: Shipped tuned target (a LoRA adapter on SmolLM2-135M-Instruct).
+        prompts: File under the data directory.
+        fallback: Prompts where that file is absent; None: the domain is skipped.
+    """
+
+    name: str
+    target: str
+    prompts: str
+    fallback: str | None
+
+    @property
+    def pack_dir(self) -> Path:
+        """The committed pack (`make bench-packs`)."""
+        return ROOT / "benchmarks" / "packs" / self.target
+
+
+DOMAINS = (
+    Domain("math", "smollm2-135m-math", "eval/math/gsm8k.jsonl", "reasoning-gym:gsm_symbolic?templates=80-99"),
+    Domain("medical", "smollm2-135m-medical", "eval/medical/pubmedqa.jsonl", None),
+)
+
+
+@dataclass
+class Pair:
+    """A loaded target with its drafts by name and rendered prompts."""
+
+    domain: Domain
+    target: Target
+    drafts: dict[str, LoadedDraft]
+    prompts: list[list[int]]
+
+    def engine(self, draft: str | None, **settings: Any) -> Engine:
+        """An engine over this target: autoregressive, or with one of its drafts."""
+        settings = {"max_batch": 1, "max_tokens": 1024} | settings
+        if draft is None:
+            return Engine(self.target, **settings)
+        loaded = self.drafts[draft]
+        return Engine(self.target, loaded.draft, DraftHead(self.target.head_weight, loaded.vocab_W), **settings)
+
+
+def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
+    """Target, drafts and prompts of a domain; None where it has no prompts here."""
+    path = data / domain.prompts
+    source = str(path) if path.exists() else domain.fallback
+    if source is None:
+        return None
+    target = load_target(TargetSpec(model=domain.target))
+    base_dir = find_draft(BASE_DRAFT)
+    drafts = {"base": load_drafts(base_dir, None, target=target)}
+    if domain.pack_dir.exists():
+        drafts["adapted"] = load_drafts(base_dir, domain.pack_dir, target=target)
+    prompts = load_prompts(DatasetSpec(source=source, num_prompts=max(8, num_prompts)), seed=0)[:num_prompts]
+    return Pair(domain, target, drafts, [render_prompt(target.tokenizer, prompt.messages) for prompt in prompts])
+
+
+def header(command: str) -> dict[str, Any]:
+    """What every result file begins with."""
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, check=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {
+        "command": command,
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "commit": commit,
+        "machine": machine(),
+        "library_versions": library_versions(),
+    }
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/<name>`."""
+    path = RESULTS / name
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

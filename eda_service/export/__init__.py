@@ -1,0 +1,1 @@
+"""Adapted drafts for other engines."""
