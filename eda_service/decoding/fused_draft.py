@@ -106,4 +106,5 @@ class FusedDraft:
         keys, values = cache.write(rotated[:, :, heads:], qkv[:, :, heads + kv_heads :], 0)
         attended = attend(rotated[:, :, :heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
         hidden_BLD = x_BLD + self.out(attended.reshape(rows, length, -1))
-        return hidden_BLD + self.ffn(rms_norm(hidden_BLD, self.norm))
+        out_BLD: Tensor = hidden_BLD + self.ffn(rms_norm(hidden_BLD, self.norm))
+        return out_BLD

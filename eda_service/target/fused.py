@@ -1,4 +1,5 @@
-"""A decoder of the Llama shape with few operations per layer: fused qkv and gate-up products, rotation in three operations, keys and values written straight into the slots.
+"""A decoder of the Llama shape with few operations per layer: fused qkv and gate-up products, rotation in three
+operations, keys and values written straight into the slots.
 
 At one to a few tokens per forward the time beside the weight products is the price of starting operations, so their
 number is what counts (`make profile-decode`). Families of this shape: Llama, Qwen2, Qwen3, Mistral; any other runs
@@ -85,7 +86,8 @@ class FusedLayer:
         attended_BLD = attend(rotated[:, :, : self.num_heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
         x_BLD = x_BLD + self.out(attended_BLD.reshape(rows, length, -1))
         gate, up = self.gate_up(rms_norm(x_BLD, self.norm_mlp)).chunk(2, dim=-1)
-        return x_BLD + self.down(F.silu(gate).mul_(up))
+        out_BLD: Tensor = x_BLD + self.down(F.silu(gate).mul_(up))
+        return out_BLD
 
     def _normed(self, qk: Tensor) -> Tensor:
         """Qwen3 normalises each query and key head."""
