@@ -30,6 +30,7 @@ from eda_service.export.dense import export_dense, mean_gate_weights
 BASELINE = "autoregressive"
 MOST_DRAFTED = 5
 VLLM_DRAFTED = 3
+_PAUSE_S = 0.3
 
 
 @dataclass
@@ -50,15 +51,19 @@ class Measured:
 def measure(
     rows: list[Measured], prompts: list[list[int]], *, batch: int, temperature: float, max_tokens: int, repeats: int
 ) -> None:
-    """Interleave: each repeat gives every engine the prompts in groups of `batch`, group by group."""
+    """Interleave: each repeat gives every engine the prompts in groups of `batch`, group by group, in turning order.
+
+    A pause before each lets the threads of the one before fall asleep; waiting threads spin for a while.
+    """
     groups = [prompts[i : i + batch] for i in range(0, len(prompts), batch)]
     for row in rows:
         row.contender.decode(groups[0], temperature=temperature, max_tokens=16)
     for _ in range(repeats):
         for row in rows:
             row.runs.append(Run(0.0, []))
-        for group in groups:
-            for row in rows:
+        for turn, group in enumerate(groups):
+            for row in rows[turn % len(rows) :] + rows[: turn % len(rows)]:
+                time.sleep(_PAUSE_S)
                 done, total = row.contender.decode(group, temperature=temperature, max_tokens=max_tokens), row.runs[-1]
                 total.seconds += done.seconds
                 total.token_ids += done.token_ids
@@ -215,9 +220,9 @@ def gate_inputs(pair: Pair) -> torch.Tensor:
 
 
 def bandwidth_bytes_per_s() -> float:
-    """Read bandwidth: the best of many sums over 256 MB, with the threads the engines use."""
+    """Read bandwidth: the median of many sums over 256 MB, with the threads the engines use."""
     block = torch.ones(64 * 2**20, dtype=torch.float32)
-    return max(block.numel() * 4 / seconds_of(lambda: block.sum()) for _ in range(15))
+    return block.numel() * 4 / median(seconds_of(lambda: block.sum()) for _ in range(15))
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -269,8 +274,8 @@ def run_domain(
     vllm: list[Measured] = []
     if first:
         merged = Merged(pair, workdir)
-        greedy += merged.transformers()
-        vllm = merged.vllm(workdir, with_draft=True) if VLLM_PYTHON.exists() else []
+        greedy += merged.transformers()[: 1 if arguments.quick else None]
+        vllm = merged.vllm(workdir, with_draft=not arguments.quick) if VLLM_PYTHON.exists() else []
     measure(greedy + vllm, single, batch=1, temperature=0.0, **settings)
     rows += as_rows(greedy + vllm, pair, batch=1, temperature=0.0)
     sampled = own_engines(pair, 1)

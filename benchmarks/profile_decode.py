@@ -1,7 +1,7 @@
 """Where a round's time goes: `make profile-decode` writes `benchmarks/results/profile-decode.json` and prints a table.
 
-The engine's own objects are wrapped in clocks for the run; what no clock sees is Python and bookkeeping. One request at a
-time (batch 1), the same prompts in every mode.
+The engine's own objects are wrapped in clocks for the run; what no clock sees is Python and bookkeeping. One request at
+a time (batch 1), the same prompts in every mode.
 """
 
 from __future__ import annotations

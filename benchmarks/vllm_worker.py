@@ -1,4 +1,4 @@
-"""vLLM behind a pipe, for `benchmarks.decode`: runs in its own environment (`make vllm-env`), one JSON line in, one out.
+"""vLLM behind a pipe, for `benchmarks.decode`: in its own environment (`make vllm-env`), one JSON line in, one out.
 
 In: {"prompts": [[ids]], "max_tokens": n, "temperature": t, "stop_ids": [..]}. Out: {"seconds": s, "token_ids": [[..]]}.
 Nothing of this project is imported here.

@@ -1,8 +1,8 @@
 """A draft as one dense EAGLE checkpoint, the form vLLM's EAGLE class loads: the gate becomes a constant.
 
 With gate weights held at their mean (g_s, g_p), the shared-private FFN is exactly one SwiGLU of width m_s + m_p: gate
-and up rows stacked, down columns scaled and stacked. A learned gate that moves with its input is approximated; the target
-verifies every token, so only acceptance changes, never the output.
+and up rows stacked, down columns scaled and stacked. A learned gate that moves with its input is approximated; the
+target verifies every token, so only acceptance changes, never the output.
 
 Shapes: B rows, L positions, D hidden, F width of all experts together.
 """
