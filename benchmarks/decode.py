@@ -1,8 +1,8 @@
 """Decoding speed against what a user would run instead: `make bench-decode` writes `benchmarks/results/decode.json`.
 
-Same target weights, prompts, stops and caps for every engine; within each repeat all engines take turns prompt by prompt,
-so that a drifting machine hits all of them; medians over repeats, ratios within a repeat. Prefill is included, loading
-and a first warm-up are not. `QUICK=1` leaves out the second domain and the batches.
+Same target weights, prompts, stops and caps for every engine; within each repeat all engines take turns prompt by
+prompt, so that a drifting machine hits all of them; medians over repeats, ratios within a repeat. Prefill is included,
+loading and a first warm-up are not. `QUICK=1` leaves out the second domain and the batches.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def gate_inputs(pair: Pair) -> torch.Tensor:
 def bandwidth_bytes_per_s() -> float:
     """Read bandwidth: the median of many sums over 256 MB, with the threads the engines use."""
     block = torch.ones(64 * 2**20, dtype=torch.float32)
-    return block.numel() * 4 / median(seconds_of(lambda: block.sum()) for _ in range(15))
+    return block.numel() * 4 / median(seconds_of(block.sum) for _ in range(15))
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

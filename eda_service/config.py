@@ -173,10 +173,13 @@ class EvalConfig(Config):
     num_prompts: int = Field(16, ge=1, le=100_000, description="held-out prompts")
     max_new_tokens: int = Field(96, ge=8, le=32_768, description="answer cap in tokens")
     num_draft_tokens: int = Field(5, ge=1, le=64, description="K of Eq. 2: chain length")
+    tree: TreeConfig | None = Field(
+        None, description="measure acceptance with draft trees (paper: size 60, depth 5, width 10); None: with chains"
+    )
     temperatures: tuple[Temperature, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
     batch_size: int = Field(8, ge=1, le=1024, description="sequences decoded together for acceptance")
     served_draft_tokens: int | None = Field(
-        None, ge=1, le=64, description="chain length for the speedup and at the endpoint; None: num_draft_tokens"
+        None, ge=1, le=64, description="longest chain for the speedup and at the endpoint; None: num_draft_tokens"
     )
     timed_temperatures: tuple[Temperature, ...] | None = Field(
         None, max_length=8, description="temperatures of the speedup; None: those of `temperatures`"
@@ -187,8 +190,13 @@ class EvalConfig(Config):
 
     @property
     def serving_chain(self) -> int:
-        """Draft tokens per round where time counts."""
+        """The most draft tokens per round where time counts."""
         return self.served_draft_tokens or self.num_draft_tokens
+
+    @property
+    def depth(self) -> int:
+        """The most tokens a round of the acceptance measurement can accept."""
+        return self.num_draft_tokens if self.tree is None else self.tree.depth
 
 
 class AdaptConfig(Config):

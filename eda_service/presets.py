@@ -17,7 +17,7 @@ _PAPER: dict[str, Any] = {
     "dataset": {"num_prompts": 68_000},
     "selection": {"method": "pca", "keep_fraction": 0.5, "quantile": 0.9},
     "train": {"method": "eda", "mix": "softmax", "epochs": 20, "batch_size": 16, "learning_rate": 4e-5},
-    "evaluation": {"num_prompts": 80, "temperatures": [0.0, 1.0]},
+    "evaluation": {"num_prompts": 80, "temperatures": [0.0, 1.0], "tree": {"size": 60, "depth": 5, "width": 10}},
 }
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "evaluation": {
             "num_prompts": 16,
             "max_new_tokens": 96,
-            "served_draft_tokens": 2,
             "timed_temperatures": [0.0],
             "num_timed_prompts": 4,
             "num_timed_repeats": 3,

@@ -16,6 +16,19 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 
 
 @dataclass
+class Chance:
+    """A probability learnt from hits and misses: their mean at first, later a running mean."""
+
+    value: float
+    weight: float = 2.0
+
+    def learn(self, hit: bool, memory: float) -> None:
+        """Take one outcome."""
+        self.weight += 1.0
+        self.value += max(memory, 1.0 / self.weight) * (float(hit) - self.value)
+
+
+@dataclass
 class LiveRequest:
     """One row of the batch.
 
@@ -40,7 +53,7 @@ class LiveRequest:
     pending_features: list[Tensor] = field(default_factory=list)
     pending_start: int = 0
     captured: list[Tensor] = field(default_factory=list)
-    acceptance: float | None = None
+    acceptance: Chance | None = None
     _uniforms: list[float] = field(default_factory=list)
 
     @property

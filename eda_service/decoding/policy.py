@@ -19,7 +19,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from eda_service.decoding.live import LiveRequest
+from eda_service.decoding.live import Chance, LiveRequest
 from eda_service.decoding.proposal import Confidence
 from eda_service.decoding.rounds import RowResult
 
@@ -56,7 +56,11 @@ class AlwaysSpeculate:
 
 
 _MEMORY = 0.1
-_REQUEST_MEMORY = 0.15
+_DEPTH_MEMORY = 0.02
+_CONFIDENCE_MEMORY = 0.05
+_REQUEST_MEMORY = 0.05
+_REQUEST_PRIOR_WEIGHT = 8
+_FORGET = 0.02
 _PRIOR = 0.7
 _STEP_COST = 0.1
 _PROBE_EVERY = 40
@@ -102,8 +106,8 @@ class Adaptive:
 
     def __init__(self, *, seeded_chains: bool = True) -> None:
         self._clock = Clock()
-        self._by_depth: list[float] = []
-        self._by_confidence = [0.5 + 0.04 * b for b in range(_NUM_BINS)]
+        self._by_depth: list[Chance] = []
+        self._by_confidence = [Chance(0.5 + 0.04 * b) for b in range(_NUM_BINS)]
         self._rounds = 0
         self._seeded_chains = seeded_chains
         self._asked: list[Tensor] = []
@@ -114,7 +118,7 @@ class Adaptive:
         self._rounds += 1
         self._asked = []
         while len(self._by_depth) < most:
-            self._by_depth.append(_PRIOR)
+            self._by_depth.append(Chance(_PRIOR))
         if self._seeded_chains and any(_is_seeded(request) for request in live):
             return most
         rows = len(live)
@@ -123,10 +127,15 @@ class Adaptive:
         rates = [self._tokens(live, depth) / self._clock.of(rows, depth) for depth in range(most + 1)]
         best = max(range(most + 1), key=rates.__getitem__)
         self._since_probe = 0 if best else self._since_probe + 1
+        if best:
+            return best
+        for request in live:
+            if request.acceptance is not None:
+                request.acceptance.value += _FORGET * (self._by_depth[0].value - request.acceptance.value)
         if self._since_probe >= _PROBE_EVERY:
             self._since_probe = 0
             return 1
-        return best
+        return 0
 
     def _tokens(self, live: Sequence[LiveRequest], depth: int) -> float:
         """Expected tokens of a round over all rows."""
@@ -143,8 +152,8 @@ class Adaptive:
     def _chances(self, request: LiveRequest, depth: int) -> list[float]:
         """Chance of acceptance at each depth, given that the ones before were accepted."""
         own = request.acceptance
-        ratio = 1.0 if own is None else own / max(1e-3, self._by_depth[0])
-        return [min(0.99, chance * ratio) for chance in self._by_depth[:depth]]
+        ratio = 1.0 if own is None else own.value / max(1e-3, self._by_depth[0].value)
+        return [min(0.99, chance.value * ratio) for chance in self._by_depth[:depth]]
 
     def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
         """Stops a chain when the rows' chances of getting one further no longer pay for it."""
@@ -159,9 +168,9 @@ class Adaptive:
             self._asked.append(probability_B)
             done = len(self._asked)
             for i, value in enumerate(values):
-                reach[i] *= self._by_confidence[_bin(value)]
+                reach[i] *= self._by_confidence[_bin(value)].value
             cost = self._clock.of(rows, done + 1) - self._clock.of(rows, done)
-            return sum(reach) * self._by_depth[done] > rate * max(0.0, cost)
+            return sum(reach) * self._by_depth[done].value > rate * max(0.0, cost)
 
         return go_on
 
@@ -175,16 +184,13 @@ class Adaptive:
             if not result.num_proposed or not result.finite:
                 continue
             accepted = len(result.token_ids) - 1
+            if request.acceptance is None:
+                request.acceptance = Chance(self._by_depth[0].value, _REQUEST_PRIOR_WEIGHT)
+            request.acceptance.learn(accepted > 0, _REQUEST_MEMORY)
             for level in range(min(accepted + 1, drafted)):
-                hit = 1.0 if level < accepted else 0.0
-                self._by_depth[level] += 0.02 * (hit - self._by_depth[level])
+                self._by_depth[level].learn(level < accepted, _DEPTH_MEMORY)
                 if level < len(asked):
-                    chosen = _bin(asked[level][i])
-                    self._by_confidence[chosen] += 0.05 * (hit - self._by_confidence[chosen])
-            if drafted:
-                hit = 1.0 if accepted else 0.0
-                own = self._by_depth[0] if request.acceptance is None else request.acceptance
-                request.acceptance = own + _REQUEST_MEMORY * (hit - own)
+                    self._by_confidence[_bin(asked[level][i])].learn(level < accepted, _CONFIDENCE_MEMORY)
 
 
 def _bin(probability: float) -> int:

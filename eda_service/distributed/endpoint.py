@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 
 from eda_service.artifacts.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config import AdaptConfig, TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine
+from eda_service.decoding.policy import Adaptive
 from eda_service.errors import TargetIncompatibleError
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
 from eda_service.model.head import DraftHead
 from eda_service.records import DraftManifest, TargetFingerprint
 from eda_service.target.loader import Target, load_target
 
-_DEFAULT_CHAIN = 2
+_DEFAULT_CHAIN = 5
 
 
 def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
@@ -49,15 +50,34 @@ def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: Target) -> Loa
 
 
 def make_engine(
-    target: Target, loaded: LoadedDraft | None, *, num_draft_tokens: int, max_batch: int, max_tokens: int
+    target: Target,
+    loaded: LoadedDraft | None,
+    *,
+    num_draft_tokens: int,
+    max_batch: int,
+    max_tokens: int,
+    tree: TreeConfig | None = None,
+    adaptive: bool = False,
 ) -> Engine:
-    """An engine over a loaded target: speculative with a draft, autoregressive without."""
+    """An engine over a loaded target: speculative with a draft, autoregressive without.
+
+    Args:
+        target: What decodes.
+        loaded: Its draft, if any.
+        num_draft_tokens: K, or the longest chain where depth adapts.
+        max_batch: Live requests at once.
+        max_tokens: Prompt plus answer of any request.
+        tree: Draft trees instead of chains.
+        adaptive: Draft as deep as pays, as an endpoint does; otherwise always K, as acceptance is measured.
+    """
     head = None if loaded is None else DraftHead(target.head_weight, loaded.vocab_W)
     return Engine(
         target,
         None if loaded is None else loaded.draft,
         head,
         num_draft_tokens=num_draft_tokens,
+        tree=tree,
+        policy=Adaptive() if adaptive else None,
         max_batch=max_batch,
         max_tokens=max_tokens,
     )
@@ -78,7 +98,7 @@ def load_engine(
         target: What to serve.
         base_draft: name@version; None serves autoregressively.
         pack: name@version of a published pack; None uses the base draft alone.
-        num_draft_tokens: K; None: what the pack was measured with, or 2 without a pack.
+        num_draft_tokens: Longest chain; None: what the pack was timed with, or 5 without a pack.
         max_batch: Live requests at once.
         max_tokens: Prompt plus answer of any request.
 
@@ -105,5 +125,7 @@ def load_engine(
                 param="pack",
             )
     loaded = load_drafts(base_dir, pack_dir, target=loaded_target)
-    engine = make_engine(loaded_target, loaded, num_draft_tokens=chain, max_batch=max_batch, max_tokens=max_tokens)
+    engine = make_engine(
+        loaded_target, loaded, num_draft_tokens=chain, max_batch=max_batch, max_tokens=max_tokens, adaptive=True
+    )
     return engine, loaded_target

@@ -63,7 +63,7 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
         library_versions=library_versions(),
         inputs={entry.path: entry.sha256 for entry in trained.files},
         files=tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths),
-        num_draft_tokens=config.evaluation.num_draft_tokens,
+        num_draft_tokens=config.evaluation.depth,
         acceptance=acceptance,
         speed=tuple(SpeedRow(**row) for row in result["speed"]),
         lossless=LosslessCheck(**result["lossless"]),
@@ -129,19 +129,32 @@ class Evaluation:
             "lossless": lossless.model_dump(),
         }
 
-    def _engine(self, name: str, max_batch: int, num_draft_tokens: int) -> Engine:
-        settings, selfgen = self.config.evaluation, self.config.selfgen
+    def _batched(self, name: str) -> Engine:
+        """For acceptance: every round drafts the whole chain or tree."""
+        settings = self.config.evaluation
         return make_engine(
             self.target,
             self.drafts.get(name),
-            num_draft_tokens=num_draft_tokens,
-            max_batch=max_batch,
-            max_tokens=selfgen.max_prompt_tokens + settings.max_new_tokens + num_draft_tokens + 2,
+            num_draft_tokens=settings.num_draft_tokens,
+            tree=settings.tree,
+            max_batch=settings.batch_size,
+            max_tokens=self._max_tokens,
         )
 
-    def _batched(self, name: str) -> Engine:
-        settings = self.config.evaluation
-        return self._engine(name, settings.batch_size, settings.num_draft_tokens)
+    def _served(self, name: str) -> Engine:
+        """For time: as an endpoint decodes, one request at a time."""
+        return make_engine(
+            self.target,
+            self.drafts.get(name),
+            num_draft_tokens=self.config.evaluation.serving_chain,
+            adaptive=True,
+            max_batch=1,
+            max_tokens=self._max_tokens,
+        )
+
+    @property
+    def _max_tokens(self) -> int:
+        return self.config.selfgen.max_prompt_tokens + self.config.evaluation.max_new_tokens
 
     def _tick(self) -> None:
         self._step += 1
@@ -158,7 +171,7 @@ class Evaluation:
             params = SamplingParams(temperature=temperature, max_new_tokens=settings.max_new_tokens)
             for name in (BASE, ADAPTED):
                 decoded = decode_all(self._batched(name), self.prompts, params)
-                rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.num_draft_tokens))
+                rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.depth))
                 self._tick()
                 if temperature == 0 and name == ADAPTED:
                     speculative = decoded.token_ids
@@ -168,7 +181,7 @@ class Evaluation:
 
     def _speed(self) -> list[SpeedRow]:
         settings = self.config.evaluation
-        engines = {name: self._engine(name, 1, settings.serving_chain) for name in (BASELINE, BASE, ADAPTED)}
+        engines = {name: self._served(name) for name in (BASELINE, BASE, ADAPTED)}
         rows: list[SpeedRow] = []
         for temperature in settings.timed_temperatures or settings.temperatures:
             rows += measure_speed(

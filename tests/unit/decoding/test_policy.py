@@ -1,0 +1,171 @@
+"""Adaptive depth on a simulated machine: the depth it settles on against the best one by enumeration; and on real
+engines, where its choices must not show in the answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from engine_helpers import DraftMaker, TargetMaker, decode, make_prompts, speculative
+
+from eda_service.config import TreeConfig
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.live import Chance, LiveRequest
+from eda_service.decoding.policy import Adaptive, Clock
+from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.decoding.rounds import RowResult
+from eda_service.model.draft import Draft
+from eda_service.target.loader import Target
+
+MOST = 6
+
+
+def request(*, speculate: bool = True, seed: int | None = None, temperature: float = 0.0) -> LiveRequest:
+    params = SamplingParams(speculate=speculate, seed=seed, temperature=temperature)
+    return LiveRequest("r", [1], params, frozenset(), torch.Generator(), RequestStats(num_prompt_tokens=1))
+
+
+def simulate(
+    policy: Adaptive,
+    live: Sequence[LiveRequest],
+    *,
+    chance: float,
+    step_cost: float,
+    num_rounds: int,
+    seed: int = 0,
+    draft_cost: float = 0.0,
+) -> tuple[float, list[int]]:
+    """(tokens per unit of time, depths) on a machine where a round of depth d takes 1 + [d > 0] draft + d step."""
+    rng = random.Random(seed)
+    tokens, seconds, depths = 0, 0.0, []
+    for _ in range(num_rounds):
+        depth = policy.depth(live, MOST)
+        took = 1.0 + step_cost * depth + (draft_cost if depth else 0.0)
+        results = []
+        for each in live:
+            accepted = 0
+            while each.params.speculate and accepted < depth and rng.random() < chance:
+                accepted += 1
+            proposed = depth if each.params.speculate else 0
+            results.append(RowResult([0] * (accepted + 1), [0], torch.empty(0), proposed, True))
+            tokens += accepted + 1
+        policy.observe(live, depth, results, took)
+        seconds += took
+        depths.append(depth)
+    return tokens / seconds, depths
+
+
+def best_rate(chance: float, step_cost: float) -> float:
+    return max(sum(chance**i for i in range(depth + 1)) / (1.0 + step_cost * depth) for depth in range(MOST + 1))
+
+
+@pytest.mark.parametrize("chance", [0.05, 0.2, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("step_cost", [0.02, 0.1, 0.3])
+def test_the_rate_comes_near_the_best_fixed_depth(chance: float, step_cost: float) -> None:
+    policy, live = Adaptive(), [request()]
+    simulate(policy, live, chance=chance, step_cost=step_cost, num_rounds=200)
+    rate, _ = simulate(policy, live, chance=chance, step_cost=step_cost, num_rounds=1500, seed=1)
+    assert rate > 0.94 * best_rate(chance, step_cost)
+
+
+def test_a_draft_that_never_hits_costs_less_than_three_percent() -> None:
+    """Autoregressive speed is 1; a speculative round costs 1.2 here. From the first round on."""
+    rate, depths = simulate(Adaptive(), [request()], chance=0.0, step_cost=0.1, draft_cost=0.1, num_rounds=1000)
+    assert rate > 0.97
+    assert depths.count(0) > 900
+
+
+def test_speculation_comes_back_when_the_draft_fits_again() -> None:
+    policy, live = Adaptive(), [request()]
+    _, before = simulate(policy, live, chance=0.0, step_cost=0.1, num_rounds=300)
+    _, after = simulate(policy, live, chance=0.95, step_cost=0.1, num_rounds=1200)
+    assert sum(before[-100:]) <= 5
+    assert min(sum(after[-100:]), 200) == 200
+
+
+def test_a_request_the_draft_does_not_fit_is_left_alone_while_others_are_drafted_for() -> None:
+    policy = Adaptive()
+    simulate(policy, [request()], chance=0.9, step_cost=0.1, num_rounds=300)
+    _, depths = simulate(policy, [request()], chance=0.0, step_cost=0.1, num_rounds=200)
+    assert sum(depths[60:]) < 60
+    _, again = simulate(policy, [request()], chance=0.9, step_cost=0.1, num_rounds=100)
+    assert sum(again[-50:]) > 100
+
+
+def test_rows_without_speculation_earn_nothing() -> None:
+    policy = Adaptive()
+    live = [request(speculate=False), request(speculate=False)]
+    assert policy._tokens(live, 5) == 2.0
+
+
+def test_a_seeded_sampled_request_keeps_the_full_chain() -> None:
+    """A chain's draws depend on where rounds begin: the depth may not depend on a clock."""
+    policy = Adaptive()
+    seeded = [request(seed=1, temperature=1.0)]
+    _, depths = simulate(policy, seeded, chance=0.0, step_cost=0.5, num_rounds=50)
+    assert set(depths) == {MOST}
+    assert policy.confidence(seeded, MOST) is None
+
+
+def test_a_stall_is_not_believed() -> None:
+    clock = Clock()
+    for _ in range(50):
+        clock.add(1, 0, 1.0)
+    clock.add(1, 0, 500.0)
+    assert clock.of(1, 0) < 1.3
+    assert clock.of(1, 3) == pytest.approx(clock.of(1, 0) * 1.3)
+
+
+def test_a_chain_stops_where_confidence_no_longer_pays() -> None:
+    policy, live = Adaptive(), [request()]
+    simulate(policy, live, chance=0.7, step_cost=0.2, num_rounds=300)
+    policy._by_confidence = [Chance(0.02)] * 5 + [Chance(0.95)] * 5
+    policy.depth(live, MOST)
+    sure, unsure = policy.confidence(live, MOST), policy.confidence(live, MOST)
+    assert sure is not None
+    assert unsure is not None
+    policy._asked = []
+    assert sure(torch.tensor([0.99]))
+    policy._asked = []
+    assert not unsure(torch.tensor([0.1]))
+
+
+@pytest.mark.parametrize("tree", [None, TreeConfig(size=7, depth=3, width=3)], ids=["chain", "tree"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_answers_do_not_show_it(
+    family: str, tree: TreeConfig | None, make_target: TargetMaker, make_fitted_draft: DraftMaker
+) -> None:
+    """T=0 over many rounds, so that depth 0, probes, short and full drafts all occur and pending pairs pile up."""
+    target, prompts = make_target(family), make_prompts(12, seed=7)
+    params = [SamplingParams(max_new_tokens=60)] * 12
+    plain = decode(Engine(target, max_batch=3, max_tokens=120), prompts, params)
+    engine = speculative(target, make_fitted_draft(family), max_batch=3, policy=_Restless(), tree=tree)
+    assert decode(engine, prompts, params) == plain
+
+
+class _Restless(Adaptive):
+    """Adaptive's bookkeeping with depths that change every round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rng = random.Random(0)
+
+    def depth(self, live: Sequence[LiveRequest], most: int) -> int:
+        super().depth(live, most)
+        return self._rng.choice([0, 0, 1, most, most])
+
+
+def test_a_useless_draft_on_a_real_engine_is_switched_off(tiny_target: Target, tiny_draft: Draft) -> None:
+    engine = speculative(tiny_target, tiny_draft, policy=Adaptive(), max_batch=1)
+    params = SamplingParams(max_new_tokens=100)
+    for i, ids in enumerate(make_prompts(4, seed=2)):
+        engine.submit(str(i), ids, params)
+    proposed = rounds = 0
+    while engine.has_work:
+        for output in engine.step():
+            if output.finish_reason is not None:
+                proposed, rounds = proposed + output.stats.num_draft_tokens, rounds + output.stats.num_rounds
+    assert proposed < rounds
