@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-demo format clean
+.PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs profile-decode proof-lossless \
+	format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +34,29 @@ check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# vLLM wants its own environment; its torchvision and torchaudio do not fit the CPU build of torch and must go.
+$(VLLM_STAMP): benchmarks/requirements-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet --requirement benchmarks/requirements-vllm.txt
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $(VLLM_STAMP)
+
+bench-decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: under 5 minutes)
+	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
+
+bench-growth: $(STAMP)  ## how a round's cost grows with batch, context and tree size
+	$(BIN)/python -m benchmarks.decode_growth
+
+profile-decode: $(STAMP)  ## where a decoding round's time goes
+	$(BIN)/python -m benchmarks.profile_decode --write
+
+proof-lossless: $(STAMP)  ## T=0 on 200 prompts: speculative output equals autoregressive output
+	$(BIN)/python -m benchmarks.lossless
+
+bench-packs: $(STAMP)  ## adapt the packs the decode benchmarks use
+	$(BIN)/python -m benchmarks.make_packs
 
 bench-demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
 	$(BIN)/python benchmarks/run_demo.py

@@ -101,13 +101,19 @@ class Engine:
         """Queue a request; it joins the batch at the next round with a free slot.
 
         Raises:
-            RequestError: Empty prompt, token out of vocabulary, or more tokens than the context holds.
+            RequestError: Empty prompt, prompt or stop token out of vocabulary, or more tokens than the context holds.
         """
         vocab_size = self.target.config.vocab_size
         if not prompt_ids:
             raise RequestError("the prompt is empty; send at least one token", param="prompt")
         if min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
             raise RequestError(f"a prompt token lies outside 0..{vocab_size - 1}", param="prompt")
+        strange = [token for token in params.stop_token_ids if not 0 <= token < vocab_size]
+        if strange:
+            raise RequestError(
+                f"stop token {strange[0]} lies outside 0..{vocab_size - 1}; give ids of this model's tokenizer",
+                param="stop",
+            )
         if len(prompt_ids) + params.max_new_tokens > self.max_tokens:
             raise RequestError(
                 f"{len(prompt_ids)} prompt tokens and max_tokens {params.max_new_tokens} exceed the context of "

@@ -188,6 +188,15 @@ def test_a_bad_prompt_is_refused_at_submit(
     assert not engine.has_work
 
 
+@pytest.mark.parametrize("stop", [112, -1])
+def test_an_unknown_stop_token_is_refused_at_submit(tiny_target: Target, stop: int) -> None:
+    engine = Engine(tiny_target, max_tokens=32)
+    with pytest.raises(RequestError, match=rf"stop token {stop} lies outside 0\.\.111") as caught:
+        engine.submit("a", [5], SamplingParams(stop_token_ids=frozenset({stop}), max_new_tokens=4))
+    assert caught.value.param == "stop"
+    assert not engine.has_work
+
+
 def test_the_longest_request_that_fits_is_served(tiny_target: Target, make_fitted_draft: DraftMaker) -> None:
     """The whole context of the model: room for drafted tokens comes on top."""
     engine = speculative(tiny_target, make_fitted_draft("llama"), max_tokens=10_000)

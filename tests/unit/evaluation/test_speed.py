@@ -23,7 +23,8 @@ def test_medians_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     order: list[str] = []
 
-    def decode(engine: SimpleNamespace, prompts: object, params: SamplingParams) -> Decoded:
+    def decode(engine: SimpleNamespace, prompts: object, params: SamplingParams, *, seeded: bool) -> Decoded:
+        assert not seeded  # a seed would keep chains from adapting
         order.append(engine.name)
         return Decoded([[5] * 10], [RequestStats(num_prompt_tokens=1)], next(seconds[engine.name]))
 
