@@ -115,10 +115,10 @@ class SpeculativeDecoding(BaseModel):
     mean_acceptance_length: float | None = Field(description="tokens per round, the target's own included")
     draft_acceptance_rate: float | None = Field(description="accepted / proposed")
     acceptance_histogram: list[int] = Field(description="rounds by number of accepted draft tokens")
-    num_spec_steps: int
+    num_spec_steps: int = Field(description="rounds; where drafting does not pay, a round proposes nothing")
     num_accepted_draft_tokens: int
     num_draft_tokens: int
-    num_spec_tokens: int = Field(description="draft tokens proposed per round")
+    num_spec_tokens: int = Field(description="the most draft tokens a round proposes")
 
     @classmethod
     def of(cls, stats: RequestStats, num_spec_tokens: int) -> SpeculativeDecoding:

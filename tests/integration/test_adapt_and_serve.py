@@ -172,7 +172,7 @@ def test_the_served_text_is_the_targets_own(chat: openai.OpenAI, greedy_text: st
     assert answer.usage is not None
     assert answer.usage.completion_tokens <= 20
     metrics = answer.model_extra["metrics"]["speculative_decoding"]  # type: ignore[index]
-    assert metrics["num_draft_tokens"] == metrics["num_spec_steps"] * metrics["num_spec_tokens"]
+    assert 0 < metrics["num_draft_tokens"] <= metrics["num_spec_steps"] * metrics["num_spec_tokens"]
     assert sum(metrics["acceptance_histogram"]) == metrics["num_spec_steps"] > 0
 
 

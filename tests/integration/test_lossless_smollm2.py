@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import TargetSpec
+from eda_service.config import TargetSpec, TreeConfig
 from eda_service.decoding import verification
 from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
@@ -82,6 +82,20 @@ def test_t0_of_one_request_is_token_identical(target: Target, base_draft: Loaded
         make_engine(target, base_draft, num_draft_tokens=_CHAIN, max_batch=1, max_tokens=160), [prompt], params
     )
     assert speculative.token_ids == plain.token_ids
+
+
+def test_t0_with_trees_is_token_identical(target: Target, base_draft: LoadedDraft) -> None:
+    messages = [question.format(topic) for topic, question in product(_TOPICS[:4], _QUESTIONS[:3])]
+    prompts = [render_prompt(target.tokenizer, [{"role": "user", "content": text}]) for text in messages]
+    params = SamplingParams(max_new_tokens=24)
+    sizes = {"max_batch": 12, "max_tokens": 160}
+    plain = decode_all(make_engine(target, None, num_draft_tokens=0, **sizes), prompts, params)
+    tree = TreeConfig(size=12, depth=3, width=4)
+    drafted = decode_all(make_engine(target, base_draft, num_draft_tokens=3, tree=tree, **sizes), prompts, params)
+    accepted = sum(item.num_accepted_tokens for item in drafted.stats)
+    assert 0.2 * sum(item.num_rounds for item in drafted.stats) < accepted
+    check = check_lossless(target, prompts, plain.token_ids, drafted.token_ids)
+    assert (check.num_identical, check.num_near_ties, check.num_different) == (12, 0, 0)
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def test_greedy_equals_transformers(
     assert all(each.num_draft_tokens == SMALL.size * each.num_rounds for each in stats)
     for i, (ids, cap) in enumerate(zip(prompts, caps, strict=True)):
         assert answer(done[str(i)]) == reference_answer(reference_model(family), target, ids, cap)
+
+
+@pytest.mark.parametrize("settings", [{"num_draft_tokens": 5}, {"tree": SMALL}], ids=["chain", "tree"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_hundred_prompts_are_token_identical(
+    family: str, settings: dict[str, Any], make_target: TargetMaker, make_fitted_draft: DraftMaker
+) -> None:
+    target, prompts = make_target(family), make_prompts(200, seed=9)
+    params = [SamplingParams(max_new_tokens=24)] * 200
+    plain = decode(Engine(target, max_batch=32, max_tokens=120), prompts, params)
+    assert decode(speculative(target, make_fitted_draft(family), max_batch=25, **settings), prompts, params) == plain
 
 
 @pytest.mark.parametrize("name", TREES)
