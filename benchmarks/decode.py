@@ -125,7 +125,7 @@ def fixed_engines(pair: Pair) -> list[Measured]:
     rows = [
         Measured("eda-service", f"{best}, chain of {k}", Ours(pair.engine(best, num_draft_tokens=k))) for k in (2, 3, 5)
     ]
-    for tree in (TreeConfig(size=8, depth=3, width=3), TreeConfig()):
+    for tree in (TreeConfig(size=7, depth=3, width=3), TreeConfig()):
         name = f"{best}, tree {tree.size}/{tree.depth}/{tree.width}"
         rows.append(Measured("eda-service", name, Ours(pair.engine(best, tree=tree))))
     return rows

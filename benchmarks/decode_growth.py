@@ -25,7 +25,7 @@ from eda_service.model.draft import Draft
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
-TREE_SIZES = (4, 8, 16, 32, 64)
+TREE_SIZES = (3, 7, 15, 31, 63)  # with the root a power of two: oneDNN works in blocks of eight rows
 CHAIN = 3
 
 

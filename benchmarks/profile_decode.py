@@ -96,7 +96,7 @@ def modes(pair: Pair) -> dict[str, Engine]:
         "autoregressive": pair.engine(None),
         "chain K=2": pair.engine(draft, num_draft_tokens=2),
         "chain K=5": pair.engine(draft, num_draft_tokens=5),
-        "tree 8/3/3": pair.engine(draft, tree=TreeConfig(size=8, depth=3, width=3)),
+        "tree 7/3/3": pair.engine(draft, tree=TreeConfig(size=7, depth=3, width=3)),
         "tree 60/5/10": pair.engine(draft, tree=TreeConfig()),
     }
 

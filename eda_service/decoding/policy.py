@@ -5,6 +5,9 @@ come anyway. `Adaptive` learns both sides while it decodes: the time of a round 
 acceptance by depth, by request and by the draft's own confidence. Depth 0 is an autoregressive step, so speculation
 switches itself off where it loses, and a probe now and then finds out when it would win again.
 
+A request that brings a seed and samples keeps the full depth: a chain's draws depend on where rounds begin, so its
+answer would change from run to run.
+
 Decisions see drafted tokens and past rounds only, never the target's answer to come, so the output's law does not
 depend on them.
 
@@ -63,8 +66,11 @@ _REQUEST_PRIOR_WEIGHT = 8
 _FORGET = 0.02
 _PRIOR = 0.7
 _STEP_COST = 0.1
+_MOST_STEP_COST = 0.5
+_TRUSTED = 3
 _PROBE_EVERY = 40
 _BASELINE_EVERY = 100
+_EARLY_BASELINES = (10, 30)
 _NUM_BINS = 10
 _OUTLIER = 3.0
 
@@ -74,42 +80,47 @@ class Clock:
     """Seconds of a round by (rows, depth), as running means; what was not seen is guessed from what was."""
 
     seconds: dict[tuple[int, int], float] = field(default_factory=dict)
+    counts: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def add(self, rows: int, depth: int, seconds: float) -> None:
         """Take one round; a stall counts no more than three usual rounds."""
-        known = self.seconds.get((rows, depth))
-        if known is None:
-            self.seconds[rows, depth] = seconds
-        else:
-            self.seconds[rows, depth] = known + _MEMORY * (min(seconds, _OUTLIER * known) - known)
+        known = self.seconds.get((rows, depth), seconds)
+        count = self.counts[rows, depth] = self.counts.get((rows, depth), 0) + 1
+        weight = max(_MEMORY, 1.0 / count)
+        self.seconds[rows, depth] = known + weight * (min(seconds, _OUTLIER * known) - known)
 
     def known(self, rows: int, depth: int) -> bool:
         """Whether such a round was seen."""
         return (rows, depth) in self.seconds
 
     def of(self, rows: int, depth: int) -> float:
-        """Seconds of such a round; a depth not seen costs a tenth of a step more than the nearest shallower one."""
-        nearest = max((d for r, d in self.seconds if r == rows and d <= depth), default=None)
-        if nearest is None:
-            return 1.0 + _STEP_COST * depth
-        step = _STEP_COST * self.seconds[rows, min(d for r, d in self.seconds if r == rows)]
-        return self.seconds[rows, nearest] + step * (depth - nearest)
+        """Seconds of such a round.
+
+        One more level is taken to cost a tenth of a step where it was not seen, and at most half of one until it was seen
+        three times, so that a depth which met a stall is tried again.
+        """
+        step = self.seconds.get((rows, 0), 1.0)
+        total = step
+        for level in range(1, depth + 1):
+            seen = self.seconds.get((rows, level), total + _STEP_COST * step)
+            total = seen if self.counts.get((rows, level), 0) >= _TRUSTED else min(seen, total + _MOST_STEP_COST * step)
+        return total
 
 
 class Adaptive:
     """As deep as pays by measured time and acceptance.
 
     Args:
-        seeded_chains: Requests that bring a seed and sample from chains keep the full depth, because a chain's draws
-            depend on where rounds begin; without it their answers change from run to run.
+        read_confidence: Ask after every drafted token whether to go on. Reading the answer waits for the device, which
+            costs nothing on a CPU and more than it saves on a GPU.
     """
 
-    def __init__(self, *, seeded_chains: bool = True) -> None:
+    def __init__(self, *, read_confidence: bool = True) -> None:
         self._clock = Clock()
         self._by_depth: list[Chance] = []
         self._by_confidence = [Chance(0.5 + 0.04 * b) for b in range(_NUM_BINS)]
         self._rounds = 0
-        self._seeded_chains = seeded_chains
+        self._read_confidence = read_confidence
         self._asked: list[Tensor] = []
         self._since_probe = 0
 
@@ -119,10 +130,11 @@ class Adaptive:
         self._asked = []
         while len(self._by_depth) < most:
             self._by_depth.append(Chance(_PRIOR))
-        if self._seeded_chains and any(_is_seeded(request) for request in live):
+        if any(_is_seeded(request) for request in live):
             return most
         rows = len(live)
-        if not self._clock.known(rows, 0) or self._rounds % _BASELINE_EVERY == 0:
+        stale = self._rounds % _BASELINE_EVERY == 0 or self._rounds in _EARLY_BASELINES
+        if stale or not self._clock.known(rows, 0):
             return 0
         rates = [self._tokens(live, depth) / self._clock.of(rows, depth) for depth in range(most + 1)]
         best = max(range(most + 1), key=rates.__getitem__)
@@ -157,7 +169,7 @@ class Adaptive:
 
     def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
         """Stops a chain when the rows' chances of getting one further no longer pay for it."""
-        if depth < 2 or (self._seeded_chains and any(_is_seeded(request) for request in live)):
+        if depth < 2 or not self._read_confidence or any(_is_seeded(request) for request in live):
             return None
         rows = len(live)
         reach = [1.0 if request.params.speculate else 0.0 for request in live]

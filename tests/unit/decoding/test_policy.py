@@ -119,6 +119,16 @@ def test_a_stall_is_not_believed() -> None:
     assert clock.of(1, 3) == pytest.approx(clock.of(1, 0) * 1.3)
 
 
+def test_a_depth_that_met_a_stall_is_tried_again_and_a_dear_one_is_believed() -> None:
+    clock = Clock()
+    clock.add(1, 0, 1.0)
+    clock.add(1, 2, 9.0)
+    assert clock.of(1, 2) == pytest.approx(1.6)  # two levels: a tenth for the unseen one, at most a half for the other
+    for _ in range(2):
+        clock.add(1, 2, 9.0)
+    assert clock.of(1, 2) == pytest.approx(9.0)
+
+
 def test_a_chain_stops_where_confidence_no_longer_pays() -> None:
     policy, live = Adaptive(), [request()]
     simulate(policy, live, chance=0.7, step_cost=0.2, num_rounds=300)
