@@ -96,8 +96,8 @@ class Clock:
     def of(self, rows: int, depth: int) -> float:
         """Seconds of such a round.
 
-        One more level is taken to cost a tenth of a step where it was not seen, and at most half of one until it was seen
-        three times, so that a depth which met a stall is tried again.
+        One more level is taken to cost a tenth of a step where it was not seen, and at most half of one until it was
+        seen three times, so that a depth which met a stall is tried again.
         """
         step = self.seconds.get((rows, 0), 1.0)
         total = step
