@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from engine_helpers import DraftMaker, TargetMaker, answer, decode, make_prompts, speculative
 from transformers import PreTrainedModel
 
-from eda_service.config import TargetSpec
+from eda_service.config import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import RequestError
@@ -247,6 +248,23 @@ def test_non_finite_logits_end_one_request_and_no_other(poisoned: Target, make_t
     assert done["1"][-1].finish_reason == "error"
     assert done["1"][-1].error == "the target gave non-finite logits"
     assert [answer(done["0"]), answer(done["2"])] == healthy
+
+
+@pytest.mark.parametrize("settings", [{"num_draft_tokens": 3}, {"tree": TreeConfig(size=7, depth=3, width=3)}])
+def test_non_finite_logits_beside_drafts_end_one_request_and_no_other(
+    settings: dict[str, Any], poisoned: Target, make_target: TargetMaker, make_fitted_draft: DraftMaker
+) -> None:
+    prompts = [[30, 40], [30, _POISON], [50, 60], [70, 80]]
+    params = [SamplingParams(max_new_tokens=12)] * 4
+    healthy = decode(Engine(make_target("qwen2"), max_tokens=120), [prompts[0], *prompts[2:]], params[:3])
+    assert all(_POISON not in tokens for tokens in healthy)
+    vocab_W = torch.tensor([token for token in range(112) if token != _POISON])
+    engine = speculative(poisoned, make_fitted_draft("qwen2"), max_batch=2, vocab_W=vocab_W, **settings)
+    for i, ids in enumerate(prompts):
+        engine.submit(str(i), ids, params[i])
+    done = run_to_end(engine)
+    assert done["1"][-1].finish_reason == "error"
+    assert [answer(done[name]) for name in ("0", "2", "3")] == healthy
 
 
 def test_a_slot_that_held_non_finite_keys_serves_the_next_request(poisoned: Target, make_target: TargetMaker) -> None:
