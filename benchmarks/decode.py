@@ -310,12 +310,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with eval/<domain>/*.jsonl")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=6, help="prompts decoded one by one")
-    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--prompts", type=int, default=4, help="prompts decoded one by one")
+    parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--quick", action="store_true", help="math at batch 1 only, fewer tokens")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.prompts, arguments.max_tokens = 2, 64
+        arguments.prompts = 2
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Any]] = []
     limit: dict[str, float] = {}
