@@ -119,14 +119,17 @@ def test_a_stall_is_not_believed() -> None:
     assert clock.of(1, 3) == pytest.approx(clock.of(1, 0) * 1.3)
 
 
-def test_a_depth_that_met_a_stall_is_tried_again_and_a_dear_one_is_believed() -> None:
+def test_depths_lie_on_a_line_that_one_stall_does_not_bend_much() -> None:
     clock = Clock()
-    clock.add(1, 0, 1.0)
-    clock.add(1, 2, 9.0)
-    assert clock.of(1, 2) == pytest.approx(1.6)  # two levels: a tenth for the unseen one, at most a half for the other
-    for _ in range(2):
-        clock.add(1, 2, 9.0)
-    assert clock.of(1, 2) == pytest.approx(9.0)
+    for _ in range(20):
+        clock.add(1, 0, 1.0)
+        for depth in (1, 2, 3):
+            clock.add(1, depth, 1.1 + 0.2 * depth)
+    assert clock.of(1, 2) == pytest.approx(1.5, abs=0.02)
+    assert clock.of(1, 6) == pytest.approx(2.3, abs=0.15)
+    clock.add(1, 5, 9.0)
+    assert clock.of(1, 5) < 4.0
+    assert clock.of(2, 3) == pytest.approx(1.3)  # nothing seen of two rows: a tenth of a step per level
 
 
 def test_a_chain_stops_where_confidence_no_longer_pays() -> None:
