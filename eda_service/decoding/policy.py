@@ -67,6 +67,7 @@ _FORGET = 0.02
 _PRIOR = 0.7
 _STEP_COST = 0.1
 _MOST_COUNTED = 20
+_FEWEST_COUNTED = 3
 _PRIOR_WEIGHT = 4.0
 _PROBE_EVERY = 40
 _BASELINE_EVERY = 100
@@ -97,12 +98,17 @@ class Clock:
         """Seconds of such a round: depths above 0 lie on a line fitted through what was seen of them, by how often.
 
         A round costs a start and an equal part per level. A line learns from every depth at once; means of single
-        depths differ by more than a level costs, and a depth that once looked dear would not be seen again.
+        depths differ by more than a level costs, and a depth that once looked dear would not be seen again. Depths
+        seen once or twice do not count: first rounds of a kind are slow, and far ones would tilt the line.
         """
         step = self.seconds.get((rows, 0), 1.0)
         if depth == 0:
             return step
-        seen = [(d, t, min(self.counts[r, d], _MOST_COUNTED)) for (r, d), t in self.seconds.items() if r == rows and d]
+        seen = [
+            (d, t, min(self.counts[r, d], _MOST_COUNTED))
+            for (r, d), t in self.seconds.items()
+            if r == rows and d and self.counts[r, d] >= _FEWEST_COUNTED
+        ]
         weight = sum(w for _, _, w in seen)
         if not weight:
             return step * (1.0 + _STEP_COST * depth)
