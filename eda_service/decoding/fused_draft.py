@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eda_service.model.draft import Draft
 from eda_service.model.expert import Expert
+from eda_service.model.rotary import angles
 from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.target.attention import attend
 from eda_service.target.fused import norm_of, rms_norm, rotate, rotation
@@ -72,10 +73,9 @@ class FusedDraft:
         self.cos_T1d, self.sin_T1d = self._table(max_tokens)
 
     def _table(self, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of every position; angles in float32."""
-        width = self.config.head_dim
-        exponent = torch.arange(0, width, 2, device=self.device, dtype=torch.float32) / width
-        angles_Th = torch.arange(max_tokens, device=self.device).float()[:, None] * self.config.rope_theta**-exponent
+        """Cosines and signed sines of every position."""
+        positions_T = torch.arange(max_tokens, device=self.device)
+        angles_Th = angles(positions_T, self.config.head_dim, self.config.rope_theta)
         angles_1Td = torch.cat([angles_Th, angles_Th], dim=-1)[None]
         cos, sin = rotation(angles_1Td.cos().to(self.dtype), angles_1Td.sin().to(self.dtype))
         return cos[0], sin[0]

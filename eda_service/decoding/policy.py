@@ -133,7 +133,7 @@ class Adaptive:
         self._by_confidence = [Chance(0.5 + 0.04 * b) for b in range(_NUM_BINS)]
         self._rounds = 0
         self._read_confidence = read_confidence
-        self._asked: list[Tensor] = []
+        self._asked: list[list[float]] = []
         self._since_probe = 0
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
@@ -189,7 +189,7 @@ class Adaptive:
 
         def go_on(probability_B: Tensor) -> bool:
             values = probability_B.tolist()
-            self._asked.append(probability_B)
+            self._asked.append(values)
             done = len(self._asked)
             for i, value in enumerate(values):
                 reach[i] *= self._by_confidence[_bin(value)].value
@@ -203,7 +203,6 @@ class Adaptive:
         proposed = max((result.num_proposed for result in results), default=0)
         drafted = min(depth, proposed)
         self._clock.add(len(live), drafted, seconds)
-        asked = [values.tolist() for values in self._asked]
         for i, (request, result) in enumerate(zip(live, results, strict=True)):
             if not result.num_proposed or not result.finite:
                 continue
@@ -213,8 +212,8 @@ class Adaptive:
             request.acceptance.learn(accepted > 0, _REQUEST_MEMORY)
             for level in range(min(accepted + 1, drafted)):
                 self._by_depth[level].learn(level < accepted, _DEPTH_MEMORY)
-                if level < len(asked):
-                    self._by_confidence[_bin(asked[level][i])].learn(level < accepted, _CONFIDENCE_MEMORY)
+                if level < len(self._asked):
+                    self._by_confidence[_bin(self._asked[level][i])].learn(level < accepted, _CONFIDENCE_MEMORY)
 
 
 def _bin(probability: float) -> int:

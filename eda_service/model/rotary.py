@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 
+def angles(positions: Tensor, width: int, theta: float) -> Tensor:
+    """position * theta^(-2i/d) for i below d/2, in float32: shape (*positions, d/2)."""
+    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+    return positions[..., None].float() * theta**-exponent
+
+
 def rotate(x_BNLd: Tensor, positions_BL: Tensor, theta: float) -> Tensor:
-    """Rotate each pair (i, i + d/2) by position * theta^(-2i/d); angles in float32."""
-    width = x_BNLd.shape[-1]
-    exponent = torch.arange(0, width, 2, device=x_BNLd.device, dtype=torch.float32) / width
-    angles_BLh = positions_BL[..., None].float() * theta**-exponent
+    """Rotate each pair (i, i + d/2) by its angle."""
+    angles_BLh = angles(positions_BL, x_BNLd.shape[-1], theta)
     cos = angles_BLh.cos()[:, None].to(x_BNLd.dtype)
     sin = angles_BLh.sin()[:, None].to(x_BNLd.dtype)
     first, second = x_BNLd.chunk(2, dim=-1)

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eda_service.target.attention import attend
-from eda_service.target.packed import fuse_linears, make_linear, pack_linears
+from eda_service.target.packed import fuse_linears, pack_linears
 from eda_service.target.slots import SlotCache
 
 FUSED_FAMILIES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
@@ -68,9 +68,9 @@ class FusedLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self.index, self.num_heads, self.num_kv_heads, self.head_dim = index, num_heads, num_kv_heads, head_dim
         self.qkv = fuse_linears([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.out = make_linear(*weight_and_bias(attention.o_proj))
+        self.out = fuse_linears([attention.o_proj])
         self.gate_up = fuse_linears([mlp.gate_proj, mlp.up_proj])
-        self.down = make_linear(*weight_and_bias(mlp.down_proj))
+        self.down = fuse_linears([mlp.down_proj])
         self.norm_in = norm_of(layer.input_layernorm)
         self.norm_mlp = norm_of(layer.post_attention_layernorm)
         self.norm_q = norm_of(attention.q_norm) if hasattr(attention, "q_norm") else None
@@ -123,11 +123,6 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
     if x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return F.rms_norm(x, (width,), norm.weight, norm.epsilon)
     return F.layer_norm(torch.cat([x, -x], dim=-1), (2 * width,), norm.doubled, None, norm.epsilon)[..., :width]
-
-
-def weight_and_bias(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Detached parameters of a linear."""
-    return linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
 
 
 class FusedDecoder:

@@ -10,6 +10,7 @@ alone is the exception (another kernel), so in float32 it is multiplied twice; b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -30,18 +31,8 @@ def native_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-class FrozenLinear(nn.Module):
-    """Inference-only linear: y = x W^T + b."""
-
-    out_features: int
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply rows of any leading shape."""
-        raise NotImplementedError
-
-
-class PackedLinear(FrozenLinear):
-    """W packed once by oneDNN.
+class PackedLinear(nn.Module):
+    """Inference-only linear, y = x W^T + b, with W packed once by oneDNN.
 
     Args:
         weight: (out, in), packed and not kept.
@@ -66,7 +57,7 @@ class PackedLinear(FrozenLinear):
         return y
 
 
-class PlainLinear(FrozenLinear):
+class PlainLinear(nn.Module):
     """The same through torch's own product, for devices and types that need no packing."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -80,13 +71,16 @@ class PlainLinear(FrozenLinear):
         return F.linear(x, self.weight, self.bias)
 
 
+FrozenLinear: TypeAlias = PackedLinear | PlainLinear
+
+
 def make_linear(weight: Tensor, bias: Tensor | None = None) -> FrozenLinear:
     """An inference linear for this weight: packed where that pays, plain elsewhere. The weight must be frozen."""
     return PackedLinear(weight, bias) if can_pack(weight) else PlainLinear(weight, bias)
 
 
 def fuse_linears(linears: Sequence[nn.Linear]) -> FrozenLinear:
-    """One product instead of several over the same input: outputs side by side along the last dimension."""
+    """One product for one or more linears over the same input: outputs side by side along the last dimension."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     assert len(biases) in (0, len(linears)), "either all of them have a bias or none"
@@ -97,6 +91,6 @@ def pack_linears(module: nn.Module) -> None:
     """Replace every plain `nn.Linear` under `module` by its inference form, in place."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Linear and can_pack(child.weight):
-            setattr(module, name, make_linear(child.weight.data, None if child.bias is None else child.bias.data))
+            setattr(module, name, fuse_linears([child]))
         else:
             pack_linears(child)

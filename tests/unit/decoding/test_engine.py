@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from engine_helpers import DraftMaker, TargetMaker, answer, decode, make_prompts, speculative
 from transformers import PreTrainedModel
 
+from eda_service.config import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.model.draft import Draft
@@ -22,6 +24,7 @@ from eda_service.target.loader import Target
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 families = pytest.mark.parametrize("family", FAMILIES)
+TREE = TreeConfig(size=7, depth=3, width=3)
 
 
 def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max_new_tokens: int) -> list[int]:
@@ -36,7 +39,9 @@ def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max
 
 
 @families
+@pytest.mark.parametrize("settings", [{"num_draft_tokens": 4}, {"tree": TREE}], ids=["chain", "tree"])
 def test_greedy_equals_transformers_with_and_without_a_draft(
+    settings: dict[str, Any],
     family: str,
     make_target: TargetMaker,
     make_fitted_draft: DraftMaker,
@@ -46,7 +51,7 @@ def test_greedy_equals_transformers_with_and_without_a_draft(
     target, prompts = make_target(family), make_prompts(10)
     caps = [1, 2, 3, 5, 8, 13, 21, 30, 30, 30]
     params = [SamplingParams(max_new_tokens=cap) for cap in caps]
-    engine = speculative(target, make_fitted_draft(family))
+    engine = speculative(target, make_fitted_draft(family), **settings)
     for i, (ids, each) in enumerate(zip(prompts, params, strict=True)):
         engine.submit(str(i), ids, each)
     done = run_to_end(engine)

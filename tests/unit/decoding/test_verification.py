@@ -10,21 +10,23 @@ Shapes: B rows, K draft tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from engine_helpers import speculative
 from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eda_service.decoding import verification
-from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.config import TreeConfig
+from eda_service.decoding import rounds, verification
+from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.sampling import draw
 from eda_service.decoding.verification import residual, verify_greedy, verify_sampled
 from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.target.loader import Target
 
 _ACCEPTABLE = 1e-3
@@ -211,9 +213,14 @@ def unstoppable(make_target: Callable[[str], Target]) -> Target:
     return dataclasses.replace(make_target("llama"), stop_token_ids=frozenset())
 
 
-def engine_p_values(target: Target, draft: Draft, marginals: list[np.ndarray]) -> list[float]:
-    head = DraftHead(target.head_weight, None)
-    engine = Engine(target, draft, head, num_draft_tokens=2, max_batch=500, max_tokens=40)
+SHAPES: dict[str, dict[str, Any]] = {
+    "chain": {"num_draft_tokens": 2},
+    "tree": {"tree": TreeConfig(size=120, depth=2, width=30)},
+}
+
+
+def engine_p_values(target: Target, draft: Draft, marginals: list[np.ndarray], shape: str) -> list[float]:
+    engine = speculative(target, draft, max_batch=500, max_tokens=40, **SHAPES[shape])
     for i in range(_NUM_REQUESTS):
         engine.submit(str(i), _PROMPT, SamplingParams(temperature=1.0, max_new_tokens=3, seed=i))
     done = run_to_end(engine)
@@ -231,10 +238,11 @@ def marginals(reference_model: Callable[[str], PreTrainedModel]) -> list[np.ndar
     return exact_marginals(reference_model("llama"), 1.0)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 def test_engine_at_t1_follows_the_target(
-    unstoppable: Target, make_fitted_draft: Callable[[str], Draft], marginals: list[np.ndarray]
+    shape: str, unstoppable: Target, make_fitted_draft: Callable[[str], Draft], marginals: list[np.ndarray]
 ) -> None:
-    assert min(engine_p_values(unstoppable, make_fitted_draft("llama"), marginals)) > _ACCEPTABLE
+    assert min(engine_p_values(unstoppable, make_fitted_draft("llama"), marginals, shape)) > _ACCEPTABLE
 
 
 def test_engine_with_a_wrong_residual_is_caught(
@@ -244,4 +252,19 @@ def test_engine_with_a_wrong_residual_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(verification, "residual", no_subtraction)
-    assert min(engine_p_values(unstoppable, make_fitted_draft("llama"), marginals)) < _REJECTED
+    assert min(engine_p_values(unstoppable, make_fitted_draft("llama"), marginals, "chain")) < _REJECTED
+
+
+def test_tree_draws_that_prefer_likely_tokens_are_caught(
+    unstoppable: Target,
+    make_fitted_draft: Callable[[str], Draft],
+    marginals: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same statistic for trees: half of the draws replaced by the argmax, and the law is gone."""
+
+    def often_the_likeliest(probs: Tensor, uniforms: Tensor) -> Tensor:
+        return torch.where(uniforms < 0.5, probs.argmax(-1), draw(probs, uniforms))
+
+    monkeypatch.setattr(rounds, "draw", often_the_likeliest)
+    assert min(engine_p_values(unstoppable, make_fitted_draft("llama"), marginals, "tree")) < _REJECTED

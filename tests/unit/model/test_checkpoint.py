@@ -130,12 +130,9 @@ def test_a_pack_s_vocabulary_goes_before_the_base_draft_s(tmp_path: Path, tiny_d
     assert [None if vocab_W is None else vocab_W.tolist() for vocab_W in found] == [[3, 4, 5], [1, 2]]
 
 
-def test_inference_form_gives_the_same_features(tmp_path: Path, base_dir: Path, tiny_target: Target) -> None:
-    loaded = load_base_draft(base_dir, dtype=torch.float32)
-    wanted = outputs(loaded.draft, tiny_target)
-    packed = for_inference(loaded)
-    torch.testing.assert_close(outputs(packed.draft, tiny_target), wanted, rtol=1e-4, atol=1e-5)
-    assert not any(p.requires_grad for p in packed.draft.parameters())
+def test_inference_form_is_frozen(base_dir: Path) -> None:
+    frozen = for_inference(load_base_draft(base_dir, dtype=torch.float32))
+    assert not any(p.requires_grad for p in frozen.draft.parameters())
 
 
 @pytest.mark.parametrize("cut", [0, 4, 200, -10])

@@ -1,0 +1,41 @@
+"""The draft's decoding form against the modules it is made from, for every form a pack can have.
+
+Oracle: `unroll`'s first step, the training forward (itself held against transformers in `equations/test_eq07`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from eda_service.config import Mix
+from eda_service.decoding.proposal import Proposer
+from eda_service.model.draft import Draft
+from eda_service.model.draft_config import PrivateConfig
+from eda_service.model.head import DraftHead
+from eda_service.target.loader import Target
+from eda_service.training.unroll import unroll
+
+
+@pytest.mark.parametrize("mix", list(Mix))
+@pytest.mark.parametrize("width", [48, 24], ids=["full width", "half width"])
+@torch.no_grad()
+def test_an_adapted_draft_decodes_as_it_was_trained(
+    mix: Mix, width: int, tiny_target: Target, new_draft: Callable[..., Draft]
+) -> None:
+    """Gate and private expert random, so that neither is neutral."""
+    draft = new_draft(tiny_target, seed=4)
+    draft.add_private(PrivateConfig(private_width=width, mix=mix))
+    rng = torch.Generator().manual_seed(0)
+    for parameter in draft.parameters():
+        if parameter.ndim == 2:
+            parameter.normal_(std=0.3, generator=rng)
+    tokens_BL = torch.randint(3, 112, (2, 9), generator=rng)
+    features_BLD = torch.randn(2, 9, 32, generator=rng)
+    wanted_BSD = next(unroll(draft, tiny_target.embed, tokens_BL, features_BLD, 1))
+    head = DraftHead(tiny_target.head_weight, None)
+    proposer = Proposer(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
+    got_BLD = proposer.extend(tokens_BL[:, 1:], features_BLD[:, :-1], [0, 0])
+    torch.testing.assert_close(got_BLD[:, : wanted_BSD.shape[1]], wanted_BSD, rtol=1e-4, atol=1e-4)
