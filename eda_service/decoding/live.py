@@ -17,15 +17,15 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 
 @dataclass
 class Chance:
-    """A probability learnt from hits and misses: their mean at first, later a running mean."""
+    """A probability, or an expected count, learnt from outcomes: their mean at first, later a running mean."""
 
     value: float
     weight: float = 2.0
 
-    def learn(self, hit: bool, memory: float) -> None:
+    def learn(self, outcome: float, memory: float) -> None:
         """Take one outcome."""
         self.weight += 1.0
-        self.value += max(memory, 1.0 / self.weight) * (float(hit) - self.value)
+        self.value += max(memory, 1.0 / self.weight) * (outcome - self.value)
 
 
 @dataclass

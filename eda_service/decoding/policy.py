@@ -2,8 +2,10 @@
 
 Drafting pays while the chance that one more token is accepted, over the time it costs, exceeds the rate at which tokens
 come anyway. `Adaptive` learns both sides while it decodes: the time of a round by batch and depth, and the chance of
-acceptance by depth, by request and by the draft's own confidence. Depth 0 is an autoregressive step, so speculation
-switches itself off where it loses, and a probe now and then finds out when it would win again.
+acceptance by depth, by request and by the draft's own confidence. Where confidence can be read for free, a chain may
+grow to the longest and ends at the first token after which going on does not pay; elsewhere one depth is chosen for
+the whole round. Depth 0 is an autoregressive step, so speculation switches itself off where it loses, and a probe now
+and then finds out when it would win again.
 
 A request that brings a seed and samples keeps the full depth: a chain's draws depend on where rounds begin, so its
 answer would change from run to run.
@@ -17,11 +19,11 @@ Shapes: B rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
+from eda_service.decoding.clock import Clock
 from eda_service.decoding.live import Chance, LiveRequest
 from eda_service.decoding.proposal import Confidence
 from eda_service.decoding.rounds import RowResult
@@ -58,83 +60,36 @@ class AlwaysSpeculate:
         """Nothing to learn."""
 
 
-_MEMORY = 0.1
-_DEPTH_MEMORY = 0.02
-_CONFIDENCE_MEMORY = 0.05
+_CHANCE_MEMORY = 0.02
 _REQUEST_MEMORY = 0.05
 _REQUEST_PRIOR_WEIGHT = 8
-_FORGET = 0.02
 _PRIOR = 0.7
-_STEP_COST = 0.1
-_MOST_COUNTED = 20
-_FEWEST_COUNTED = 3
-_PRIOR_WEIGHT = 4.0
-_PROBE_EVERY = 40
+_PROBE_EVERY = 30
+_FULL_EVERY = 50
 _BASELINE_EVERY = 100
 _EARLY_BASELINES = (10, 30)
 _NUM_BINS = 10
-_OUTLIER = 3.0
-
-
-@dataclass
-class Clock:
-    """Seconds of a round by (rows, depth), as running means; what was not seen is guessed from what was."""
-
-    seconds: dict[tuple[int, int], float] = field(default_factory=dict)
-    counts: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def add(self, rows: int, depth: int, seconds: float) -> None:
-        """Take one round; a stall counts no more than three usual rounds."""
-        known = self.seconds.get((rows, depth), seconds)
-        count = self.counts[rows, depth] = self.counts.get((rows, depth), 0) + 1
-        weight = max(_MEMORY, 1.0 / count)
-        self.seconds[rows, depth] = known + weight * (min(seconds, _OUTLIER * known) - known)
-
-    def known(self, rows: int, depth: int) -> bool:
-        """Whether such a round was seen."""
-        return (rows, depth) in self.seconds
-
-    def of(self, rows: int, depth: int) -> float:
-        """Seconds of such a round: depths above 0 lie on a line fitted through what was seen of them, by how often.
-
-        A round costs a start and an equal part per level. A line learns from every depth at once; means of single
-        depths differ by more than a level costs, and a depth that once looked dear would not be seen again. Depths
-        seen once or twice do not count: first rounds of a kind are slow, and far ones would tilt the line.
-        """
-        step = self.seconds.get((rows, 0), 1.0)
-        if depth == 0:
-            return step
-        seen = [
-            (d, t, min(self.counts[r, d], _MOST_COUNTED))
-            for (r, d), t in self.seconds.items()
-            if r == rows and d and self.counts[r, d] >= _FEWEST_COUNTED
-        ]
-        weight = sum(w for _, _, w in seen)
-        if not weight:
-            return step * (1.0 + _STEP_COST * depth)
-        mean_depth = sum(w * d for d, _, w in seen) / weight
-        mean_time = sum(w * t for _, t, w in seen) / weight
-        spread = sum(w * (d - mean_depth) ** 2 for d, _, w in seen) + _PRIOR_WEIGHT
-        slope = sum(w * (d - mean_depth) * (t - mean_time) for d, t, w in seen) + _PRIOR_WEIGHT * _STEP_COST * step
-        return max(step, mean_time + max(0.0, slope / spread) * (depth - mean_depth))
 
 
 class Adaptive:
     """As deep as pays by measured time and acceptance.
 
     Args:
-        read_confidence: Ask after every drafted token whether to go on. Reading the answer waits for the device, which
-            costs nothing on a CPU and more than it saves on a GPU.
+        read_confidence: Ask after every token of a chain whether to go on. Reading the answer waits for the device,
+            which costs nothing on a CPU and more than it saves on a GPU; trees cannot be asked.
     """
 
     def __init__(self, *, read_confidence: bool = True) -> None:
         self._clock = Clock()
         self._by_depth: list[Chance] = []
-        self._by_confidence = [Chance(0.5 + 0.04 * b) for b in range(_NUM_BINS)]
+        self._hits = [Chance(0.3 + 0.06 * b) for b in range(_NUM_BINS)]
+        self._next_hits = [Chance(0.3 + 0.06 * b) for b in range(_NUM_BINS)]
+        self._accepted = Chance(1.0)
         self._rounds = 0
         self._read_confidence = read_confidence
         self._asked: list[list[float]] = []
         self._since_probe = 0
+        self._rate = 0.0
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
         """The depth with the most expected tokens per second."""
@@ -148,53 +103,57 @@ class Adaptive:
         stale = self._rounds % _BASELINE_EVERY == 0 or self._rounds in _EARLY_BASELINES
         if stale or not self._clock.known(rows, 0):
             return 0
-        rates = [self._tokens(live, depth) / self._clock.of(rows, depth) for depth in range(most + 1)]
-        best = max(range(most + 1), key=rates.__getitem__)
-        self._since_probe = 0 if best else self._since_probe + 1
-        if best:
-            return best
-        for request in live:
-            if request.acceptance is not None:
-                request.acceptance.value += _FORGET * (self._by_depth[0].value - request.acceptance.value)
-        if self._since_probe >= _PROBE_EVERY:
+        autoregressive = rows / self._clock.step(rows)
+        speculative, best = self._best(live, most)
+        self._rate = max(autoregressive, speculative)
+        if speculative > autoregressive:
             self._since_probe = 0
-            return 1
-        return 0
+            return best
+        self._since_probe = (self._since_probe + 1) % _PROBE_EVERY
+        return 0 if self._since_probe else 1
 
-    def _tokens(self, live: Sequence[LiveRequest], depth: int) -> float:
-        """Expected tokens of a round over all rows."""
+    def _best(self, live: Sequence[LiveRequest], most: int) -> tuple[float, int]:
+        """(tokens per second, depth) of speculation: as measured where chains end themselves, or of the best depth."""
+        if self._read_confidence:
+            return self._tokens(live) / self._clock.speculative(len(live)), most
+        rates = [(self._tokens(live, depth) / self._clock.of(len(live), depth), depth) for depth in range(1, most + 1)]
+        return max(rates)
+
+    def _tokens(self, live: Sequence[LiveRequest], depth: int | None = None) -> float:
+        """Expected tokens of a round over all rows: at one depth, or as rounds went lately."""
         total = 0.0
         for request in live:
-            reach, tokens = 1.0, 1.0
-            if request.params.speculate:
-                for chance in self._chances(request, depth):
-                    reach *= chance
-                    tokens += reach
-            total += tokens
+            total += 1.0
+            if not request.params.speculate:
+                continue
+            own = request.acceptance
+            ratio = 1.0 if own is None else own.value / max(1e-3, self._by_depth[0].value)
+            if depth is None:
+                total += self._accepted.value * ratio
+                continue
+            reach = 1.0
+            for chance in self._by_depth[:depth]:
+                reach *= min(0.99, chance.value * ratio)
+                total += reach
         return total
 
-    def _chances(self, request: LiveRequest, depth: int) -> list[float]:
-        """Chance of acceptance at each depth, given that the ones before were accepted."""
-        own = request.acceptance
-        ratio = 1.0 if own is None else own.value / max(1e-3, self._by_depth[0].value)
-        return [min(0.99, chance.value * ratio) for chance in self._by_depth[:depth]]
-
     def confidence(self, live: Sequence[LiveRequest], depth: int) -> Confidence | None:
-        """Stops a chain when the rows' chances of getting one further no longer pay for it."""
+        """Ends a chain when the rows' chances of getting one further no longer pay for it."""
         if depth < 2 or not self._read_confidence or any(_is_seeded(request) for request in live):
             return None
-        rows = len(live)
         reach = [1.0 if request.params.speculate else 0.0 for request in live]
-        rate = self._tokens(live, depth) / self._clock.of(rows, depth)
+        needed = self._rate * self._clock.line(len(live))[1]
+        to_the_end = self._rounds % _FULL_EVERY == 0
 
         def go_on(probability_B: Tensor) -> bool:
             values = probability_B.tolist()
             self._asked.append(values)
-            done = len(self._asked)
+            gain = 0.0
             for i, value in enumerate(values):
-                reach[i] *= self._by_confidence[_bin(value)].value
-            cost = self._clock.of(rows, done + 1) - self._clock.of(rows, done)
-            return sum(reach) * self._by_depth[done].value > rate * max(0.0, cost)
+                place = _bin(value)
+                reach[i] *= self._hits[place].value
+                gain += reach[i] * self._next_hits[place].value
+            return to_the_end or gain > needed
 
         return go_on
 
@@ -210,10 +169,14 @@ class Adaptive:
             if request.acceptance is None:
                 request.acceptance = Chance(self._by_depth[0].value, _REQUEST_PRIOR_WEIGHT)
             request.acceptance.learn(accepted > 0, _REQUEST_MEMORY)
+            self._accepted.learn(accepted, _CHANCE_MEMORY)
             for level in range(min(accepted + 1, drafted)):
-                self._by_depth[level].learn(level < accepted, _DEPTH_MEMORY)
+                hit = level < accepted
+                self._by_depth[level].learn(hit, _CHANCE_MEMORY)
                 if level < len(self._asked):
-                    self._by_confidence[_bin(self._asked[level][i])].learn(level < accepted, _CONFIDENCE_MEMORY)
+                    self._hits[_bin(self._asked[level][i])].learn(hit, _CHANCE_MEMORY)
+                if 0 < level <= len(self._asked):
+                    self._next_hits[_bin(self._asked[level - 1][i])].learn(hit, _CHANCE_MEMORY)
 
 
 def _bin(probability: float) -> int:

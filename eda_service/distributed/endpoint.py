@@ -77,7 +77,7 @@ def make_engine(
         head,
         num_draft_tokens=num_draft_tokens,
         tree=tree,
-        policy=Adaptive(read_confidence=target.device.type == "cpu") if adaptive else None,
+        policy=Adaptive(read_confidence=target.device.type == "cpu" and tree is None) if adaptive else None,
         max_batch=max_batch,
         max_tokens=max_tokens,
     )

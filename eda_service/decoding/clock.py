@@ -1,0 +1,82 @@
+"""What rounds take on this machine: medians of the last ones by rows and depth, and what is not seen guessed from them.
+
+Medians, because a machine stalls: one round of five times the usual length must not switch speculation off.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import fmean, median
+
+_WINDOW = 25
+_FEWEST = 3
+_STEP_COST = 0.1
+_SMALLEST_COST = 0.02
+_PRIOR_WEIGHT = 8.0
+_OUTLIER = 2.0
+
+
+@dataclass
+class Clock:
+    """Seconds of a round; depth 0 is an autoregressive step, other depths lie on a line fitted through their medians.
+
+    A round costs a start and an equal part per level. A line learns from every depth at once: single depths differ by
+    more than a level costs, and one that once looked dear would not be tried again. Depths seen once or twice do not
+    count: first rounds of a kind are slow, and far ones would tilt the line.
+    """
+
+    _last: dict[tuple[int, int], deque[float]] = field(default_factory=dict)
+    _counts: dict[tuple[int, int], int] = field(default_factory=dict)
+    _medians: dict[tuple[int, int], float] = field(default_factory=dict)
+    _speculative: dict[int, deque[float]] = field(default_factory=dict)
+
+    def add(self, rows: int, depth: int, seconds: float) -> None:
+        """Take one round that drafted `depth` tokens per row."""
+        last = self._last.setdefault((rows, depth), deque(maxlen=_WINDOW))
+        last.append(seconds)
+        self._counts[rows, depth] = self._counts.get((rows, depth), 0) + 1
+        self._medians[rows, depth] = median(last)
+        if depth:
+            self._speculative.setdefault(rows, deque(maxlen=_WINDOW)).append(seconds)
+
+    def known(self, rows: int, depth: int) -> bool:
+        """Whether such a round was seen."""
+        return (rows, depth) in self._medians
+
+    def step(self, rows: int) -> float:
+        """Seconds of an autoregressive step; 1 before one was seen."""
+        return self._medians.get((rows, 0), 1.0)
+
+    def speculative(self, rows: int) -> float:
+        """Mean seconds of the last speculative rounds, whatever their depth; a stall counts as two usual rounds."""
+        last = self._speculative.get(rows, ())
+        if len(last) < _FEWEST:
+            return self.step(rows) * (1.0 + _STEP_COST)
+        longest = _OUTLIER * median(last)
+        return fmean(min(seconds, longest) for seconds in last)
+
+    def line(self, rows: int) -> tuple[float, float]:
+        """(seconds at depth 0, seconds per level) of speculative rounds."""
+        step = self.step(rows)
+        seen = [
+            (d, t, min(self._counts[r, d], _WINDOW))
+            for (r, d), t in self._medians.items()
+            if r == rows and d and self._counts[r, d] >= _FEWEST
+        ]
+        weight = sum(w for _, _, w in seen)
+        if not weight:
+            return step, _STEP_COST * step
+        mean_depth = sum(w * d for d, _, w in seen) / weight
+        mean_time = sum(w * t for _, t, w in seen) / weight
+        spread = sum(w * (d - mean_depth) ** 2 for d, _, w in seen) + _PRIOR_WEIGHT
+        rise = sum(w * (d - mean_depth) * (t - mean_time) for d, t, w in seen) + _PRIOR_WEIGHT * _STEP_COST * step
+        slope = max(_SMALLEST_COST * step, rise / spread)
+        return mean_time - slope * mean_depth, slope
+
+    def of(self, rows: int, depth: int) -> float:
+        """Seconds of a round."""
+        if depth == 0:
+            return self.step(rows)
+        start, slope = self.line(rows)
+        return max(self.step(rows), start + slope * depth)
