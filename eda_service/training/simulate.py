@@ -1,7 +1,9 @@
 """Simulated acceptance: Eq. 2 on held-out samples from an unrolled chain, without decoding.
 
-Row s accepts step j while the draft's most likely token equals the target's at every step up to j. Along the sample's
-own text this is the greedy chain's acceptance; it ranks checkpoints at the price of one forward pass.
+Row s accepts step j while the draft's most likely token equals the target's at every step up to j. Rounds walk along the
+sample's own text as decoding would: the next one begins after the accepted tokens and the correction. Counting every
+row as a start instead would weigh easy stretches by their length (measured: 2.8 against 2.3 decoded). It ranks
+checkpoints at the price of one forward pass.
 
 Shapes: B samples, S rows, D hidden, W draft vocabulary, K steps.
 """
@@ -24,23 +26,32 @@ from eda_service.training.unroll import unroll
 def simulated_acceptance_length(
     draft: Draft, batches: Iterable[Batch], embed: nn.Module, head_WD: Tensor, *, depth: int
 ) -> float:
-    """1 + mean accepted over all answer positions, for chains of `depth` tokens."""
-    accepted, count = 0.0, 0
+    """Tokens per round over all answers, for chains of `depth` tokens; 1 where there is nothing to count."""
+    tokens = rounds = 0
     for batch in batches:
-        alive_BS: Tensor | None = None
+        starts_BS = step_mask(batch, 0)
+        accepted_BS = torch.zeros_like(starts_BS, dtype=torch.long)
+        alive_BS = starts_BS
         for step, predicted_BSD in enumerate(unroll(draft, embed, batch.token_ids_BL, batch.features_BLD, depth)):
             mask_BS = step_mask(batch, step)
-            if step == 0:
-                alive_BS = mask_BS
-                count += int(mask_BS.sum())
-            assert alive_BS is not None
             wanted_BSD = batch.features_BLD[:, step + 1 : -1]
-            hits_M = _top(predicted_BSD[mask_BS], head_WD) == _top(wanted_BSD[mask_BS], head_WD)
             hits_BS = torch.zeros_like(mask_BS)
-            hits_BS[mask_BS] = hits_M
+            hits_BS[mask_BS] = _top(predicted_BSD[mask_BS], head_WD) == _top(wanted_BSD[mask_BS], head_WD)
             alive_BS = alive_BS[:, : hits_BS.shape[1]] & hits_BS
-            accepted += float(alive_BS.sum())
-    return 1.0 + accepted / max(1, count)
+            accepted_BS[:, : alive_BS.shape[1]] += alive_BS
+        for starts, accepted in zip(starts_BS.tolist(), accepted_BS.tolist(), strict=True):
+            walked = _walk(starts, accepted)
+            tokens, rounds = tokens + walked[0], rounds + walked[1]
+    return tokens / rounds if rounds else 1.0
+
+
+def _walk(starts: list[bool], accepted: list[int]) -> tuple[int, int]:
+    """(tokens, rounds) of one sample; its last round ends with the answer."""
+    rows = [accepted[s] for s, starting in enumerate(starts) if starting]
+    rounds = place = 0
+    while place < len(rows):
+        rounds, place = rounds + 1, place + rows[place] + 1
+    return len(rows), rounds
 
 
 def _top(features_MD: Tensor, head_WD: Tensor) -> Tensor:
