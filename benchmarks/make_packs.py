@@ -12,9 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.pairs import BASE_DRAFT, DOMAINS, ROOT, SHARED_DATA, Domain
+from benchmarks.pairs import BASE_DRAFT, DOMAINS, PARTS, ROOT, SHARED_DATA, Domain, split_rows
 
-TRAIN_PROMPTS = {"math": "train/math/gsm8k.jsonl", "medical": "train/medical/medquad.jsonl"}
 SETTINGS = {
     "selfgen.temperature": 0.7,
     "selfgen.extra_temperatures": "[0.0]",
@@ -47,8 +46,10 @@ def adapt(domain: Domain, data: Path, num_prompts: int, workers: int) -> None:
         "train.num_workers": workers,
         "base_draft": BASE_DRAFT,
     }
+    part = PARTS / f"{domain.name}-train.jsonl"
+    prompts = split_rows(data / domain.train, domain.num_held_back, part, held_back=False)
     command = [sys.executable, "-m", "jobs.adapt", "--job-id", job, "--target", domain.target]
-    command += ["--data", str(data / TRAIN_PROMPTS[domain.name]), "--num-prompts", str(num_prompts)]
+    command += ["--data", str(prompts), "--num-prompts", str(num_prompts)]
     for name, value in settings.items():
         command += ["--set", f"{name}={value}"]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "EDA_HOME": str(home)})
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with train/<domain>/*.jsonl")
     parser.add_argument("--num-prompts", type=int, default=1600)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--domains", default="math,medical")
+    parser.add_argument("--domains", default=",".join(domain.name for domain in DOMAINS))
     arguments = parser.parse_args()
     for domain in DOMAINS:
         if domain.name in arguments.domains.split(","):

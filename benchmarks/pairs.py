@@ -22,9 +22,9 @@ from eda_service.target.loader import Target, load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ROOT / "out" / "prompts"
 
-
-BASE_DRAFT = "smollm2-135m@1"
+BASE_DRAFT = "smollm2-135m@2"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -35,12 +35,14 @@ class Domain:
     Attributes:
         name: Of the rows.
         target: Shipped tuned target (a LoRA adapter on SmolLM2-135M-Instruct).
-        prompts: File under the data directory.
+        train: File under the data directory the pack's prompts come from.
+        prompts: File under the data directory with held-out prompts; the same as `train`: its last rows.
         fallback: Prompts where that file is absent; None: the domain is skipped.
     """
 
     name: str
     target: str
+    train: str
     prompts: str
     fallback: str | None
 
@@ -49,11 +51,29 @@ class Domain:
         """The committed pack (`make bench-packs`)."""
         return ROOT / "benchmarks" / "packs" / self.target
 
+    @property
+    def num_held_back(self) -> int:
+        """Last rows of `train` that neither the target nor the pack has seen."""
+        return NUM_HELD_BACK if self.train == self.prompts else 0
 
+
+NUM_HELD_BACK = 96
+MEDQUAD = "train/medical/medquad.jsonl"
+GENERATED_MATH = "reasoning-gym:gsm_symbolic?templates=80-99"
 DOMAINS = (
-    Domain("math", "smollm2-135m-math", "eval/math/gsm8k.jsonl", "reasoning-gym:gsm_symbolic?templates=80-99"),
-    Domain("medical", "smollm2-135m-medical", "eval/medical/pubmedqa.jsonl", None),
+    Domain("math", "smollm2-135m-math", "train/math/gsm8k.jsonl", "eval/math/gsm8k.jsonl", GENERATED_MATH),
+    Domain("medical", "smollm2-135m-medical", MEDQUAD, MEDQUAD, None),
+    Domain("code", "smollm2-135m-code", "train/code/mbpp.jsonl", "eval/code/mbpp.jsonl", None),
 )
+
+
+def split_rows(path: Path, num_held_back: int, out: Path, *, held_back: bool) -> Path:
+    """Write one part of a JSON lines file: its last rows, or all others."""
+    rows = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    edge = len(rows) - num_held_back
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(rows[edge:] if held_back else rows[:edge]) + "\n", encoding="utf-8")
+    return out
 
 
 @dataclass
@@ -77,6 +97,8 @@ class Pair:
 def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
     """Target, drafts and prompts of a domain; None where it has no prompts here."""
     path = data / domain.prompts
+    if path.exists() and domain.num_held_back:
+        path = split_rows(path, domain.num_held_back, PARTS / f"{domain.name}-heldout.jsonl", held_back=True)
     source = str(path) if path.exists() else domain.fallback
     if source is None:
         return None

@@ -1,7 +1,7 @@
 """Train a draft: the trained part of an adaptation, or with --pretrain a base draft from scratch.
 
     python -m jobs.train_draft --job-id adapt_...
-    python -m jobs.train_draft --pretrain smollm2-135m@1 --target smollm2-135m-instruct --data self --num-prompts 4000 \
+    python -m jobs.train_draft --pretrain smollm2-135m@2 --target smollm2-135m-instruct --data self --num-prompts 4000 \
         --set train.method=retrain --set selection.method=all
 
 Pretraining lets the base target write prompts (--data self) and answers, trains a fresh draft on them and registers

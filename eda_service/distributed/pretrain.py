@@ -56,7 +56,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     """
     name, at, version = reference.partition("@")
     if not at or not version.isdigit():
-        raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@1", param="pretrain")
+        raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
     if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
     destination = home_dir() / "drafts" / name / version

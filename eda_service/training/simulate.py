@@ -1,8 +1,8 @@
 """Simulated acceptance: Eq. 2 on held-out samples from an unrolled chain, without decoding.
 
-Row s accepts step j while the draft's most likely token equals the target's at every step up to j. Rounds walk along the
-sample's own text as decoding would: the next one begins after the accepted tokens and the correction. Counting every
-row as a start instead would weigh easy stretches by their length (measured: 2.8 against 2.3 decoded). It ranks
+Row s accepts step j while the draft's most likely token equals the target's at every step up to j. Rounds walk along
+the sample's own text as decoding would: the next one begins after the accepted tokens and the correction. Counting
+every row as a start instead would weigh easy stretches by their length (measured: 2.8 against 2.3 decoded). It ranks
 checkpoints at the price of one forward pass.
 
 Shapes: B samples, S rows, D hidden, W draft vocabulary, K steps.

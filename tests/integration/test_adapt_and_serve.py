@@ -277,7 +277,7 @@ def test_bad_jobs_are_refused_or_fail_with_the_field(
             client.create(body(tiny_dir, files, **changes))
         assert (caught.value.status, caught.value.param) == (400, param)
     for changes, code, param in (
-        ({"base_draft": "smollm2-135m@1"}, "target_incompatible", "base_draft"),
+        ({"base_draft": "smollm2-135m@2"}, "target_incompatible", "base_draft"),
         ({"model": "no/such-model"}, "target_not_found", "target.model"),
     ):
         job = client.wait(client.create(body(tiny_dir, files, **changes)).id, timeout_s=120)

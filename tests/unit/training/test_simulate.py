@@ -22,7 +22,6 @@ from eda_service.target.loader import Target
 from eda_service.training import simulate
 from eda_service.training.batches import Batch, collate
 from eda_service.training.simulate import simulated_acceptance_length
-from eda_service.training.unroll import unroll
 
 
 @pytest.fixture(scope="module")
