@@ -1,8 +1,10 @@
 """Decoding speed against what a user would run instead: `make bench-decode` writes `benchmarks/results/decode.json`.
 
-Same target weights, prompts, stops and caps for every engine; within each repeat all engines take turns prompt by
-prompt, so that a drifting machine hits all of them; medians over repeats, ratios within a repeat. Prefill is included,
-loading and a first warm-up are not. `QUICK=1` leaves out the second domain and the batches.
+Same target weights, prompts, stops and caps for every engine; within each repeat the engines of a group take turns
+prompt by prompt, so that a drifting machine hits all of them; medians over repeats, ratios to our own autoregressive
+decoding within a repeat of the same group. Our engines are one group, and the others, with our baseline again, a second
+one: the threads of other engines slow whoever comes next. Prefill is included, loading and a first warm-up are not.
+`QUICK=1` measures the math rows at batch 1 on fewer prompts.
 """
 
 from __future__ import annotations
@@ -262,40 +264,44 @@ def floor(pair: Pair, tokens_per_s: float) -> dict[str, float]:
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def run_domain(
-    domain: Domain, arguments: argparse.Namespace, workdir: Path
-) -> tuple[list[dict[str, Any]], Pair] | None:
-    """All rows of a domain; the other engines run beside the math target only."""
+Made = tuple[list[dict[str, Any]], dict[str, Any]]
+
+
+def run_domain(domain: Domain, arguments: argparse.Namespace, workdir: Path) -> Made | None:
+    """All rows of a domain; other engines, batches and fixed shapes on the first domain only."""
     pair = load_pair(domain, arguments.data, 16)
     if pair is None:
         sys.stderr.write(f"{domain.name}: no prompts under {arguments.data}, skipped\n")
         return None
-    single = pair.prompts[: arguments.prompts]
-    rows: list[dict[str, Any]] = []
     settings = {"max_tokens": arguments.max_tokens, "repeats": arguments.repeats}
-    first = domain is DOMAINS[0]
-    greedy = own_engines(pair, 1) + fixed_engines(pair)
-    vllm: list[Measured] = []
+    single, first = pair.prompts[: arguments.prompts], domain is DOMAINS[0]
+    rows: list[dict[str, Any]] = []
+
+    def take(measured: list[Measured], prompts: list[list[int]], batch: int, temperature: float, skip: int = 0) -> None:
+        started = time.perf_counter()
+        measure(measured, prompts, batch=batch, temperature=temperature, **settings)
+        rows.extend(as_rows(measured, pair, batch=batch, temperature=temperature)[skip:])
+        seconds = time.perf_counter() - started
+        sys.stderr.write(f"{domain.name}, batch {batch}, T={temperature:g}: {len(measured)} engines, {seconds:.0f} s\n")
+
+    take(own_engines(pair, 1) + (fixed_engines(pair) if first else []), single, 1, 0.0)
+    take(own_engines(pair, 1), single, 1, 1.0)
+    limit = floor(pair, rows[0]["tokens_per_s"]) if first else {}
     if first:
-        merged = Merged(pair, workdir)
-        greedy += merged.transformers()[: 1 if arguments.quick else None]
+        merged, few = Merged(pair, workdir), single[: max(2, len(single) // 2)]
+        baseline = own_engines(pair, 1)[:1]
+        others = merged.transformers()[: 1 if arguments.quick else None]
         vllm = merged.vllm(workdir, with_draft=not arguments.quick) if VLLM_PYTHON.exists() else []
-    measure(greedy + vllm, single, batch=1, temperature=0.0, **settings)
-    rows += as_rows(greedy + vllm, pair, batch=1, temperature=0.0)
-    sampled = own_engines(pair, 1)
-    measure(sampled, single, batch=1, temperature=1.0, **settings)
-    rows += as_rows(sampled, pair, batch=1, temperature=1.0)
-    if first and not arguments.quick:
-        batched = own_engines(pair, 16) + [Measured(row.engine, row.draft, row.contender) for row in vllm[:1]]
-        for temperature in (0.0, 1.0):
-            for row in batched:
-                row.runs.clear()
-            measure(batched, pair.prompts, batch=16, temperature=temperature, **settings)
-            rows += as_rows(batched, pair, batch=16, temperature=temperature)
-    for row in vllm:
-        assert isinstance(row.contender, Vllm)
-        row.contender.close()
-    return rows, pair
+        take(baseline + others + vllm, few, 1, 0.0, skip=1)
+        limit["transformers_setting"] = merged.setting
+        if not arguments.quick:
+            for temperature in (0.0, 1.0):
+                same = [Measured(row.engine, row.draft, row.contender) for row in vllm[:1]]
+                take(own_engines(pair, 16) + same, pair.prompts, 16, temperature)
+        for row in vllm:
+            assert isinstance(row.contender, Vllm)
+            row.contender.close()
+    return rows, limit
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -314,22 +320,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with eval/<domain>/*.jsonl")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=4, help="prompts decoded one by one")
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=8, help="prompts decoded one by one")
+    parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--quick", action="store_true", help="math at batch 1 only, fewer tokens")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.prompts = 2
+        arguments.prompts, arguments.max_tokens, arguments.repeats = 4, 64, 3
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Any]] = []
-    limit: dict[str, float] = {}
+    limit: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
         for domain in DOMAINS[: 1 if arguments.quick else None]:
             made = run_domain(domain, arguments, Path(directory))
             if made is None:
                 continue
             rows += made[0]
-            limit = limit or floor(made[1], made[0][0]["tokens_per_s"])
+            limit = limit or made[1]
     show(rows)
     command = "make bench-decode" + (" QUICK=1" if arguments.quick else "")
     result = {**header(command), "threads": arguments.threads, "limit": limit, "rows": rows}
