@@ -69,7 +69,7 @@ def profile(engine: Engine, prompts: list[list[int]], temperature: float) -> dic
     runner, target = engine._rounds, engine.target
     clocks.wrap(target, "decoder", "verify body")
     clocks.wrap(target.head, "forward", "verify head")
-    for name in ("distribution", "draw", "verify_greedy", "verify_sampled", "verify_tree", "is_finite"):
+    for name in ("distribution", "draw", "most_likely", "verify_greedy", "verify_sampled", "verify_tree", "is_finite"):
         clocks.wrap(rounds, name, "sampling")
     if runner.proposer is not None:
         clocks.wrap(runner.proposer, "draft", "draft body")

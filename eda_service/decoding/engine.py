@@ -28,6 +28,7 @@ from eda_service.model.head import DraftHead
 from eda_service.target.loader import Target
 
 _PREFILL_TOKENS = 2048
+_LEAST_FILLED = 0.85
 
 
 class Engine:
@@ -151,21 +152,28 @@ class Engine:
         """Admit what fits, then one round for all live requests."""
         outputs, self._cancelled = self._cancelled, []
         while self._waiting and len(self._live) < self.max_batch:
-            outputs.extend(self._admit(self._next_group()))
+            for group in self._arrivals():
+                outputs.extend(self._admit(group))
         if self._live:
             outputs.extend(self._round())
         return outputs
 
-    def _next_group(self) -> list[LiveRequest]:
-        """Waiting requests that fit the free slots and one padded prefill, in order of arrival."""
-        group = [self._waiting.popleft()]
-        width = len(group[0].prompt_ids)
-        while self._waiting and len(self._live) + len(group) < self.max_batch:
-            width = max(width, len(self._waiting[0].prompt_ids))
-            if width * (len(group) + 1) > _PREFILL_TOKENS:
-                break
-            group.append(self._waiting.popleft())
-        return group
+    def _arrivals(self) -> list[list[LiveRequest]]:
+        """Waiting requests that fit the free slots, first come first, in groups that prefill with little padding."""
+        free = self.max_batch - len(self._live)
+        arrived = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        groups: list[list[LiveRequest]] = []
+        tokens = 0
+        for request in sorted(arrived, key=lambda each: len(each.prompt_ids)):
+            width = len(request.prompt_ids)
+            tokens += width
+            padded = width * (len(groups[-1]) + 1) if groups else 0
+            if groups and padded <= min(_PREFILL_TOKENS, tokens / _LEAST_FILLED):
+                groups[-1].append(request)
+            else:
+                groups.append([request])
+                tokens = width
+        return groups
 
     def _admit(self, group: list[LiveRequest]) -> list[StepOutput]:
         """Prefill a group into the next slots and sample each first token from its prompt's last position."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from eda_service.config import TreeConfig
 from eda_service.decoding.fused_draft import FusedDraft
-from eda_service.decoding.sampling import distribution, draw
+from eda_service.decoding.sampling import distribution, draw, most_likely
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
@@ -121,7 +121,7 @@ class Proposer:
                 feature_B1D = self.extend(tokens[-1][:, None], feature_B1D, [end + step - 1 for end in ends])
             logits_B1W = self.head(feature_B1D)
             if temperatures_B is None or uniforms_BK is None:
-                draft_ids_B = logits_B1W.argmax(-1).squeeze(1)
+                draft_ids_B = most_likely(logits_B1W).squeeze(1)
             else:
                 probs_BW = distribution(logits_B1W, temperatures_B).squeeze(1)
                 draft_ids_B = draw(probs_BW, uniforms_BK[:, step])

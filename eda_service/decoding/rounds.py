@@ -18,7 +18,7 @@ from torch import Tensor
 from eda_service.config import TreeConfig
 from eda_service.decoding.live import LiveRequest, nuclei, pending_of
 from eda_service.decoding.proposal import Chain, Confidence, Proposer
-from eda_service.decoding.sampling import distribution, draw, is_finite
+from eda_service.decoding.sampling import distribution, draw, is_finite, most_likely
 from eda_service.decoding.tree import DraftTree
 from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
 from eda_service.target.loader import Target
@@ -109,7 +109,7 @@ class Rounds:
         """
         draws = self._draws(live, depth + 1)
         if draws is None:
-            return logits_BLV.argmax(-1)
+            return most_likely(logits_BLV)
         probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.top_ps_B, any_greedy=draws.any_greedy)
         uniforms_BL = draws.uniforms_BU if depths_BL is None else draws.uniforms_BU.gather(1, depths_BL)
         return draw(probs_BLV, uniforms_BL)
@@ -190,7 +190,7 @@ class Rounds:
         """(num_accepted_B, next_ids_B) for all rows."""
         speculates_B = _speculates(live, self.target.device)
         if draws is None or drafted.probs_BKV is None:
-            return verify_greedy(logits_BLV.argmax(-1), drafted.token_ids_BK, speculates_B)
+            return verify_greedy(most_likely(logits_BLV), drafted.token_ids_BK, speculates_B)
         probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.top_ps_B, any_greedy=draws.any_greedy)
         length = drafted.token_ids_BK.shape[1]
         uniforms_BL = torch.cat([draws.uniforms_BU[:, depth : depth + length], draws.uniforms_BU[:, -1:]], dim=1)

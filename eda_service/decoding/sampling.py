@@ -30,8 +30,15 @@ def distribution(
     greedy_B = temperatures_B == 0
     safe_B = torch.where(greedy_B, torch.ones_like(temperatures_B), temperatures_B)
     probs_BLV = _tempered(logits_BLV, safe_B, top_ps_B)
-    one_hot_BLV = torch.zeros_like(probs_BLV).scatter_(-1, logits_BLV.argmax(-1, keepdim=True), 1.0)
+    one_hot_BLV = torch.zeros_like(probs_BLV).scatter_(-1, most_likely(logits_BLV)[..., None], 1.0)
     return torch.where(greedy_B[:, None, None], one_hot_BLV, probs_BLV)
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """Index of the largest logit (..), the first of equals; through float32, for which torch's CPU kernel is five times
+    as fast as for bfloat16.
+    """
+    return logits.float().argmax(-1)
 
 
 def _tempered(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None) -> Tensor:

@@ -120,3 +120,26 @@ def test_long_prompts_are_prefilled_in_several_groups(tiny_target: Target, make_
     engine = speculative(tiny_target, make_fitted_draft("llama"), max_batch=6, max_tokens=500)
     alone = [decode(Engine(tiny_target, max_batch=1, max_tokens=500), [ids], params[:1])[0] for ids in prompts]
     assert decode(engine, prompts, params) == alone
+
+
+def test_arrivals_prefill_together_where_lengths_are_alike_and_in_order_of_arrival(tiny_target: Target) -> None:
+    engine = Engine(tiny_target, max_batch=6, max_tokens=120)
+    lengths = [40, 10, 41, 10, 11, 42, 3, 60]
+    for i, length in enumerate(lengths):
+        engine.submit(str(i), [5] * length, SamplingParams(max_new_tokens=4))
+    groups = [[int(request.request_id) for request in group] for group in engine._arrivals()]
+    assert groups == [[1, 3, 4], [0, 2, 5]]
+    assert engine.num_waiting == 2
+
+
+def test_no_group_is_padded_by_more_than_a_sixth(tiny_target: Target) -> None:
+    engine = Engine(tiny_target, max_batch=40, max_tokens=120)
+    rng = random.Random(0)
+    for i in range(40):
+        engine.submit(str(i), [5] * rng.randint(1, 100), SamplingParams(max_new_tokens=4))
+    groups = engine._arrivals()
+    assert sum(map(len, groups)) == 40
+    assert len(groups) < 20
+    for group in groups:
+        widths = [len(request.prompt_ids) for request in group]
+        assert max(widths) * len(widths) * 0.85 <= sum(widths)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eda_service.decoding.sampling import distribution, draw, nucleus
+from eda_service.decoding.sampling import distribution, draw, most_likely, nucleus
 
 
 def nucleus_oracle(probs_V: np.ndarray, top_p: float) -> np.ndarray:
@@ -122,3 +122,14 @@ def test_draw_never_gives_a_token_of_probability_zero() -> None:
     probs_V /= probs_V.sum()
     for uniform in (0.0, 0.5, 1 - 2**-24):
         assert probs_V[draw(probs_V[None], torch.tensor([uniform]))] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_of_equal_logits_wins(dtype: torch.dtype) -> None:
+    """bfloat16 has few values, so ties are common; greedy decoding must break them the same way everywhere."""
+    logits_BLV = torch.randn(3, 5, 700, generator=torch.Generator().manual_seed(0)).to(dtype).round()
+    best_BL = most_likely(logits_BLV)
+    for row, position in itertools.product(range(3), range(5)):
+        values = logits_BLV[row, position].tolist()
+        assert values.count(max(values)) > 1
+        assert int(best_BL[row, position]) == values.index(max(values))
