@@ -33,6 +33,8 @@ SETTINGS = {
     "evaluation.num_prompts": 16,
     "evaluation.num_timed_prompts": 0,
 }
+# MBPP has few prompts: all samples, more passes.
+DOMAIN_SETTINGS: dict[str, dict[str, object]] = {"code": {"selection.keep_fraction": 1.0, "train.epochs": 12}}
 
 
 def adapt(domain: Domain, data: Path, num_prompts: int, workers: int) -> None:
@@ -45,6 +47,7 @@ def adapt(domain: Domain, data: Path, num_prompts: int, workers: int) -> None:
         "selfgen.threads_per_actor": 1,
         "train.num_workers": workers,
         "base_draft": BASE_DRAFT,
+        **DOMAIN_SETTINGS.get(domain.name, {}),
     }
     part = PARTS / f"{domain.name}-train.jsonl"
     prompts = split_rows(data / domain.train, domain.num_held_back, part, held_back=False)
