@@ -22,8 +22,8 @@ from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
 from eda_service.distributed.train_state import Curve, TrainState
 from eda_service.errors import NonFiniteLossError
-from eda_service.model.checkpoint import write_pack
-from eda_service.model.freezing import frozen_sha256, trained_state
+from eda_service.model.checkpoint import save_pack
+from eda_service.model.freezing import frozen_sha256
 from eda_service.records import CurvePoint, Stage
 from eda_service.target.packed import native_bfloat16
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
@@ -195,8 +195,7 @@ class Worker:
 
     def _save_best(self) -> None:
         staging = Path(tempfile.mkdtemp(prefix=".best-", dir=self.out_dir))
-        tensors = {name: tensor.to(torch.bfloat16) for name, tensor in trained_state(self.draft).items()}
-        write_pack(staging, tensors, self.train_config, self.vocab_W)
+        save_pack(staging, self.draft, self.train_config, self.vocab_W)
         best = self.out_dir / "pack"
         best.mkdir(exist_ok=True)
         for path in staging.iterdir():

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 from pydantic import BaseModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,9 +23,10 @@ from eda_service.config import Method, TrainConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
-from eda_service.model.freezing import prepare, trained_state
+from eda_service.model.freezing import frozen_sha256, prepare, trained_state
 
 _VOCAB = "draft_vocab"
+_FROZEN = "frozen_sha256"
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
@@ -67,32 +68,41 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
 
 
 def save_pack(directory: Path, draft: Draft, train: TrainConfig, vocab_W: Tensor | None) -> None:
-    """Write the trained tensors and how to rebuild their place into an existing directory."""
+    """Write the trained tensors, and how to rebuild their place, into an existing directory."""
     tensors = {name: tensor.to(torch.bfloat16) for name, tensor in trained_state(draft).items()}
-    write_pack(directory, tensors, train, vocab_W)
-
-
-def write_pack(directory: Path, tensors: dict[str, Tensor], train: TrainConfig, vocab_W: Tensor | None) -> None:
-    """`save_pack` from tensors already taken from a draft."""
     (directory / "pack.json").write_text(json.dumps(train.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    save_file(_with_vocab(tensors, vocab_W), directory / "pack.safetensors")
+    metadata = {_FROZEN: frozen_sha256(draft, torch.bfloat16)}
+    save_file(_with_vocab(tensors, vocab_W), directory / "pack.safetensors", metadata=metadata)
 
 
 def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDraft:
     """A base draft with a pack applied, LoRA merged, without gradients.
 
     Raises:
-        ArtifactCorruptError: A tensor of the pack is missing, unknown or of another shape.
+        ArtifactCorruptError: A tensor of the pack is missing, unknown or of another shape, or the pack was trained
+            beside another base draft.
     """
-    loaded = load_base_draft(base_dir, dtype=dtype)
+    loaded = load_base_draft(base_dir, dtype=torch.float32)
     train = _read_config(TrainConfig, pack_dir / "pack.json")
     tensors, vocab_W = _read(pack_dir / "pack.safetensors")
     draft = prepare(loaded.draft, train, seed=0)
     _fill(draft, tensors, pack_dir / "pack.safetensors", complete=False)
+    _check_base(draft, base_dir, pack_dir)
     if train.method is Method.LORA:
         _merge_lora(draft)
     draft.requires_grad_(False)
-    return LoadedDraft(draft, vocab_W if vocab_W is not None else loaded.vocab_W)
+    return LoadedDraft(draft.to(dtype), vocab_W if vocab_W is not None else loaded.vocab_W)
+
+
+def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:
+    """A private expert is worth nothing beside a shared expert it was not trained with: compare the frozen weights."""
+    with safe_open(pack_dir / "pack.safetensors", framework="pt") as stream:
+        wanted = (stream.metadata() or {}).get(_FROZEN)
+    if wanted is not None and wanted != frozen_sha256(draft, torch.bfloat16):
+        raise ArtifactCorruptError(
+            f"the pack in {pack_dir} was trained beside another base draft than {base_dir}; "
+            "load it with the base draft its manifest names, or adapt again"
+        )
 
 
 def for_inference(loaded: LoadedDraft) -> LoadedDraft:

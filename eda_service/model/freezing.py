@@ -66,13 +66,13 @@ def trained_state(draft: Draft) -> dict[str, Tensor]:
     return {name: p.detach().cpu().contiguous() for name, p in draft.named_parameters() if p.requires_grad}
 
 
-def frozen_sha256(draft: Draft) -> str:
-    """Hash over the names and bytes of every frozen parameter."""
+def frozen_sha256(draft: Draft, dtype: torch.dtype | None = None) -> str:
+    """Hash over the names and bytes of every frozen parameter, as they are or in a dtype."""
     digest = hashlib.sha256()
     for name, parameter in sorted(draft.named_parameters()):
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(parameter.detach().to("cpu", dtype).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -177,6 +177,17 @@ def test_a_pack_of_another_form_is_corrupt(
         load_pack(base_dir, tmp_path, dtype=torch.float32)
 
 
+def test_a_pack_for_another_base_draft_is_refused(
+    tmp_path: Path, base_dir: Path, tiny_target: Target, new_draft: Callable[..., Draft]
+) -> None:
+    """The same shapes, other weights: nothing else would tell, and it would only be slow."""
+    save_pack(tmp_path, prepare(new_draft(tiny_target, seed=9), METHODS["eda"], seed=0), METHODS["eda"], None)
+    with pytest.raises(ArtifactCorruptError, match="another base draft"):
+        load_pack(base_dir, tmp_path, dtype=torch.float32)
+    save_pack(tmp_path, prepare(new_draft(tiny_target, seed=9), METHODS["full_ft"], seed=0), METHODS["full_ft"], None)
+    load_pack(base_dir, tmp_path, dtype=torch.bfloat16)  # nothing of the base is left in it
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"hidden_size": 32}'])
 def test_an_unreadable_config_is_corrupt(base_dir: Path, text: str) -> None:
     (base_dir / "config.json").write_text(text)
