@@ -134,7 +134,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for key, label in (("autoregressive_ms", "autoregressive"), ("chain_ms", f"chain of {CHAIN}")):
             axis.plot([row[name] for row in rows], [row[key] for row in rows], marker="o", label=label)
         axis.set(xlabel=name, ylabel="ms per round", xscale="log", yscale="log")
+        axis.minorticks_off()
         axis.set_xticks([row[name] for row in rows], [str(row[name]) for row in rows])
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_yticks([10, 20, 50, 100, 200] if name == "batch" else [10, 15, 20, 30, 40])
         axis.legend()
     rows = result["over_tree"]
     sizes = [row["size"] for row in rows]

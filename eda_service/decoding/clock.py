@@ -49,12 +49,17 @@ class Clock:
         return self._medians.get((rows, 0), 1.0)
 
     def speculative(self, rows: int) -> float:
-        """Mean seconds of the last speculative rounds, whatever their depth; a stall counts as two usual rounds."""
-        last = self._speculative.get(rows, ())
-        if len(last) < _FEWEST:
+        """Mean seconds of the last speculative rounds, whatever their depth; a stall counts as two usual rounds.
+
+        Where too few were seen of this many rows, they are taken to cost as many steps as with the nearest number.
+        """
+        seen = [r for r, last in self._speculative.items() if len(last) >= _FEWEST and self.known(r, 0)]
+        if not seen:
             return self.step(rows) * (1.0 + _STEP_COST)
+        nearest = min(seen, key=lambda r: abs(r - rows))
+        last = self._speculative[nearest]
         longest = _OUTLIER * median(last)
-        return fmean(min(seconds, longest) for seconds in last)
+        return fmean(min(seconds, longest) for seconds in last) * self.step(rows) / self.step(nearest)
 
     def line(self, rows: int) -> tuple[float, float]:
         """(seconds at depth 0, seconds per level) of speculative rounds."""

@@ -187,8 +187,6 @@ class Engine:
         logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
         first_B = self._rounds.choose(group, logits_B1V).squeeze(1)
         finite_B = is_finite(logits_B1V)
-        if self._proposer is not None and width > 1:
-            self._proposer.extend(ids_BP[:, 1:], features_BPD[:, :-1], [0] * len(group), first_slot=slot)
         self._live.extend(group)
         outputs = [
             self._start(request, features_BPD[i], first, bool(finite))
@@ -204,8 +202,12 @@ class Engine:
         length = len(request.prompt_ids)
         request.consume(1)
         request.num_cached = length
-        request.pending_start = length - 1
-        request.hold_back([first], features_PD[length - 1 : length], keep=False)
+        if self._proposer is not None and request.params.speculate:
+            # The draft sees the prompt when it first drafts: never, where speculation does not pay.
+            request.hold_back([*request.prompt_ids[1:], first], features_PD[:length], keep=False)
+        else:
+            request.pending_start = length - 1
+            request.hold_back([first], features_PD[length - 1 : length], keep=False)
         if self.capture_features:
             request.captured.append(features_PD[:length].clone())
         emitted, reason = request.accept([first])
@@ -217,9 +219,12 @@ class Engine:
         depth = 0
         if self._proposer is not None and any(request.params.speculate for request in live):
             depth = self._policy.depth(live, self.num_draft_tokens)
+        begun = time.perf_counter()
+        if depth:
+            self._rounds.catch_up(live)
         started = time.perf_counter()
         results = self._rounds.run(live, depth, self._policy.confidence(live, depth))
-        self._policy.observe(live, depth, results, time.perf_counter() - started)
+        self._policy.observe(live, depth, results, time.perf_counter() - started, started - begun)
         outputs = [self._advance(request, result, depth) for request, result in zip(live, results, strict=True)]
         self._leave_ended(outputs, first_slot=0)
         return outputs

@@ -86,6 +86,14 @@ class LiveRequest:
         self.pending_tokens += tokens
         self.pending_features.append(features_PD)
 
+    def take_all_but_last(self) -> tuple[list[int], Tensor, int]:
+        """Pending tokens, features (P, D) and start of all pairs but the last, which stays pending."""
+        features_PD = torch.cat(self.pending_features)
+        taken, start = self.pending_tokens[:-1], self.pending_start
+        self.pending_tokens, self.pending_features = self.pending_tokens[-1:], [features_PD[-1:]]
+        self.pending_start += len(taken)
+        return taken, features_PD[:-1], start
+
     def accept(self, token_ids: list[int]) -> tuple[list[int], str | None]:
         """Emit tokens up to a stop token or the cap; returns what was emitted and why it ended, if it did."""
         emitted: list[int] = []

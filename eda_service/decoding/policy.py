@@ -5,7 +5,7 @@ come anyway. `Adaptive` learns both sides while it decodes: the time of a round 
 acceptance by depth, by request and by the draft's own confidence. Where confidence can be read for free, a chain may
 grow to the longest and ends at the first token after which going on does not pay; elsewhere one depth is chosen for
 the whole round. Depth 0 is an autoregressive step, so speculation switches itself off where it loses, and a probe now
-and then finds out when it would win again.
+and then, the rarer the dearer probes are, finds out when it would win again.
 
 A request that brings a seed and samples keeps the full depth: a chain's draws depend on where rounds begin, so its
 answer would change from run to run.
@@ -40,8 +40,15 @@ class Policy(Protocol):
         """Whether a chain goes on after a token of this draft probability; None: always."""
         ...
 
-    def observe(self, live: Sequence[LiveRequest], depth: int, results: Sequence[RowResult], seconds: float) -> None:
-        """Learn from a finished round."""
+    def observe(
+        self,
+        live: Sequence[LiveRequest],
+        depth: int,
+        results: Sequence[RowResult],
+        seconds: float,
+        catch_up_seconds: float = 0.0,
+    ) -> None:
+        """Learn from a finished round: what it took, and what the draft took before it to see what it had missed."""
         ...
 
 
@@ -56,7 +63,14 @@ class AlwaysSpeculate:
         """Never stops early."""
         return None
 
-    def observe(self, live: Sequence[LiveRequest], depth: int, results: Sequence[RowResult], seconds: float) -> None:
+    def observe(
+        self,
+        live: Sequence[LiveRequest],
+        depth: int,
+        results: Sequence[RowResult],
+        seconds: float,
+        catch_up_seconds: float = 0.0,
+    ) -> None:
         """Nothing to learn."""
 
 
@@ -65,6 +79,8 @@ _REQUEST_MEMORY = 0.05
 _REQUEST_PRIOR_WEIGHT = 8
 _PRIOR = 0.7
 _PROBE_EVERY = 30
+_PROBE_SHARE = 0.01
+_LONGEST_PAUSE = 1000
 _FULL_EVERY = 50
 _BASELINE_EVERY = 100
 _EARLY_BASELINES = (10, 30)
@@ -89,12 +105,14 @@ class Adaptive:
         self._read_confidence = read_confidence
         self._asked: list[list[float]] = []
         self._since_probe = 0
+        self._pause = _PROBE_EVERY
+        self._is_probe = False
         self._rate = 0.0
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
         """The depth with the most expected tokens per second."""
         self._rounds += 1
-        self._asked = []
+        self._asked, self._is_probe = [], False
         while len(self._by_depth) < most:
             self._by_depth.append(Chance(_PRIOR))
         if any(_is_seeded(request) for request in live):
@@ -109,8 +127,11 @@ class Adaptive:
         if speculative > autoregressive:
             self._since_probe = 0
             return best
-        self._since_probe = (self._since_probe + 1) % _PROBE_EVERY
-        return 0 if self._since_probe else 1
+        self._since_probe += 1
+        if self._since_probe < self._pause:
+            return 0
+        self._since_probe, self._is_probe = 0, True
+        return 1
 
     def _best(self, live: Sequence[LiveRequest], most: int) -> tuple[float, int]:
         """(tokens per second, depth) of speculation: as measured where chains end themselves, or of the best depth."""
@@ -157,8 +178,19 @@ class Adaptive:
 
         return go_on
 
-    def observe(self, live: Sequence[LiveRequest], depth: int, results: Sequence[RowResult], seconds: float) -> None:
+    def observe(
+        self,
+        live: Sequence[LiveRequest],
+        depth: int,
+        results: Sequence[RowResult],
+        seconds: float,
+        catch_up_seconds: float = 0.0,
+    ) -> None:
         """Learn times and chances."""
+        if self._is_probe:
+            step = self._clock.step(len(live))
+            steps_lost = (seconds + catch_up_seconds - step) / step
+            self._pause = min(max(_PROBE_EVERY, round(steps_lost / _PROBE_SHARE)), _LONGEST_PAUSE)
         proposed = max((result.num_proposed for result in results), default=0)
         drafted = min(depth, proposed)
         self._clock.add(len(live), drafted, seconds)

@@ -24,6 +24,8 @@ from eda_service.decoding.verification import verify_greedy, verify_sampled, ver
 from eda_service.target.loader import Target
 from eda_service.target.slots import SlotCache
 
+_FEW_PENDING = 16
+
 
 @dataclass
 class RowResult:
@@ -66,6 +68,17 @@ class Rounds:
 
     def __init__(self, target: Target, cache: SlotCache, proposer: Proposer | None, tree: TreeConfig | None) -> None:
         self.target, self.cache, self.proposer, self.tree = target, cache, proposer, tree
+
+    def catch_up(self, live: Sequence[LiveRequest]) -> None:
+        """Show the draft most of what it missed of rows that missed much: a new prompt, or a while without drafting.
+
+        One by one: as part of a round every row would be padded to the longest.
+        """
+        for slot, request in enumerate(live):
+            if self.proposer is not None and len(request.pending_tokens) > _FEW_PENDING:
+                tokens, features_PD, start = request.take_all_but_last()
+                tokens_1P = torch.tensor([tokens], device=self.target.device)
+                self.proposer.extend(tokens_1P, features_PD[None], [start], first_slot=slot)
 
     def run(self, live: Sequence[LiveRequest], depth: int, go_on: Confidence | None = None) -> list[RowResult]:
         """One round.
@@ -151,13 +164,11 @@ class Rounds:
     def _chain(
         self, live: Sequence[LiveRequest], proposer: Proposer, depth: int, go_on: Confidence | None
     ) -> list[RowResult]:
-        draws = self._chain_draws(live, depth)
+        draws, pending = self._chain_draws(live, depth), pending_of(live)
         if draws is None:
-            drafted = proposer.chain(pending_of(live), depth, go_on=go_on)
+            drafted = proposer.chain(pending, depth, go_on=go_on)
         else:
-            drafted = proposer.chain(
-                pending_of(live), depth, draws.temperatures_B, draws.uniforms_BU[:, :depth], go_on=go_on
-            )
+            drafted = proposer.chain(pending, depth, draws.temperatures_B, draws.uniforms_BU[:, :depth], go_on=go_on)
         ids_BL, features_BLD = self._verify_forward(live, drafted)
         logits_BLV = self.target.head(features_BLD)
         accepted_B, next_B = self._verify_chain(live, logits_BLV, drafted, draws, depth)

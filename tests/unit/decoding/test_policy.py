@@ -13,7 +13,7 @@ from engine_helpers import DraftMaker, TargetMaker, decode, make_prompts, specul
 
 from eda_service.config import TreeConfig
 from eda_service.decoding.clock import Clock
-from eda_service.decoding.engine import Engine
+from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.live import LiveRequest
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import RequestStats, SamplingParams
@@ -39,8 +39,10 @@ def simulate(
     seed: int = 0,
     draft_cost: float = 0.0,
     told: bool = False,
+    catch_up: float = 0.0,
 ) -> tuple[float, list[int]]:
-    """(tokens per unit of time, depths) on a machine where a round of depth d takes 1 + [d > 0] draft + d step.
+    """(tokens per unit of time, depths) on a machine where a round of depth d takes 1 + [d > 0] draft + d step, and
+    `catch_up` more if it drafts after one that did not.
 
     With `told`, the draft's probability is 0.95 where the target will accept and 0.15 where it will not.
     """
@@ -62,8 +64,9 @@ def simulate(
             proposed = depth if each.params.speculate else 0
             results.append(RowResult([0] * (accepted + 1), [0], torch.empty(0), proposed, True))
             tokens += accepted + 1
-        policy.observe(live, depth, results, took)
-        seconds += took
+        missed = catch_up if depth and depths and not depths[-1] else 0.0
+        policy.observe(live, depth, results, took, missed)
+        seconds += took + missed
         depths.append(depth)
     return tokens / seconds, depths
 
@@ -102,6 +105,28 @@ def test_a_draft_that_never_hits_costs_less_than_three_percent(read_confidence: 
     rate, depths = simulate(policy, [request()], chance=0.0, step_cost=0.1, draft_cost=0.1, num_rounds=1000)
     assert rate > 0.97
     assert depths.count(0) > 900
+
+
+def test_dear_probes_are_rare() -> None:
+    """In a batch the draft has missed much before a probe: four steps' worth here."""
+    policy = Adaptive()
+    simulate(policy, [request()], chance=0.0, step_cost=0.5, catch_up=4.0, num_rounds=100)
+    rate, depths = simulate(policy, [request()], chance=0.0, step_cost=0.5, catch_up=4.0, num_rounds=3000, seed=1)
+    assert rate > 0.98
+    assert 3 <= len(depths) - depths.count(0) <= 10
+
+
+def test_rows_more_cost_what_the_nearest_number_of_rows_suggests() -> None:
+    clock = Clock()
+    for _ in range(5):
+        clock.add(16, 0, 2.0)
+        clock.add(16, 3, 5.0)
+        clock.add(1, 0, 1.0)
+        clock.add(1, 3, 1.4)
+    clock.add(15, 0, 1.8)
+    clock.add(2, 0, 1.1)
+    assert clock.speculative(15) == pytest.approx(1.8 * 2.5)
+    assert clock.speculative(2) == pytest.approx(1.1 * 1.4)
 
 
 def test_speculation_comes_back_when_the_draft_fits_again() -> None:
@@ -194,3 +219,21 @@ def test_a_useless_draft_on_a_real_engine_is_switched_off(tiny_target: Target, t
             if output.finish_reason is not None:
                 proposed, rounds = proposed + output.stats.num_draft_tokens, rounds + output.stats.num_rounds
     assert proposed < rounds
+
+
+@pytest.mark.parametrize("tree", [None, TreeConfig(size=7, depth=3, width=3)], ids=["chain", "tree"])
+def test_the_draft_sees_what_it_missed_whichever_way_it_catches_up(
+    tree: TreeConfig | None, make_target: TargetMaker, make_fitted_draft: DraftMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows by themselves, or all within the round: the same drafts, told by what is accepted in each round."""
+    target, prompts = make_target("llama"), make_prompts(9, seed=11)
+    params = SamplingParams(max_new_tokens=40)
+    seen: list[list[int]] = []
+    for few in (1, 10**6):
+        monkeypatch.setattr("eda_service.decoding.rounds._FEW_PENDING", few)
+        engine = speculative(target, make_fitted_draft("llama"), max_batch=3, policy=_Restless(), tree=tree)
+        for i, ids in enumerate(prompts):
+            engine.submit(str(i), ids, params)
+        seen.append([len(output.new_token_ids) for outputs in run_to_end(engine).values() for output in outputs])
+    assert seen[0] == seen[1]
+    assert sum(length > 1 for length in seen[0]) > 10
