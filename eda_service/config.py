@@ -47,6 +47,18 @@ class Selector(StrEnum):
     ALL = "all"
 
 
+class DistributionLoss(StrEnum):
+    """How far the draft's distribution is from the target's: Eq. 10's soft cross-entropy (KL up to a constant), total
+    variation distance, or the negative logarithm of the acceptance rate (arXiv 2602.23881); or cross-entropy with the
+    tokens of the answer alone, all that a black-box target shows (arXiv 2503.07807).
+    """
+
+    CROSS_ENTROPY = "cross_entropy"
+    TVD = "tvd"
+    LK = "lk"
+    TOKENS = "tokens"
+
+
 class TargetSpec(Config):
     """A target: a Hugging Face id or local directory, optionally with a LoRA adapter on top."""
 
@@ -77,9 +89,21 @@ class DatasetSpec(Config):
     num_prompts: int = Field(256, ge=8, le=1_000_000, description="prompts used; the paper has 68,000 per stage")
 
 
+class Answers(StrEnum):
+    """Whose answers a draft learns: the target's own (Eqs. 8-9), or those the data set brings (the paper's "original
+    data").
+    """
+
+    TARGET = "target"
+    DATASET = "dataset"
+
+
 class SelfGenConfig(Config):
     """Self-generation (Eqs. 8-9). The paper does not publish temperature or token cap."""
 
+    answers: Answers = Field(
+        Answers.TARGET, description="target: it answers each prompt; dataset: each row's `reference`, for comparison"
+    )
     temperature: float = Field(0.7, ge=0.0, le=2.0, description="sampling temperature of the target")
     extra_temperatures: tuple[Temperature, ...] = Field(
         (), max_length=8, description="samples take turns, by their seed, among `temperature` and these"
@@ -114,7 +138,12 @@ class LossConfig(Config):
     """Draft loss (Eqs. 1, 10): regression on features plus soft cross-entropy on token distributions."""
 
     regression_weight: float = Field(1.0, ge=0.0, le=100.0, description="SmoothL1 on features (released code: 1.0)")
-    cross_entropy_weight: float = Field(0.1, ge=0.0, le=100.0, description="soft cross-entropy (released code: 0.1)")
+    cross_entropy_weight: float = Field(
+        0.1, ge=0.0, le=100.0, description="soft cross-entropy (released code: 0.1), or what `distribution` says"
+    )
+    distribution: DistributionLoss = Field(
+        DistributionLoss.CROSS_ENTROPY, description="loss on the distributions; cross_entropy is the paper's"
+    )
     unroll_steps: int = Field(
         1,
         ge=1,

@@ -1,8 +1,8 @@
 """Named sets of AdaptConfig overrides.
 
 `demo`      sized for two cores and a few minutes on SmolLM2-135M
-`paper`     the paper's settings, with the released code's loss weights
-`paper_7b`  the same with the half-width private expert and trained fc of Table 4 (127.5M of 462.4M parameters)
+`paper`     the paper's settings, with the released code's loss weights and a private expert of half width, fc frozen
+`paper_7b`  the same with the trained fc of Table 4 (127.5M of 462.4M parameters)
 `best`      beyond the paper: three unrolled steps
 """
 
@@ -16,7 +16,14 @@ from eda_service.errors import InputError
 _PAPER: dict[str, Any] = {
     "dataset": {"num_prompts": 68_000},
     "selection": {"method": "pca", "keep_fraction": 0.5, "quantile": 0.9},
-    "train": {"method": "eda", "mix": "softmax", "epochs": 20, "batch_size": 16, "learning_rate": 4e-5},
+    "train": {
+        "method": "eda",
+        "mix": "softmax",
+        "private_width_fraction": 0.5,
+        "epochs": 20,
+        "batch_size": 16,
+        "learning_rate": 4e-5,
+    },
     "evaluation": {"num_prompts": 80, "temperatures": [0.0, 1.0], "tree": {"size": 60, "depth": 5, "width": 10}},
 }
 
@@ -49,7 +56,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         },
     },
     "paper": _PAPER,
-    "paper_7b": {**_PAPER, "train": {**_PAPER["train"], "private_width_fraction": 0.5, "train_fc": True}},
+    "paper_7b": {**_PAPER, "train": {**_PAPER["train"], "train_fc": True}},
     "best": {**_PAPER, "train": {**_PAPER["train"], "loss": {"unroll_steps": 3}}},
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from eda_service.artifacts.files import write_bytes, write_json
-from eda_service.config import AdaptConfig, DatasetSpec
+from eda_service.config import AdaptConfig, Answers, DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selection.projection import fit_reference
 from eda_service.selfgen.generate import generate
@@ -44,7 +44,7 @@ def general_prompts(count: int) -> list[Prompt]:
 
 def write_prompt_file(path: Path, prompts: Sequence[Prompt]) -> None:
     """JSON lines, atomically."""
-    lines = "".join(json.dumps({"id": p.id, "messages": p.messages}, ensure_ascii=False) + "\n" for p in prompts)
+    lines = "".join(json.dumps(prompt.as_dict(), ensure_ascii=False) + "\n" for prompt in prompts)
     write_bytes(path, lines.encode("utf-8"))
 
 
@@ -98,7 +98,9 @@ def _reference(config: AdaptConfig, target: Target, path: Path) -> dict[str, Any
     """Generate on general prompts with the tuned target and fit the statistics."""
     selection = config.selection
     started = time.monotonic()
-    settings = config.selfgen.model_copy(update={"max_new_tokens": selection.reference_max_new_tokens})
+    settings = config.selfgen.model_copy(
+        update={"max_new_tokens": selection.reference_max_new_tokens, "answers": Answers.TARGET}
+    )
     generated = generate(target, general_prompts(selection.num_reference_prompts), settings, seed=config.seed)
     if not generated.samples:
         raise DatasetInvalidError(

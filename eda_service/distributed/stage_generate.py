@@ -89,7 +89,7 @@ def _shards(directory: Path, shard_size: int) -> list[dict[str, str]]:
     return [
         {
             "shard": f"shard-{index:05d}",
-            "prompts": json.dumps([{"id": p.id, "messages": p.messages} for p in prompts[start : start + shard_size]]),
+            "prompts": json.dumps([prompt.as_dict() for prompt in prompts[start : start + shard_size]]),
         }
         for index, start in enumerate(range(0, len(prompts), shard_size))
     ]

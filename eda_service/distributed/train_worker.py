@@ -20,6 +20,7 @@ from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
+from eda_service.distributed.resources import keep_freed_memory
 from eda_service.distributed.train_state import Curve, TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
@@ -112,10 +113,9 @@ class Worker:
         self._resume()
         if self.state.step == 0:
             self.state.initial_acceptance = self._evaluate()
+        lengths = self.data.lengths(self.train_ids)
         for epoch in range(self.state.step // self.steps_per_epoch, self.train_config.epochs):
-            batches = epoch_batches(
-                len(self.train_ids), self.train_config.batch_size, seed=self.config.seed, epoch=epoch
-            )
+            batches = epoch_batches(lengths, self.train_config.batch_size, seed=self.config.seed, epoch=epoch)
             for batch in batches[self.state.step - epoch * self.steps_per_epoch :]:
                 self._step([self.train_ids[i] for i in batch])
             self._evaluate()
@@ -247,9 +247,11 @@ def train_worker(arguments: dict[str, Any]) -> None:
     prepare_environment(config.train.use_gpu)
     without_cpu_kernels()
     torch.set_num_threads(config.train.threads_per_worker)
+    if not config.train.use_gpu:
+        keep_freed_memory()
     draft, vocab_W = build_draft(payload, config.train, config.seed)
     before = frozen_sha256(draft)
-    draft_loss = DraftLoss(draft, config.train.loss, mixed=is_mixed(config.train))
+    draft_loss = DraftLoss(draft, config.train.loss, vocab_W, mixed=is_mixed(config.train))
     worker = Worker(payload, config, draft_loss, vocab_W)
     if config.train.use_gpu:
         before = frozen_sha256(worker.draft)

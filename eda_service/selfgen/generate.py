@@ -2,7 +2,7 @@
 
 Runs the project's own engine autoregressively over many prompts at once and captures the target's features as it goes,
 so that selection and training need no second forward pass. Each sample has its own random stream, derived from the
-job's seed and the sample's id.
+job's seed and the sample's id. For comparison the data set's own answers can take their place.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 
 from eda_service.artifacts.shards import Sample
-from eda_service.config import SelfGenConfig
+from eda_service.config import Answers, SelfGenConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput
-from eda_service.errors import EdaError
+from eda_service.errors import DatasetInvalidError, EdaError
 from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
 from eda_service.target.chat import render_prompt
@@ -56,7 +56,7 @@ def generate(
     seed: int,
     on_progress: Callable[[int], None] | None = None,
 ) -> Generated:
-    """Write an answer to every prompt.
+    """Write an answer to every prompt, or run the target over the data set's own answers.
 
     Args:
         target: The tuned target.
@@ -71,13 +71,18 @@ def generate(
     engine = new_engine(target, config)
     result = Generated()
     prompt_ids: dict[str, list[int]] = {}
+    given: dict[str, list[int]] = {}
     for prompt in prompts:
         try:
             ids = render_prompt(target.tokenizer, prompt.messages)
             if len(ids) > config.max_prompt_tokens:
                 result.skipped.append(SkippedRow(sample_id=prompt.id, reason=f"prompt has {len(ids)} tokens"))
                 continue
-            engine.submit(prompt.id, ids, _params(config, seed, prompt.id))
+            if config.answers is Answers.DATASET:
+                given[prompt.id] = reference_ids(target, prompt, config.max_new_tokens)
+                engine.submit(prompt.id, ids + given[prompt.id], SamplingParams(max_new_tokens=1))
+            else:
+                engine.submit(prompt.id, ids, _params(config, seed, prompt.id))
             prompt_ids[prompt.id] = ids
         except EdaError as error:
             result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
@@ -92,8 +97,25 @@ def generate(
         if on_progress is not None:
             on_progress(sum(len(output.new_token_ids) for output in outputs))
     for sample_id, ids in prompt_ids.items():
-        _collect(result, sample_id, ids, answers[sample_id], finished[sample_id], storage_dtype(target.dtype))
+        answer = given.get(sample_id, answers[sample_id])
+        _collect(result, sample_id, ids, answer, finished[sample_id], storage_dtype(target.dtype))
     return result
+
+
+def reference_ids(target: Target, prompt: Prompt, most: int) -> list[int]:
+    """Token ids of the data set's own answer with the end of the turn, cut at `most` tokens.
+
+    Raises:
+        DatasetInvalidError: The row has no answer.
+    """
+    if prompt.reference is None:
+        raise DatasetInvalidError(
+            f"row {prompt.id[:64]!r} has no reference, and selfgen.answers=dataset needs one; add it or let the target "
+            "answer",
+            param="selfgen.answers",
+        )
+    ids = target.tokenizer(prompt.reference, add_special_tokens=False)["input_ids"]
+    return [*ids, target.tokenizer.eos_token_id][:most]
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -121,4 +143,5 @@ def _collect(
     elif len(answer) < 2:
         result.skipped.append(SkippedRow(sample_id=sample_id, reason="empty answer: its answer mask is all zero"))
     else:
-        result.samples.append(Sample(sample_id, prompt + answer, len(prompt), last.features_TD.to(dtype)))
+        known = last.features_TD[: len(prompt) + len(answer) - 1]
+        result.samples.append(Sample(sample_id, prompt + answer, len(prompt), known.to(dtype)))

@@ -1,7 +1,8 @@
 """Domain prompts from a JSONL file, a Hugging Face dataset, or reasoning-gym.
 
 Accepted rows: {"messages": [{"role", "content"}, ...]} ending with a user message, or {"prompt": "text"}, each with an
-optional "id". Nothing is dropped silently: a malformed row is an error that names its line.
+optional "id" and an optional "reference", the data set's own answer (for `selfgen.answers=dataset`). Nothing is dropped
+silently: a malformed row is an error that names its line.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ _REASONING_GYM = re.compile(r"^reasoning-gym:(?P<task>\w+)(\?templates=(?P<first
 
 @dataclass(frozen=True)
 class Prompt:
-    """One conversation that the target is to answer."""
+    """One conversation that the target is to answer; `reference` is the data set's own answer."""
 
     id: str
     messages: list[dict[str, str]]
+    reference: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a JSON lines row."""
+        row: dict[str, Any] = {"id": self.id, "messages": self.messages}
+        return row if self.reference is None else {**row, "reference": self.reference}
 
 
 def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:
@@ -134,7 +141,12 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
             f"{where}: the last message is not the user's, so there is nothing to answer", param=PARAM
         )
     clean = [{"role": message["role"], "content": message["content"]} for message in messages]
-    return Prompt(id=str(row.get("id") or default_id), messages=clean)
+    reference = row.get("reference")
+    if reference is not None and not isinstance(reference, str):
+        raise DatasetInvalidError(
+            f"{where}: reference is a {type(reference).__name__}, not text; leave it out or write a string", param=PARAM
+        )
+    return Prompt(id=str(row.get("id") or default_id), messages=clean, reference=reference or None)
 
 
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from eda_service.artifacts.shards import Sample
 
+_SORTED_BATCHES = 8
+
 
 @dataclass
 class Batch:
@@ -54,11 +56,22 @@ def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -
     return Batch(token_ids_BL, features_BLD, loss_mask_BL, has_feature_BL)
 
 
-def epoch_batches(num_samples: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Sample indices of every global batch of an epoch, shuffled; a last partial batch is kept."""
-    order = list(range(num_samples))
-    random.Random(f"{seed}:{epoch}").shuffle(order)
-    return [order[start : start + batch_size] for start in range(0, num_samples, batch_size)]
+def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Sample indices of every global batch of an epoch, shuffled; one partial batch is kept.
+
+    Batches hold samples of like length, from within a few batches' worth of neighbours in the shuffled order: a batch
+    is padded to its longest.
+    """
+    rng = random.Random(f"{seed}:{epoch}")
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    window = _SORTED_BATCHES * batch_size
+    grouped: list[int] = []
+    for start in range(0, len(order), window):
+        grouped += sorted(order[start : start + window], key=lambda i: lengths[i])
+    batches = [grouped[start : start + batch_size] for start in range(0, len(grouped), batch_size)]
+    rng.shuffle(batches)
+    return batches
 
 
 def worker_share(batch: Sequence[int], rank: int, world_size: int) -> list[int]:

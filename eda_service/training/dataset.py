@@ -26,6 +26,12 @@ class CompactSet:
     def __len__(self) -> int:
         return len(self._index)
 
+    def lengths(self, indices: Sequence[int]) -> list[int]:
+        """Tokens of each of these samples."""
+        names = dict.fromkeys(name for name, _ in self._index)
+        tokens = {name: [len(s.token_ids) for s in read_shard(self._directory, name, features=False)] for name in names}
+        return [tokens[name][row] for name, row in (self._index[i] for i in indices)]
+
     def sample(self, index: int) -> Sample:
         """Read one sample with its features."""
         name, row = self._index[index]

@@ -1,31 +1,38 @@
 """The draft loss, Eqs. 1 and 10, over the unrolled steps.
 
-    L = w_reg * SmoothL1(h^, h) + w_ce * CE(softmax(W h), softmax(W h^))
+    L = w_reg * SmoothL1(h^, h) + w_ce * D(softmax(W h), softmax(W h^))
 
-Both terms are averaged over unmasked tokens only, then over the steps. W is the target's head, or a draft vocabulary's
-rows of it: then the target's distribution is the one renormalised over those tokens.
+D is the soft cross-entropy of the paper, or a loss on the acceptance rate a = sum_x min(p(x), q(x)) itself: 1 - a, the
+total variation distance, or -log a (LK loss, arXiv 2602.23881), whose gradient does not vanish where the draft is far
+off. Both terms are averaged over unmasked tokens only, then over the steps. W is the target's head, or a draft
+vocabulary's rows of it: then the target's distribution is the one renormalised over those tokens.
 
-Shapes: B samples, L positions, D hidden, M unmasked tokens of a step, W draft vocabulary.
+Shapes: B samples, S rows, L positions, D hidden, M unmasked tokens of a step, W draft vocabulary.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eda_service.config import LossConfig
+from eda_service.config import DistributionLoss, LossConfig
 from eda_service.model.draft import Draft
 from eda_service.training.batches import Batch
 from eda_service.training.unroll import unroll
 
+_SMALLEST_ACCEPTANCE = 1e-6
+
 
 @dataclass
 class Losses:
-    """Means over unmasked tokens and steps; `total` carries the gradient."""
+    """Means over unmasked tokens and steps; `total` carries the gradient. `cross_entropy` is the distributions' term,
+    whichever it is.
+    """
 
     total: Tensor
     regression: Tensor
@@ -38,14 +45,73 @@ def step_mask(batch: Batch, step: int) -> Tensor:
     return known & batch.loss_mask_BL[:, step + 2 :]
 
 
-def token_losses(predicted_MD: Tensor, wanted_MD: Tensor, head_WD: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 10's two terms per token: SmoothL1 averaged over D, and soft cross-entropy over W; each (M,)."""
-    regression_M = F.smooth_l1_loss(predicted_MD, wanted_MD, reduction="none").mean(-1)
-    with torch.no_grad():
-        target_probs_MW = torch.softmax(F.linear(wanted_MD, head_WD).float(), dim=-1)
-    draft_log_probs_MW = torch.log_softmax(F.linear(predicted_MD, head_WD).float(), dim=-1)
-    cross_entropy_M = -(target_probs_MW * draft_log_probs_MW).sum(-1)
-    return regression_M, cross_entropy_M
+@dataclass
+class Wanted:
+    """What the draft should say at M tokens.
+
+    Attributes:
+        features_MD: The target's features.
+        probs_MW: Its distributions.
+        rows_M: Row of W of the token that came, -1 where it is not in the draft vocabulary; None: not asked for.
+    """
+
+    features_MD: Tensor
+    probs_MW: Tensor
+    rows_M: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, features_MD: Tensor, head_WD: Tensor, rows_M: Tensor | None = None) -> Wanted:
+        """From the target's features."""
+        return cls(features_MD, torch.softmax(F.linear(features_MD, head_WD).float(), dim=-1), rows_M)
+
+    def take(self, places_M: Tensor) -> Wanted:
+        """Some of them; all of them are not copied."""
+        if len(places_M) == len(self.features_MD):
+            return self
+        rows_M = None if self.rows_M is None else self.rows_M[places_M]
+        return Wanted(self.features_MD[places_M], self.probs_MW[places_M], rows_M)
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    """-p . log_softmax(z) per row, in float32 whatever z is; its gradient is softmax(z) - p.
+
+    `F.cross_entropy` with soft targets walks over (M, W) a dozen times: a third of a training step at W = 8192.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_MW: Tensor, probs_MW: Tensor) -> Tensor:
+        log_probs_MW = torch.log_softmax(logits_MW, dim=-1, dtype=torch.float32)
+        normaliser_M = logits_MW[:, 0].float() - log_probs_MW[:, 0]
+        ctx.save_for_backward(logits_MW, probs_MW, normaliser_M)
+        return -log_probs_MW.mul_(probs_MW).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_M: Tensor) -> tuple[Tensor, None]:
+        logits_MW, probs_MW, normaliser_M = ctx.saved_tensors
+        draft_MW = logits_MW.to(torch.float32, copy=True).sub_(normaliser_M[:, None]).exp_()
+        return draft_MW.sub_(probs_MW).mul_(gradient_M[:, None]).to(logits_MW.dtype), None
+
+
+def token_losses(
+    predicted_MD: Tensor,
+    wanted: Wanted,
+    head_WD: Tensor,
+    distribution: DistributionLoss = DistributionLoss.CROSS_ENTROPY,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 10's two terms per token: SmoothL1 averaged over D, and the distributions' over W; each (M,)."""
+    regression_M = F.smooth_l1_loss(predicted_MD, wanted.features_MD, reduction="none").mean(-1)
+    logits_MW = F.linear(predicted_MD, head_WD)
+    if distribution is DistributionLoss.CROSS_ENTROPY:
+        return regression_M, _SoftCrossEntropy.apply(logits_MW, wanted.probs_MW)
+    logits_MW = logits_MW.float()
+    if distribution is DistributionLoss.TOKENS:
+        assert wanted.rows_M is not None
+        return regression_M, F.cross_entropy(logits_MW, wanted.rows_M, reduction="none", ignore_index=-1)
+    accepted_M = torch.minimum(wanted.probs_MW, torch.softmax(logits_MW, dim=-1)).sum(-1)
+    if distribution is DistributionLoss.TVD:
+        return regression_M, 1.0 - accepted_M
+    return regression_M, -torch.log(accepted_M.clamp(min=_SMALLEST_ACCEPTANCE))
 
 
 def mixed_precision(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
@@ -60,11 +126,16 @@ class DraftLoss(nn.Module):
     Args:
         draft: Draft in training form.
         config: Weights, steps, noise.
+        vocab_W: Token ids of the rows the draft scores; None: all of them, in order.
         mixed: Run the matrix products in bfloat16 on float32 weights; softmax and losses stay float32.
     """
 
-    def __init__(self, draft: Draft, config: LossConfig, *, mixed: bool = False) -> None:
+    def __init__(self, draft: Draft, config: LossConfig, vocab_W: Tensor | None = None, *, mixed: bool = False) -> None:
         super().__init__()
+        self.rows_V: Tensor | None = None
+        if vocab_W is not None:
+            self.rows_V = torch.full((draft.config.vocab_size,), -1)
+            self.rows_V[vocab_W.long()] = torch.arange(len(vocab_W))
         self.draft = draft
         self.config = config
         self.mixed = mixed
@@ -80,11 +151,19 @@ class DraftLoss(nn.Module):
         if self.config.feature_noise > 0:
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise
         regression, cross_entropy = [], []
+        counts_BS = step_mask(batch, 0)
+        # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
+        tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
+        rows_M = tokens_M if self.rows_V is None else self.rows_V.to(tokens_M.device)[tokens_M]
+        wanted = Wanted.of(batch.features_BLD[:, 1:-1][counts_BS], head_WD, rows_M)
+        places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
         steps = unroll(self.draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)
         for step, predicted_BSD in enumerate(steps):
-            mask_BS = step_mask(batch, step)
-            wanted_MD = batch.features_BLD[:, step + 1 : -1][mask_BS]
-            regression_M, cross_entropy_M = token_losses(predicted_BSD[mask_BS], wanted_MD, head_WD)
+            mask_BS = counts_BS[:, step:]
+            places_M = places_BS[:, step:][mask_BS]
+            regression_M, cross_entropy_M = token_losses(
+                predicted_BSD[mask_BS], wanted.take(places_M), head_WD, self.config.distribution
+            )
             count = max(1, regression_M.shape[0])
             regression.append(regression_M.sum() / count)
             cross_entropy.append(cross_entropy_M.sum() / count)

@@ -1,6 +1,6 @@
 """Make a tuned target: a LoRA fine-tune of a base target on one domain, with a measured shift.
 
-The two adapters shipped under `eda_service/assets/tuned_targets/` were made by this script. It trains on the answer
+The adapters shipped under `eda_service/assets/tuned_targets/` were made by this script. It trains on the answer
 tokens only, then measures on held-out rows how far the fine-tune moved from its base and refuses to save a tuned target
 that hardly moved (a draft adapted to it would prove nothing):
 

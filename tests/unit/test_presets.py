@@ -29,11 +29,12 @@ def test_the_paper_s_settings() -> None:
     assert settings["train"] == {
         "method": "eda",
         "mix": "softmax",
+        "private_width_fraction": 0.5,
         "epochs": 20,
         "batch_size": 16,
         "learning_rate": 4e-5,
     }
-    assert preset("paper_7b")["train"] == settings["train"] | {"private_width_fraction": 0.5, "train_fc": True}
+    assert preset("paper_7b")["train"] == settings["train"] | {"train_fc": True}
     assert preset("best")["train"]["loss"] == {"unroll_steps": 3}
 
 

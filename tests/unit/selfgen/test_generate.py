@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from eda_service.config import SelfGenConfig
+from eda_service.config import Answers, SelfGenConfig
 from eda_service.selfgen.generate import generate, storage_dtype
 from eda_service.selfgen.prompts import Prompt
 from eda_service.target.loader import Target
@@ -77,3 +77,26 @@ def test_several_temperatures_take_turns_by_sample(tiny_target: Target) -> None:
 )
 def test_features_are_stored_in_two_bytes(dtype: torch.dtype, wanted: torch.dtype) -> None:
     assert storage_dtype(dtype) == wanted
+
+
+def test_the_data_sets_own_answers_run_through_the_target(tiny_target: Target) -> None:
+    """Features must be those of a forward over prompt and answer; the answer ends with the turn."""
+    rows = [dataclasses.replace(prompt, reference="the other one") for prompt in prompts("the", "user and user")]
+    config = CONFIG.model_copy(update={"answers": Answers.DATASET, "batch_size": 2})
+    made = generate(tiny_target, rows, config, seed=0)
+    assert made.skipped == []
+    for sample in made.samples:
+        ids = tiny_target.tokenizer("the other one")["input_ids"]
+        assert sample.token_ids[sample.num_prompt_tokens :] == [*ids, tiny_target.tokenizer.eos_token_id]
+        cache = tiny_target.new_cache(1, 64)
+        wanted = tiny_target.forward(torch.tensor([sample.token_ids]), cache, [0])[0, :-1]
+        assert sample.features is not None
+        torch.testing.assert_close(sample.features.float(), wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_a_long_reference_is_cut_and_a_missing_one_is_a_skipped_row(tiny_target: Target) -> None:
+    rows = [dataclasses.replace(prompts("the")[0], reference="a" * 90), Prompt("none", prompts("the")[0].messages)]
+    made = generate(tiny_target, rows, CONFIG.model_copy(update={"answers": Answers.DATASET}), seed=0)
+    assert [sample.num_answer_tokens for sample in made.samples] == [CONFIG.max_new_tokens]
+    assert [row.sample_id for row in made.skipped] == ["none"]
+    assert "selfgen.answers" in made.skipped[0].reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
@@ -35,12 +37,23 @@ def test_a_cut_inside_the_prompt_leaves_nothing_to_learn() -> None:
 
 
 def test_an_epoch_sees_every_sample_once() -> None:
-    batches = epoch_batches(23, 5, seed=1, epoch=0)
-    assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
+    lengths = list(range(23))
+    batches = epoch_batches(lengths, 5, seed=1, epoch=0)
+    assert sorted(len(batch) for batch in batches) == [3, 5, 5, 5, 5]
     assert sorted(index for batch in batches for index in batch) == list(range(23))
-    assert epoch_batches(23, 5, seed=1, epoch=0) == batches
-    assert epoch_batches(23, 5, seed=1, epoch=1) != batches
-    assert epoch_batches(23, 5, seed=2, epoch=0) != batches
+    assert epoch_batches(lengths, 5, seed=1, epoch=0) == batches
+    assert epoch_batches(lengths, 5, seed=1, epoch=1) != batches
+    assert epoch_batches(lengths, 5, seed=2, epoch=0) != batches
+
+
+def test_batches_hold_samples_of_like_length() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randint(20, 250) for _ in range(960)]
+    batches = epoch_batches(lengths, 16, seed=3, epoch=0)
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < 1.15 * sum(lengths)
+    means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches]
+    assert means != sorted(means)  # short and long batches take turns
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])

@@ -1,0 +1,1 @@
+"""The paper's tables on SmolLM2: `make bench-paper`."""

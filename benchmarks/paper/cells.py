@@ -1,0 +1,152 @@
+"""The cells of the paper's grid and of the ablations: what is trained, on which data, how.
+
+A cell is one draft for one tuned target. Its name is its result file, so a cell is never run twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Settings = dict[str, Any]
+
+PAPER: Settings = {
+    "selection.method": "all",
+    "train.private_width_fraction": 0.5,
+    "train.epochs": 8,
+    "train.batch_size": 8,
+    "train.learning_rate": 1.5e-3,
+    "train.draft_vocab_size": 4096,
+    "train.num_workers": 1,
+    "train.threads_per_worker": 1,
+}
+"""The paper's recipe at this size: one-step loss with the released code's weights, fc frozen, a half-width private
+expert. Steps are fewer and the learning rate is higher than the paper's, for every method alike.
+"""
+BEST: Settings = {
+    "train.loss.unroll_steps": 3,
+    "train.loss.regression_weight": 0.2,
+    "train.loss.cross_entropy_weight": 1.0,
+    "train.train_fc": True,
+    "train.private_width_fraction": 1.0,
+}
+"""What wins on held-out data on top of it."""
+METHODS: dict[str, Settings] = {
+    "training-free": {},
+    "full_ft": {"train.method": "full_ft"},
+    "lora": {"train.method": "lora", "train.lora_rank": 112},
+    "retrain": {"train.method": "retrain"},
+    "eda": {"train.method": "eda"},
+}
+SELECTED: Settings = {"selection.method": "pca", "selection.keep_fraction": 0.5}
+HEADLINES = ("eda-selfgen", "full_ft-original", "best-selfgen")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One draft.
+
+    Attributes:
+        domain: Of the tuned target and its tasks.
+        method: Name of the method or variant.
+        data: `original` (the data set's answers), `selfgen`, or another source's name.
+        seed: Of selection and training, and of the self-generation.
+        settings: Of AdaptConfig, by path; what differs from the defaults.
+        full: Also T=1 and chains; otherwise trees at T=0 alone.
+    """
+
+    domain: str
+    method: str
+    data: str
+    seed: int = 0
+    settings: Settings = field(default_factory=dict, hash=False)
+    full: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the result file."""
+        return f"{self.domain}-{self.method}-{self.data}-s{self.seed}"
+
+
+def grid(domain: str) -> Iterator[Cell]:
+    """Tables 1 and 2: every method on every data; EDA's self-generated set is selected, as in the paper."""
+    yield Cell(domain, "training-free", "none", full=True)
+    for data in ("original", "selfgen"):
+        for method in ("full_ft", "lora", "retrain", "eda"):
+            settings = {**PAPER, **METHODS[method]}
+            if (method, data) == ("eda", "selfgen"):
+                settings |= SELECTED
+            yield Cell(domain, method, data, settings=settings, full=True)
+    best = {**PAPER, **METHODS["eda"], **SELECTED, **BEST}
+    yield Cell(domain, "best", "selfgen", settings=best, full=True)
+
+
+def seeds(domain: str) -> Iterator[Cell]:
+    """The headline cells twice more."""
+    for cell in grid(domain):
+        if f"{cell.method}-{cell.data}" in HEADLINES:
+            for seed in (1, 2):
+                yield replace(cell, seed=seed, full=False)
+
+
+def selection(domain: str) -> Iterator[Cell]:
+    """Table 3: budgets and selectors; sensitivity to rho, PCA dimension and the reference set."""
+    eda = {**PAPER, **METHODS["eda"]}
+    yield Cell(domain, "eda_all", "selfgen", settings=eda)
+    for share in (0.25, 0.5, 0.75):
+        for method in ("pca", "random", "reversed"):
+            if (method, share) != ("pca", 0.5):  # the grid's EDA cell
+                chosen = {"selection.method": method, "selection.keep_fraction": share}
+                yield Cell(domain, f"eda_{method}_{round(100 * share)}", "selfgen", settings={**eda, **chosen})
+    for path, values in (
+        ("selection.quantile", (0.5, 0.75, 0.97)),
+        ("selection.pca_dim", (16, 32, 128)),
+        ("selection.num_reference_prompts", (16, 128)),
+    ):
+        for value in values:
+            name = f"eda_{path.rpartition('.')[2]}_{value}"
+            yield Cell(domain, name, "selfgen", settings={**eda, **SELECTED, path: value})
+
+
+def beyond(domain: str) -> Iterator[Cell]:
+    """One change at a time on the paper's recipe, and one at a time taken out of `best`."""
+    paper = {**PAPER, **METHODS["eda"], **SELECTED}
+    added: dict[str, Settings] = {
+        "unroll_3": {"train.loss.unroll_steps": 3},
+        "ce_weighted": {"train.loss.regression_weight": 0.2, "train.loss.cross_entropy_weight": 1.0},
+        "lk": {
+            "train.loss.regression_weight": 0.2,
+            "train.loss.cross_entropy_weight": 1.0,
+            "train.loss.distribution": "lk",
+        },
+        "tvd": {
+            "train.loss.regression_weight": 0.2,
+            "train.loss.cross_entropy_weight": 1.0,
+            "train.loss.distribution": "tvd",
+        },
+        "black_box": {
+            "train.loss.regression_weight": 0.0,
+            "train.loss.cross_entropy_weight": 1.0,
+            "train.loss.distribution": "tokens",
+        },
+        "fc": {"train.train_fc": True},
+        "full_width": {"train.private_width_fraction": 1.0},
+        "mix_sum": {"train.mix": "sum"},
+    }
+    for name, settings in added.items():
+        yield Cell(domain, f"eda_{name}", "selfgen", settings={**paper, **settings})
+    best = {**paper, **BEST}
+    changed: dict[str, Settings] = {
+        "all_data": {"selection.method": "all"},
+        "lk": {"train.loss.distribution": "lk"},
+        "no_fc": {"train.train_fc": False},
+        "half_width": {"train.private_width_fraction": 0.5},
+        "full_ft": {"train.method": "full_ft"},
+    }
+    for name, settings in changed.items():
+        yield Cell(domain, f"best_{name}", "selfgen", settings={**best, **settings})
+    yield Cell(domain, "best", "magpie", settings=best)
+
+
+GROUPS = {"grid": grid, "seeds": seeds, "selection": selection, "beyond": beyond}

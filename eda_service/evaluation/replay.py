@@ -1,0 +1,209 @@
+"""Acceptance without verification: drafts held against answers the target has already written.
+
+At T=0 a speculative answer is the target's own, and with trees it is at every temperature (a seeded answer does not
+depend on the draft, docs/decoding.md). So once the target has answered the prompts and its features are kept, what any
+draft would have had accepted, round by round, follows from the draft alone: the counts are those of decoding at a small
+part of its cost. That is what makes a grid of many drafts over many tasks affordable. Chains at T>0 draw from the
+draft's own distribution and have to be decoded.
+
+Shapes: T tokens of a transcript, D hidden, B rows, N nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from eda_service.config import TreeConfig
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.proposal import Chain, Pending, Proposer
+from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.decoding.tree import DraftTree
+from eda_service.errors import InputError
+from eda_service.model.draft import Draft
+from eda_service.model.head import DraftHead
+
+
+@dataclass
+class Transcript:
+    """One answered prompt.
+
+    Attributes:
+        token_ids: Prompt and answer, a stop token included.
+        num_prompt_tokens: Where the answer begins.
+        features_TD: The target's features of all tokens but the last.
+    """
+
+    token_ids: list[int]
+    num_prompt_tokens: int
+    features_TD: Tensor
+
+
+def transcribe(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Transcript]:
+    """Let a capturing autoregressive engine answer the prompts; request i has seed i."""
+    for i, ids in enumerate(prompts):
+        seeded = SamplingParams(
+            temperature=params.temperature, top_p=params.top_p, max_new_tokens=params.max_new_tokens, seed=i
+        )
+        engine.submit(str(i), ids, seeded)
+    answers: list[list[int]] = [[] for _ in prompts]
+    made: dict[int, Transcript] = {}
+    while engine.has_work:
+        for output in engine.step():
+            i = int(output.request_id)
+            answers[i] += output.new_token_ids
+            if output.finish_reason is not None and output.features_TD is not None:
+                made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.features_TD)
+    return [made[i] for i in sorted(made)]
+
+
+@dataclass
+class _Row:
+    """A transcript being replayed: tokens 0..place are known, the draft has seen the pairs before `start`."""
+
+    transcript: Transcript
+    place: int
+    start: int
+    emitted: list[int] = field(default_factory=list)
+    stats: RequestStats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stats = RequestStats(num_prompt_tokens=self.transcript.num_prompt_tokens)
+
+    @property
+    def num_left(self) -> int:
+        return len(self.transcript.token_ids) - 1 - self.place
+
+    @property
+    def coming(self) -> list[int]:
+        """The tokens the target gives next."""
+        return self.transcript.token_ids[self.place + 1 :]
+
+    def take(self, num_accepted: int, num_proposed: int, depth: int) -> None:
+        """Emit a round's tokens: what was accepted and one of the target's, up to the transcript's end."""
+        emitted = min(num_accepted + 1, self.num_left)
+        self.emitted.append(emitted)
+        self.stats.num_new_tokens += emitted
+        self.stats.count_round(num_proposed, emitted, depth)
+        self.start, self.place = self.place, self.place + emitted
+
+
+class Replay:
+    """A draft over transcripts.
+
+    Args:
+        draft: In the form for inference.
+        embed: The target's embedding.
+        head: The rows of the target's head the draft scores.
+        num_draft_tokens: K of a chain.
+        tree: Trees instead of chains.
+        batch_size: Transcripts at once.
+
+    Attributes:
+        emitted: Tokens of each round, by transcript, of the last run; all but a round's last were drafted.
+    """
+
+    def __init__(
+        self,
+        draft: Draft,
+        embed: nn.Module,
+        head: DraftHead,
+        *,
+        num_draft_tokens: int = 5,
+        tree: TreeConfig | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self.draft, self.embed, self.head, self.tree, self.batch_size = draft, embed, head, tree, batch_size
+        self.depth = num_draft_tokens if tree is None else tree.depth
+        self.emitted: list[list[int]] = []
+
+    @torch.inference_mode()
+    def run(self, transcripts: Sequence[Transcript], temperature: float = 0.0) -> list[RequestStats]:
+        """Counts of each transcript, as the engine would report them.
+
+        Raises:
+            InputError: A chain at a temperature above 0.
+        """
+        if temperature and self.tree is None:
+            raise InputError(
+                f"a chain at temperature {temperature} cannot be replayed, it draws its tokens; decode instead"
+            )
+        places = self.depth if self.tree is None else self.tree.depth * self.tree.width
+        longest = max(len(transcript.token_ids) for transcript in transcripts)
+        proposer = Proposer(
+            self.draft, self.embed, self.head, num_slots=self.batch_size, max_tokens=longest + places + 1
+        )
+        rows = [_Row(each, each.num_prompt_tokens, 0) for each in transcripts]
+        waiting = [row for row in rows if row.num_left > 0]
+        live: list[_Row] = []
+        while waiting or live:
+            while waiting and len(live) < self.batch_size:
+                self._join(proposer, waiting.pop(0), len(live), live)
+            self._round(proposer, live, temperature)
+            for slot in reversed(range(len(live))):
+                if live[slot].num_left == 0:
+                    last = live.pop()
+                    if slot < len(live):
+                        proposer.cache.move(len(live), slot, last.start)
+                        live[slot] = last
+        self.emitted = [row.emitted for row in rows]
+        return [row.stats for row in rows]
+
+    @staticmethod
+    def _join(proposer: Proposer, row: _Row, slot: int, live: list[_Row]) -> None:
+        """Show the draft the prompt, all but its last pair."""
+        row.start = row.place - 1
+        if row.start:
+            tokens_1P = torch.tensor([row.transcript.token_ids[1 : row.place]], device=proposer.device)
+            proposer.extend(tokens_1P, row.transcript.features_TD[None, : row.start], [0], first_slot=slot)
+        live.append(row)
+
+    def _round(self, proposer: Proposer, live: Sequence[_Row], temperature: float) -> None:
+        pending = _pending(live)
+        if self.tree is None:
+            drafted = proposer.chain(pending, self.depth)
+            for row, count in zip(live, _chain_hits(drafted, live), strict=True):
+                row.take(count, self.depth, self.depth)
+            return
+        temperatures_B = torch.full((len(live),), temperature, device=proposer.device)
+        tree = proposer.tree(pending, self.tree, temperatures_B)
+        for row, count in zip(live, _tree_hits(tree, live), strict=True):
+            row.take(count, tree.token_ids_BN.shape[1], self.depth)
+
+
+def _pending(live: Sequence[_Row]) -> Pending:
+    """The pairs (h_t, x_{t+1}) of places start..place-1 of each row, padded on the right."""
+    counts = [row.place - row.start for row in live]
+    first = live[0].transcript.features_TD
+    features_BPD = first.new_zeros(len(live), max(counts), first.shape[1])
+    tokens_BP = torch.zeros(len(live), max(counts), dtype=torch.long, device=first.device)
+    for i, (row, count) in enumerate(zip(live, counts, strict=True)):
+        features_BPD[i, :count] = row.transcript.features_TD[row.start : row.place]
+        tokens_BP[i, :count] = torch.tensor(row.transcript.token_ids[row.start + 1 : row.place + 1])
+    return Pending(tokens_BP, features_BPD, [row.start for row in live], counts)
+
+
+def _chain_hits(drafted: Chain, live: Sequence[_Row]) -> list[int]:
+    """Drafted tokens of each row up to the first that is not the target's."""
+    hits = []
+    for row, tokens in zip(live, drafted.token_ids_BK.tolist(), strict=True):
+        agree = [ours == theirs for ours, theirs in zip(tokens, row.coming, strict=False)]
+        hits.append([*agree, False].index(False))
+    return hits
+
+
+def _tree_hits(tree: DraftTree, live: Sequence[_Row]) -> list[int]:
+    """Length of the path of the target's tokens in each row's tree."""
+    hits = []
+    for row, tokens, parents in zip(live, tree.token_ids_BN.tolist(), tree.parents_BN.tolist(), strict=True):
+        children = {pair: node for node, pair in enumerate(zip(parents, tokens, strict=True), start=1)}
+        node = count = 0
+        for token in row.coming:
+            if (node, token) not in children:
+                break
+            node, count = children[node, token], count + 1
+        hits.append(count)
+    return hits
