@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {
     "train.checkpoint_every_steps": 200,
     "train.num_workers": 1,
 }
-POINTS = ((0.125, 6), (0.25, 6), (0.5, 6), (1.0, 6), (1.0, 16))
+POINTS = ((0.125, 6), (0.25, 6), (0.5, 6), (1.0, 6), (1.0, 12))
 
 
 def config_of(epochs: int) -> AdaptConfig:
@@ -172,17 +172,22 @@ def main() -> None:
         os.environ["EDA_HOME"] = str(HOME)
         source.create(config_of(6), origin="benchmark")
         pretrain(source, config_of(6), "whole@6")
-    path = RESULTS / RESULT
     for wanted in arguments.points.split(","):
         share, epochs = (float(part) for part in wanted.split("x"))
-        made = json.loads(path.read_text(encoding="utf-8"))["points"] if path.exists() else []
-        if any((each["share"], each["epochs"]) == (share, epochs) for each in made):
+        if any((each["share"], each["epochs"]) == (share, epochs) for each in points()):
             continue
-        made.append(point(source, share, int(epochs), arguments.data))
-        made.sort(key=lambda each: (each["epochs"], each["share"]))
+        new = point(source, share, int(epochs), arguments.data)
+        made = sorted([*points(), new], key=lambda each: (each["epochs"], each["share"]))
         write_result(RESULT, {**header("make bench-base"), "points": made})
         plot(made, RESULTS / "base-draft.png")
-        sys.stderr.write(f"{wanted}: {made}\n")
+        sys.stderr.write(f"{wanted}: {new}\n")
+
+
+def points() -> list[dict[str, Any]]:
+    """What is there; read anew each time, since several processes may add to it."""
+    path = RESULTS / RESULT
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["points"] if path.exists() else []
+    return found
 
 
 if __name__ == "__main__":
