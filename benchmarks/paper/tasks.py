@@ -16,7 +16,8 @@ from eda_service.selfgen.prompts import Prompt, read_jsonl
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target
 
-NUM_PROMPTS = 32
+FEWEST_PROMPTS, FEWEST_TOKENS = 24, 2000
+_CHUNK = 16
 MAX_NEW_TOKENS = 128
 MAX_PROMPT_TOKENS = 640
 TEMPERATURES = (0.0, 1.0)
@@ -55,11 +56,19 @@ def prompts_of(source: Source, data: Path) -> list[Prompt] | None:
     return read_jsonl(data / source)
 
 
-def token_ids_of(target: Target, prompts: list[Prompt]) -> list[list[int]]:
-    """The first prompts that are not too long, rendered."""
+def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[Transcript]:
+    """The first prompts that are not too long, until there are prompts and tokens enough, or no more prompts."""
     rendered = (render_prompt(target.tokenizer, prompt.messages) for prompt in prompts)
-    short = (ids for ids in rendered if len(ids) <= MAX_PROMPT_TOKENS)
-    return [ids for ids, _ in zip(short, range(NUM_PROMPTS), strict=False)]
+    short = [ids for ids in rendered if len(ids) <= MAX_PROMPT_TOKENS]
+    engine = Engine(target, max_batch=_CHUNK, max_tokens=MAX_PROMPT_TOKENS + MAX_NEW_TOKENS, capture_features=True)
+    params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
+    made: list[Transcript] = []
+    for start in range(0, len(short), _CHUNK):
+        made += transcribe(engine, short[start : start + _CHUNK], params)
+        num_tokens = sum(len(each.token_ids) - each.num_prompt_tokens for each in made)
+        if len(made) >= FEWEST_PROMPTS and num_tokens >= FEWEST_TOKENS:
+            break
+    return made
 
 
 def transcripts_of(
@@ -75,10 +84,7 @@ def transcripts_of(
                 prompts = prompts_of(source, data)
                 if prompts is None:
                     continue
-                most = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS
-                engine = Engine(target, max_batch=16, max_tokens=most, capture_features=True)
-                params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
-                save(path, transcribe(engine, token_ids_of(target, prompts), params))
+                save(path, answered(target, prompts, temperature))
             found[task, temperature] = load(path)
     return found
 
