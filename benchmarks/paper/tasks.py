@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +58,11 @@ def prompts_of(source: Source, data: Path) -> list[Prompt] | None:
 
 
 def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[Transcript]:
-    """The first prompts that are not too long, until there are prompts and tokens enough, or no more prompts."""
-    rendered = (render_prompt(target.tokenizer, prompt.messages) for prompt in prompts)
+    """Prompts in shuffled order (some sets are sorted by subject), but for those that are too long, until there are
+    prompts and tokens enough, or no more prompts.
+    """
+    order = random.Random("tasks").sample(prompts, len(prompts))
+    rendered = (render_prompt(target.tokenizer, prompt.messages) for prompt in order)
     short = [ids for ids in rendered if len(ids) <= MAX_PROMPT_TOKENS]
     engine = Engine(target, max_batch=_CHUNK, max_tokens=MAX_PROMPT_TOKENS + MAX_NEW_TOKENS, capture_features=True)
     params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 from typing import Any
@@ -34,20 +33,3 @@ def limit_threads(threads: int) -> None:
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-
-
-_GLIBC_KEEP = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28)}
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for this process instead of giving it back; elsewhere nothing happens.
-
-    A training step takes and frees blocks of tens of megabytes, and having the kernel clear them anew each time made a
-    step on the CPU an eighth longer.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for option, value in _GLIBC_KEEP.values():
-        mallopt(option, value)

@@ -20,7 +20,6 @@ from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
-from eda_service.distributed.resources import keep_freed_memory
 from eda_service.distributed.train_state import Curve, TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
@@ -247,8 +246,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
     prepare_environment(config.train.use_gpu)
     without_cpu_kernels()
     torch.set_num_threads(config.train.threads_per_worker)
-    if not config.train.use_gpu:
-        keep_freed_memory()
     draft, vocab_W = build_draft(payload, config.train, config.seed)
     before = frozen_sha256(draft)
     draft_loss = DraftLoss(draft, config.train.loss, vocab_W, mixed=is_mixed(config.train))
