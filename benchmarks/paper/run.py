@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.pairs import BASE_DRAFT, DOMAINS, PARTS, RESULTS, ROOT, SHARED_DATA, Domain, header, split_rows
 from benchmarks.paper.cells import GROUPS, Cell, Settings
+from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
@@ -124,7 +125,7 @@ class Bench:
         if cell.method != "training-free":
             pack, made = self._train(cell)
         trained = time.monotonic() - started
-        measured = self._measure(cell, pack)
+        measured, gate = self._measure(cell, pack)
         return {
             **header("make bench-paper"),
             "cell": {"domain": cell.domain, "method": cell.method, "data": cell.data, "seed": cell.seed},
@@ -133,6 +134,7 @@ class Bench:
             **made,
             "tasks": measured,
             **headline(measured),
+            "gate": gate,
             "speedup": None,
             "seconds": {"train_stages": round(trained, 1), "all": round(time.monotonic() - started, 1)},
         }
@@ -158,7 +160,8 @@ class Bench:
         return run.stage_dir(Stage.TRAIN) / "pack", _described(generated, selected, trained)
 
     @torch.inference_mode()
-    def _measure(self, cell: Cell, pack: Path | None) -> dict[str, Any]:
+    def _measure(self, cell: Cell, pack: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """Acceptance by task and temperature, and how the gate was used on the first task."""
         target = self.target(cell.domain)
         loaded = load_drafts(find_draft(self.base_draft), pack, target=target)
         transcripts = transcripts_of(target, cell.domain, self.data, HOME / "transcripts")
@@ -170,7 +173,8 @@ class Bench:
             row["tree"] = counted(replayed(target, loaded, texts, TREE, temperature), temperature, TREE.depth)
             if cell.full:
                 row["chain"] = counted(_chain(target, loaded, texts, temperature), temperature, CHAIN)
-        return found
+        first = next(texts for (_, temperature), texts in transcripts.items() if temperature == 0)
+        return found, gate_statistics(target, loaded, first, TREE)
 
 
 def _generated(source: RunDir, config: AdaptConfig) -> SelfGenManifest:

@@ -1,0 +1,72 @@
+"""Is the gate used? Its weights over a target's answers, and what acceptance is left when it is held at their mean.
+
+Shapes: N tokens, D hidden, L positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eda_service.config import TreeConfig
+from eda_service.evaluation.replay import Replay, Transcript
+from eda_service.export.dense import dense_tensors
+from eda_service.model.checkpoint import LoadedDraft
+from eda_service.model.draft import Draft
+from eda_service.model.head import DraftHead
+from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.target.loader import Target
+from eda_service.training.unroll import unroll
+
+
+def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> Tensor:
+    """g_p at every answer token (N,), the draft fed with the target's own features."""
+    ffn = draft.layer.mlp
+    assert isinstance(ffn, SharedPrivateFFN)
+    assert ffn.gate is not None
+    seen: list[Tensor] = []
+    handle = ffn.gate.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights[..., 1]))
+    found = []
+    for text in texts:
+        ids_1L = torch.tensor([text.token_ids])
+        features_1LD = torch.cat([text.features_TD, text.features_TD[-1:]])[None]
+        next(unroll(draft, embed, ids_1L, features_1LD, 1))
+        found.append(seen.pop()[0, text.num_prompt_tokens :].float())
+    handle.remove()
+    return torch.cat(found)
+
+
+def with_gate_held(draft: Draft, weights: tuple[float, float]) -> Draft:
+    """The same draft as one dense expert, its gate a constant."""
+    tensors = dense_tensors(draft, weights)
+    width = tensors["layers.0.mlp.gate_proj.weight"].shape[0]
+    dense = Draft(draft.config.model_copy(update={"expert_width": width})).to(draft.fc.weight.dtype)
+    dense.load_state_dict(tensors)
+    return dense.requires_grad_(False)
+
+
+@torch.inference_mode()
+def gate_statistics(
+    target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig
+) -> dict[str, Any] | None:
+    """Numbers of one pack over transcripts; None where it has no gate."""
+    ffn = loaded.draft.layer.mlp
+    if not isinstance(ffn, SharedPrivateFFN) or ffn.gate is None:
+        return None
+    private_N = private_weights(loaded.draft, target.embed, texts)
+    mean = float(private_N.mean())
+    lengths = []
+    for draft in (loaded.draft, with_gate_held(loaded.draft, (1.0 - mean, mean))):
+        stats = Replay(draft, target.embed, DraftHead(target.head_weight, loaded.vocab_W), tree=tree).run(texts)
+        rounds, accepted = sum(s.num_rounds for s in stats), sum(s.num_accepted_tokens for s in stats)
+        lengths.append(1.0 + accepted / rounds)
+    low, high = torch.quantile(private_N, torch.tensor([0.05, 0.95])).tolist()
+    return {
+        "private_mean": round(mean, 4),
+        "private_std": round(float(private_N.std()), 4),
+        "private_5_95_percent": [round(low, 4), round(high, 4)],
+        "acceptance_length": round(lengths[0], 4),
+        "acceptance_length_gate_held": round(lengths[1], 4),
+    }
