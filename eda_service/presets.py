@@ -41,7 +41,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         },
         "selection": {"num_reference_prompts": 32, "reference_max_new_tokens": 48},
         "train": {
-            "epochs": 6,
+            "epochs": 10,
             "batch_size": 8,
             "learning_rate": 1.5e-3,
             "draft_vocab_size": 2048,
