@@ -24,10 +24,9 @@ from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.distributed.pretrain import pretrain
 from eda_service.distributed.resources import connect
 from eda_service.model.checkpoint import load_base_draft
-from eda_service.presets import merge
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
 from eda_service.target.loader import load_target
-from jobs.common import nested
+from jobs.common import config_of_paths
 
 HOME = ROOT / "out" / "base-draft"
 RESULT = "base-draft.json"
@@ -60,10 +59,7 @@ POINTS = ((0.125, 6), (0.25, 6), (0.5, 6), (1.0, 6), (1.0, 12))
 
 def config_of(epochs: int) -> AdaptConfig:
     """The pretraining job's config."""
-    values: dict[str, Any] = {}
-    for path, value in {**SETTINGS, "train.epochs": epochs}.items():
-        values = merge(values, nested(path, value))
-    return AdaptConfig.model_validate(values)
+    return config_of_paths({**SETTINGS, "train.epochs": epochs})
 
 
 def part_of(source: RunDir, share: float, epochs: int) -> RunDir:

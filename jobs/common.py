@@ -11,7 +11,7 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,14 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where or 'config'}: {first['msg']}", param=where or None) from error
+
+
+def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:
+    """An AdaptConfig from values by dotted path."""
+    values: dict[str, Any] = {}
+    for path, value in settings.items():
+        values = merge(values, nested(path, value))
+    return AdaptConfig.model_validate(values)
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ BEST: Settings = {
     "train.train_fc": True,
     "train.private_width_fraction": 1.0,
 }
-"""What wins on held-out data on top of it."""
+"""On top of it: the candidate for the preset `best`; `beyond` takes its parts out one at a time."""
 METHODS: dict[str, Settings] = {
     "training-free": {},
     "full_ft": {"train.method": "full_ft"},
@@ -70,7 +70,7 @@ class Cell:
 
 
 def grid(domain: str) -> Iterator[Cell]:
-    """Tables 1 and 2: every method on every data; EDA's self-generated set is selected, as in the paper."""
+    """Tables 1 to 3: every method on every data; EDA's self-generated set is selected, as in the paper."""
     yield Cell(domain, "training-free", "none", full=True)
     for data in ("original", "selfgen"):
         for method in ("full_ft", "lora", "retrain", "eda"):
@@ -91,7 +91,7 @@ def seeds(domain: str) -> Iterator[Cell]:
 
 
 def selection(domain: str) -> Iterator[Cell]:
-    """Table 3: budgets and selectors; sensitivity to rho, PCA dimension and the reference set."""
+    """Figure 3: budgets and selectors; sensitivity to rho, PCA dimension and the reference set."""
     eda = {**PAPER, **METHODS["eda"]}
     yield Cell(domain, "eda_all", "selfgen", settings=eda)
     for share in (0.25, 0.5, 0.75):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config import TreeConfig
+from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.export.dense import dense_tensors
 from eda_service.model.checkpoint import LoadedDraft
@@ -57,16 +58,13 @@ def gate_statistics(
         return None
     private_N = private_weights(loaded.draft, target.embed, texts)
     mean = float(private_N.mean())
-    lengths = []
-    for draft in (loaded.draft, with_gate_held(loaded.draft, (1.0 - mean, mean))):
-        stats = Replay(draft, target.embed, DraftHead(target.head_weight, loaded.vocab_W), tree=tree).run(texts)
-        rounds, accepted = sum(s.num_rounds for s in stats), sum(s.num_accepted_tokens for s in stats)
-        lengths.append(1.0 + accepted / rounds)
+    held = with_gate_held(loaded.draft, (1.0 - mean, mean))
+    stats = Replay(held, target.embed, DraftHead(target.head_weight, loaded.vocab_W), tree=tree).run(texts)
+    row = summarise("gate held", 0.0, stats, num_draft_tokens=tree.depth)
     low, high = torch.quantile(private_N, torch.tensor([0.05, 0.95])).tolist()
     return {
         "private_mean": round(mean, 4),
         "private_std": round(float(private_N.std()), 4),
         "private_5_95_percent": [round(low, 4), round(high, 4)],
-        "acceptance_length": round(lengths[0], 4),
-        "acceptance_length_gate_held": round(lengths[1], 4),
+        "acceptance_length_gate_held": round(row.acceptance_length, 4),
     }

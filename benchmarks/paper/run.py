@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec, TreeConfig
+from eda_service.config import AdaptConfig, Method, TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.distributed.endpoint import load_drafts
@@ -40,10 +41,9 @@ from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.model.checkpoint import LoadedDraft
 from eda_service.model.head import DraftHead
-from eda_service.presets import merge
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
 from eda_service.target.loader import Target, load_target
-from jobs.common import nested
+from jobs.common import config_of_paths
 
 OUT = RESULTS / "paper"
 HOME = ROOT / "out" / "paper"
@@ -81,10 +81,7 @@ def config_of(cell: Cell, base_draft: str, prompts: Path) -> AdaptConfig:
         **DATA.get(cell.data, {}),
         **cell.settings,
     }
-    values: dict[str, Any] = {}
-    for path, value in settings.items():
-        values = merge(values, nested(path, value))
-    return AdaptConfig.model_validate(values)
+    return config_of_paths(settings)
 
 
 def domain_of(name: str) -> Domain:
@@ -92,6 +89,7 @@ def domain_of(name: str) -> Domain:
     return next(domain for domain in DOMAINS if domain.name == name)
 
 
+@cache
 def prompt_file(domain: Domain, data: Path) -> Path:
     """Training prompts with the answers the target was tuned on: the math target's are in note form."""
     path = PARTS / f"{domain.name}-paper.jsonl"
@@ -164,11 +162,9 @@ class Bench:
         """Acceptance by task and temperature, and how the gate was used on the first task."""
         target = self.target(cell.domain)
         loaded = load_drafts(find_draft(self.base_draft), pack, target=target)
-        transcripts = transcripts_of(target, cell.domain, self.data, HOME / "transcripts")
+        transcripts = transcripts_of(target, cell.domain, self.data, HOME / "transcripts", sampled=cell.full)
         found: dict[str, Any] = {}
         for (task, temperature), texts in transcripts.items():
-            if temperature and not cell.full:
-                continue
             row = found.setdefault(task, {}).setdefault(f"T{temperature:g}", {})
             row["tree"] = counted(replayed(target, loaded, texts, TREE, temperature), temperature, TREE.depth)
             if cell.full:
@@ -184,7 +180,7 @@ def _generated(source: RunDir, config: AdaptConfig) -> SelfGenManifest:
         if not source.read_job():
             source.create(config, origin="benchmark")
         # Scores are wanted whatever the first cell selects with: a retrained draft's stage would leave them out.
-        scored = config.model_copy(update={"train": config.train.model_copy(update={"method": "eda"})})
+        scored = config.model_copy(update={"train": config.train.model_copy(update={"method": Method.EDA})})
         found = run_generate(source, scored)
         source.write_record(found)
     return found

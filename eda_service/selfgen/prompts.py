@@ -142,11 +142,8 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
         )
     clean = [{"role": message["role"], "content": message["content"]} for message in messages]
     reference = row.get("reference")
-    if reference is not None and not isinstance(reference, str):
-        raise DatasetInvalidError(
-            f"{where}: reference is a {type(reference).__name__}, not text; leave it out or write a string", param=PARAM
-        )
-    return Prompt(id=str(row.get("id") or default_id), messages=clean, reference=reference or None)
+    text = reference if isinstance(reference, str) and reference else None
+    return Prompt(id=str(row.get("id") or default_id), messages=clean, reference=text)
 
 
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:

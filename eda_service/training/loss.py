@@ -130,12 +130,15 @@ class DraftLoss(nn.Module):
         mixed: Run the matrix products in bfloat16 on float32 weights; softmax and losses stay float32.
     """
 
+    rows_V: Tensor | None
+
     def __init__(self, draft: Draft, config: LossConfig, vocab_W: Tensor | None = None, *, mixed: bool = False) -> None:
         super().__init__()
-        self.rows_V: Tensor | None = None
+        rows_V: Tensor | None = None
         if vocab_W is not None:
-            self.rows_V = torch.full((draft.config.vocab_size,), -1)
-            self.rows_V[vocab_W.long()] = torch.arange(len(vocab_W))
+            rows_V = torch.full((draft.config.vocab_size,), -1)
+            rows_V[vocab_W.long()] = torch.arange(len(vocab_W))
+        self.register_buffer("rows_V", rows_V, persistent=False)
         self.draft = draft
         self.config = config
         self.mixed = mixed
@@ -154,7 +157,7 @@ class DraftLoss(nn.Module):
         counts_BS = step_mask(batch, 0)
         # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
         tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
-        rows_M = tokens_M if self.rows_V is None else self.rows_V.to(tokens_M.device)[tokens_M]
+        rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
         wanted = Wanted.of(batch.features_BLD[:, 1:-1][counts_BS], head_WD, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
         steps = unroll(self.draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)
