@@ -133,7 +133,6 @@ def point(source: RunDir, share: float, epochs: int, data: Path) -> dict[str, An
         "epochs": epochs,
         "num_train_tokens": manifest["num_train_tokens"],
         "num_answer_tokens": round(manifest["metrics"]["num_answer_tokens"]),
-        "train_seconds": round(manifest["metrics"]["train_seconds"]),
         "simulated_acceptance_length": round(manifest["metrics"]["simulated_acceptance_length"], 4),
         "acceptance_length": round(sum(lengths) / len(lengths), 4),
         "tasks": tasks,
