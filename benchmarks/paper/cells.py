@@ -110,7 +110,10 @@ def selection(domain: str) -> Iterator[Cell]:
 
 
 def beyond(domain: str) -> Iterator[Cell]:
-    """One change at a time on the paper's recipe, and one at a time taken out of `best`."""
+    """One change at a time on the paper's recipe, and one at a time taken out of `best`; the second paper's sources.
+
+    `online` learns every sample once, as it comes, `eda_all` of `selection` the same samples eight times.
+    """
     paper = {**PAPER, **METHODS["eda"], **SELECTED}
     added: dict[str, Settings] = {
         "unroll_3": {"train.loss.unroll_steps": 3},
@@ -133,6 +136,7 @@ def beyond(domain: str) -> Iterator[Cell]:
         "fc": {"train.train_fc": True},
         "full_width": {"train.private_width_fraction": 1.0},
         "mix_sum": {"train.mix": "sum"},
+        "online": {"selection.method": "all", "train.epochs": 1},
     }
     for name, settings in added.items():
         yield Cell(domain, f"eda_{name}", "selfgen", settings={**paper, **settings})
@@ -146,7 +150,8 @@ def beyond(domain: str) -> Iterator[Cell]:
     }
     for name, settings in changed.items():
         yield Cell(domain, f"best_{name}", "selfgen", settings={**best, **settings})
-    yield Cell(domain, "best", "magpie", settings=best)
+    for data in ("curated", "magpie"):
+        yield Cell(domain, "best", data, settings=best)
 
 
 GROUPS = {"grid": grid, "seeds": seeds, "selection": selection, "beyond": beyond}

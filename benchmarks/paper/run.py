@@ -62,6 +62,7 @@ GENERATION: Settings = {
 DATA: dict[str, Settings] = {
     "selfgen": {},
     "original": {"selfgen.answers": "dataset"},
+    "curated": {"dataset.source": "reasoning-gym:gsm_symbolic"},
     "magpie": {"dataset.source": "self"},
 }
 # Scores of the self-generated set depend on these: cells that change them have data of their own.
@@ -119,7 +120,8 @@ class Bench:
     def run(self, cell: Cell) -> dict[str, Any]:
         """Train, measure, describe."""
         started = time.monotonic()
-        pack, made = None, {}
+        pack: Path | None = None
+        made: dict[str, Any] = {}
         if cell.method != "training-free":
             pack, made = self._train(cell)
         trained = time.monotonic() - started

@@ -19,7 +19,7 @@ from eda_service.target.chat import user_turn_opening
 from eda_service.target.loader import Target
 
 _MIN_CHARACTERS = 12
-_OVERSAMPLE = 1.3
+_FIRST_OVERSAMPLE, _MOST_OVERSAMPLE = 1.3, 10.0
 _MAX_ROUNDS = 8
 
 
@@ -35,6 +35,9 @@ def write_prompts(
 ) -> list[Prompt]:
     """Distinct user turns written by the target at T=1, top_p 0.95.
 
+    A tuned target may have forgotten how users write: each round writes as many turns as the usable share so far
+    asks for.
+
     Args:
         target: Instruct model with a chat template.
         num_prompts: How many are wanted.
@@ -49,12 +52,16 @@ def write_prompts(
     """
     opening = user_turn_opening(target.tokenizer)
     found: dict[str, None] = {}
+    num_written = 0
     for round_index in range(_MAX_ROUNDS):
         missing = num_prompts - len(found)
         if missing <= 0:
             break
+        oversample = min(_MOST_OVERSAMPLE, num_written / max(1, len(found))) if num_written else _FIRST_OVERSAMPLE
+        num_turns = int(missing * oversample) + 4
+        num_written += num_turns
         engine = Engine(target, max_batch=batch_size, max_tokens=len(opening) + max_new_tokens + 2)
-        for i in range(int(missing * _OVERSAMPLE) + 4):
+        for i in range(num_turns):
             params = SamplingParams(
                 temperature=1.0,
                 top_p=0.95,

@@ -60,6 +60,26 @@ def test_a_target_that_never_ends_a_turn_is_an_error(tiny_target: Target) -> Non
     assert caught.value.param == "dataset.source"
 
 
+@pytest.mark.parametrize("usable_share", [0.5, 0.3])
+def test_a_target_that_writes_few_usable_turns_is_asked_for_more(
+    tiny_target: Target, monkeypatch: pytest.MonkeyPatch, usable_share: float
+) -> None:
+    """Most turns are thrown away here; eight rounds of a fixed 1.3 times what is missing would not be enough."""
+    from eda_service.selfgen import magpie
+
+    usable_turns, rounds = magpie._usable_turns, []
+
+    def few(engine: Engine, target: Target) -> list[str]:
+        texts = usable_turns(engine, target)
+        rounds.append(len(texts))
+        return texts[: int(usable_share * len(texts))]
+
+    monkeypatch.setattr(magpie, "_usable_turns", few)
+    assert len(set(write(tiny_target, 40))) == 40
+    assert 1 < len(rounds) <= 6
+    assert sum(rounds) < 40 * 2 / usable_share
+
+
 def test_writing_leaves_gradients_as_they_were(tiny_target: Target) -> None:
     write(tiny_target, 2)
     assert torch.is_grad_enabled()
