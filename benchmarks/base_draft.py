@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.pairs import RESULTS, ROOT, SHARED_DATA, header, write_result
+from benchmarks.paper.domains import GENERAL
 from benchmarks.paper.run import TREE, counted, replayed
 from benchmarks.paper.tasks import transcripts_of
 from eda_service.artifacts.rundir import RunDir
@@ -112,7 +113,7 @@ def measure(directory: Path, data: Path) -> dict[str, Any]:
     target = load_target(TargetSpec(model=SETTINGS["target.model"]))
     loaded = load_base_draft(directory, dtype=target.dtype)
     loaded.draft.requires_grad_(False)
-    found = transcripts_of(target, "general", data, HOME / "transcripts", sampled=False)
+    found = transcripts_of(target, "general", GENERAL, data, HOME / "transcripts", sampled=False)
     return {
         task: counted(replayed(target, loaded, texts, TREE, 0.0), 0.0, TREE.depth) for (task, _), texts in found.items()
     }

@@ -140,6 +140,7 @@ class CurvePoint(Frozen):
     cross_entropy_loss: float
     learning_rate: float
     simulated_acceptance_length: float | None = None
+    seconds: float = Field(0.0, description="in the training loop up to here, all starts together")
 
 
 class DraftCheckpoint(Record):
@@ -155,6 +156,9 @@ class DraftCheckpoint(Record):
     best_simulated_acceptance_length: float
     curve: tuple[CurvePoint, ...]
     num_worker_restarts: int = 0
+    training_seconds: float = Field(
+        0.0, description="in the training loop, all starts together; `seconds` is the stage"
+    )
 
 
 class AcceptanceRow(Frozen):

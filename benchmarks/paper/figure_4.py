@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.pairs import BASE_DRAFT, SHARED_DATA
-from benchmarks.paper.run import CHAIN, HOME, OUT, domain_of
+from benchmarks.paper.domains import domains_of
+from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import transcripts_of
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import TargetSpec
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.model.checkpoint import LoadedDraft
@@ -70,9 +70,9 @@ def main() -> None:
     parser.add_argument("--task", default="humaneval")
     parser.add_argument("--number", type=int, default=0)
     arguments = parser.parse_args()
-    domain = domain_of(arguments.cell.split("-")[0])
-    target = load_target(TargetSpec(model=domain.target))
-    texts = transcripts_of(target, domain.name, arguments.data, HOME / "transcripts", sampled=False)
+    domain = domains_of(arguments.cell.split("-")[0], [])[0]
+    target = load_target(domain.target)
+    texts = transcripts_of(target, domain.name, domain.tasks, arguments.data, HOME / "transcripts", sampled=False)
     transcript = texts[arguments.task, 0.0][arguments.number]
     base_dir = find_draft(arguments.base_draft)
     pack = RunDir.of_job(arguments.cell, HOME).root / Stage.TRAIN / "pack"

@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pairs import DOMAINS, RESULTS
+from benchmarks.pairs import RESULTS
 from benchmarks.paper.cells import GROUPS, Cell
 from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
 
 OUT = RESULTS / "paper"
+IN_PAPER = ("math", "code", "medical")
 Result = dict[str, Any]
 NAMES = {
     "training-free-none": "Training-free",
@@ -32,6 +33,11 @@ def results() -> dict[str, Result]:
     """Finished cells by name."""
     paths = sorted(OUT.glob("*-s*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def domains_in(found: dict[str, Result]) -> list[str]:
+    """The paper's domains in its order, then others that have cells."""
+    return list(dict.fromkeys([*IN_PAPER, *(result["cell"]["domain"] for result in found.values())]))
 
 
 def task_length(result: Result, task: str, temperature: float, mode: str) -> float | None:
@@ -56,7 +62,7 @@ def ratio(found: dict[str, Result], above: str, below: str) -> float | None:
 def summary(found: dict[str, Result]) -> dict[str, Any]:
     """The ratios asked for, under plain names; None where a cell is missing."""
     made: dict[str, Any] = {}
-    for domain in (each.name for each in DOMAINS):
+    for domain in domains_in(found):
         cell = {key: f"{domain}-{key}-s0" for key in NAMES}
         pairs = {
             "eda_selfgen_over_fullft_original": ("eda-selfgen", "full_ft-original"),
@@ -75,13 +81,29 @@ def summary(found: dict[str, Result]) -> dict[str, Any]:
     half = "math-eda-selfgen-s0"
     for name, other in (("all", "eda_all"), ("random50", "eda_random_50"), ("reversed50", "eda_reversed_50")):
         made[f"math.pca50_over_{name}"] = ratio(found, half, f"math-{other}-selfgen-s0")
-    retrained = found.get("math-retrain-selfgen-s0")
-    if half in found and retrained is not None:
-        made["math.trainable_fraction"] = found[half]["trained"]["trainable_fraction"]
-        made["math.train_seconds_eda_over_retrain"] = round(
-            found[half]["trained"]["seconds"] / retrained["trained"]["seconds"], 4
-        )
+    for domain in domains_in(found):
+        made |= cost(found, domain)
     return made
+
+
+def cost(found: dict[str, Result], domain: str) -> dict[str, Any]:
+    """EDA's training beside retraining from random weights on the same self-generated set: share of trained weights,
+    time of the whole training, and time until EDA's simulated acceptance is the best that retraining came to.
+    """
+    eda, retrained = (found.get(f"{domain}-{key}-selfgen-s0") for key in ("eda", "retrain"))
+    if eda is None or retrained is None:
+        return {}
+    wanted = retrained["trained"]["best_simulated_acceptance_length"]
+    whole = retrained["trained"]["seconds"]
+    until = next((seconds for seconds, length in eda["trained"]["curve"] if length >= wanted), None)
+    return {
+        f"{domain}.trainable_fraction": eda["trained"]["trainable_fraction"],
+        f"{domain}.train_seconds_eda_over_retrain": round(eda["trained"]["seconds"] / whole, 4),
+        f"{domain}.seconds_to_retrained_acceptance_over_retrain": None if until is None else round(until / whole, 4),
+        f"{domain}.eda_over_retrained_acceptance": ratio(
+            found, f"{domain}-eda-selfgen-s0", f"{domain}-retrain-selfgen-s0"
+        ),
+    }
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
@@ -98,13 +120,13 @@ def shown(value: float | None) -> str:
 def main_tables(found: dict[str, Result]) -> list[str]:
     """Tables 1 to 3: every task, method and temperature of a domain."""
     lines: list[str] = []
-    for number, domain in enumerate(("math", "code", "medical"), start=1):  # as the paper counts them
+    for number, domain in enumerate(domains_in(found), start=1):
         cells = {key: found[name] for key in NAMES if (name := f"{domain}-{key}-s0") in found}
         if not cells:
             continue
         tasks = list(next(iter(cells.values()))["tasks"])
         for temperature in (0.0, 1.0):
-            published = LENGTHS[domain, temperature]
+            published = LENGTHS.get((domain, temperature), {})
             lines += [f"### Table {number}: {domain}, T={temperature:g}, tree 60/5/10 (acceptance length)", ""]
             rows = []
             for key, result in cells.items():
@@ -160,12 +182,13 @@ def figure_1(found: dict[str, Result], path: Path) -> None:
     from matplotlib.figure import Figure
 
     keys = ("training-free-none", "full_ft-original", "eda-selfgen", "best-selfgen")
+    domains = domains_in(found)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, key in enumerate(keys):
-        heights = [found.get(f"{each.name}-{key}-s0", {}).get("acceptance_length", 0.0) for each in DOMAINS]
-        axes.bar([place + 0.2 * i for place in range(len(DOMAINS))], heights, width=0.19, label=NAMES[key])
-    axes.set_xticks([place + 0.3 for place in range(len(DOMAINS))], [each.name for each in DOMAINS])
+        heights = [found.get(f"{domain}-{key}-s0", {}).get("acceptance_length", 0.0) for domain in domains]
+        axes.bar([place + 0.2 * i for place in range(len(domains))], heights, width=0.19, label=NAMES[key])
+    axes.set_xticks([place + 0.3 for place in range(len(domains))], domains)
     axes.set(ylabel="acceptance_length (tree 60/5/10, T=0)", ylim=(1, None))
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)

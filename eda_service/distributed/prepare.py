@@ -71,7 +71,7 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     export_io(target, directory / "target_io.safetensors")
     value = {"reference_seconds": 0.0, "reference_fit_seconds": 0.0, "num_reference_tokens": 0}
     if with_reference:
-        value = _reference(config, target, directory / "reference.safetensors")
+        value = fit_on_general(config, target, directory / "reference.safetensors")
     value["num_prompts"], value["num_heldout"] = len(training), len(heldout)
     write_json(done, value)
     return value
@@ -94,8 +94,8 @@ def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: in
     return load_prompts(dataset, seed=seed)
 
 
-def _reference(config: AdaptConfig, target: Target, path: Path) -> dict[str, Any]:
-    """Generate on general prompts with the tuned target and fit the statistics."""
+def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> dict[str, Any]:
+    """Generate on general prompts with the tuned target, fit the statistics (Eqs. 11-12) and save them at `path`."""
     selection = config.selection
     started = time.monotonic()
     settings = config.selfgen.model_copy(

@@ -92,6 +92,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         best_simulated_acceptance_length=outcome["best_acceptance"],
         curve=tuple(Curve(out_dir / "curve.jsonl").read()),
         num_worker_restarts=outcome["restarts"],
+        training_seconds=outcome["seconds"],
     )
 
 

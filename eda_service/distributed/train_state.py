@@ -22,6 +22,7 @@ class TrainState:
         best_acceptance: Its simulated acceptance length.
         initial_acceptance: The same before the first step: the base draft's.
         restarts: Times the worker group was resumed.
+        seconds: In the loop up to this checkpoint, all starts together.
     """
 
     step: int = 0
@@ -29,6 +30,7 @@ class TrainState:
     best_acceptance: float = -math.inf
     initial_acceptance: float = 0.0
     restarts: int = 0
+    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint's client state."""

