@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from eda_service.cli.console import err
-from eda_service.client import Adaptation, Client
+from eda_service.client import Adaptation, Client, Estimate, JobEvent
 from eda_service.records import STAGES
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
@@ -20,16 +21,21 @@ def coloured(status: str) -> str:
     return f"[{colour}]{status}[/]" if colour else status
 
 
-def jobs_table(jobs: list[Adaptation]) -> str:
-    """One line per job, in columns as wide as their content: ids are there to be copied."""
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """One line per row, in columns as wide as their content: ids are there to be copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def jobs_table(jobs: Iterable[Adaptation]) -> str:
+    """One line per job."""
     rows = [("ID", "STATUS", "STAGE", "DONE", "ATTEMPT", "AGE", "SERVED AS", "MODEL")]
     for job in jobs:
         percent = f"{job.progress.percent:.0f}%" if job.progress and not job.is_terminal else ""
         target = f"{job.model} + {job.adapter}" if job.adapter else job.model
         attempt, age = f"{job.attempt}/{job.max_attempts}", duration(time.time() - job.created_at)
         rows.append((job.id, job.status, job.stage or "", percent, attempt, age, job.served_name, target))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return columns(rows)
 
 
 def duration(seconds: float) -> str:
@@ -47,6 +53,29 @@ def watch(client: Client, job_id: str) -> Adaptation:
     return _watch_live(client, job_id) if err.is_terminal else _watch_lines(client, job_id)
 
 
+def event_line(event: JobEvent) -> str:
+    """One event as one line."""
+    at = time.strftime("%H:%M:%S", time.localtime(event.created_at))
+    stage = f"{event.stage}: " if event.stage else ""
+    return f"{at} {event.level:<7} {event.type:<18} {stage}{event.message}"
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """What a job would need, in a few lines."""
+    parts = [f"{name} {duration(value)}" for name, value in estimate.seconds.items() if name != "total" and value]
+    total = estimate.seconds.get("total")
+    need, free = _size(estimate.disk_bytes), _size(estimate.free_disk_bytes)
+    lines = [
+        f"disk    {need} of {free} free: {'fits' if estimate.fits else 'does not fit'}",
+        f"work    {estimate.num_samples:,} samples, {estimate.num_train_steps:,} training steps of "
+        f"{estimate.trainable_parameters:,} parameters",
+        f"time    {'unknown' if total is None else f'about {duration(total)}'}"
+        + (f" ({', '.join(parts)})" if parts else ""),
+        *(f"warning: {warning}" for warning in estimate.warnings),
+    ]
+    return "\n".join(lines)
+
+
 def describe_end(job: Adaptation) -> str:
     """One line about a terminal job, as rich markup."""
     line = f"{job.id} {coloured(job.status)}"
@@ -55,6 +84,10 @@ def describe_end(job: Adaptation) -> str:
     if job.error:
         line += f": {job.error.code}: " + job.error.message.replace("[", r"\[")
     return line
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 
 class _Rate:

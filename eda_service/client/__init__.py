@@ -1,0 +1,32 @@
+"""Typed clients of the jobs API, blocking and asynchronous. Imports neither torch, Ray nor SQLAlchemy.
+
+calls.py       what goes over the wire: path, body and parser of each operation, once for both clients
+answers.py     what comes back, read tolerantly: an older client works with a newer service
+retry.py       when and how late a failed call is repeated; how long a service that went away is waited for
+stream.py      server-sent events, and where a stream goes on after a break
+logs.py        where a followed log goes on, from stage to stage
+blocking.py    `Client`
+asynchronous.py  `AsyncClient`, the same methods
+"""
+
+from eda_service.client.answers import Adaptation, Estimate, JobError, JobEvent, LogChunk, Page, Progress
+from eda_service.client.asynchronous import AsyncClient
+from eda_service.client.blocking import Client
+from eda_service.client.connection import DEFAULT_URL
+from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
+
+__all__ = [
+    "DEFAULT_URL",
+    "Adaptation",
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "Estimate",
+    "JobError",
+    "JobEvent",
+    "LogChunk",
+    "Page",
+    "Progress",
+    "ServiceUnreachableError",
+    "UnexpectedAnswerError",
+]

@@ -1,0 +1,122 @@
+"""What the service answers. Unknown fields are ignored, so an older client works with a newer service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+T = TypeVar("T")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Progress(_Answer):
+    """Progress of a job's current stage."""
+
+    percent: float
+    step: int
+    total_steps: int
+    eta_s: int | None = None
+    updated_at: int = 0
+
+
+class JobError(_Answer):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+    retryable: bool = False
+
+
+class Adaptation(_Answer):
+    """One job."""
+
+    id: str
+    status: str
+    stage: str | None = None
+    progress: Progress | None = None
+    model: str
+    adapter: str | None = None
+    base_draft: str
+    served_name: str
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    attempt: int = 0
+    max_attempts: int = 0
+    priority: int = 50
+    metadata: dict[str, str] = {}
+    result_pack: str | None = None
+    error: JobError | None = None
+    config: dict[str, Any] = {}
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job will not change any more by itself."""
+        return self.status in TERMINAL
+
+
+class JobEvent(_Answer):
+    """Something that happened to a job."""
+
+    id: str
+    created_at: int
+    level: str
+    type: str
+    message: str
+    stage: str | None = None
+
+
+class Estimate(_Answer):
+    """What a job would need, before anything is queued. `seconds` has one entry per stage, and `total`."""
+
+    disk_bytes: int
+    free_disk_bytes: int
+    num_samples: int
+    num_train_steps: int
+    trainable_parameters: int
+    seconds: dict[str, float | None] = {}
+    fits: bool
+    warnings: tuple[str, ...] = ()
+
+
+class LogChunk(_Answer):
+    """Lines of one stage's log; `next` is the byte offset that the following chunk begins at."""
+
+    stage: str | None = None
+    lines: tuple[str, ...] = ()
+    next: int | None = None
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """One page of a list; iterate over it, or take its length.
+
+    Args:
+        data: The items.
+        has_more: Whether another page follows; ask for it with `after=last_id`.
+        first_id: Id of the first item.
+        last_id: Id of the last item.
+    """
+
+    data: tuple[T, ...]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, place: int) -> T:
+        return self.data[place]

@@ -1,0 +1,58 @@
+"""The real application on uvicorn over loopback, in a thread; no cluster answers at its dashboard URL."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from api.app import create_app
+from api.settings import Settings
+from eda_service.distributed.processes import free_port
+from eda_service.jobstore import JobStore
+
+_START_TIMEOUT_S = 30.0
+BODY = {"model": "org/model", "base_draft": "small@1"}
+
+
+@dataclass(frozen=True)
+class LiveApi:
+    """A running service: where it is, its home, and its queue, through which a test plays the cluster."""
+
+    url: str
+    home: Path
+    store: JobStore
+
+
+@contextlib.contextmanager
+def live_api(root: Path) -> Iterator[LiveApi]:
+    """Serve until the block ends; the home has one registered base draft, `small@1`."""
+    draft = root / "home" / "drafts" / "small" / "1"
+    draft.mkdir(parents=True)
+    (draft / "manifest.json").write_text("{}")
+    settings = Settings(
+        home=root / "home",
+        port=free_port(),
+        serve_port=free_port(),
+        ray_dashboard_url=f"http://127.0.0.1:{free_port()}",
+        dispatch_interval_s=0.2,
+    )
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=settings.port, log_level="warning", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not server.started:
+            assert thread.is_alive(), "uvicorn ended"
+            assert time.monotonic() < deadline, "uvicorn did not start in time"
+            time.sleep(0.01)
+        yield LiveApi(f"http://127.0.0.1:{settings.port}", settings.home, app.state.store)
+    finally:
+        server.should_exit = True
+        thread.join()
