@@ -61,6 +61,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def names() -> tuple[str, ...]:
+    """Every preset's name, sorted."""
+    return tuple(sorted(_PRESETS))
+
+
 def preset(name: str) -> dict[str, Any]:
     """Overrides of a preset, as a fresh nested dict.
 

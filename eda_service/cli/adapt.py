@@ -8,10 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from eda_service import presets
 from eda_service.cli import view
-from eda_service.cli.console import JsonOption, UrlOption, connect, out, print_json
+from eda_service.cli.arguments import as_pair, as_pairs
+from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, out, print_json
 from eda_service.cli.jobs import finish
 from eda_service.errors import InputError
+from eda_service.records import STAGES
+
+_STAGES = tuple(stage.value for stage in STAGES)
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    return [name for name in presets.names() if name.startswith(incomplete)]
 
 
 def adapt(
@@ -20,7 +29,9 @@ def adapt(
     base_draft: Annotated[str | None, typer.Option(help="Registered base draft, name@version.")] = None,
     data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
-    preset: Annotated[str | None, typer.Option(help="demo, paper or paper_7b.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="demo, paper, paper_7b or best.", autocompletion=_complete_preset)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name at /v1/models.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of every random stream.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=100, help="Higher runs first.")] = 50,
@@ -31,7 +42,26 @@ def adapt(
         list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Your own pairs; repeatable.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="A new job even when an equal one is live.")] = False,
-    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends.")] = False,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="https URL told of the job's end.")] = None,
+    webhook_secret: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EDA_WEBHOOK_SECRET",
+            show_envvar=True,
+            help="Signs the webhook; better in the environment than here.",
+        ),
+    ] = None,
+    deadlines: Annotated[
+        list[str] | None,
+        typer.Option("--stage-deadline", metavar="STAGE=SECONDS", help="Fail when a stage takes longer; repeatable."),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The same key again returns the job that it made.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the job would need, and queue nothing.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends; Ctrl-C detaches.")
+    ] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,18 +77,26 @@ def adapt(
         "seed": seed,
         "priority": priority,
         "config": parse_overrides(overrides or []),
-        "metadata": dict(_pair(text, "--metadata") for text in labels or []),
+        "metadata": as_pairs(labels or [], "--metadata"),
         "force": force,
+        "webhook": _webhook(webhook, webhook_secret),
+        "stage_deadlines": _deadlines(deadlines or []) or None,
     }
+    body = {key: value for key, value in given.items() if value is not None}
     with connect(url) as client:
-        job = client.create({key: value for key, value in given.items() if value is not None})
+        if dry_run:
+            estimate = client.estimate(body)
+            print_json(estimate) if as_json else typer.echo(view.estimate_text(estimate))
+            return
+        job = client.create(body, idempotency_key=idempotency_key)
         if watch:
-            out.print(f"job {job.id}") if not as_json else None
-            finish(view.watch(client, job.id), as_json)
+            with detachable(job.id, url):
+                out.print(f"job {job.id}") if not as_json else None
+                finish(view.watch(client, job.id), as_json)
         elif as_json:
             print_json(job)
         else:
-            out.print(f"{job.id} {view.coloured(job.status)}; watch it with `eda jobs wait {job.id}`")
+            out.print(f"{job.id} {view.coloured(job.status)}; watch it with `eda jobs watch {job.id}`")
 
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:
@@ -69,7 +107,7 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
     """
     nested: dict[str, Any] = {}
     for text in texts:
-        path, value = _pair(text, "--set")
+        path, value = as_pair(text, "--set")
         *parents, last = path.split(".")
         if not last or not all(parents):
             raise InputError(f"--set {text!r} has an empty part in its path; write section.field=value", param="set")
@@ -82,11 +120,24 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
     return nested
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise InputError(f"{option} {text!r} is not of the form key=value", param=option.lstrip("-"))
-    return key, value
+def _webhook(url: str | None, secret: str | None) -> dict[str, str] | None:
+    if url is None:
+        return None  # a secret in the environment is for those calls that have a webhook
+    return {"url": url} if secret is None else {"url": url, "secret": secret}
+
+
+def _deadlines(texts: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        stage, seconds = as_pair(text, "--stage-deadline")
+        if stage not in _STAGES or not (seconds.isascii() and seconds.isdigit()) or int(seconds) < 1:
+            raise InputError(
+                f"--stage-deadline {text!r} is not STAGE=SECONDS with a whole number above 0; stages are "
+                f"{', '.join(_STAGES)}",
+                param="stage_deadlines",
+            )
+        found[stage] = int(seconds)
+    return found
 
 
 def _value(text: str) -> Any:

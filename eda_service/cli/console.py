@@ -1,10 +1,12 @@
-"""What every command shares: the consoles, the exit codes, the service's URL and how an error is shown."""
+"""What every command shares: the consoles, the exit codes, the service's URL, detaching, and how an error is shown."""
 
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +36,24 @@ class Exit(IntEnum):
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="EDA_URL", help="Service URL; default: the one that `eda up` wrote down.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+_JSON = "eda.json"
+
+
+def _remember_json(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta[_JSON] = value  # shared with the groups above, which print errors
+    return value
+
+
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=_remember_json,
+        help="Print JSON on standard output; an error is JSON too, on standard error.",
+    ),
+]
 
 
 class Commands(TyperGroup):
@@ -45,7 +64,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except EdaError as error:
-            err.print(f"[bold red]error:[/] {_plain(error)}")
+            _print_error(error, as_json=bool(ctx.meta.get(_JSON)))
             raise typer.Exit(exit_code(error)) from error
 
 
@@ -53,7 +72,9 @@ def exit_code(error: EdaError) -> Exit:
     """The exit code that stands for an error."""
     if isinstance(error, ServiceUnreachableError):
         return Exit.UNREACHABLE
-    if isinstance(error, InputError) or (isinstance(error, ApiError) and error.status < 500):
+    if isinstance(error, ApiError):  # too many requests are nobody's wrong input
+        return Exit.BAD_INPUT if error.status < 500 and not error.retryable else Exit.JOB_FAILED
+    if isinstance(error, InputError):
         return Exit.BAD_INPUT
     return Exit.JOB_FAILED
 
@@ -61,6 +82,22 @@ def exit_code(error: EdaError) -> Exit:
 def connect(url: str | None) -> Client:
     """A client of the given service, or of the one that `eda up` started for this home."""
     return Client(url or running_url() or DEFAULT_URL)
+
+
+def example(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\n\n".join(("Example:" if len(lines) == 1 else "Examples:", *lines))
+
+
+@contextmanager
+def detachable(job_id: str, url: str | None) -> Iterator[None]:
+    """Ctrl-C inside leaves with exit code 0: the job goes on, and a line on standard error says how to come back."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        back = f"eda jobs watch {job_id}" + (f" --url {shlex.quote(url)}" if url else "")
+        err.print(f"detached; the job goes on, come back with `{back}`", markup=False)
+        raise typer.Exit(Exit.OK) from None
 
 
 def running_url(home: Path | None = None) -> str | None:
@@ -78,13 +115,20 @@ def read_up(home: Path) -> dict[str, Any] | None:
     return facts
 
 
-def print_json(value: BaseModel | list[Any] | dict[str, Any]) -> None:
-    """Write one JSON document to standard output, without colour or wrapping."""
+def print_json(value: BaseModel | list[Any] | dict[str, Any], *, compact: bool = False) -> None:
+    """Write one JSON document to standard output, without colour or wrapping; `compact` keeps it on one line."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    sys.stdout.write(json.dumps(plain, indent=None if not sys.stdout.isatty() else 2) + os.linesep)
+    sys.stdout.write(json.dumps(plain, indent=2 if sys.stdout.isatty() and not compact else None) + "\n")
+    sys.stdout.flush()  # a reader of a followed stream wants each line when it comes
 
 
-def _plain(error: EdaError) -> str:
+def _print_error(error: EdaError, *, as_json: bool) -> None:
+    request_id = error.request_id if isinstance(error, ApiError) else None
+    if as_json:
+        fields = {"message": error.message, "param": error.param, "code": error.code, "request_id": request_id}
+        err.print(json.dumps({"error": fields}), markup=False)
+        return
     param = f" (param: {error.param})" if error.param else ""
-    request = f" [request {error.request_id}]" if isinstance(error, ApiError) and error.request_id else ""
-    return f"{error.message}{param}{request}".replace("[", r"\[")
+    request = f" [request {request_id}]" if request_id else ""
+    plain = f"{error.message}{param}{request}".replace("[", r"\[")
+    err.print(f"[bold red]error:[/] {plain}")

@@ -1,38 +1,66 @@
-"""`eda jobs ...`: look at jobs and change them."""
+"""`eda jobs ...`: look at jobs, change them, and stay with one until it ends."""
 
 from __future__ import annotations
 
-import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from eda_service.cli import view
-from eda_service.cli.console import Commands, Exit, JsonOption, UrlOption, connect, out, print_json
+from eda_service.cli import follow, view
+from eda_service.cli.arguments import JobArgument, as_pairs
+from eda_service.cli.console import (
+    Commands,
+    Exit,
+    JsonOption,
+    UrlOption,
+    connect,
+    detachable,
+    err,
+    example,
+    out,
+    print_json,
+)
 from eda_service.client import Adaptation
+from eda_service.errors import EdaError
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at adaptation jobs, cancel and retry them.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Look at adaptation jobs, cancel and retry them.",
+    epilog=example("eda jobs ls"),
+)
 
-JobArgument = Annotated[str, typer.Argument(metavar="ID", help="Job id, as `eda jobs ls` shows it.")]
+StatusName = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 
 
-@app.command("ls")
+@app.command("ls", epilog=example("eda jobs ls --status failed --metadata team=math"))
 def ls(
-    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
+    status: Annotated[StatusName | None, typer.Option(help="Only jobs in this status.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only jobs with this pair; repeatable.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="At most this many.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Every job, whatever --limit says.")] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List jobs, newest first."""
+    metadata = as_pairs(labels or [], "--metadata")
     with connect(url) as client:
-        jobs = client.page(limit=limit, status=status)
+        if everything:
+            jobs, has_more = list(client.iterate(status=status, metadata=metadata)), False
+        else:
+            page = client.page(limit=limit, status=status, metadata=metadata)
+            jobs, has_more = list(page), page.has_more
     if as_json:
         print_json([job.model_dump(mode="json") for job in jobs])
-    else:
-        typer.echo(view.jobs_table(jobs) if jobs else "no jobs")
+        return
+    typer.echo(view.jobs_table(jobs) if jobs else "no jobs")
+    if has_more:
+        err.print("there are more; --all lists them")
 
 
-@app.command()
+@app.command(epilog=example("eda jobs show adapt_01KD --json"))
 def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show one job."""
     with connect(url) as client:
@@ -45,68 +73,62 @@ def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False
         out.print(view.describe_end(job))
 
 
-@app.command()
-def events(
+@app.command(epilog=example("eda jobs watch adapt_01KD"))
+def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show a job's progress until it ends; exit code 1 unless it succeeds. Ctrl-C detaches, the job goes on."""
+    with connect(url) as client, detachable(job_id, url):
+        finish(view.watch(client, job_id), as_json)
+
+
+@app.command(epilog=example("eda jobs wait adapt_01KD --timeout 600"))
+def wait(
     job_id: JobArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Give up then, with exit code 1.")
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what happened to a job."""
-    with connect(url) as client:
-        last: str | None = None
-        while True:
-            ended = not follow or client.get(job_id).is_terminal
-            for event in client.events(job_id, after=last):
-                last = event.id
-                if as_json:
-                    print_json(event)
-                else:
-                    at = time.strftime("%H:%M:%S", time.localtime(event.created_at))
-                    stage = f"{event.stage}: " if event.stage else ""
-                    out.print(f"{at} {event.level:<7} {event.type:<18} {stage}{event.message}", markup=False)
-            if ended:
-                return
-            time.sleep(1.0)
+    """Wait without a word until a job ends; exit code 1 unless it succeeds. Ctrl-C detaches, the job goes on."""
+    with connect(url) as client, detachable(job_id, url):
+        try:
+            job = client.wait(job_id, timeout_s=timeout_s)
+        except TimeoutError as error:
+            raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
+        err.print(view.describe_end(job))
+        finish(job, as_json)
 
 
-@app.command()
-def logs(
-    job_id: JobArgument,
-    stage: Annotated[str | None, typer.Option(help="Default: the latest stage that logged.")] = None,
-    tail: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many lines.")] = 200,
-    url: UrlOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the last lines of a stage's log."""
-    with connect(url) as client:
-        lines = client.logs(job_id, stage=stage, tail=tail)
-    if as_json:
-        print_json(lines)
-        return
-    for line in lines:
-        typer.echo(line)
-
-
-@app.command()
+@app.command(epilog=example("eda jobs cancel adapt_01KD"))
 def cancel(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Stop a job."""
     with connect(url) as client:
         _show_change(client.cancel(job_id), as_json)
 
 
-@app.command()
+@app.command(epilog=example("eda jobs retry adapt_01KD"))
 def retry(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Queue a failed or cancelled job again; finished stages are not repeated."""
     with connect(url) as client:
         _show_change(client.retry(job_id), as_json)
 
 
-@app.command()
-def wait(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Watch a job until it ends; exit code 1 unless it succeeds."""
+@app.command(epilog=example("eda jobs priority adapt_01KD 80"))
+def priority(
+    job_id: JobArgument,
+    value: Annotated[int, typer.Argument(metavar="PRIORITY", min=0, max=100, help="Higher runs first.")],
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a queued job up or down."""
     with connect(url) as client:
-        finish(view.watch(client, job_id), as_json)
+        _show_change(client.set_priority(job_id, value), as_json, f"priority {value}")
+
+
+app.command(epilog=example("eda jobs events adapt_01KD -f"))(follow.events)
+app.command(epilog=example("eda jobs logs adapt_01KD -f", "eda jobs logs adapt_01KD --stage train --tail 50"))(
+    follow.logs
+)
 
 
 def finish(job: Adaptation, as_json: bool) -> None:
@@ -117,8 +139,8 @@ def finish(job: Adaptation, as_json: bool) -> None:
         raise typer.Exit(Exit.JOB_FAILED)
 
 
-def _show_change(job: Adaptation, as_json: bool) -> None:
+def _show_change(job: Adaptation, as_json: bool, note: str = "") -> None:
     if as_json:
         print_json(job)
     else:
-        out.print(f"{job.id} {view.coloured(job.status)}")
+        out.print(f"{job.id} {view.coloured(job.status)} {note}".rstrip())

@@ -1,12 +1,12 @@
-"""The `eda` command: what a team types. Torch and Ray are imported by no command but `models fetch`."""
+"""The `eda` command: what a team types. Heavy libraries are imported by the commands that need them, not here."""
 
 from __future__ import annotations
 
 import typer
 
-from eda_service.cli import jobs, models
+from eda_service.cli import jobs, keys, models
 from eda_service.cli.adapt import adapt
-from eda_service.cli.console import Commands
+from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
 from eda_service.cli.service import down, up
 
@@ -14,12 +14,20 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="Keep speculative decoding fast when targets are fine-tuned.",
+    epilog=example("eda adapt smollm2-135m-math --preset demo --watch", "eda --install-completion"),
 )
-for command in (up, down, adapt, demo):
-    app.command()(command)
+app.command(epilog=example("eda up --port 8800"))(up)
+app.command(epilog=example("eda down"))(down)
+app.command(
+    epilog=example(
+        "eda adapt smollm2-135m-math --preset demo --dry-run",
+        "eda adapt org/model --adapter org/lora --data prompts.jsonl --set train.epochs=4 --watch",
+    )
+)(adapt)
+app.command(epilog=example("eda demo --output out/demo"))(demo)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ import typer
 
 from eda_service.artifacts.registry import list_drafts
 from eda_service.artifacts.rundir import home_dir
-from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, out, print_json
+from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import ServiceUnreachableError
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, help="Models that are served, base drafts, shipped targets.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="Models that are served, base drafts, shipped targets.",
+    epilog=example("eda models ls"),
+)
 
 
-@app.command("ls")
+@app.command("ls", epilog=example("eda models ls --json"))
 def ls(url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List what the endpoint serves and which base drafts there are."""
     with connect(url) as client:
@@ -32,8 +37,11 @@ def ls(url: UrlOption = None, as_json: JsonOption = False) -> None:
             out.print(f"{kind.replace('_', ' ').rstrip('s'):<11} {name}")
 
 
-@app.command()
-def fetch(name: Annotated[str, typer.Argument(help="Shipped or embedded target, directory or hub id.")]) -> None:
+@app.command(epilog=example("eda models fetch smollm2-135m-math"))
+def fetch(
+    name: Annotated[str, typer.Argument(help="Shipped or embedded target, directory or hub id.")],
+    as_json: JsonOption = False,
+) -> None:
     """Bring a target to this machine, so that the first job need not."""
     from eda_service.config import TargetSpec
     from eda_service.target.embedded import source_note
@@ -43,4 +51,7 @@ def fetch(name: Annotated[str, typer.Argument(help="Shipped or embedded target, 
     note = source_note(resolved.model_dir)
     if note:
         err.print(f"{resolved.model}: {note}")
-    typer.echo(str(resolved.model_dir))
+    if as_json:
+        print_json({"model": resolved.model, "model_dir": str(resolved.model_dir)})
+    else:
+        typer.echo(str(resolved.model_dir))

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from eda_service.artifacts.rundir import home_dir
-from eda_service.cli.console import err, out, read_up
+from eda_service.cli.console import JsonOption, err, out, print_json, read_up
 from eda_service.errors import EdaError
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
@@ -54,14 +54,14 @@ def up(
         supervisor.stop()
 
 
-def down(home: HomeOption = None) -> None:
+def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Stop the service of this home; running jobs continue from their last record at the next `eda up`."""
     from eda_service.cli.supervisor import is_running
 
     root = (home or home_dir()).expanduser().resolve()
     facts = read_up(root)
     if facts is None or not is_running(root):
-        out.print(f"no service runs for {root}")
+        _say_down(root, False, as_json)
         return
     os.kill(int(facts["pid"]), signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_TIMEOUT_S
@@ -71,4 +71,11 @@ def down(home: HomeOption = None) -> None:
                 f"the service (pid {facts['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
             )
         time.sleep(0.2)
-    out.print(f"stopped the service of {root}")
+    _say_down(root, True, as_json)
+
+
+def _say_down(root: Path, stopped: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"home": str(root), "stopped": stopped})
+    else:
+        out.print(f"stopped the service of {root}" if stopped else f"no service runs for {root}")

@@ -1,0 +1,64 @@
+"""`eda jobs events` and `eda jobs logs`: what happened and what was logged, once or until the job ends."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eda_service.cli import view
+from eda_service.cli.arguments import JobArgument
+from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, print_json
+from eda_service.client import JobEvent
+from eda_service.records import Stage
+
+FollowOption = Annotated[
+    bool, typer.Option("--follow", "-f", help="Go on until the job ends. Ctrl-C detaches, the job goes on.")
+]
+
+
+def events(
+    job_id: JobArgument, follow: FollowOption = False, url: UrlOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what happened to a job; with --json one document per line."""
+    with connect(url) as client:
+        if not follow:
+            for event in client.events(job_id):
+                _print_event(event, as_json)
+            return
+        with detachable(job_id, url):
+            for event in client.stream_events(job_id):
+                _print_event(event, as_json)
+
+
+def logs(
+    job_id: JobArgument,
+    stage: Annotated[
+        Stage | None, typer.Option(help="Default: the latest stage that logged, then each later one.")
+    ] = None,
+    tail: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many lines from before.")] = 200,
+    follow: FollowOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the last lines of a stage's log; with --json a list, with -f and --json one `{"line": ...}` per line."""
+    name = None if stage is None else stage.value
+    with connect(url) as client:
+        if follow:
+            with detachable(job_id, url):
+                for line in client.follow_logs(job_id, stage=name, tail=tail):
+                    print_json({"line": line}, compact=True) if as_json else typer.echo(line)
+            return
+        lines = client.logs(job_id, stage=name, tail=tail)
+    if as_json:
+        print_json(lines)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def _print_event(event: JobEvent, as_json: bool) -> None:
+    if as_json:
+        print_json(event, compact=True)
+    else:
+        typer.echo(view.event_line(event))

@@ -1,0 +1,166 @@
+"""`eda keys ...`: make, list and revoke API keys, on the service's database itself: the first key needs no key."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+
+import typer
+
+from eda_service.artifacts.rundir import home_dir
+from eda_service.cli import view
+from eda_service.cli.console import Commands, JsonOption, err, example, print_json
+from eda_service.cli.service import HomeOption
+from eda_service.client import ServiceUnreachableError
+
+if TYPE_CHECKING:
+    from eda_service.jobstore import JobStore
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="API keys: make, list and revoke them, on the machine that has the database.",
+    epilog=example("eda keys create laptop --owner ada"),
+)
+
+_DAY_S = 86_400
+
+
+class Scope(StrEnum):
+    """What a key allows."""
+
+    JOBS_READ = "jobs:read"
+    JOBS_WRITE = "jobs:write"
+    INFER = "infer"
+    ADMIN = "admin"
+
+
+class Key(Protocol):
+    """A key as the store shows it: everything but the secret. Times are whole seconds since the epoch."""
+
+    id: str
+    owner: str
+    name: str
+    scopes: Sequence[str]
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+
+class Keys(Protocol):
+    """What the job store can do with keys."""
+
+    def create_key(self, owner: str, name: str, scopes: Sequence[str], expires_at: int | None) -> tuple[Key, str]:
+        """Make a key; returns it and its text, which is stored nowhere."""
+
+    def list_keys(self, owner: str | None = None) -> list[Key]:
+        """Keys of one owner, or of all."""
+
+    def revoke_key(self, key_id: str) -> object:
+        """Make a key useless from now on."""
+
+
+@app.command(
+    epilog=example(
+        "eda keys create laptop --owner ada --expires-days 90", "eda keys create monitor --scope jobs:read --json"
+    )
+)
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for; shown by `eda keys ls`.")],
+    owner: Annotated[str, typer.Option(help="Whose jobs it sees and makes.")] = "local",
+    scopes: Annotated[list[Scope] | None, typer.Option("--scope", help="Repeatable; default: all but admin.")] = None,
+    expires_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Days until it stops working.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key. It is printed once, alone on standard output, and cannot be shown again."""
+    granted = [scope.value for scope in scopes or (Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.INFER)]
+    expires_at = None if expires_days is None else int(time.time()) + expires_days * _DAY_S
+    with _keys(home) as keys:
+        key, text = keys.create_key(owner, name, granted, expires_at)
+    if as_json:
+        print_json({**_fields(key), "key": text})
+        return
+    typer.echo(text)
+    err.print(f"key {key.id} of {key.owner}; it is shown this once. Use it as EDA_API_KEY, or as `Bearer` token")
+
+
+@app.command("ls", epilog=example("eda keys ls --owner ada"))
+def ls(
+    owner: Annotated[str | None, typer.Option(help="Only this owner's keys.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List keys, without their secrets."""
+    with _keys(home) as keys:
+        found = keys.list_keys(owner)
+    if as_json:
+        print_json([_fields(key) for key in found])
+        return
+    rows = [("ID", "OWNER", "NAME", "SCOPES", "STATE", "LAST USED")]
+    for key in found:
+        rows.append((key.id, key.owner, key.name, ",".join(key.scopes), _state(key), _ago(key.last_used_at)))
+    typer.echo(view.columns(rows) if found else "no keys")
+
+
+@app.command(epilog=example("eda keys revoke KEY_ID"))
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `eda keys ls` shows it.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key useless from now on."""
+    with _keys(home) as keys:
+        keys.revoke_key(key_id)
+    print_json({"id": key_id, "revoked": True}) if as_json else typer.echo(f"revoked {key_id}")
+
+
+@contextmanager
+def _keys(home: Path | None) -> Iterator[Keys]:
+    from sqlalchemy.exc import OperationalError
+
+    from eda_service.jobstore import JobStore
+
+    root = (home or home_dir()).expanduser().resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    store: JobStore | None = None
+    try:
+        store = JobStore(os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{root / 'eda.db'}")
+        yield cast(Keys, store)
+    except OperationalError as error:  # its text may hold the database's password
+        raise ServiceUnreachableError("the database does not answer; check EDA_DATABASE_URL or --home") from error
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _fields(key: Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "owner": key.owner,
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
+    }
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is None:
+        return "valid"
+    left_s = key.expires_at - time.time()
+    return f"valid for {view.duration(left_s)}" if left_s > 0 else "expired"
+
+
+def _ago(at: int | None) -> str:
+    return "never" if at is None else f"{view.duration(time.time() - at)} ago"

@@ -1,0 +1,59 @@
+"""Running `eda` in a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scripted_service import Answer
+from typer.testing import CliRunner, Result
+
+from eda_service.cli.main import app
+
+ROOT = "/v1/adaptations"
+JOB = f"{ROOT}/adapt_1"
+# A shell that starts a test run in the background makes its children ignore SIGINT: take the usual handler back.
+_MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from eda_service.cli.main import app; app(prog_name='eda')"
+)
+
+
+def job_body(status: str = "queued", **fields: Any) -> dict[str, Any]:
+    """A job as the service shows it."""
+    body = {"id": "adapt_1", "status": status, "model": "org/model", "base_draft": "small@1", "served_name": "model"}
+    return {**body, "created_at": 1, "attempt": 1, "max_attempts": 3, **fields}
+
+
+def job(status: str = "queued", **fields: Any) -> Answer:
+    """The answer with that job."""
+    return Answer(job_body(status, **fields))
+
+
+class Cli:
+    """One user's `eda`.
+
+    Args:
+        home: Value of EDA_HOME.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.env = {"EDA_HOME": str(home), "EDA_URL": "", "EDA_API_KEY": "", "COLUMNS": "100", "TERM": "dumb"}
+
+    def __call__(self, *arguments: str, url: str | None = None, env: dict[str, str] | None = None) -> Result:
+        """Run a command in this process."""
+        given = {**self.env, **({"EDA_URL": url} if url else {}), **(env or {})}
+        return CliRunner().invoke(app, list(arguments), env=given, prog_name="eda")
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-c", _MAIN, *arguments],
+            env={**os.environ, **self.env, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
