@@ -27,6 +27,7 @@ demo: $(STAMP)  ## adapt the shipped math target end to end, serve it, print bef
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/eda models fetch smollm2-135m-instruct
+	sh tests/install_postgres.sh
 	$(BIN)/python -m pytest
 
 check: $(STAMP)  ## lint, format, types, import rules

@@ -87,6 +87,12 @@ class ConflictError(InputError):
     code = "conflict"
 
 
+class LeaseLostError(ConflictError):
+    """Another dispatcher has taken this job's lease; whoever held it before must leave the job alone."""
+
+    code = "lease_lost"
+
+
 class ResourceError(EdaError):
     """The machine or cluster lacks something the job needs."""
 
@@ -108,6 +114,13 @@ class OverloadedError(ResourceError):
     """The endpoint runs and queues as many requests as it may."""
 
     code = "overloaded"
+    retryable = True
+
+
+class QuotaExceededError(ResourceError):
+    """The owner has as many queued jobs as allowed."""
+
+    code = "quota_exceeded"
     retryable = True
 
 

@@ -7,12 +7,13 @@ a test sees what production code sees, only smaller: hidden size 32, two layers,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from postgres import Postgres, PostgresUnavailableError
 from tiny_models import fit_draft, random_draft, register_draft, write_target
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -102,6 +103,17 @@ def tiny_draft(tiny_target: Target) -> Draft:
 def full_head(tiny_target: Target) -> DraftHead:
     """The tiny Llama's head, all rows."""
     return DraftHead(tiny_target.head_weight, None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for this session; without one the test is skipped and says why."""
+    try:
+        server = Postgres()
+    except PostgresUnavailableError as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

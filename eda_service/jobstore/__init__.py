@@ -1,7 +1,19 @@
-"""The durable queue: rows are the truth, files and Ray follow. Only the API process opens the database."""
+"""The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never do."""
 
-from eda_service.jobstore.job import Deployment, Event, Job
+from eda_service.jobstore.job import Delivery, Deployment, Event, Job, KeyInfo
+from eda_service.jobstore.keys import SCOPES
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
 
-__all__ = ["LIVE", "TERMINAL", "Deployment", "Event", "Job", "JobStore", "Status"]
+__all__ = [
+    "LIVE",
+    "SCOPES",
+    "TERMINAL",
+    "Delivery",
+    "Deployment",
+    "Event",
+    "Job",
+    "JobStore",
+    "KeyInfo",
+    "Status",
+]

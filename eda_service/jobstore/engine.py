@@ -1,28 +1,46 @@
-"""Opening the database. SQLite runs with WAL, `synchronous=FULL` (a 2xx survives power loss), immediate transactions.
+"""Opening the database: SQLite by default, PostgreSQL (psycopg 3) by URL.
 
-`BEGIN IMMEDIATE` takes the write lock before the first read of a writing transaction. With SQLite's default, two
-writers may both read and then one fails with "database is locked" at once, whatever the busy timeout says.
+SQLite runs with WAL, `synchronous=FULL` (a 2xx survives power loss) and immediate transactions: `BEGIN IMMEDIATE` takes
+the write lock before the first read of a writing transaction. With SQLite's default, two writers may both read and then
+one fails with "database is locked" at once, whatever the busy timeout says.
+
+PostgreSQL runs with READ COMMITTED: every statement sees what was committed before it, so a count that is taken after
+a lock is a count of now. Writers lock the job's row (`rows.find`) or an advisory lock (`locks`).
 """
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
+from eda_service.errors import InputError
+
 BUSY_TIMEOUT_S = 30
+IDLE_TRANSACTION_TIMEOUT_S = 60  # a dispatcher that was suspended in a transaction must not hold its locks for ever
+_POOL_SIZE, _POOL_OVERFLOW = 10, 10  # PostgreSQL's default is 100 connections for all replicas together
 
 
 def open_engine(url: str) -> Engine:
-    """Open (and for SQLite create) the database behind `url`."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+    """Open (and for SQLite create) the database behind `url`.
+
+    Raises:
+        InputError: A kind of database the queue does not work on.
+    """
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return _open_postgresql(parsed)
+    if backend != "sqlite":
+        raise InputError(f"the job store works on sqlite and postgresql, not on {backend!r}; give it such a URL")
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = create_engine(parsed, connect_args=arguments, json_serializer=to_json)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
@@ -31,6 +49,39 @@ def open_engine(url: str) -> Engine:
 def reader(engine: Engine) -> Engine:
     """The same engine and pool, with transactions that only read and so never wait for a writer."""
     return engine.execution_options(eda_read_only=True)
+
+
+def to_json(value: Any) -> str:
+    """JSON as both databases take it: PostgreSQL refuses NaN and infinity, which a diverged run's heartbeat holds."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _open_postgresql(url: URL) -> Engine:
+    limits = {
+        "lock_timeout": BUSY_TIMEOUT_S * 1000,
+        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_S * 1000,
+    }
+    options = " ".join(f"-c {name}={millis}" for name, millis in limits.items())
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={"options": options, "application_name": "eda"},
+        isolation_level="READ COMMITTED",
+        json_serializer=to_json,
+        max_overflow=_POOL_OVERFLOW,
+        pool_pre_ping=True,
+        pool_size=_POOL_SIZE,
+    )
 
 
 def _configure(connection: Any, _record: Any) -> None:

@@ -40,6 +40,11 @@ class Job(Row):
     events_read: int = Field(description="lines of events.jsonl already imported")
     result_pack: str | None
     error: dict[str, Any] | None
+    owner: str = Field(default="local", description="whose job it is; others cannot see it")
+    lease_token: int = Field(default=0, description="fencing token: grows each time the job gets another dispatcher")
+    ray_session: str | None = Field(default=None, description="the Ray session that accepted this attempt")
+    stage_deadlines: dict[str, float] = Field(default_factory=dict, description="stage to its longest time, seconds")
+    webhook_url: str | None = Field(default=None, description="where the end of the job is told")
 
     @property
     def ray_submission_id(self) -> str:
@@ -77,3 +82,27 @@ class Deployment(Row):
     pack: str
     job_id: str
     updated_at: int
+
+
+class KeyInfo(Row):
+    """An API key without its secret."""
+
+    id: str
+    owner: str
+    name: str
+    scopes: list[str]
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None = Field(description="exact to a minute")
+
+
+class Delivery(Row):
+    """A webhook that is due. Its id stays the same in every try, so a receiver can tell a repeated one."""
+
+    id: int
+    job_id: str
+    url: str
+    secret: str | None = Field(repr=False)
+    payload: dict[str, Any]
+    attempts: int = Field(description="tries so far, all failed")

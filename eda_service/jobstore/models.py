@@ -1,11 +1,16 @@
-"""Tables. A job's config is stored whole, as JSON: it is immutable and never queried by parts."""
+"""Tables. A job's config is stored whole, as JSON: it is immutable and never queried by parts.
+
+The schema changes by a revision under `migrations/versions`; a test compares what they build with these classes.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SECONDS = BigInteger().with_variant(Integer(), "sqlite")  # since the epoch; 32 bits end in 2038
 
 
 class Base(DeclarativeBase):
@@ -21,6 +26,7 @@ class JobRow(Base):
     id: Mapped[str] = mapped_column(String(64), unique=True)
     status: Mapped[str] = mapped_column(String(16))
     origin: Mapped[str] = mapped_column(String(8))
+    owner: Mapped[str] = mapped_column(String(64), default="local", server_default="local")
     stage: Mapped[str | None] = mapped_column(String(16), default=None)
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -29,29 +35,42 @@ class JobRow(Base):
     priority: Mapped[int] = mapped_column(Integer)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     max_attempts: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[int] = mapped_column(Integer)
-    started_at: Mapped[int | None] = mapped_column(Integer, default=None)
-    finished_at: Mapped[int | None] = mapped_column(Integer, default=None)
-    not_before: Mapped[int] = mapped_column(Integer, default=0)
-    submitted_at: Mapped[int | None] = mapped_column(Integer, default=None)
+    created_at: Mapped[int] = mapped_column(SECONDS)
+    started_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    finished_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    not_before: Mapped[int] = mapped_column(SECONDS, default=0)
+    submitted_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
     events_read: Mapped[int] = mapped_column(Integer, default=0)
     result_pack: Mapped[str | None] = mapped_column(String(256), default=None)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    lease_holder: Mapped[str | None] = mapped_column(String(64), default=None)
+    lease_token: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    lease_until: Mapped[int] = mapped_column(SECONDS, default=0, server_default="0")
+    ray_session: Mapped[str | None] = mapped_column(String(128), default=None)
+    stage_deadlines: Mapped[dict[str, float]] = mapped_column(JSON, default=dict, server_default="{}")
+    webhook: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
 
     __table_args__ = (
         Index("ix_jobs_queue", "status", "priority", "seq"),
-        Index("ix_jobs_content", "content_sha256", "status"),
+        Index("ix_jobs_content", "owner", "content_sha256", "status"),
+        Index("ix_jobs_owner", "owner", "seq"),
+        Index("ix_jobs_owner_status", "owner", "status"),
     )
+
+    @property
+    def webhook_url(self) -> str | None:
+        """Where the end of the job is told; the secret stays in the row."""
+        return None if self.webhook is None else str(self.webhook["url"])
 
 
 class EventRow(Base):
-    """One event; its id orders all events of all jobs."""
+    """One event; its id orders all events of one job, also by the time at which they could be seen."""
 
     __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    at: Mapped[int] = mapped_column(Integer)
+    at: Mapped[int] = mapped_column(SECONDS)
     level: Mapped[str] = mapped_column(String(16))
     type: Mapped[str] = mapped_column(String(64))
     message: Mapped[str] = mapped_column(Text)
@@ -59,14 +78,15 @@ class EventRow(Base):
 
 
 class IdempotencyRow(Base):
-    """A caller's `Idempotency-Key` and the job it made."""
+    """An owner's `Idempotency-Key` and the job it made."""
 
     __tablename__ = "idempotency_keys"
 
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     request_sha256: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[int] = mapped_column(SECONDS)
 
 
 class DeploymentRow(Base):
@@ -79,4 +99,40 @@ class DeploymentRow(Base):
     base_draft: Mapped[str] = mapped_column(String(128))
     pack: Mapped[str] = mapped_column(String(256))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    updated_at: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[int] = mapped_column(SECONDS)
+
+
+class KeyRow(Base):
+    """An API key; of its secret only the hash is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    name: Mapped[str] = mapped_column(String(128))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(SECONDS)
+    expires_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    revoked_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    last_used_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+
+
+class OutboxRow(Base):
+    """A webhook that must be sent: written with the move it tells about, and kept as the record of its delivery."""
+
+    __tablename__ = "webhook_outbox"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("events.id"), unique=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str | None] = mapped_column(Text, default=None)
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    not_before: Mapped[int] = mapped_column(SECONDS, default=0)
+    delivered_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    gave_up_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    last_error: Mapped[str | None] = mapped_column(Text, default=None)
+
+    __table_args__ = (Index("ix_webhook_outbox_due", "delivered_at", "gave_up_at", "not_before"),)

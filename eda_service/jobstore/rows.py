@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from eda_service.config import AdaptConfig
-from eda_service.errors import NotFoundError
+from eda_service.errors import LeaseLostError, NotFoundError
 from eda_service.jobstore.job import Origin
 from eda_service.jobstore.models import EventRow, JobRow
 from eda_service.jobstore.status import Status
@@ -18,28 +20,65 @@ from eda_service.jobstore.status import Status
 _JOINABLE = (Status.QUEUED.value, Status.RUNNING.value)
 
 
-def content_sha256(config: AdaptConfig) -> str:
-    """Hash of everything that decides what a job will do."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+def content_sha256(config: AdaptConfig, *extras: Mapping[str, Any] | None) -> str:
+    """Hash of everything that decides what a job will do; `extras` count where there are any."""
+    parts = [config.model_dump(mode="json"), *(dict(extra) for extra in extras if extra)]
+    text = json.dumps(parts if len(parts) > 1 else parts[0], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def find(session: Session, job_id: str) -> JobRow:
+def clean_text(text: str, max_characters: int | None = None) -> str:
+    """Text that both databases store and compare: PostgreSQL has no NUL and no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")[:max_characters]
+
+
+def find(
+    session: Session, job_id: str, *, owner: str | None = None, token: int | None = None, lock: bool = False
+) -> JobRow:
     """The row of a job.
 
+    Args:
+        session: The caller's transaction.
+        job_id: Which job.
+        owner: Whose job it must be; None: anybody's.
+        token: The caller's fencing token; None: not checked.
+        lock: Keep other writers off the row until the end of the transaction. Whoever writes an event takes this lock,
+            so that events of one job become visible in the order of their ids.
+
     Raises:
-        NotFoundError: No such job.
+        NotFoundError: No such job, or another owner's; the message is the same.
+        LeaseLostError: The job's lease has another token by now.
     """
-    row = session.scalars(select(JobRow).where(JobRow.id == job_id)).first()
+    query = select(JobRow).where(JobRow.id == clean_text(job_id))
+    if owner is not None:
+        query = query.where(JobRow.owner == owner)
+    if lock:
+        query = query.with_for_update(key_share=True)
+    row = session.scalars(query).first()
     if row is None:
         raise NotFoundError(f"no job {job_id[:64]!r}; list the jobs to find its id", param="id")
+    if token is not None and row.lease_token != token:
+        raise LeaseLostError(
+            f"job {row.id} is leased with token {row.lease_token} to {row.lease_holder or 'nobody'}, not with {token}; "
+            "leave it alone until `hold` returns it again",
+            param="token",
+        )
     return row
 
 
-def same_content(session: Session, digest: str) -> JobRow | None:
-    """The newest live job with this content, if any."""
-    joinable = select(JobRow).where(JobRow.status.in_(_JOINABLE), JobRow.origin == "api")
-    return session.scalars(joinable.where(JobRow.content_sha256 == digest).order_by(JobRow.seq.desc())).first()
+def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
+    """The owner's newest live job with this content, if any."""
+    equal = select(JobRow).where(JobRow.owner == owner, JobRow.content_sha256 == digest, JobRow.origin == "api")
+    # Few rows, sorted here: asked to sort them, SQLite walks all of the owner's jobs along their order instead.
+    found = session.scalars(equal.where(JobRow.status.in_(_JOINABLE))).all()
+    return max(found, key=lambda row: row.seq, default=None)
+
+
+def has_label(key: str, value: str, backend: str) -> ColumnElement[bool]:
+    """Condition on `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON path."""
+    unpack = func.json_each if backend == "sqlite" else func.json_each_text
+    pairs = unpack(JobRow.labels).table_valued("key", "value")
+    return select(pairs.c.key).where(pairs.c.key == clean_text(key), pairs.c.value == clean_text(value)).exists()
 
 
 def insert(session: Session, job_id: str, config: AdaptConfig, origin: Origin, digest: str, now: int) -> JobRow:
@@ -68,7 +107,17 @@ def add_event(
     *,
     level: str = "info",
     stage: str | None = None,
-) -> None:
+) -> EventRow:
     """One event of a job, in the transaction of what it tells about."""
-    session.flush()  # the event's foreign key needs the job's row
-    session.add(EventRow(job_id=row.id, at=at, level=level, type=kind, message=message, stage=stage))
+    if row.seq is None:
+        session.flush()  # the event's foreign key needs the job's row
+    event = EventRow(
+        job_id=row.id,
+        at=at,
+        level=clean_text(level, 16),
+        type=clean_text(kind, 64),
+        message=clean_text(message),
+        stage=None if stage is None else clean_text(stage, 16),
+    )
+    session.add(event)
+    return event

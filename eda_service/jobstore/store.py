@@ -1,125 +1,45 @@
 """The job store: every change of state and the event that tells of it are one transaction.
 
-It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this file.
+It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
+parts are `Intake` (how jobs come in), `Leases` (what runs next and who looks after it), `EventLog`, `Outbox` (webhooks)
+and `KeyStore`; here is the rest: looking at jobs and moving them.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import sessionmaker
 
-from eda_service.config import AdaptConfig
 from eda_service.errors import ConflictError
-from eda_service.jobstore import rows
-from eda_service.jobstore.engine import open_engine, reader
-from eda_service.jobstore.ids import new_job_id
-from eda_service.jobstore.job import Deployment, Event, Job
-from eda_service.jobstore.models import Base, DeploymentRow, EventRow, IdempotencyRow, JobRow
+from eda_service.jobstore import outbox, rows
+from eda_service.jobstore.eventlog import EventLog
+from eda_service.jobstore.intake import Intake
+from eda_service.jobstore.job import Deployment, Job
+from eda_service.jobstore.keys import KeyStore
+from eda_service.jobstore.leases import OCCUPYING, Leases
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import DeploymentRow, JobRow
 from eda_service.jobstore.status import TERMINAL, Status, require_legal
 
-_OCCUPYING = (Status.RUNNING.value, Status.CANCELLING.value)
 
+class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
+    """Durable queue over one database."""
 
-class JobStore:
-    """Durable queue over one database.
-
-    Args:
-        url: SQLAlchemy URL, e.g. `sqlite:////home/me/.eda/eda.db`.
-        clock: Seconds since the epoch; passed in so that tests choose the time.
-    """
-
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._engine = open_engine(url)
-        Base.metadata.create_all(self._engine)
-        self._write = sessionmaker(self._engine, expire_on_commit=False)
-        self._read = sessionmaker(reader(self._engine), expire_on_commit=False)
-        self._clock = clock
-
-    def close(self) -> None:
-        """Close every pooled connection."""
-        self._engine.dispose()
-
-    def create(
-        self,
-        config: AdaptConfig,
-        *,
-        labels: Mapping[str, str] | None = None,
-        priority: int = 50,
-        max_attempts: int = 3,
-        idempotency_key: str | None = None,
-        request_sha256: str = "",
-        force: bool = False,
-    ) -> tuple[Job, bool]:
-        """Queue a job, or return the one that this request already made.
-
-        Args:
-            config: What to do.
-            labels: The caller's own key-value pairs.
-            priority: Higher runs first; equal priorities run in order of arrival.
-            max_attempts: Attempts before a retryable failure becomes final.
-            idempotency_key: A repeated key returns the first call's job.
-            request_sha256: Hash of the request body, so that one key cannot mean two requests.
-            force: Queue a new job even when a live one has the same content.
-
-        Returns:
-            The job, and whether this call made it.
-
-        Raises:
-            ConflictError: The key was used before with another request.
-        """
-        digest = rows.content_sha256(config)
-        with self._write.begin() as session:
-            if idempotency_key is not None:
-                replay = session.get(IdempotencyRow, idempotency_key)
-                if replay is not None:
-                    if replay.request_sha256 != request_sha256:
-                        raise ConflictError(
-                            "this Idempotency-Key was used with another request body; use a new key for a new request",
-                            param="Idempotency-Key",
-                        )
-                    return Job.model_validate(rows.find(session, replay.job_id)), False
-            row = None if force else rows.same_content(session, digest)
-            made = row is None
-            if row is None:
-                row = rows.insert(session, new_job_id(self._clock()), config, "api", digest, self._now())
-                row.labels, row.priority, row.max_attempts = dict(labels or {}), priority, max_attempts
-                rows.add_event(session, row, self._now(), "job_created", "queued")
-            if idempotency_key is not None:
-                session.flush()
-                session.add(
-                    IdempotencyRow(
-                        key=idempotency_key, job_id=row.id, request_sha256=request_sha256, created_at=self._now()
-                    )
-                )
-            session.flush()
-            return Job.model_validate(row), made
-
-    def adopt(self, job_id: str, config: AdaptConfig, *, created_at: int) -> Job:
-        """Record a job that somebody started on the cluster by hand; it is running already."""
-        with self._write.begin() as session:
-            row = rows.insert(session, job_id, config, "ray", rows.content_sha256(config), self._now())
-            row.status, row.attempt, row.max_attempts = Status.RUNNING.value, 1, 1
-            row.created_at = row.started_at = row.submitted_at = created_at
-            rows.add_event(session, row, self._now(), "job_adopted", "found on the cluster, started without the API")
-            session.flush()
-            return Job.model_validate(row)
-
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, *, owner: str | None = None) -> Job:
         """One job.
 
         Raises:
-            NotFoundError: No such job.
+            NotFoundError: No such job of this owner.
         """
         with self._read() as session:
-            return Job.model_validate(rows.find(session, job_id))
+            return Job.model_validate(rows.find(session, job_id, owner=owner))
 
     def page(
         self,
         *,
+        owner: str | None = None,
         limit: int = 20,
         after: str | None = None,
         status: Status | None = None,
@@ -128,24 +48,20 @@ class JobStore:
         """Jobs, newest first, and whether there are more.
 
         Raises:
-            NotFoundError: `after` is no job.
+            NotFoundError: `after` is no job of this owner.
         """
         query = select(JobRow).order_by(JobRow.seq.desc())
+        if owner is not None:
+            query = query.where(JobRow.owner == owner)
         if status is not None:
             query = query.where(JobRow.status == status.value)
         for key, value in (labels or {}).items():
-            query = query.where(JobRow.labels[key].as_string() == value)
+            query = query.where(rows.has_label(key, value, self.backend))
         with self._read() as session:
             if after is not None:
-                query = query.where(JobRow.seq < rows.find(session, after).seq)
+                query = query.where(JobRow.seq < rows.find(session, after, owner=owner).seq)
             found = session.scalars(query.limit(limit + 1)).all()
             return [Job.model_validate(row) for row in found[:limit]], len(found) > limit
-
-    def occupying(self) -> list[Job]:
-        """Jobs that are running or being cancelled, oldest first."""
-        with self._read() as session:
-            found = session.scalars(select(JobRow).where(JobRow.status.in_(_OCCUPYING)).order_by(JobRow.seq))
-            return [Job.model_validate(row) for row in found]
 
     def known_ids(self) -> set[str]:
         """Ids of every job there ever was."""
@@ -157,26 +73,6 @@ class JobStore:
         with self._read() as session:
             found = session.execute(select(JobRow.status, func.count()).group_by(JobRow.status)).all()
             return {status: int(count) for status, count in found}
-
-    def claim(self, *, max_running: int) -> Job | None:
-        """Move the next queued job to running as its next attempt; None when there is none or no room for it."""
-        with self._write.begin() as session:
-            occupied = session.scalar(select(func.count()).where(JobRow.status.in_(_OCCUPYING))) or 0
-            if occupied >= max_running:
-                return None
-            row = session.scalars(
-                select(JobRow)
-                .where(JobRow.status == Status.QUEUED.value, JobRow.not_before <= self._now())
-                .order_by(JobRow.priority.desc(), JobRow.seq)
-                .limit(1)
-            ).first()
-            if row is None:
-                return None
-            row.status, row.attempt = Status.RUNNING.value, row.attempt + 1
-            row.submitted_at, row.started_at = None, row.started_at or self._now()
-            rows.add_event(session, row, self._now(), "attempt_started", f"attempt {row.attempt} of {row.max_attempts}")
-            session.flush()
-            return Job.model_validate(row)
 
     def transition(
         self,
@@ -191,66 +87,83 @@ class JobStore:
         not_before: int = 0,
         extra_attempts: int = 0,
         deployment: Deployment | None = None,
+        token: int | None = None,
     ) -> Job:
-        """Make one legal move; the event, and the deployment of a success, are written in the same transaction.
+        """Make one legal move; event, webhook and the deployment of a success are written in the same transaction.
+
+        A move out of running or cancelling ends the lease; its token stays, so the holder may still add events.
 
         Raises:
             NotFoundError: No such job.
+            LeaseLostError: `token` is not the lease's.
             ConflictError: The table of moves has no such move.
         """
         with self._write.begin() as session:
-            row = rows.find(session, job_id)
+            row = rows.find(session, job_id, token=token, lock=True)
             require_legal(job_id, Status(row.status), to)
             row.status, row.not_before = to.value, not_before
             row.error, row.result_pack = (None if error is None else dict(error)), result_pack
             row.finished_at = self._now() if to in TERMINAL else None
             row.max_attempts += extra_attempts
+            if to.value not in OCCUPYING:
+                row.lease_holder, row.lease_until = None, 0
             if to is Status.QUEUED:
-                row.stage, row.progress, row.submitted_at = None, None, None
-            rows.add_event(session, row, self._now(), event, message, level=level)
+                row.stage, row.progress, row.submitted_at, row.ray_session = None, None, None, None
+            told = rows.add_event(session, row, self._now(), event, message, level=level)
+            if to in TERMINAL:
+                outbox.enqueue(session, row, told, self._now())
             if deployment is not None:
+                lock(session, Space.DEPLOYMENT, deployment.name)
                 session.merge(DeploymentRow(**deployment.model_dump()))
             session.flush()
             return Job.model_validate(row)
 
-    def mark_submitted(self, job_id: str) -> None:
-        """Ray has accepted the current attempt."""
-        with self._write.begin() as session:
-            rows.find(session, job_id).submitted_at = self._now()
+    def set_priority(self, job_id: str, priority: int, *, owner: str | None = None) -> Job:
+        """Let a queued job run earlier (higher) or later.
 
-    def record_progress(self, job_id: str, progress: Mapping[str, Any]) -> None:
-        """Copy a heartbeat into the row; its `stage` becomes the job's."""
+        Raises:
+            NotFoundError: No such job of this owner.
+            ConflictError: The job is not queued any more.
+        """
         with self._write.begin() as session:
-            row = rows.find(session, job_id)
-            row.progress, row.stage = dict(progress), str(progress["stage"])
-
-    def import_events(self, job_id: str, lines: Iterable[Mapping[str, Any]], *, start: int) -> None:
-        """Append lines of `events.jsonl` from index `start` on; lines that were imported before are left out."""
-        with self._write.begin() as session:
-            row = rows.find(session, job_id)
-            fresh = list(lines)[row.events_read - start :]
-            for line in fresh:
-                rows.add_event(
-                    session, row, line["at"], line["type"], line["message"], level=line["level"], stage=line["stage"]
+            row = rows.find(session, job_id, owner=owner, lock=True)
+            if row.status != Status.QUEUED.value:
+                raise ConflictError(
+                    f"job {job_id} is {row.status}; a priority only counts, and can only be changed, while queued",
+                    param="priority",
                 )
-            row.events_read += len(fresh)
+            message = f"from {row.priority} to {priority}"
+            row.priority = priority
+            rows.add_event(session, row, self._now(), "priority_changed", message)
+            session.flush()
+            return Job.model_validate(row)
 
-    def add_event(self, job_id: str, kind: str, message: str, *, level: str = "info") -> None:
-        """Append one event of the service itself."""
+    def mark_submitted(self, job_id: str, *, token: int | None = None, ray_session: str | None = None) -> None:
+        """Ray has accepted the current attempt, in this session of its head.
+
+        Raises:
+            NotFoundError: No such job.
+            LeaseLostError: `token` is not the lease's.
+        """
         with self._write.begin() as session:
-            rows.add_event(session, rows.find(session, job_id), self._now(), kind, message, level=level)
+            row = rows.find(session, job_id, token=token, lock=True)
+            row.submitted_at, row.ray_session = self._now(), ray_session
 
-    def events(self, job_id: str, *, after: int = 0, limit: int = 100) -> tuple[list[Event], bool]:
-        """Events of a job with an id above `after`, oldest first, and whether there are more."""
-        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.id > after).order_by(EventRow.id)
-        with self._read() as session:
-            rows.find(session, job_id)
-            found = session.scalars(query.limit(limit + 1)).all()
-            return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
+    def record_progress(self, job_id: str, progress: Mapping[str, Any], *, token: int | None = None) -> None:
+        """Copy a heartbeat into the row; its `stage` becomes the job's.
+
+        Raises:
+            NotFoundError: No such job.
+            LeaseLostError: `token` is not the lease's.
+        """
+        with self._write.begin() as session:
+            row = rows.find(session, job_id, token=token, lock=True)
+            row.progress, row.stage = dict(progress), rows.clean_text(str(progress["stage"]), 16)
 
     def put_deployment(self, deployment: Deployment) -> None:
         """Insert a deployment, or replace the one of that name."""
         with self._write.begin() as session:
+            lock(session, Space.DEPLOYMENT, deployment.name)
             session.merge(DeploymentRow(**deployment.model_dump()))
 
     def deployments(self) -> list[Deployment]:
@@ -258,6 +171,3 @@ class JobStore:
         with self._read() as session:
             found = session.scalars(select(DeploymentRow).order_by(DeploymentRow.name))
             return [Deployment.model_validate(row) for row in found]
-
-    def _now(self) -> int:
-        return int(self._clock())

@@ -33,5 +33,6 @@ def test_only_what_may_pass_by_itself_is_retryable() -> None:
     assert {kind.__name__ for kind in ALL if kind.retryable} == {
         "UnschedulableError",
         "OverloadedError",
+        "QuotaExceededError",
         "WorkerLostError",
     }

@@ -1,46 +1,20 @@
-"""The queue on a real SQLite file: durability settings, dedup, claims from many threads, and the table of moves."""
+"""The queue on both databases: durability settings, dedup, order of claims, pages, and the table of moves."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from store_helpers import Clock, config
 
-from eda_service.config import AdaptConfig
-from eda_service.errors import ConflictError, NotFoundError
+from eda_service.errors import ConflictError, InputError, NotFoundError, QuotaExceededError
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.jobstore.ids import new_job_id
 from eda_service.jobstore.status import LEGAL, LIVE, TERMINAL, require_legal
-
-
-class Clock:
-    """Time that moves when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
-    opened = JobStore(f"sqlite:///{tmp_path / 'eda.db'}", clock=clock)
-    yield opened
-    opened.close()
-
-
-def config(model: str = "org/model", **changes: object) -> AdaptConfig:
-    return AdaptConfig.model_validate({"target": {"model": model}, **changes})
 
 
 def test_table_has_exactly_these_moves() -> None:
@@ -67,7 +41,8 @@ def test_ids_sort_by_time() -> None:
     assert new_job_id(1.0) != new_job_id(1.0)
 
 
-def test_database_is_durable(store: JobStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+def test_sqlite_is_durable(store: JobStore, tmp_path: Path) -> None:
     store.create(config())
     with sqlite3.connect(tmp_path / "eda.db") as raw:
         assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -77,17 +52,34 @@ def test_database_is_durable(store: JobStore, tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
 
 
-def test_jobs_survive_a_restart(store: JobStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_postgresql_waits_for_a_lock_as_long_as_sqlite_does(store: JobStore) -> None:
+    with store._engine.connect() as connection:
+        assert connection.scalar(text("SHOW lock_timeout")) == "30s"
+        assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
+        assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+
+
+def test_the_store_says_what_it_stands_on(store: JobStore, backend: str) -> None:
+    assert store.backend == backend
+
+
+def test_other_databases_are_refused() -> None:
+    with pytest.raises(InputError, match="not on 'mysql'"):
+        JobStore("mysql://localhost/eda")
+
+
+def test_jobs_survive_a_restart(open_store: Callable[[], JobStore]) -> None:
+    store = open_store()
     job, _ = store.create(config(seed=7), labels={"team": "math"})
     claimed = store.claim(max_running=1)
     store.close()
-    reopened = JobStore(f"sqlite:///{tmp_path / 'eda.db'}")
+    reopened = open_store()
     found = reopened.get(job.id)
     assert found == claimed
     assert found.adapt_config().seed == 7
     assert found.labels == {"team": "math"}
     assert [event.type for event in reopened.events(job.id)[0]] == ["job_created", "attempt_started"]
-    reopened.close()
 
 
 def test_idempotency_key_replays_and_refuses_another_body(store: JobStore) -> None:
@@ -140,54 +132,6 @@ def test_claim_respects_room_and_back_off(store: JobStore, clock: Clock) -> None
     again = store.claim(max_running=1)
     assert again is not None
     assert (again.id, again.attempt, again.submitted_at) == (second.id, 2, None)
-
-
-def test_concurrent_claims_never_share_a_job(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'eda.db'}"
-    num_jobs, num_threads = 24, 6
-    with_jobs = JobStore(url)
-    for number in range(num_jobs):
-        with_jobs.create(config(f"m{number}"))
-    stores = [JobStore(url) for _ in range(num_threads)]  # one engine each: as if they were processes
-    claimed: list[list[str]] = [[] for _ in stores]
-    barrier = threading.Barrier(num_threads)
-
-    def work(place: int) -> None:
-        barrier.wait()
-        while (job := stores[place].claim(max_running=num_jobs)) is not None:
-            claimed[place].append(job.id)
-
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(num_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    found = [job_id for each in claimed for job_id in each]
-    assert len(found) == num_jobs
-    assert len(set(found)) == num_jobs
-    for each in (with_jobs, *stores):
-        each.close()
-
-
-def test_concurrent_claims_never_exceed_the_room(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'eda.db'}"
-    store = JobStore(url)
-    for number in range(8):
-        store.create(config(f"m{number}"))
-    stores = [JobStore(url) for _ in range(4)]
-    found: list[str] = []
-
-    def work(each: JobStore) -> None:
-        found.extend(job.id for _ in range(4) if (job := each.claim(max_running=2)) is not None)
-
-    threads = [threading.Thread(target=work, args=(each,)) for each in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == 2
-    for each in (store, *stores):
-        each.close()
 
 
 def test_a_refused_move_leaves_neither_state_nor_event(store: JobStore) -> None:
@@ -252,3 +196,97 @@ def test_retry_clears_what_the_last_attempt_left(store: JobStore) -> None:
     again = store.transition(job.id, Status.QUEUED, event="x", message="x", extra_attempts=3)
     assert (again.stage, again.progress, again.error, again.finished_at, again.submitted_at) == (None,) * 5
     assert again.max_attempts == job.max_attempts + 3
+
+
+def test_events_that_would_leave_a_gap_are_refused(store: JobStore) -> None:
+    job, _ = store.create(config())
+    line = {"at": 1, "level": "info", "type": "t", "message": "m", "stage": None}
+    with pytest.raises(ConflictError, match="start at line 2, but only 0 were imported"):
+        store.import_events(job.id, [line], start=2)
+    assert store.get(job.id).events_read == 0
+
+
+def test_a_job_that_was_adopted_is_not_adopted_again(store: JobStore) -> None:
+    first = store.adopt("adapt_by_hand", config(), created_at=5)
+    assert (first.origin, first.status, first.created_at) == ("ray", Status.RUNNING, 5)
+    assert store.adopt("adapt_by_hand", config("other"), created_at=6) == first
+    assert len(store.events(first.id)[0]) == 1
+
+
+def test_equal_content_with_another_webhook_or_deadline_is_another_job(store: JobStore) -> None:
+    hook = {"url": "https://hooks.example/a", "secret": "s"}
+    asked = [{}, {"webhook": hook}, {"webhook": {**hook, "url": "https://hooks.example/b"}}]
+    asked += [{"stage_deadlines": {"train": 60.0}}, {"webhook": hook, "stage_deadlines": {"train": 60.0}}]
+    made = [store.create(config(), **each)[0] for each in asked]
+    assert len({job.id for job in made}) == len(asked)
+    assert [store.create(config(), **each)[0].id for each in asked] == [job.id for job in made]
+    assert [job.webhook_url for job in made[:3]] == [None, "https://hooks.example/a", "https://hooks.example/b"]
+    assert made[3].stage_deadlines == {"train": 60.0}
+    assert "'s'" not in repr(made[1])  # the secret
+
+
+def test_the_quota_counts_queued_jobs_of_one_owner(store: JobStore) -> None:
+    first, _ = store.create(config("a"), owner="ann", max_queued_per_owner=2, idempotency_key="k")
+    store.create(config("b"), owner="ann", max_queued_per_owner=2)
+    with pytest.raises(QuotaExceededError, match="2 jobs of this owner are queued and the limit is 2"):
+        store.create(config("c"), owner="ann", max_queued_per_owner=2)
+    assert store.create(config("c"), owner="bob", max_queued_per_owner=2)[1]
+    # what makes no job needs no room
+    assert store.create(config("b"), owner="ann", max_queued_per_owner=2)[1] is False
+    assert store.create(config("a"), owner="ann", max_queued_per_owner=2, idempotency_key="k") == (first, False)
+    store.transition(first.id, Status.CANCELLED, event="x", message="x")
+    assert store.create(config("c"), owner="ann", max_queued_per_owner=2)[1]
+
+
+def test_a_priority_can_be_changed_while_queued(store: JobStore) -> None:
+    first, _ = store.create(config("a"))
+    second, _ = store.create(config("b"))
+    changed = store.set_priority(second.id, 90)
+    assert changed.priority == 90
+    claimed = store.claim(max_running=1)
+    assert claimed is not None
+    assert claimed.id == second.id
+    events = store.events(second.id)[0]
+    assert [(event.type, event.message) for event in events[1:2]] == [("priority_changed", "from 50 to 90")]
+    with pytest.raises(ConflictError, match="is running; a priority only counts"):
+        store.set_priority(second.id, 10)
+    assert store.get(second.id).priority == 90
+    with pytest.raises(NotFoundError):
+        store.set_priority(first.id, 90, owner="somebody")
+
+
+def test_text_that_one_database_cannot_hold_is_mended(store: JobStore) -> None:
+    """PostgreSQL has no NUL, no half surrogates and no NaN in JSON; a log tail or a heartbeat may hold them."""
+    job, _ = store.create(config(), labels={"a\0": "b\0"})
+    assert job.labels == {"a\ufffd": "b\ufffd"}
+    assert [found.id for found in store.page(labels={"a\0": "b\0"})[0]] == [job.id]
+    store.claim(max_running=1)
+    store.record_progress(job.id, {"stage": "train" + "n" * 99, "loss": float("nan"), "all": [1.0, float("inf")]})
+    store.add_event(job.id, "t" * 99, "tail\0 \ud800", level="l" * 99)
+    found = store.get(job.id)
+    assert found.progress is not None
+    assert (found.progress["loss"], found.progress["all"], len(found.stage or "")) == (None, [1.0, None], 16)
+    event = store.events(job.id)[0][-1]
+    assert (event.message, len(event.type), len(event.level)) == ("tail\ufffd ?", 64, 16)
+    for odd in ("adapt_\0", "\ud800"):
+        with pytest.raises(NotFoundError):
+            store.get(odd)
+        with pytest.raises(NotFoundError):
+            store.events(odd)
+
+
+def test_labels_are_compared_and_never_part_of_a_query(store: JobStore) -> None:
+    labels = {'a"b': "1", "$.c": "2", "d[0]": "3", "': --": "4"}
+    job, _ = store.create(config("a"), labels=labels)
+    store.create(config("b"), labels={"other": "1"})
+    for key, value in labels.items():
+        assert [found.id for found in store.page(labels={key: value})[0]] == [job.id]
+        assert store.page(labels={key: "no"})[0] == []
+
+
+def test_times_after_2038_fit(store: JobStore, clock: Clock) -> None:
+    clock.now = 2.0**31 + 10
+    job, _ = store.create(config())
+    claimed = store.claim(max_running=1)
+    assert claimed is not None
+    assert claimed.started_at == job.created_at == 2**31 + 10

@@ -1,0 +1,68 @@
+"""What happened to a job, in order: events of the service, and those that the job's driver wrote to its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import select
+
+from eda_service.errors import ConflictError
+from eda_service.jobstore import rows
+from eda_service.jobstore.database import Database
+from eda_service.jobstore.job import Event
+from eda_service.jobstore.models import EventRow
+
+
+class EventLog(Database):
+    """Writing and reading events. Those of one job become visible in the order of their ids, so a reader that goes on
+    after the last id it saw misses none."""
+
+    def import_events(
+        self, job_id: str, lines: Iterable[Mapping[str, Any]], *, start: int, token: int | None = None
+    ) -> None:
+        """Append lines of `events.jsonl` from index `start` on; lines that were imported before are left out.
+
+        Raises:
+            NotFoundError: No such job.
+            LeaseLostError: `token` is not the lease's.
+            ConflictError: Lines between the last import and `start` are missing.
+        """
+        with self._write.begin() as session:
+            row = rows.find(session, job_id, token=token, lock=True)
+            if start > row.events_read:
+                raise ConflictError(
+                    f"events of {job_id} start at line {start}, but only {row.events_read} were imported; "
+                    f"read the file from line {row.events_read}"
+                )
+            fresh = list(lines)[row.events_read - start :]
+            for line in fresh:
+                rows.add_event(
+                    session, row, line["at"], line["type"], line["message"], level=line["level"], stage=line["stage"]
+                )
+            row.events_read += len(fresh)
+
+    def add_event(self, job_id: str, kind: str, message: str, *, level: str = "info", token: int | None = None) -> None:
+        """Append one event of the service itself.
+
+        Raises:
+            NotFoundError: No such job.
+            LeaseLostError: `token` is not the lease's.
+        """
+        with self._write.begin() as session:
+            row = rows.find(session, job_id, token=token, lock=True)
+            rows.add_event(session, row, self._now(), kind, message, level=level)
+
+    def events(
+        self, job_id: str, *, owner: str | None = None, after: int = 0, limit: int = 100
+    ) -> tuple[list[Event], bool]:
+        """Events of a job with an id above `after`, oldest first, and whether there are more.
+
+        Raises:
+            NotFoundError: No such job of this owner.
+        """
+        query = select(EventRow).where(EventRow.job_id == job_id, EventRow.id > after).order_by(EventRow.id)
+        with self._read() as session:
+            rows.find(session, job_id, owner=owner)
+            found = session.scalars(query.limit(limit + 1)).all()
+            return [Event.model_validate(row) for row in found[:limit]], len(found) > limit

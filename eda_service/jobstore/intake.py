@@ -1,0 +1,139 @@
+"""How a job comes into the queue: by request (with idempotency, deduplication and a quota) or found on the cluster.
+
+A key that does not exist yet and a count cannot be locked as rows, so each check first takes its advisory lock: of many
+equal requests at once, one makes the job and the others wait for it and return it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from eda_service.config import AdaptConfig
+from eda_service.errors import ConflictError, QuotaExceededError
+from eda_service.jobstore import rows
+from eda_service.jobstore.database import Database
+from eda_service.jobstore.ids import new_job_id
+from eda_service.jobstore.job import Job
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import IdempotencyRow, JobRow
+from eda_service.jobstore.status import Status
+
+
+class Intake(Database):
+    """Making jobs."""
+
+    def create(
+        self,
+        config: AdaptConfig,
+        *,
+        owner: str = "local",
+        labels: Mapping[str, str] | None = None,
+        priority: int = 50,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+        request_sha256: str = "",
+        force: bool = False,
+        webhook: Mapping[str, Any] | None = None,
+        stage_deadlines: Mapping[str, float] | None = None,
+        max_queued_per_owner: int | None = None,
+    ) -> tuple[Job, bool]:
+        """Queue a job, or return the one that this request already made.
+
+        Args:
+            config: What to do.
+            owner: Whose job it is. Keys, equal content and the quota count within one owner.
+            labels: The caller's own key-value pairs.
+            priority: Higher runs first; equal priorities run in order of arrival.
+            max_attempts: Attempts before a retryable failure becomes final.
+            idempotency_key: A repeated key returns the first call's job.
+            request_sha256: Hash of the request body, so that one key cannot mean two requests.
+            force: Queue a new job even when a live one has the same content. Content is the config, the webhook and
+                the deadlines: joining a job that tells nobody of its end would lose the caller's webhook.
+            webhook: `{"url", "secret"}`, told once the job has ended.
+            stage_deadlines: Longest time of each stage, in seconds.
+            max_queued_per_owner: Refuse a new job when the owner has this many queued; None: no limit.
+
+        Returns:
+            The job, and whether this call made it.
+
+        Raises:
+            ConflictError: The key was used before with another request.
+            QuotaExceededError: The owner has too many queued jobs.
+        """
+        digest = rows.content_sha256(config, stage_deadlines, webhook)
+        with self._write.begin() as session:
+            if idempotency_key is not None:
+                replay = _replayed(session, owner, idempotency_key, request_sha256)
+                if replay is not None:
+                    return Job.model_validate(replay), False
+            row = None if force else _joined(session, owner, digest)
+            made = row is None
+            if row is None:
+                _require_room(session, owner, max_queued_per_owner)
+                row = rows.insert(session, new_job_id(self._clock()), config, "api", digest, self._now())
+                row.owner, row.priority, row.max_attempts = owner, priority, max_attempts
+                row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
+                row.webhook = None if webhook is None else dict(webhook)
+                row.stage_deadlines = dict(stage_deadlines or {})
+                rows.add_event(session, row, self._now(), "job_created", "queued")
+            if idempotency_key is not None:
+                key = rows.clean_text(idempotency_key)
+                session.add(
+                    IdempotencyRow(
+                        owner=owner, key=key, job_id=row.id, request_sha256=request_sha256, created_at=self._now()
+                    )
+                )
+            session.flush()
+            return Job.model_validate(row), made
+
+    def adopt(self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local") -> Job:
+        """Record a job that somebody started on the cluster by hand; it is running already.
+
+        A job that is known is returned as it is: two dispatchers may find the same run directory.
+        """
+        with self._write.begin() as session:
+            lock(session, Space.ADOPT, job_id)
+            known = session.scalars(select(JobRow).where(JobRow.id == job_id)).first()
+            if known is not None:
+                return Job.model_validate(known)
+            row = rows.insert(session, job_id, config, "ray", rows.content_sha256(config), self._now())
+            row.owner, row.status, row.attempt, row.max_attempts = owner, Status.RUNNING.value, 1, 1
+            row.created_at = row.started_at = row.submitted_at = created_at
+            rows.add_event(session, row, self._now(), "job_adopted", "found on the cluster, started without the API")
+            session.flush()
+            return Job.model_validate(row)
+
+
+def _replayed(session: Session, owner: str, key: str, request_sha256: str) -> JobRow | None:
+    key = rows.clean_text(key)
+    lock(session, Space.IDEMPOTENCY_KEY, f"{owner}/{key}")
+    replay = session.get(IdempotencyRow, (owner, key))
+    if replay is None:
+        return None
+    if replay.request_sha256 != request_sha256:
+        raise ConflictError(
+            "this Idempotency-Key was used with another request body; use a new key for a new request",
+            param="Idempotency-Key",
+        )
+    return rows.find(session, replay.job_id)
+
+
+def _joined(session: Session, owner: str, digest: str) -> JobRow | None:
+    lock(session, Space.CONTENT, f"{owner}/{digest}")
+    return rows.same_content(session, owner, digest)
+
+
+def _require_room(session: Session, owner: str, limit: int | None) -> None:
+    if limit is None:
+        return
+    lock(session, Space.QUOTA, owner)
+    queued = select(JobRow.seq).where(JobRow.owner == owner, JobRow.status == Status.QUEUED.value).limit(limit)
+    found = session.scalar(select(func.count()).select_from(queued.subquery())) or 0
+    if found >= limit:
+        raise QuotaExceededError(
+            f"{found} jobs of this owner are queued and the limit is {limit}; wait for one to start, or cancel one"
+        )

@@ -1,0 +1,129 @@
+"""API keys: `eda_<id>_<secret>`, shown once; the database keeps the sha256 of the secret.
+
+A plain hash is enough: the secret is 256 random bits, so there is nothing to guess from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+
+from sqlalchemy import or_, select, update
+
+from eda_service.errors import InputError, NotFoundError
+from eda_service.jobstore.database import Database
+from eda_service.jobstore.job import KeyInfo
+from eda_service.jobstore.models import KeyRow
+
+SCOPES = ("jobs:read", "jobs:write", "infer", "admin")
+_KEY = re.compile(r"eda_([0-9a-f]{16})_([0-9a-f]{64})")
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+_USED_GRAIN_S = 60
+_MAX_NAME_CHARACTERS = 128
+
+
+class KeyStore(Database):
+    """Making, listing, revoking and checking keys."""
+
+    def create_key(
+        self, owner: str, name: str, scopes: Iterable[str], expires_at: int | None = None
+    ) -> tuple[KeyInfo, str]:
+        """Make a key.
+
+        Args:
+            owner: Whose jobs the key sees.
+            name: What it is for, in the owner's words.
+            scopes: Some of `SCOPES`.
+            expires_at: Seconds since the epoch; None: never.
+
+        Returns:
+            The key's facts, and the key itself, which nobody can read again.
+
+        Raises:
+            InputError: A name, scope or time that cannot be.
+        """
+        wanted = sorted(set(scopes))
+        _require_valid(owner, name, wanted)
+        if expires_at is not None and expires_at <= self._now():
+            raise InputError(f"expires_at {expires_at} is past (now is {self._now()}); give a later time")
+        key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
+        row = KeyRow(
+            id=key_id,
+            owner=owner,
+            name=name,
+            secret_sha256=_digest(secret),
+            scopes=wanted,
+            created_at=self._now(),
+            expires_at=expires_at,
+        )
+        with self._write.begin() as session:
+            session.add(row)
+            session.flush()
+            return KeyInfo.model_validate(row), f"eda_{key_id}_{secret}"
+
+    def list_keys(self, owner: str | None = None) -> list[KeyInfo]:
+        """Keys, oldest first, revoked and expired ones too."""
+        query = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)
+        if owner is not None:
+            query = query.where(KeyRow.owner == owner)
+        with self._read() as session:
+            return [KeyInfo.model_validate(row) for row in session.scalars(query)]
+
+    def revoke_key(self, key_id: str) -> KeyInfo:
+        """Make a key useless from now on; revoking twice changes nothing.
+
+        Raises:
+            NotFoundError: No such key.
+        """
+        with self._write.begin() as session:
+            row = session.get(KeyRow, key_id.replace("\0", ""))
+            if row is None:
+                raise NotFoundError(f"no key {key_id[:32]!r}; list the keys to find its id", param="id")
+            row.revoked_at = self._now() if row.revoked_at is None else row.revoked_at
+            session.flush()
+            return KeyInfo.model_validate(row)
+
+    def check_key(self, text: str) -> KeyInfo | None:
+        """The facts of a key that is valid now, else None."""
+        parts = _KEY.fullmatch(text)
+        if parts is None:
+            return None
+        with self._read() as session:
+            row = session.get(KeyRow, parts[1])
+        if row is None or not hmac.compare_digest(row.secret_sha256, _digest(parts[2])):
+            return None
+        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._now()):
+            return None
+        self._note_use(row)
+        return KeyInfo.model_validate(row)
+
+    def has_keys(self) -> bool:
+        """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to all."""
+        with self._read() as session:
+            return session.scalar(select(KeyRow.id).limit(1)) is not None
+
+    def _note_use(self, row: KeyRow) -> None:
+        """At most one write a minute: a check must not wait for the disk each time."""
+        limit = self._now() - _USED_GRAIN_S
+        if row.last_used_at is not None and row.last_used_at > limit:
+            return
+        stale = or_(KeyRow.last_used_at.is_(None), KeyRow.last_used_at <= limit)
+        with self._write.begin() as session:
+            session.execute(update(KeyRow).where(KeyRow.id == row.id, stale).values(last_used_at=self._now()))
+
+
+def _require_valid(owner: str, name: str, scopes: list[str]) -> None:
+    if not _OWNER.fullmatch(owner):
+        raise InputError(f"owner {owner[:80]!r} is not 1 to 64 letters, digits, `_`, `.`, `@`, `-`", param="owner")
+    if not 1 <= len(name) <= _MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InputError(f"a key's name has 1 to {_MAX_NAME_CHARACTERS} printable characters", param="name")
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        raise InputError(f"scopes {unknown} are unknown; give one or more of {', '.join(SCOPES)}", param="scopes")
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("ascii")).hexdigest()

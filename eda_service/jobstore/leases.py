@@ -1,0 +1,112 @@
+"""Which job runs next, and which dispatcher looks after it.
+
+A lease says who moves a job; its token is a fencing token (Kleppmann, "How to do distributed locking"): it grows
+whenever the job gets another holder, and a write that carries an older one is refused. So a dispatcher that slept
+through its lease cannot undo what its successor did. Safety rests on tokens alone; clocks that disagree between
+machines only make a lease change hands too early or too late.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from eda_service.jobstore import rows
+from eda_service.jobstore.database import Database
+from eda_service.jobstore.job import Job
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import JobRow
+from eda_service.jobstore.status import Status
+
+OCCUPYING = (Status.RUNNING.value, Status.CANCELLING.value)
+
+
+class Leases(Database):
+    """Claiming queued jobs and holding running ones."""
+
+    def claim(
+        self,
+        *,
+        max_running: int,
+        holder: str = "dispatcher",
+        lease_s: float = 30.0,
+        max_running_per_owner: int | None = None,
+    ) -> Job | None:
+        """Move the next queued job to running as its next attempt, and lease it.
+
+        Args:
+            max_running: Jobs that may occupy the cluster (running or being cancelled) at a time.
+            holder: The dispatcher that takes the lease.
+            lease_s: How long the lease lasts unless it is renewed by `hold`.
+            max_running_per_owner: The same for each owner; owners with as many are passed over. None: no limit.
+
+        Returns:
+            The job of the highest priority that came first, or None when there is none or no room for it.
+        """
+        with self._write.begin() as session:
+            lock(session, Space.CLAIM)
+            counted = select(JobRow.owner, func.count()).where(JobRow.status.in_(OCCUPYING)).group_by(JobRow.owner)
+            occupied = {owner: int(count) for owner, count in session.execute(counted)}
+            if sum(occupied.values()) >= max_running or max_running_per_owner == 0:
+                return None
+            full = (
+                [] if max_running_per_owner is None else [o for o, n in occupied.items() if n >= max_running_per_owner]
+            )
+            row = _next(session, self._now(), full)
+            if row is None:
+                return None
+            row.status, row.attempt = Status.RUNNING.value, row.attempt + 1
+            row.submitted_at, row.ray_session, row.started_at = None, None, row.started_at or self._now()
+            row.lease_holder, row.lease_token = holder, row.lease_token + 1
+            row.lease_until = self._lease_end(lease_s)
+            rows.add_event(session, row, self._now(), "attempt_started", f"attempt {row.attempt} of {row.max_attempts}")
+            session.flush()
+            return Job.model_validate(row)
+
+    def hold(self, *, holder: str, lease_s: float) -> list[Job]:
+        """Renew this holder's leases, take those that are free or have run out, and return all their jobs.
+
+        Args:
+            holder: The dispatcher that will look after the jobs.
+            lease_s: How long the leases last from now on.
+
+        Returns:
+            Running and cancelling jobs, oldest first. Jobs of another live holder are not among them, nor is one that
+            somebody else is writing at this moment: the next call returns it.
+        """
+        mine = or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), JobRow.lease_until <= self._now())
+        query = select(JobRow).where(JobRow.status.in_(OCCUPYING), mine).order_by(JobRow.seq)
+        with self._write.begin() as session:
+            found = session.scalars(query.with_for_update(skip_locked=True, key_share=True)).all()
+            for row in found:
+                row.lease_token += row.lease_holder != holder
+                row.lease_holder, row.lease_until = holder, self._lease_end(lease_s)
+            session.flush()
+            return [Job.model_validate(row) for row in found]
+
+    def release(self, *, holder: str) -> None:
+        """Let go of every lease of this holder, so that the next dispatcher need not wait for them to run out."""
+        free = update(JobRow).where(JobRow.lease_holder == holder).values(lease_holder=None, lease_until=0)
+        with self._write.begin() as session:
+            session.execute(free.execution_options(synchronize_session=False))
+
+    def occupying(self) -> list[Job]:
+        """Jobs that are running or being cancelled, whoever holds them, oldest first."""
+        with self._read() as session:
+            found = session.scalars(select(JobRow).where(JobRow.status.in_(OCCUPYING)).order_by(JobRow.seq))
+            return [Job.model_validate(row) for row in found]
+
+    def _lease_end(self, lease_s: float) -> int:
+        return math.ceil(self._clock() + lease_s)  # whole seconds; never shorter than asked
+
+
+def _next(session: Session, now: int, full_owners: list[str]) -> JobRow | None:
+    """The oldest job of the highest priority; both looks walk the index of the queue and stop at the first row."""
+    fits = [JobRow.status == Status.QUEUED.value, JobRow.not_before <= now]
+    if full_owners:
+        fits.append(JobRow.owner.not_in(full_owners))
+    highest = select(JobRow.priority).where(*fits).order_by(JobRow.priority.desc()).limit(1).scalar_subquery()
+    query = select(JobRow).where(*fits, JobRow.priority == highest).order_by(JobRow.seq).limit(1)
+    return session.scalars(query.with_for_update(skip_locked=True, key_share=True)).first()

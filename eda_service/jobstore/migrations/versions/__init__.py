@@ -1,0 +1,1 @@
+"""Revisions, oldest first. They are history: a released one is never edited, and none uses the classes in `models`."""
