@@ -54,6 +54,7 @@ def config_of(cell: Cell, domain: PaperDomain, base_draft: str, prompts: Path) -
         "base_draft": base_draft,
         "dataset.source": str(prompts),
         "dataset.num_prompts": domain.num_samples + NUM_HELD_OUT,
+        "train.epochs": domain.epochs,
         "seed": cell.seed,
         **DATA.get(cell.data, {}),
         **cell.settings,

@@ -38,6 +38,7 @@ class PaperDomain:
         target: The tuned target.
         train: File of the prompts.
         num_samples: Self-generated, or the data set's own.
+        epochs: Passes of every method; the fewer samples, the more.
         tasks: Evaluation sets by name.
         num_held_back: Last rows of `train` that are left out.
         notes: References are put into note form, as the math target has learnt them.
@@ -48,6 +49,7 @@ class PaperDomain:
     train: str
     num_samples: int
     tasks: dict[str, Source] = field(hash=False)
+    epochs: int = 8
     num_held_back: int = 0
     notes: bool = False
 
@@ -59,13 +61,14 @@ class DomainFile(Config):
     target: TargetSpec
     train: str
     num_samples: Annotated[int, Field(ge=16, le=1_000_000)] = 400
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 16
     tasks: Annotated[dict[str, str], Field(min_length=1)]
 
     @classmethod
     def read(cls, path: Path) -> PaperDomain:
         """A domain of your own."""
         found = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        return PaperDomain(found.name, found.target, found.train, found.num_samples, dict(found.tasks))
+        return PaperDomain(found.name, found.target, found.train, found.num_samples, dict(found.tasks), found.epochs)
 
 
 def human_eval() -> list[Prompt]:
@@ -86,14 +89,15 @@ _TASKS: dict[str, dict[str, Source]] = {
     "code": {"humaneval": human_eval, **_files("code", ("humaneval_plus", "mbpp", "apps"))},
     "medical": _files("medical", ("medmcqa", "medqa_usmle", "pubmedqa", "mmlu")),
 }
-_NUM_SAMPLES = {"math": 960, "medical": 960, "code": 400}
+_SAMPLES_AND_EPOCHS = {"math": (1920, 4), "medical": (1920, 4), "code": (400, 16)}
 SHIPPED = tuple(
     PaperDomain(
         each.name,
         TargetSpec(model=each.target),
         each.train,
-        _NUM_SAMPLES[each.name],
+        _SAMPLES_AND_EPOCHS[each.name][0],
         _TASKS[each.name],
+        _SAMPLES_AND_EPOCHS[each.name][1],
         each.num_held_back,
         notes=each.name == "math",
     )

@@ -75,8 +75,18 @@ def transcripts_of(
             path = cache / f"{name}-{task}-T{temperature:g}-{digest}.safetensors"
             if not path.exists():
                 save(path, answered(target, prompts, temperature))
-            found[task, temperature] = load(path)
+            found[task, temperature] = enough(load(path))
     return found
+
+
+def enough(texts: list[Transcript]) -> list[Transcript]:
+    """The first ones, as many as it takes for both counts."""
+    num_tokens = 0
+    for count, each in enumerate(texts, start=1):
+        num_tokens += len(each.token_ids) - each.num_prompt_tokens
+        if count >= FEWEST_PROMPTS and num_tokens >= FEWEST_TOKENS:
+            return texts[:count]
+    return texts
 
 
 def save(path: Path, transcripts: list[Transcript]) -> None:

@@ -29,12 +29,13 @@ def test_the_paper_s_settings() -> None:
     assert settings["train"] == {
         "method": "eda",
         "mix": "softmax",
-        "private_width_fraction": 0.5,
+        "private_width_fraction": 0.25,
+        "train_fc": True,
         "epochs": 20,
         "batch_size": 16,
         "learning_rate": 4e-5,
     }
-    assert preset("paper_7b")["train"] == settings["train"] | {"train_fc": True}
+    assert preset("paper_7b")["train"] == settings["train"] | {"private_width_fraction": 0.5}
     assert preset("best")["train"]["loss"] == {"unroll_steps": 3}
 
 

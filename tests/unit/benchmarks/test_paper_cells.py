@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from benchmarks.paper.cells import GROUPS, SELECTED, Cell
@@ -13,6 +14,11 @@ from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of
 from benchmarks.paper.run import cells
 from benchmarks.paper.tables import domains_in, mean_length, summary
+from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
+from eda_service.artifacts.registry import find_draft
+from eda_service.evaluation.replay import Transcript
+from eda_service.model.checkpoint import read_draft_config
+from eda_service.model.draft_config import PrivateConfig, parameter_counts
 
 
 def every_cell() -> list[Cell]:
@@ -60,6 +66,24 @@ def test_a_domain_file_that_cannot_be_is_refused(tmp_path: Path, change: dict[st
     path.write_text(json.dumps(DOMAIN | change))
     with pytest.raises(ValidationError):
         DomainFile.read(path)
+
+
+def test_a_task_is_as_many_transcripts_as_both_counts_take() -> None:
+    def texts(count: int, tokens: int) -> list[Transcript]:
+        return [Transcript([0] * (10 + tokens), 10, torch.zeros(1, 1)) for _ in range(count)]
+
+    assert len(enough(texts(64, 100))) == FEWEST_PROMPTS
+    assert len(enough(texts(64, 50))) == FEWEST_TOKENS / 50
+    assert len(enough(texts(20, 100))) == 20  # a small set is taken whole
+
+
+def test_the_papers_recipe_trains_no_more_than_table_4() -> None:
+    draft = read_draft_config(find_draft("smollm2-135m@3"))
+    cell = next(each for each in cells("math", ["grid"]) if each.name == "math-eda-selfgen-s0")
+    train = config_of(cell, domains_of("math", [])[0], "smollm2-135m@3", Path("prompts.jsonl")).train
+    width = round(draft.expert_width * train.private_width_fraction)
+    total, trained = parameter_counts(draft, PrivateConfig(private_width=width), train_fc=train.train_fc)
+    assert 0.2 < trained / total < 0.276
 
 
 def result(length: float) -> dict[str, object]:
