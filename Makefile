@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
-	bench-paper-timed profile-decode proof-lossless format clean
+	bench-paper-timed bench-jobs proof-faults profile-decode proof-lossless openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,7 @@ check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m api.openapi --check
 
 # vLLM wants its own environment; its torchvision and torchaudio do not fit the CPU build of torch and must go.
 $(VLLM_STAMP): benchmarks/requirements-vllm.txt
@@ -71,6 +72,15 @@ bench-paper: $(STAMP)  ## the paper's grid and ablations, cell by cell
 bench-paper-timed: $(STAMP)  ## wall clock of the grid's headline cells, after bench-paper
 	$(BIN)/python -m benchmarks.paper.timed
 	$(BIN)/python -m benchmarks.paper.tables
+
+bench-jobs: $(STAMP)  ## the job service under load: 10,000 queued jobs, 100 POSTs a second
+	$(BIN)/python -m benchmarks.jobs_load
+
+proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
+	$(BIN)/python -m benchmarks.faults
+
+openapi: $(STAMP)  ## write docs/openapi.json
+	$(BIN)/python -m api.openapi
 
 bench-demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
 	$(BIN)/python benchmarks/run_demo.py

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 
 from api.app import create_app
+from api.auth import require_safe_host
 from api.settings import Settings
-from eda_service.errors import EdaError
+from eda_service.errors import EdaError, InputError
 
 _GRACE_S = 5  # open streams get this long when the server stops
 
@@ -18,21 +22,48 @@ def main() -> int:
     """Serve until a signal comes; 2 when the environment is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the dispatcher asks Ray every second
-    try:
-        settings = Settings.from_env()
-    except EdaError as error:
-        logging.getLogger(__name__).error("%s", error.message)
-        return 2
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=_GRACE_S,
-        server_header=False,
-    )
+    with ExitStack() as held:
+        try:
+            settings = Settings.from_env()
+            held.enter_context(only_one(settings))
+            app = create_app(settings)
+            require_safe_host(app.state.store, settings.host)
+        except EdaError as error:
+            logging.getLogger(__name__).error("%s", error.message)
+            return 2
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_GRACE_S,
+            server_header=False,
+        )
     return 0
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold a SQLite database as its only API process; PostgreSQL takes several.
+
+    Raises:
+        InputError: Another one has it.
+    """
+    if not settings.store_url.startswith("sqlite"):
+        yield
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "api.lock").open("w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another API process uses the SQLite database under {settings.home}; several need PostgreSQL "
+                "(EDA_DATABASE_URL=postgresql+psycopg://...)",
+                param="database_url",
+            ) from error
+        yield
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from fastapi import FastAPI
 
 from api import errors
 from api.middleware import Envelope
-from api.routes import adaptations, health, openai_gateway
+from api.routes import adaptations, fine_tuning, health, openai_gateway
 from api.services.adaptations import Adaptations
 from api.services.dispatcher import Dispatcher
+from api.services.feed import EventFeed
 from api.services.gateway import Gateway
 from api.settings import Settings
 from eda_service import __version__
@@ -30,21 +31,24 @@ def create_app(settings: Settings) -> FastAPI:
     store = JobStore(settings.store_url)
     dispatcher = Dispatcher(store, settings)
     gateway = Gateway(settings.serve_url)
+    feed = EventFeed(store)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
+        feed.start()
         yield
+        await feed.stop()
         await gateway.close()
         dispatcher.stop()
         store.close()
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
-    app.state.gateway = gateway
+    app.state.gateway, app.state.feed = gateway, feed
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
     app.add_middleware(Envelope)
     errors.install(app)
-    for module in (adaptations, health, openai_gateway):
+    for module in (adaptations, fine_tuning, health, openai_gateway):
         app.include_router(module.router)
     return app

@@ -6,11 +6,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.auth import Caller, require
 from api.services.adaptations import Adaptations
 from api.services.dispatcher import Dispatcher
+from api.services.feed import EventFeed
 from api.services.gateway import Gateway
 from api.settings import Settings
 from eda_service.jobstore import JobStore
+from eda_service.scopes import Scope
 
 
 def _settings(request: Request) -> Settings:
@@ -38,8 +41,17 @@ def _gateway(request: Request) -> Gateway:
     return gateway
 
 
+def _feed(request: Request) -> EventFeed:
+    feed: EventFeed = request.app.state.feed
+    return feed
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
+FeedDep = Annotated[EventFeed, Depends(_feed)]
+ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
+WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]
+InferDep = Annotated[Caller, Depends(require(Scope.INFER))]

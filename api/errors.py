@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from api.auth import InsufficientScopeError, InvalidKeyError
 from eda_service.errors import (
     ConflictError,
     EdaError,
@@ -19,6 +20,7 @@ from eda_service.errors import (
     InsufficientStorageError,
     NotFoundError,
     OverloadedError,
+    QuotaExceededError,
     ResourceError,
 )
 
@@ -28,15 +30,23 @@ _NAME = re.compile(r"^[A-Za-z_][\w.-]{0,63}$")
 
 # First match wins, so subclasses stand before their parents.
 _STATUS: tuple[tuple[type[EdaError], int], ...] = (
+    (InvalidKeyError, 401),
+    (InsufficientScopeError, 403),
     (NotFoundError, 404),
     (ConflictError, 409),
     (InputError, 400),
     (OverloadedError, 429),
+    (QuotaExceededError, 429),
     (InsufficientStorageError, 507),
     (ResourceError, 503),
     (EdaError, 500),
 )
-_ERROR_HEADERS = {409: {"x-should-retry": "false"}, 429: {"retry-after": "1"}, 503: {"retry-after": "5"}}
+_ERROR_HEADERS = {
+    401: {"www-authenticate": "Bearer"},
+    409: {"x-should-retry": "false"},
+    429: {"retry-after": "1"},
+    503: {"retry-after": "5"},
+}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
+from eda_service.records import Stage
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
@@ -36,6 +37,15 @@ class MethodRequest(Config):
     eda: EdaHyperparameters = EdaHyperparameters()
 
 
+class WebhookRequest(Config):
+    """Whom to tell (Standard Webhooks)."""
+
+    url: str = Field(min_length=9, max_length=2048, description="https, a public address")
+    secret: str | None = Field(
+        None, pattern=r"^whsec_[A-Za-z0-9+/]{32,88}={0,2}$", description="signs each message; None: unsigned"
+    )
+
+
 class AdaptationRequest(Config):
     """Body of `POST /v1/adaptations`. Later parts win: preset, then these fields, then `config`."""
 
@@ -49,11 +59,36 @@ class AdaptationRequest(Config):
     evaluation: EvalConfig | None = Field(None, description="evaluation settings; only the fields given are replaced")
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
     method: MethodRequest = MethodRequest()
-    preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper or paper_7b")
+    preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b or best")
     config: dict[str, Any] = Field({}, description="overrides of AdaptConfig, field by field")
     metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     priority: int = Field(50, ge=0, le=100, description="higher runs first")
     force: bool = Field(False, description="make a new job even when a live one has the same content")
+    webhook: WebhookRequest | None = Field(None, description="told when the job ends")
+    stage_deadlines: dict[Stage, Annotated[int, Field(ge=1, le=30 * 86_400)]] = Field(
+        {}, description="longest run of a stage in seconds, after which the job fails; default: the service's"
+    )
+    dry_run: bool = Field(False, description="check and estimate, store nothing")
+
+
+class ChangeRequest(Config):
+    """Body of `POST /v1/adaptations/{id}`: what may be changed while a job is queued."""
+
+    priority: int = Field(ge=0, le=100, description="higher runs first")
+
+
+class EstimateBody(BaseModel):
+    """What a job will need; time is an order of magnitude, disk an upper bound."""
+
+    object: Literal["adaptation.estimate"] = "adaptation.estimate"
+    disk_bytes: int
+    free_disk_bytes: int
+    num_samples: int
+    num_train_steps: int
+    trainable_parameters: int
+    seconds: dict[str, float] = Field(description="start, generate, train, evaluate and total")
+    fits: bool = Field(description="the disk has room, and target and base draft have the same sizes")
+    warnings: list[str]
 
 
 class ProgressBody(BaseModel):
@@ -104,6 +139,9 @@ class AdaptationBody(BaseModel):
     seed: int
     method: MethodBody
     metadata: dict[str, str]
+    owner: str
+    stage_deadlines: dict[str, int]
+    webhook_url: str | None
     attempt: int
     max_attempts: int
     priority: int
@@ -122,7 +160,8 @@ class AdaptationBody(BaseModel):
             **job.model_dump(
                 include={
                     "id", "created_at", "started_at", "finished_at", "status", "stage", "progress", "attempt",
-                    "max_attempts", "priority", "origin", "result_pack", "error",
+                    "max_attempts", "priority", "origin", "result_pack", "error", "owner", "stage_deadlines",
+                    "webhook_url",
                 }
             ),
             model=config.target.model,
@@ -191,6 +230,7 @@ class LogsBody(BaseModel):
     id: str
     stage: str | None
     lines: list[str]
+    next: int = Field(description="byte offset behind these lines; give it as `after` to read on")
 
 
 class HealthBody(BaseModel):
@@ -201,6 +241,7 @@ class HealthBody(BaseModel):
     ray_reachable: bool
     serve: str | None = Field(description="Serve's word for the application; None: nothing is deployed")
     dispatcher_lag_s: float = Field(description="seconds since the dispatcher last finished a look at everything")
+    dispatcher_pass_s: float = Field(description="what that look took")
     jobs: dict[str, int]
 
 

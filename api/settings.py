@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from eda_service.artifacts.rundir import home_dir
 from eda_service.config import Config
 from eda_service.errors import InputError
-from eda_service.loopback import require_loopback
 
 
 class Settings(Config):
     """Settings of the API process; each field is the environment variable `EDA_<NAME>`."""
 
     home: Path = Field(default_factory=home_dir, description="root of all state")
-    host: str = Field("127.0.0.1", description="address to listen on; loopback only, as there are no keys yet")
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback only once there are keys")
     port: int = Field(8700, ge=1, le=65535, description="port of the API and the gateway")
     serve_port: int = Field(8701, ge=1, le=65535, description="loopback port of Ray Serve, behind the gateway")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
@@ -27,20 +26,24 @@ class Settings(Config):
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")
+    max_running_per_owner: int | None = Field(
+        None, ge=1, le=1000, description="of one owner; None: no limit of its own"
+    )
+    max_queued_per_owner: int | None = Field(
+        10_000, ge=1, le=1_000_000, description="more queued jobs of one owner are refused"
+    )
+    lease_s: float = Field(30.0, ge=1.0, le=3600.0, description="how long a dispatcher that died keeps its jobs")
+    stage_deadline_s: float = Field(
+        86_400.0, ge=1.0, description="longest run of a stage for which the job names no deadline"
+    )
     max_attempts: int = Field(3, ge=1, le=100, description="attempts before a retryable failure becomes final")
     dispatch_interval_s: float = Field(1.0, gt=0.0, le=60.0, description="time between two looks at everything")
+    webhook_private_addresses: bool = Field(False, description="also call private addresses, as in a closed network")
+    webhook_ca_file: Path | None = Field(None, description="certificates to trust for webhooks; None: the public ones")
     backoff_s: float = Field(5.0, ge=0.0, le=3600.0, description="wait before the second attempt; doubles each time")
     grace_s: float = Field(30.0, ge=0.0, le=3600.0, description="silence before an attempt Ray forgot counts as lost")
     heartbeat_timeout_s: float = Field(120.0, gt=0.0, description="silence before a job started by hand counts as lost")
     stall_timeout_s: float = Field(3600.0, gt=0.0, description="silence before a job Ray calls running is stopped")
-
-    @field_validator("host")
-    @classmethod
-    def _loopback_only(cls, value: str) -> str:
-        try:
-            return require_loopback(value)
-        except InputError as error:
-            raise ValueError(error.message) from error
 
     @property
     def serve_url(self) -> str:

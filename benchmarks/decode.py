@@ -240,7 +240,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def weight_bytes(pair: Pair) -> int:
     """Bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
-    from eda_service.target.loader import count_parameters
+    from eda_service.target.facts import count_parameters
     from eda_service.target.resolve import resolve_target
 
     config, model_dir = pair.target.config, resolve_target(pair.target.spec).model_dir

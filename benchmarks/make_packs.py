@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.pairs import BASE_DRAFT, DOMAINS, PARTS, ROOT, SHARED_DATA, Domain, split_rows
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, PARTS, ROOT, SHARED_DATA, Domain, split_rows
 
 SETTINGS = {
     "selfgen.temperature": 0.7,
@@ -46,7 +46,7 @@ def adapt(domain: Domain, data: Path, num_prompts: int, workers: int) -> None:
         "selfgen.num_actors": workers,
         "selfgen.threads_per_actor": 1,
         "train.num_workers": workers,
-        "base_draft": BASE_DRAFT,
+        "base_draft": PACKS_BASE_DRAFT,
         **DOMAIN_SETTINGS.get(domain.name, {}),
     }
     part = PARTS / f"{domain.name}-train.jsonl"

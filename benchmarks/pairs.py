@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ROOT / "out" / "prompts"
 
-BASE_DRAFT = "smollm2-135m@2"
+BASE_DRAFT = "smollm2-135m@3"
+PACKS_BASE_DRAFT = "smollm2-135m@2"
+"""Base draft of the committed packs."""
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -103,7 +105,7 @@ def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
     if source is None:
         return None
     target = load_target(TargetSpec(model=domain.target))
-    base_dir = find_draft(BASE_DRAFT)
+    base_dir = find_draft(PACKS_BASE_DRAFT)
     drafts = {"base": load_drafts(base_dir, None, target=target)}
     if domain.pack_dir.exists():
         drafts["adapted"] = load_drafts(base_dir, domain.pack_dir, target=target)

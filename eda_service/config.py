@@ -232,7 +232,7 @@ class AdaptConfig(Config):
     """One adaptation job: the immutable input of every stage."""
 
     target: TargetSpec
-    base_draft: str = Field("smollm2-135m@2", description="name@version of a registered base draft", max_length=128)
+    base_draft: str = Field("smollm2-135m@3", description="name@version of a registered base draft", max_length=128)
     served_name: str | None = Field(
         None, description="name at /v1/models; default: adapter or model name", max_length=128
     )

@@ -21,7 +21,8 @@ def require_loopback(host: str) -> str:
         loopback = False
     if not loopback:
         raise InputError(
-            f"there are no API keys, so the service listens on loopback only and not on {host[:64]!r}; use 127.0.0.1",
+            f"there are no API keys, so the service listens on loopback only and not on {host[:64]!r}; use 127.0.0.1, "
+            "or make a key with `eda keys create`",
             param="host",
         )
     return host

@@ -1,8 +1,8 @@
 """Named sets of AdaptConfig overrides.
 
 `demo`      sized for two cores and a few minutes on SmolLM2-135M
-`paper`     the paper's settings, with the released code's loss weights, fc trained, and a private expert of a quarter of
-            the width: 27.3 % of a draft for SmolLM2-135M, where fc weighs more than at 7B
+`paper`     the paper's settings, with the released code's loss weights, fc trained, and a private expert of a quarter
+            of the width: 27.3 % of a draft for SmolLM2-135M, where fc weighs more than at 7B
 `paper_7b`  the same with the half-width private expert of Table 4 (127.5M of 462.4M parameters)
 `best`      beyond the paper: three unrolled steps
 """

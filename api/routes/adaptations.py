@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
-from api.deps import AdaptationsDep
-from api.schemas import AdaptationBody, AdaptationList, AdaptationRequest, EventBody, EventList, LogsBody
+from api.deps import AdaptationsDep, FeedDep, ReaderDep, WriterDep
+from api.schemas import (
+    AdaptationBody,
+    AdaptationList,
+    AdaptationRequest,
+    ChangeRequest,
+    EstimateBody,
+    EventBody,
+    EventList,
+    LogsBody,
+)
 from eda_service.errors import InputError
 from eda_service.jobstore import Status
 from eda_service.records import EvalReport, Stage
@@ -18,33 +30,52 @@ router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"])
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="job id")]
 Limit = Annotated[int, Query(ge=1, le=100, description="at most this many")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, description="a repeated key replays")]
+Plot = Annotated[
+    str, Path(pattern=r"^(acceptance|training|selection)$", description="acceptance, training or selection")
+]
 
 _LABEL = re.compile(r"^metadata\[(.{1,64})\]$")
 _EVENT_ID = re.compile(r"^evt_(\d{1,18})$")
+_EVENT_STREAM = "text/event-stream"
 
 
-@router.post("", status_code=201)
+@router.post(
+    "", status_code=201, responses={200: {"description": "an equal live job, a replay, or a dry run's estimate"}}
+)
 def create(
-    body: AdaptationRequest, response: Response, adaptations: AdaptationsDep, idempotency_key: IdempotencyKey = None
-) -> AdaptationBody:
+    body: AdaptationRequest,
+    response: Response,
+    caller: WriterDep,
+    adaptations: AdaptationsDep,
+    idempotency_key: IdempotencyKey = None,
+) -> AdaptationBody | EstimateBody:
     """Queue an adaptation: 201 for a new job, 200 for the one that this request, or an equal live one, made before."""
-    job, made = adaptations.create(body, idempotency_key)
+    if body.dry_run:
+        response.status_code = 200
+        return adaptations.estimate(body)
+    job, made = adaptations.create(body, caller, idempotency_key)
     response.status_code = 201 if made else 200
     response.headers["location"] = f"/v1/adaptations/{job.id}"
     return AdaptationBody.of(job)
 
 
+@router.post("/estimate")
+def estimate(body: AdaptationRequest, _caller: WriterDep, adaptations: AdaptationsDep) -> EstimateBody:
+    """Disk, steps and time of a job that is not made."""
+    return adaptations.estimate(body)
+
+
 @router.get("")
 def page(
     request: Request,
+    caller: ReaderDep,
     adaptations: AdaptationsDep,
     limit: Limit = 20,
     after: Annotated[str | None, Query(max_length=64, description="id of the last job of the page before")] = None,
     status: Annotated[Status | None, Query(description="only jobs in this status")] = None,
 ) -> AdaptationList:
     """Jobs, newest first; `metadata[key]=value` filters by the caller's own pairs."""
-    labels = {found[1]: value for key, value in request.query_params.items() if (found := _LABEL.match(key))}
-    jobs, has_more = adaptations.page(limit=limit, after=after, status=status, labels=labels)
+    jobs, has_more = adaptations.page(caller, limit=limit, after=after, status=status, labels=labels_of(request))
     data = [AdaptationBody.of(job) for job in jobs]
     return AdaptationList(
         data=data,
@@ -55,32 +86,48 @@ def page(
 
 
 @router.get("/{job_id}")
-def get(job_id: JobId, adaptations: AdaptationsDep) -> AdaptationBody:
+def get(job_id: JobId, caller: ReaderDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """One job."""
-    return AdaptationBody.of(adaptations.get(job_id))
+    return AdaptationBody.of(adaptations.get(job_id, caller))
+
+
+@router.post("/{job_id}")
+def change(job_id: JobId, body: ChangeRequest, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
+    """Change the priority of a queued job."""
+    return AdaptationBody.of(adaptations.change(job_id, body, caller))
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: JobId, adaptations: AdaptationsDep) -> AdaptationBody:
+def cancel(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Stop a job."""
-    return AdaptationBody.of(adaptations.cancel(job_id))
+    return AdaptationBody.of(adaptations.cancel(job_id, caller))
 
 
 @router.post("/{job_id}/retry")
-def retry(job_id: JobId, adaptations: AdaptationsDep) -> AdaptationBody:
+def retry(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Queue a failed or cancelled job again."""
-    return AdaptationBody.of(adaptations.retry(job_id))
+    return AdaptationBody.of(adaptations.retry(job_id, caller))
 
 
-@router.get("/{job_id}/events")
-def events(
+@router.get("/{job_id}/events", responses={200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}}})
+async def events(
+    request: Request,
     job_id: JobId,
+    caller: ReaderDep,
     adaptations: AdaptationsDep,
+    feed: FeedDep,
     limit: Limit = 100,
     after: Annotated[str | None, Query(max_length=24, description="id of the last event of the page before")] = None,
+    last_event_id: Annotated[str | None, Header(max_length=24, description="where a broken stream goes on")] = None,
 ) -> EventList:
-    """Events of a job, oldest first."""
-    found, has_more = adaptations.events(job_id, after=_event_number(after), limit=limit)
+    """Events of a job, oldest first; with `Accept: text/event-stream` a live stream that ends with the job."""
+    start = event_number(last_event_id or after)
+    if _EVENT_STREAM in request.headers.get("accept", ""):
+        stream = feed.stream(job_id, owner=caller.sees, after=start)
+        first = await anext(stream, b"")  # an unknown job is a 404 and not a broken stream
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return StreamingResponse(_from(first, stream), media_type=_EVENT_STREAM, headers=headers)  # type: ignore[return-value]
+    found, has_more = await run_in_threadpool(adaptations.events, job_id, caller, after=start, limit=limit)
     data = [EventBody.of(event) for event in found]
     return EventList(
         data=data,
@@ -90,25 +137,49 @@ def events(
     )
 
 
+async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
 @router.get("/{job_id}/logs")
 def logs(
     job_id: JobId,
+    caller: ReaderDep,
     adaptations: AdaptationsDep,
     stage: Annotated[Stage | None, Query(description="default: the latest stage that logged")] = None,
     tail: Annotated[int, Query(ge=1, le=10_000, description="at most this many lines")] = 200,
+    after: Annotated[int | None, Query(ge=0, le=1 << 50, description="only what came since this offset")] = None,
 ) -> LogsBody:
-    """The last lines of a stage's log."""
-    found, lines = adaptations.logs(job_id, stage, tail)
-    return LogsBody(id=job_id, stage=None if found is None else found.value, lines=lines)
+    """The last lines of a stage's log, or those since an offset."""
+    found, lines, offset = adaptations.logs(job_id, caller, stage, tail, after)
+    return LogsBody(id=job_id, stage=None if found is None else found.value, lines=lines, next=offset)
 
 
 @router.get("/{job_id}/report")
-def report(job_id: JobId, adaptations: AdaptationsDep) -> EvalReport:
+def report(job_id: JobId, caller: ReaderDep, adaptations: AdaptationsDep) -> EvalReport:
     """The evaluation of base and adapted draft."""
-    return adaptations.report(job_id)
+    return adaptations.report(job_id, caller)
 
 
-def _event_number(event_id: str | None) -> int:
+@router.get("/{job_id}/report/{plot}.png", response_class=FileResponse)
+def plot(job_id: JobId, plot: Plot, caller: ReaderDep, adaptations: AdaptationsDep) -> FileResponse:
+    """A plot of the evaluation."""
+    return FileResponse(adaptations.plot(job_id, caller, plot), media_type="image/png")
+
+
+def labels_of(request: Request) -> dict[str, str]:
+    """The `metadata[key]=value` pairs of a query."""
+    return {found[1]: value for key, value in request.query_params.items() if (found := _LABEL.match(key))}
+
+
+def event_number(event_id: str | None) -> int:
+    """The number in an event's id; 0 without one.
+
+    Raises:
+        InputError: It is no event id.
+    """
     if event_id is None:
         return 0
     found = _EVENT_ID.match(event_id)

@@ -27,5 +27,6 @@ def health(store: StoreDep, dispatcher: DispatcherDep) -> HealthBody:
         ray_reachable=dispatcher.is_ray_reachable,
         serve=serve,
         dispatcher_lag_s=round(lag_s, 1),
+        dispatcher_pass_s=round(dispatcher.last_pass_s, 4),
         jobs=store.counts(),
     )

@@ -7,12 +7,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from api.schemas import AdaptationRequest
+from api.auth import Caller
+from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
+from api.services.estimates import estimate
 from api.services.submission import to_config
+from api.services.webhooks import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
 from eda_service.records import STAGES, EvalReport, Stage
@@ -21,7 +25,7 @@ _MAX_LOG_BYTES = 1 << 20
 
 
 class Adaptations:
-    """Jobs, for one caller.
+    """Jobs, as callers see them: another owner's job does not exist.
 
     Args:
         store: The queue.
@@ -32,39 +36,59 @@ class Adaptations:
     def __init__(self, store: JobStore, settings: Settings, wake: Callable[[], None]) -> None:
         self._store, self._settings, self._wake = store, settings, wake
 
-    def create(self, request: AdaptationRequest, idempotency_key: str | None) -> tuple[Job, bool]:
+    def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request and queue it; returns the job and whether it is new.
 
         Raises:
             InputError: The request cannot work; `param` says why.
             ConflictError: The idempotency key belongs to another request.
+            QuotaExceededError: The caller has too many queued jobs.
         """
-        config = inputs.check(to_config(request), home=self._settings.home, roots=self._settings.allowed_roots)
+        config = self._checked(request)
+        webhook = request.webhook
         job, made = self._store.create(
             config,
+            owner=caller.owner,
             labels=request.metadata,
             priority=request.priority,
             max_attempts=self._settings.max_attempts,
             idempotency_key=idempotency_key,
             request_sha256=sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True)),
             force=request.force,
+            webhook=None if webhook is None else {"url": check_url(webhook.url), "secret": webhook.secret},
+            stage_deadlines={stage.value: seconds for stage, seconds in request.stage_deadlines.items()},
+            max_queued_per_owner=self._settings.max_queued_per_owner,
         )
         self._wake()
         return job, made
 
-    def get(self, job_id: str) -> Job:
+    def estimate(self, request: AdaptationRequest) -> EstimateBody:
+        """What the job would need; the same checks as `create`, nothing stored."""
+        config = self._checked(request)
+        if request.webhook is not None:
+            check_url(request.webhook.url)
+        return estimate(config, self._settings.home)
+
+    def _checked(self, request: AdaptationRequest) -> AdaptConfig:
+        return inputs.check(to_config(request), home=self._settings.home, roots=self._settings.allowed_roots)
+
+    def get(self, job_id: str, caller: Caller) -> Job:
         """One job."""
-        return self._store.get(job_id)
+        return self._store.get(job_id, owner=caller.sees)
 
     def page(
-        self, *, limit: int, after: str | None, status: Status | None, labels: Mapping[str, str]
+        self, caller: Caller, *, limit: int, after: str | None, status: Status | None, labels: Mapping[str, str]
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first, and whether there are more."""
-        return self._store.page(limit=limit, after=after, status=status, labels=labels)
+        return self._store.page(limit=limit, after=after, status=status, labels=labels, owner=caller.sees)
 
-    def cancel(self, job_id: str) -> Job:
+    def change(self, job_id: str, request: ChangeRequest, caller: Caller) -> Job:
+        """Change a queued job's priority."""
+        return self._store.set_priority(job_id, request.priority, owner=caller.sees)
+
+    def cancel(self, job_id: str, caller: Caller) -> Job:
         """Stop a job: at once when it is queued, else once its processes are gone. Cancelling twice is no error."""
-        job = self._store.get(job_id)
+        job = self.get(job_id, caller)
         if job.status in {Status.CANCELLING, Status.CANCELLED}:
             return job
         if job.status is Status.QUEUED:
@@ -76,9 +100,9 @@ class Adaptations:
         self._wake()
         return job
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, caller: Caller) -> Job:
         """Queue a failed or cancelled job again; stages whose records are valid are not repeated."""
-        job = self._store.get(job_id)
+        job = self.get(job_id, caller)
         if job.origin == "ray":
             raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
         budget = job.attempt + self._settings.max_attempts - job.max_attempts
@@ -88,39 +112,63 @@ class Adaptations:
         self._wake()
         return job
 
-    def events(self, job_id: str, *, after: int, limit: int) -> tuple[list[Event], bool]:
+    def events(self, job_id: str, caller: Caller, *, after: int, limit: int) -> tuple[list[Event], bool]:
         """Events of a job, oldest first, and whether there are more."""
-        return self._store.events(job_id, after=after, limit=limit)
+        return self._store.events(job_id, owner=caller.sees, after=after, limit=limit)
 
-    def report(self, job_id: str) -> EvalReport:
+    def newest_events(self, job_id: str, caller: Caller, *, before: int, limit: int) -> tuple[list[Event], bool]:
+        """Events of a job before an id (0: all), newest first, and whether there are more."""
+        return self._store.newest_events(job_id, owner=caller.sees, before=before, limit=limit)
+
+    def report(self, job_id: str, caller: Caller) -> EvalReport:
         """The evaluation of a job.
 
         Raises:
             NotFoundError: The job has not come that far.
         """
-        job = self._store.get(job_id)
+        job = self.get(job_id, caller)
         report = self._run_dir(job).read_record(EvalReport, Stage.EVALUATE, verify=False)
         if report is None:
             raise NotFoundError(f"job {job_id} is {job.status.value} and has no report; wait for its stage `evaluate`")
         return report
 
-    def logs(self, job_id: str, stage: Stage | None, tail: int) -> tuple[Stage | None, list[str]]:
-        """The last lines of a stage's log; without a stage, of the latest stage that logged."""
-        run = self._run_dir(self._store.get(job_id))
+    def plot(self, job_id: str, caller: Caller, name: str) -> Path:
+        """A plot's file.
+
+        Raises:
+            NotFoundError: The job has not come that far.
+        """
+        job = self.get(job_id, caller)
+        path = self._run_dir(job).root / Stage.EVALUATE / f"{name}.png"
+        if not path.is_file():
+            raise NotFoundError(f"job {job_id} is {job.status.value} and has no plots; wait for its stage `evaluate`")
+        return path
+
+    def logs(
+        self, job_id: str, caller: Caller, stage: Stage | None, tail: int, after: int | None
+    ) -> tuple[Stage | None, list[str], int]:
+        """Lines of a stage's log (without a stage: of the latest that logged) and the offset behind them."""
+        run = self._run_dir(self.get(job_id, caller))
         paths = {each: run.root / "logs" / f"{each.value}.log" for each in STAGES}
         wanted = [stage] if stage is not None else list(reversed(STAGES))
         for each in wanted:
             if paths[each].is_file():
-                return each, _tail(paths[each], tail)
-        return stage, []
+                return each, *_lines(paths[each], tail, after)
+        return stage, [], 0
 
     def _run_dir(self, job: Job) -> RunDir:
         return RunDir.of_job(job.id, self._settings.home)
 
 
-def _tail(path: Path, num_lines: int) -> list[str]:
+def _lines(path: Path, num_lines: int, after: int | None) -> tuple[list[str], int]:
+    """The last whole lines, or those behind an offset, at most a mebibyte of them; and the offset behind the last."""
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
-        stream.seek(max(0, size - _MAX_LOG_BYTES))
-        text = stream.read().decode("utf-8", errors="replace")
-    return list(deque(text.splitlines(), maxlen=num_lines))
+        start = max(0, size - _MAX_LOG_BYTES) if after is None else min(after, size)
+        stream.seek(start)
+        data = stream.read(_MAX_LOG_BYTES)
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.decode("utf-8", errors="replace").splitlines()
+    if after is None:
+        return list(deque(lines, maxlen=num_lines)), start + len(whole)
+    return lines, start + len(whole)

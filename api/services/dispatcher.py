@@ -7,7 +7,11 @@ it, make Serve offer every deployment.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +20,13 @@ from pydantic import ValidationError
 
 from api.services.serving import Serving
 from api.services.tracker import Tracker
+from api.services.webhooks import Webhooks
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.distributed.serve_config import ServeApi
-from eda_service.errors import ArtifactCorruptError, EdaError
+from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError
 from eda_service.jobstore import Job, JobStore
 
 logger = logging.getLogger(__name__)
@@ -44,16 +49,20 @@ class Dispatcher:
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), settings.serve_port)
         self._tracker = Tracker(store, settings, self._ray, clock=clock)
+        # Several dispatchers may share a database: each holds leases under a name of its own.
+        self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._known = store.known_ids()
         self._waiting: dict[str, str] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
-        passes = {"dispatcher": self.run_once, "serving": self._serve_once}
+        # So have webhooks: a receiver may take its time.
+        self._webhooks = Webhooks(store, settings, clock=clock)
+        passes = {"dispatcher": self.run_once, "serving": self._serve_once, "webhooks": self._webhooks.run_once}
         self._threads = [
             threading.Thread(target=self._loop, args=(one_pass,), name=name, daemon=True)
             for name, one_pass in passes.items()
         ]
-        self.last_pass_at = clock()
+        self.last_pass_at, self.last_pass_s = clock(), 0.0
         self.is_ray_reachable = False
 
     def start(self) -> None:
@@ -68,8 +77,10 @@ class Dispatcher:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_STOP_TIMEOUT_S)
+        self._store.release(holder=self.holder)
         self._ray.close()
         self.serving.close()
+        self._webhooks.close()
 
     def wake(self) -> None:
         """Start the next pass now."""
@@ -77,27 +88,42 @@ class Dispatcher:
 
     def run_once(self) -> None:
         """One pass. A job that cannot be advanced does not hold up the others."""
-        reachable = self._ray.is_reachable()
-        if reachable != self.is_ray_reachable:
-            logger.info("the Ray dashboard at %s is %s", self._ray.dashboard_url, "up" if reachable else "away")
-        self.is_ray_reachable = reachable
+        started = time.monotonic()
+        session = self._ray.session()
+        if (session is not None) != self.is_ray_reachable:
+            logger.info("the Ray dashboard at %s is %s", self._ray.dashboard_url, "up" if session else "away")
+        self.is_ray_reachable = session is not None
         self._adopt_foreign()
-        for job in self._store.occupying():
-            self._advance(job)
-        if reachable:
-            while (claimed := self._store.claim(max_running=self._settings.max_running)) is not None:
-                self._advance(claimed)
-        self.last_pass_at = self._clock()
+        settings = self._settings
+        for job in self._store.hold(holder=self.holder, lease_s=settings.lease_s):
+            self._advance(job, session)
+        while session is not None:
+            claimed = self._store.claim(
+                max_running=settings.max_running,
+                max_running_per_owner=settings.max_running_per_owner,
+                holder=self.holder,
+                lease_s=settings.lease_s,
+            )
+            if claimed is None:
+                break
+            self._advance(claimed, session)
+        self.last_pass_at, self.last_pass_s = self._clock(), time.monotonic() - started
 
-    def _advance(self, job: Job) -> None:
+    def _advance(self, job: Job, session: str | None) -> None:
         try:
-            self._tracker.advance(job)
+            self._tracker.advance(job, session)
         except ClusterUnreachableError as error:
             if self._waiting.get(job.id) != error.message:
                 self._waiting[job.id] = error.message
-                self._store.add_event(job.id, "waiting_for_cluster", error.message, level="warning")
+                with contextlib.suppress(LeaseLostError):
+                    self._store.add_event(
+                        job.id, "waiting_for_cluster", error.message, level="warning", token=job.lease_token
+                    )
+        except LeaseLostError as error:
+            logger.warning("%s: %s", job.id, error.message)
         except EdaError as error:
-            self._tracker.fail(job, error)
+            with contextlib.suppress(LeaseLostError):
+                self._tracker.fail(job, error)
         except Exception:
             # The edge of a thread that must live: the traceback is logged and the job is looked at again.
             logger.exception("cannot advance %s", job.id)

@@ -1,9 +1,10 @@
 """One live job: its files and Ray's word become moves of its row.
 
 A pass looks at everything afresh and does the one thing that is next, so it does not matter what was missed while the
-API was down. The order of looks is the contract: an attempt that was not submitted is submitted; else a result file
-ends the job; else Ray's word about this attempt decides; and an attempt that Ray forgot (its head was restarted) is
-lost once it has been silent for the grace period.
+API was down. The order of looks is the contract: an attempt that was not submitted is submitted; else its result file
+ends the job; else Ray's word about this attempt decides; and an attempt of a Ray session that is over is lost once it
+has been silent for the grace period. Results carry their attempt's number, so a late one of an earlier attempt ends
+nothing; every change carries the lease's token, so a dispatcher that lost the job changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
-from eda_service.errors import EdaError
+from eda_service.errors import DeadlineExceededError, EdaError, WorkerLostError
 from eda_service.jobstore import Deployment, Job, JobStore, Status
 
 logger = logging.getLogger(__name__)
@@ -39,69 +40,91 @@ class Tracker:
     ) -> None:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
 
-    def advance(self, job: Job) -> None:
+    def advance(self, job: Job, session: str | None) -> None:
         """Take one look at a running or cancelling job.
+
+        Args:
+            job: As leased by this dispatcher; its lease token fences every change.
+            session: Ray's session now; None while Ray does not answer.
 
         Raises:
             ClusterUnreachableError: Ray does not answer; the row is as it was and the next pass tries again.
+            LeaseLostError: Another dispatcher has the job now; nothing was changed.
         """
         run = RunDir.of_job(job.id, self._settings.home)
         if job.submitted_at is None:
-            self._submit(job, run)
+            self._submit(job, run, session)
             return
-        self.read_files(job, run)
-        result = run.read_result()
+        result = run.read_result(attempt=job.attempt)
+        self.read_files(job, run)  # after the result: what the driver told before it is not missed
         if result is not None:
             self._finish(job, result)
         elif job.origin == "ray":
             self._advance_foreign(job, run)
         else:
-            self._advance_own(job, run)
+            self._advance_own(job, run, session)
 
     def fail(self, job: Job, error: EdaError) -> None:
         """End an attempt whose files or config cannot be used; a retryable error is tried again."""
-        body = {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}
-        self._failed(job, body)
+        self._failed(job, _body(error))
 
     def read_files(self, job: Job, run: RunDir) -> None:
         """Import new events and the last heartbeat."""
         lines = run.read_events(job.events_read)
         if lines:
-            self._store.import_events(job.id, lines, start=job.events_read)
+            self._store.import_events(job.id, lines, start=job.events_read, token=job.lease_token)
         progress = run.read_progress()
-        if progress is not None and progress != job.progress:
-            self._store.record_progress(job.id, progress)
+        if progress is not None and progress != job.progress and progress.get("attempt", 1) >= job.attempt:
+            self._store.record_progress(job.id, progress, token=job.lease_token)
 
-    def _submit(self, job: Job, run: RunDir) -> None:
-        if job.status is Status.CANCELLING and self._ray.get(job.ray_submission_id) is None:
+    def _submit(self, job: Job, run: RunDir, session: str | None) -> None:
+        found = self._ray.get(job.ray_submission_id)
+        if found is None and job.status is Status.CANCELLING:
             self._cancelled(job)
             return
-        if self._ray.get(job.ray_submission_id) is None:
-            # Only now: a result of this very attempt must survive an API that died between submitting and noting it.
-            run.clear_result()
+        if found is None:
             run.create(job.adapt_config(), origin="api")
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt)}
             self._ray.submit(job.ray_submission_id, f"{self._settings.job_command} --job-id {job.id}", env_vars=env)
             logger.info("submitted %s", job.ray_submission_id)
-        self._store.mark_submitted(job.id)
+        self._store.mark_submitted(job.id, token=job.lease_token, ray_session=session)
 
-    def _advance_own(self, job: Job, run: RunDir) -> None:
+    def _advance_own(self, job: Job, run: RunDir, session: str | None) -> None:
+        silent_s = self._silent_s(job, run)
         found = self._ray.get(job.ray_submission_id)
-        if found is None:
-            if self._silent_s(job, run) >= self._settings.grace_s or job.status is Status.CANCELLING:
-                self._lost(job, "Ray has no such submission any more; its head was restarted")
-            return
-        if found.status in RAY_ENDED:
+        if found is None or _is_restarted(job, session):
+            # A head with a persistent store goes on saying RUNNING of a job that died with the one before it.
+            if silent_s >= self._settings.grace_s or job.status is Status.CANCELLING:
+                self._lost(job, "Ray was restarted, and the attempt ended with it")
+        elif found.status in RAY_ENDED:
             self._ended_without_result(job, run, found)
         elif job.status is Status.CANCELLING:
             self._ray.stop(job.ray_submission_id)
-        elif self._silent_s(job, run) >= self._settings.stall_timeout_s:
+        elif silent_s >= self._settings.stall_timeout_s:
             self._ray.stop(job.ray_submission_id)
             self._lost(job, f"no heartbeat for {self._settings.stall_timeout_s:.0f} s")
+        elif (late := self._late(job, run)) is not None:
+            self._ray.stop(job.ray_submission_id)
+            self._failed(job, _body(late))
+
+    def _late(self, job: Job, run: RunDir) -> DeadlineExceededError | None:
+        """The error of a stage that runs past its deadline: the job's own, or the service's for every stage."""
+        progress = run.read_progress()
+        if progress is None or progress.get("attempt", 1) != job.attempt or "stage_started_at" not in progress:
+            return None
+        stage = str(progress["stage"])
+        limit_s = job.stage_deadlines.get(stage, self._settings.stage_deadline_s)
+        if self._clock() - int(progress["stage_started_at"]) <= limit_s:
+            return None
+        return DeadlineExceededError(
+            f"stage {stage} ran longer than its deadline of {limit_s:.0f} s; raise stage_deadlines.{stage}",
+            param=f"stage_deadlines.{stage}",
+        )
 
     def _ended_without_result(self, job: Job, run: RunDir, found: RayJob) -> None:
-        result = run.read_result()  # it may have been written between the first look and Ray's answer
+        result = run.read_result(attempt=job.attempt)  # it may have come after the first look
         if result is not None:
+            self.read_files(self._store.get(job.id), run)
             self._finish(job, result)
             return
         tail = self._ray.logs(job.ray_submission_id).strip()[-_LOG_TAIL_CHARACTERS:]
@@ -123,31 +146,32 @@ class Tracker:
             self._lost(job, f"no heartbeat for {self._settings.heartbeat_timeout_s:.0f} s")
 
     def _finish(self, job: Job, result: dict[str, Any]) -> None:
-        if result.get("status") == "succeeded":
-            pack = str(result["pack"])
-            config = job.adapt_config()
-            name = config.public_name
-            deployment = Deployment(
-                name=name,
-                target=config.target.model_dump(mode="json"),
-                base_draft=config.base_draft,
-                pack=pack,
-                job_id=job.id,
-                updated_at=int(self._clock()),
-            )
-            self._store.transition(
-                job.id,
-                Status.SUCCEEDED,
-                event="job_succeeded",
-                message=f"published {pack}, serving as {name}",
-                result_pack=pack,
-                deployment=deployment,
-            )
-        else:
+        if result.get("status") != "succeeded":
             self._failed(job, dict(result["error"]))
+            return
+        pack = str(result["pack"])
+        config = job.adapt_config()
+        name = config.public_name
+        deployment = Deployment(
+            name=name,
+            target=config.target.model_dump(mode="json"),
+            base_draft=config.base_draft,
+            pack=pack,
+            job_id=job.id,
+            updated_at=int(self._clock()),
+        )
+        self._store.transition(
+            job.id,
+            Status.SUCCEEDED,
+            event="job_succeeded",
+            message=f"published {pack}, serving as {name}",
+            result_pack=pack,
+            deployment=deployment,
+            token=job.lease_token,
+        )
 
     def _lost(self, job: Job, why: str) -> None:
-        self._failed(job, {"code": "worker_lost", "message": why, "param": None, "retryable": True})
+        self._failed(job, _body(WorkerLostError(why)))
 
     def _failed(self, job: Job, error: dict[str, Any]) -> None:
         if job.status is Status.CANCELLING:
@@ -156,7 +180,13 @@ class Tracker:
         message = f"{error['code']}: {error['message']}"
         if not error.get("retryable") or job.attempt >= job.max_attempts:
             self._store.transition(
-                job.id, Status.FAILED, event="job_failed", message=message, level="error", error=error
+                job.id,
+                Status.FAILED,
+                event="job_failed",
+                message=message,
+                level="error",
+                error=error,
+                token=job.lease_token,
             )
             return
         wait_s = self._settings.backoff_s * 2 ** (job.attempt - 1)
@@ -167,11 +197,27 @@ class Tracker:
             message=f"attempt {job.attempt} of {job.max_attempts}: {message}; next in {wait_s:.0f} s",
             level="warning",
             not_before=int(self._clock() + wait_s),
+            token=job.lease_token,
         )
 
     def _cancelled(self, job: Job) -> None:
-        self._store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="its processes are gone")
+        self._store.transition(
+            job.id,
+            Status.CANCELLED,
+            event="job_cancelled",
+            message="its processes are gone",
+            token=job.lease_token,
+        )
 
     def _silent_s(self, job: Job, run: RunDir) -> float:
         heartbeat = (run.read_progress() or {}).get("updated_at", 0)
         return self._clock() - max(int(heartbeat), job.submitted_at or job.created_at)
+
+
+def _is_restarted(job: Job, session: str | None) -> bool:
+    return session is not None and job.ray_session is not None and session != job.ray_session
+
+
+def _body(error: EdaError) -> dict[str, Any]:
+    """What a row and a result file keep of an error."""
+    return {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}

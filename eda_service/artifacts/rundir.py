@@ -2,9 +2,10 @@
 
     <home>/runs/<job_id>/
         job.json            the AdaptConfig, written once by whoever creates the job, with its origin
-        progress.json       heartbeat: stage, percent, step, total_steps, eta_s, updated_at, attempt, pid
+        progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
-        result.json         terminal: {"status": "succeeded", "pack": ...} or {"status": "failed", "error": {...}}
+        result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
+        driver.lock         held by the attempt's driver while it lives: two attempts never write at once
         <stage>/record.json the stage's record, last file of its directory
         logs/<stage>.log    what the stage logged
 
@@ -13,9 +14,12 @@ Workers never open the job database; the dispatcher reads these files.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +27,7 @@ from pydantic import ValidationError
 
 from eda_service.artifacts.files import verify_files, write_json
 from eda_service.config import AdaptConfig
-from eda_service.errors import ArtifactCorruptError, EdaError
+from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import Record, Stage
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -34,12 +38,23 @@ def home_dir() -> Path:
     return Path(os.environ.get("EDA_HOME", "~/.eda")).expanduser().resolve()
 
 
-class RunDir:
-    """Paths and small files of one job."""
+def current_attempt() -> int:
+    """Number of the attempt this process works for: `EDA_ATTEMPT`, which the dispatcher gives to each; default 1."""
+    return int(os.environ.get("EDA_ATTEMPT", "1"))
 
-    def __init__(self, root: Path) -> None:
+
+class RunDir:
+    """Paths and small files of one job.
+
+    Args:
+        root: The directory; its name is the job's id.
+        attempt: What this process writes heartbeats and results for; default: that of the environment.
+    """
+
+    def __init__(self, root: Path, *, attempt: int | None = None) -> None:
         self.root = root
         self.job_id = root.name
+        self.attempt = current_attempt() if attempt is None else attempt
 
     @classmethod
     def of_job(cls, job_id: str, home: Path | None = None) -> RunDir:
@@ -107,18 +122,43 @@ class RunDir:
             verify_files(path.parent, record.files)
         return record
 
+    @contextmanager
+    def driver_lock(self, *, timeout_s: float) -> Iterator[None]:
+        """Hold the run directory as its only driver. An attempt may start while the one before still ends.
+
+        Raises:
+            WorkerLostError: Another driver held it for `timeout_s`.
+        """
+        with (self.root / "driver.lock").open("w", encoding="utf-8") as stream:
+            deadline = time.monotonic() + timeout_s
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise WorkerLostError(
+                            f"another driver of {self.job_id} still runs after {timeout_s:.0f} s; it is left alone"
+                        ) from None
+                    time.sleep(0.1)
+            yield
+
     def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
         """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
-        percent = 100.0 * step / total_steps if total_steps else 0.0
+        now = int(time.time())
+        before = self.read_progress() or {}
+        same = (before.get("stage"), before.get("attempt")) == (stage.value, self.attempt)
         write_json(
             self.root / "progress.json",
             {
                 "stage": stage.value,
-                "percent": round(percent, 1),
+                "percent": round(100.0 * step / total_steps if total_steps else 0.0, 1),
                 "step": step,
                 "total_steps": total_steps,
                 "eta_s": None if eta_s is None else round(eta_s),
-                "updated_at": int(time.time()),
+                "updated_at": now,
+                "stage_started_at": before.get("stage_started_at", now) if same else now,
+                "attempt": self.attempt,
                 "pid": os.getpid(),
             },
         )
@@ -149,20 +189,30 @@ class RunDir:
         return [json.loads(line) for line in lines[start:]]
 
     def succeed(self, pack: str) -> None:
-        """Terminal: the job published `pack`."""
-        write_json(self.root / "result.json", {"status": "succeeded", "pack": pack, "finished_at": int(time.time())})
+        """End of the attempt: the job published `pack`."""
+        self._write_result({"status": "succeeded", "pack": pack})
 
     def fail(self, error: EdaError) -> None:
-        """Terminal: the job failed with a code."""
+        """End of the attempt: it failed with a code."""
         body = {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}
-        write_json(self.root / "result.json", {"status": "failed", "error": body, "finished_at": int(time.time())})
+        self._write_result({"status": "failed", "error": body})
 
-    def read_result(self) -> dict[str, Any] | None:
-        """The terminal file, or None while the job may still run."""
-        return self._read("result.json")
+    def _write_result(self, result: dict[str, Any]) -> None:
+        write_json(self.root / "result.json", {**result, "attempt": self.attempt, "finished_at": int(time.time())})
+
+    def read_result(self, *, attempt: int | None = None) -> dict[str, Any] | None:
+        """How an attempt ended; None while it may still run, or when the file tells of an earlier one.
+
+        Args:
+            attempt: The attempt asked about; None: whichever wrote last.
+        """
+        result = self._read("result.json")
+        if result is None or (attempt is not None and result.get("attempt", 1) < attempt):
+            return None
+        return result
 
     def clear_result(self) -> None:
-        """Forget a failed attempt's result before the next attempt."""
+        """Forget how an earlier attempt ended; for the driver, which holds the lock."""
         (self.root / "result.json").unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +16,10 @@ from eda_service.cli import view
 from eda_service.cli.console import Commands, JsonOption, err, example, print_json
 from eda_service.cli.service import HomeOption
 from eda_service.client import ServiceUnreachableError
+from eda_service.scopes import Scope
 
 if TYPE_CHECKING:
-    from eda_service.jobstore import JobStore
+    from eda_service.jobstore import JobStore, KeyInfo
 
 app = typer.Typer(
     cls=Commands,
@@ -29,41 +29,6 @@ app = typer.Typer(
 )
 
 _DAY_S = 86_400
-
-
-class Scope(StrEnum):
-    """What a key allows."""
-
-    JOBS_READ = "jobs:read"
-    JOBS_WRITE = "jobs:write"
-    INFER = "infer"
-    ADMIN = "admin"
-
-
-class Key(Protocol):
-    """A key as the store shows it: everything but the secret. Times are whole seconds since the epoch."""
-
-    id: str
-    owner: str
-    name: str
-    scopes: Sequence[str]
-    created_at: int
-    expires_at: int | None
-    revoked_at: int | None
-    last_used_at: int | None
-
-
-class Keys(Protocol):
-    """What the job store can do with keys."""
-
-    def create_key(self, owner: str, name: str, scopes: Sequence[str], expires_at: int | None) -> tuple[Key, str]:
-        """Make a key; returns it and its text, which is stored nowhere."""
-
-    def list_keys(self, owner: str | None = None) -> list[Key]:
-        """Keys of one owner, or of all."""
-
-    def revoke_key(self, key_id: str) -> object:
-        """Make a key useless from now on."""
 
 
 @app.command(
@@ -122,17 +87,13 @@ def revoke(
 
 
 @contextmanager
-def _keys(home: Path | None) -> Iterator[Keys]:
+def _keys(home: Path | None) -> Iterator[JobStore]:
     from sqlalchemy.exc import OperationalError
 
-    from eda_service.jobstore import JobStore
-
-    root = (home or home_dir()).expanduser().resolve()
-    root.mkdir(parents=True, exist_ok=True)
     store: JobStore | None = None
     try:
-        store = JobStore(os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{root / 'eda.db'}")
-        yield cast(Keys, store)
+        store = open_store((home or home_dir()).expanduser().resolve())
+        yield store
     except OperationalError as error:  # its text may hold the database's password
         raise ServiceUnreachableError("the database does not answer; check EDA_DATABASE_URL or --home") from error
     finally:
@@ -140,20 +101,19 @@ def _keys(home: Path | None) -> Iterator[Keys]:
             store.close()
 
 
-def _fields(key: Key) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "owner": key.owner,
-        "name": key.name,
-        "scopes": list(key.scopes),
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-        "last_used_at": key.last_used_at,
-    }
+def open_store(home: Path) -> JobStore:
+    """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
+    from eda_service.jobstore import JobStore
+
+    home.mkdir(parents=True, exist_ok=True)
+    return JobStore(os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}")
 
 
-def _state(key: Key) -> str:
+def _fields(key: KeyInfo) -> dict[str, Any]:
+    return key.model_dump(mode="json")
+
+
+def _state(key: KeyInfo) -> str:
     if key.revoked_at is not None:
         return "revoked"
     if key.expires_at is None:

@@ -24,6 +24,7 @@ import httpx
 
 from eda_service.artifacts.files import write_json
 from eda_service.cli.console import read_up
+from eda_service.cli.keys import open_store
 from eda_service.distributed import processes
 from eda_service.distributed.ray_head import RayHead, child_env, remove_temp_dir
 from eda_service.distributed.ray_token import ensure_token, token_path
@@ -42,6 +43,14 @@ class StoppedError(EdaError):
     """A signal came before everything was up."""
 
     code = "cancelled"
+
+
+def _safe_host(home: Path, host: str) -> str:
+    store = open_store(home)
+    try:
+        return host if store.has_keys() else require_loopback(host)
+    finally:
+        store.close()
 
 
 class Backoff:
@@ -65,14 +74,14 @@ class Supervisor:
 
     Args:
         home: State root.
-        host: Loopback address of the API.
+        host: Address of the API; other than loopback only once there are keys.
         port: Port of the API and the gateway.
         serve_port: Port of Ray Serve.
         local_roots: Directories whose files requests may name, besides home.
     """
 
     def __init__(self, home: Path, *, host: str, port: int, serve_port: int, local_roots: list[Path]) -> None:
-        self._home, self._host, self._port, self._serve_port = home, require_loopback(host), port, serve_port
+        self._home, self._host, self._port, self._serve_port = home, _safe_host(home, host), port, serve_port
         self._roots = local_roots
         self._logs = home / "logs"
         self._mark = secrets.token_hex(16)

@@ -7,13 +7,16 @@ two efficiencies are round numbers that err on the long side: the demo was told 
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import torch
-
-from eda_service.config import AdaptConfig
+from eda_service.config import AdaptConfig, Selector
 from eda_service.model.draft_config import DraftConfig
-from eda_service.records import TargetFingerprint
+
+if TYPE_CHECKING:
+    import torch
 
 _FEATURE_BYTES = 2
 _IO_BYTES = 2
@@ -24,17 +27,49 @@ _PROBE = (256, 2048, 2048)
 _PROBE_SECONDS = 0.2
 
 
-def disk_need_bytes(config: AdaptConfig, fingerprint: TargetFingerprint) -> int:
+def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
     """Upper bound of what the job writes: hidden states of all samples, a copy of the kept ones, embedding and head."""
     tokens = config.dataset.num_prompts * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * fingerprint.hidden_size * _FEATURE_BYTES
-    io = 2 * fingerprint.vocab_size * fingerprint.hidden_size * _IO_BYTES
+    features = tokens * hidden_size * _FEATURE_BYTES
+    io = 2 * vocab_size * hidden_size * _IO_BYTES
     return int(features * (1 + config.selection.keep_fraction)) + io
 
 
-def estimate_seconds(
+def num_samples(config: AdaptConfig) -> int:
+    """Prompts that are answered: those of the data set but for the held-out ones."""
+    return config.dataset.num_prompts - (0 if config.eval_dataset else config.evaluation.num_prompts)
+
+
+def num_train_steps(config: AdaptConfig) -> int:
+    """Optimizer steps of the job, if no prompt is skipped."""
+    share = 1.0 if config.selection.method is Selector.ALL else config.selection.keep_fraction
+    kept = round(num_samples(config) * share)
+    heldout = min(64, round(kept * config.train.heldout_fraction))
+    return math.ceil(max(1, kept - heldout) / config.train.batch_size) * config.train.epochs
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds by part: starting processes, self-generation with the reference, training, evaluation."""
+
+    start: float
+    generate: float
+    train: float
+    evaluate: float
+
+    @property
+    def total(self) -> float:
+        """Of the whole job."""
+        return self.start + self.generate + self.train + self.evaluate
+
+    def as_dict(self) -> dict[str, float]:
+        """By part and in total, whole seconds."""
+        return {name: round(value) for name, value in (asdict(self) | {"total": self.total}).items()}
+
+
+def estimate_time(
     config: AdaptConfig, *, num_target_parameters: int, draft: DraftConfig, flops_per_s: float
-) -> float:
+) -> TimeEstimate:
     """Time of a whole job, if every answer is as long as its cap.
 
     Args:
@@ -46,19 +81,26 @@ def estimate_seconds(
     selection, selfgen, train, evaluation = config.selection, config.selfgen, config.train, config.evaluation
     answers = config.dataset.num_prompts * selfgen.max_new_tokens
     answers += selection.num_reference_prompts * selection.reference_max_new_tokens
-    decode_flops = 2.0 * num_target_parameters * answers / selfgen.num_actors
+    generate_flops = 2.0 * num_target_parameters * answers / selfgen.num_actors
     modes = 1 + 2 * len(evaluation.temperatures)
-    decode_flops += 2.0 * num_target_parameters * evaluation.num_prompts * evaluation.max_new_tokens * modes
+    evaluate_flops = 2.0 * num_target_parameters * evaluation.num_prompts * evaluation.max_new_tokens * modes
     hidden, vocab = draft.hidden_size, train.draft_vocab_size or draft.vocab_size
     per_token = 6.0 * (2 + train.private_width_fraction) * 3 * hidden * draft.expert_width + 8.0 * vocab * hidden
     tokens = config.dataset.num_prompts * selection.keep_fraction * min(train.max_tokens, 2 * selfgen.max_new_tokens)
     train_flops = per_token * tokens * train.epochs * train.loss.unroll_steps / train.num_workers
-    decoding = decode_flops / (_DECODING_EFFICIENCY * flops_per_s)
-    return _START_SECONDS + decoding + train_flops / (_TRAINING_EFFICIENCY * flops_per_s)
+    decoding = _DECODING_EFFICIENCY * flops_per_s
+    return TimeEstimate(
+        start=_START_SECONDS,
+        generate=generate_flops / decoding,
+        train=train_flops / (_TRAINING_EFFICIENCY * flops_per_s),
+        evaluate=evaluate_flops / decoding,
+    )
 
 
 def measure_flops(dtype: torch.dtype, device: torch.device) -> float:
     """Floating-point operations per second of this process in a matrix product of decoding's shape."""
+    import torch
+
     rows, inner, columns = _PROBE
     left = torch.ones(rows, inner, dtype=dtype, device=device)
     right = torch.ones(inner, columns, dtype=dtype, device=device)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
@@ -36,6 +38,8 @@ from eda_service.records import (
 )
 
 logger = logging.getLogger(__name__)
+
+_LOCK_TIMEOUT_S = 30.0
 
 _RECORDS: dict[Stage, type[Record]] = {
     Stage.VALIDATE: ValidateRecord,
@@ -95,21 +99,41 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
     Raises:
         EdaError: The first stage that failed; `result.json` then carries its code.
     """
-    run.clear_result()
-    try:
-        with Heartbeat(run):
-            connect()
-            for stage in STAGES:
-                record = run_stage(run, config, stage)
-    except EdaError as error:
-        logger.exception("job %s failed", run.job_id)
-        run.event("job_failed", f"{error.code}: {error.message}", level="error")
-        run.fail(error)
-        raise
-    assert isinstance(record, PackManifest)
-    run.succeed(record.pack)
-    run.event("job_succeeded", f"published {record.pack}")
+    with run.driver_lock(timeout_s=_LOCK_TIMEOUT_S):
+        run.clear_result()
+        try:
+            with Heartbeat(run):
+                connect()
+                for stage in STAGES:
+                    with stage_log(run.log_path(stage)):
+                        record = run_stage(run, config, stage)
+        except EdaError as error:
+            run.event("attempt_failed", f"{error.code}: {error.message}", level="error")
+            run.fail(error)
+            raise
+        assert isinstance(record, PackManifest)
+        run.event("pack_published", f"published {record.pack}", stage=Stage.PUBLISH)
+        run.succeed(record.pack)
     return record
+
+
+@contextmanager
+def stage_log(path: Path) -> Iterator[None]:
+    """Keep what the driver logs during a stage in the stage's own file, an error's traceback included: it is there
+    when Ray has forgotten the job.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    except EdaError:
+        logger.exception("the stage failed")
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def own_error(error: BaseException) -> EdaError:

@@ -72,12 +72,13 @@ class RayJobs:
         """Close the connections."""
         self._http.close()
 
-    def is_reachable(self) -> bool:
-        """Whether the dashboard answers."""
+    def session(self) -> str | None:
+        """Name of the cluster's session, new with every start of its head; None while the dashboard does not answer."""
         try:
-            return self._http.get("/api/version", timeout=5.0).status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
+            response = self._http.get("/api/version", timeout=5.0)
+            return str(response.json()["session_name"]) if response.is_success else None
+        except (httpx.HTTPError, ValueError, KeyError):
+            return None
 
     def submit(self, submission_id: str, entrypoint: str, *, env_vars: dict[str, str], num_cpus: float = 0.1) -> None:
         """Start `entrypoint` as a Ray job; a submission of that id that exists already is adopted.

@@ -16,13 +16,14 @@ from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec
 from eda_service.distributed.endpoint import check_draft_fits
-from eda_service.distributed.estimate import disk_need_bytes, estimate_seconds, measure_flops
+from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
 from eda_service.distributed.resources import MODEL_CPUS, limit_threads
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.chat import render_prompt, stop_token_ids
-from eda_service.target.loader import choose_dtype, count_parameters
+from eda_service.target.facts import count_parameters
+from eda_service.target.loader import choose_dtype
 from eda_service.target.resolve import resolve_target
 
 
@@ -46,14 +47,14 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     prompts_sha256 = _check_prompts(config.dataset, config.seed)
     if config.eval_dataset is not None:
         _check_prompts(config.eval_dataset, config.seed + 1)
-    need = disk_need_bytes(config, fingerprint)
+    need = disk_need_bytes(config, hidden_size=fingerprint.hidden_size, vocab_size=fingerprint.vocab_size)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
-    seconds = estimate_seconds(
+    seconds = estimate_time(
         config,
         num_target_parameters=looked["num_parameters"],
         draft=read_draft_config(base_dir),
         flops_per_s=looked["flops_per_s"],
-    )
+    ).total
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")

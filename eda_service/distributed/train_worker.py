@@ -135,6 +135,8 @@ class Worker:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.load(worker_share(indices, self.rank, self.world))
+        # Feature noise of a step is the same whether the run came here at once or was resumed.
+        torch.manual_seed((self.config.seed << 20) + self.state.step * self.world + self.rank)
         losses: Losses = self.engine(batch, self.embed, self.head_WD)
         value = self._mean_over_workers(losses.total.detach())
         if not math.isfinite(value):

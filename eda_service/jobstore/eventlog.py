@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from eda_service.errors import ConflictError
 from eda_service.jobstore import rows
@@ -66,3 +66,26 @@ class EventLog(Database):
             rows.find(session, job_id, owner=owner)
             found = session.scalars(query.limit(limit + 1)).all()
             return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
+
+    def newest_events(
+        self, job_id: str, *, owner: str | None = None, before: int = 0, limit: int = 100
+    ) -> tuple[list[Event], bool]:
+        """Events of a job with an id below `before` (0: all), newest first, and whether there are more.
+
+        Raises:
+            NotFoundError: No such job of this owner.
+        """
+        query = select(EventRow).where(EventRow.job_id == job_id).order_by(EventRow.id.desc())
+        if before:
+            query = query.where(EventRow.id < before)
+        with self._read() as session:
+            rows.find(session, job_id, owner=owner)
+            found = session.scalars(query.limit(limit + 1)).all()
+            return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
+
+    def last_event_id(self) -> int:
+        """The highest id of any job's events: that it grew is the sign that something happened. On PostgreSQL an event
+        of another job with a lower id may still become visible after it.
+        """
+        with self._read() as session:
+            return session.scalar(select(func.max(EventRow.id))) or 0

@@ -17,8 +17,8 @@ from eda_service.errors import InputError, NotFoundError
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.job import KeyInfo
 from eda_service.jobstore.models import KeyRow
+from eda_service.scopes import Scope
 
-SCOPES = ("jobs:read", "jobs:write", "infer", "admin")
 _KEY = re.compile(r"eda_([0-9a-f]{16})_([0-9a-f]{64})")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _USED_GRAIN_S = 60
@@ -36,7 +36,7 @@ class KeyStore(Database):
         Args:
             owner: Whose jobs the key sees.
             name: What it is for, in the owner's words.
-            scopes: Some of `SCOPES`.
+            scopes: Some of `Scope`.
             expires_at: Seconds since the epoch; None: never.
 
         Returns:
@@ -120,9 +120,9 @@ def _require_valid(owner: str, name: str, scopes: list[str]) -> None:
         raise InputError(f"owner {owner[:80]!r} is not 1 to 64 letters, digits, `_`, `.`, `@`, `-`", param="owner")
     if not 1 <= len(name) <= _MAX_NAME_CHARACTERS or not name.isprintable():
         raise InputError(f"a key's name has 1 to {_MAX_NAME_CHARACTERS} printable characters", param="name")
-    unknown = [scope for scope in scopes if scope not in SCOPES]
+    unknown = [scope for scope in scopes if scope not in set(Scope)]
     if unknown or not scopes:
-        raise InputError(f"scopes {unknown} are unknown; give one or more of {', '.join(SCOPES)}", param="scopes")
+        raise InputError(f"scopes {unknown} are unknown; give one or more of {', '.join(Scope)}", param="scopes")
 
 
 def _digest(secret: str) -> str:

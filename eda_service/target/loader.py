@@ -8,14 +8,13 @@ Shapes: B rows, L positions, D hidden, V vocabulary.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -199,15 +198,6 @@ def _max_context(config: Any) -> int:
     if window and getattr(config, "use_sliding_window", True):
         return min(limit, int(window))
     return limit
-
-
-def count_parameters(model_dir: Path) -> int:
-    """Elements of all weights, from the headers of the safetensors files."""
-    total = 0
-    for path in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as stream:
-            total += sum(math.prod(stream.get_slice(name).get_shape()) for name in stream.keys())  # noqa: SIM118
-    return total
 
 
 def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:

@@ -32,7 +32,7 @@ from eda_service.target.loader import Target, load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-BASE_DRAFT = "smollm2-135m@2"
+BASE_DRAFT = "smollm2-135m@3"
 _TOPICS = ("bread", "the moon", "bicycles", "rivers", "chess", "the heart", "prime numbers", "coffee", "bees", "glass")
 _QUESTIONS = (
     "Explain {} to a child.",

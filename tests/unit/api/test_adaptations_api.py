@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.__main__ import only_one
 from api.app import create_app
+from api.auth import require_safe_host
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import InputError
+from eda_service.jobstore import JobStore
 from eda_service.records import Stage
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
@@ -254,7 +257,20 @@ def test_health_says_what_is_away(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "example.org"])
-def test_only_loopback_is_bound(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDA_HOST", host)
+def test_only_loopback_is_bound_until_there_are_keys(host: str, client: TestClient) -> None:
+    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="loopback"):
-        Settings.from_env()
+        require_safe_host(store, host)
+    assert require_safe_host(store, "127.0.0.1") == "127.0.0.1"
+    store.create_key("me", "test", ["admin"], None)
+    assert require_safe_host(store, host) == host
+
+
+def test_a_second_api_on_one_sqlite_database_is_refused(settings: Settings) -> None:
+    with only_one(settings):
+        with pytest.raises(InputError, match="PostgreSQL"), only_one(settings):
+            pass
+        with only_one(settings.model_copy(update={"database_url": "postgresql+psycopg://db/eda"})):
+            pass
+    with only_one(settings):
+        pass

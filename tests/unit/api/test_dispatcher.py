@@ -124,9 +124,34 @@ def test_a_new_dispatcher_finds_everything_again(
     foreign.succeed("pack@2")
     second = Dispatcher(store, settings, clock=clock)
     second.run_once()
+    assert store.get("by-hand-1").status is Status.RUNNING  # the first one still has the lease
+    clock.now += settings.lease_s + 2
+    second.run_once()
     second.stop()
     types = [event.type for event in store.events("by-hand-1")[0]]
     assert types == ["job_adopted", "first", "second", "job_succeeded"]
+
+
+def test_a_dispatcher_that_stops_leaves_its_jobs_to_the_next_at_once(
+    dispatcher: Dispatcher, store: JobStore, settings: Settings, foreign: RunDir, clock: Clock
+) -> None:
+    dispatcher.run_once()
+    dispatcher.stop()
+    foreign.succeed("pack@2")
+    second = Dispatcher(store, settings, clock=clock)
+    second.run_once()
+    second.stop()
+    assert store.get("by-hand-1").status is Status.SUCCEEDED
+
+
+def test_a_result_of_an_earlier_attempt_ends_nothing(settings: Settings) -> None:
+    run = RunDir.of_job("job", settings.home)
+    run.create(CONFIG, origin="api")
+    RunDir(run.root, attempt=1).succeed("pack@1")
+    assert run.read_result(attempt=1) is not None
+    assert run.read_result(attempt=2) is None
+    RunDir(run.root, attempt=2).succeed("pack@2")
+    assert (run.read_result(attempt=2) or {})["pack"] == "pack@2"
 
 
 def test_without_a_cluster_jobs_stay_queued(dispatcher: Dispatcher, store: JobStore) -> None:
@@ -140,7 +165,7 @@ def test_a_claimed_job_waits_for_the_cluster_and_says_so_once(
     dispatcher: Dispatcher, store: JobStore, settings: Settings
 ) -> None:
     job, _ = store.create(CONFIG)
-    store.claim(max_running=1)
+    store.claim(max_running=1, holder=dispatcher.holder)
     dispatcher.run_once()
     dispatcher.run_once()
     assert store.get(job.id).status is Status.RUNNING

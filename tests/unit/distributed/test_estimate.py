@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from eda_service.config import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec, TrainConfig
-from eda_service.distributed.estimate import disk_need_bytes, estimate_seconds, measure_flops
+from eda_service.distributed.estimate import (
+    disk_need_bytes,
+    estimate_time,
+    measure_flops,
+    num_samples,
+    num_train_steps,
+)
 from eda_service.model.draft_config import DraftConfig
-from eda_service.records import TargetFingerprint
 
 DRAFT = DraftConfig(
     hidden_size=10,
@@ -36,25 +41,13 @@ def job(**changes: object) -> AdaptConfig:
 
 
 def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
-    fingerprint = TargetFingerprint(
-        model="m",
-        revision=None,
-        adapter=None,
-        model_type="llama",
-        hidden_size=10,
-        vocab_size=100,
-        num_layers=1,
-        tokenizer_sha256="",
-        chat_template_sha256="",
-        weights_sha256="",
-    )
     # 100 prompts x 50 tokens x 10 features x 2 bytes, and half of it again; embedding and head of 100 x 10 x 2 bytes
-    assert disk_need_bytes(job(), fingerprint) == 150_000 + 4_000
+    assert disk_need_bytes(job(), hidden_size=10, vocab_size=100) == 150_000 + 4_000
 
 
 def test_more_work_or_a_slower_machine_takes_longer() -> None:
     def seconds(config: AdaptConfig, flops_per_s: float = 1e6) -> float:
-        return estimate_seconds(config, num_target_parameters=1000, draft=DRAFT, flops_per_s=flops_per_s)
+        return estimate_time(config, num_target_parameters=1000, draft=DRAFT, flops_per_s=flops_per_s).total
 
     start = seconds(job(), flops_per_s=1e30)
     work = seconds(job()) - start
@@ -62,6 +55,13 @@ def test_more_work_or_a_slower_machine_takes_longer() -> None:
     assert seconds(job(), flops_per_s=5e5) - start == pytest.approx(2 * work)
     assert seconds(job(dataset=DatasetSpec(num_prompts=200))) - start > work
     assert seconds(job(train=TrainConfig(epochs=2, max_tokens=64))) - start > work
+
+
+def test_steps_are_those_of_the_kept_samples() -> None:
+    # 100 prompts, 16 held out for the evaluation; half of 84 kept, 4 of them held out; 38 in batches of 16, one pass
+    assert num_samples(job()) == 84
+    assert num_train_steps(job()) == 3
+    assert num_train_steps(job(train=TrainConfig(epochs=2, batch_size=8, max_tokens=64))) == 2 * 5
 
 
 def test_the_rate_is_that_of_this_machine() -> None:

@@ -1,0 +1,83 @@
+"""Who calls: bearer keys with scopes. Without any key the service is one person's, on loopback, and all is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from eda_service.errors import InputError
+from eda_service.jobstore import JobStore
+from eda_service.loopback import require_loopback
+from eda_service.scopes import Scope
+
+LOCAL_OWNER = "local"
+_BEARER = "bearer "
+
+
+class InvalidKeyError(InputError):
+    """No key, or one that is unknown, expired or revoked."""
+
+    code = "invalid_api_key"
+
+
+class InsufficientScopeError(InputError):
+    """The key is good, but not for this."""
+
+    code = "insufficient_scope"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is.
+
+    Attributes:
+        owner: Of the jobs it makes.
+        scopes: Of its key.
+    """
+
+    owner: str
+    scopes: frozenset[str]
+
+    @property
+    def sees(self) -> str | None:
+        """The owner whose objects are visible; None: everybody's."""
+        return None if Scope.ADMIN in self.scopes else self.owner
+
+
+def identify(store: JobStore, header: str | None) -> Caller:
+    """The caller behind an `Authorization` header.
+
+    Raises:
+        InvalidKeyError: There are keys, and the header has no valid one.
+    """
+    if not store.has_keys():
+        return Caller(LOCAL_OWNER, frozenset(Scope))
+    if header is None or not header.lower().startswith(_BEARER):
+        raise InvalidKeyError("send `Authorization: Bearer eda_...`; `eda keys create` makes a key")
+    found = store.check_key(header[len(_BEARER) :].strip())
+    if found is None:
+        raise InvalidKeyError("the key is unknown, expired or revoked; `eda keys create` makes a new one")
+    return Caller(found.owner, frozenset(found.scopes))
+
+
+def require_safe_host(store: JobStore, host: str) -> str:
+    """An address to listen on: any once there are keys, until then loopback.
+
+    Raises:
+        InputError: Anybody on the network could use the service.
+    """
+    return host if store.has_keys() else require_loopback(host)
+
+
+def require(scope: Scope) -> Callable[[Request], Caller]:
+    """A dependency: the caller, whose key has this scope or is an admin's."""
+
+    def caller(request: Request) -> Caller:
+        found = identify(request.app.state.store, request.headers.get("authorization"))
+        if not found.scopes & {scope, Scope.ADMIN}:
+            raise InsufficientScopeError(f"the key lacks the scope {scope.value}; its owner's admin can make another")
+        return found
+
+    return caller

@@ -1,0 +1,261 @@
+"""Kills at every point: `make proof-faults` writes `benchmarks/results/faults.json`.
+
+One service (`eda up`, a real Ray head, SQLite) runs the whole pipeline on a tiny target, again and
+again, each time with one fault: SIGKILL before or after an fsync, a rename, a commit or a submission
+(`tests/faults/sitecustomize.py`), or SIGKILL of a whole process in a given stage. Afterwards the job must have ended as
+succeeded, or failed with a code; succeeded means one pack, equal byte for byte to that of an uninterrupted run; and its
+events must be a legal history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from eda_service.artifacts.files import sha256_file
+from eda_service.artifacts.registry import find_pack
+from eda_service.client import Adaptation, Client
+from eda_service.config import TargetSpec
+from eda_service.distributed import processes
+from eda_service.records import STAGES
+from eda_service.target.loader import load_target
+
+RESULT = "faults.json"
+TIMEOUT_S = 420.0
+CONFIG: dict[str, Any] = {
+    "target": {"dtype": "float32"},
+    "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
+    "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16, "pca_dim": 8},
+    "train": {
+        "epochs": 30,
+        "batch_size": 4,
+        "learning_rate": 2e-3,
+        "checkpoint_every_steps": 10,
+        "num_workers": 1,
+        "loss": {"feature_noise": 0.1},
+    },
+    "evaluation": {"num_prompts": 6, "max_new_tokens": 16, "num_timed_prompts": 0, "threads": 1},
+}
+RECORDS = ("validate", "generate", "select", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One case: an operation in a process, or (op `kill`) a process in a stage.
+
+    Attributes:
+        role: api, driver or worker (a process of Ray's); for `kill` also train_worker, generation_actor, ray_head.
+        op: fsync, replace, rename, commit, submit or kill.
+        when: before or after; for `kill` the stage.
+        match: Part of the path.
+        nth: The how many-th such operation.
+    """
+
+    role: str
+    op: str
+    when: str
+    match: str = ""
+    nth: int = 1
+
+    @property
+    def name(self) -> str:
+        """Of the case."""
+        return "-".join(str(part) for part in (self.role, self.op, self.when, self.match, self.nth) if part != "")
+
+
+def faults() -> Iterator[Fault]:
+    """The matrix."""
+    files = [("driver", f"{stage}/record.json") for stage in RECORDS]
+    files += [("driver", "result.json"), ("driver", "tiny-tuned"), ("api", "job.json")]
+    files += [
+        ("worker", "prepare.json"),
+        ("worker", "shard-00001.json"),
+        ("worker", "train/pack/"),
+        ("worker", "outcome"),
+    ]
+    for role, match in files:
+        for when in ("before", "after"):
+            if match == "tiny-tuned":
+                yield Fault(role, "rename", when, match)
+            else:
+                # The temporary file beside its place is what is flushed; its name holds the place's.
+                yield Fault(role, "fsync", when, match.replace("/record.json", "/.record.json"))
+                yield Fault(role, "replace", when, match)
+    for when in ("before", "after"):
+        yield Fault("api", "submit", when)
+        for nth in (1, 2, 3, 5, 8, 13):
+            yield Fault("api", "commit", when, nth=nth)
+    for stage in (each.value for each in STAGES):
+        for role in ("api", "driver", "ray_head"):
+            yield Fault(role, "kill", stage)
+    yield Fault("generation_actor", "kill", "generate")
+    yield Fault("train_worker", "kill", "train")
+
+
+class Bench:
+    """A running service with a fault file."""
+
+    def __init__(self, directory: Path) -> None:
+        sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
+        from running import Service
+        from tiny_models import fit_draft, register_draft, write_target
+
+        self.home, self.fault_file = directory / "home", directory / "fault.json"
+        self.home.mkdir()
+        self.target_dir = write_target(directory / "tiny-target", "llama")
+        target = load_target(TargetSpec(model=str(self.target_dir), dtype="float32"))
+        register_draft(self.home, fit_draft(target, steps=60), target)
+        self.prompts = directory / "prompts.jsonl"
+        rows = (json.dumps({"prompt": f"the user and the other assistant number {i}"}) for i in range(38))
+        self.prompts.write_text("".join(row + "\n" for row in rows))
+        env = {
+            "EDA_SERVE": "false",
+            "EDA_BACKOFF_S": "0.2",
+            "EDA_GRACE_S": "5",
+            "EDA_DISPATCH_INTERVAL_S": "0.3",
+            "EDA_FAULT_FILE": str(self.fault_file),
+            "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        }
+        self.service = Service(self.home, env, allow=directory)
+
+    def run(self, fault: Fault | None) -> dict[str, Any]:
+        """One job with one fault, to its end."""
+        for path in self.fault_file.parent.glob("fault.json*"):
+            path.unlink()
+        if fault is not None and fault.op != "kill":
+            self.fault_file.write_text(json.dumps(asdict(fault)))
+        started = time.monotonic()
+        with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
+            job = client.create(self._body(), idempotency_key=f"{time.time_ns()}")
+            killed = fault is not None and fault.op == "kill" and self._kill(client, job.id, fault)
+            ended = client.wait(job.id, timeout_s=TIMEOUT_S)
+            events = client.events(job.id)
+        return {
+            "fired": killed or self.fault_file.with_name("fault.json.fired").exists(),
+            "seconds": round(time.monotonic() - started, 1),
+            **self._judge(ended, [event.type for event in events]),
+        }
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "model": str(self.target_dir),
+            "base_draft": "tiny@1",
+            "served_name": "tiny-tuned",
+            "dataset": {"source": str(self.prompts), "num_prompts": 38},
+            "config": CONFIG,
+            "force": True,
+        }
+
+    def _kill(self, client: Client, job_id: str, fault: Fault) -> bool:
+        for job in client.watch(job_id, interval_s=0.05):
+            if job.stage == fault.when:
+                time.sleep(0.3)
+                victims = list(self._processes(fault.role, job_id))
+                for pid in victims[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                if victims:
+                    return True
+        return False
+
+    def _processes(self, role: str, job_id: str) -> Iterator[int]:
+        if role in ("api", "ray_head"):
+            yield int(self.service.facts["pids"][role])
+            return
+        parts = {
+            "driver": f"--job-id {job_id}",
+            "train_worker": "TrainWorker",
+            "generation_actor": "MapWorker",
+        }
+        for mark in self.service.facts["marks"]:
+            for process in processes.marked(mark):
+                with contextlib.suppress(psutil.Error):
+                    line = " ".join(process.cmdline())
+                    if parts[role] in line and "jobs.adapt" in line + ("jobs.adapt" if role != "driver" else ""):
+                        yield process.pid
+
+    def _judge(self, job: Adaptation, types: list[str]) -> dict[str, Any]:
+        packs = self.home / "packs" / "tiny-tuned"
+        claims = [path for path in packs.glob(".*.job") if path.read_text() == job.id]
+        staging = [path.name for path in packs.glob(".staging-*")]
+        ends = [kind for kind in types if kind in ("job_succeeded", "job_failed", "job_cancelled")]
+        sound = len(ends) == 1 and types[0] == "job_created" and types.count("attempt_started") == job.attempt
+        problems = [] if sound else [f"events: {types}"]
+        digest = None
+        if job.status == "succeeded":
+            if len(claims) != 1 or job.result_pack is None:
+                problems.append(f"{len(claims)} pack versions for one job")
+            else:
+                digest = sha256_file(find_pack(job.result_pack, self.home) / "pack.safetensors")
+        elif job.status != "failed" or job.error is None or not job.error.code:
+            problems.append(f"ended as {job.status} without a code")
+        return {
+            "status": job.status,
+            "code": None if job.error is None else job.error.code,
+            "attempts": job.attempt,
+            "pack_sha256": digest,
+            "staging_left": len(staging),
+            "problems": problems,
+        }
+
+
+def main() -> None:
+    """The matrix, case by case; cases that are in the result already are not run again with `--resume`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--resume", action="store_true", help="keep the cases of the result file")
+    arguments = parser.parse_args()
+    path = RESULTS / RESULT
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if arguments.resume and path.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="eda-faults-") as name:
+        bench = Bench(Path(name))
+        with bench.service:
+            reference = bench.run(None)
+            if reference["status"] != "succeeded":
+                raise SystemExit(f"the uninterrupted run did not succeed: {reference}")
+            for fault in faults():
+                if fault.name in cases or arguments.only not in fault.name:
+                    continue
+                found = bench.run(fault)
+                same = found["pack_sha256"] in (None, reference["pack_sha256"])
+                cases[fault.name] = {**found, "pack_as_uninterrupted": same}
+                sys.stderr.write(f"{fault.name}: {json.dumps(cases[fault.name])}\n")
+                write_result(RESULT, summary(cases, reference))
+    bad = [name for name, case in cases.items() if is_broken(case)]
+    if bad:
+        raise SystemExit(f"{len(bad)} cases broke a promise: {', '.join(bad)}")
+
+
+def is_broken(case: dict[str, Any]) -> bool:
+    """Whether a promise was."""
+    return bool(case["problems"]) or not case["pack_as_uninterrupted"]
+
+
+def summary(cases: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """The result file."""
+    return {
+        **header("make proof-faults"),
+        "reference": reference,
+        "num_cases": len(cases),
+        "num_fired": sum(case["fired"] for case in cases.values()),
+        "num_succeeded": sum(case["status"] == "succeeded" for case in cases.values()),
+        "num_failed_with_a_code": sum(case["status"] == "failed" for case in cases.values()),
+        "num_broken_promises": sum(is_broken(case) for case in cases.values()),
+        "cases": cases,
+    }
+
+
+if __name__ == "__main__":
+    main()

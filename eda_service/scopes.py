@@ -1,0 +1,14 @@
+"""What an API key allows."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """One permission; `admin` has them all, and sees every owner's objects."""
+
+    JOBS_READ = "jobs:read"
+    JOBS_WRITE = "jobs:write"
+    INFER = "infer"
+    ADMIN = "admin"

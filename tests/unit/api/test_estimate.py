@@ -1,0 +1,93 @@
+"""Estimates and dry runs: the checks of a real request, numbers that follow the config, and nothing stored."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from tiny_models import draft_config, random_draft, register_draft, write_target
+
+from api.settings import Settings
+from eda_service.model.draft_config import PrivateConfig, parameter_counts
+from eda_service.target.loader import Target
+
+MODES = ("/v1/adaptations/estimate", "/v1/adaptations")
+
+
+@pytest.fixture
+def body(settings: Settings, tiny_target: Target) -> dict[str, Any]:
+    """A job on a tiny target, as one would post it."""
+    path = write_target(settings.local_roots[0] / "tiny", "llama")
+    register_draft(settings.home, random_draft(tiny_target), tiny_target)
+    return {"model": str(path), "base_draft": "tiny@1", "dataset": {"source": "self", "num_prompts": 116}}
+
+
+@pytest.mark.parametrize("url", MODES)
+def test_an_estimate_says_what_the_job_needs_and_stores_nothing(
+    client: TestClient, body: dict[str, Any], tiny_target: Target, url: str
+) -> None:
+    config = {"train": {"private_width_fraction": 0.5, "batch_size": 8, "epochs": 2}}
+    answer = client.post(url, json={**body, "config": config, "dry_run": url == MODES[1]})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert found["object"] == "adaptation.estimate"
+    # 116 prompts of 512 and answers of 160 tokens, 32 features of 2 bytes, half of them twice; embedding and head
+    assert found["disk_bytes"] == round(116 * 672 * 32 * 2 * 1.5) + 2 * 112 * 32 * 2
+    assert found["free_disk_bytes"] > found["disk_bytes"]
+    # 16 of 116 are held out for the evaluation, half of the rest is kept, a tenth of that held out of training
+    assert (found["num_samples"], found["num_train_steps"]) == (100, 2 * 6)
+    shape = draft_config(tiny_target)
+    width = PrivateConfig(private_width=shape.expert_width // 2)
+    assert found["trainable_parameters"] == parameter_counts(shape, width, train_fc=False)[1]
+    assert (found["fits"], found["warnings"]) == (True, [])
+    seconds = found["seconds"]
+    assert seconds["total"] == pytest.approx(
+        sum(seconds[part] for part in ("start", "generate", "train", "evaluate")), abs=3
+    )
+    assert client.get("/v1/adaptations").json()["data"] == []
+
+
+def test_a_draft_of_another_size_does_not_fit(client: TestClient, body: dict[str, Any]) -> None:
+    found = client.post(MODES[0], json={**body, "base_draft": "smollm2-135m"}).json()
+    assert found["fits"] is False
+    assert [warning for warning in found["warnings"] if "hidden_size is 32, the base draft's is 576" in warning]
+
+
+def test_more_than_the_disk_holds_does_not_fit(client: TestClient, body: dict[str, Any]) -> None:
+    huge = {"dataset": {"source": "self", "num_prompts": 1_000_000}, "config": {"selfgen": {"max_new_tokens": 32_768}}}
+    found = client.post(MODES[0], json={**body, **huge, "config": {"selfgen": {"max_prompt_tokens": 131_072}}}).json()
+    assert found["fits"] is False
+    assert [warning for warning in found["warnings"] if "GB of disk" in warning]
+
+
+@pytest.mark.parametrize("url", MODES)
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"model": "/nowhere"}, "model"),
+        ({"base_draft": "nobody@1"}, "base_draft"),
+        ({"webhook": {"url": "http://x.org/hook"}}, "webhook.url"),
+        ({"webhook": {"url": "https://x.org/hook", "secret": "short"}}, "webhook.secret"),
+        ({"stage_deadlines": {"train": 0}}, "stage_deadlines.train"),
+        ({"stage_deadlines": {"sleep": 5}}, "stage_deadlines.sleep.[key]"),
+    ],
+)
+def test_a_bad_request_is_refused_as_the_real_one_would_be(
+    client: TestClient, body: dict[str, Any], url: str, changes: dict[str, Any], param: str
+) -> None:
+    answer = client.post(url, json={**body, **changes, "dry_run": True})
+    assert answer.status_code == 400
+    found = answer.json()["error"]["param"]
+    assert found == param or found == param.replace("[key]", "?")
+    assert client.get("/v1/adaptations").json()["data"] == []
+
+
+def test_the_api_process_imports_no_torch_and_no_ray() -> None:
+    code = "import api.app, sys; print([m for m in ('torch', 'ray', 'deepspeed', 'transformers') if m in sys.modules])"
+    root = Path(__file__).resolve().parents[3]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

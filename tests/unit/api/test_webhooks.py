@@ -1,0 +1,207 @@
+"""Webhooks to a real https receiver on loopback: signature, repeats, patience, and addresses that are not called."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from api.services.webhooks import Webhooks, check_url
+from api.settings import Settings
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.errors import InputError
+from eda_service.jobstore import JobStore, Status
+
+SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" * 2
+CONFIG = AdaptConfig(target=TargetSpec(model="org/model"))
+
+
+class Clock:
+    """Time that moves when told to; starts now, because receivers check the age of a message."""
+
+    def __init__(self) -> None:
+        import time
+
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps what it is sent and answers as told."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.seen: list[tuple[dict[str, str], bytes]] = []
+        self.answers: list[int] = []
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.server_address[1]}/hook?a=b"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.seen.append(({**{k.lower(): v for k, v in self.headers.items()}, ":path": self.path}, body))
+        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
+        self.send_header("location", "https://localhost/elsewhere")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("tls")
+    made, key = directory / "cert.pem", directory / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(made)]
+    subprocess.run(command, check=True, capture_output=True)
+    return made, key
+
+
+@pytest.fixture
+def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
+    server = Receiver(*certificate)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
+    opened = JobStore(f"sqlite:///{tmp_path / 'eda.db'}", clock=clock)
+    yield opened
+    opened.close()
+
+
+def sender(
+    store: JobStore, tmp_path: Path, clock: Clock, certificate: tuple[Path, Path], *, private: bool = True
+) -> Webhooks:
+    settings = Settings(home=tmp_path, webhook_private_addresses=private, webhook_ca_file=certificate[0])
+    return Webhooks(store, settings, clock=clock)
+
+
+def ended_job(store: JobStore, url: str, secret: str | None = SECRET) -> str:
+    job, _ = store.create(CONFIG, force=True, webhook={"url": url, "secret": secret}, labels={"team": "math"})
+    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
+    return job.id
+
+
+def types(store: JobStore, job_id: str) -> list[str]:
+    return [event.type for event in store.events(job_id)[0]]
+
+
+def test_the_end_of_a_job_is_told_once_and_signed(
+    store: JobStore, tmp_path: Path, clock: Clock, receiver: Receiver, certificate: tuple[Path, Path]
+) -> None:
+    job_id = ended_job(store, receiver.url)
+    webhooks = sender(store, tmp_path, clock, certificate)
+    webhooks.run_once()
+    webhooks.run_once()
+    ((headers, body),) = receiver.seen
+    told = Webhook(SECRET).verify(body, headers)
+    assert told == json.loads(body)
+    assert told["type"] == "adaptation.cancelled"
+    assert (told["data"]["id"], told["data"]["status"], told["data"]["metadata"]) == (
+        job_id,
+        "cancelled",
+        {"team": "math"},
+    )
+    assert headers[":path"] == "/hook?a=b"
+    assert headers["host"].startswith("localhost:")
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(body.replace(b"cancelled", b"succeeded"), headers)
+    assert types(store, job_id)[-1] == "webhook_delivered"
+    webhooks.close()
+
+
+def test_a_receiver_that_fails_is_asked_again_later_under_the_same_id(
+    store: JobStore, tmp_path: Path, clock: Clock, receiver: Receiver, certificate: tuple[Path, Path]
+) -> None:
+    job_id = ended_job(store, receiver.url)
+    receiver.answers = [500, 302]
+    webhooks = sender(store, tmp_path, clock, certificate)
+    for _ in range(3):
+        webhooks.run_once()
+        webhooks.run_once()  # not before its time
+        clock.now += 61
+    assert [headers["webhook-id"] for headers, _ in receiver.seen] == [receiver.seen[0][0]["webhook-id"]] * 3
+    assert types(store, job_id)[-3:] == ["webhook_failed", "webhook_failed", "webhook_delivered"]
+    webhooks.close()
+
+
+def test_a_receiver_that_never_answers_is_given_up(
+    store: JobStore, tmp_path: Path, clock: Clock, receiver: Receiver, certificate: tuple[Path, Path]
+) -> None:
+    job_id = ended_job(store, receiver.url)
+    receiver.answers = [503] * 99
+    webhooks = sender(store, tmp_path, clock, certificate)
+    for _ in range(30):
+        webhooks.run_once()
+        clock.now += 3601
+    assert len(receiver.seen) == 12
+    assert types(store, job_id)[-1] == "webhook_gave_up"
+    webhooks.close()
+
+
+def test_private_addresses_are_not_called(
+    store: JobStore, tmp_path: Path, clock: Clock, receiver: Receiver, certificate: tuple[Path, Path]
+) -> None:
+    job_id = ended_job(store, receiver.url)
+    webhooks = sender(store, tmp_path, clock, certificate, private=False)
+    webhooks.run_once()
+    assert receiver.seen == []
+    failed = store.events(job_id)[0][-1]
+    assert failed.type == "webhook_failed"
+    assert "private address" in failed.message
+    webhooks.close()
+
+
+def test_an_untrusted_certificate_is_not_accepted(
+    store: JobStore, tmp_path: Path, clock: Clock, receiver: Receiver
+) -> None:
+    ended_job(store, receiver.url)
+    webhooks = Webhooks(store, Settings(home=tmp_path, webhook_private_addresses=True), clock=clock)
+    webhooks.run_once()
+    assert receiver.seen == []
+    webhooks.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/x", "https://", "https://user:pw@example.org/", "ftp://example.org", "https://127.0.0.1/x",
+        "https://10.0.0.1/", "https://[::1]/", "https://169.254.169.254/latest", "https://example.org:99999/", "none",
+    ],
+)  # fmt: skip
+def test_urls_that_are_never_called_are_refused_at_submit(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_url(url)
+    assert caught.value.param == "webhook.url"
+    assert check_url("https://example.org:8443/hook") == "https://example.org:8443/hook"

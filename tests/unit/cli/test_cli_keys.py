@@ -1,0 +1,46 @@
+"""`eda keys` on a real database, and the service that asks for the keys it made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from api.app import create_app
+from api.settings import Settings
+from eda_service.cli.main import app
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("EDA_HOME", str(tmp_path))
+    monkeypatch.delenv("EDA_DATABASE_URL", raising=False)
+    return CliRunner()
+
+
+def test_a_key_is_shown_once_opens_the_service_and_can_be_revoked(runner: CliRunner, tmp_path: Path) -> None:
+    made = runner.invoke(app, ["keys", "create", "laptop", "--owner", "ada", "--expires-days", "2"])
+    assert made.exit_code == 0, made.output
+    key = made.stdout.strip()
+    assert key.startswith("eda_")
+    listed = runner.invoke(app, ["keys", "ls", "--json"])
+    (fields,) = json.loads(listed.stdout)
+    assert (fields["owner"], fields["name"], fields["scopes"]) == ("ada", "laptop", ["infer", "jobs:read", "jobs:write"])
+    assert key.rsplit("_", 1)[1] not in listed.stdout
+    assert "laptop" in runner.invoke(app, ["keys", "ls"]).stdout
+    with TestClient(create_app(Settings(home=tmp_path, ray_dashboard_url="http://127.0.0.1:9"))) as client:
+        assert client.get("/v1/adaptations").status_code == 401
+        headers = {"authorization": f"Bearer {key}"}
+        assert client.get("/v1/adaptations", headers=headers).status_code == 200
+        assert runner.invoke(app, ["keys", "revoke", fields["id"]]).exit_code == 0
+        assert client.get("/v1/adaptations", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "arguments", [["create", "x", "--owner", "a b"], ["create", "x", "--scope", "root"], ["revoke", "nobody"]]
+)
+def test_bad_input_is_exit_code_2(runner: CliRunner, arguments: list[str]) -> None:
+    assert runner.invoke(app, ["keys", *arguments]).exit_code == 2
