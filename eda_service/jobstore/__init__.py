@@ -1,4 +1,4 @@
-"""The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never do."""
+"""The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
 
 from eda_service.jobstore.job import Delivery, Deployment, Event, Job, KeyInfo
 from eda_service.jobstore.keys import SCOPES
