@@ -60,6 +60,16 @@ def test_postgresql_waits_for_a_lock_as_long_as_sqlite_does(store: JobStore) -> 
         assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
 
 
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_connections_that_the_server_closed_are_replaced(open_store: Callable[[], JobStore]) -> None:
+    store, other = open_store(), open_store()
+    job, _ = store.create(config())
+    with other._engine.connect() as connection:
+        mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+        assert connection.scalars(text(mine)).all() == [True]
+    assert store.claim(max_running=1) == store.get(job.id)
+
+
 def test_the_store_says_what_it_stands_on(store: JobStore, backend: str) -> None:
     assert store.backend == backend
 
