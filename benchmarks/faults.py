@@ -4,7 +4,8 @@ One service (`eda up`, a real Ray head, SQLite) runs the whole pipeline on a tin
 again, each time with one fault: SIGKILL before or after an fsync, a rename, a commit or a submission
 (`tests/faults/sitecustomize.py`), or SIGKILL of a whole process in a given stage. Afterwards the job must have ended as
 succeeded, or failed with a code; succeeded means one pack, equal byte for byte to that of an uninterrupted run; and its
-events must be a legal history.
+events must be a legal history. Cancelling is tried in every stage beside it: within 10 s, no process left, nothing
+published.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from eda_service.target.loader import load_target
 
 RESULT = "faults.json"
 TIMEOUT_S = 420.0
+CANCEL_S = 10.0
 CONFIG: dict[str, Any] = {
     "target": {"dtype": "float32"},
     "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
@@ -54,12 +56,12 @@ RECORDS = ("validate", "generate", "select", "train", "evaluate")
 
 @dataclass(frozen=True)
 class Fault:
-    """One case: an operation in a process, or (op `kill`) a process in a stage.
+    """One case: an operation in a process, or (op `kill`, `cancel`) a process or the job in a stage.
 
     Attributes:
         role: api, driver or worker (a process of Ray's); for `kill` also train_worker, generation_actor, ray_head.
-        op: fsync, replace, rename, commit, submit or kill.
-        when: before or after; for `kill` the stage.
+        op: fsync, replace, rename, commit, submit, kill or cancel.
+        when: before or after; for `kill` and `cancel` the stage.
         match: Part of the path.
         nth: The how many-th such operation.
     """
@@ -101,6 +103,7 @@ def faults() -> Iterator[Fault]:
     for stage in (each.value for each in STAGES):
         for role in ("api", "driver", "ray_head"):
             yield Fault(role, "kill", stage)
+        yield Fault("client", "cancel", stage)
     yield Fault("generation_actor", "kill", "generate")
     yield Fault("train_worker", "kill", "train")
 
@@ -135,18 +138,23 @@ class Bench:
         """One job with one fault, to its end."""
         for path in self.fault_file.parent.glob("fault.json*"):
             path.unlink()
-        if fault is not None and fault.op != "kill":
+        if fault is not None and fault.op not in ("kill", "cancel"):
             self.fault_file.write_text(json.dumps(asdict(fault)))
         started = time.monotonic()
         with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
             job = client.create(self._body(), idempotency_key=f"{time.time_ns()}")
-            killed = fault is not None and fault.op == "kill" and self._kill(client, job.id, fault)
+            struck = fault is not None and fault.op in ("kill", "cancel") and self._strike(client, job.id, fault)
+            since = time.monotonic()
             ended = client.wait(job.id, timeout_s=TIMEOUT_S)
+            waited_s = time.monotonic() - since
             events = client.events(job.id)
+        judged = self._judge(ended, [event.type for event in events])
+        if fault is not None and fault.op == "cancel" and struck:
+            judged["problems"] += self._judge_cancel(ended, waited_s)
         return {
-            "fired": killed or self.fault_file.with_name("fault.json.fired").exists(),
+            "fired": struck or self.fault_file.with_name("fault.json.fired").exists(),
             "seconds": round(time.monotonic() - started, 1),
-            **self._judge(ended, [event.type for event in events]),
+            **judged,
         }
 
     def _body(self) -> dict[str, Any]:
@@ -159,9 +167,12 @@ class Bench:
             "force": True,
         }
 
-    def _kill(self, client: Client, job_id: str, fault: Fault) -> bool:
+    def _strike(self, client: Client, job_id: str, fault: Fault) -> bool:
         for job in client.watch(job_id, interval_s=0.05):
             if job.stage == fault.when:
+                if fault.op == "cancel":
+                    client.cancel(job_id)
+                    return True
                 time.sleep(0.3)
                 victims = list(self._processes(fault.role, job_id))
                 for pid in victims[:1]:
@@ -175,16 +186,23 @@ class Bench:
             yield int(self.service.facts["pids"][role])
             return
         parts = {
-            "driver": f"--job-id {job_id}",
+            "driver": f"jobs.adapt --job-id {job_id}",
             "train_worker": "TrainWorker",
             "generation_actor": "MapWorker",
         }
         for mark in self.service.facts["marks"]:
             for process in processes.marked(mark):
                 with contextlib.suppress(psutil.Error):
-                    line = " ".join(process.cmdline())
-                    if parts[role] in line and "jobs.adapt" in line + ("jobs.adapt" if role != "driver" else ""):
+                    if parts[role] in " ".join(process.cmdline()):
                         yield process.pid
+
+    def _judge_cancel(self, job: Adaptation, waited_s: float) -> list[str]:
+        """A job may end by itself before the stop reaches it; then it succeeded, whole."""
+        problems = [] if job.status in ("cancelled", "succeeded") else [f"a cancelled job ended as {job.status}"]
+        if waited_s > CANCEL_S:
+            problems.append(f"cancelling took {waited_s:.1f} s")
+        left = [pid for role in ("driver", "train_worker", "generation_actor") for pid in self._processes(role, job.id)]
+        return problems + ([f"processes left: {left}"] if left else [])
 
     def _judge(self, job: Adaptation, types: list[str]) -> dict[str, Any]:
         packs = self.home / "packs" / "tiny-tuned"
@@ -199,7 +217,7 @@ class Bench:
                 problems.append(f"{len(claims)} pack versions for one job")
             else:
                 digest = sha256_file(find_pack(job.result_pack, self.home) / "pack.safetensors")
-        elif job.status != "failed" or job.error is None or not job.error.code:
+        elif job.status != "cancelled" and (job.status != "failed" or job.error is None or not job.error.code):
             problems.append(f"ended as {job.status} without a code")
         return {
             "status": job.status,

@@ -28,7 +28,11 @@ def test_a_key_is_shown_once_opens_the_service_and_can_be_revoked(runner: CliRun
     assert key.startswith("eda_")
     listed = runner.invoke(app, ["keys", "ls", "--json"])
     (fields,) = json.loads(listed.stdout)
-    assert (fields["owner"], fields["name"], fields["scopes"]) == ("ada", "laptop", ["infer", "jobs:read", "jobs:write"])
+    assert (fields["owner"], fields["name"], fields["scopes"]) == (
+        "ada",
+        "laptop",
+        ["infer", "jobs:read", "jobs:write"],
+    )
     assert key.rsplit("_", 1)[1] not in listed.stdout
     assert "laptop" in runner.invoke(app, ["keys", "ls"]).stdout
     with TestClient(create_app(Settings(home=tmp_path, ray_dashboard_url="http://127.0.0.1:9"))) as client:
