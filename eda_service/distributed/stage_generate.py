@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,22 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     prepared: dict[str, Any] = ray.get(_prepare.remote(config.model_dump(mode="json"), str(directory), scored))
-    shards = _shards(directory, config.selfgen.shard_size)
+    shards = shards_of(directory, config.selfgen.shard_size)
     _write_shards(run, config, directory, shards, scored)
-    values = [_finished(directory, shard["shard"]) for shard in shards]
+    return manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, time.monotonic() - started)
+
+
+def manifest_of(
+    config: AdaptConfig, directory: Path, shards: Sequence[str], prepared: Mapping[str, Any], seconds: float
+) -> SelfGenManifest:
+    """Describe the finished shards of a generate stage.
+
+    Raises:
+        DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
+        ArtifactCorruptError: A shard is not there.
+    """
+    scored = (directory / "reference.safetensors").exists()
+    values = [_finished(directory, shard) for shard in shards]
     skipped = tuple(SkippedRow(**row) for value in values for row in value["skipped"])
     total = len(skipped) + sum(value["num_samples"] for value in values)
     if len(skipped) > config.selfgen.max_error_fraction * total:
@@ -57,7 +71,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     return SelfGenManifest(
         stage=Stage.GENERATE,
         created_at=int(time.time()),
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         config=config.selfgen.model_dump(mode="json"),
         seed=config.seed,
         library_versions=library_versions(),
@@ -83,7 +97,7 @@ def _prepare(config: dict[str, Any], directory: str, with_reference: bool) -> di
     return prepare_generation(settings, Path(directory), with_reference=with_reference)
 
 
-def _shards(directory: Path, shard_size: int) -> list[dict[str, str]]:
+def shards_of(directory: Path, shard_size: int) -> list[dict[str, str]]:
     """Shard descriptions; which prompt lands where depends on nothing but the prompt file and the size."""
     prompts = read_prompt_file(directory / "prompts.jsonl")
     return [
