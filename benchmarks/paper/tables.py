@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.pairs import RESULTS
 from benchmarks.paper.cells import GROUPS, Cell
+from benchmarks.paper.goals import goal_rows
 from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
 
 OUT = RESULTS / "paper"
@@ -223,6 +224,9 @@ def main() -> None:
         f"Rebuilt by `make bench-paper` from {len(found)} cells. The paper's targets have 7B parameters and other",
         f"data: ratios are compared, not lengths. Its EDA over Full-FT on original data, T=0: {ratios}.",
         "",
+        "### Goals (acceptance_length, tree 60/5/10, T=0, means over a domain's tasks)",
+        "",
+        *table(["ratio in `summary.json`", "goal", "measured", ""], goal_rows(summary(found))),
         *main_tables(found),
         *cost_table(found),
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),

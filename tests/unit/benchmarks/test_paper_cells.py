@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from benchmarks.paper.cells import GROUPS, SELECTED, Cell
 from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of
+from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
 from benchmarks.paper.run import cells
 from benchmarks.paper.tables import domains_in, mean_length, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
@@ -97,6 +98,9 @@ def result(length: float) -> dict[str, object]:
     return {"cell": {"domain": "math"}, "acceptance_length": length, "tasks": tasks, "trained": trained}
 
 
+COMPLETE = {f"math-{key}-selfgen-s0": result(3.0) for key in ("eda", "retrain")}
+
+
 def test_ratios_name_their_cells_and_wait_for_them() -> None:
     made = summary({"math-eda-selfgen-s0": result(3.0), "math-full_ft-original-s0": result(2.5)})
     assert made["math.eda_selfgen_over_fullft_original"] == 1.2
@@ -117,3 +121,15 @@ def test_cost_is_the_time_to_what_retraining_reached() -> None:
 
 def test_domains_of_your_own_come_after_the_papers() -> None:
     assert domains_in({"law-eda-selfgen-s0": {"cell": {"domain": "law"}}}) == ["math", "code", "medical", "law"]
+
+
+def test_goals_are_met_missed_or_waiting() -> None:
+    rows = {row[0]: row for row in goal_rows({"math.pca50_over_all": 0.99, "math.trainable_fraction": 0.3})}
+    assert len(rows) == len(AT_LEAST) + len(AT_MOST)
+    assert rows["`math.pca50_over_all`"][2:] == ["0.990", "met"]
+    assert rows["`math.trainable_fraction`"][2:] == ["0.300", "missed"]
+    assert rows["`code.best_over_eda_selfgen`"][2:] == ["-", "cell not run yet"]
+
+
+def test_goals_name_what_the_summary_says() -> None:
+    assert set(AT_LEAST) | set(AT_MOST) <= set(summary(COMPLETE))
