@@ -205,6 +205,21 @@ def measure(database_url: str | None, arguments: argparse.Namespace) -> dict[str
             }
 
 
+def on_postgres(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same on a PostgreSQL of this run's own, which flushes as a production server does."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from postgres import Postgres, PostgresUnavailableError
+
+    try:
+        server = Postgres(durable=True)
+    except PostgresUnavailableError as error:
+        return {"skipped": str(error)}
+    try:
+        return measure(server.new_database(), arguments)
+    finally:
+        server.stop()
+
+
 def main() -> None:
     """Both databases, then Ray."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -212,10 +227,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--repeats", type=int, default=5, help="jobs whose start is timed")
-    parser.add_argument("--postgres-url", help="an empty PostgreSQL database; default: one is started")
     arguments = parser.parse_args()
     result: dict[str, Any] = {**header("make bench-jobs"), "sqlite": measure(None, arguments)}
     sys.stderr.write(json.dumps(result["sqlite"]) + "\n")
+    result["postgresql"] = on_postgres(arguments)
+    sys.stderr.write(json.dumps(result["postgresql"]) + "\n")
     result["post_to_running_driver"] = overhead(arguments.repeats)
     write_result("jobs.json", result)
     sys.stderr.write(json.dumps(result["post_to_running_driver"]) + "\n")

@@ -33,6 +33,7 @@ _SETTINGS = {
     "shared_buffers": "64MB",
     "log_min_messages": "fatal",
 }
+_DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 class PostgresUnavailableError(Exception):
@@ -42,11 +43,14 @@ class PostgresUnavailableError(Exception):
 class Postgres:
     """A server of its own, from the constructor until `stop`.
 
+    Args:
+        durable: Flush as a production server does; off for tests, which throw everything away.
+
     Raises:
         PostgresUnavailableError: The binaries are not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         self._bin = _find_binaries()
         self._as_user = _unprivileged()
         self._root = Path(tempfile.mkdtemp(prefix="eda-postgres-"))
@@ -55,7 +59,8 @@ class Postgres:
         self.port = _free_port()
         try:
             self._init()
-            options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+            settings = _SETTINGS | (dict.fromkeys(_DURABILITY, "on") if durable else {})
+            options = [f"-c{name}={value}" for name, value in settings.items()]
             command = [self._bin / "postgres", "-D", self._root / "data", "-p", str(self.port), *options]
             with (self._root / "log").open("wb") as log:
                 self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._root, **self._as_user)
