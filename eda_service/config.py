@@ -108,6 +108,9 @@ class SelfGenConfig(Config):
     extra_temperatures: tuple[Temperature, ...] = Field(
         (), max_length=8, description="samples take turns, by their seed, among `temperature` and these"
     )
+    answers_per_prompt: int = Field(
+        1, ge=1, le=64, description="answers of the target to each prompt, each with a random stream of its own"
+    )
     top_p: float = Field(0.95, gt=0.0, le=1.0, description="nucleus of the target's sampling")
     max_new_tokens: int = Field(160, ge=8, le=32_768, description="answer cap in tokens")
     max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="longer prompts are skipped, with the reason")
@@ -116,6 +119,14 @@ class SelfGenConfig(Config):
     num_actors: int = Field(1, ge=1, le=1024, description="Ray Data actors, each with one copy of the target")
     threads_per_actor: int = Field(2, ge=1, le=256, description="CPU threads of one actor")
     max_error_fraction: Fraction = Field(0.1, description="above this share of failed prompts the stage fails")
+
+    @model_validator(mode="after")
+    def _one_reference_each(self) -> SelfGenConfig:
+        if self.answers is Answers.DATASET and self.answers_per_prompt > 1:
+            raise ValueError(
+                f"answers_per_prompt is {self.answers_per_prompt}, but with answers=dataset a row has one; set it to 1"
+            )
+        return self
 
 
 class SelectionConfig(Config):

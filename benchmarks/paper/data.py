@@ -90,7 +90,12 @@ def _digest(config: AdaptConfig, target: Target) -> str:
     """Of everything that the samples depend on."""
     path = Path(config.dataset.source)
     prompts = sha256_file(path) if path.is_file() else config.dataset.source
-    parts: list[Any] = [prompts, config.dataset.num_prompts, config.selfgen.model_dump_json(), config.seed]
+    parts: list[Any] = [
+        prompts,
+        config.dataset.num_prompts,
+        config.selfgen.model_dump_json(exclude_defaults=True),
+        config.seed,
+    ]
     return sha256_text(target.fingerprint.model_dump_json() + repr(parts))[:8]
 
 

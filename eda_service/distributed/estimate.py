@@ -29,15 +29,17 @@ _PROBE_SECONDS = 0.2
 
 def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
     """Upper bound of what the job writes: hidden states of all samples, a copy of the kept ones, embedding and head."""
-    tokens = config.dataset.num_prompts * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
+    samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
+    tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
     features = tokens * hidden_size * _FEATURE_BYTES
     io = 2 * vocab_size * hidden_size * _IO_BYTES
     return int(features * (1 + config.selection.keep_fraction)) + io
 
 
 def num_samples(config: AdaptConfig) -> int:
-    """Prompts that are answered: those of the data set but for the held-out ones."""
-    return config.dataset.num_prompts - (0 if config.eval_dataset else config.evaluation.num_prompts)
+    """Answers that are generated: to the prompts of the data set but for the held-out ones."""
+    prompts = config.dataset.num_prompts - (0 if config.eval_dataset else config.evaluation.num_prompts)
+    return prompts * config.selfgen.answers_per_prompt
 
 
 def num_train_steps(config: AdaptConfig) -> int:
@@ -79,14 +81,15 @@ def estimate_time(
         flops_per_s: What one process multiplies per second, from `measure_flops`.
     """
     selection, selfgen, train, evaluation = config.selection, config.selfgen, config.train, config.evaluation
-    answers = config.dataset.num_prompts * selfgen.max_new_tokens
+    samples = config.dataset.num_prompts * selfgen.answers_per_prompt
+    answers = samples * selfgen.max_new_tokens
     answers += selection.num_reference_prompts * selection.reference_max_new_tokens
     generate_flops = 2.0 * num_target_parameters * answers / selfgen.num_actors
     modes = 1 + 2 * len(evaluation.temperatures)
     evaluate_flops = 2.0 * num_target_parameters * evaluation.num_prompts * evaluation.max_new_tokens * modes
     hidden, vocab = draft.hidden_size, train.draft_vocab_size or draft.vocab_size
     per_token = 6.0 * (2 + train.private_width_fraction) * 3 * hidden * draft.expert_width + 8.0 * vocab * hidden
-    tokens = config.dataset.num_prompts * selection.keep_fraction * min(train.max_tokens, 2 * selfgen.max_new_tokens)
+    tokens = samples * selection.keep_fraction * min(train.max_tokens, 2 * selfgen.max_new_tokens)
     train_flops = per_token * tokens * train.epochs * train.loss.unroll_steps / train.num_workers
     decoding = _DECODING_EFFICIENCY * flops_per_s
     return TimeEstimate(

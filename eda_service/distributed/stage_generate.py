@@ -6,6 +6,7 @@ features}.safetensors, shard-*.json, record.json.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -19,7 +20,7 @@ import ray.data
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, Method, Selector
+from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.distributed.generation_actor import ShardWriter, read_shard_json
 from eda_service.distributed.prepare import prepare_generation, read_prompt_file
 from eda_service.distributed.resources import MODEL_CPUS, limit_threads
@@ -40,7 +41,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     prepared: dict[str, Any] = ray.get(_prepare.remote(config.model_dump(mode="json"), str(directory), scored))
-    shards = shards_of(directory, config.selfgen.shard_size)
+    shards = shards_of(directory, config.selfgen)
     _write_shards(run, config, directory, shards, scored)
     return manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, time.monotonic() - started)
 
@@ -97,15 +98,22 @@ def _prepare(config: dict[str, Any], directory: str, with_reference: bool) -> di
     return prepare_generation(settings, Path(directory), with_reference=with_reference)
 
 
-def shards_of(directory: Path, shard_size: int) -> list[dict[str, str]]:
-    """Shard descriptions; which prompt lands where depends on nothing but the prompt file and the size."""
+def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
+    """Shard descriptions; which prompt lands where depends on nothing but the prompt file and the config. A prompt that
+    is answered several times comes once in each pass over the file, from the second on as `<id>#2` and so on.
+    """
     prompts = read_prompt_file(directory / "prompts.jsonl")
+    asked = [
+        prompt if number == 1 else dataclasses.replace(prompt, id=f"{prompt.id}#{number}")
+        for number in range(1, config.answers_per_prompt + 1)
+        for prompt in prompts
+    ]
     return [
         {
             "shard": f"shard-{index:05d}",
-            "prompts": json.dumps([prompt.as_dict() for prompt in prompts[start : start + shard_size]]),
+            "prompts": json.dumps([prompt.as_dict() for prompt in asked[start : start + config.shard_size]]),
         }
-        for index, start in enumerate(range(0, len(prompts), shard_size))
+        for index, start in enumerate(range(0, len(asked), config.shard_size))
     ]
 
 

@@ -65,7 +65,7 @@ class Worker:
         self.out_dir = Path(payload.out_dir)
         self.data = CompactSet(Path(payload.data_dir), payload.shards)
         fraction = config.train.heldout_fraction
-        self.train_ids, self.heldout_ids = split_heldout(len(self.data), fraction, seed=config.seed)
+        self.train_ids, self.heldout_ids = split_heldout(self.data.prompts(), fraction, seed=config.seed)
         parameters = [p for p in draft_loss.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.train.weight_decay)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(

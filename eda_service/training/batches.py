@@ -81,9 +81,20 @@ def worker_share(batch: Sequence[int], rank: int, world_size: int) -> list[int]:
     return list(batch[rank::world_size]) or [batch[0]]
 
 
-def split_heldout(num_samples: int, fraction: float, *, seed: int, most: int = 64) -> tuple[list[int], list[int]]:
-    """(training, held-out) indices; held out are at most `most`, at least 1 where the fraction is above 0."""
-    order = list(range(num_samples))
+def split_heldout(prompts: Sequence[str], fraction: float, *, seed: int, most: int = 64) -> tuple[list[int], list[int]]:
+    """(training, held-out) indices of samples; all answers to a prompt are on one side.
+
+    Args:
+        prompts: The prompt each sample answers.
+        fraction: Of the prompts, held out: at most `most`, at least 1 where the fraction is above 0.
+        seed: Of the choice.
+        most: See `fraction`.
+    """
+    order = list(dict.fromkeys(prompts))
     random.Random(f"heldout:{seed}").shuffle(order)
-    count = 0 if fraction == 0 or num_samples < 2 else min(most, max(1, round(num_samples * fraction)))
-    return sorted(order[count:]), sorted(order[:count])
+    count = 0 if fraction == 0 or len(order) < 2 else min(most, max(1, round(len(order) * fraction)))
+    heldout = set(order[:count])
+    sides: tuple[list[int], list[int]] = ([], [])
+    for index, prompt in enumerate(prompts):
+        sides[prompt in heldout].append(index)
+    return sides

@@ -26,6 +26,12 @@ class CompactSet:
     def __len__(self) -> int:
         return len(self._index)
 
+    def prompts(self) -> list[str]:
+        """Id of the prompt each sample answers: its own id, without the number of a repeated answer."""
+        names = dict.fromkeys(name for name, _ in self._index)
+        ids = {name: [s.sample_id for s in read_shard(self._directory, name, features=False)] for name in names}
+        return [ids[name][row].partition("#")[0] for name, row in self._index]
+
     def lengths(self, indices: Sequence[int]) -> list[int]:
         """Tokens of each of these samples."""
         names = dict.fromkeys(name for name, _ in self._index)

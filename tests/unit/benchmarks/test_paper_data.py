@@ -41,7 +41,7 @@ def source(config: AdaptConfig, tmp_path: Path) -> RunDir:
     directory = run.stage_dir(Stage.GENERATE)
     prepared = prepare_generation(config, directory, with_reference=True)
     writer = ShardWriter(config.model_dump(mode="json"), str(directory), str(directory / "reference.safetensors"))
-    shards = shards_of(directory, config.selfgen.shard_size)
+    shards = shards_of(directory, config.selfgen)
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})
     run.write_record(manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, 1.0))

@@ -61,6 +61,7 @@ def test_steps_are_those_of_the_kept_samples() -> None:
     # 100 prompts, 16 held out for the evaluation; half of 84 kept, 4 of them held out; 38 in batches of 16, one pass
     assert num_samples(job()) == 84
     assert num_train_steps(job()) == 3
+    assert num_samples(job(selfgen=SelfGenConfig(answers_per_prompt=3))) == 3 * 84
     assert num_train_steps(job(train=TrainConfig(epochs=2, batch_size=8, max_tokens=64))) == 2 * 5
 
 

@@ -71,11 +71,20 @@ def test_a_worker_without_a_sample_still_steps() -> None:
     ("num_samples", "fraction", "wanted"), [(100, 0.1, 10), (5, 0.1, 1), (2, 0.01, 1), (1, 0.5, 0), (9, 0.0, 0)]
 )
 def test_heldout_split(num_samples: int, fraction: float, wanted: int) -> None:
-    training, heldout = split_heldout(num_samples, fraction, seed=0)
+    prompts = [str(n) for n in range(num_samples)]
+    training, heldout = split_heldout(prompts, fraction, seed=0)
     assert len(heldout) == wanted
     assert sorted(training + heldout) == list(range(num_samples))
-    assert split_heldout(num_samples, fraction, seed=0) == (training, heldout)
+    assert split_heldout(prompts, fraction, seed=0) == (training, heldout)
 
 
 def test_heldout_is_capped() -> None:
-    assert len(split_heldout(10_000, 0.5, seed=0)[1]) == 64
+    assert len(split_heldout([str(n) for n in range(10_000)], 0.5, seed=0)[1]) == 64
+
+
+def test_answers_to_one_prompt_are_on_one_side() -> None:
+    prompts = [str(n % 20) for n in range(60)]
+    training, heldout = split_heldout(prompts, 0.1, seed=3)
+    assert len(heldout) == 2 * 3
+    assert sorted(training + heldout) == list(range(60))
+    assert not {prompts[i] for i in training} & {prompts[i] for i in heldout}
