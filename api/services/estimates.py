@@ -12,6 +12,7 @@ import numpy as np
 
 from api.schemas import EstimateBody
 from eda_service.artifacts.registry import find_draft
+from eda_service.artifacts.rundir import machine_path
 from eda_service.config import AdaptConfig, Method
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, num_samples, num_train_steps
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
@@ -33,9 +34,13 @@ def estimate(config: AdaptConfig, home: Path) -> EstimateBody:
     need = disk_need_bytes(config, hidden_size=facts.hidden_size, vocab_size=facts.vocab_size)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
+    rate = _known_flops(home)
     seconds = estimate_time(
-        config, num_target_parameters=facts.num_parameters, draft=draft, flops_per_s=_measure_flops()
+        config, num_target_parameters=facts.num_parameters, draft=draft, flops_per_s=rate or _measure_flops()
     )
+    warnings = _warnings(config, facts, draft, need, free)
+    if rate is None:
+        warnings.append("no job has run here yet: the time is a guess from this process alone and may be far off")
     return EstimateBody(
         disk_bytes=need,
         free_disk_bytes=free,
@@ -44,7 +49,7 @@ def estimate(config: AdaptConfig, home: Path) -> EstimateBody:
         trainable_parameters=_trainable(config, draft),
         seconds=seconds.as_dict(),
         fits=need <= free and not _misfits(facts, draft),
-        warnings=_warnings(config, facts, draft, need, free),
+        warnings=warnings,
     )
 
 
@@ -78,6 +83,14 @@ def _warnings(config: AdaptConfig, facts: TargetFacts, draft: DraftConfig, need:
     if config.train.method is Method.LORA:
         found.append("trainable_parameters is that of the whole draft: the size of LoRA updates depends on the rank")
     return found
+
+
+def _known_flops(home: Path) -> float | None:
+    """What the workers of the last job measured; None before the first."""
+    try:
+        return float(json.loads(machine_path(home).read_text(encoding="utf-8"))["flops_per_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _measure_flops() -> float:

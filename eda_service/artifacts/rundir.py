@@ -38,6 +38,11 @@ def home_dir() -> Path:
     return Path(os.environ.get("EDA_HOME", "~/.eda")).expanduser().resolve()
 
 
+def machine_path(home: Path) -> Path:
+    """Where the last job wrote down how fast its workers multiply: {"flops_per_s"}."""
+    return home / "machine.json"
+
+
 def current_attempt() -> int:
     """Number of the attempt this process works for: `EDA_ATTEMPT`, which the dispatcher gives to each; default 1."""
     return int(os.environ.get("EDA_ATTEMPT", "1"))
@@ -73,6 +78,11 @@ class RunDir:
                 "config": config.model_dump(mode="json"),
             },
         )
+
+    @property
+    def machine_path(self) -> Path:
+        """`<home>/machine.json`: how fast the workers multiply, as the last job found it."""
+        return machine_path(self.root.parents[1])
 
     def read_job(self) -> dict[str, Any]:
         """`job.json` as written."""

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text
+from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text, write_json
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
@@ -55,6 +55,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         draft=read_draft_config(base_dir),
         flops_per_s=looked["flops_per_s"],
     ).total
+    write_json(run.machine_path, {"flops_per_s": looked["flops_per_s"]})
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
