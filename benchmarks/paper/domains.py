@@ -37,8 +37,10 @@ class PaperDomain:
         name: Of the cells.
         target: The tuned target.
         train: File of the prompts.
-        num_samples: Self-generated, or the data set's own.
-        epochs: Passes of every method; the fewer samples, the more.
+        num_samples: Prompts, each with the data set's answer or the target's.
+        epochs: Passes of every method over self-generated data.
+        original_epochs: And over the data set's own answers; the fewer samples, the more.
+        answers_per_prompt: Of the target, where there are few prompts.
         tasks: Evaluation sets by name.
         num_held_back: Last rows of `train` that are left out.
         notes: References are put into note form, as the math target has learnt them.
@@ -50,6 +52,8 @@ class PaperDomain:
     num_samples: int
     tasks: dict[str, Source] = field(hash=False)
     epochs: int = 8
+    original_epochs: int = 8
+    answers_per_prompt: int = 1
     num_held_back: int = 0
     notes: bool = False
 
@@ -61,14 +65,16 @@ class DomainFile(Config):
     target: TargetSpec
     train: str
     num_samples: Annotated[int, Field(ge=16, le=1_000_000)] = 400
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 16
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 8
+    original_epochs: Annotated[int, Field(ge=1, le=1000)] = 16
+    answers_per_prompt: Annotated[int, Field(ge=1, le=64)] = 4
     tasks: Annotated[dict[str, str], Field(min_length=1)]
 
     @classmethod
     def read(cls, path: Path) -> PaperDomain:
         """A domain of your own."""
         found = cls.model_validate_json(path.read_text(encoding="utf-8"))
-        return PaperDomain(found.name, found.target, found.train, found.num_samples, dict(found.tasks), found.epochs)
+        return PaperDomain(**{**dict(found), "tasks": dict(found.tasks)})
 
 
 def human_eval() -> list[Prompt]:
@@ -89,17 +95,20 @@ _TASKS: dict[str, dict[str, Source]] = {
     "code": {"humaneval": human_eval, **_files("code", ("humaneval_plus", "mbpp", "apps"))},
     "medical": _files("medical", ("medmcqa", "medqa_usmle", "pubmedqa", "mmlu")),
 }
-_SAMPLES_AND_EPOCHS = {"math": (1920, 4), "medical": (1920, 4), "code": (400, 16)}
+_SIZES: dict[str, dict[str, int]] = {
+    "math": {"num_samples": 1920, "epochs": 4, "original_epochs": 4},
+    "medical": {"num_samples": 1920, "epochs": 4, "original_epochs": 4},
+    "code": {"num_samples": 400, "epochs": 8, "original_epochs": 16, "answers_per_prompt": 4},
+}
 SHIPPED = tuple(
     PaperDomain(
         each.name,
         TargetSpec(model=each.target),
         each.train,
-        _SAMPLES_AND_EPOCHS[each.name][0],
-        _TASKS[each.name],
-        _SAMPLES_AND_EPOCHS[each.name][1],
-        each.num_held_back,
+        tasks=_TASKS[each.name],
+        num_held_back=each.num_held_back,
         notes=each.name == "math",
+        **_SIZES[each.name],
     )
     for each in DOMAINS
 )
