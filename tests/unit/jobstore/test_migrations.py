@@ -149,7 +149,7 @@ def test_many_processes_may_open_a_new_database_at_once(url: str) -> None:
     start_at = time.time() + 3  # all have imported by then
     command_line = [sys.executable, "-W", "error", "-c", _OPEN_AT, url, str(start_at)]
     running = [subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    errors = [process.communicate(timeout=60)[1] for process in running]
+    errors = [process.communicate(timeout=200)[1] for process in running]
     assert [(process.returncode, error) for process, error in zip(running, errors, strict=True)] == [(0, "")] * 4
 
 
