@@ -10,7 +10,6 @@ import os
 import pwd
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -34,6 +33,19 @@ _SETTINGS = {
     "log_min_messages": "fatal",
 }
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
+# Runs a command until this process closes the pipe, or dies in whatever way: no test run leaves a server behind.
+# SIGQUIT is PostgreSQL's "immediate shutdown": nothing is written that is deleted anyway.
+_UNTIL_INPUT_ENDS = """
+exec 3<&0
+"$@" 3<&- & server=$!
+{
+    read -r _ <&3
+    kill -QUIT $server
+    while kill -0 $server; do sleep 0.1; done
+    rm -rf "$0"
+} 2>/dev/null &
+wait $server
+"""
 
 
 class PostgresUnavailableError(Exception):
@@ -61,9 +73,12 @@ class Postgres:
             self._init()
             settings = _SETTINGS | (dict.fromkeys(_DURABILITY, "on") if durable else {})
             options = [f"-c{name}={value}" for name, value in settings.items()]
-            command = [self._bin / "postgres", "-D", self._root / "data", "-p", str(self.port), *options]
+            server = [self._bin / "postgres", "-D", self._root / "data", "-p", str(self.port), *options]
+            command = ["sh", "-c", _UNTIL_INPUT_ENDS, self._root, *server]
             with (self._root / "log").open("wb") as log:
-                self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._root, **self._as_user)
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self._root, **self._as_user
+                )
             self._wait_until_up()
         except BaseException:
             self.stop()
@@ -90,8 +105,8 @@ class Postgres:
     def stop(self) -> None:
         """Stop the server through its own handle and remove its files."""
         process = getattr(self, "_process", None)
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGQUIT)  # "immediate shutdown": nothing is written that is deleted anyway
+        if process is not None:
+            process.stdin.close()
             process.wait(_STOP_TIMEOUT_S)
         shutil.rmtree(self._root, ignore_errors=True)
 

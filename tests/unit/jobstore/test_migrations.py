@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,13 @@ from eda_service.jobstore.schema import FIRST, alembic_config
 
 # What `create_all` of version 0.1.0 sent to each database, as SQLAlchemy printed it.
 _BEFORE_REVISIONS = Path(__file__).parent / "created_before_revisions"
+
+_OPEN_AT = """
+import sys, time
+from eda_service.jobstore import JobStore
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+JobStore(sys.argv[1]).close()
+"""
 
 
 @pytest.fixture
@@ -135,7 +145,15 @@ def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
     assert schema(engine, leave_out="") == before
 
 
-def test_many_processes_may_open_a_new_database_at_once(open_store: Callable[[], JobStore]) -> None:
+def test_many_processes_may_open_a_new_database_at_once(url: str) -> None:
+    start_at = time.time() + 3  # all have imported by then
+    command_line = [sys.executable, "-W", "error", "-c", _OPEN_AT, url, str(start_at)]
+    running = [subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [process.communicate(timeout=200)[1] for process in running]
+    assert [(process.returncode, error) for process, error in zip(running, errors, strict=True)] == [(0, "")] * 4
+
+
+def test_many_threads_may_open_a_new_database_at_once(open_store: Callable[[], JobStore]) -> None:
     stores = at_once([open_store] * 6)
     assert {store.create(config())[0].seq for store in stores} == {1}
 

@@ -32,13 +32,14 @@ from eda_service.jobstore.models import Base, JobRow, OutboxRow
 
 MAX_RUNNING = 3
 MAX_QUEUED = 5
-LEASE_S = 10
+LEASE_S, BACK_OFF_S = 4, 3
 NUM_LINES = 6  # each job's events.jsonl has lines "line0" to "line5"
 
 OWNERS = st.sampled_from(["ann", "bob"])
 HOLDERS = st.sampled_from([0, 1])
 PRIORITIES = st.sampled_from([10, 50, 90])
 TOKENS = st.sampled_from(["right", "right", "stale", "none"])
+WAITS_S = st.sampled_from([0, 0, BACK_OFF_S - 1, BACK_OFF_S, LEASE_S - 1, LEASE_S])  # just before, and just at the end
 WEBHOOK = {"url": "https://hooks.example/x", "secret": "whsec_x"}
 
 
@@ -100,16 +101,20 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.jobs.append(ModelJob(job.id, owner, what, priority, has_webhook))
         return str(job.id)
 
-    @rule(place=HOLDERS, max_running=st.integers(1, MAX_RUNNING), per_owner=st.sampled_from([None, 1, 2]))
-    def claim(self, place: int, max_running: int, per_owner: int | None) -> None:
+    @rule(
+        place=HOLDERS, max_running=st.integers(1, MAX_RUNNING), per_owner=st.sampled_from([None, 1, 2]), wait_s=WAITS_S
+    )
+    def claim(self, place: int, max_running: int, per_owner: int | None, wait_s: int) -> None:
+        self.clock.now += wait_s
         expected = self.model.claim(self.now, str(place), LEASE_S, max_running, per_owner)
         claimed = self.stores[place].claim(
             max_running=max_running, holder=str(place), lease_s=LEASE_S, max_running_per_owner=per_owner
         )
         assert (claimed and claimed.id) == (expected and expected.id)
 
-    @rule(place=HOLDERS)
-    def hold(self, place: int) -> None:
+    @rule(place=HOLDERS, wait_s=WAITS_S)
+    def hold(self, place: int, wait_s: int) -> None:
+        self.clock.now += wait_s
         expected = self.model.hold(self.now, str(place), LEASE_S)
         held = self.stores[place].hold(holder=str(place), lease_s=LEASE_S)
         assert [(job.id, job.lease_token) for job in held] == [(job.id, job.token) for job in expected]
@@ -119,15 +124,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.release(str(place))
         self.stores[place].release(holder=str(place))
 
-    @rule(seconds=st.integers(1, 2 * LEASE_S))
-    def wait(self, seconds: int) -> None:
-        self.clock.now += seconds
-
     @rule(job_id=jobs, to=st.sampled_from([s for s in Status if s is not Status.RUNNING]), mode=TOKENS, place=HOLDERS)
     def move(self, job_id: str, to: Status, mode: str, place: int) -> None:
         """Any move, legal or not: ends, lost attempts with back-off, cancels, retries."""
         job, token, event = self.model.job(job_id), self.token(job_id, mode), f"to_{to.value}"
-        not_before = self.now + 5 if to is Status.QUEUED else 0
+        not_before = self.now + BACK_OFF_S if to is Status.QUEUED else 0
         self.both(
             lambda: self.model.transition(job, to.value, event, token, not_before),
             lambda: self.stores[place].transition(
@@ -181,7 +182,7 @@ class QueueMachine(RuleBasedStateMachine):
         if fate == "delivered":
             store.webhook_delivered(due[0].id)
         elif fate == "failed":
-            store.webhook_failed(due[0].id, "503", not_before=self.now + 5)
+            store.webhook_failed(due[0].id, "503", not_before=self.now + BACK_OFF_S)
         else:
             store.webhook_gave_up(due[0].id, "503")
         self.model.job(due[0].job_id).events.append(f"webhook_{fate}")
@@ -244,6 +245,6 @@ def test_the_store_does_what_the_model_does(open_store: Callable[[], JobStore], 
     run_state_machine_as_test(
         lambda: QueueMachine(stores, clock),
         settings=settings(
-            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -12,7 +13,8 @@ from store_helpers import at_once, config
 
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.jobstore import Deployment, JobStore, Status
-from eda_service.jobstore.models import JobRow
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import DeploymentRow, JobRow
 
 Opener = Callable[[], JobStore]
 
@@ -157,6 +159,33 @@ def test_jobs_of_one_served_name_may_succeed_at_once(store: JobStore, open_store
     at_once([partial(succeed, place) for place in range(4)])
     assert [each.name for each in store.deployments()] == ["pair"]
     assert store.counts() == {"succeeded": 4}
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+def test_a_transition_that_waits_for_a_deployment_does_not_block_its_holder(
+    store: JobStore, open_store: Opener
+) -> None:
+    """Else the two would wait for each other: the holder's row refers to the job that the transition has locked."""
+    job, _ = store.create(config())
+    claim_all(store)
+    other = open_store()
+    deployment = Deployment(name="pair", target={}, base_draft="d@1", pack="p", job_id=job.id, updated_at=1)
+    succeed = partial(
+        other.transition, job.id, Status.SUCCEEDED, event="x", message="x", result_pack="p", deployment=deployment
+    )
+    thread = threading.Thread(target=succeed)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    with store._write.begin() as session:
+        lock(session, Space.DEPLOYMENT, "pair")
+        thread.start()
+        deadline = time.monotonic() + 30
+        while session.scalar(waiting) == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        session.add(DeploymentRow(**deployment.model_dump()))
+    thread.join(30)
+    assert store.get(job.id).status is Status.SUCCEEDED
+    assert store.deployments() == [deployment]
 
 
 def test_one_run_directory_is_adopted_once(store: JobStore, open_store: Opener) -> None:
