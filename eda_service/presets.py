@@ -4,7 +4,8 @@
 `paper`     the paper's settings, with the released code's loss weights, fc trained, and a private expert of a quarter
             of the width: 27.3 % of a draft for SmolLM2-135M, where fc weighs more than at 7B
 `paper_7b`  the same with the half-width private expert of Table 4 (127.5M of 462.4M parameters)
-`best`      beyond the paper: three unrolled steps
+`best`      beyond the paper: three unrolled steps, cross-entropy first, a full-width private expert, all samples
+            (benchmarks/results/paper has what each part is worth)
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         },
         "selection": {"num_reference_prompts": 32, "reference_max_new_tokens": 48},
         "train": {
+            "train_fc": True,
             "epochs": 10,
             "batch_size": 8,
             "learning_rate": 1.5e-3,
@@ -59,7 +61,15 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": _PAPER,
     "paper_7b": {**_PAPER, "train": {**_PAPER["train"], "private_width_fraction": 0.5}},
-    "best": {**_PAPER, "train": {**_PAPER["train"], "loss": {"unroll_steps": 3}}},
+    "best": {
+        **_PAPER,
+        "selection": {**_PAPER["selection"], "method": "all"},
+        "train": {
+            **_PAPER["train"],
+            "private_width_fraction": 1.0,
+            "loss": {"unroll_steps": 3, "regression_weight": 0.2, "cross_entropy_weight": 1.0},
+        },
+    },
 }
 
 
