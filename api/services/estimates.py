@@ -16,8 +16,7 @@ from eda_service.artifacts.rundir import machine_path
 from eda_service.config import AdaptConfig, Method
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, num_samples, num_train_steps
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
-from eda_service.target.facts import TargetFacts, target_facts
-from eda_service.target.resolve import resolve_target
+from eda_service.target.facts import TargetFacts, facts_of
 
 _PROBE = (256, 1024, 1024)
 _PROBE_SECONDS = 0.1
@@ -30,7 +29,7 @@ def estimate(config: AdaptConfig, home: Path) -> EstimateBody:
         InputError: The target cannot be found, or its files do not say their sizes.
     """
     draft = _draft_config(find_draft(config.base_draft, home))
-    facts = target_facts(resolve_target(config.target).model_dir)
+    facts = facts_of(config.target)
     need = disk_need_bytes(config, hidden_size=facts.hidden_size, vocab_size=facts.vocab_size)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free

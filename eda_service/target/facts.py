@@ -9,7 +9,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError
+from eda_service.target.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,49 @@ class TargetFacts:
     num_parameters: int
 
 
+def facts_of(spec: TargetSpec) -> TargetFacts:
+    """What is known of a target; of one on the model hub, its config and the headers of its files are fetched, not its
+    weights.
+
+    Raises:
+        TargetNotFoundError: No such target, or the hub cannot be asked.
+        TargetIncompatibleError: The config does not name its sizes.
+    """
+    return target_facts(resolve_target(spec).model_dir) if is_here(spec) else _hub_facts(spec.model, spec.revision)
+
+
 def target_facts(model_dir: Path) -> TargetFacts:
     """Read `config.json` and the headers of the safetensors files.
 
     Raises:
         TargetIncompatibleError: The config does not name its sizes.
     """
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    hidden, vocab = _sizes(model_dir / "config.json")
+    return TargetFacts(hidden, vocab, count_parameters(model_dir))
+
+
+def _hub_facts(name: str, revision: str | None) -> TargetFacts:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+
     try:
-        hidden, vocab = int(config["hidden_size"]), int(config["vocab_size"])
+        hidden, vocab = _sizes(
+            Path(hf_hub_download(name, "config.json", revision=revision, etag_timeout=HUB_TIMEOUT_S))
+        )
+        counts = HfApi().get_safetensors_metadata(name, revision=revision).parameter_count
+    except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, OSError, ValueError) as error:
+        raise hub_error(name, error, param="target.model") from error
+    return TargetFacts(hidden, vocab, sum(counts.values()))
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return int(config["hidden_size"]), int(config["vocab_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise TargetIncompatibleError(
-            f"{model_dir / 'config.json'} has no whole hidden_size and vocab_size", param="target.model"
+            f"{path} has no whole hidden_size and vocab_size", param="target.model"
         ) from error
-    return TargetFacts(hidden, vocab, count_parameters(model_dir))
 
 
 def count_parameters(model_dir: Path) -> int:

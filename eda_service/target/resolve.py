@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
 _SHIPPED = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
-_HUB_TIMEOUT_S = 5.0
+HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,22 @@ def resolve_target(spec: TargetSpec) -> ResolvedTarget:
     return ResolvedTarget(_check_model(model_dir), adapter_dir, spec.model, revision, spec.adapter)
 
 
+def is_here(spec: TargetSpec) -> bool:
+    """Whether a target's files are on this machine, or come from a package registry, rather than from the model hub."""
+    shipped = _SHIPPED.match(spec.model) is not None and (shipped_targets() / spec.model).is_dir()
+    return shipped or spec.model in EMBEDDED or Path(spec.model).expanduser().exists()
+
+
+def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError:
+    """What to say when the hub has no such model, or cannot be asked."""
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return TargetNotFoundError(
+        f"{name!r} is no shipped or embedded model ({', '.join(_known())}), no directory here, and the model hub "
+        f"could not be reached ({reason}); check the name or the network",
+        param=param,
+    )
+
+
 def _find(name: str, revision: str | None, *, param: str) -> tuple[Path, str | None]:
     if name in EMBEDDED:
         return fetch(name), None
@@ -83,18 +99,13 @@ def _from_hub(name: str, revision: str | None, *, param: str) -> tuple[Path, str
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, etag_timeout=_HUB_TIMEOUT_S))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=_FILES, etag_timeout=HUB_TIMEOUT_S))
     except RepositoryNotFoundError as error:
         raise TargetNotFoundError(
             f"the model hub has no {name!r}, or your token may not read it", param=param
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise TargetNotFoundError(
-            f"{name!r} is no shipped or embedded model ({', '.join(_known())}), no directory here, and the model hub "
-            f"could not be reached ({reason}); check the name or the network",
-            param=param,
-        ) from error
+        raise hub_error(name, error, param=param) from error
     return path, path.name
 
 

@@ -72,6 +72,13 @@ def test_a_draft_of_another_size_does_not_fit(client: TestClient, body: dict[str
     assert [warning for warning in found["warnings"] if "hidden_size is 32, the base draft's is 576" in warning]
 
 
+def test_a_model_of_the_hub_is_asked_for_its_sizes_and_not_downloaded(client: TestClient, body: dict[str, Any]) -> None:
+    answer = client.post(MODES[0], json={**body, "model": "nobody/no-such-model"})
+    assert answer.status_code == 400  # there is no hub here; with one, config.json and file headers are all it takes
+    assert answer.json()["error"]["code"] == "target_not_found"
+    assert "model hub" in answer.json()["error"]["message"]
+
+
 def test_more_than_the_disk_holds_does_not_fit(client: TestClient, body: dict[str, Any]) -> None:
     huge = {"dataset": {"source": "self", "num_prompts": 1_000_000}, "config": {"selfgen": {"max_new_tokens": 32_768}}}
     found = client.post(MODES[0], json={**body, **huge, "config": {"selfgen": {"max_prompt_tokens": 131_072}}}).json()
