@@ -233,6 +233,7 @@ def main() -> None:
         *ablation_table(found, "beyond", "Beyond the paper"),
         "![Acceptance by method and domain](figure-1.png)",
         "![Acceptance by budget and selector](figure-3.png)",
+        "![One answer, what the target corrected in red](figure-4.png)",
         "",
     ]
     (OUT / "tables.md").write_text("\n".join(lines), encoding="utf-8")
