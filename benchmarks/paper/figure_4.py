@@ -62,13 +62,15 @@ def draw(panels: dict[str, list[tuple[str, bool]]], path: Path) -> None:
 
 
 def main() -> None:
-    """The first HumanEval answer of the code target."""
+    """One HumanEval answer of the code target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA)
     parser.add_argument("--base-draft", default=BASE_DRAFT)
     parser.add_argument("--cell", default="code-eda-selfgen-s0")
     parser.add_argument("--task", default="humaneval")
-    parser.add_argument("--number", type=int, default=0)
+    parser.add_argument(
+        "--number", type=int, default=5, help="of the answer; the default is one of nearly a hundred tokens"
+    )
     arguments = parser.parse_args()
     domain = domains_of(arguments.cell.split("-")[0], [])[0]
     target = load_target(domain.target)
