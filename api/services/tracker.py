@@ -124,7 +124,7 @@ class Tracker:
     def _ended_without_result(self, job: Job, run: RunDir, found: RayJob) -> None:
         result = run.read_result(attempt=job.attempt)  # it may have come after the first look
         if result is not None:
-            self.read_files(self._store.get(job.id), run)
+            self.read_files(job, run)  # lines that came in at the first look are left out by the store
             self._finish(job, result)
             return
         tail = self._ray.logs(job.ray_submission_id).strip()[-_LOG_TAIL_CHARACTERS:]

@@ -25,7 +25,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "m", "prompt": "Hi"},
 }
 OPEN = {"/health", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
-# Routes of several workplaces are one path with several methods.
 ROUTES = sorted(
     (method, route.path)
     for route in create_app(Settings(database_url="sqlite://")).routes
