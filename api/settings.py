@@ -32,6 +32,7 @@ class Settings(Config):
     max_queued_per_owner: int | None = Field(
         10_000, ge=1, le=1_000_000, description="more queued jobs of one owner are refused"
     )
+    idempotency_days: int = Field(30, ge=1, le=3650, description="how long a repeated Idempotency-Key is recognised")
     lease_s: float = Field(30.0, ge=1.0, le=3600.0, description="how long a dispatcher that died keeps its jobs")
     stage_deadline_s: float = Field(
         86_400.0, ge=1.0, description="longest run of a stage for which the job names no deadline"

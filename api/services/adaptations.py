@@ -107,7 +107,12 @@ class Adaptations:
             raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
         budget = job.attempt + self._settings.max_attempts - job.max_attempts
         job = self._store.transition(
-            job_id, Status.QUEUED, event="job_retried", message="queued again by request", extra_attempts=max(budget, 0)
+            job_id,
+            Status.QUEUED,
+            event="job_retried",
+            message="queued again by request",
+            extra_attempts=max(budget, 0),
+            max_queued_per_owner=self._settings.max_queued_per_owner,
         )
         self._wake()
         return job

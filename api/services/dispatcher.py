@@ -32,6 +32,8 @@ from eda_service.jobstore import Job, JobStore
 logger = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 15.0
+_TIDY_INTERVAL_S = 3600.0
+_DAY_S = 86_400
 
 
 class Dispatcher:
@@ -52,6 +54,7 @@ class Dispatcher:
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._known = store.known_ids()
+        self._tidied_at = 0.0
         self._waiting: dict[str, str] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
@@ -93,6 +96,7 @@ class Dispatcher:
         if (session is not None) != self.is_ray_reachable:
             logger.info("the Ray dashboard at %s is %s", self._ray.dashboard_url, "up" if session else "away")
         self.is_ray_reachable = session is not None
+        self._tidy()
         self._adopt_foreign()
         settings = self._settings
         for job in self._store.hold(holder=self.holder, lease_s=settings.lease_s):
@@ -127,6 +131,13 @@ class Dispatcher:
         except Exception:
             # The edge of a thread that must live: the traceback is logged and the job is looked at again.
             logger.exception("cannot advance %s", job.id)
+
+    def _tidy(self) -> None:
+        """Once an hour, forget idempotency keys that are too old to be repeated."""
+        now = self._clock()
+        if now - self._tidied_at >= _TIDY_INTERVAL_S:
+            self._tidied_at = now
+            self._store.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
 
     def _adopt_foreign(self) -> None:
         runs = self._settings.home / "runs"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from eda_service.config import AdaptConfig
@@ -73,7 +73,7 @@ class Intake(Database):
             row = None if force else _joined(session, owner, digest)
             made = row is None
             if row is None:
-                _require_room(session, owner, max_queued_per_owner)
+                require_room(session, owner, max_queued_per_owner)
                 row = rows.insert(session, new_job_id(self._clock()), config, "api", digest, self._now())
                 row.owner, row.priority, row.max_attempts = owner, priority, max_attempts
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
@@ -89,6 +89,12 @@ class Intake(Database):
                 )
             session.flush()
             return Job.model_validate(row), made
+
+    def forget_keys(self, *, before: int) -> int:
+        """Remove idempotency keys first used before a time (seconds since the epoch); how many there were."""
+        with self._write.begin() as session:
+            old = delete(IdempotencyRow).where(IdempotencyRow.created_at < before)
+            return session.connection().execute(old).rowcount
 
     def adopt(self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local") -> Job:
         """Record a job that somebody started on the cluster by hand; it is running already.
@@ -127,7 +133,12 @@ def _joined(session: Session, owner: str, digest: str) -> JobRow | None:
     return rows.same_content(session, owner, digest)
 
 
-def _require_room(session: Session, owner: str, limit: int | None) -> None:
+def require_room(session: Session, owner: str, limit: int | None) -> None:
+    """Hold the owner's queue still and check that it takes one more job.
+
+    Raises:
+        QuotaExceededError: The owner has `limit` queued jobs.
+    """
     if limit is None:
         return
     lock(session, Space.QUOTA, owner)

@@ -54,7 +54,8 @@ class JobRow(Base):
         Index("ix_jobs_queue", "status", "priority", "seq"),
         Index("ix_jobs_content", "owner", "content_sha256", "status"),
         Index("ix_jobs_owner", "owner", "seq"),
-        Index("ix_jobs_owner_status", "owner", "status"),
+        Index("ix_jobs_owner_status", "owner", "status", "seq"),
+        Index("ix_jobs_status", "status", "seq"),
     )
 
     @property
@@ -86,7 +87,7 @@ class IdempotencyRow(Base):
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     request_sha256: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[int] = mapped_column(SECONDS)
+    created_at: Mapped[int] = mapped_column(SECONDS, index=True)
 
 
 class DeploymentRow(Base):

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from eda_service.errors import ConflictError
 from eda_service.jobstore import outbox, rows
 from eda_service.jobstore.eventlog import EventLog
-from eda_service.jobstore.intake import Intake
+from eda_service.jobstore.intake import Intake, require_room
 from eda_service.jobstore.job import Deployment, Job
 from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.leases import OCCUPYING, Leases
@@ -86,6 +86,7 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
         result_pack: str | None = None,
         not_before: int = 0,
         extra_attempts: int = 0,
+        max_queued_per_owner: int | None = None,
         deployment: Deployment | None = None,
         token: int | None = None,
     ) -> Job:
@@ -97,10 +98,13 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
             NotFoundError: No such job.
             LeaseLostError: `token` is not the lease's.
             ConflictError: The table of moves has no such move.
+            QuotaExceededError: It is a move into the queue, and the owner has `max_queued_per_owner` jobs there.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
             require_legal(job_id, Status(row.status), to)
+            if to is Status.QUEUED:
+                require_room(session, row.owner, max_queued_per_owner)
             row.status, row.not_before = to.value, not_before
             row.error, row.result_pack = (None if error is None else dict(error)), result_pack
             row.finished_at = self._now() if to in TERMINAL else None

@@ -97,6 +97,16 @@ def test_a_silent_job_started_by_hand_is_lost(
     assert job.error["code"] == "worker_lost"
 
 
+def test_old_idempotency_keys_are_forgotten(dispatcher: Dispatcher, store: JobStore, clock: Clock) -> None:
+    first, _ = store.create(CONFIG, idempotency_key="k", force=True)
+    clock.now += 29 * 86_400
+    dispatcher.run_once()
+    assert store.create(CONFIG, idempotency_key="k", force=True) == (first, False)
+    clock.now += 2 * 86_400
+    dispatcher.run_once()
+    assert store.create(CONFIG, idempotency_key="k", force=True)[1]
+
+
 def test_a_failed_job_keeps_its_code(dispatcher: Dispatcher, store: JobStore, foreign: RunDir) -> None:
     dispatcher.run_once()
     foreign.fail(DatasetInvalidError("empty", param="dataset.source"))

@@ -131,3 +131,9 @@ def test_more_queued_jobs_than_an_owner_may_have_are_refused(settings: Settings)
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "quota_exceeded"
         assert int(answer.headers["retry-after"]) >= 1
+        cancelled = client.get("/v1/adaptations").json()["data"][0]["id"]
+        assert client.post(f"/v1/adaptations/{cancelled}/cancel").json()["status"] == "cancelled"
+        assert client.post("/v1/adaptations", json={**BODY, "seed": 2}).status_code == 201
+        again = client.post(f"/v1/adaptations/{cancelled}/retry")
+        assert (again.status_code, again.json()["error"]["code"]) == (429, "quota_exceeded")
+        assert client.get(f"/v1/adaptations/{cancelled}").json()["status"] == "cancelled"

@@ -239,6 +239,29 @@ def test_equal_content_with_another_webhook_or_deadline_is_another_job(store: Jo
     assert "'s'" not in repr(made[1])  # the secret
 
 
+def test_an_idempotency_key_is_forgotten_when_it_is_old(store: JobStore, clock: Clock) -> None:
+    first, _ = store.create(config(), idempotency_key="k")
+    clock.now += 100
+    assert store.create(config(), idempotency_key="k", force=True) == (first, False)
+    assert store.forget_keys(before=int(clock.now) - 100) == 0
+    assert store.forget_keys(before=int(clock.now) - 99) == 1
+    second, made = store.create(config(), idempotency_key="k", force=True)
+    assert made
+    assert second.id != first.id
+    assert store.get(first.id) == first
+
+
+@pytest.mark.parametrize("where", ["status = 'queued'", "owner = 'a' AND status = 'queued'", "owner = 'a'"])
+def test_lists_walk_an_index(url: str, store: JobStore, where: str) -> None:
+    if store.backend != "sqlite":
+        pytest.skip("PostgreSQL plans by its statistics; `make bench-jobs` times it")
+    raw = sqlite3.connect(url.removeprefix("sqlite:///"))
+    plan = raw.execute(f"EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE {where} ORDER BY seq DESC LIMIT 21").fetchall()
+    raw.close()
+    assert "USING INDEX" in str(plan)
+    assert "ORDER BY" not in str(plan), "it sorts"
+
+
 def test_the_quota_counts_queued_jobs_of_one_owner(store: JobStore) -> None:
     first, _ = store.create(config("a"), owner="ann", max_queued_per_owner=2, idempotency_key="k")
     store.create(config("b"), owner="ann", max_queued_per_owner=2)
