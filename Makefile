@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
-	bench-paper-timed bench-jobs proof-faults profile-decode proof-lossless openapi format clean
+	bench-paper-timed bench-jobs proof-faults proof-kills profile-decode proof-lossless openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -78,6 +78,9 @@ bench-jobs: $(STAMP)  ## the job service under load: 10,000 queued jobs, 100 POS
 
 proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 	$(BIN)/python -m benchmarks.faults
+
+proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
+	$(BIN)/python -m benchmarks.kills
 
 openapi: $(STAMP)  ## write docs/openapi.json
 	$(BIN)/python -m api.openapi

@@ -11,7 +11,6 @@ published.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -23,14 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-
 from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from benchmarks.victims import victims
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, Client
 from eda_service.config import TargetSpec
-from eda_service.distributed import processes
 from eda_service.records import STAGES
 from eda_service.target.loader import load_target
 
@@ -174,34 +171,20 @@ class Bench:
                     client.cancel(job_id)
                     return True
                 time.sleep(0.3)
-                victims = list(self._processes(fault.role, job_id))
-                for pid in victims[:1]:
+                found = victims(self.service.facts, fault.role, job_id)
+                for pid in found[:1]:
                     os.kill(pid, signal.SIGKILL)
-                if victims:
+                if found:
                     return True
         return False
-
-    def _processes(self, role: str, job_id: str) -> Iterator[int]:
-        if role in ("api", "ray_head"):
-            yield int(self.service.facts["pids"][role])
-            return
-        parts = {
-            "driver": f"jobs.adapt --job-id {job_id}",
-            "train_worker": "TrainWorker",
-            "generation_actor": "MapWorker",
-        }
-        for mark in self.service.facts["marks"]:
-            for process in processes.marked(mark):
-                with contextlib.suppress(psutil.Error):
-                    if parts[role] in " ".join(process.cmdline()):
-                        yield process.pid
 
     def _judge_cancel(self, job: Adaptation, waited_s: float) -> list[str]:
         """A job may end by itself before the stop reaches it; then it succeeded, whole."""
         problems = [] if job.status in ("cancelled", "succeeded") else [f"a cancelled job ended as {job.status}"]
         if waited_s > CANCEL_S:
             problems.append(f"cancelling took {waited_s:.1f} s")
-        left = [pid for role in ("driver", "train_worker", "generation_actor") for pid in self._processes(role, job.id)]
+        facts, roles = self.service.facts, ("driver", "train_worker", "generation_actor")
+        left = [pid for role in roles for pid in victims(facts, role, job.id)]
         return problems + ([f"processes left: {left}"] if left else [])
 
     def _judge(self, job: Adaptation, types: list[str]) -> dict[str, Any]:

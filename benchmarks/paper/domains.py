@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from benchmarks.pairs import DOMAINS, PARTS, ROOT, split_rows
 from eda_service.config import Config, TargetSpec
+from eda_service.errors import InputError
 from eda_service.selfgen.prompts import Prompt
 
 Source = str | Callable[[], list[Prompt]]
@@ -72,8 +73,15 @@ class DomainFile(Config):
 
     @classmethod
     def read(cls, path: Path) -> PaperDomain:
-        """A domain of your own."""
-        found = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        """A domain of your own.
+
+        Raises:
+            InputError: No such file, or it does not say what a domain says.
+        """
+        try:
+            found = cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise InputError(f"{path} is no domain: {error}; see the form in {__file__}", param="domain") from error
         return PaperDomain(**{**dict(found), "tasks": dict(found.tasks)})
 
 
@@ -119,7 +127,36 @@ def domains_of(names: str | None, files: Iterable[Path]) -> list[PaperDomain]:
     extra = [DomainFile.read(path) for path in files]
     if names is None:
         return extra or list(SHIPPED)
-    return [next(each for each in SHIPPED if each.name == name) for name in names.split(",") if name] + extra
+    shipped = {each.name: each for each in SHIPPED}
+    unknown = [name for name in names.split(",") if name and name not in shipped]
+    if unknown:
+        raise InputError(f"no domain {unknown[0]!r} is shipped; there are {', '.join(shipped)}", param="domains")
+    return [shipped[name] for name in names.split(",") if name] + extra
+
+
+def require_files(domain: PaperDomain, data: Path) -> None:
+    """Check a domain's files before hours of work depend on them.
+
+    Raises:
+        InputError: A file is not there, or `train` has too few rows.
+    """
+    named = {
+        "train": domain.train,
+        **{task: source for task, source in domain.tasks.items() if isinstance(source, str)},
+    }
+    missing = [f"{name}: {data / source}" for name, source in named.items() if not (data / source).is_file()]
+    if missing:
+        raise InputError(
+            f"{domain.name} has no file for {'; '.join(missing)}; paths are relative to --data", param="data"
+        )
+    with (data / domain.train).open(encoding="utf-8") as stream:
+        num_rows = sum(bool(line.strip()) for line in stream) - domain.num_held_back
+    if num_rows < domain.num_samples + NUM_HELD_OUT:
+        raise InputError(
+            f"{data / domain.train} has {num_rows} rows for {domain.num_samples} samples and {NUM_HELD_OUT} held out; "
+            "lower num_samples",
+            param="num_samples",
+        )
 
 
 def prompt_file(domain: PaperDomain, data: Path) -> Path:

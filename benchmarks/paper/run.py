@@ -24,7 +24,7 @@ import torch
 from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header
 from benchmarks.paper.cells import ABLATIONS, GROUPS, Cell
 from benchmarks.paper.data import config_of, generated_set, link
-from benchmarks.paper.domains import PaperDomain, domains_of, prompt_file
+from benchmarks.paper.domains import PaperDomain, domains_of, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
@@ -36,6 +36,7 @@ from eda_service.distributed.endpoint import load_drafts
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_select import run_select
 from eda_service.distributed.stage_train import run_train
+from eda_service.errors import InputError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, Transcript
@@ -224,7 +225,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     groups, ablated = arguments.groups.split(","), arguments.ablations_of.split(",")
-    for domain in domains_of(arguments.domains, arguments.domain):
+    try:
+        domains = domains_of(arguments.domains, arguments.domain)
+        for domain in domains:
+            require_files(domain, arguments.data)
+    except InputError as error:
+        raise SystemExit(error.message) from error
+    for domain in domains:
         bench = Bench(domain, arguments.base_draft, arguments.data)
         for cell in cells(domain.name, [name for name in groups if name not in ABLATIONS or domain.name in ablated]):
             path = arguments.out / f"{cell.name}.json"

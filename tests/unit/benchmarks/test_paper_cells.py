@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from benchmarks.paper.cells import GROUPS, SELECTED, Cell
 from benchmarks.paper.data import config_of
-from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of
+from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
 from benchmarks.paper.run import cells
 from benchmarks.paper.tables import domains_in, mean_length, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
 from eda_service.artifacts.registry import find_draft
+from eda_service.errors import InputError
 from eda_service.evaluation.replay import Transcript
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.model.draft_config import PrivateConfig, parameter_counts
@@ -65,8 +65,31 @@ def test_a_domain_of_your_own_is_a_file(tmp_path: Path) -> None:
 def test_a_domain_file_that_cannot_be_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "law.json"
     path.write_text(json.dumps(DOMAIN | change))
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError, match=r"law\.json is no domain"):
         DomainFile.read(path)
+
+
+def test_a_domains_files_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(DOMAIN | {"num_samples": 16}))
+    domain = DomainFile.read(path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / domain.train).write_text("{}\n" * 23)
+    with pytest.raises(InputError, match="law has no file for barexam"):
+        require_files(domain, tmp_path)
+    for source in domain.tasks.values():
+        task = tmp_path / str(source)
+        task.parent.mkdir(parents=True)
+        task.write_text("{}\n")
+    with pytest.raises(InputError, match="has 23 rows for 16 samples and 8 held out"):
+        require_files(domain, tmp_path)
+    (tmp_path / domain.train).write_text("{}\n" * 24)
+    require_files(domain, tmp_path)
+
+
+def test_an_unknown_domain_is_named() -> None:
+    with pytest.raises(InputError, match="no domain 'maths' is shipped; there are math, medical, code"):
+        domains_of("math,maths", [])
 
 
 def test_a_task_is_as_many_transcripts_as_both_counts_take() -> None:

@@ -1,0 +1,36 @@
+"""The processes of a running service by what they do, for those who kill them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from eda_service.distributed import processes
+
+ROLES = ("api", "ray_head", "driver", "train_worker", "generation_actor")
+
+
+def victims(facts: dict[str, Any], role: str, job_id: str) -> list[int]:
+    """Process ids of a role, the service's own or a job's.
+
+    Args:
+        facts: What the service's `up.json` says.
+        role: One of ROLES.
+        job_id: Whose driver.
+    """
+    if role in ("api", "ray_head"):
+        return [int(facts["pids"][role])]
+    parts = {
+        "driver": f"jobs.adapt --job-id {job_id}",
+        "train_worker": "TrainWorker",
+        "generation_actor": "MapWorker",
+    }
+    found: list[int] = []
+    for mark in facts["marks"]:
+        for process in processes.marked(mark):
+            with contextlib.suppress(psutil.Error):
+                if parts[role] in " ".join(process.cmdline()):
+                    found.append(process.pid)
+    return found
