@@ -89,10 +89,11 @@ def faults() -> Iterator[Fault]:
         for when in ("before", "after"):
             if match == "tiny-tuned":
                 yield Fault(role, "rename", when, match)
-            else:
+                continue
+            if match != "train/pack/":  # not flushed: the record that comes after it holds its hash
                 # The temporary file beside its place is what is flushed; its name holds the place's.
                 yield Fault(role, "fsync", when, match.replace("/record.json", "/.record.json"))
-                yield Fault(role, "replace", when, match)
+            yield Fault(role, "replace", when, match)
     for when in ("before", "after"):
         yield Fault("api", "submit", when)
         for nth in (1, 2, 3, 5, 8, 13):
@@ -219,7 +220,9 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep the cases of the result file")
     arguments = parser.parse_args()
     path = RESULTS / RESULT
-    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if arguments.resume and path.exists() else {}
+    names = {fault.name for fault in faults()}
+    known = json.loads(path.read_text())["cases"] if arguments.resume and path.exists() else {}
+    cases: dict[str, Any] = {name: case for name, case in known.items() if name in names}
     with tempfile.TemporaryDirectory(prefix="eda-faults-") as name:
         bench = Bench(Path(name))
         with bench.service:
