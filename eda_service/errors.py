@@ -93,6 +93,30 @@ class LeaseLostError(ConflictError):
     code = "lease_lost"
 
 
+class NameTakenError(ConflictError):
+    """Something else is deployed under that name."""
+
+    code = "name_taken"
+
+
+class StaleDeploymentError(ConflictError):
+    """A deployment was changed after the caller had read it."""
+
+    code = "conflict"
+
+
+class WorsePackError(ConflictError):
+    """A pack measured a lower acceptance than what it would replace."""
+
+    code = "acceptance_regression"
+
+
+class ModelNotFoundError(NotFoundError):
+    """Nothing is deployed under that name for this caller."""
+
+    code = "model_not_found"
+
+
 class ResourceError(EdaError):
     """The machine or cluster lacks something the job needs."""
 

@@ -152,13 +152,15 @@ class Tracker:
         pack = str(result["pack"])
         config = job.adapt_config()
         name = config.public_name
+        stored = {each.name: each.revision for each in self._store.deployments()}
         deployment = Deployment(
             name=name,
+            owner=job.owner,
             target=config.target.model_dump(mode="json"),
             base_draft=config.base_draft,
             pack=pack,
             job_id=job.id,
-            updated_at=int(self._clock()),
+            revision=stored.get(name, 0),
         )
         self._store.transition(
             job.id,

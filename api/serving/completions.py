@@ -46,8 +46,8 @@ class ServedPair:
     """
 
     name: str
-    base_draft: str
-    pack: str
+    base_draft: str | None
+    pack: str | None
     loaded_at: int
     runner: EngineRunner
     tokenizer: Any

@@ -221,8 +221,8 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["eda"] = "eda"
-    base_draft: str
-    pack: str
+    base_draft: str | None
+    pack: str | None
     max_model_len: int
 
 
