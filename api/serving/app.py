@@ -114,6 +114,7 @@ class Endpoint:
             self._pairs[name], self._loaded[name] = pair, model
         for name in set(self._pairs) - set(wanted):
             self._retire(name)
+        self._failed = {name: message for name, message in self._failed.items() if name in wanted}
 
     def check_health(self) -> None:
         """Have this replica replaced when an engine has failed.
@@ -155,6 +156,23 @@ class Endpoint:
     async def health(self) -> dict[str, str]:
         """The replica answers."""
         return {"status": "ok"}
+
+    @app.get("/internal/variants")
+    async def variants(self) -> dict[str, Any]:
+        """What this replica has loaded, for `/v1/deployments`; not reachable from outside."""
+        loaded = [
+            {
+                "name": pair.name,
+                "base_draft": pair.base_draft,
+                "pack": pair.pack,
+                "loaded_at": pair.loaded_at,
+                "num_running": pair.runner.num_open,
+                "adapter_bytes": None,
+                "pack_bytes": None,
+            }
+            for pair in self._pairs.values()
+        ]
+        return {"base_bytes": None, "variants": loaded, "failed": self._failed}
 
     def _pair(self, name: str) -> ServedPair:
         pair = self._pairs.get(name)
