@@ -142,7 +142,7 @@ class OverloadedError(ResourceError):
 
 
 class QuotaExceededError(ResourceError):
-    """The owner has as many queued jobs as allowed."""
+    """The owner has as many queued jobs, or deployments, as allowed."""
 
     code = "quota_exceeded"
     retryable = True

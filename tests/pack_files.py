@@ -1,7 +1,8 @@
-"""Packs in a registry that say what a test wants them to have measured; their weights are one byte."""
+"""Packs in a registry that say what a test wants them to have measured; their weights are one byte, or a test's own."""
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ def put_pack(
     job_id: str | None = None,
     base_draft: str = "small@1",
     weights_sha256: str = WEIGHTS,
+    target: TargetFingerprint | None = None,
+    files: Path | None = None,
     prompts: str = "p",
     **config: Any,
 ) -> str:
@@ -37,12 +40,17 @@ def put_pack(
         job_id: The job that published it; None: nobody's.
         base_draft: name@version that it was trained beside.
         weights_sha256: Of the target that it was made for.
+        target: The whole fingerprint, instead of one that is made up.
+        files: Directory with `pack.json` and `pack.safetensors`.
         prompts: Stands for the hash of the prompts.
         config: Fields of its AdaptConfig.
     """
     version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
     staging = stage_pack(name, home)
-    (staging / "pack.safetensors").write_bytes(b"x")
+    if files is None:
+        (staging / "pack.safetensors").write_bytes(b"x")
+    else:
+        shutil.copytree(files, staging, dirs_exist_ok=True)
     settings = AdaptConfig.model_validate({"target": {"model": "org/model"}, **config})
     manifest = PackManifest(
         stage=Stage.PUBLISH,
@@ -52,23 +60,12 @@ def put_pack(
         seed=settings.seed,
         library_versions={},
         inputs={"prompts": prompts},
-        files=(file_entry(staging, staging / "pack.safetensors"),),
+        files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
         pack=f"{name}@{version}",
         method="eda",
         base_draft=base_draft,
         base_draft_sha256="d",
-        target=TargetFingerprint(
-            model="org/model",
-            revision=None,
-            adapter=None,
-            model_type="llama",
-            hidden_size=32,
-            vocab_size=112,
-            num_layers=2,
-            tokenizer_sha256="t",
-            chat_template_sha256="c",
-            weights_sha256=weights_sha256,
-        ),
+        target=target or _fingerprint(weights_sha256),
         num_parameters=10,
         num_trainable=4,
         metrics={acceptance_key(ADAPTED, 0.0): acceptance_length, acceptance_key(BASE, 0.0): base},
@@ -76,3 +73,18 @@ def put_pack(
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     publish_pack(staging, name, version, home)
     return f"{name}@{version}"
+
+
+def _fingerprint(weights_sha256: str) -> TargetFingerprint:
+    return TargetFingerprint(
+        model="org/model",
+        revision=None,
+        adapter=None,
+        model_type="llama",
+        hidden_size=32,
+        vocab_size=112,
+        num_layers=2,
+        tokenizer_sha256="t",
+        chat_template_sha256="c",
+        weights_sha256=weights_sha256,
+    )

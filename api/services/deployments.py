@@ -17,6 +17,7 @@ from eda_service.errors import (
     InputError,
     NameTakenError,
     NotFoundError,
+    QuotaExceededError,
     StaleDeploymentError,
     WorsePackError,
 )
@@ -47,6 +48,7 @@ class Deployments:
             InputError: The request cannot work; `param` says why.
             NameTakenError: Something else has that name.
             WorsePackError: The pack measured less than its base draft alone.
+            QuotaExceededError: The caller has as many deployments as one owner may.
         """
         target = inputs.check_target(
             TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"})),
@@ -69,6 +71,7 @@ class Deployments:
             return equal, False
         if pack is not None and not request.force:
             _require_no_regression(pack, None)
+        self._require_room(caller)
         try:
             made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
         except StaleDeploymentError as error:
@@ -188,6 +191,11 @@ class Deployments:
         except NotFoundError:
             return None
         return there if all(getattr(there, field) == getattr(wanted, field) for field in _COMPARED) else None
+
+    def _require_room(self, caller: Caller) -> None:
+        found, limit = len(self._store.deployments(owner=caller.owner)), self._settings.max_deployments_per_owner
+        if found >= limit:
+            raise QuotaExceededError(f"{found} deployments are this owner's and the limit is {limit}; delete one")
 
     def _earlier(self, current: Deployment, number: int | None) -> Revision:
         history = self._store.revisions(current.name, limit=_MAX_REVISIONS)

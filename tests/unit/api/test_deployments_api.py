@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pack_files import put_pack
 
+from api.app import create_app
 from api.settings import Settings
 from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.jobstore import JobStore
@@ -231,3 +232,11 @@ def test_a_target_must_lie_under_an_allowed_root(client: TestClient, tmp_path: P
         (root / "m" / "config.json").write_text("{}")
         (root / "m" / "model.safetensors").write_bytes(b"")
         assert deploy(client, name=root.name, model=str(root / "m")).status_code == status
+
+
+def test_an_owner_may_have_so_many_and_no_more(settings: Settings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"max_deployments_per_owner": 2}))) as client:
+        for name in ("a", "b"):
+            assert deploy(client, name=name).status_code == 201
+        assert code(deploy(client, name="c"), 429) == ("quota_exceeded", None)
+        assert deploy(client, name="a").status_code == 200  # an equal one is there
