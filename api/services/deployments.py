@@ -50,22 +50,8 @@ class Deployments:
             WorsePackError: The pack measured less than its base draft alone.
             QuotaExceededError: The caller has as many deployments as one owner may.
         """
-        target = inputs.check_target(
-            TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"})),
-            self._settings.allowed_roots,
-        )
         pack = None if request.pack is None else self._packs.resolve(request.pack, caller)
-        replicas = replica_range(request.replicas)
-        wanted = Deployment(
-            name=request.name or AdaptConfig(target=target).public_name,
-            owner=caller.owner,
-            target=target.model_dump(mode="json"),
-            base_draft=self._base_draft(request, pack),
-            min_replicas=replicas.min,
-            max_replicas=replicas.max,
-            labels=request.labels,
-            **self._of_pack(pack, request.pack),
-        )
+        wanted = self._wanted(request, pack, caller)
         equal = self._equal(wanted, caller)
         if equal is not None:
             return equal, False
@@ -75,6 +61,9 @@ class Deployments:
         try:
             made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
         except StaleDeploymentError as error:
+            equal = self._equal(wanted, caller)  # the same request, sent twice at once
+            if equal is not None:
+                return equal, False
             raise NameTakenError(
                 f"the name {wanted.name!r} is taken; change that deployment if it is yours, or choose another name",
                 param="name",
@@ -152,6 +141,21 @@ class Deployments:
             self._wake()
             return stored
         raise ConflictError(f"deployment {name} is being changed by others all the time; try again later", param="name")
+
+    def _wanted(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
+        asked = TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"}))
+        target = inputs.check_target(asked, self._settings.allowed_roots)
+        replicas = replica_range(request.replicas)
+        return Deployment(
+            name=request.name or AdaptConfig(target=target).public_name,
+            owner=caller.owner,
+            target=target.model_dump(mode="json"),
+            base_draft=self._base_draft(request, pack),
+            min_replicas=replicas.min,
+            max_replicas=replicas.max,
+            labels=request.labels,
+            **self._of_pack(pack, request.pack),
+        )
 
     def _swap(self, current: Deployment, request: DeploymentChange, caller: Caller) -> dict[str, Any]:
         if request.pack is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from api.services.replicas import LoadedGroup, LoadedVariant, Replicas
+from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, Replicas
 from eda_service.distributed.serve_config import Application, application_of, group_key
 from eda_service.jobstore import Deployment
 
@@ -76,18 +76,24 @@ def _one(
     if application is None:
         return Live(State.PENDING, "waiting for Ray Serve", key)
     variant = None if group is None else group.variant(wanted.name)
+    failed = () if group is None else group.failed
+    why = next((each.reason for each in failed if each.name == wanted.name and _is_wanted(each, wanted)), None)
     state, reason = State.LOADING, None
-    if variant is not None and (variant.pack, variant.base_draft) == (wanted.pack, wanted.base_draft):
+    if variant is not None and _is_wanted(variant, wanted):
         state = State.READY
-    elif group is not None and wanted.name in group.failed:
-        state, reason = State.FAILED, group.failed[wanted.name]
+    elif why is not None:
+        state, reason = State.FAILED, why
     elif application.status in _FAILED:
         state, reason = State.FAILED, f"{application.status}: {application.message}"[:1000]
     return Live(
         state=state,
         reason=reason,
         group=key,
-        num_replicas=application.num_running,
+        num_replicas=application.num_running or 0,
         variant=variant,
         base_bytes=None if group is None else group.base_bytes,
     )
+
+
+def _is_wanted(found: LoadedVariant | FailedVariant, wanted: Deployment) -> bool:
+    return (found.pack, found.base_draft) == (wanted.pack, wanted.base_draft)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,12 +30,21 @@ class LoadedVariant(_Answer):
     pack_bytes: int | None = None
 
 
+class FailedVariant(_Answer):
+    """What could not be loaded under a name, and why; an earlier variant may answer there."""
+
+    name: str
+    base_draft: str | None = None
+    pack: str | None = None
+    reason: str
+
+
 class LoadedGroup(_Answer):
     """One replica's memory and what is in it."""
 
     base_bytes: int | None = None
     variants: tuple[LoadedVariant, ...] = ()
-    failed: Mapping[str, str] = {}
+    failed: tuple[FailedVariant, ...] = ()
 
     def variant(self, name: str) -> LoadedVariant | None:
         """The variant of that name, if it is loaded."""

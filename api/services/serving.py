@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
@@ -39,7 +40,7 @@ class Serving:
         groups = groups_of(self._store.deployments())
         wanted = build_config(groups, port=self._port)
         try:
-            self.applications = self._api.applications()
+            self.applications = self._remembering(self._api.applications())
             if not groups and not self.applications:
                 return  # nothing to offer and nothing there: no controller that would hold memory for nothing
             if wanted == self._applied and {group.application for group in groups} <= set(self.applications):
@@ -49,3 +50,11 @@ class Serving:
             logger.info("serving %s", ", ".join(model.name for group in groups for model in group.models) or "nothing")
         except ClusterUnreachableError as error:
             logger.warning("cannot update Serve: %s", error.message)
+
+    def _remembering(self, found: dict[str, Application]) -> dict[str, Application]:
+        """The same, with the replicas that were known where Serve lists none: they run on while it applies a change."""
+        known = {name: application.num_running for name, application in self.applications.items()}
+        return {
+            name: replace(each, num_running=known.get(name)) if each.num_running is None else each
+            for name, each in found.items()
+        }

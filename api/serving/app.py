@@ -95,26 +95,27 @@ class Endpoint:
     def __init__(self) -> None:
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, tuple[ServedModel, str]] = {}
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Make the served pairs those of the config. One that does not load leaves the others as they are."""
         wanted = {model.name: model for model in map(ServedModel.model_validate, user_config["models"])}
         for name, model in wanted.items():
             if self._loaded.get(name) == model:
+                self._failed.pop(name, None)
                 continue
             try:
                 pair = await asyncio.to_thread(load_pair, model)
             except EdaError as error:
                 logger.exception("cannot serve %s", name)
-                self._failed[name] = error.message
+                self._failed[name] = (model, error.message)
                 continue
             self._retire(name)
             self._failed.pop(name, None)
             self._pairs[name], self._loaded[name] = pair, model
         for name in set(self._pairs) - set(wanted):
             self._retire(name)
-        self._failed = {name: message for name, message in self._failed.items() if name in wanted}
+        self._failed = {name: failure for name, failure in self._failed.items() if name in wanted}
 
     def check_health(self) -> None:
         """Have this replica replaced when an engine has failed.
@@ -172,14 +173,18 @@ class Endpoint:
             }
             for pair in self._pairs.values()
         ]
-        return {"base_bytes": None, "variants": loaded, "failed": self._failed}
+        failed = [
+            {"name": name, "base_draft": model.base_draft, "pack": model.pack, "reason": reason}
+            for name, (model, reason) in self._failed.items()
+        ]
+        return {"base_bytes": None, "variants": loaded, "failed": failed}
 
     def _pair(self, name: str) -> ServedPair:
         pair = self._pairs.get(name)
         if pair is not None:
             return pair
         if name in self._failed:
-            raise ResourceError(f"{name} could not be loaded: {self._failed[name]}")
+            raise ResourceError(f"{name} could not be loaded: {self._failed[name][1]}")
         served = ", ".join(sorted(self._pairs)) or "nothing"
         raise NotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 

@@ -69,12 +69,12 @@ class Application:
     Attributes:
         status: `RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, `UNHEALTHY`, ...
         message: Why, when it is not running.
-        num_running: Replicas that take requests.
+        num_running: Replicas that take requests; None while Serve builds the application and does not list them.
     """
 
     status: str
     message: str
-    num_running: int
+    num_running: int | None
 
 
 def group_key(target: Mapping[str, Any]) -> str:
@@ -183,9 +183,6 @@ class ServeApi:
 
 
 def _application(details: Mapping[str, Any]) -> Application:
-    replicas = details.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas", [])
-    return Application(
-        status=str(details.get("status")),
-        message=str(details.get("message", "")),
-        num_running=sum(replica.get("state") == "RUNNING" for replica in replicas),
-    )
+    replicas = details.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas")
+    running = None if replicas is None else sum(replica.get("state") == "RUNNING" for replica in replicas)
+    return Application(str(details.get("status")), str(details.get("message", "")), running)

@@ -236,8 +236,10 @@ def test_replicas_follow_and_without_deployments_nothing_runs(service: Service, 
 
 def scaling_of(service: Service, group: str) -> dict[str, Any] | None:
     """The autoscaling that Serve has taken over for a group, if any."""
-    details = applications(service)[f"eda-{group}"]["deployments"]["Endpoint"]
-    found: dict[str, Any] | None = details["deployment_config"].get("autoscaling_config")
+    listed = applications(service)[f"eda-{group}"]["deployments"]  # empty while Serve applies a change
+    found: dict[str, Any] | None = listed.get("Endpoint", {"deployment_config": {}})["deployment_config"].get(
+        "autoscaling_config"
+    )
     return found
 
 

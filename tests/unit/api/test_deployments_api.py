@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def test_a_deployment_is_made_once_and_told_apart_from_others(client: TestClient
     taken = deploy(client)
     assert code(taken, 409) == ("name_taken", "name")
     assert taken.headers["x-should-retry"] == "false"
+
+
+def test_equal_requests_at_once_make_one_deployment(client: TestClient) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: deploy(client), range(6)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
+    assert len(client.get("/v1/deployments/pair").json()["revisions"]) == 1
 
 
 def test_a_deployment_is_named_after_its_target_and_speculates_only_when_asked(client: TestClient) -> None:

@@ -139,11 +139,27 @@ def test_a_deployment_is_ready_once_a_replica_has_the_wanted_pack(ray: ScriptedS
     assert state(ray, serving, away="Ray does not answer").reason == "Ray does not answer"
 
 
+def test_replicas_that_serve_does_not_list_during_a_change_run_on(ray: ScriptedService, serving: Serving) -> None:
+    ray.on("GET", VARIANTS, loaded("p@2"))
+    building = Answer({"applications": {APP: {"status": "DEPLOYING", "message": "", "deployments": {}}}})
+    ray.on("GET", SERVE, building)
+    assert state(ray, serving).state is State.LOADING
+    ray.on("GET", SERVE, runs("RUNNING"))
+    assert state(ray, serving).state is State.READY
+    ray.on("GET", SERVE, building)
+    unlisted = state(ray, serving)
+    assert (unlisted.state, unlisted.num_replicas) == (State.READY, 1)
+
+
 def test_what_failed_says_why(ray: ScriptedService, serving: Serving) -> None:
     ray.on("GET", SERVE, runs("RUNNING"))
-    ray.on("GET", VARIANTS, loaded("p@1", failed={"pair": "the pack was made for another target"}))
+    failures = [{"name": "pair", "base_draft": "d@1", "pack": "p@2", "reason": "the pack was made for another target"}]
+    ray.on("GET", VARIANTS, loaded("p@1", failed=failures))
     failed = state(ray, serving)
     assert (failed.state, failed.reason) == (State.FAILED, "the pack was made for another target")
+    for other in (PAIR.model_copy(update={"pack": "p@3"}), PAIR.model_copy(update={"name": "other"})):
+        assert state(ray, serving, other).state is State.LOADING
+    assert state(ray, serving, PAIR.model_copy(update={"pack": "p@1"})).state is State.READY
     ray.on("GET", SERVE, runs("DEPLOY_FAILED", message="no module", num_running=0))
     assert state(ray, serving).reason == "DEPLOY_FAILED: no module"
 
