@@ -10,24 +10,21 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
 from ray import serve
-from starlette.responses import Response
 
 from api import errors
 from api.middleware import Envelope
-from api.serving import completions
-from api.serving.completions import ServedPair
+from api.serving.call import ServedPair
+from api.serving.routes import router
 from api.serving.runner import EngineRunner
-from api.serving.schemas import ChatCompletion, ChatRequest, CompletionRequest, ModelCard, ModelList, TextCompletion
+from api.serving.token_text import TokenText
 from eda_service.config import TargetSpec
 from eda_service.distributed.endpoint import load_engine
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.errors import EdaError, NotFoundError, ResourceError
+from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +32,11 @@ MAX_BATCH = 16
 MAX_WAITING = 64
 MAX_TOKENS = 2048
 _DRAIN_S = 60.0
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_REQUEST_TIMEOUT_S = 600.0
 
 app = FastAPI(title="EDA endpoint", openapi_url=None)
 app.add_middleware(Envelope)
+app.include_router(router)
 errors.install(app)
 
 
@@ -57,27 +55,11 @@ def load_pair(model: ServedModel) -> ServedPair:
         pack=model.pack,
         loaded_at=int(time.time()),
         runner=EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=MAX_WAITING),
+        fingerprint=f"fp_{target.fingerprint.weights_sha256[:10]}",
         tokenizer=target.tokenizer,
-        stop_token_ids=target.stop_token_ids,
+        token_text=TokenText(target.tokenizer),
         num_spec_tokens=engine.num_draft_tokens,
         max_model_len=engine.max_tokens,
-    )
-
-
-# Above the class: `serve.ingress` serialises the routes with the names that exist when it decorates.
-async def _streamed(events: AsyncGenerator[str, None]) -> StreamingResponse:
-    """A stream whose first event is there: what the engine refuses is still an ordinary error."""
-    first = await anext(events)
-    return StreamingResponse(completions.framed(first, events), media_type="text/event-stream", headers=_STREAM_HEADERS)
-
-
-def _card(pair: ServedPair) -> ModelCard:
-    return ModelCard(
-        id=pair.name,
-        created=pair.loaded_at,
-        base_draft=pair.base_draft,
-        pack=pair.pack,
-        max_model_len=pair.max_model_len,
     )
 
 
@@ -93,6 +75,7 @@ class Endpoint:
     """Serves every pair of its `user_config`."""
 
     def __init__(self) -> None:
+        self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
         self._failed: dict[str, tuple[ServedModel, str]] = {}
@@ -127,37 +110,6 @@ class Endpoint:
         if broken:
             raise RuntimeError(f"the engine of {', '.join(broken)} has failed")
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(self, body: ChatRequest) -> Response | ChatCompletion:
-        """Answer a conversation."""
-        answer = completions.start_chat(self._pair(body.model), body)
-        if not body.stream:
-            return await completions.whole_chat(answer)
-        return await _streamed(completions.chat_events(answer, include_usage=body.wants_usage))
-
-    @app.post("/v1/completions", response_model=None)
-    async def complete(self, body: CompletionRequest) -> Response | TextCompletion:
-        """Continue a prompt."""
-        answer = completions.start_completion(self._pair(body.model), body)
-        if not body.stream:
-            return await completions.whole_completion(answer)
-        return await _streamed(completions.completion_events(answer, include_usage=body.wants_usage))
-
-    @app.get("/v1/models")
-    async def models(self) -> ModelList:
-        """Everything that is served now."""
-        return ModelList(data=[_card(pair) for pair in self._pairs.values()])
-
-    @app.get("/v1/models/{name}")
-    async def model(self, name: str) -> ModelCard:
-        """One served pair."""
-        return _card(self._pair(name))
-
-    @app.get("/health")
-    async def health(self) -> dict[str, str]:
-        """The replica answers."""
-        return {"status": "ok"}
-
     @app.get("/internal/variants")
     async def variants(self) -> dict[str, Any]:
         """What this replica has loaded, for `/v1/deployments`; not reachable from outside."""
@@ -179,14 +131,24 @@ class Endpoint:
         ]
         return {"base_bytes": None, "variants": loaded, "failed": failed}
 
-    def _pair(self, name: str) -> ServedPair:
+    def pairs(self) -> list[ServedPair]:
+        """Every pair that is served now."""
+        return list(self._pairs.values())
+
+    def pair(self, name: str) -> ServedPair:
+        """The pair of a name.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ResourceError: It could not be loaded.
+        """
         pair = self._pairs.get(name)
         if pair is not None:
             return pair
         if name in self._failed:
             raise ResourceError(f"{name} could not be loaded: {self._failed[name][1]}")
         served = ", ".join(sorted(self._pairs)) or "nothing"
-        raise NotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
+        raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 
     def _retire(self, name: str) -> None:
         self._loaded.pop(name, None)

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from eda_service.config import TreeConfig
 from eda_service.decoding.live import LiveRequest
+from eda_service.decoding.logprobs import score_prompt, score_rows
 from eda_service.decoding.policy import AlwaysSpeculate, Policy
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
 from eda_service.decoding.rounds import Rounds, RowResult
 from eda_service.decoding.sampling import is_finite
-from eda_service.errors import RequestError
+from eda_service.errors import ContextLengthError, RequestError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.target.loader import Target
@@ -102,7 +103,8 @@ class Engine:
         """Queue a request; it joins the batch at the next round with a free slot.
 
         Raises:
-            RequestError: Empty prompt, prompt or stop token out of vocabulary, or more tokens than the context holds.
+            RequestError: Empty prompt, or a prompt or stop token out of vocabulary.
+            ContextLengthError: More tokens than the context holds.
         """
         vocab_size = self.target.config.vocab_size
         if not prompt_ids:
@@ -116,11 +118,12 @@ class Engine:
                 param="stop",
             )
         if len(prompt_ids) + params.max_new_tokens > self.max_tokens:
-            raise RequestError(
+            raise ContextLengthError(
                 f"{len(prompt_ids)} prompt tokens and max_tokens {params.max_new_tokens} exceed the context of "
                 f"{self.max_tokens}; shorten the prompt or lower max_tokens",
                 param="max_tokens",
             )
+        own_stops = frozenset[int]() if params.ignore_eos else self.target.stop_token_ids
         seed = params.seed if params.seed is not None else self._seed * 1_000_003 + self._num_seen
         self._num_seen += 1
         self._waiting.append(
@@ -128,7 +131,7 @@ class Engine:
                 request_id=request_id,
                 prompt_ids=list(prompt_ids),
                 params=params,
-                stop_ids=self.target.stop_token_ids | params.stop_token_ids,
+                stop_ids=own_stops | params.stop_token_ids,
                 generator=torch.Generator().manual_seed(seed),
                 stats=RequestStats(num_prompt_tokens=len(prompt_ids)),
             )
@@ -177,7 +180,7 @@ class Engine:
 
     def _admit(self, group: list[LiveRequest]) -> list[StepOutput]:
         """Prefill a group into the next slots and sample each first token from its prompt's last position."""
-        slot = len(self._live)
+        begun, slot = time.perf_counter(), len(self._live)
         width = max(len(request.prompt_ids) for request in group)
         padded = [request.prompt_ids + [0] * (width - len(request.prompt_ids)) for request in group]
         ids_BP = torch.tensor(padded, device=self.target.device)
@@ -187,13 +190,33 @@ class Engine:
         logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
         first_B = self._rounds.choose(group, logits_B1V).squeeze(1)
         finite_B = is_finite(logits_B1V)
+        first_ids, finite = first_B.tolist(), finite_B.tolist()
+        for request in group:
+            request.stats.queue_s, request.stats.prefill_s = begun - request.arrived_s, time.perf_counter() - begun
         self._live.extend(group)
         outputs = [
-            self._start(request, features_BPD[i], first, bool(finite))
-            for i, (request, first, finite) in enumerate(zip(group, first_B.tolist(), finite_B.tolist(), strict=True))
+            self._start(request, features_BPD[i], first, is_fine)
+            for i, (request, first, is_fine) in enumerate(zip(group, first_ids, finite, strict=True))
         ]
+        self._add_logprobs(group, outputs, first_ids, logits_B1V, features_BPD)
         self._leave_ended(outputs, first_slot=slot)
         return outputs
+
+    def _add_logprobs(
+        self,
+        group: list[LiveRequest],
+        outputs: Sequence[StepOutput],
+        first_ids: list[int],
+        logits_B1V: Tensor,
+        features_BPD: Tensor,
+    ) -> None:
+        """Score first tokens and prompts of requests that ask."""
+        scored = score_rows(group, logits_B1V, [[0]] * len(group), [[first] for first in first_ids])
+        for i, (request, output) in enumerate(zip(group, outputs, strict=True)):
+            found = scored[i]
+            output.logprobs = None if found is None else found[: len(output.new_token_ids)]
+            if request.params.score_prompt:
+                output.prompt_logprobs = score_prompt(request, features_BPD[i], self.target.head)
 
     def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill result; `features_PD` is padded."""
@@ -210,6 +233,8 @@ class Engine:
             request.hold_back([first], features_PD[length - 1 : length], keep=False)
         if self.capture_features:
             request.captured.append(features_PD[:length].clone())
+        if request.num_left == 0:
+            return self._output(request, [], "length")
         emitted, reason = request.accept([first])
         return self._output(request, emitted, reason)
 
@@ -241,7 +266,9 @@ class Engine:
         request.num_cached += len(emitted)
         if self.capture_features:
             request.captured.append(features_LD.clone())
-        return self._output(request, emitted, reason)
+        output = self._output(request, emitted, reason)
+        output.logprobs = None if result.logprobs is None else result.logprobs[: len(emitted)]
+        return output
 
     @staticmethod
     def _features_before(result: RowResult, count: int) -> Tensor:
