@@ -11,6 +11,7 @@ published.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from benchmarks.pairs import RESULTS, ROOT, header, write_result
 from benchmarks.victims import victims
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
-from eda_service.client import Adaptation, Client
+from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config import TargetSpec
 from eda_service.records import STAGES
 from eda_service.target.loader import load_target
@@ -48,8 +49,11 @@ CONFIG: dict[str, Any] = {
     },
     "evaluation": {"num_prompts": 6, "max_new_tokens": 16, "num_timed_prompts": 0, "threads": 1},
 }
-HELD_OPEN = {"role": "driver", "op": "replace", "when": "before", "match": "select/record.json", "pause_s": 5.0}
-"""Selecting takes too short a time to be struck in from outside."""
+HELD_OPEN = {
+    "select": {"op": "replace", "match": "select/record.json"},
+    "publish": {"op": "rename", "match": "tiny-tuned"},
+}
+"""Stages that are too short to be struck in from outside: the driver waits before this operation."""
 RECORDS = ("validate", "generate", "select", "train", "evaluate")
 
 
@@ -141,8 +145,9 @@ class Bench:
         outside = fault is not None and fault.op in ("kill", "cancel")
         if fault is not None and not outside:
             self.fault_file.write_text(json.dumps(asdict(fault)))
-        elif fault is not None and fault.when == "select":
-            self.fault_file.write_text(json.dumps(HELD_OPEN))
+        elif fault is not None and fault.when in HELD_OPEN:
+            held = {"role": "driver", "when": "before", "pause_s": 5.0, **HELD_OPEN[fault.when]}
+            self.fault_file.write_text(json.dumps(held))
         started = time.monotonic()
         with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
             job = client.create(self._body(), idempotency_key=f"{time.time_ns()}")
@@ -174,8 +179,10 @@ class Bench:
         for job in client.watch(job_id, interval_s=0.05):
             if job.stage == fault.when:
                 if fault.op == "cancel":
-                    client.cancel(job_id)
-                    return True
+                    with contextlib.suppress(ApiError):  # it has ended by itself
+                        client.cancel(job_id)
+                        return True
+                    return False
                 time.sleep(0.3)
                 found = victims(self.service.facts, fault.role, job_id)
                 for pid in found[:1]:
