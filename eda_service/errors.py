@@ -51,6 +51,12 @@ class TargetIncompatibleError(InputError):
     code = "target_incompatible"
 
 
+class AdapterUnstackableError(TargetIncompatibleError):
+    """The adapter cannot be used beside others over one base; merged into a base of its own it can."""
+
+    code = "adapter_unstackable"
+
+
 class BaseDraftMissingError(InputError):
     """No base draft of that name and version."""
 
