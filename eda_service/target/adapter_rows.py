@@ -57,7 +57,7 @@ class AdaptedLinear:
         y: Tensor = self.base(x)
         if adapters is None or self._down is None or self._up is None:
             return y
-        return self._up.added(self._down.scaled(x, adapters.mask(len(self.widths))), y)
+        return self._up.added(self._down(x).mul_(adapters.mask(len(self.widths))), y)
 
     @property
     def stack_bytes(self) -> int:

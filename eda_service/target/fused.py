@@ -206,9 +206,14 @@ class FusedDecoder:
         return rms_norm(x_BLD, self.norm)
 
 
+def is_fused(model_type: str, hidden_act: str) -> bool:
+    """Whether a family runs fused, and so takes adapters row by row."""
+    return model_type in FUSED_FAMILIES and hidden_act == "silu"
+
+
 def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
     """The fused form where the family has the Llama shape, else transformers' modules."""
-    if config.model_type not in FUSED_FAMILIES or getattr(config, "hidden_act", "silu") != "silu":
+    if not is_fused(config.model_type, getattr(config, "hidden_act", "silu")):
         return TransformersDecoder(body)
     return FusedDecoder(
         body,

@@ -62,13 +62,12 @@ class PackedLinear(nn.Module):
             return self._multiply(_pair(x))[:1].reshape(*x.shape[:-1], self.out_features)
         return self._multiply(x)
 
-    def scaled(self, x: Tensor, factor: Tensor) -> Tensor:
-        """x W^T, element by element times `factor` (.., out), in one operation."""
-        return self._combine(x, factor, "mul")
-
     def added(self, x: Tensor, addend: Tensor) -> Tensor:
         """`addend` (.., out) + x W^T, in one operation."""
-        return self._combine(x, addend, "add")
+        one_row = self._is_one_row(x)
+        rows, addends = (_pair(x), _pair(addend)) if one_row else (x, addend)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, addends, self._packed, self._bias, "add")
+        return y[:1].reshape(addend.shape) if one_row else y
 
     def _is_one_row(self, x: Tensor) -> bool:
         return x.dtype == torch.float32 and x.numel() == self.in_features
@@ -76,12 +75,6 @@ class PackedLinear(nn.Module):
     def _multiply(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return y
-
-    def _combine(self, x: Tensor, other: Tensor, how: str) -> Tensor:
-        one_row = self._is_one_row(x)
-        rows, others = (_pair(x), _pair(other)) if one_row else (x, other)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, others, self._packed, self._bias, how)
-        return y[:1].reshape(other.shape) if one_row else y
 
 
 def _pair(x: Tensor) -> Tensor:
@@ -116,10 +109,6 @@ class PlainLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows of any leading shape."""
         return F.linear(x, self.weight, self.bias)
-
-    def scaled(self, x: Tensor, factor: Tensor) -> Tensor:
-        """x W^T, element by element times `factor` (.., out)."""
-        return F.linear(x, self.weight, self.bias) * factor
 
     def added(self, x: Tensor, addend: Tensor) -> Tensor:
         """`addend` (.., out) + x W^T."""

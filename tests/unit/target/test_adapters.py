@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_models import LINEARS, write_adapter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from eda_service.config import TargetSpec
@@ -24,31 +25,18 @@ from eda_service.target.adapter import Adapter, read_adapter
 from eda_service.target.loader import Target, load_target
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SETTINGS: dict[str, dict[str, Any]] = {
-    "all": {"r": 4, "lora_alpha": 8, "target_modules": ALL},
+    "all": {"r": 4, "lora_alpha": 8, "target_modules": LINEARS},
     "rslora": {"r": 6, "lora_alpha": 5, "target_modules": ["q_proj", "v_proj"], "use_rslora": True},
     "patterns": {
         "r": 4,
         "lora_alpha": 8,
-        "target_modules": ALL,
+        "target_modules": LINEARS,
         "rank_pattern": {"layers.1.mlp.up_proj": 9, "k_proj": 2},
         "alpha_pattern": {"v_proj": 3},
         "init_lora_weights": "gaussian",
     },
 }
-
-
-def write_adapter(model_dir: Path, directory: Path, seed: int, **settings: Any) -> Path:
-    """A random adapter, saved by peft."""
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data.normal_(std=0.2)
-    adapted.save_pretrained(directory)
-    return directory
 
 
 def merged_model(model_dir: Path, adapter: Path) -> PreTrainedModel:
@@ -85,7 +73,7 @@ def test_each_row_equals_its_own_merged_model(
     model_dir = target_dir(family)
     target = load_target(TargetSpec(model=str(model_dir), dtype="float32"))
     assert target.adapters is not None
-    paths = [write_adapter(model_dir, tmp_path / name, i, **SETTINGS[name]) for i, name in enumerate(SETTINGS)]
+    paths = [write_adapter(model_dir, tmp_path / name, seed=i, **SETTINGS[name]) for i, name in enumerate(SETTINGS)]
     keys: list[str | None] = [target.adapters.acquire(read(path)) for path in paths]
     ids_BL = token_ids(4)
     got_BLD = features(target, ids_BL, [*keys, None])
@@ -99,7 +87,7 @@ def test_each_row_equals_its_own_merged_model(
 def test_a_row_s_bits_depend_neither_on_other_rows_nor_on_other_adapters(tmp_path: Path, target: Target) -> None:
     bank, model_dir = target.adapters, tmp_path / "model"
     assert bank is not None
-    paths = [write_adapter(model_dir, tmp_path / str(i), i, r=4 + 5 * i, target_modules=ALL) for i in range(4)]
+    paths = [write_adapter(model_dir, tmp_path / str(i), seed=i, r=4 + 5 * i) for i in range(4)]
     ids_BL, keys = token_ids(5), []
     plain_BLD = features(target, ids_BL, None)
     alone = []
@@ -121,7 +109,7 @@ def test_a_row_s_bits_depend_neither_on_other_rows_nor_on_other_adapters(tmp_pat
 
 
 def test_an_adapter_is_held_once_until_its_last_user_goes(tmp_path: Path, target: Target) -> None:
-    bank, path = target.adapters, write_adapter(tmp_path / "model", tmp_path / "a", 0, **SETTINGS["all"])
+    bank, path = target.adapters, write_adapter(tmp_path / "model", tmp_path / "a", seed=0, **SETTINGS["all"])
     assert bank is not None
     first = bank.acquire(read(path))
     size = bank.size_bytes(first)
@@ -149,7 +137,7 @@ def test_an_adapter_is_held_once_until_its_last_user_goes(tmp_path: Path, target
 def test_what_is_more_than_lora_is_refused_with_the_reason(
     change: dict[str, Any], named: str, tmp_path: Path, target_dir: Callable[[str], Path]
 ) -> None:
-    path = write_adapter(target_dir("llama"), tmp_path / "a", 0, **SETTINGS["all"])
+    path = write_adapter(target_dir("llama"), tmp_path / "a", seed=0, **SETTINGS["all"])
     config = json.loads((path / "adapter_config.json").read_text())
     (path / "adapter_config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(AdapterUnstackableError, match=named):
@@ -157,7 +145,7 @@ def test_what_is_more_than_lora_is_refused_with_the_reason(
 
 
 def test_an_update_of_the_head_or_the_embedding_is_refused(tmp_path: Path, target_dir: Callable[[str], Path]) -> None:
-    path = write_adapter(target_dir("qwen2"), tmp_path / "a", 0, r=2, target_modules=["q_proj"])
+    path = write_adapter(target_dir("qwen2"), tmp_path / "a", seed=0, r=2, target_modules=["q_proj"])
     tensors = load_file(path / "adapter_model.safetensors")
     tensors["base_model.model.lm_head.lora_A.weight"] = torch.ones(2, 32)
     tensors["base_model.model.lm_head.lora_B.weight"] = torch.ones(112, 2)
@@ -168,7 +156,7 @@ def test_an_update_of_the_head_or_the_embedding_is_refused(tmp_path: Path, targe
 
 @pytest.mark.parametrize("problem", ["without", "not finite", "x 31"])
 def test_a_spoilt_adapter_is_refused(problem: str, tmp_path: Path, target: Target) -> None:
-    path = write_adapter(tmp_path / "model", tmp_path / "a", 0, **SETTINGS["all"])
+    path = write_adapter(tmp_path / "model", tmp_path / "a", seed=0, **SETTINGS["all"])
     tensors = load_file(path / "adapter_model.safetensors")
     name = next(iter(sorted(tensors)))  # A of layer 0's down_proj
     if problem == "without":
@@ -187,7 +175,9 @@ def test_a_spoilt_adapter_is_refused(problem: str, tmp_path: Path, target: Targe
 def test_too_many_ranks_are_refused_and_leave_the_bank_as_it_was(tmp_path: Path, target: Target) -> None:
     bank = target.adapters
     assert bank is not None
-    paths = [write_adapter(tmp_path / "model", tmp_path / str(i), i, r=520, target_modules=["q_proj"]) for i in (0, 1)]
+    paths = [
+        write_adapter(tmp_path / "model", tmp_path / str(i), seed=i, r=520, target_modules=["q_proj"]) for i in (0, 1)
+    ]
     key = bank.acquire(read(paths[0]))
     wanted = features(target, token_ids(1), [key])
     with pytest.raises(ResourceError, match="1024"):
