@@ -1,15 +1,12 @@
-"""The Serve deployment: a FastAPI application over the pairs that `user_config` names.
+"""The Serve deployment: a FastAPI application over the models that `user_config` names.
 
-The dispatcher changes `user_config`; Serve calls `reconfigure` on the live replica, which loads what is new beside what
-runs, swaps, and lets the old engines finish their requests. A pack is exchanged without dropping a request.
+Models over one base target share an engine (`ServedGroup`); a target that cannot share has one of its own. The
+dispatcher changes `user_config`; Serve calls `reconfigure` on the live replica, which loads what is new beside what
+runs and swaps it in between two rounds: requests that run end on the version they began with.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -22,46 +19,24 @@ from api import errors
 from api.middleware import Envelope
 from api.serving import completions
 from api.serving.completions import ServedPair
-from api.serving.runner import EngineRunner
-from api.serving.schemas import ChatCompletion, ChatRequest, CompletionRequest, ModelCard, ModelList, TextCompletion
-from eda_service.config import TargetSpec
-from eda_service.distributed.endpoint import load_engine
+from api.serving.schemas import (
+    ChatCompletion,
+    ChatRequest,
+    CompletionRequest,
+    ModelCard,
+    ModelList,
+    ReplicaMemory,
+    TextCompletion,
+)
+from api.serving.served_models import ServedModels
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.errors import EdaError, NotFoundError, ResourceError
 
-logger = logging.getLogger(__name__)
-
-MAX_BATCH = 16
-MAX_WAITING = 64
-MAX_TOKENS = 2048
 _DRAIN_S = 60.0
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 app = FastAPI(title="EDA endpoint", openapi_url=None)
 app.add_middleware(Envelope)
 errors.install(app)
-
-
-def load_pair(model: ServedModel) -> ServedPair:
-    """Load target, draft and pack and start their engine."""
-    engine, target = load_engine(
-        TargetSpec.model_validate(model.target),
-        model.base_draft,
-        model.pack,
-        max_batch=MAX_BATCH,
-        max_tokens=MAX_TOKENS,
-    )
-    return ServedPair(
-        name=model.name,
-        base_draft=model.base_draft,
-        pack=model.pack,
-        loaded_at=int(time.time()),
-        runner=EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=MAX_WAITING),
-        tokenizer=target.tokenizer,
-        stop_token_ids=target.stop_token_ids,
-        num_spec_tokens=engine.num_draft_tokens,
-        max_model_len=engine.max_tokens,
-    )
 
 
 # Above the class: `serve.ingress` serialises the routes with the names that exist when it decorates.
@@ -90,30 +65,14 @@ def _card(pair: ServedPair) -> ModelCard:
 )
 @serve.ingress(app)
 class Endpoint:
-    """Serves every pair of its `user_config`."""
+    """Serves every model of its `user_config`."""
 
     def __init__(self) -> None:
-        self._pairs: dict[str, ServedPair] = {}
-        self._loaded: dict[str, ServedModel] = {}
-        self._failed: dict[str, str] = {}
+        self._models = ServedModels()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Make the served pairs those of the config. One that does not load leaves the others as they are."""
-        wanted = {model.name: model for model in map(ServedModel.model_validate, user_config["models"])}
-        for name, model in wanted.items():
-            if self._loaded.get(name) == model:
-                continue
-            try:
-                pair = await asyncio.to_thread(load_pair, model)
-            except EdaError as error:
-                logger.exception("cannot serve %s", name)
-                self._failed[name] = error.message
-                continue
-            self._retire(name)
-            self._failed.pop(name, None)
-            self._pairs[name], self._loaded[name] = pair, model
-        for name in set(self._pairs) - set(wanted):
-            self._retire(name)
+        """Serve the models of the config."""
+        await self._models.make(map(ServedModel.model_validate, user_config["models"]))
 
     def check_health(self) -> None:
         """Have this replica replaced when an engine has failed.
@@ -121,14 +80,14 @@ class Endpoint:
         Raises:
             RuntimeError: An engine has failed.
         """
-        broken = [pair.name for pair in self._pairs.values() if pair.runner.failure is not None]
+        broken = self._models.broken
         if broken:
             raise RuntimeError(f"the engine of {', '.join(broken)} has failed")
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(self, body: ChatRequest) -> Response | ChatCompletion:
         """Answer a conversation."""
-        answer = completions.start_chat(self._pair(body.model), body)
+        answer = completions.start_chat(self._models[body.model], body)
         if not body.stream:
             return await completions.whole_chat(answer)
         return await _streamed(completions.chat_events(answer, include_usage=body.wants_usage))
@@ -136,7 +95,7 @@ class Endpoint:
     @app.post("/v1/completions", response_model=None)
     async def complete(self, body: CompletionRequest) -> Response | TextCompletion:
         """Continue a prompt."""
-        answer = completions.start_completion(self._pair(body.model), body)
+        answer = completions.start_completion(self._models[body.model], body)
         if not body.stream:
             return await completions.whole_completion(answer)
         return await _streamed(completions.completion_events(answer, include_usage=body.wants_usage))
@@ -144,32 +103,22 @@ class Endpoint:
     @app.get("/v1/models")
     async def models(self) -> ModelList:
         """Everything that is served now."""
-        return ModelList(data=[_card(pair) for pair in self._pairs.values()])
+        return ModelList(data=[_card(pair) for pair in self._models.pairs])
 
     @app.get("/v1/models/{name}")
     async def model(self, name: str) -> ModelCard:
         """One served pair."""
-        return _card(self._pair(name))
+        return _card(self._models[name])
+
+    @app.get("/internal/variants")
+    async def memory(self) -> ReplicaMemory:
+        """What this replica holds."""
+        return await self._models.memory()
 
     @app.get("/health")
     async def health(self) -> dict[str, str]:
         """The replica answers."""
         return {"status": "ok"}
-
-    def _pair(self, name: str) -> ServedPair:
-        pair = self._pairs.get(name)
-        if pair is not None:
-            return pair
-        if name in self._failed:
-            raise ResourceError(f"{name} could not be loaded: {self._failed[name]}")
-        served = ", ".join(sorted(self._pairs)) or "nothing"
-        raise NotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
-
-    def _retire(self, name: str) -> None:
-        self._loaded.pop(name, None)
-        pair = self._pairs.pop(name, None)
-        if pair is not None:
-            pair.runner.retire()
 
 
 def build_app(_args: dict[str, Any]) -> serve.Application:

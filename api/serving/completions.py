@@ -46,8 +46,8 @@ class ServedPair:
     """
 
     name: str
-    base_draft: str
-    pack: str
+    base_draft: str | None
+    pack: str | None
     loaded_at: int
     runner: EngineRunner
     tokenizer: Any
@@ -84,7 +84,7 @@ class Answer:
             EdaError: The engine refuses the request or failed.
         """
         text = TextStream(self.pair.tokenizer, self.stops)
-        async with aclosing(self.pair.runner.generate(self.prompt_ids, self.params)) as outputs:
+        async with aclosing(self.pair.runner.generate(self.prompt_ids, self.params, variant=self.pair.name)) as outputs:
             async for output in outputs:
                 self.stats = output.stats
                 new_ids = output.new_token_ids

@@ -11,15 +11,19 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.variants import BASE
 from eda_service.distributed.resources import limit_threads
 from eda_service.errors import EdaError, OverloadedError
 
 logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,26 @@ class _Submit:
     request_id: str
     prompt_ids: list[int]
     params: SamplingParams
+    variant: str
     stream: _Stream
 
 
 @dataclass(frozen=True)
 class _Cancel:
     request_id: str
+
+
+@dataclass(frozen=True)
+class _Call:
+    function: Callable[[Engine], Any]
+    done: Future[Any]
+
+    def run(self, engine: Engine) -> None:
+        """Hand the result, or what was raised on purpose, to whoever waits."""
+        try:
+            self.done.set_result(self.function(engine))
+        except EdaError as error:
+            self.done.set_exception(error)
 
 
 class _Stop:
@@ -66,7 +84,7 @@ class EngineRunner:
         self._max_open = engine.max_batch + max_waiting
         self._num_open = 0
         self._ids = itertools.count()
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Stop] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._stopping = False
         self.failure: str | None = None
@@ -78,10 +96,25 @@ class EngineRunner:
         """Requests that run or wait."""
         return self._num_open
 
-    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[StepOutput, None]:
+    async def call(self, function: Callable[[Engine], ResultT]) -> ResultT:
+        """Run something with the engine on its thread, between two rounds.
+
+        Raises:
+            EdaError: Raised by the function, or the engine has failed.
+        """
+        if self.failure is not None:
+            raise EdaError(self.failure)
+        done: Future[ResultT] = Future()
+        self._inbox.put(_Call(function, done))
+        return await asyncio.wrap_future(done)
+
+    async def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, variant: str = BASE
+    ) -> AsyncGenerator[StepOutput, None]:
         """Decode one request; closing the iterator early frees its slot at the next round.
 
         Raises:
+            NotFoundError: No such variant is loaded.
             OverloadedError: Too many requests run and wait.
             RequestError: The engine refuses the request.
             EdaError: The engine failed.
@@ -95,7 +128,7 @@ class EngineRunner:
         self._num_open += 1
         ended = False
         try:
-            self._inbox.put(_Submit(request_id, list(prompt_ids), params, stream))
+            self._inbox.put(_Submit(request_id, list(prompt_ids), params, variant, stream))
             while not ended:
                 item = await stream.outputs.get()
                 ended = isinstance(item, EdaError) or item.finish_reason is not None
@@ -131,6 +164,8 @@ class EngineRunner:
                 item = self._inbox.get()
                 if isinstance(item, _Submit):
                     item.stream.put(EdaError(self.failure))
+                elif isinstance(item, _Call):
+                    item.done.set_exception(EdaError(self.failure))
             for stream in self._streams.values():
                 stream.put(EdaError(self.failure))
 
@@ -141,6 +176,8 @@ class EngineRunner:
                 self._submit(item)
             elif isinstance(item, _Cancel):
                 self._engine.cancel(item.request_id)
+            elif isinstance(item, _Call):
+                item.run(self._engine)
             else:
                 self._stopping = True
             if self._stopping:
@@ -148,7 +185,7 @@ class EngineRunner:
 
     def _submit(self, item: _Submit) -> None:
         try:
-            self._engine.submit(item.request_id, item.prompt_ids, item.params)
+            self._engine.submit(item.request_id, item.prompt_ids, item.params, variant=item.variant)
         except EdaError as error:
             item.stream.put(error)
             return

@@ -221,8 +221,8 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["eda"] = "eda"
-    base_draft: str
-    pack: str
+    base_draft: str | None
+    pack: str | None
     max_model_len: int
 
 
@@ -231,6 +231,24 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class VariantMemory(BaseModel):
+    """What one served model takes beside the base it shares."""
+
+    name: str
+    adapter_bytes: int = Field(description="of its LoRA adapter in the stacks; 0 where it is the base or merged")
+    pack_bytes: int = Field(description="of its pack: private expert, gate, fc if trained, rows of the draft's head")
+    pack: str | None
+    loaded_at: int
+    num_running: int = Field(description="requests that wait or run on its newest version")
+
+
+class ReplicaMemory(BaseModel):
+    """Memory of one replica."""
+
+    base_bytes: int = Field(description="weights of the base targets and base drafts, held once")
+    variants: list[VariantMemory]
 
 
 def new_id(prefix: str) -> str:

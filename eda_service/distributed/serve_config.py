@@ -28,8 +28,8 @@ class ServedModel(BaseModel):
 
     name: str
     target: dict[str, Any]
-    base_draft: str
-    pack: str
+    base_draft: str | None
+    pack: str | None
 
 
 def build_config(models: Sequence[ServedModel], *, port: int) -> dict[str, Any]:
