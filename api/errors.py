@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from api.auth import InsufficientScopeError, InvalidKeyError
 from eda_service.errors import (
     ConflictError,
+    DeadlineExceededError,
     EdaError,
     InputError,
     InsufficientStorageError,
@@ -39,6 +40,7 @@ _STATUS: tuple[tuple[type[EdaError], int], ...] = (
     (QuotaExceededError, 429),
     (InsufficientStorageError, 507),
     (ResourceError, 503),
+    (DeadlineExceededError, 504),
     (EdaError, 500),
 )
 _ERROR_HEADERS = {
@@ -46,7 +48,9 @@ _ERROR_HEADERS = {
     409: {"x-should-retry": "false"},
     429: {"retry-after": "1"},
     503: {"retry-after": "5"},
+    504: {"x-should-retry": "false"},
 }
+_TYPES = {429: "rate_limit_error"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 
@@ -59,9 +63,19 @@ def error_response(
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """One error in the one shape."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    body = error_body(status, message, param=param, code=code)
     return JSONResponse(body, status_code=status, headers=headers)
+
+
+def error_body(status: int, message: str, *, param: str | None, code: str | None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def status_of(error: EdaError) -> int:
+    """HTTP status of an error of ours."""
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
 def describe(errors: Sequence[Any], *, skip: int = 0) -> tuple[str, str | None]:
@@ -76,10 +90,10 @@ def describe(errors: Sequence[Any], *, skip: int = 0) -> tuple[str, str | None]:
     """
     entries: list[str] = []
     for error in errors[:MAX_ENTRIES]:
-        name = _field_name(error["loc"][skip:])
+        name = field_name(error["loc"][skip:])
         text = f"{name}: {error['msg']}" if name else str(error["msg"])
         entries.append(text[:MAX_ENTRY_CHARACTERS])
-    first = _field_name(errors[0]["loc"][skip:]) if errors else None
+    first = field_name(errors[0]["loc"][skip:]) if errors else None
     return "; ".join(entries), first or None
 
 
@@ -89,14 +103,15 @@ def config_error(error: ValidationError) -> InputError:
     return InputError(message, param=param)
 
 
-def _field_name(loc: Sequence[Any]) -> str:
+def field_name(loc: Sequence[Any]) -> str:
+    """A field's dotted name, fit to be shown."""
     # A name the caller invented is part of the body: it is repeated only when it looks like a field's name.
     return ".".join(str(part) if isinstance(part, int) or _NAME.match(str(part)) else "?" for part in loc)
 
 
 async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EdaError)
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    status = status_of(error)
     headers = _ERROR_HEADERS.get(status)
     return error_response(status, error.message, param=error.param, code=error.code, headers=headers)
 

@@ -81,10 +81,28 @@ class RequestError(InputError):
     code = "invalid_request"
 
 
+class ContextLengthError(RequestError):
+    """Prompt and answer need more tokens than the target's context holds."""
+
+    code = "context_length_exceeded"
+
+
+class UnsupportedParameterError(RequestError):
+    """A parameter, or a value of one, that this endpoint does not support."""
+
+    code = "unsupported_parameter"
+
+
 class NotFoundError(InputError):
     """No such job, pack or served model for this caller."""
 
     code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model of that name is served for this caller."""
+
+    code = "model_not_found"
 
 
 class ConflictError(InputError):

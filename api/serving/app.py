@@ -7,53 +7,27 @@ runs and swaps it in between two rounds: requests that run end on the version th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import os
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
 from ray import serve
-from starlette.responses import Response
 
 from api import errors
 from api.middleware import Envelope
-from api.serving import completions
-from api.serving.completions import ServedPair
-from api.serving.schemas import (
-    ChatCompletion,
-    ChatRequest,
-    CompletionRequest,
-    ModelCard,
-    ModelList,
-    ReplicaMemory,
-    TextCompletion,
-)
+from api.serving.call import ServedPair
+from api.serving.routes import router
+from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
 from eda_service.distributed.serve_config import ServedModel
 
 _DRAIN_S = 60.0
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_REQUEST_TIMEOUT_S = 600.0
 
 app = FastAPI(title="EDA endpoint", openapi_url=None)
 app.add_middleware(Envelope)
+app.include_router(router)
 errors.install(app)
-
-
-# Above the class: `serve.ingress` serialises the routes with the names that exist when it decorates.
-async def _streamed(events: AsyncGenerator[str, None]) -> StreamingResponse:
-    """A stream whose first event is there: what the engine refuses is still an ordinary error."""
-    first = await anext(events)
-    return StreamingResponse(completions.framed(first, events), media_type="text/event-stream", headers=_STREAM_HEADERS)
-
-
-def _card(pair: ServedPair) -> ModelCard:
-    return ModelCard(
-        id=pair.name,
-        created=pair.loaded_at,
-        base_draft=pair.base_draft,
-        pack=pair.pack,
-        max_model_len=pair.max_model_len,
-    )
 
 
 @serve.deployment(
@@ -68,6 +42,7 @@ class Endpoint:
     """Serves every model of its `user_config`."""
 
     def __init__(self) -> None:
+        self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
         self._models = ServedModels()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -84,41 +59,23 @@ class Endpoint:
         if broken:
             raise RuntimeError(f"the engine of {', '.join(broken)} has failed")
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(self, body: ChatRequest) -> Response | ChatCompletion:
-        """Answer a conversation."""
-        answer = completions.start_chat(self._models[body.model], body)
-        if not body.stream:
-            return await completions.whole_chat(answer)
-        return await _streamed(completions.chat_events(answer, include_usage=body.wants_usage))
+    def pairs(self) -> list[ServedPair]:
+        """Every pair that is served now."""
+        return self._models.pairs
 
-    @app.post("/v1/completions", response_model=None)
-    async def complete(self, body: CompletionRequest) -> Response | TextCompletion:
-        """Continue a prompt."""
-        answer = completions.start_completion(self._models[body.model], body)
-        if not body.stream:
-            return await completions.whole_completion(answer)
-        return await _streamed(completions.completion_events(answer, include_usage=body.wants_usage))
+    def pair(self, name: str) -> ServedPair:
+        """The pair of a name.
 
-    @app.get("/v1/models")
-    async def models(self) -> ModelList:
-        """Everything that is served now."""
-        return ModelList(data=[_card(pair) for pair in self._models.pairs])
-
-    @app.get("/v1/models/{name}")
-    async def model(self, name: str) -> ModelCard:
-        """One served pair."""
-        return _card(self._models[name])
+        Raises:
+            ModelNotFoundError: There is none.
+            ResourceError: It could not be loaded.
+        """
+        return self._models[name]
 
     @app.get("/internal/variants")
     async def memory(self) -> ReplicaMemory:
         """What this replica holds."""
         return await self._models.memory()
-
-    @app.get("/health")
-    async def health(self) -> dict[str, str]:
-        """The replica answers."""
-        return {"status": "ok"}
 
 
 def build_app(_args: dict[str, Any]) -> serve.Application:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
+from api.serving.token_text import TokenText
 from eda_service.config import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
@@ -50,6 +51,7 @@ class ServedGroup:
     def __init__(self, base: TargetSpec, num_draft_tokens: int) -> None:
         self.base = BaseGroup(base)
         target = self.base.target
+        self.token_text = TokenText(target.tokenizer)
         engine = Engine(
             target,
             num_draft_tokens=num_draft_tokens,

@@ -1,7 +1,7 @@
 """One thread owns one engine; requests come from an event loop and their outputs go back to it.
 
 The thread blocks on its inbox while there is nothing to decode, and looks into it between two rounds otherwise, so that
-requests join and leave the batch at the next round.
+requests join and leave the batch at the next round. All outputs of a round cross over in one call.
 """
 
 from __future__ import annotations
@@ -11,33 +11,44 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from api.serving.booking import Booking, Order
+from api.serving.counts import ModelCounts, RequestTrace
 from eda_service.decoding.engine import Engine
-from eda_service.decoding.request import SamplingParams, StepOutput
-from eda_service.decoding.variants import BASE
+from eda_service.decoding.request import StepOutput
 from eda_service.distributed.resources import limit_threads
-from eda_service.errors import EdaError, OverloadedError
+from eda_service.errors import EdaError, OverloadedError, ResourceError
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
+class EngineFailedError(ResourceError):
+    """The engine behind this endpoint failed; the replica is being replaced."""
+
+    code = "engine_failed"
+    retryable = True
+
+
 @dataclass(frozen=True)
 class _Submit:
     request_id: str
-    prompt_ids: list[int]
-    params: SamplingParams
-    variant: str
-    stream: _Stream
+    order: Order
+    booking: Booking
+    index: int
+    at_s: float
 
 
 @dataclass(frozen=True)
 class _Cancel:
     request_id: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -57,17 +68,15 @@ class _Stop:
     pass
 
 
+class _Wake:
+    pass
+
+
 @dataclass(frozen=True)
-class _Stream:
-    """Where one request's outputs go; an EdaError ends it."""
-
-    loop: asyncio.AbstractEventLoop
-    outputs: asyncio.Queue[StepOutput | EdaError]
-
-    def put(self, item: StepOutput | EdaError) -> None:
-        """Hand over from the engine's thread; a loop that is closed has nobody left to read."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.outputs.put_nowait, item)
+class _Running:
+    booking: Booking
+    index: int
+    trace: RequestTrace
 
 
 class EngineRunner:
@@ -77,71 +86,93 @@ class EngineRunner:
         engine: Used by the runner's thread only, from now on.
         num_threads: CPU threads of the engine.
         max_waiting: Requests that may wait for a slot; more are refused.
+
+    Attributes:
+        counts: By served model.
+        failure: Why the engine failed, once it has.
     """
 
     def __init__(self, engine: Engine, *, num_threads: int, max_waiting: int) -> None:
         self._engine, self._num_threads = engine, num_threads
-        self._max_open = engine.max_batch + max_waiting
+        self.max_open = engine.max_batch + max_waiting
         self._num_open = 0
         self._ids = itertools.count()
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Stop] = queue.SimpleQueue()
-        self._streams: dict[str, _Stream] = {}
-        self._stopping = False
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Stop | _Wake] = queue.SimpleQueue()
+        self._running: dict[str, _Running] = {}
+        self._retired = self._stopping = False
+        self.counts: defaultdict[str, ModelCounts] = defaultdict(ModelCounts)
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     @property
     def num_open(self) -> int:
-        """Requests that run or wait."""
+        """Answers that run, wait, or are booked and not yet submitted."""
         return self._num_open
+
+    @property
+    def num_running(self) -> int:
+        """Answers in the batch."""
+        return self._engine.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers without a slot yet."""
+        return max(0, self._num_open - self._engine.num_running)
+
+    def book(self, count: int, *, timeout_s: float) -> Booking:
+        """Take places for the answers of one call; all or none. Close the booking, whatever happens.
+
+        Args:
+            count: Answers.
+            timeout_s: The booking ends with a DeadlineExceededError after this long.
+
+        Raises:
+            OverloadedError: Too many answers run and wait.
+            EngineFailedError: The engine has failed.
+        """
+        if self.failure is not None:
+            raise EngineFailedError(self.failure)
+        if self._num_open + count > self.max_open:
+            raise OverloadedError(
+                f"{self._num_open} of {self.max_open} places are taken and {count} more are asked for; "
+                "try again in a second"
+            )
+        self._num_open += count
+        return Booking(self, count, timeout_s)
 
     async def call(self, function: Callable[[Engine], ResultT]) -> ResultT:
         """Run something with the engine on its thread, between two rounds.
 
         Raises:
-            EdaError: Raised by the function, or the engine has failed.
+            EngineFailedError: The engine has failed.
+            EdaError: Raised by the function.
         """
         if self.failure is not None:
-            raise EdaError(self.failure)
+            raise EngineFailedError(self.failure)
         done: Future[ResultT] = Future()
         self._inbox.put(_Call(function, done))
         return await asyncio.wrap_future(done)
 
-    async def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, variant: str = BASE
-    ) -> AsyncGenerator[StepOutput, None]:
-        """Decode one request; closing the iterator early frees its slot at the next round.
-
-        Raises:
-            NotFoundError: No such variant is loaded.
-            OverloadedError: Too many requests run and wait.
-            RequestError: The engine refuses the request.
-            EdaError: The engine failed.
-        """
-        if self.failure is not None:
-            raise EdaError(self.failure)
-        if self._num_open >= self._max_open:
-            raise OverloadedError(f"{self._num_open} requests run and wait, which is the limit; try again in a second")
+    def submit(self, order: Order, booking: Booking, index: int) -> str:
+        """Queue one answer of a booking; returns the id to cancel it by."""
         request_id = str(next(self._ids))
-        stream = _Stream(asyncio.get_running_loop(), asyncio.Queue())
-        self._num_open += 1
-        ended = False
-        try:
-            self._inbox.put(_Submit(request_id, list(prompt_ids), params, variant, stream))
-            while not ended:
-                item = await stream.outputs.get()
-                ended = isinstance(item, EdaError) or item.finish_reason is not None
-                if isinstance(item, EdaError):
-                    raise item
-                yield item
-        finally:
-            self._num_open -= 1
-            if not ended:
-                self._inbox.put(_Cancel(request_id))
+        self._inbox.put(_Submit(request_id, order, booking, index, time.perf_counter()))
+        return request_id
+
+    def cancel(self, request_id: str, reason: str) -> None:
+        """End an answer; its slot is free at the next round. It is counted under the reason."""
+        self._inbox.put(_Cancel(request_id, reason))
+
+    def release(self, count: int) -> None:
+        """Give places back."""
+        self._num_open -= count
+        if self._retired and self._num_open == 0:
+            self._inbox.put(_Wake())
 
     def retire(self) -> None:
-        """Finish what runs, then end the thread and free the engine."""
+        """Serve what is booked, then end the thread and free the engine."""
+        self._retired = True
         self._inbox.put(_Stop())
 
     def join(self, timeout_s: float) -> None:
@@ -151,23 +182,28 @@ class EngineRunner:
     def _run(self) -> None:
         limit_threads(self._num_threads)
         try:
-            while not (self._stopping and not self._engine.has_work):
+            while not (self._stopping and self._num_open == 0 and not self._engine.has_work):
                 self._read_inbox()
                 if self._engine.has_work:
-                    for output in self._engine.step():
-                        self._deliver(output)
+                    self._deliver(self._engine.step())
         except Exception:
             # The engine's state is unknown now: its requests get an error and the health check has us replaced.
             logger.exception("the engine failed")
             self.failure = "the engine failed and is being restarted; send the request again"
-            while not self._inbox.empty():
-                item = self._inbox.get()
-                if isinstance(item, _Submit):
-                    item.stream.put(EdaError(self.failure))
-                elif isinstance(item, _Call):
-                    item.done.set_exception(EdaError(self.failure))
-            for stream in self._streams.values():
-                stream.put(EdaError(self.failure))
+            for running in self._running.values():
+                running.booking.put_soon(running.index, EngineFailedError(self.failure))
+            self._refuse_for_good()
+
+    def _refuse_for_good(self) -> None:
+        """Whoever booked before the failure may still submit."""
+        while True:
+            item = self._inbox.get()
+            if isinstance(item, _Submit):
+                item.booking.put_soon(item.index, EngineFailedError(self.failure or ""))
+            elif isinstance(item, _Call):
+                item.done.set_exception(EngineFailedError(self.failure or ""))
+            elif isinstance(item, _Stop | _Wake) and self._num_open == 0:
+                return
 
     def _read_inbox(self) -> None:
         while not self._engine.has_work or not self._inbox.empty():
@@ -175,24 +211,47 @@ class EngineRunner:
             if isinstance(item, _Submit):
                 self._submit(item)
             elif isinstance(item, _Cancel):
-                self._engine.cancel(item.request_id)
+                self._cancel(item)
             elif isinstance(item, _Call):
                 item.run(self._engine)
-            else:
+            elif isinstance(item, _Stop):
                 self._stopping = True
-            if self._stopping:
+            if self._stopping and self._num_open == 0:
                 return
 
     def _submit(self, item: _Submit) -> None:
+        order = item.order
         try:
-            self._engine.submit(item.request_id, item.prompt_ids, item.params, variant=item.variant)
+            self._engine.submit(item.request_id, order.prompt_ids, order.params, variant=order.variant)
         except EdaError as error:
-            item.stream.put(error)
+            item.booking.put_soon(item.index, error)
             return
-        self._streams[item.request_id] = item.stream
+        trace = RequestTrace(self.counts[order.model], item.at_s, time.perf_counter())
+        self._running[item.request_id] = _Running(item.booking, item.index, trace)
 
-    def _deliver(self, output: StepOutput) -> None:
-        stream = self._streams[output.request_id]
-        if output.finish_reason is not None:
-            del self._streams[output.request_id]
-        stream.put(EdaError(output.error or "decoding failed") if output.finish_reason == "error" else output)
+    def _cancel(self, item: _Cancel) -> None:
+        if item.request_id in self._running:
+            self._running[item.request_id].trace.reason = item.reason
+            self._engine.cancel(item.request_id)
+
+    def _deliver(self, outputs: Sequence[StepOutput]) -> None:
+        """Count and hand over what a round gave, in one call per event loop."""
+        now_s = time.perf_counter()
+        posts: defaultdict[asyncio.AbstractEventLoop, list[tuple[Booking, int, StepOutput | EdaError]]]
+        posts = defaultdict(list)
+        for output in outputs:
+            running = self._running[output.request_id]
+            running.trace.add(output, now_s)
+            if output.finish_reason is not None:
+                del self._running[output.request_id]
+            failed = output.finish_reason == "error"
+            item = EdaError(output.error or "decoding failed") if failed else output
+            posts[running.booking.loop].append((running.booking, running.index, item))
+        for loop, items in posts.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_put_all, items)
+
+
+def _put_all(items: Sequence[tuple[Booking, int, StepOutput | EdaError]]) -> None:
+    for booking, index, item in items:
+        booking.put(index, item)

@@ -9,13 +9,13 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from api.serving.completions import ServedPair
+from api.serving.call import ServedPair
 from api.serving.group import Served, ServedGroup
 from api.serving.schemas import ReplicaMemory
 from eda_service.config import TargetSpec
 from eda_service.distributed.base_group import place_of, serving_chain
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.errors import EdaError, NotFoundError, ResourceError
+from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class ServedModels:
 
         Raises:
             ResourceError: It could not be loaded.
-            NotFoundError: There is none.
+            ModelNotFoundError: There is none.
         """
         pair = self._pairs.get(name)
         if pair is not None:
@@ -53,7 +53,7 @@ class ServedModels:
         if name in self._failed:
             raise ResourceError(f"{name} could not be loaded: {self._failed[name]}")
         served = ", ".join(sorted(self._pairs)) or "nothing"
-        raise NotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
+        raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 
     async def make(self, models: Iterable[ServedModel]) -> None:
         """Serve these and no others. One that does not load leaves the others, and what is served under its own name,
@@ -125,8 +125,10 @@ def pair_of(group: ServedGroup, served: Served) -> ServedPair:
         pack=model.pack,
         loaded_at=served.loaded_at,
         runner=group.runner,
+        fingerprint=f"fp_{served.variant.weights_sha256[:10]}",
         tokenizer=target.tokenizer,
-        stop_token_ids=target.stop_token_ids,
+        token_text=group.token_text,
         num_spec_tokens=0 if model.base_draft is None else group.num_draft_tokens,
         max_model_len=group.max_model_len,
+        variant=model.name,
     )

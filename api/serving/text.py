@@ -12,12 +12,13 @@ class TextStream:
     """Decodes one answer piece by piece.
 
     Args:
-        tokenizer: The target's.
+        tokenizer: The target's, with a Rust backend.
         stops: The answer ends before the first of these that appears.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
-        self._tokenizer, self._stops = tokenizer, list(stops)
+        # transformers' own `decode` adds checks that cost more than this call itself.
+        self._backend, self._stops = tokenizer.backend_tokenizer, list(stops)
         self._ids: list[int] = []
         # Tokens before `_prefix` are settled; `_prefix.._read` are decoded again, because a token's text may depend on
         # the ones before it (a leading space, say).
@@ -47,7 +48,7 @@ class TextStream:
         return rest if self.stopped else rest + held
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
+        return str(self._backend.decode(token_ids, skip_special_tokens=True))
 
     def _release(self, text: str) -> str:
         self._held += text

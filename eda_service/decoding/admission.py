@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eda_service.decoding.live import LiveRequest
 from eda_service.decoding.request import SamplingParams
-from eda_service.errors import RequestError
+from eda_service.errors import ContextLengthError, RequestError
 
 _PREFILL_TOKENS = 2048
 _LEAST_FILLED = 0.85
@@ -16,7 +16,8 @@ def check_request(prompt_ids: Sequence[int], params: SamplingParams, *, vocab_si
     """Refuse what an engine cannot decode.
 
     Raises:
-        RequestError: Empty prompt, prompt or stop token out of vocabulary, or more tokens than the context holds.
+        RequestError: Empty prompt, or a prompt or stop token out of vocabulary.
+        ContextLengthError: More tokens than the context holds.
     """
     if not prompt_ids:
         raise RequestError("the prompt is empty; send at least one token", param="prompt")
@@ -29,7 +30,7 @@ def check_request(prompt_ids: Sequence[int], params: SamplingParams, *, vocab_si
             param="stop",
         )
     if len(prompt_ids) + params.max_new_tokens > max_tokens:
-        raise RequestError(
+        raise ContextLengthError(
             f"{len(prompt_ids)} prompt tokens and max_tokens {params.max_new_tokens} exceed the context of "
             f"{max_tokens}; shorten the prompt or lower max_tokens",
             param="max_tokens",

@@ -20,6 +20,7 @@ from eda_service.config import TreeConfig
 from eda_service.decoding.admission import check_request, prefill_groups
 from eda_service.decoding.draft_parts import DraftForm, whole_parts
 from eda_service.decoding.live import LiveRequest, adapters_of
+from eda_service.decoding.logprobs import score_prompt, score_rows
 from eda_service.decoding.policy import AlwaysSpeculate, Policy
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
@@ -153,10 +154,12 @@ class Engine:
 
         Raises:
             NotFoundError: No such variant.
-            RequestError: Empty prompt, prompt or stop token out of vocabulary, or more tokens than the context holds.
+            RequestError: Empty prompt, or a prompt or stop token out of vocabulary.
+            ContextLengthError: More tokens than the context holds.
         """
         chosen = self._variants[variant]
         check_request(prompt_ids, params, vocab_size=self.target.config.vocab_size, max_tokens=self.max_tokens)
+        own_stops = frozenset[int]() if params.ignore_eos else self.target.stop_token_ids
         seed = params.seed if params.seed is not None else self._seed * 1_000_003 + self._num_seen
         self._num_seen += 1
         chosen.num_requests += 1
@@ -165,7 +168,7 @@ class Engine:
                 request_id=request_id,
                 prompt_ids=list(prompt_ids),
                 params=params if chosen.form is not None else replace(params, speculate=False),
-                stop_ids=self.target.stop_token_ids | params.stop_token_ids,
+                stop_ids=own_stops | params.stop_token_ids,
                 generator=torch.Generator().manual_seed(seed),
                 stats=RequestStats(num_prompt_tokens=len(prompt_ids)),
                 variant=chosen,
@@ -204,7 +207,7 @@ class Engine:
 
     def _admit(self, group: list[LiveRequest]) -> list[StepOutput]:
         """Prefill a group into the next slots and sample each first token from its prompt's last position."""
-        slot = len(self._live)
+        begun, slot = time.perf_counter(), len(self._live)
         width = max(len(request.prompt_ids) for request in group)
         padded = [request.prompt_ids + [0] * (width - len(request.prompt_ids)) for request in group]
         ids_BP = torch.tensor(padded, device=self.target.device)
@@ -215,13 +218,33 @@ class Engine:
         logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
         first_B = self._rounds.choose(group, logits_B1V).squeeze(1)
         finite_B = is_finite(logits_B1V)
+        first_ids, finite = first_B.tolist(), finite_B.tolist()
+        for request in group:
+            request.stats.queue_s, request.stats.prefill_s = begun - request.arrived_s, time.perf_counter() - begun
         self._live.extend(group)
         outputs = [
-            self._start(request, features_BPD[i], first, bool(finite))
-            for i, (request, first, finite) in enumerate(zip(group, first_B.tolist(), finite_B.tolist(), strict=True))
+            self._start(request, features_BPD[i], first, is_fine)
+            for i, (request, first, is_fine) in enumerate(zip(group, first_ids, finite, strict=True))
         ]
+        self._add_logprobs(group, outputs, first_ids, logits_B1V, features_BPD)
         self._leave_ended(outputs, first_slot=slot)
         return outputs
+
+    def _add_logprobs(
+        self,
+        group: list[LiveRequest],
+        outputs: Sequence[StepOutput],
+        first_ids: list[int],
+        logits_B1V: Tensor,
+        features_BPD: Tensor,
+    ) -> None:
+        """Score first tokens and prompts of requests that ask."""
+        scored = score_rows(group, logits_B1V, [[0]] * len(group), [[first] for first in first_ids])
+        for i, (request, output) in enumerate(zip(group, outputs, strict=True)):
+            found = scored[i]
+            output.logprobs = None if found is None else found[: len(output.new_token_ids)]
+            if request.params.score_prompt:
+                output.prompt_logprobs = score_prompt(request, features_BPD[i], self.target.head)
 
     def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill result; `features_PD` is padded."""
@@ -238,6 +261,8 @@ class Engine:
             request.hold_back([first], features_PD[length - 1 : length], keep=False)
         if self.capture_features:
             request.captured.append(features_PD[:length].clone())
+        if request.num_left == 0:
+            return self._output(request, [], "length")
         emitted, reason = request.accept([first])
         return self._output(request, emitted, reason)
 
@@ -269,7 +294,9 @@ class Engine:
         request.num_cached += len(emitted)
         if self.capture_features:
             request.captured.append(features_LD.clone())
-        return self._output(request, emitted, reason)
+        output = self._output(request, emitted, reason)
+        output.logprobs = None if result.logprobs is None else result.logprobs[: len(emitted)]
+        return output
 
     @staticmethod
     def _features_before(result: RowResult, count: int) -> Tensor:

@@ -1,10 +1,11 @@
 """The state of one request while it is decoded, and what a batch of them hands to a round.
 
-Shapes: B live rows, P pending positions, D hidden.
+Shapes: B live rows, L positions, P pending positions, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class LiveRequest:
         pending_features: h_t of the same positions in blocks (.., D); the first is position `pending_start`.
         captured: Feature blocks in order of position, when capture is on.
         acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
+        arrived_s: When it was submitted, by `time.perf_counter`.
     """
 
     request_id: str
@@ -58,6 +60,7 @@ class LiveRequest:
     pending_start: int = 0
     captured: list[Tensor] = field(default_factory=list)
     acceptance: Chance | None = None
+    arrived_s: float = field(default_factory=time.perf_counter)
     _uniforms: list[float] = field(default_factory=list)
 
     @property
@@ -146,3 +149,24 @@ def nuclei(requests: Sequence[LiveRequest], device: torch.device) -> Tensor | No
     """(B,) top_p of each request; None where nobody uses a nucleus."""
     top_ps = [request.params.top_p for request in requests]
     return torch.tensor(top_ps, device=device) if min(top_ps) < 1.0 else None
+
+
+def hold_stops(requests: Sequence[LiveRequest], logits_BLV: Tensor, depths_BL: Tensor | None = None) -> Tensor:
+    """Logits in which no stop token can be chosen before a row's `min_new_tokens`; the same tensor where no row asks.
+
+    Args:
+        requests: Rows.
+        logits_BLV: The target's, left as they are.
+        depths_BL: How many tokens of this round come before the one each position chooses; None: its index.
+    """
+    asking = [i for i, each in enumerate(requests) if each.stats.num_new_tokens < each.params.min_new_tokens]
+    if not asking:
+        return logits_BLV
+    device, held_BLV = logits_BLV.device, logits_BLV.clone()
+    for i in asking:
+        depths_L = torch.arange(logits_BLV.shape[1], device=device) if depths_BL is None else depths_BL[i]
+        early_L1 = (depths_L + requests[i].stats.num_new_tokens < requests[i].params.min_new_tokens)[:, None]
+        stop_ids = torch.tensor(sorted(requests[i].stop_ids), device=device, dtype=torch.long)
+        row_LV = held_BLV[i]
+        row_LV[:, stop_ids] = row_LV[:, stop_ids].masked_fill(early_L1, -torch.inf)
+    return held_BLV

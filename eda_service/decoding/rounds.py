@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from eda_service.config import TreeConfig
-from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, nuclei, pending_of
+from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, hold_stops, nuclei, pending_of
+from eda_service.decoding.logprobs import score_rows
 from eda_service.decoding.proposal import Chain, Confidence, Proposer
+from eda_service.decoding.request import TokenLogprobs
 from eda_service.decoding.sampling import distribution, draw, is_finite, most_likely
 from eda_service.decoding.tree import DraftTree
 from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
@@ -37,6 +39,7 @@ class RowResult:
         features_LD: Features of all verified tokens.
         num_proposed: Drafted tokens.
         finite: False where the target's logits were not all finite; the rest is meaningless then.
+        logprobs: Of `token_ids`, for rows that ask.
     """
 
     token_ids: list[int]
@@ -44,6 +47,7 @@ class RowResult:
     features_LD: Tensor
     num_proposed: int
     finite: bool
+    logprobs: list[TokenLogprobs] | None = None
 
 
 @dataclass
@@ -90,10 +94,15 @@ class Rounds:
             go_on: May end a chain early.
         """
         if depth == 0 or self.proposer is None:
-            return self._autoregressive(live)
-        if self.tree is not None:
-            return self._tree(live, self.proposer, self.tree.model_copy(update={"depth": depth}))
-        return self._chain(live, self.proposer, depth, go_on)
+            results, logits_BLV = self._autoregressive(live)
+        elif self.tree is not None:
+            results, logits_BLV = self._tree(live, self.proposer, self.tree.model_copy(update={"depth": depth}))
+        else:
+            results, logits_BLV = self._chain(live, self.proposer, depth, go_on)
+        places, tokens = [each.nodes for each in results], [each.token_ids for each in results]
+        for result, logprobs in zip(results, score_rows(live, logits_BLV, places, tokens), strict=True):
+            result.logprobs = logprobs
+        return results
 
     def _verify_forward(self, live: Sequence[LiveRequest], drafted: Chain | DraftTree | None) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and features (B, L, D) of each row's last token and what was drafted after it."""
@@ -106,14 +115,15 @@ class Rounds:
         shape = drafted.shape if isinstance(drafted, DraftTree) else None
         return ids_BL, self.target.forward(ids_BL, self.cache, starts, tree=shape, adapters=adapters)
 
-    def _autoregressive(self, live: Sequence[LiveRequest]) -> list[RowResult]:
+    def _autoregressive(self, live: Sequence[LiveRequest]) -> tuple[list[RowResult], Tensor]:
         _, features_B1D = self._verify_forward(live, None)
         logits_B1V = self.target.head(features_B1D)
         next_B = self.choose(live, logits_B1V).squeeze(1)
         finite = is_finite(logits_B1V).tolist()
         for request in live:
             request.consume(1)
-        return [RowResult([token], [0], features_B1D[i], 0, finite[i]) for i, token in enumerate(next_B.tolist())]
+        tokens = enumerate(next_B.tolist())
+        return [RowResult([token], [0], features_B1D[i], 0, finite[i]) for i, token in tokens], logits_B1V
 
     def choose(
         self, live: Sequence[LiveRequest], logits_BLV: Tensor, depths_BL: Tensor | None = None, depth: int = 0
@@ -121,6 +131,7 @@ class Rounds:
         """The target's own token after each position (B, L): its argmax, or its draw with the next uniform of the
         request's stream; positions of one depth (at most `depth`) share it.
         """
+        logits_BLV = hold_stops(live, logits_BLV, depths_BL)
         draws = self._draws(live, depth + 1)
         if draws is None:
             return most_likely(logits_BLV)
@@ -141,7 +152,9 @@ class Rounds:
             any_greedy=min(temperatures) == 0,
         )
 
-    def _tree(self, live: Sequence[LiveRequest], proposer: Proposer, config: TreeConfig) -> list[RowResult]:
+    def _tree(
+        self, live: Sequence[LiveRequest], proposer: Proposer, config: TreeConfig
+    ) -> tuple[list[RowResult], Tensor]:
         temperatures = torch.tensor([request.params.temperature for request in live], device=self.target.device)
         drafted = proposer.tree(pending_of(live), config, temperatures)
         ids_BL, features_BLD = self._verify_forward(live, drafted)
@@ -160,11 +173,11 @@ class Rounds:
             proposed = size if request.params.speculate else 0
             results.append(RowResult([*tokens, next_id], nodes, features_BLD[i], proposed, bool(finite)))
             request.consume(count + 1)
-        return results
+        return results, logits_BLV
 
     def _chain(
         self, live: Sequence[LiveRequest], proposer: Proposer, depth: int, go_on: Confidence | None
-    ) -> list[RowResult]:
+    ) -> tuple[list[RowResult], Tensor]:
         draws, pending = self._chain_draws(live, depth), pending_of(live)
         if draws is None:
             drafted = proposer.chain(pending, depth, go_on=go_on)
@@ -180,7 +193,7 @@ class Rounds:
             proposed = len(tokens) if request.params.speculate else 0
             nodes = list(range(count + 1))
             results.append(RowResult([*tokens[:count], next_id], nodes, features_BLD[i], proposed, bool(finite)))
-        return results
+        return results, logits_BLV
 
     def _chain_draws(self, live: Sequence[LiveRequest], depth: int) -> Draws | None:
         """K draws for drafting, K for acceptance, one for the target; a row that does not speculate uses the last
@@ -200,6 +213,7 @@ class Rounds:
         self, live: Sequence[LiveRequest], logits_BLV: Tensor, drafted: Chain, draws: Draws | None, depth: int
     ) -> tuple[Tensor, Tensor]:
         """(num_accepted_B, next_ids_B) for all rows."""
+        logits_BLV = hold_stops(live, logits_BLV)
         speculates_B = _speculates(live, self.target.device)
         if draws is None or drafted.probs_BKV is None:
             return verify_greedy(most_likely(logits_BLV), drafted.token_ids_BK, speculates_B)

@@ -201,9 +201,20 @@ def test_stops_seeds_and_raw_prompts(chat: openai.OpenAI, greedy_text: str) -> N
         for _ in range(2)
     ]
     assert same[0] == same[1]
-    by_ids = chat.completions.create(model=NAME, prompt=[5, 6, 7], max_tokens=4, temperature=0)
+    by_ids = chat.completions.create(
+        model=NAME,
+        prompt=[[5, 6, 7], [8]],
+        max_tokens=4,
+        temperature=0,
+        echo=True,
+        logprobs=1,
+        n=2,
+        extra_body={"ignore_eos": True},
+    )
     assert by_ids.usage is not None
-    assert by_ids.usage.prompt_tokens == 3
+    assert by_ids.usage.prompt_tokens == 4
+    scores = [choice.logprobs for choice in by_ids.choices]
+    assert [len(each.tokens or ()) for each in scores if each is not None] == [7, 7, 5, 5]
 
 
 @pytest.mark.parametrize(
@@ -211,8 +222,8 @@ def test_stops_seeds_and_raw_prompts(chat: openai.OpenAI, greedy_text: str) -> N
     [
         ({"model": "nobody"}, 404, "model"),
         ({"temperature": 3}, 400, "temperature"),
-        ({"n": 2}, 400, "n"),
-        ({"tools": []}, 400, "tools"),
+        ({"n": 17}, 400, "n"),
+        ({"response_format": {"type": "json_object"}}, 400, "response_format"),
         ({"messages": []}, 400, "messages"),
         ({"max_tokens": 100_000}, 400, "max_tokens"),
         ({"messages": [{"role": "user", "content": "the " * 3000}]}, 400, "messages"),

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tiny_models import write_adapter
 
+from api.serving.booking import Order
 from api.serving.served_models import ServedModels
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.registry import publish_pack, stage_pack
@@ -87,8 +88,14 @@ def publish(base_dir: Path, spec: TargetSpec, version: int) -> str:
 
 
 async def tokens(models: ServedModels, name: str, params: SamplingParams = PARAMS) -> list[int]:
-    stream = models[name].runner.generate(PROMPT, params, variant=name)
-    return [token async for output in stream for token in output.new_token_ids]
+    pair, found, reason = models[name], [], None
+    with pair.runner.book(1, timeout_s=60) as booking:
+        booking.start([Order(name, PROMPT, params, pair.variant)])
+        while reason is None:
+            for _, output in await booking.take():
+                found += output.new_token_ids
+                reason = output.finish_reason
+    return found
 
 
 def merged_answer(spec: TargetSpec, params: SamplingParams) -> list[int]:

@@ -214,7 +214,7 @@ def test_the_longest_request_that_fits_is_served(tiny_target: Target, make_fitte
         ("temperature", float("nan")),
         ("top_p", 0.0),
         ("top_p", 1.1),
-        ("max_new_tokens", 0),
+        ("max_new_tokens", -1),
     ],
 )
 def test_a_bad_parameter_names_its_field(field: str, value: float) -> None:

@@ -1,0 +1,199 @@
+"""One call to the endpoint: its prompts become orders, and its answers are read as they are decoded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from api.serving.booking import Booking, Order
+from api.serving.choice import Choice, Echo, Piece
+from api.serving.forms import ChatForm, Form, TextForm
+from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
+from api.serving.runner import EngineRunner
+from api.serving.schemas import Metrics, SpeculativeDecoding, Usage
+from api.serving.token_text import TokenText
+from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.variants import BASE
+from eda_service.errors import ContextLengthError, RequestError
+from eda_service.target.chat import render_prompt
+
+_LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop (about 5 ms)
+
+
+@dataclass(frozen=True)
+class ServedPair:
+    """A target with its draft, ready to answer.
+
+    Attributes:
+        fingerprint: Of the target's weights; what a seeded answer depends on.
+        tokenizer: The target's.
+        token_text: Of the tokenizer.
+        num_spec_tokens: K, proposed per round.
+        max_model_len: Prompt plus answer of any request.
+        variant: The engine's name for it.
+    """
+
+    name: str
+    base_draft: str | None
+    pack: str | None
+    loaded_at: int
+    fingerprint: str
+    runner: EngineRunner
+    tokenizer: Any
+    token_text: TokenText
+    num_spec_tokens: int
+    max_model_len: int
+    variant: str = BASE
+
+
+class Call:
+    """Made by `open_call`; close it, whatever happens."""
+
+    def __init__(self, pair: ServedPair, request: GenerationRequest, booking: Booking) -> None:
+        self.pair, self.options = pair, request.options
+        self._request, self._booking = request, booking
+        self._num_prompt_tokens = 0
+        self._early: list[tuple[int, StepOutput]] = []
+        self.choices: list[Choice] = []
+        with_logprobs = request.num_logprobs is not None
+        kind: type[ChatForm | TextForm] = ChatForm if isinstance(request, ChatRequest) else TextForm
+        self.form: Form = kind(pair.token_text, with_logprobs=with_logprobs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what the answers still hold."""
+        self._booking.close()
+
+    async def start(self) -> None:
+        """Read the prompts, submit the answers and wait for the first output: errors come here.
+
+        Raises:
+            EdaError: A prompt is refused, the time is up, or the engine failed.
+        """
+        prompts = await _prompts(self.pair, self._request)
+        self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        self._booking.start([order for prompt in prompts for order in self._orders(prompt)])
+        self._early = await self._booking.take()
+
+    async def pieces(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
+        """What came since the last time, by answer, until all have ended.
+
+        Raises:
+            EdaError: The time is up, or the engine failed.
+        """
+        outputs, self._early = self._early, []
+        num_open = len(self.choices)
+        while num_open:
+            found = self._read(outputs or await self._booking.take())
+            outputs = []
+            num_open -= sum(piece.finish_reason is not None for _, piece in found)
+            if found:
+                yield found
+
+    def _read(self, outputs: Sequence[tuple[int, StepOutput]]) -> list[tuple[int, Piece]]:
+        found: list[tuple[int, Piece]] = []
+        for index, output in outputs:
+            choice = self.choices[index]
+            piece = None if choice.ended else choice.take(output)
+            if piece is not None:
+                found.append((index, piece))
+            if choice.ended:
+                self._booking.cancel(index, "stop")  # nothing is left of it unless a stop string ended it
+        return found
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return Usage.of(self._num_prompt_tokens, sum(choice.num_tokens for choice in self.choices))
+
+    @property
+    def metrics(self) -> Metrics:
+        """What speculation did so far."""
+        stats = [choice.stats for choice in self.choices]
+        return Metrics(speculative_decoding=SpeculativeDecoding.of(stats, self.pair.num_spec_tokens))
+
+    def _orders(self, prompt: Echo) -> list[Order]:
+        """One per answer to this prompt; a seeded request's answers take seeds in a row."""
+        request, ids = self._request, prompt.token_ids
+        params = [self._params(len(ids), place) for place in range(request.num_answers)]
+        echo = prompt if isinstance(request, CompletionRequest) and request.echo else None
+        for _ in params:
+            self.choices.append(Choice(self.pair.tokenizer, request.stops, num_prompt_tokens=len(ids), echo=echo))
+        return [Order(self.pair.name, ids, each, self.pair.variant) for each in params]
+
+    def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
+        request, room = self._request, self.pair.max_model_len - num_prompt_tokens
+        is_chat = isinstance(request, ChatRequest)
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {num_prompt_tokens} tokens, {self.pair.name} takes {self.pair.max_model_len} with the "
+                "answer; shorten it",
+                param="messages" if is_chat else "prompt",
+            )
+        return SamplingParams(
+            temperature=1.0 if request.temperature is None else float(request.temperature),
+            top_p=1.0 if request.top_p is None else float(request.top_p),
+            max_new_tokens=room if request.cap is None else request.cap,
+            seed=None if request.seed is None else request.seed + place,
+            stop_token_ids=frozenset(request.stop_token_ids or ()),
+            ignore_eos=request.ignore_eos,
+            min_new_tokens=request.min_tokens,
+            num_logprobs=request.num_logprobs,
+            score_prompt=isinstance(request, CompletionRequest)
+            and bool(request.echo)
+            and request.num_logprobs is not None,
+        )
+
+
+def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float) -> Call:
+    """Take places for a call's answers; until it is closed the pair stays.
+
+    Raises:
+        RequestError: More answers than the queue ever has places for.
+        OverloadedError: Too many answers run and wait.
+    """
+    count = request.num_prompts * request.num_answers
+    if count > pair.runner.max_open:
+        raise RequestError(
+            f"{request.num_prompts} prompts with {request.num_answers} answers each are {count}, at most "
+            f"{pair.runner.max_open} fit in one request; send several",
+            param="n",
+        )
+    return Call(pair, request, pair.runner.book(count, timeout_s=timeout_s))
+
+
+async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
+    """Text and token ids of every prompt of a request."""
+    if isinstance(request, ChatRequest):
+        turns = [message.rendered() for message in request.messages]
+        size = sum(len(turn["content"]) for turn in turns)
+        return [Echo("", await _beside(size, lambda: render_prompt(pair.tokenizer, turns)))]
+    assert isinstance(request, CompletionRequest)
+    found = []
+    for prompt in request.prompts:
+        if isinstance(prompt, str):
+            found.append(Echo(prompt, await _beside(len(prompt), lambda text=prompt: _encode(pair.tokenizer, text))))  # type: ignore[misc]
+        else:
+            found.append(Echo(_decode(pair, prompt) if request.echo else "", prompt))
+    return found
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text)["input_ids"])
+
+
+def _decode(pair: ServedPair, token_ids: list[int]) -> str:
+    """Text of an echoed prompt of ids; one out of the vocabulary is the engine's to refuse."""
+    return b"".join(pair.token_text.of(token_id)[1] for token_id in token_ids).decode("utf-8", "replace")
+
+
+async def _beside(num_characters: int, work: Any) -> list[int]:
+    """Run it here, or in a thread when it would hold up the event loop."""
+    return list(work() if num_characters < _LONG_TEXT else await asyncio.to_thread(work))

@@ -1,0 +1,149 @@
+"""What a served model's requests did, as plain counters and histograms that only ever grow.
+
+One engine thread writes, anybody reads: a reader may see a request half counted, never a torn number. Names and buckets
+follow vLLM's metrics, so that its dashboards fit what is made of these.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+from eda_service.decoding.request import StepOutput
+
+FIRST_TOKEN_BUCKETS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0),
+)
+INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+REQUEST_BUCKETS_S = (
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    15.0,
+    20.0,
+    30.0,
+    40.0,
+    50.0,
+    60.0,
+    120.0,
+    240.0,
+    480.0,
+)
+
+
+class Histogram:
+    """Observations by bucket.
+
+    Attributes:
+        bounds: Upper bounds, inclusive; one more bucket takes what is above.
+        counts: Observations per bucket, not cumulative.
+        total: Sum of all observations.
+    """
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
+
+    @property
+    def num(self) -> int:
+        """Observations so far."""
+        return sum(self.counts)
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Add an observation, or several equal ones."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
+@dataclass
+class ModelCounts:
+    """Totals of one served model.
+
+    Attributes:
+        num_drafts: Rounds that proposed something.
+        accepted_at: Accepted draft tokens by their place in the draft.
+        finished: Requests by the reason they ended.
+        inter_token_s: Per token: a round that gave three counts three times a third of the time since the last one.
+        request_s: From submission to the end.
+    """
+
+    num_prompt_tokens: int = 0
+    num_new_tokens: int = 0
+    num_rounds: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    accepted_at: list[int] = field(default_factory=list)
+    finished: Counter[str] = field(default_factory=Counter)
+    queue_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_BUCKETS_S))
+    prefill_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_BUCKETS_S))
+    first_token_s: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN_BUCKETS_S))
+    inter_token_s: Histogram = field(default_factory=lambda: Histogram(INTER_TOKEN_BUCKETS_S))
+    request_s: Histogram = field(default_factory=lambda: Histogram(REQUEST_BUCKETS_S))
+
+
+class RequestTrace:
+    """Follows one request and adds what it does to its model's totals.
+
+    Args:
+        counts: Of its model.
+        begun_s: When it was submitted to the runner, by `time.perf_counter`.
+        queued_s: When it reached the engine.
+
+    Attributes:
+        reason: Why it was cancelled, where its own stream ended it.
+    """
+
+    def __init__(self, counts: ModelCounts, begun_s: float, queued_s: float) -> None:
+        self._counts, self._begun_s, self._queued_s = counts, begun_s, queued_s
+        self._last_s = begun_s
+        self._prefilled = False
+        self.reason: str | None = None
+        self._num_rounds = self._num_draft_tokens = self._num_accepted_tokens = 0
+
+    def add(self, output: StepOutput, now_s: float) -> None:
+        """Count what one step gave."""
+        self._count_round(output)
+        num_new = len(output.new_token_ids)
+        if not self._prefilled and output.stats.prefill_s:
+            self._count_prefill(output, now_s)
+        elif num_new:
+            self._counts.inter_token_s.observe((now_s - self._last_s) / num_new, num_new)
+            self._last_s = now_s
+        self._counts.num_new_tokens += num_new
+        if output.finish_reason is not None:
+            self._counts.finished[self.reason or output.finish_reason] += 1
+            self._counts.request_s.observe(now_s - self._begun_s)
+
+    def _count_prefill(self, output: StepOutput, now_s: float) -> None:
+        self._prefilled = True
+        self._counts.num_prompt_tokens += output.stats.num_prompt_tokens
+        stats = output.stats
+        self._counts.queue_s.observe(self._queued_s - self._begun_s + stats.queue_s)
+        self._counts.prefill_s.observe(stats.prefill_s)
+        # A first token crosses over with the round after it; that round's own tokens are timed from here.
+        self._last_s = self._queued_s + stats.queue_s + stats.prefill_s
+        if output.new_token_ids:
+            self._counts.first_token_s.observe(now_s - self._begun_s)
+
+    def _count_round(self, output: StepOutput) -> None:
+        """The engine keeps one `stats` object per request, and its totals may already hold the step's later output."""
+        stats, counts = output.stats, self._counts
+        drafted = stats.num_draft_tokens - self._num_draft_tokens
+        accepted = stats.num_accepted_tokens - self._num_accepted_tokens
+        counts.num_rounds += stats.num_rounds - self._num_rounds
+        counts.num_drafts += drafted > 0
+        counts.num_draft_tokens += drafted
+        counts.num_accepted_tokens += accepted
+        counts.accepted_at += [0] * (accepted - len(counts.accepted_at))
+        for place in range(accepted):
+            counts.accepted_at[place] += 1
+        self._num_rounds, self._num_draft_tokens = stats.num_rounds, stats.num_draft_tokens
+        self._num_accepted_tokens = stats.num_accepted_tokens

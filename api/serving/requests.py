@@ -1,0 +1,201 @@
+"""Bodies of requests to the OpenAI-compatible endpoint. What is not listed here or in `neutral` is refused by name.
+
+Field names, defaults and bounds follow OpenAI's API reference; `stop_token_ids`, `ignore_eos`, `min_tokens` and
+`continuous_usage_stats` follow vLLM. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StringConstraints, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError, ValidationError
+
+from api.serving import neutral
+from eda_service.config import Config
+from eda_service.errors import RequestError
+
+MAX_STOPS = 16
+MAX_PROMPTS = 64
+MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+_MAX_TOKENS = 1_000_000
+
+
+def _said(message: str) -> WrapValidator:
+    """One error at the field itself instead of one per member of a union."""
+
+    def validate(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError("value", message) from error  # type: ignore[arg-type]  # wants a literal
+
+    return WrapValidator(validate)
+
+
+Text = Annotated[str, StringConstraints(max_length=1_000_000)]
+TokenIds = Annotated[list[StrictInt], Field(min_length=1, max_length=_MAX_TOKENS)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Stop = Annotated[
+    StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None,
+    _said(f"give a string of 1 to 256 characters, or up to {MAX_STOPS} of them"),
+]
+Prompt = Annotated[
+    Text
+    | TokenIds
+    | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
+    _said(f"give a string, a list of token ids, or a list of up to {MAX_PROMPTS} of either"),
+]
+
+
+class TextPart(Config):
+    """One part of a message in OpenAI's list form; only text is understood."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Config):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        Text | Annotated[list[TextPart], Field(max_length=1024)],
+        _said("give a string, or a list of parts of type text; other parts are not supported"),
+    ]
+    name: Annotated[str, StringConstraints(max_length=64)] | None = Field(None, description="for the chat template")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral(cls, body: Any) -> Any:
+        return neutral.without_neutral(body, cls.model_fields, neutral.MESSAGE)
+
+    def rendered(self) -> dict[str, str]:
+        """What the chat template gets; `developer` is OpenAI's newer name of `system`."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        turn = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        return turn if self.name is None else {**turn, "name": self.name}
+
+
+class StreamOptions(Config):
+    """Options of a streamed answer."""
+
+    include_usage: StrictBool = Field(False, description="end with a chunk that carries `usage`")
+    continuous_usage_stats: StrictBool = Field(False, description="`usage` in every chunk")
+    include_obfuscation: StrictBool | None = Field(None, description="accepted; nothing is padded")
+
+
+class GenerationRequest(Config):
+    """What both endpoints take."""
+
+    ignorable: ClassVar[Any] = {}
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    max_tokens: StrictInt | None = Field(None, ge=1, le=_MAX_TOKENS, description="default: what the context holds")
+    temperature: StrictFloat | None = Field(None, ge=0.0, le=2.0, description="0 is greedy; default 1")
+    top_p: StrictFloat | None = Field(None, gt=0.0, le=1.0, description="default 1")
+    n: StrictInt | None = Field(None, ge=1, le=MAX_CHOICES, description="answers per prompt; default 1")
+    seed: StrictInt | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer")
+    stop: Stop = None
+    stop_token_ids: Annotated[list[StrictInt], Field(max_length=MAX_STOPS)] | None = None
+    ignore_eos: StrictBool = Field(False, description="the model's own stop tokens do not end the answer")
+    min_tokens: StrictInt = Field(0, ge=0, le=_MAX_TOKENS, description="no stop token before so many tokens")
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral(cls, body: Any) -> Any:
+        return neutral.without_neutral(body, cls.model_fields, cls.ignorable)
+
+    @property
+    def stops(self) -> list[str]:
+        """Stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    @property
+    def num_answers(self) -> int:
+        """Answers per prompt."""
+        return self.n or 1
+
+    @property
+    def cap(self) -> int | None:
+        """The answer cap the caller gave, if any."""
+        return self.max_tokens
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts in this call."""
+        return 1
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Most likely tokens to report beside each token's own; None reports nothing."""
+        return None
+
+    @property
+    def options(self) -> StreamOptions:
+        """Options of a stream."""
+        return self.stream_options or StreamOptions()
+
+
+class ChatRequest(GenerationRequest):
+    """Body of `POST /v1/chat/completions`."""
+
+    ignorable: ClassVar[Any] = neutral.CHAT
+
+    messages: list[Message] = Field(min_length=1, max_length=1024)
+    max_completion_tokens: StrictInt | None = Field(
+        None, ge=1, le=_MAX_TOKENS, description="OpenAI's newer name of max_tokens"
+    )
+    logprobs: StrictBool | None = None
+    top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _check_logprobs(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        return self
+
+    @property
+    def cap(self) -> int | None:
+        """The answer cap under either name."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Of `logprobs` and `top_logprobs`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of `POST /v1/completions`: one prompt or several, as text or as token ids."""
+
+    ignorable: ClassVar[Any] = neutral.TEXT
+
+    prompt: Prompt
+    max_tokens: StrictInt | None = Field(16, ge=0, le=_MAX_TOKENS, description="answer cap (OpenAI's default)")
+    echo: StrictBool | None = Field(None, description="the answer begins with the prompt")
+    logprobs: StrictInt | None = Field(None, ge=0, le=5)
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts as a list."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]  # a list of ids: its first is one
+        return self.prompt  # type: ignore[return-value]
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts in this call."""
+        return len(self.prompts)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Of `logprobs`."""
+        return self.logprobs

@@ -1,0 +1,83 @@
+"""Routes of the OpenAI-compatible endpoint. Who answers comes from `Models`, which a Serve replica provides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from api.serving.answers import respond
+from api.serving.call import ServedPair
+from api.serving.requests import ChatRequest, CompletionRequest
+from api.serving.schemas import ModelCard, ModelList
+
+router = APIRouter()
+
+
+class Models(Protocol):
+    """What is served."""
+
+    request_timeout_s: float
+
+    def pair(self, name: str) -> ServedPair:
+        """The pair of a name.
+
+        Raises:
+            ModelNotFoundError: There is none.
+            ResourceError: It could not be loaded.
+        """
+
+    def pairs(self) -> Sequence[ServedPair]:
+        """All of them."""
+
+
+async def replica() -> Any:
+    """The Serve replica that this request has reached."""
+    from ray import serve
+
+    return serve.get_replica_context().servable_object
+
+
+ModelsDep = Annotated[Models, Depends(replica)]
+
+
+def _card(pair: ServedPair) -> ModelCard:
+    return ModelCard(
+        id=pair.name,
+        created=pair.loaded_at,
+        base_draft=pair.base_draft,
+        pack=pair.pack,
+        max_model_len=pair.max_model_len,
+    )
+
+
+@router.post("/v1/chat/completions", response_model=None)
+async def chat(body: ChatRequest, http: Request, models: ModelsDep) -> Response:
+    """Answer a conversation."""
+    return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
+
+
+@router.post("/v1/completions", response_model=None)
+async def complete(body: CompletionRequest, http: Request, models: ModelsDep) -> Response:
+    """Continue one prompt or several."""
+    return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
+
+
+@router.get("/v1/models")
+async def list_models(models: ModelsDep) -> ModelList:
+    """Everything that is served now."""
+    return ModelList(data=[_card(pair) for pair in models.pairs()])
+
+
+@router.get("/v1/models/{name}")
+async def show_model(name: str, models: ModelsDep) -> ModelCard:
+    """One served model."""
+    return _card(models.pair(name))
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The replica answers."""
+    return {"status": "ok"}

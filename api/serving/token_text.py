@@ -1,0 +1,64 @@
+"""The bytes and the text of single tokens, as `logprobs` reports them.
+
+A token alone need not be text: half a character has bytes only, which is why OpenAI's API reports both. The two
+vocabularies in use write bytes in their own ways: byte-level BPE maps each to a printable character, SentencePiece
+writes a space as U+2581 and odd bytes as `<0xE2>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+_SPACE = "\u2581"
+_BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
+
+
+@cache
+def _byte_of_symbol() -> dict[str, int]:
+    """GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on, in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+class TokenText:
+    """Looks tokens up; each is worked out once.
+
+    Args:
+        tokenizer: The target's, with a Rust backend.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._added: dict[int, str] = {token_id: text for text, token_id in tokenizer.get_added_vocab().items()}
+        decoder = tokenizer.backend_tokenizer.decoder
+        self._is_byte_level = decoder is not None and "ByteLevel" in _kinds(json.loads(decoder.__getstate__()))
+        self._known: dict[int, tuple[str, bytes]] = {}
+
+    def of(self, token_id: int) -> tuple[str, bytes]:
+        """Text, with U+FFFD for what is not a character, and bytes."""
+        found = self._known.get(token_id)
+        if found is None:
+            raw = self._bytes(token_id)
+            found = self._known[token_id] = (raw.decode("utf-8", "replace"), raw)
+        return found
+
+    def _bytes(self, token_id: int) -> bytes:
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        symbols = self._tokenizer.convert_ids_to_tokens(token_id) or ""  # a row of padding has no token
+        if self._is_byte_level:
+            table = _byte_of_symbol()
+            return b"".join(bytes([table[each]]) if each in table else each.encode() for each in symbols)
+        byte = _BYTE.match(symbols)
+        return bytes([int(byte[1], 16)]) if byte else str(symbols).replace(_SPACE, " ").encode()
+
+
+def _kinds(decoder: Any) -> set[str]:
+    """Types of a decoder and of those it is made of."""
+    parts = decoder.get("decoders") or []
+    return {decoder["type"]}.union(*map(_kinds, parts))

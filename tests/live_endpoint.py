@@ -1,0 +1,153 @@
+"""The OpenAI-compatible endpoint over tiny targets, under uvicorn, without Ray: real routes, engine and sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from api import errors
+from api.middleware import Envelope
+from api.serving.call import ServedPair
+from api.serving.routes import replica, router
+from api.serving.runner import EngineRunner
+from api.serving.token_text import TokenText
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import StepOutput
+from eda_service.errors import ModelNotFoundError
+from eda_service.target.loader import Target
+
+
+@dataclass
+class Served:
+    """What a Serve replica provides; see `api.serving.routes.Models`."""
+
+    loaded: dict[str, ServedPair]
+    request_timeout_s: float = 60.0
+
+    def pair(self, name: str) -> ServedPair:
+        if name not in self.loaded:
+            raise ModelNotFoundError(f"no model {name!r} is served here", param="model")
+        return self.loaded[name]
+
+    def pairs(self) -> Sequence[ServedPair]:
+        return list(self.loaded.values())
+
+
+@dataclass
+class LiveEndpoint:
+    """A running endpoint."""
+
+    url: str
+    served: Served
+
+    def runner(self, name: str = "tiny") -> EngineRunner:
+        return self.served.loaded[name].runner
+
+    def wait_idle(self, name: str = "tiny", *, timeout_s: float = 5.0) -> float:
+        """Seconds until nothing is open and no slot is taken."""
+        began = time.monotonic()
+        runner = self.runner(name)
+        while runner.num_open or runner.num_running:
+            assert time.monotonic() - began < timeout_s, (runner.num_open, runner.num_running)
+            time.sleep(0.002)
+        return time.monotonic() - began
+
+
+class Brake:
+    """Holds an engine's rounds back, so that a test decides when each happens.
+
+    Args:
+        engine: Its `step` waits for `allow` from now on.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._step, self._allowed = engine.step, threading.Semaphore(0)
+        self._num_done = 0
+        engine.step = self._held  # type: ignore[method-assign]  # the same step, later
+
+    def _held(self) -> list[StepOutput]:
+        self._allowed.acquire()
+        outputs = self._step()
+        self._num_done += 1
+        return outputs
+
+    def allow(self, rounds: int) -> None:
+        """Let so many rounds happen."""
+        self._allowed.release(rounds)
+
+    def one_round(self) -> None:
+        """Let one round happen and wait for its end."""
+        done, deadline = self._num_done, time.monotonic() + 10
+        self.allow(1)
+        while self._num_done == done:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def break_next_round(self) -> None:
+        """The next round fails as a broken kernel does."""
+
+        def explode() -> list[StepOutput]:
+            raise ValueError("the kernel is gone")
+
+        self._step = explode
+        self.allow(1)
+
+
+def make_pair(name: str, target: Target, engine: Engine, *, max_waiting: int = 64) -> ServedPair:
+    """An engine of a tiny target, served under a name."""
+    return ServedPair(
+        name=name,
+        base_draft="tiny@1",
+        pack=None,
+        loaded_at=int(time.time()),
+        fingerprint=f"fp_{target.fingerprint.weights_sha256[:10]}",
+        runner=EngineRunner(engine, num_threads=1, max_waiting=max_waiting),
+        tokenizer=target.tokenizer,
+        token_text=TokenText(target.tokenizer),
+        num_spec_tokens=engine.num_draft_tokens,
+        max_model_len=engine.max_tokens,
+    )
+
+
+@contextlib.contextmanager
+def live_endpoint(
+    pairs: Sequence[ServedPair], *, request_timeout_s: float = 60.0, send_buffer_bytes: int | None = None
+) -> Iterator[LiveEndpoint]:
+    """Serve pairs until the end of the block; a small send buffer makes a slow reader felt early."""
+    served = Served({pair.name: pair for pair in pairs}, request_timeout_s)
+
+    async def provided() -> Served:
+        return served
+
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(Envelope)
+    app.include_router(router)
+    app.dependency_overrides[replica] = provided
+    errors.install(app)
+    listening = socket.socket()
+    if send_buffer_bytes is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    listening.bind(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield LiveEndpoint(f"http://127.0.0.1:{port}", served)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()
+        for pair in pairs:
+            pair.runner.retire()
+            pair.runner.join(5)
