@@ -8,14 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import uvicorn
-
 from api.app import create_app
 from api.auth import require_safe_host
+from api.server import make_server
 from api.settings import Settings
 from eda_service.errors import EdaError, InputError
-
-_GRACE_S = 5  # open streams get this long when the server stops
 
 
 def main() -> int:
@@ -31,15 +28,7 @@ def main() -> int:
         except EdaError as error:
             logging.getLogger(__name__).error("%s", error.message)
             return 2
-        uvicorn.run(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=_GRACE_S,
-            server_header=False,
-        )
+        make_server(app, settings).run()
     return 0
 
 

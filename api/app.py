@@ -9,11 +9,14 @@ from fastapi import FastAPI
 
 from api import errors
 from api.middleware import Envelope
-from api.routes import adaptations, fine_tuning, health, openai_gateway
+from api.routes import adaptations, deployments, fine_tuning, health, openai_gateway, packs
 from api.services.adaptations import Adaptations
+from api.services.deployments import Deployments
+from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.packs import Packs
 from api.settings import Settings
 from eda_service import __version__
 from eda_service.jobstore import JobStore
@@ -47,8 +50,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed = gateway, feed
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
+    app.state.packs = Packs(store, settings.home)
+    app.state.deployments = Deployments(store, app.state.packs, settings, dispatcher.wake)
+    app.state.directory = Directory(store)
     app.add_middleware(Envelope)
     errors.install(app)
-    for module in (adaptations, fine_tuning, health, openai_gateway):
+    for module in (adaptations, deployments, fine_tuning, health, openai_gateway, packs):
         app.include_router(module.router)
     return app

@@ -71,13 +71,14 @@ def require_safe_host(store: JobStore, host: str) -> str:
     return host if store.has_keys() else require_loopback(host)
 
 
-def require(scope: Scope) -> Callable[[Request], Caller]:
-    """A dependency: the caller, whose key has this scope or is an admin's."""
+def require(*scopes: Scope) -> Callable[[Request], Caller]:
+    """A dependency: the caller, whose key has one of these scopes or is an admin's."""
+    wanted = " or ".join(scope.value for scope in scopes)
 
     def caller(request: Request) -> Caller:
         found = identify(request.app.state.store, request.headers.get("authorization"))
-        if not found.scopes & {scope, Scope.ADMIN}:
-            raise InsufficientScopeError(f"the key lacks the scope {scope.value}; its owner's admin can make another")
+        if not found.scopes & {*scopes, Scope.ADMIN}:
+            raise InsufficientScopeError(f"the key lacks the scope {wanted}; its owner's admin can make another")
         return found
 
     return caller

@@ -8,9 +8,12 @@ from fastapi import Depends, Request
 
 from api.auth import Caller, require
 from api.services.adaptations import Adaptations
+from api.services.deployments import Deployments
+from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.packs import Packs
 from api.settings import Settings
 from eda_service.jobstore import JobStore
 from eda_service.scopes import Scope
@@ -46,12 +49,31 @@ def _feed(request: Request) -> EventFeed:
     return feed
 
 
+def _deployments(request: Request) -> Deployments:
+    deployments: Deployments = request.app.state.deployments
+    return deployments
+
+
+def _packs(request: Request) -> Packs:
+    packs: Packs = request.app.state.packs
+    return packs
+
+
+def _directory(request: Request) -> Directory:
+    directory: Directory = request.app.state.directory
+    return directory
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
+DeploymentsDep = Annotated[Deployments, Depends(_deployments)]
+PacksDep = Annotated[Packs, Depends(_packs)]
+DirectoryDep = Annotated[Directory, Depends(_directory)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
+LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]
 WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]
 InferDep = Annotated[Caller, Depends(require(Scope.INFER))]

@@ -19,6 +19,7 @@ class Settings(Config):
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback only once there are keys")
     port: int = Field(8700, ge=1, le=65535, description="port of the API and the gateway")
     serve_port: int = Field(8701, ge=1, le=65535, description="loopback port of Ray Serve, behind the gateway")
+    drain_s: int = Field(20, ge=0, le=3600, description="what open requests get to finish when this process stops")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under home")
@@ -33,6 +34,9 @@ class Settings(Config):
         10_000, ge=1, le=1_000_000, description="more queued jobs of one owner are refused"
     )
     idempotency_days: int = Field(30, ge=1, le=3650, description="how long a repeated Idempotency-Key is recognised")
+    max_deployments_per_owner: int = Field(
+        100, ge=1, le=10_000, description="more deployments of one owner are refused"
+    )
     lease_s: float = Field(30.0, ge=1.0, le=3600.0, description="how long a dispatcher that died keeps its jobs")
     stage_deadline_s: float = Field(
         86_400.0, ge=1.0, description="longest run of a stage for which the job names no deadline"

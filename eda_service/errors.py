@@ -99,12 +99,6 @@ class NotFoundError(InputError):
     code = "not_found"
 
 
-class ModelNotFoundError(NotFoundError):
-    """No model of that name is served for this caller."""
-
-    code = "model_not_found"
-
-
 class ConflictError(InputError):
     """The object is in a state that does not allow this move."""
 
@@ -115,6 +109,30 @@ class LeaseLostError(ConflictError):
     """Another dispatcher has taken this job's lease; whoever held it before must leave the job alone."""
 
     code = "lease_lost"
+
+
+class NameTakenError(ConflictError):
+    """Something else is deployed under that name."""
+
+    code = "name_taken"
+
+
+class StaleDeploymentError(ConflictError):
+    """A deployment was changed after the caller had read it."""
+
+    code = "conflict"
+
+
+class WorsePackError(ConflictError):
+    """A pack measured a lower acceptance than what it would replace."""
+
+    code = "acceptance_regression"
+
+
+class ModelNotFoundError(NotFoundError):
+    """Nothing is deployed under that name for this caller."""
+
+    code = "model_not_found"
 
 
 class ResourceError(EdaError):
@@ -142,7 +160,7 @@ class OverloadedError(ResourceError):
 
 
 class QuotaExceededError(ResourceError):
-    """The owner has as many queued jobs as allowed."""
+    """The owner has as many queued jobs, or deployments, as allowed."""
 
     code = "quota_exceeded"
     retryable = True

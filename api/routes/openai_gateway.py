@@ -6,28 +6,50 @@ which frees the request's slot.
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.deps import GatewayDep, InferDep
+from api.auth import Caller
+from api.deps import DirectoryDep, GatewayDep, InferDep
+from api.schemas_deployments import ModelBody, ModelsBody
+from api.services.directory import Directory, Entry
+from api.services.gateway import model_of
 
 router = APIRouter(tags=["endpoint"])
+
+ModelName = Annotated[str, Path(max_length=256, description="a deployment's name")]
 
 
 @router.post("/v1/chat/completions", response_model=None)
 @router.post("/v1/completions", response_model=None)
-async def completions(request: Request, _caller: InferDep, gateway: GatewayDep) -> Response:
+async def completions(request: Request, caller: InferDep, gateway: GatewayDep, directory: DirectoryDep) -> Response:
     """Answer a conversation or continue a prompt (OpenAI's `chat.completions.create`, `completions.create`)."""
-    return await gateway.forward(request)
+    name = model_of(await request.body())
+    return await gateway.forward(request, await _find(directory, name, caller))
 
 
-@router.get("/v1/models", response_model=None)
-async def models(request: Request, _caller: InferDep, gateway: GatewayDep) -> Response:
-    """What is served; empty while nothing is."""
-    return await gateway.forward_models(request)
+@router.get("/v1/models")
+def models(caller: InferDep, directory: DirectoryDep) -> ModelsBody:
+    """Everything that is deployed for the caller, ready or not."""
+    return ModelsBody(
+        data=[
+            ModelBody(id=each.name, created=each.created_at, base_draft=each.base_draft, pack=each.pack)
+            for each in directory.deployments(caller)
+        ]
+    )
 
 
 @router.get("/v1/models/{name}", response_model=None)
-async def model(request: Request, _caller: InferDep, gateway: GatewayDep) -> Response:
-    """One served pair."""
-    return await gateway.forward(request)
+async def model(
+    request: Request, name: ModelName, caller: InferDep, gateway: GatewayDep, directory: DirectoryDep
+) -> Response:
+    """One name, as its replica describes it."""
+    return await gateway.forward(request, await _find(directory, name, caller))
+
+
+async def _find(directory: Directory, name: str, caller: Caller) -> Entry:
+    entry = directory.known(name, caller)
+    return entry if entry is not None else await run_in_threadpool(directory.find, name, caller)

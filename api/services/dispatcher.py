@@ -14,10 +14,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
+from api.services import live
+from api.services.live import Live
+from api.services.replicas import Replicas
 from api.services.serving import Serving
 from api.services.tracker import Tracker
 from api.services.webhooks import Webhooks
@@ -27,7 +30,7 @@ from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.distributed.serve_config import ServeApi
 from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError
-from eda_service.jobstore import Job, JobStore
+from eda_service.jobstore import Deployment, Job, JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Dispatcher:
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), settings.serve_port)
+        self._replicas = Replicas(settings.serve_url)
         self._tracker = Tracker(store, settings, self._ray, clock=clock)
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -83,11 +87,21 @@ class Dispatcher:
         self._store.release(holder=self.holder)
         self._ray.close()
         self.serving.close()
+        self._replicas.close()
         self._webhooks.close()
 
     def wake(self) -> None:
         """Start the next pass now."""
         self._wake.set()
+
+    def look(self, deployments: Sequence[Deployment]) -> dict[str, Live]:
+        """The state of deployments, by name."""
+        away = None
+        if not self._settings.serve:
+            away = "this service does not serve (EDA_SERVE is false)"
+        elif not self.is_ray_reachable:
+            away = "Ray does not answer"
+        return live.look(deployments, self.serving.applications, self._replicas, away=away)
 
     def run_once(self) -> None:
         """One pass. A job that cannot be advanced does not hold up the others."""

@@ -34,6 +34,7 @@ class EventFeed:
         self._store, self._interval_s = store, interval_s
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
 
     def start(self) -> None:
         """Begin to look; needs a running loop."""
@@ -46,13 +47,19 @@ class EventFeed:
             with suppress(asyncio.CancelledError):
                 await self._task
 
+    def end_streams(self) -> None:
+        """End every stream after what it has sent; the process is going to stop."""
+        self._is_ending = True
+        self._changed.set()
+
     async def stream(self, job_id: str, *, owner: str | None, after: int) -> AsyncIterator[bytes]:
-        """Server-sent events of a job from the one after `after` on; ends after the event that ends the job.
+        """Server-sent events of a job from the one after `after` on; ends after the event that ends the job,
+        or when this process stops.
 
         Raises:
             NotFoundError: No such job of this owner; take the first item before answering.
         """
-        while True:
+        while not self._is_ending:
             changed = self._changed  # taken before the look, so that nothing written meanwhile is slept through
             job = await run_in_threadpool(self._store.get, job_id, owner=owner)
             events, has_more = await run_in_threadpool(

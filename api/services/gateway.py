@@ -1,4 +1,7 @@
-"""The way from this process to Ray Serve: one pooled HTTP client, bodies and streams passed on unchanged."""
+"""The way from this process to Ray Serve: one pooled HTTP client, bodies and streams passed on unchanged.
+
+The `model` of a body says which deployment is meant; the request goes to the replicas of that deployment's group.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,33 @@ from collections.abc import AsyncIterator
 
 import httpx
 from fastapi import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from pydantic_core import from_json
+from starlette.responses import Response, StreamingResponse
 
-from eda_service.errors import ResourceError
+from api.services.directory import Entry
+from eda_service.errors import InputError, ResourceError
 
 logger = logging.getLogger(__name__)
 
 # Only these go through: Serve's own `x-request-*` headers would let a client switch its timeouts off.
 _REQUEST_HEADERS = ("content-type", "accept", "user-agent")
 _RESPONSE_HEADERS = ("content-type", "cache-control", "retry-after", "x-should-retry", "x-accel-buffering")
-_PROXY_STATUS = (404, 500, 503)
+_PROXY_STATUS = (500, 503)
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 600.0  # between two pieces of an answer; a full queue may hold the first one back
 
 
 class EndpointUnavailableError(ResourceError):
-    """Ray Serve does not answer: nothing is served yet, or it is starting."""
+    """A deployment does not answer yet: it is being loaded, or Ray Serve is starting."""
 
     code = "endpoint_unavailable"
     retryable = True
+
+
+class InvalidJsonError(InputError):
+    """A body that cannot be read."""
+
+    code = "invalid_json"
 
 
 class Gateway:
@@ -44,36 +55,59 @@ class Gateway:
         """Close the connections."""
         await self._http.aclose()
 
-    async def forward(self, request: Request) -> Response:
-        """Pass a request on and its answer back, streamed when it is a stream.
+    async def forward(self, request: Request, entry: Entry) -> Response:
+        """Pass a request on to its group and the answer back, streamed when it is a stream.
 
         Raises:
-            EndpointUnavailableError: Serve does not answer.
+            EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
         """
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         headers["x-request-id"] = request.state.request_id  # one id in both processes' logs
         onward = self._http.build_request(
-            request.method, request.url.path, headers=headers, content=await request.body() or None
+            request.method,
+            f"{entry.route_prefix}{request.url.path}",
+            headers=headers,
+            content=await request.body() or None,
         )
+        name = entry.deployment.name
         try:
             response = await self._http.send(onward, stream=True)
         except httpx.HTTPError as error:
             logger.warning("Serve does not answer: %s", type(error).__name__)
-            raise EndpointUnavailableError(
-                "the endpoint does not answer yet; it starts with the first finished job, see GET /health"
-            ) from error
-        if response.status_code in _PROXY_STATUS and "json" not in response.headers.get("content-type", ""):
-            await response.aclose()  # the word of Serve's proxy, not of our application
-            raise EndpointUnavailableError("the endpoint is being started; see GET /health")
+            raise EndpointUnavailableError(_loading(name)) from error
+        if response.status_code == httpx.codes.NOT_FOUND or _is_proxys(response):
+            await response.aclose()  # the deployment exists: who does not know it has not come that far
+            raise EndpointUnavailableError(_loading(name))
         passed = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
         return StreamingResponse(_body(response), status_code=response.status_code, headers=passed)
 
-    async def forward_models(self, request: Request) -> Response:
-        """What is served; an empty list while Serve does not run."""
-        try:
-            return await self.forward(request)
-        except EndpointUnavailableError:
-            return JSONResponse({"object": "list", "data": []})
+
+def model_of(body: bytes) -> str:
+    """The `model` in a request's body; everything else is the replica's to check.
+
+    Raises:
+        InvalidJsonError: The body is no JSON object.
+        InputError: It names no model.
+    """
+    try:
+        value = from_json(body)
+    except ValueError as error:
+        raise InvalidJsonError("the body is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise InvalidJsonError("the body is not a JSON object")
+    name = value.get("model")
+    if not isinstance(name, str) or not name:
+        raise InputError("model: give the name of a deployed model; GET /v1/models lists them", param="model")
+    return name
+
+
+def _loading(name: str) -> str:
+    return f"{name} is being loaded; see GET /v1/deployments/{name}"
+
+
+def _is_proxys(response: httpx.Response) -> bool:
+    """Whether Serve's proxy speaks, not our application."""
+    return response.status_code in _PROXY_STATUS and "json" not in response.headers.get("content-type", "")
 
 
 async def _body(response: httpx.Response) -> AsyncIterator[bytes]:

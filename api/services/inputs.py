@@ -37,14 +37,12 @@ def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptCon
     Raises:
         InputError: A subclass that says which field is at fault.
     """
-    if not _DRAFT_ID.match(config.base_draft):
-        raise BaseDraftMissingError("base_draft is not of the form name@version", param="base_draft")
+    draft = check_draft(config.base_draft, home)
     if config.served_name is not None and not _SERVED_NAME.match(config.served_name):
         raise InputError("served_name may have letters, digits, `_`, `.` and `-`, at most 96", param="served_name")
-    draft = find_draft(config.base_draft, home)
     changes: dict[str, object] = {
-        "base_draft": f"{draft.parent.name}@{draft.name}",
-        "target": _check_target(config.target, roots),
+        "base_draft": draft,
+        "target": check_target(config.target, roots),
         "dataset": _check_dataset(config.dataset, roots, "dataset.source"),
     }
     if config.eval_dataset is not None:
@@ -52,7 +50,24 @@ def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptCon
     return config.model_copy(update=changes)
 
 
-def _check_target(spec: TargetSpec, roots: Sequence[Path]) -> TargetSpec:
+def check_draft(reference: str, home: Path) -> str:
+    """A registered base draft with its version.
+
+    Raises:
+        BaseDraftMissingError: It is not registered, or no such name.
+    """
+    if not _DRAFT_ID.match(reference):
+        raise BaseDraftMissingError("base_draft is not of the form name@version", param="base_draft")
+    draft = find_draft(reference, home)
+    return f"{draft.parent.name}@{draft.name}"
+
+
+def check_target(spec: TargetSpec, roots: Sequence[Path]) -> TargetSpec:
+    """Check a target's names; paths come back with symbolic links resolved.
+
+    Raises:
+        InputError: A subclass that says which field is at fault.
+    """
     if spec.revision is not None and (not _REVISION.match(spec.revision) or ".." in spec.revision):
         raise InputError("revision is no branch, tag or commit name", param="revision")
     changes: dict[str, object] = {}

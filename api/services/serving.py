@@ -1,24 +1,35 @@
-"""Keeps Serve at the wanted state: every deployment row is offered, also after Ray was restarted."""
+"""Keeps Serve at the wanted state: each group of deployments has its application, also after Ray was restarted."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
-from eda_service.distributed.serve_config import ServeApi, ServedModel, build_config
+from eda_service.distributed.serve_config import Application, ServeApi, build_config, groups_of
 from eda_service.jobstore import JobStore
 
 logger = logging.getLogger(__name__)
 
+# Worst first: the word for the whole is that of its worst part.
+_WORST_FIRST = ("DEPLOY_FAILED", "UNHEALTHY", "NOT_STARTED", "DEPLOYING", "DELETING", "RUNNING")
+
 
 class Serving:
-    """Level-triggered: applies the config when it differs from what was applied last, or when Serve has lost it."""
+    """Level-triggered: applies the config when it differs from what was applied last, or when Serve has lost a part."""
 
     def __init__(self, store: JobStore, api: ServeApi, port: int) -> None:
         self._store, self._api, self._port = store, api, port
         self._applied: dict[str, Any] | None = None
-        self.status: str | None = None
+        self.applications: Mapping[str, Application] = {}
+
+    @property
+    def status(self) -> str | None:
+        """Serve's word for everything together; None: nothing is deployed."""
+        found = {application.status for application in self.applications.values()}
+        return next((word for word in _WORST_FIRST if word in found), None)
 
     def close(self) -> None:
         """Close the connections."""
@@ -26,19 +37,24 @@ class Serving:
 
     def reconcile(self) -> None:
         """One look; a Serve that does not answer is tried again at the next one."""
-        rows = self._store.deployments()
-        if not rows:
-            return  # nothing to offer: no replica that would hold memory for nothing
-        models = [
-            ServedModel(name=row.name, target=row.target, base_draft=row.base_draft, pack=row.pack) for row in rows
-        ]
-        wanted = build_config(models, port=self._port)
+        groups = groups_of(self._store.deployments())
+        wanted = build_config(groups, port=self._port)
         try:
-            self.status = self._api.application_status()
-            if wanted == self._applied and self.status is not None:
+            self.applications = self._remembering(self._api.applications())
+            if not groups and not self.applications:
+                return  # nothing to offer and nothing there: no controller that would hold memory for nothing
+            if wanted == self._applied and {group.application for group in groups} <= set(self.applications):
                 return
             self._api.apply(wanted)
             self._applied = wanted
-            logger.info("serving %s", ", ".join(model.name for model in models))
+            logger.info("serving %s", ", ".join(model.name for group in groups for model in group.models) or "nothing")
         except ClusterUnreachableError as error:
             logger.warning("cannot update Serve: %s", error.message)
+
+    def _remembering(self, found: dict[str, Application]) -> dict[str, Application]:
+        """The same, with the replicas that were known where Serve lists none: they run on while it applies a change."""
+        known = {name: application.num_running for name, application in self.applications.items()}
+        return {
+            name: replace(each, num_running=known.get(name)) if each.num_running is None else each
+            for name, each in found.items()
+        }

@@ -9,20 +9,24 @@ nothing; every change carries the lease's token, so a dispatcher that lost the j
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+from api.services.packs import Packs
+from api.services.promotion import promote
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
-from eda_service.errors import DeadlineExceededError, EdaError, WorkerLostError
-from eda_service.jobstore import Deployment, Job, JobStore, Status
+from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, WorkerLostError
+from eda_service.jobstore import Job, JobStore, Status
 
 logger = logging.getLogger(__name__)
 
 _LOG_TAIL_CHARACTERS = 600
+_MAX_CHANGES_IN_BETWEEN = 5
 
 
 class Tracker:
@@ -39,6 +43,7 @@ class Tracker:
         self, store: JobStore, settings: Settings, ray: RayJobs, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
+        self._packs = Packs(store, settings.home)
 
     def advance(self, job: Job, session: str | None) -> None:
         """Take one look at a running or cancelling job.
@@ -150,25 +155,24 @@ class Tracker:
             self._failed(job, dict(result["error"]))
             return
         pack = str(result["pack"])
-        config = job.adapt_config()
-        name = config.public_name
-        deployment = Deployment(
-            name=name,
-            target=config.target.model_dump(mode="json"),
-            base_draft=config.base_draft,
-            pack=pack,
-            job_id=job.id,
-            updated_at=int(self._clock()),
-        )
-        self._store.transition(
-            job.id,
-            Status.SUCCEEDED,
-            event="job_succeeded",
-            message=f"published {pack}, serving as {name}",
-            result_pack=pack,
-            deployment=deployment,
-            token=job.lease_token,
-        )
+        name = job.adapt_config().public_name
+        for _ in range(_MAX_CHANGES_IN_BETWEEN):
+            promotion = promote(self._store, self._packs, job, pack)
+            what = f"serving as {name}" if promotion.kept is None else f"{name} is as it was"
+            # Whoever changes the deployment in between is not overwritten: what to do is decided anew.
+            with contextlib.suppress(StaleDeploymentError):
+                self._store.transition(
+                    job.id,
+                    Status.SUCCEEDED,
+                    event="job_succeeded",
+                    message=f"published {pack}, {what}",
+                    result_pack=pack,
+                    deployment=promotion.deployment,
+                    deployment_kept=promotion.kept,
+                    token=job.lease_token,
+                )
+                return
+        logger.warning("%s: the deployment %s changes all the time; trying again at the next look", job.id, name)
 
     def _lost(self, job: Job, why: str) -> None:
         self._failed(job, _body(WorkerLostError(why)))

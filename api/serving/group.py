@@ -105,6 +105,7 @@ class ServedGroup:
                 name=name,
                 adapter_bytes=loads[name].adapter_bytes,
                 pack_bytes=served.variant.pack_bytes,
+                base_draft=served.variant.model.base_draft,
                 pack=served.variant.model.pack,
                 loaded_at=served.loaded_at,
                 num_running=loads[name].num_requests,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from api.serving.call import ServedPair
 from api.serving.group import Served, ServedGroup
-from api.serving.schemas import ReplicaMemory
+from api.serving.schemas import FailedVariant, ReplicaMemory
 from eda_service.config import TargetSpec
 from eda_service.distributed.base_group import place_of, serving_chain
 from eda_service.distributed.serve_config import ServedModel
@@ -28,7 +28,7 @@ class ServedModels:
         self._places: dict[str, TargetSpec] = {}
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: dict[str, FailedVariant] = {}
 
     @property
     def pairs(self) -> list[ServedPair]:
@@ -51,7 +51,7 @@ class ServedModels:
         if pair is not None:
             return pair
         if name in self._failed:
-            raise ResourceError(f"{name} could not be loaded: {self._failed[name]}")
+            raise ResourceError(f"{name} could not be loaded: {self._failed[name].reason}")
         served = ", ".join(sorted(self._pairs)) or "nothing"
         raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 
@@ -60,7 +60,7 @@ class ServedModels:
         as they are.
         """
         wanted = {model.name: model for model in models}
-        self._failed = {name: reason for name, reason in self._failed.items() if name in wanted}
+        self._failed = {name: failed for name, failed in self._failed.items() if name in wanted}
         for name, model in wanted.items():
             if self._loaded.get(name) == model:
                 self._failed.pop(name, None)
@@ -69,7 +69,9 @@ class ServedModels:
                 await self._put(model)
             except EdaError as error:
                 logger.exception("cannot serve %s", name)
-                self._failed[name] = error.message
+                self._failed[name] = FailedVariant(
+                    name=name, base_draft=model.base_draft, pack=model.pack, reason=error.message
+                )
         for name in set(self._pairs) - set(wanted):
             del self._loaded[name], self._pairs[name]
             await self._leave(self._places.pop(name), name)
@@ -82,7 +84,8 @@ class ServedModels:
         """
         groups = list(self._groups.values())
         variants = [variant for group in groups for variant in await group.memory()]
-        return ReplicaMemory(base_bytes=sum(group.base.size_bytes for group in groups), variants=variants)
+        base_bytes = sum(group.base.size_bytes for group in groups)
+        return ReplicaMemory(base_bytes=base_bytes, variants=variants, failed=list(self._failed.values()))
 
     def retire(self) -> None:
         """End every engine with its last request."""

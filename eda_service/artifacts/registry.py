@@ -97,22 +97,42 @@ def find_pack(reference: str, home: Path | None = None) -> Path:
     return root / str(found[-1] if version is None else version)
 
 
-def read_pack_manifest(directory: Path) -> PackManifest:
-    """A pack's manifest, its files verified.
+def pack_names(home: Path | None = None) -> list[str]:
+    """Names under which packs are published."""
+    root = (home or home_dir()) / "packs"
+    return sorted(path.name for path in root.iterdir() if _versions(path)) if root.is_dir() else []
+
+
+def pack_versions(name: str, home: Path | None = None) -> list[int]:
+    """Published versions of a pack, ascending; none for a name that is no pack's."""
+    return _versions((home or home_dir()) / "packs" / name) if _NAME.match(name) else []
+
+
+def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:
+    """The job that published a version; None when it came by another way."""
+    try:
+        return ((home or home_dir()) / "packs" / name / f".{version}.job").read_text(encoding="utf-8") or None
+    except OSError:
+        return None
+
+
+def read_pack_manifest(directory: Path, *, verify: bool = True) -> PackManifest:
+    """A pack's manifest, its files verified unless told otherwise.
 
     Raises:
         ArtifactCorruptError: It does not parse or a file differs.
     """
-    return _read_manifest(PackManifest, directory)
+    return _read_manifest(PackManifest, directory, verify=verify)
 
 
-def _read_manifest(kind: type[ManifestT], directory: Path) -> ManifestT:
+def _read_manifest(kind: type[ManifestT], directory: Path, *, verify: bool = True) -> ManifestT:
     path = directory / "manifest.json"
     try:
         manifest = kind.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
-    verify_files(directory, manifest.files)
+    if verify:
+        verify_files(directory, manifest.files)
     return manifest
 
 

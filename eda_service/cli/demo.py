@@ -118,20 +118,10 @@ def _adapt_and_ask(
     write_json(output / "summary.json", summary)
     print_report(run)
     _step("serve", f"wait for {job.served_name} at {client.base_url}/v1")
-    _wait_served(client, job.served_name)
+    client.deployments.wait_ready(job.served_name, timeout_s=_SERVE_TIMEOUT_S)
     _step("ask", question)
     summary["answer"] = _ask(client.base_url, job.served_name, question)
     return summary
-
-
-def _wait_served(client: Client, name: str) -> None:
-    deadline = time.monotonic() + _SERVE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(ServiceUnreachableError, ApiError):
-            if name in client.models():
-                return
-        time.sleep(0.5)
-    raise EdaError(f"{name} was not served after {_SERVE_TIMEOUT_S:.0f} s; see logs/ in the home")
 
 
 def _ask(base_url: str, model: str, question: str) -> str:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _READY_TIMEOUT_S = 300.0
 _LONGEST_BACKOFF_S = 30.0
 _QUIET_S = 60.0  # a child that lived this long starts its back-off anew
-_API_STOP_TIMEOUT_S = 25.0
+_API_STOP_TIMEOUT_S = 45.0
 
 
 class StoppedError(EdaError):

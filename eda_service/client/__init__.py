@@ -5,6 +5,7 @@ answers.py     what comes back, read tolerantly: an older client works with a ne
 retry.py       when and how late a failed call is repeated; how long a service that went away is waited for
 stream.py      server-sent events, and where a stream goes on after a break
 logs.py        where a followed log goes on, from stage to stage
+deployments.py `deployments` and `packs` of both clients; deployment_calls.py, deployment_answers.py: as above
 blocking.py    `Client`
 asynchronous.py  `AsyncClient`, the same methods
 """
@@ -13,6 +14,8 @@ from eda_service.client.answers import Adaptation, Estimate, JobError, JobEvent,
 from eda_service.client.asynchronous import AsyncClient
 from eda_service.client.blocking import Client
 from eda_service.client.connection import DEFAULT_URL
+from eda_service.client.deployment_answers import Deployment, Evaluation, Memory, Pack, PackVersion, Replicas, Revision
+from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
 
 __all__ = [
@@ -21,12 +24,20 @@ __all__ = [
     "ApiError",
     "AsyncClient",
     "Client",
+    "Deployment",
     "Estimate",
+    "Evaluation",
     "JobError",
     "JobEvent",
     "LogChunk",
+    "Memory",
+    "NotServedError",
+    "Pack",
+    "PackVersion",
     "Page",
     "Progress",
+    "Replicas",
+    "Revision",
     "ServiceUnreachableError",
     "UnexpectedAnswerError",
 ]

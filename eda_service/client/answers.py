@@ -13,11 +13,13 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 T = TypeVar("T")
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """A part of an answer; unknown fields are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Progress(_Answer):
+class Progress(Answer):
     """Progress of a job's current stage."""
 
     percent: float
@@ -27,7 +29,7 @@ class Progress(_Answer):
     updated_at: int = 0
 
 
-class JobError(_Answer):
+class JobError(Answer):
     """Why a job failed."""
 
     code: str
@@ -36,7 +38,7 @@ class JobError(_Answer):
     retryable: bool = False
 
 
-class Adaptation(_Answer):
+class Adaptation(Answer):
     """One job."""
 
     id: str
@@ -64,7 +66,7 @@ class Adaptation(_Answer):
         return self.status in TERMINAL
 
 
-class JobEvent(_Answer):
+class JobEvent(Answer):
     """Something that happened to a job."""
 
     id: str
@@ -75,7 +77,7 @@ class JobEvent(_Answer):
     stage: str | None = None
 
 
-class Estimate(_Answer):
+class Estimate(Answer):
     """What a job would need, before anything is queued. `seconds` has one entry per stage, and `total`."""
 
     disk_bytes: int
@@ -88,7 +90,7 @@ class Estimate(_Answer):
     warnings: tuple[str, ...] = ()
 
 
-class LogChunk(_Answer):
+class LogChunk(Answer):
     """Lines of one stage's log; `next` is the byte offset that the following chunk begins at."""
 
     stage: str | None = None

@@ -15,6 +15,7 @@ from eda_service.client import calls
 from eda_service.client.answers import Adaptation, Estimate, JobEvent, Page
 from eda_service.client.calls import Call
 from eda_service.client.connection import DEFAULT_URL, Connection
+from eda_service.client.deployments import AsyncDeployments, AsyncPacks
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
@@ -34,6 +35,10 @@ class AsyncClient:
         max_retries: How often a call that does no harm twice is repeated after a broken connection, 429, 502, 503, 504.
         backoff_s: Wait before the first repetition; doubles each time, with jitter.
         patience_s: How long `watch`, `wait` and the followers wait for a service that went away.
+
+    Attributes:
+        deployments: What the endpoint serves.
+        packs: What may be served, and what it measured.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class AsyncClient:
             patience_s=patience_s,
         )
         self._http = httpx.AsyncClient(**self._connection.http_options())
+        self.deployments, self.packs = AsyncDeployments(self._send), AsyncPacks(self._send)
 
     async def __aenter__(self) -> Self:
         return self

@@ -39,7 +39,7 @@ class Call(Generic[T]):
         repeatable: Sent twice, it does no more than sent once.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     parse: Callable[[Any], T]
     params: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Call(Generic[T]):
         except (ValueError, KeyError, TypeError) as error:
             what = f"{type(error).__name__}: {error}"[:200]
         raise UnexpectedAnswerError(
-            f"{self.method} {response.url} answered {response.status_code} with something else than the jobs API "
+            f"{self.method} {response.url} answered {response.status_code} with something else than this service does "
             f"({what}); is this the service's URL, and is the service of this version?"
         )
 
@@ -84,17 +84,17 @@ def create(body: Mapping[str, Any], idempotency_key: str | None) -> Call[Adaptat
     if body.get("dry_run"):
         raise InputError("create() queues a job; ask estimate() what it would need", param="dry_run")
     key = f"client-{uuid.uuid4().hex}" if idempotency_key is None else header_value(idempotency_key, "idempotency_key")
-    return Call("POST", _ROOT, _one(Adaptation), json=body, headers={"idempotency-key": key}, repeatable=True)
+    return Call("POST", _ROOT, one(Adaptation), json=body, headers={"idempotency-key": key}, repeatable=True)
 
 
 def estimate(body: Mapping[str, Any]) -> Call[Estimate]:
     """What a job would need; nothing is stored, so the call may be repeated."""
-    return Call("POST", f"{_ROOT}/estimate", _one(Estimate), json=body, repeatable=True)
+    return Call("POST", f"{_ROOT}/estimate", one(Estimate), json=body, repeatable=True)
 
 
 def get(job_id: str) -> Call[Adaptation]:
     """One job."""
-    return Call("GET", _job(job_id), _one(Adaptation), repeatable=True)
+    return Call("GET", _job(job_id), one(Adaptation), repeatable=True)
 
 
 def page(
@@ -102,29 +102,29 @@ def page(
 ) -> Call[Page[Adaptation]]:
     """Jobs, newest first."""
     labels = {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
-    params = _given(limit=limit, after=after, status=status) | labels
-    return Call("GET", _ROOT, _page(Adaptation), params=params, repeatable=True)
+    params = given(limit=limit, after=after, status=status) | labels
+    return Call("GET", _ROOT, page_of(Adaptation), params=params, repeatable=True)
 
 
 def cancel(job_id: str) -> Call[Adaptation]:
     """Stop a job."""
-    return Call("POST", f"{_job(job_id)}/cancel", _one(Adaptation))
+    return Call("POST", f"{_job(job_id)}/cancel", one(Adaptation))
 
 
 def retry(job_id: str) -> Call[Adaptation]:
     """Queue a failed or cancelled job again."""
-    return Call("POST", f"{_job(job_id)}/retry", _one(Adaptation))
+    return Call("POST", f"{_job(job_id)}/retry", one(Adaptation))
 
 
 def set_priority(job_id: str, priority: int) -> Call[Adaptation]:
     """Move a queued job up or down."""
-    return Call("POST", _job(job_id), _one(Adaptation), json={"priority": priority})
+    return Call("POST", _job(job_id), one(Adaptation), json={"priority": priority})
 
 
 def events(job_id: str, *, after: str | None, limit: int = 100) -> Call[Page[JobEvent]]:
     """Events, oldest first."""
-    params = _given(limit=limit, after=after)
-    return Call("GET", f"{_job(job_id)}/events", _page(JobEvent), params=params, repeatable=True)
+    params = given(limit=limit, after=after)
+    return Call("GET", f"{_job(job_id)}/events", page_of(JobEvent), params=params, repeatable=True)
 
 
 def event_stream(job_id: str, *, after: str | None) -> Call[None]:
@@ -135,8 +135,8 @@ def event_stream(job_id: str, *, after: str | None) -> Call[None]:
 
 def logs(job_id: str, *, stage: str | None, tail: int | None = None, after: int | None = None) -> Call[LogChunk]:
     """The last lines of a log, or with `after` what came since that byte offset."""
-    params = _given(stage=stage, tail=tail, after=after)
-    return Call("GET", f"{_job(job_id)}/logs", _one(LogChunk), params=params, repeatable=True)
+    params = given(stage=stage, tail=tail, after=after)
+    return Call("GET", f"{_job(job_id)}/logs", one(LogChunk), params=params, repeatable=True)
 
 
 def report(job_id: str) -> Call[dict[str, Any]]:
@@ -171,15 +171,19 @@ def _job(job_id: str) -> str:
     return f"{_ROOT}/{job_id}"
 
 
-def _given(**params: str | int | None) -> dict[str, str]:
+def given(**params: str | int | None) -> dict[str, str]:
+    """Those that are not None, as a query."""
     return {key: str(value) for key, value in params.items() if value is not None}
 
 
-def _one(model: type[ModelT]) -> Callable[[Any], ModelT]:
+def one(model: type[ModelT]) -> Callable[[Any], ModelT]:
+    """A parser of one object."""
     return model.model_validate
 
 
-def _page(model: type[ModelT]) -> Callable[[Any], Page[ModelT]]:
+def page_of(model: type[ModelT]) -> Callable[[Any], Page[ModelT]]:
+    """A parser of one page of a list."""
+
     def parse(answer: Any) -> Page[ModelT]:
         data = tuple(model.model_validate(item) for item in answer["data"])
         return Page(data, bool(answer["has_more"]), answer.get("first_id"), answer.get("last_id"))

@@ -1,22 +1,30 @@
-"""The declarative Serve config: one application that offers every deployed pair, applied over REST.
+"""The declarative Serve config: one application per group of deployments that share a base target, applied over REST.
 
-Schema: `ray.serve.schema.ServeDeploySchema` (Ray 2.60). Only `user_config` changes between versions, which Serve
-applies to live replicas in place: a new pack is swapped in without a restart.
+A group is everything served from one base model, revision and dtype, whatever adapters and packs: its replica holds
+that target once. So replicas and their number belong to a group, and a request passes one proxy.
+
+Schema: `ray.serve.schema.ServeDeploySchema` (Ray 2.60). A change of `user_config` or of the number of replicas is
+applied to live replicas in place: a new pack is swapped in without a restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
+from eda_service.jobstore import Deployment
+from eda_service.target.resolve import shipped_base
 
-APPLICATION = "eda"
 DEPLOYMENT = "Endpoint"
 IMPORT_PATH = "api.serving.app:build_app"
+TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 _PATH = "/api/serve/applications/"
 _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
 
@@ -32,21 +40,109 @@ class ServedModel(BaseModel):
     pack: str | None
 
 
-def build_config(models: Sequence[ServedModel], *, port: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Group:
+    """Deployments on one base target.
+
+    Attributes:
+        key: Eight hex digits that stand for base model, revision and dtype.
+        models: What its replicas serve, by name.
+        min_replicas: The largest that any of its deployments asks for.
+        max_replicas: Likewise.
+    """
+
+    key: str
+    models: tuple[ServedModel, ...]
+    min_replicas: int
+    max_replicas: int
+
+    @property
+    def application(self) -> str:
+        """Serve's name for the group."""
+        return application_of(self.key)
+
+
+@dataclass(frozen=True)
+class Application:
+    """Serve's word about one application.
+
+    Attributes:
+        status: `RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, `UNHEALTHY`, ...
+        message: Why, when it is not running.
+        num_running: Replicas that take requests; None while Serve builds the application and does not list them.
+    """
+
+    status: str
+    message: str
+    num_running: int | None
+
+
+def group_key(target: Mapping[str, Any]) -> str:
+    """The group that a target (a TargetSpec as JSON) belongs to."""
+    base = shipped_base(str(target["model"])) or target["model"]
+    text = json.dumps([base, target.get("revision"), target.get("dtype", "auto")])
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+
+
+def application_of(key: str) -> str:
+    """Name of a group's application."""
+    return f"eda-{key}"
+
+
+def route_prefix_of(key: str) -> str:
+    """Path under which a group's replicas answer."""
+    return f"/groups/{key}"
+
+
+def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
+    """Deployments by group, in the order of the keys."""
+    members: dict[str, list[Deployment]] = {}
+    for each in deployments:
+        members.setdefault(group_key(each.target), []).append(each)
+    return [
+        Group(
+            key=key,
+            models=tuple(
+                ServedModel(name=each.name, target=each.target, base_draft=each.base_draft, pack=each.pack)
+                for each in sorted(found, key=lambda each: each.name)
+            ),
+            min_replicas=max(each.min_replicas for each in found),
+            max_replicas=max(each.max_replicas for each in found),
+        )
+        for key, found in sorted(members.items())
+    ]
+
+
+def build_config(groups: Sequence[Group], *, port: int) -> dict[str, Any]:
     """The wanted state of Serve as a `ServeDeploySchema` dict; it listens on loopback, behind the API's gateway."""
-    user_config = {"models": [model.model_dump(mode="json") for model in models]}
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": "127.0.0.1", "port": port},
         "applications": [
             {
-                "name": APPLICATION,
-                "route_prefix": "/",
+                "name": group.application,
+                "route_prefix": route_prefix_of(group.key),
                 "import_path": IMPORT_PATH,
-                "deployments": [{"name": DEPLOYMENT, "user_config": user_config}],
+                "deployments": [{"name": DEPLOYMENT, **_replicas(group), "user_config": _user_config(group)}],
             }
+            for group in groups
         ],
     }
+
+
+def _user_config(group: Group) -> dict[str, Any]:
+    return {"models": [model.model_dump(mode="json") for model in group.models]}
+
+
+def _replicas(group: Group) -> dict[str, Any]:
+    if group.min_replicas == group.max_replicas:
+        return {"num_replicas": group.min_replicas}
+    scaling = {
+        "min_replicas": group.min_replicas,
+        "max_replicas": group.max_replicas,
+        "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+    }
+    return {"autoscaling_config": scaling}
 
 
 class ServeApi:
@@ -59,15 +155,14 @@ class ServeApi:
         """Close the connections."""
         self._http.close()
 
-    def application_status(self) -> str | None:
-        """`RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, ... or None when the application is not there.
+    def applications(self) -> dict[str, Application]:
+        """What Serve runs, by name.
 
         Raises:
             ClusterUnreachableError: The dashboard does not answer.
         """
-        response = self._request("GET")
-        application = response.json().get("applications", {}).get(APPLICATION)
-        return None if application is None else str(application.get("status"))
+        found = self._request("GET").json().get("applications", {})
+        return {name: _application(details) for name, details in found.items()}
 
     def apply(self, config: dict[str, Any]) -> None:
         """Make `config` the wanted state; Serve moves towards it by itself.
@@ -85,3 +180,9 @@ class ServeApi:
         if response.status_code != httpx.codes.OK:
             raise ClusterUnreachableError(f"the Serve API answered {response.status_code}: {response.text[:300]}")
         return response
+
+
+def _application(details: Mapping[str, Any]) -> Application:
+    replicas = details.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas")
+    running = None if replicas is None else sum(replica.get("state") == "RUNNING" for replica in replicas)
+    return Application(str(details.get("status")), str(details.get("message", "")), running)

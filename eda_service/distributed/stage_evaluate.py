@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.packs import ADAPTED, BASE
 from eda_service.artifacts.provenance import library_versions, machine
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
@@ -34,8 +35,6 @@ from eda_service.records import (
     SpeedRow,
     Stage,
 )
-
-BASE, ADAPTED = "base_draft", "adapted_draft"
 
 
 def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:

@@ -6,11 +6,11 @@ import shutil
 import time
 
 from eda_service.artifacts.files import file_entry, write_json
+from eda_service.artifacts.packs import ADAPTED, BASE, PROMPTS, acceptance_key
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import publish_pack, read_pack_manifest, reserve_version, stage_pack
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
-from eda_service.distributed.stage_evaluate import ADAPTED, BASE
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
 from eda_service.records import DraftCheckpoint, EvalReport, PackManifest, SelectionManifest, Stage, ValidateRecord
 
@@ -48,7 +48,8 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
         config=config.model_dump(mode="json"),
         seed=config.seed,
         library_versions=library_versions(),
-        inputs={"base_draft": validated.base_draft_sha256} | {entry.path: entry.sha256 for entry in trained.files},
+        inputs={"base_draft": validated.base_draft_sha256, PROMPTS: validated.prompts_sha256}
+        | {entry.path: entry.sha256 for entry in trained.files},
         files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
         pack=f"{name}@{version}",
         method=config.train.method.value,
@@ -73,7 +74,7 @@ def pack_metrics(report: EvalReport, trained: DraftCheckpoint, selected: Selecti
         "selection_over_generation_time": selected.selection_over_generation_time,
     }
     for row in report.acceptance:
-        metrics[f"{row.draft}.acceptance_length.t{row.temperature:g}"] = row.acceptance_length
+        metrics[acceptance_key(row.draft, row.temperature)] = row.acceptance_length
     for speed in report.speed:
         metrics[f"{speed.mode}.speedup.t{speed.temperature:g}"] = speed.speedup_over_autoregressive
     first = report.acceptance[0].temperature

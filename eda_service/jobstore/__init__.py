@@ -1,6 +1,7 @@
 """The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
 
-from eda_service.jobstore.job import Delivery, Deployment, Event, Job, KeyInfo
+from eda_service.jobstore.deployment import Deployment, Revision
+from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
 
@@ -13,5 +14,6 @@ __all__ = [
     "Job",
     "JobStore",
     "KeyInfo",
+    "Revision",
     "Status",
 ]

@@ -73,17 +73,6 @@ class Event(Row):
     stage: str | None
 
 
-class Deployment(Row):
-    """A pair that Serve must offer: `name` at /v1/models."""
-
-    name: str
-    target: dict[str, Any] = Field(description="TargetSpec as JSON")
-    base_draft: str
-    pack: str
-    job_id: str
-    updated_at: int
-
-
 class KeyInfo(Row):
     """An API key without its secret."""
 

@@ -28,6 +28,7 @@ class Space(IntEnum):
     QUOTA = 4
     ADOPT = 5
     DEPLOYMENT = 6
+    CHAMPION = 7
 
 
 def lock(on: Session | Connection, space: Space, name: str = "") -> None:

@@ -91,16 +91,53 @@ class IdempotencyRow(Base):
 
 
 class DeploymentRow(Base):
-    """What Serve must offer."""
+    """What Serve must offer under one name; `revision` counts its changes."""
 
     __tablename__ = "deployments"
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64), index=True)
     target: Mapped[dict[str, Any]] = mapped_column(JSON)
-    base_draft: Mapped[str] = mapped_column(String(128))
-    pack: Mapped[str] = mapped_column(String(256))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    base_draft: Mapped[str | None] = mapped_column(String(128))
+    pack: Mapped[str | None] = mapped_column(String(256))
+    pack_ref: Mapped[str | None] = mapped_column(String(256))
+    min_replicas: Mapped[int] = mapped_column(Integer)
+    max_replicas: Mapped[int] = mapped_column(Integer)
+    labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    revision: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[int] = mapped_column(SECONDS)
     updated_at: Mapped[int] = mapped_column(SECONDS)
+
+
+class RevisionRow(Base):
+    """A deployment as one change left it, with who made the change and why. Goes when the deployment goes."""
+
+    __tablename__ = "deployment_revisions"
+
+    name: Mapped[str] = mapped_column(ForeignKey("deployments.name"), primary_key=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True)
+    target: Mapped[dict[str, Any]] = mapped_column(JSON)
+    base_draft: Mapped[str | None] = mapped_column(String(128))
+    pack: Mapped[str | None] = mapped_column(String(256))
+    pack_ref: Mapped[str | None] = mapped_column(String(256))
+    min_replicas: Mapped[int] = mapped_column(Integer)
+    max_replicas: Mapped[int] = mapped_column(Integer)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    made_by: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(SECONDS)
+
+
+class ChampionRow(Base):
+    """The version that an owner's `name@champion` means, whatever was measured."""
+
+    __tablename__ = "champions"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    pinned_at: Mapped[int] = mapped_column(SECONDS)
 
 
 class KeyRow(Base):

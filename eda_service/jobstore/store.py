@@ -1,8 +1,8 @@
 """The job store: every change of state and the event that tells of it are one transaction.
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
-parts are `Intake` (how jobs come in), `Leases` (what runs next and who looks after it), `EventLog`, `Outbox` (webhooks)
-and `KeyStore`; here is the rest: looking at jobs and moving them.
+parts are `Intake` (how jobs come in), `Leases` (what runs next and who looks after it), `EventLog`, `Outbox`
+(webhooks), `KeyStore` and `Deployments`; here is the rest: looking at jobs and moving them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any
 from sqlalchemy import func, select
 
 from eda_service.errors import ConflictError
-from eda_service.jobstore import outbox, rows
+from eda_service.jobstore import deployments, outbox, rows
+from eda_service.jobstore.deployment import Deployment
+from eda_service.jobstore.deployments import Deployments
 from eda_service.jobstore.eventlog import EventLog
 from eda_service.jobstore.intake import Intake, require_room
-from eda_service.jobstore.job import Deployment, Job
+from eda_service.jobstore.job import Job
 from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.leases import OCCUPYING, Leases
-from eda_service.jobstore.locks import Space, lock
-from eda_service.jobstore.models import DeploymentRow, JobRow
+from eda_service.jobstore.models import JobRow
 from eda_service.jobstore.status import TERMINAL, Status, require_legal
 
 
-class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
+class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments):
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
@@ -88,17 +89,20 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
         extra_attempts: int = 0,
         max_queued_per_owner: int | None = None,
         deployment: Deployment | None = None,
+        deployment_kept: str | None = None,
         token: int | None = None,
     ) -> Job:
         """Make one legal move; event, webhook and the deployment of a success are written in the same transaction.
 
         A move out of running or cancelling ends the lease; its token stays, so the holder may still add events.
+        `deployment_kept` says why the success changes no deployment, in an event of its own.
 
         Raises:
             NotFoundError: No such job.
             LeaseLostError: `token` is not the lease's.
             ConflictError: The table of moves has no such move.
             QuotaExceededError: It is a move into the queue, and the owner has `max_queued_per_owner` jobs there.
+            StaleDeploymentError: The deployment was changed after `deployment` was made from it.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
@@ -113,12 +117,13 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
                 row.lease_holder, row.lease_until = None, 0
             if to is Status.QUEUED:
                 row.stage, row.progress, row.submitted_at, row.ray_session = None, None, None, None
+            if deployment_kept is not None:
+                rows.add_event(session, row, self._now(), "deployment_kept", deployment_kept, level="warning")
             told = rows.add_event(session, row, self._now(), event, message, level=level)
             if to in TERMINAL:
                 outbox.enqueue(session, row, told, self._now())
             if deployment is not None:
-                lock(session, Space.DEPLOYMENT, deployment.name)
-                session.merge(DeploymentRow(**deployment.model_dump()))
+                deployments.write(session, deployment, self._now(), made_by=row.owner, reason=message)
             session.flush()
             return Job.model_validate(row)
 
@@ -163,15 +168,3 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore):
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
             row.progress, row.stage = dict(progress), rows.clean_text(str(progress["stage"]), 16)
-
-    def put_deployment(self, deployment: Deployment) -> None:
-        """Insert a deployment, or replace the one of that name."""
-        with self._write.begin() as session:
-            lock(session, Space.DEPLOYMENT, deployment.name)
-            session.merge(DeploymentRow(**deployment.model_dump()))
-
-    def deployments(self) -> list[Deployment]:
-        """Everything Serve must offer, by name."""
-        with self._read() as session:
-            found = session.scalars(select(DeploymentRow).order_by(DeploymentRow.name))
-            return [Deployment.model_validate(row) for row in found]

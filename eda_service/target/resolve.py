@@ -40,6 +40,16 @@ def shipped_targets() -> Path:
     return Path(str(resources.files("eda_service"))) / "assets" / "tuned_targets"
 
 
+def shipped_base(model: str) -> str | None:
+    """The base model of a tuned target shipped with the package; None for every other name."""
+    if not _SHIPPED.match(model):
+        return None
+    adapter = shipped_targets() / model / "adapter_config.json"
+    if not adapter.exists():
+        return None
+    return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
 def resolve_target(spec: TargetSpec) -> ResolvedTarget:
     """Find a target and check that its files are of the kinds that are read.
 
@@ -48,11 +58,10 @@ def resolve_target(spec: TargetSpec) -> ResolvedTarget:
         UnsafeCheckpointError: Weights are there only in a pickled format.
         TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
     """
-    shipped = shipped_targets() / spec.model
-    if _SHIPPED.match(spec.model) and (shipped / "adapter_config.json").exists():
-        base = json.loads((shipped / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        model_dir = _check_model(fetch(base))
-        return ResolvedTarget(model_dir, _check_adapter(shipped), base, None, spec.model)
+    base = shipped_base(spec.model)
+    if base is not None:
+        shipped = _check_adapter(shipped_targets() / spec.model)
+        return ResolvedTarget(_check_model(fetch(base)), shipped, base, None, spec.model)
     model_dir, revision = _find(spec.model, spec.revision, param="target.model")
     adapter_dir = None
     if spec.adapter is not None:

@@ -116,10 +116,7 @@ def adapted(service: Service, files: Path, tiny_dir: Path) -> Adaptation:
         kill_one_train_worker(service, client, job.id)
         ended = client.wait(job.id, timeout_s=300)
         assert ended.status == "succeeded", client.logs(job.id)
-        deadline = time.monotonic() + 120
-        while NAME not in client.models():
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        client.deployments.wait_ready(NAME, timeout_s=120)
         return ended
 
 

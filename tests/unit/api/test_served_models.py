@@ -188,6 +188,8 @@ def test_what_does_not_load_leaves_the_others_and_itself_as_they_are(
         assert await tokens(models, "a") == wanted
         with pytest.raises(ResourceError, match="adapt again"):
             models["new"]
+        failed = {each.name: each.pack for each in (await models.memory()).failed}
+        assert failed == {"a": bad, "new": bad}
         assert await tokens(models, "b")
         await models.make([served("b", other)])
         with pytest.raises(NotFoundError, match="there is b"):

@@ -12,25 +12,22 @@ MakeClient = Callable[..., Client]
 _END = object()
 
 
-class InLoop:
-    """`AsyncClient`, each method run to its end, each iterator step by step, in one event loop."""
+class _Resource:
+    """An object of `AsyncClient`, each method run to its end, each iterator step by step, in one event loop."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._runner = asyncio.Runner()
-        self._client = AsyncClient(*args, **options)
+    def __init__(self, runner: asyncio.Runner, client: Any) -> None:
+        self._runner, self._client = runner, client
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
+        if not callable(method):
+            return _Resource(self._runner, method)
 
         def call(*args: Any, **options: Any) -> Any:
             found = method(*args, **options)
             return self._items(found) if hasattr(found, "__anext__") else self._runner.run(found)
 
         return call
-
-    def close(self) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
 
     def _items(self, found: Any) -> Iterator[Any]:
         async def step() -> Any:
@@ -41,3 +38,14 @@ class InLoop:
                 yield item
         finally:
             self._runner.run(found.aclose())
+
+
+class InLoop(_Resource):
+    """`AsyncClient` itself."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(asyncio.Runner(), AsyncClient(*args, **options))
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from eda_service.client import AsyncClient, Client
+from eda_service.client.deployments import AsyncDeployments, AsyncPacks, Deployments, Packs
 
 IMPORT_LIMIT_S = 0.5
 METHODS = (
@@ -46,3 +47,12 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
     public = [{name for name in vars(kind) if not name.startswith("_")} for kind in (Client, AsyncClient)]
     assert public == [set(METHODS), set(METHODS)]
     assert inspect.signature(Client).parameters == inspect.signature(AsyncClient).parameters
+
+
+def test_both_clients_have_the_same_resources() -> None:
+    for blocking, asynchronous in ((Deployments, AsyncDeployments), (Packs, AsyncPacks)):
+        public = [{name for name in vars(kind) if not name.startswith("_")} for kind in (blocking, asynchronous)]
+        assert public[0] == public[1] != set()
+        for name in public[0]:
+            mine, other = (inspect.signature(getattr(kind, name)) for kind in (blocking, asynchronous))
+            assert mine.parameters == other.parameters, name

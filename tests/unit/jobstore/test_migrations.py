@@ -131,7 +131,10 @@ def test_a_database_from_before_revisions_keeps_its_jobs(
     assert job.adapt_config() == config(seed=3)
     assert [event.type for event in store.events("adapt_old")[0]] == ["old"]
     assert store.create(config(), idempotency_key="k", request_sha256="a") == (job, False)
-    assert [each.name for each in store.deployments()] == ["pair"]
+    (deployment,) = store.deployments()
+    assert (deployment.name, deployment.owner, deployment.pack, deployment.revision) == ("pair", "local", "p@1", 1)
+    assert (deployment.min_replicas, deployment.max_replicas, deployment.labels) == (1, 1, {})
+    assert [(each.pack, each.made_by) for each in store.revisions("pair")] == [("p@1", "adapt_old")]
     (held,) = store.hold(holder="a", lease_s=30)
     assert (held.id, held.lease_token) == ("adapt_old", 1)
     new, _ = store.create(config("new"))
@@ -177,5 +180,5 @@ def test_a_database_of_a_newer_version_is_refused(url: str, engine: Engine) -> N
     JobStore(url).close()
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConflictError, match="revision 9999, this version knows up to 0"):
+    with pytest.raises(ConflictError, match="revision 9999, this version knows up to 0004"):
         JobStore(url)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from store_helpers import Clock, config
 
-from eda_service.errors import ConflictError, InputError, NotFoundError, QuotaExceededError
+from eda_service.errors import ConflictError, InputError, NotFoundError, QuotaExceededError, StaleDeploymentError
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.jobstore.ids import new_job_id
 from eda_service.jobstore.status import LEGAL, LIVE, TERMINAL, require_legal
@@ -157,19 +157,33 @@ def test_a_refused_move_leaves_neither_state_nor_event(store: JobStore) -> None:
 
 
 def test_success_and_deployment_are_one_transaction(store: JobStore) -> None:
-    job, _ = store.create(config())
+    job, _ = store.create(config(), owner="ada")
     store.claim(max_running=1)
-    deployment = Deployment(
-        name="pair", target={"model": "m"}, base_draft="d@1", pack="p@1", job_id=job.id, updated_at=1
-    )
+    deployment = Deployment(name="pair", owner="ada", target={"model": "m"}, base_draft="d@1", pack="p@1")
+    with pytest.raises(StaleDeploymentError):
+        store.transition(
+            job.id, Status.SUCCEEDED, event="e", message="x", deployment=deployment.model_copy(update={"revision": 4})
+        )
+    assert store.get(job.id).status is Status.RUNNING
     done = store.transition(
-        job.id, Status.SUCCEEDED, event="done", message="x", result_pack="p@1", deployment=deployment
+        job.id, Status.SUCCEEDED, event="done", message="serving", result_pack="p@1", deployment=deployment
     )
     assert done.finished_at is not None
-    assert store.deployments() == [deployment]
-    newer = deployment.model_copy(update={"pack": "p@2"})
-    store.put_deployment(newer)
-    assert store.deployments() == [newer]
+    (stored,) = store.deployments()
+    assert (stored.pack, stored.revision) == ("p@1", 1)
+    (revision,) = store.revisions("pair")
+    assert (revision.made_by, revision.reason) == ("ada", "serving")
+
+
+def test_a_success_that_keeps_the_deployment_says_why_before_it_ends_the_job(store: JobStore) -> None:
+    job, _ = store.create(config())
+    store.claim(max_running=1)
+    store.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="x", deployment_kept="it is worse")
+    assert [(e.type, e.level) for e in store.events(job.id)[0]][-2:] == [
+        ("deployment_kept", "warning"),
+        ("job_succeeded", "info"),
+    ]
+    assert store.deployments() == []
 
 
 def test_events_of_the_file_are_imported_once(store: JobStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import pytest
 from sqlalchemy import select, text
 from store_helpers import at_once, config
 
-from eda_service.errors import ConflictError, QuotaExceededError
+from eda_service.errors import ConflictError, QuotaExceededError, StaleDeploymentError
 from eda_service.jobstore import Deployment, JobStore, Status
+from eda_service.jobstore.deployments import write
 from eda_service.jobstore.locks import Space, lock
-from eda_service.jobstore.models import DeploymentRow, JobRow
+from eda_service.jobstore.models import JobRow
 
 Opener = Callable[[], JobStore]
 
@@ -142,22 +144,33 @@ def test_a_reader_that_goes_on_after_the_last_id_misses_no_event(store: JobStore
     assert seen == sorted(set(seen))
 
 
-def test_jobs_of_one_served_name_may_succeed_at_once(store: JobStore, open_store: Opener) -> None:
+def test_jobs_of_one_served_name_that_succeed_at_once_leave_one_revision_each(
+    store: JobStore, open_store: Opener
+) -> None:
     stores = [open_store() for _ in range(4)]
     jobs = [store.create(config(f"m{place}"))[0] for place in range(4)]
     claim_all(store)
 
     def succeed(place: int) -> None:
-        deployment = Deployment(
-            name="pair", target={}, base_draft="d@1", pack=f"p@{place}", job_id=jobs[place].id, updated_at=1
-        )
-        stores[place].transition(
-            jobs[place].id, Status.SUCCEEDED, event="x", message="x", result_pack="p", deployment=deployment
-        )
-        stores[place].put_deployment(deployment)
+        mine = stores[place]
+        while mine.get(jobs[place].id).status is Status.RUNNING:
+            seen = {each.name: each.revision for each in mine.deployments()}
+            deployment = Deployment(
+                name="pair",
+                target={},
+                base_draft="d@1",
+                pack=f"p@{place}",
+                job_id=jobs[place].id,
+                revision=seen.get("pair", 0),
+            )
+            with contextlib.suppress(StaleDeploymentError):
+                mine.transition(jobs[place].id, Status.SUCCEEDED, event="x", message="x", deployment=deployment)
 
     at_once([partial(succeed, place) for place in range(4)])
-    assert [each.name for each in store.deployments()] == ["pair"]
+    assert [(each.name, each.revision) for each in store.deployments()] == [("pair", 4)]
+    history = store.revisions("pair")
+    assert [each.revision for each in history] == [4, 3, 2, 1]
+    assert {each.pack for each in history} == {f"p@{place}" for place in range(4)}
     assert store.counts() == {"succeeded": 4}
 
 
@@ -169,7 +182,8 @@ def test_a_transition_that_waits_for_a_deployment_does_not_block_its_holder(
     job, _ = store.create(config())
     claim_all(store)
     other = open_store()
-    deployment = Deployment(name="pair", target={}, base_draft="d@1", pack="p", job_id=job.id, updated_at=1)
+    first = Deployment(name="pair", target={}, base_draft="d@1", pack="p@1", job_id=job.id)
+    deployment = first.model_copy(update={"pack": "p@2", "revision": 1})
     succeed = partial(
         other.transition, job.id, Status.SUCCEEDED, event="x", message="x", result_pack="p", deployment=deployment
     )
@@ -182,10 +196,10 @@ def test_a_transition_that_waits_for_a_deployment_does_not_block_its_holder(
         while session.scalar(waiting) == 0:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        session.add(DeploymentRow(**deployment.model_dump()))
+        write(session, first, 1, made_by="local", reason="first")
     thread.join(30)
     assert store.get(job.id).status is Status.SUCCEEDED
-    assert store.deployments() == [deployment]
+    assert [each.pack for each in store.revisions("pair")] == ["p@2", "p@1"]
 
 
 def test_one_run_directory_is_adopted_once(store: JobStore, open_store: Opener) -> None:

@@ -1,0 +1,112 @@
+"""`/v1/deployments`: what the endpoint serves, as a resource."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
+
+from api.deps import DeploymentsDep, DispatcherDep, LookerDep, PacksDep, WriterDep
+from api.schemas_deployments import (
+    DeletedBody,
+    DeploymentBody,
+    DeploymentChange,
+    DeploymentDetail,
+    DeploymentList,
+    DeploymentRequest,
+    RollbackRequest,
+)
+from api.services import views
+from api.services.dispatcher import Dispatcher
+from api.services.packs import Packs
+from eda_service.jobstore import Deployment
+
+router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
+
+Name = Annotated[str, Path(max_length=128, description="name at /v1/models")]
+Limit = Annotated[int, Query(ge=1, le=100, description="at most this many")]
+
+
+@router.post("", status_code=201, responses={200: {"description": "an equal deployment was there"}})
+def create(
+    body: DeploymentRequest,
+    response: Response,
+    caller: WriterDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+) -> DeploymentBody:
+    """Serve a target under a name: 201 for a new deployment, 200 for an equal one that was there."""
+    deployment, made = deployments.create(body, caller)
+    response.status_code = 201 if made else 200
+    response.headers["location"] = f"/v1/deployments/{deployment.name}"
+    return _bodies([deployment], dispatcher, packs)[0]
+
+
+@router.get("")
+def page(
+    caller: LookerDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(max_length=128, description="last name of the page before")] = None,
+) -> DeploymentList:
+    """Deployments by name."""
+    found, has_more = deployments.page(caller, limit=limit, after=after)
+    data = _bodies(found, dispatcher, packs)
+    return DeploymentList(
+        data=data,
+        has_more=has_more,
+        first_id=data[0].name if data else None,
+        last_id=data[-1].name if data else None,
+    )
+
+
+@router.get("/{name}")
+def get(
+    name: Name, caller: LookerDep, deployments: DeploymentsDep, dispatcher: DispatcherDep, packs: PacksDep
+) -> DeploymentDetail:
+    """One deployment with its history."""
+    deployment = deployments.get(name, caller)
+    live = dispatcher.look([deployment])[deployment.name]
+    return views.deployment_detail(deployment, live, packs, deployments.history(name, caller))
+
+
+@router.patch("/{name}")
+def change(
+    name: Name,
+    body: DeploymentChange,
+    caller: WriterDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+) -> DeploymentBody:
+    """Swap the pack, or change replicas or labels; running requests end with the pack they started with."""
+    return _bodies([deployments.change(name, body, caller)], dispatcher, packs)[0]
+
+
+@router.post("/{name}/rollback")
+def rollback(
+    name: Name,
+    body: RollbackRequest,
+    caller: WriterDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+) -> DeploymentBody:
+    """Serve again what an earlier revision served, as a new revision."""
+    return _bodies([deployments.rollback(name, body, caller)], dispatcher, packs)[0]
+
+
+@router.delete("/{name}")
+def delete(name: Name, caller: WriterDep, deployments: DeploymentsDep) -> DeletedBody:
+    """Stop serving; running requests end, packs stay in the registry."""
+    deployments.delete(name, caller)
+    return DeletedBody(name=name)
+
+
+def _bodies(found: Sequence[Deployment], dispatcher: Dispatcher, packs: Packs) -> list[DeploymentBody]:
+    live = dispatcher.look(found)
+    return [views.deployment_body(each, live[each.name], packs) for each in found]

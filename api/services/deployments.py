@@ -1,0 +1,223 @@
+"""The deployments resource: make, change, roll back, remove. It changes rows; the dispatcher makes Serve follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from api.auth import Caller
+from api.schemas_deployments import DeploymentChange, DeploymentRequest, RollbackRequest, replica_range
+from api.services import inputs
+from api.services.packs import Packs
+from api.settings import Settings
+from eda_service.artifacts.packs import PackVersion, regression
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.errors import (
+    ConflictError,
+    InputError,
+    NameTakenError,
+    NotFoundError,
+    QuotaExceededError,
+    StaleDeploymentError,
+    WorsePackError,
+)
+from eda_service.jobstore import Deployment, JobStore, Revision
+
+_MAX_REVISIONS = 10_000
+_ATTEMPTS = 5
+_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "labels")
+
+
+class Deployments:
+    """Deployments, as callers see them: another owner's does not exist, but its name is taken.
+
+    Args:
+        store: The rows.
+        packs: What may be deployed.
+        settings: Where things are.
+        wake: Called after a change, so that the dispatcher does not wait for its next tick.
+    """
+
+    def __init__(self, store: JobStore, packs: Packs, settings: Settings, wake: Callable[[], None]) -> None:
+        self._store, self._packs, self._settings, self._wake = store, packs, settings, wake
+
+    def create(self, request: DeploymentRequest, caller: Caller) -> tuple[Deployment, bool]:
+        """Deploy something; returns it and whether it is new (else an equal one was there).
+
+        Raises:
+            InputError: The request cannot work; `param` says why.
+            NameTakenError: Something else has that name.
+            WorsePackError: The pack measured less than its base draft alone.
+            QuotaExceededError: The caller has as many deployments as one owner may.
+        """
+        pack = None if request.pack is None else self._packs.resolve(request.pack, caller)
+        wanted = self._wanted(request, pack, caller)
+        equal = self._equal(wanted, caller)
+        if equal is not None:
+            return equal, False
+        if pack is not None and not request.force:
+            _require_no_regression(pack, None)
+        self._require_room(caller)
+        try:
+            made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
+        except StaleDeploymentError as error:
+            equal = self._equal(wanted, caller)  # the same request, sent twice at once
+            if equal is not None:
+                return equal, False
+            raise NameTakenError(
+                f"the name {wanted.name!r} is taken; change that deployment if it is yours, or choose another name",
+                param="name",
+            ) from error
+        self._wake()
+        return made, True
+
+    def page(self, caller: Caller, *, limit: int, after: str | None) -> tuple[list[Deployment], bool]:
+        """Deployments by name, and whether there are more."""
+        found = [each for each in self._store.deployments(owner=caller.sees) if after is None or each.name > after]
+        return found[:limit], len(found) > limit
+
+    def get(self, name: str, caller: Caller) -> Deployment:
+        """One deployment."""
+        return self._store.deployment(name, owner=caller.sees)
+
+    def history(self, name: str, caller: Caller) -> list[Revision]:
+        """Its newest hundred revisions, newest first."""
+        return self._store.revisions(name, owner=caller.sees)
+
+    def change(self, name: str, request: DeploymentChange, caller: Caller) -> Deployment:
+        """Swap the pack, or change replicas or labels. What changes nothing makes no revision.
+
+        Raises:
+            WorsePackError: The pack measured less than the one that is served.
+        """
+        given = request.model_fields_set
+
+        def changed(current: Deployment) -> tuple[Deployment, str]:
+            changes: dict[str, Any] = {}
+            if "pack" in given:
+                changes |= self._swap(current, request, caller)
+            if request.replicas is not None:
+                replicas = replica_range(request.replicas)
+                changes |= {"min_replicas": replicas.min, "max_replicas": replicas.max}
+            if request.labels is not None:
+                changes["labels"] = request.labels
+            told = ", ".join(sorted(given & {"pack", "replicas", "labels"})) or "nothing"
+            return current.model_copy(update=changes), request.reason or f"changed {told}"
+
+        return self._update(name, caller, changed)
+
+    def rollback(self, name: str, request: RollbackRequest, caller: Caller) -> Deployment:
+        """Serve again what an earlier revision served. The pack is then set to its version: no job replaces it.
+
+        Raises:
+            NotFoundError: No such revision, or its pack is gone.
+            ConflictError: Nothing else was ever served.
+        """
+
+        def changed(current: Deployment) -> tuple[Deployment, str]:
+            earlier = self._earlier(current, request.revision)
+            if earlier.pack is not None:
+                self._packs.resolve(earlier.pack, caller)
+            content = earlier.content | {"pack_ref": earlier.pack}
+            return current.model_copy(update=content), request.reason or f"rolled back to revision {earlier.revision}"
+
+        return self._update(name, caller, changed)
+
+    def delete(self, name: str, caller: Caller) -> None:
+        """Stop serving; running requests end, the packs stay."""
+        self._store.delete_deployment(name, owner=caller.sees)
+        self._wake()
+
+    def _update(self, name: str, caller: Caller, changed: Callable[[Deployment], tuple[Deployment, str]]) -> Deployment:
+        for _ in range(_ATTEMPTS):
+            current = self._store.deployment(name, owner=caller.sees)
+            wanted, reason = changed(current)
+            if wanted == current:
+                return current
+            try:
+                stored = self._store.put_deployment(wanted, made_by=caller.owner, reason=reason)
+            except StaleDeploymentError:
+                continue  # somebody else was faster: the change is made from what is there now
+            self._wake()
+            return stored
+        raise ConflictError(f"deployment {name} is being changed by others all the time; try again later", param="name")
+
+    def _wanted(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
+        asked = TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"}))
+        target = inputs.check_target(asked, self._settings.allowed_roots)
+        replicas = replica_range(request.replicas)
+        return Deployment(
+            name=request.name or AdaptConfig(target=target).public_name,
+            owner=caller.owner,
+            target=target.model_dump(mode="json"),
+            base_draft=self._base_draft(request, pack),
+            min_replicas=replicas.min,
+            max_replicas=replicas.max,
+            labels=request.labels,
+            **self._of_pack(pack, request.pack),
+        )
+
+    def _swap(self, current: Deployment, request: DeploymentChange, caller: Caller) -> dict[str, Any]:
+        if request.pack is None:
+            return {"pack": None, "pack_ref": None, "job_id": None}
+        pack = self._packs.resolve(request.pack, caller)
+        changes = self._of_pack(pack, request.pack)
+        if pack.reference == current.pack:
+            return changes
+        if not request.force:
+            _require_no_regression(pack, self._packs.served(current.pack))
+        if pack.manifest is not None:
+            changes["base_draft"] = pack.manifest.base_draft
+        return changes
+
+    def _of_pack(self, pack: PackVersion | None, written: str | None) -> dict[str, Any]:
+        if pack is None:
+            return {"pack": None, "pack_ref": None, "job_id": None}
+        job = self._packs.job_of(pack)
+        return {"pack": pack.reference, "pack_ref": written, "job_id": None if job is None else job.id}
+
+    def _base_draft(self, request: DeploymentRequest, pack: PackVersion | None) -> str | None:
+        made_with = None if pack is None or pack.manifest is None else pack.manifest.base_draft
+        if "base_draft" not in request.model_fields_set:
+            default = str(AdaptConfig.model_fields["base_draft"].default)
+            return inputs.check_draft(made_with or default, self._settings.home)
+        asked = None if request.base_draft is None else inputs.check_draft(request.base_draft, self._settings.home)
+        if pack is not None and (asked is None or (made_with is not None and asked != made_with)):
+            raise InputError(
+                f"pack {pack.reference} was trained beside {made_with}, not {asked}; leave base_draft out",
+                param="base_draft",
+            )
+        return asked
+
+    def _equal(self, wanted: Deployment, caller: Caller) -> Deployment | None:
+        try:
+            there = self._store.deployment(wanted.name, owner=caller.owner)
+        except NotFoundError:
+            return None
+        return there if all(getattr(there, field) == getattr(wanted, field) for field in _COMPARED) else None
+
+    def _require_room(self, caller: Caller) -> None:
+        found, limit = len(self._store.deployments(owner=caller.owner)), self._settings.max_deployments_per_owner
+        if found >= limit:
+            raise QuotaExceededError(f"{found} deployments are this owner's and the limit is {limit}; delete one")
+
+    def _earlier(self, current: Deployment, number: int | None) -> Revision:
+        history = self._store.revisions(current.name, limit=_MAX_REVISIONS)
+        if number is not None:
+            for each in history:
+                if each.revision == number:
+                    return each
+            raise NotFoundError(
+                f"{current.name} has no revision {number}; its last is {current.revision}", param="revision"
+            )
+        served = (current.target, current.base_draft, current.pack)
+        for each in history:
+            if (each.target, each.base_draft, each.pack) != served:
+                return each
+        raise ConflictError(f"{current.name} never served anything else; there is nothing to go back to")
+
+
+def _require_no_regression(pack: PackVersion, served: PackVersion | None) -> None:
+    why = regression(pack, served)
+    if why is not None:
+        raise WorsePackError(f"{why}; `force` deploys it anyway", param="pack")

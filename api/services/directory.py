@@ -1,0 +1,77 @@
+"""Which names there are at the endpoint, for whom, and where their groups answer: what each request is routed by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from api.auth import Caller
+from eda_service.distributed.serve_config import group_key, route_prefix_of
+from eda_service.errors import ModelNotFoundError
+from eda_service.jobstore import Deployment, JobStore
+
+_MAX_AGE_S = 1.0
+_SHOWN_NAMES = 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A served name and the path prefix of its group."""
+
+    deployment: Deployment
+    route_prefix: str
+
+
+class Directory:
+    """Reads the rows at most once a second, and again before it says that a name is unknown.
+
+    Args:
+        store: The rows.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, store: JobStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._entries: dict[str, Entry] = {}
+        self._read_at = float("-inf")
+
+    def names(self, caller: Caller) -> list[str]:
+        """What the caller may use, by name."""
+        self._read()
+        return [name for name, entry in self._entries.items() if _may_use(entry, caller)]
+
+    def deployments(self, caller: Caller) -> list[Deployment]:
+        """The same with what is behind the names."""
+        return [self._entries[name].deployment for name in self.names(caller)]
+
+    def known(self, name: str, caller: Caller) -> Entry | None:
+        """A name that was read less than a second ago; touches no database."""
+        entry = self._entries.get(name)
+        fresh = self._clock() - self._read_at < _MAX_AGE_S
+        return entry if fresh and entry is not None and _may_use(entry, caller) else None
+
+    def find(self, name: str, caller: Caller) -> Entry:
+        """A name as the database has it now.
+
+        Raises:
+            ModelNotFoundError: Nothing of that name, or another owner's.
+        """
+        names = self.names(caller)
+        if name in names:
+            return self._entries[name]
+        shown = ", ".join(names[:_SHOWN_NAMES]) or "nothing"
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        raise ModelNotFoundError(
+            f"the model {name[:96]!r} does not exist, or you may not use it; there is {shown}{more}", param="model"
+        )
+
+    def _read(self) -> None:
+        entries = {
+            each.name: Entry(each, route_prefix_of(group_key(each.target))) for each in self._store.deployments()
+        }
+        self._entries, self._read_at = entries, self._clock()
+
+
+def _may_use(entry: Entry, caller: Caller) -> bool:
+    return caller.sees is None or entry.deployment.owner == caller.sees

@@ -1,0 +1,140 @@
+"""The packs resource: versions with what they measured, aliases, and the champion.
+
+A pack belongs to the owner of the job that published it; one that no known job published is everybody's.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from api.auth import Caller
+from eda_service.artifacts import registry
+from eda_service.artifacts.packs import PackVersion, champion, read_pack
+from eda_service.errors import NotFoundError
+from eda_service.jobstore import Job, JobStore
+
+_REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]{0,95})(@(?P<which>latest|champion|\d{1,9}))?$")
+
+
+class Packs:
+    """Published packs, as callers see them.
+
+    Args:
+        store: Knows whose job published what.
+        home: Root of the registry.
+    """
+
+    def __init__(self, store: JobStore, home: Path) -> None:
+        self._store, self._home = store, home
+
+    def names(self, caller: Caller) -> list[str]:
+        """Packs of which the caller sees a version."""
+        return [name for name in registry.pack_names(self._home) if self._visible(name, caller.sees)]
+
+    def versions(self, name: str, caller: Caller) -> list[PackVersion]:
+        """The versions of a pack, oldest first.
+
+        Raises:
+            NotFoundError: The caller sees none.
+        """
+        return self._of_owner(name, caller.sees)
+
+    def resolve(self, reference: str, caller: Caller) -> PackVersion:
+        """The version that `name`, `name@3`, `name@latest` or `name@champion` means now.
+
+        Raises:
+            NotFoundError: None that the caller sees.
+        """
+        found = _REFERENCE.match(reference)
+        if found is None:
+            raise NotFoundError(
+                f"{reference[:96]!r} names no pack; write name@3, name@latest or name@champion", param="pack"
+            )
+        name, which = found["name"], found["which"] or "latest"
+        versions = self._of_owner(name, caller.sees)
+        if which == "latest":
+            return versions[-1]
+        if which == "champion":
+            return self.champion(name, caller.owner, versions)
+        for each in versions:
+            if each.version == int(which):
+                return each
+        known = ", ".join(str(each.version) for each in versions)
+        raise NotFoundError(f"no pack {reference!r}; its versions: {known}", param="pack")
+
+    def champion(self, name: str, owner: str, versions: list[PackVersion]) -> PackVersion:
+        """The version that an owner has pinned, else the best measured one.
+
+        Raises:
+            NotFoundError: Nothing is pinned, and no version says what it measured.
+        """
+        pinned = self._store.pinned_champion(owner, name)
+        best = next((each for each in versions if each.version == pinned), None) or champion(versions)
+        if best is None:
+            raise NotFoundError(
+                f"no version of {name} has an evaluation, so none is the champion; name a version, or pin one",
+                param="pack",
+            )
+        return best
+
+    def pinned(self, name: str, caller: Caller) -> int | None:
+        """The version that the caller has pinned as champion, if any."""
+        return self._store.pinned_champion(caller.owner, name)
+
+    def pin(self, name: str, version: int | None, caller: Caller) -> None:
+        """Make a version the champion; None: the best measured one again.
+
+        Raises:
+            NotFoundError: The caller sees no such version.
+        """
+        if version is None:
+            self.versions(name, caller)
+        else:
+            self.resolve(f"{name}@{version}", caller)
+        self._store.pin_champion(caller.owner, name, version)
+
+    def published_by(self, owner: str, reference: str) -> tuple[PackVersion, list[PackVersion]]:
+        """A version and all that its owner sees of the same pack.
+
+        Raises:
+            NotFoundError: It is not in the registry.
+        """
+        name, _, version = reference.partition("@")
+        return read_pack(name, int(version), self._home), self._of_owner(name, owner)
+
+    def served(self, reference: str | None) -> PackVersion | None:
+        """The version that a deployment has; None without one, or when it is not in the registry any more."""
+        if reference is None:
+            return None
+        name, _, version = reference.partition("@")
+        try:
+            return read_pack(name, int(version), self._home)
+        except (NotFoundError, ValueError):
+            return None
+
+    def job_of(self, pack: PackVersion) -> Job | None:
+        """The job that published a version, when it is known here."""
+        return self._job(pack.name, pack.version)
+
+    def _of_owner(self, name: str, owner: str | None) -> list[PackVersion]:
+        found = self._visible(name, owner)
+        if not found:
+            raise NotFoundError(f"no pack {name[:96]!r}; GET /v1/packs lists them", param="pack")
+        return [read_pack(name, version, self._home) for version in found]
+
+    def _visible(self, name: str, owner: str | None) -> list[int]:
+        versions = registry.pack_versions(name, self._home)
+        if owner is None:
+            return versions
+        jobs = {version: self._job(name, version) for version in versions}
+        return [version for version, job in jobs.items() if job is None or job.owner == owner]
+
+    def _job(self, name: str, version: int) -> Job | None:
+        job_id = registry.pack_job_id(name, version, self._home)
+        if job_id is None:
+            return None
+        try:
+            return self._store.get(job_id)
+        except NotFoundError:
+            return None

@@ -1,0 +1,75 @@
+"""What the replicas of a group say they have loaded: the difference between a wanted deployment and a live one."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from eda_service.distributed.serve_config import route_prefix_of
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 2.0
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LoadedVariant(_Answer):
+    """One served name in a replica."""
+
+    name: str
+    base_draft: str | None = None
+    pack: str | None = None
+    loaded_at: int
+    num_running: int
+    adapter_bytes: int | None = None
+    pack_bytes: int | None = None
+
+
+class FailedVariant(_Answer):
+    """What could not be loaded under a name, and why; an earlier variant may answer there."""
+
+    name: str
+    base_draft: str | None = None
+    pack: str | None = None
+    reason: str
+
+
+class LoadedGroup(_Answer):
+    """One replica's memory and what is in it."""
+
+    base_bytes: int | None = None
+    variants: tuple[LoadedVariant, ...] = ()
+    failed: tuple[FailedVariant, ...] = ()
+
+    def variant(self, name: str) -> LoadedVariant | None:
+        """The variant of that name, if it is loaded."""
+        return next((each for each in self.variants if each.name == name), None)
+
+
+class Replicas:
+    """Asks replicas, through Serve's proxy: of several, one answers for all.
+
+    Args:
+        serve_url: Base URL of Ray Serve.
+    """
+
+    def __init__(self, serve_url: str) -> None:
+        self._http = httpx.Client(base_url=serve_url, timeout=_TIMEOUT_S, trust_env=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def loaded(self, group: str) -> LoadedGroup | None:
+        """What a replica of a group has loaded; None when none answers in time."""
+        try:
+            answer = self._http.get(f"{route_prefix_of(group)}/internal/variants")
+            return LoadedGroup.model_validate_json(answer.content) if answer.is_success else None
+        except (httpx.HTTPError, ValidationError) as error:
+            logger.warning("group %s does not say what it has loaded: %s", group, type(error).__name__)
+            return None

@@ -1,0 +1,103 @@
+"""Deployments and packs in their wire form."""
+
+from __future__ import annotations
+
+from api.auth import Caller
+from api.schemas_deployments import (
+    DeploymentBody,
+    DeploymentDetail,
+    EvaluationBody,
+    MemoryBody,
+    PackBody,
+    PackVersionBody,
+    ReplicasBody,
+    RevisionBody,
+)
+from api.services.live import Live
+from api.services.packs import Packs
+from eda_service.artifacts.packs import PackVersion
+from eda_service.errors import NotFoundError
+from eda_service.jobstore import Deployment, Revision
+
+
+def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> DeploymentBody:
+    """What is wanted, and what is."""
+    target, variant = deployment.target, live.variant
+    memory = None
+    if variant is not None:
+        memory = MemoryBody(
+            base_bytes=live.base_bytes, adapter_bytes=variant.adapter_bytes, pack_bytes=variant.pack_bytes
+        )
+    return DeploymentBody(
+        **deployment.model_dump(
+            include={
+                "name", "owner", "base_draft", "pack", "pack_ref", "labels", "job_id", "revision", "created_at",
+                "updated_at",
+            }
+        ),
+        state=live.state.value,
+        reason=live.reason,
+        model=target["model"],
+        adapter=target.get("adapter"),
+        model_revision=target.get("revision"),
+        dtype=target.get("dtype", "auto"),
+        loaded_pack=None if variant is None else variant.pack,
+        evaluation=_evaluation(packs.served(deployment.pack)),
+        replicas=ReplicasBody(min=deployment.min_replicas, max=deployment.max_replicas, running=live.num_replicas),
+        group=live.group,
+        memory=memory,
+        num_running=None if variant is None else variant.num_running,
+    )  # fmt: skip
+
+
+def deployment_detail(deployment: Deployment, live: Live, packs: Packs, revisions: list[Revision]) -> DeploymentDetail:
+    """The same with its history."""
+    body = deployment_body(deployment, live, packs)
+    return DeploymentDetail(**body.model_dump(), revisions=[_revision_body(each) for each in revisions])
+
+
+def pack_body(name: str, versions: list[PackVersion], packs: Packs, caller: Caller) -> PackBody:
+    """A pack with its versions, newest first, and its champion."""
+    pinned = packs.pinned(name, caller)
+    try:
+        champion = packs.champion(name, caller.owner, versions).version
+    except NotFoundError:
+        champion = None
+    return PackBody(
+        name=name,
+        latest=versions[-1].version,
+        champion=champion,
+        champion_pinned=champion is not None and champion == pinned,
+        versions=[_version_body(each, packs) for each in reversed(versions)],
+    )
+
+
+def _version_body(pack: PackVersion, packs: Packs) -> PackVersionBody:
+    manifest, job = pack.manifest, packs.job_of(pack)
+    return PackVersionBody(
+        id=pack.reference,
+        version=pack.version,
+        created_at=None if manifest is None else manifest.created_at,
+        method=None if manifest is None else manifest.method,
+        base_draft=None if manifest is None else manifest.base_draft,
+        target=None if manifest is None else manifest.target.model_dump(include={"model", "revision", "adapter"}),
+        size_bytes=None if manifest is None else sum(entry.size_bytes for entry in manifest.files),
+        num_parameters=None if manifest is None else manifest.num_parameters,
+        job_id=None if job is None else job.id,
+        evaluation=_evaluation(pack),
+    )
+
+
+def _evaluation(pack: PackVersion | None) -> EvaluationBody | None:
+    if pack is None or pack.evaluation is None:
+        return None
+    return EvaluationBody(**pack.evaluation.model_dump(exclude={"compared_by"}))
+
+
+def _revision_body(revision: Revision) -> RevisionBody:
+    return RevisionBody(
+        **revision.model_dump(
+            include={"revision", "base_draft", "pack", "pack_ref", "job_id", "made_by", "reason", "created_at"}
+        ),
+        replicas={"min": revision.min_replicas, "max": revision.max_replicas},
+    )

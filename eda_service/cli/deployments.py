@@ -1,0 +1,220 @@
+"""`eda deployments ...`: what the endpoint serves: make, look, swap packs, roll back, remove."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated, Any, Literal
+
+import typer
+
+from eda_service.cli import view
+from eda_service.cli.arguments import as_pairs
+from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
+from eda_service.client import Deployment, Revision
+from eda_service.client.deployment_calls import UNSET
+from eda_service.errors import InputError
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    help="What the endpoint serves: deploy, swap packs, roll back, remove.",
+    epilog=example("eda deployments ls"),
+)
+
+_RANGE = re.compile(r"^(\d{1,2})(?:-(\d{1,2}))?$")
+_COLOURS = {"ready": "green", "failed": "red", "loading": "cyan", "pending": "yellow"}
+_READY_TIMEOUT_S = 600.0
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name at /v1/models.")]
+ReplicasOption = Annotated[
+    str | None, typer.Option("--replicas", metavar="N|MIN-MAX", help="A number, or a range to scale in.")
+]
+LabelsOption = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Also a pack that measured worse than what it replaces.")]
+ReasonOption = Annotated[str | None, typer.Option("--reason", help="For the history.")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Come back once it is ready; exit code 1 when it fails.")]
+
+
+@app.command("ls", epilog=example("eda deployments ls --json"))
+def ls(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most this many.")] = 100,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List deployments by name."""
+    with connect(url) as client:
+        page = client.deployments.page(limit=limit)
+    if as_json:
+        print_json([_plain(each) for each in page])
+        return
+    typer.echo(_table(list(page)) if len(page) else "no deployments")
+    if page.has_more:
+        err.print("there are more; raise --limit")
+
+
+@app.command(epilog=example("eda deployments show math --json"))
+def show(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show one deployment with its history."""
+    with connect(url) as client:
+        found = client.deployments.get(name)
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(_table([found]))
+    for line in _facts(found):
+        typer.echo(line)
+    typer.echo(_history(found.revisions))
+
+
+@app.command(
+    epilog=example(
+        "eda deployments create smollm2-135m-math --pack smollm2-135m-math@champion --wait",
+        "eda deployments create org/model --adapter org/lora --name support --base-draft my-draft@2 --replicas 1-4",
+    )
+)
+def create(
+    model: Annotated[str, typer.Argument(help="Target: hub id, shipped name or directory.")],
+    name: Annotated[str | None, typer.Option(help="Name at /v1/models; default: the last part of the target.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top of the model.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the target's weights.")] = "auto",
+    base_draft: Annotated[str | None, typer.Option(help="name@version; default: the pack's.")] = None,
+    no_draft: Annotated[bool, typer.Option("--no-draft", help="Serve without speculation.")] = False,
+    pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
+    replicas: ReplicasOption = None,
+    labels: LabelsOption = None,
+    force: ForceOption = False,
+    wait: WaitOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a target under a name."""
+    if no_draft and base_draft is not None:
+        raise InputError("--no-draft and --base-draft exclude each other; give one", param="base_draft")
+    body: dict[str, Any] = {"model": model, "dtype": dtype, "labels": as_pairs(labels or [], "--label"), "force": force}
+    given = {"name": name, "adapter": adapter, "revision": revision, "base_draft": base_draft, "pack": pack}
+    body |= {key: value for key, value in given.items() if value is not None}
+    if no_draft:
+        body["base_draft"] = None
+    if replicas is not None:
+        body["replicas"] = _replicas(replicas)
+    with connect(url) as client:
+        made = client.deployments.create(body)
+        if wait:
+            made = client.deployments.wait_ready(made.name, timeout_s=_READY_TIMEOUT_S)
+    _show_change(made, as_json)
+
+
+@app.command(epilog=example("eda deployments update math --pack math@latest --wait"))
+def update(
+    name: NameArgument,
+    pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
+    no_pack: Annotated[bool, typer.Option("--no-pack", help="The base draft alone.")] = False,
+    replicas: ReplicasOption = None,
+    labels: LabelsOption = None,
+    force: ForceOption = False,
+    reason: ReasonOption = None,
+    wait: WaitOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Swap the pack, or change replicas or labels; running requests end as they began."""
+    if no_pack and pack is not None:
+        raise InputError("--no-pack and --pack exclude each other; give one", param="pack")
+    with connect(url) as client:
+        changed = client.deployments.update(
+            name,
+            pack=None if no_pack else UNSET if pack is None else pack,
+            replicas=None if replicas is None else _replicas(replicas),
+            labels=None if labels is None else as_pairs(labels, "--label"),
+            force=force,
+            reason=reason,
+        )
+        if wait:
+            changed = client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
+    _show_change(changed, as_json)
+
+
+@app.command(epilog=example("eda deployments rollback math", "eda deployments rollback math --revision 3"))
+def rollback(
+    name: NameArgument,
+    revision: Annotated[int | None, typer.Option(min=1, help="Default: the last that served something else.")] = None,
+    reason: ReasonOption = None,
+    wait: WaitOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve again what an earlier revision served."""
+    with connect(url) as client:
+        changed = client.deployments.rollback(name, revision=revision, reason=reason)
+        if wait:
+            changed = client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
+    _show_change(changed, as_json)
+
+
+@app.command(epilog=example("eda deployments rm math"))
+def rm(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Stop serving a name; running requests end, its packs stay."""
+    with connect(url) as client:
+        client.deployments.delete(name)
+    print_json({"name": name, "deleted": True}) if as_json else typer.echo(f"removed {name}")
+
+
+def _replicas(text: str) -> int | dict[str, int]:
+    found = _RANGE.match(text)
+    if found is None:
+        raise InputError(f"--replicas {text[:32]!r} is neither a number nor MIN-MAX", param="replicas")
+    low, high = found.groups()
+    return int(low) if high is None else {"min": int(low), "max": int(high)}
+
+
+def _plain(deployment: Deployment) -> dict[str, Any]:
+    return deployment.model_dump(mode="json", exclude={"revisions"})
+
+
+def _show_change(deployment: Deployment, as_json: bool) -> None:
+    if as_json:
+        print_json(_plain(deployment))
+        return
+    colour = _COLOURS.get(deployment.state, "default")
+    served = deployment.pack or deployment.base_draft or "no draft"
+    out.print(f"{deployment.name} [{colour}]{deployment.state}[/] revision {deployment.revision}: {served}")
+
+
+def _table(deployments: list[Deployment]) -> str:
+    rows = [("NAME", "STATE", "PACK", "BASE DRAFT", "ACCEPTANCE", "REPLICAS", "REVISION", "GROUP", "MODEL")]
+    for each in deployments:
+        target = f"{each.model} + {each.adapter}" if each.adapter else each.model
+        measured = each.evaluation
+        rows.append(
+            (
+                each.name,
+                each.state,
+                each.pack or "-",
+                each.base_draft or "-",
+                "-" if measured is None else f"{measured.acceptance_length:.2f}",
+                f"{each.replicas.running}/{each.replicas.max}",
+                str(each.revision),
+                each.group,
+                target,
+            )
+        )
+    return view.columns(rows)
+
+
+def _facts(deployment: Deployment) -> list[str]:
+    lines = [] if deployment.reason is None else [f"reason  {deployment.reason}"]
+    if deployment.loaded_pack != deployment.pack:
+        lines.append(f"serves  {deployment.loaded_pack or 'no pack'} until then")
+    sizes = {} if deployment.memory is None else deployment.memory.model_dump()
+    known = [f"{name.removesuffix('_bytes')} {size / 1e6:.1f} MB" for name, size in sizes.items() if size is not None]
+    return lines + ([f"memory  {', '.join(known)}"] if known else [])
+
+
+def _history(revisions: tuple[Revision, ...]) -> str:
+    rows = [("REVISION", "AGE", "PACK", "AS WRITTEN", "BY", "WHY")]
+    for each in revisions:
+        age = view.duration(time.time() - each.created_at)
+        rows.append((str(each.revision), age, each.pack or "-", each.pack_ref or "-", each.made_by, each.reason))
+    return view.columns(rows)

@@ -1,0 +1,98 @@
+"""What the service answers about deployments and packs, read tolerantly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from eda_service.client.answers import Answer
+
+
+class Evaluation(Answer):
+    """What a pack measured on held-out prompts."""
+
+    temperature: float
+    acceptance_length: float
+    base_acceptance_length: float
+    speedup: float | None = None
+
+
+class Replicas(Answer):
+    """Replicas of a deployment's group."""
+
+    min: int
+    max: int
+    running: int = 0
+
+
+class Memory(Answer):
+    """Bytes in one replica; None where it does not say. The base is shared by everything in the group."""
+
+    base_bytes: int | None = None
+    adapter_bytes: int | None = None
+    pack_bytes: int | None = None
+
+
+class Revision(Answer):
+    """A deployment as one change left it."""
+
+    revision: int
+    base_draft: str | None = None
+    pack: str | None = None
+    pack_ref: str | None = None
+    replicas: dict[str, int] = Field(default_factory=dict)
+    job_id: str | None = None
+    made_by: str
+    reason: str
+    created_at: int
+
+
+class Deployment(Answer):
+    """One name at the endpoint: what is wanted, and what is. `revisions` come with `get` alone, newest first."""
+
+    name: str
+    owner: str = "local"
+    state: str
+    reason: str | None = None
+    model: str
+    adapter: str | None = None
+    base_draft: str | None = None
+    pack: str | None = None
+    pack_ref: str | None = None
+    loaded_pack: str | None = None
+    evaluation: Evaluation | None = None
+    replicas: Replicas
+    group: str = ""
+    memory: Memory | None = None
+    num_running: int | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    job_id: str | None = None
+    revision: int
+    created_at: int
+    updated_at: int
+    revisions: tuple[Revision, ...] = ()
+
+
+class PackVersion(Answer):
+    """One published version of a pack."""
+
+    id: str
+    version: int
+    created_at: int | None = None
+    method: str | None = None
+    base_draft: str | None = None
+    target: dict[str, Any] | None = None
+    size_bytes: int | None = None
+    job_id: str | None = None
+    evaluation: Evaluation | None = None
+
+
+class Pack(Answer):
+    """A pack with its versions, newest first."""
+
+    name: str
+    latest: int
+    champion: int | None = None
+    champion_pinned: bool = False
+    versions: tuple[PackVersion, ...] = ()

@@ -1,0 +1,89 @@
+"""The operations on deployments and packs as values, once for both clients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from eda_service.client.answers import Page
+from eda_service.client.calls import Call, given, one, page_of
+from eda_service.client.deployment_answers import Deployment, Pack
+from eda_service.errors import InputError
+
+
+class Unset:
+    """Stands for an argument that was not given, where None means something."""
+
+
+UNSET: Final = Unset()
+_ROOT, _PACKS = "/v1/deployments", "/v1/packs"
+_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,127}$")
+
+
+def create(body: Mapping[str, Any]) -> Call[Deployment]:
+    """Deploy something; an equal deployment is returned as it is, so the call may be repeated."""
+    return Call("POST", _ROOT, one(Deployment), json=body, repeatable=True)
+
+
+def get(name: str) -> Call[Deployment]:
+    """One deployment with its history."""
+    return Call("GET", _path(_ROOT, name), one(Deployment), repeatable=True)
+
+
+def page(*, limit: int, after: str | None) -> Call[Page[Deployment]]:
+    """Deployments by name."""
+    return Call("GET", _ROOT, page_of(Deployment), params=given(limit=limit, after=after), repeatable=True)
+
+
+def update(
+    name: str,
+    *,
+    pack: str | Unset | None,
+    replicas: int | Mapping[str, int] | None,
+    labels: Mapping[str, str] | None,
+    force: bool,
+    reason: str | None,
+) -> Call[Deployment]:
+    """Change what is given."""
+    body: dict[str, Any] = {} if isinstance(pack, Unset) else {"pack": pack}
+    body |= {
+        key: value
+        for key, value in {"replicas": replicas, "labels": labels, "reason": reason}.items()
+        if value is not None
+    }
+    if force:
+        body["force"] = True
+    return Call("PATCH", _path(_ROOT, name), one(Deployment), json=body, repeatable=True)
+
+
+def rollback(name: str, *, revision: int | None, reason: str | None) -> Call[Deployment]:
+    """Serve again what an earlier revision served."""
+    body = {key: value for key, value in {"revision": revision, "reason": reason}.items() if value is not None}
+    return Call("POST", f"{_path(_ROOT, name)}/rollback", one(Deployment), json=body)
+
+
+def delete(name: str) -> Call[None]:
+    """Stop serving."""
+    return Call("DELETE", _path(_ROOT, name), lambda _: None)
+
+
+def pack(name: str) -> Call[Pack]:
+    """One pack with its versions."""
+    return Call("GET", _path(_PACKS, name), one(Pack), repeatable=True)
+
+
+def packs(*, limit: int, after: str | None) -> Call[Page[Pack]]:
+    """Packs by name."""
+    return Call("GET", _PACKS, page_of(Pack), params=given(limit=limit, after=after), repeatable=True)
+
+
+def pin_champion(name: str, version: int | None) -> Call[Pack]:
+    """Say which version `name@champion` is."""
+    return Call("PUT", f"{_path(_PACKS, name)}/champion", one(Pack), json={"version": version}, repeatable=True)
+
+
+def _path(root: str, name: str) -> str:
+    if not _NAME.match(name):
+        raise InputError(f"{name[:64]!r} is no name; `eda deployments ls` shows them", param="name")
+    return f"{root}/{name}"

@@ -1,0 +1,52 @@
+"""What the store hands out about deployments: frozen values, detached from the database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from eda_service.jobstore.job import Row
+
+
+class Deployment(Row):
+    """Something that Serve must offer: `name` at /v1/models."""
+
+    name: str
+    owner: str = "local"
+    target: dict[str, Any] = Field(description="TargetSpec as JSON")
+    base_draft: str | None = Field(description="name@version; None: without speculation")
+    pack: str | None = Field(description="name@version; None: the base draft alone")
+    pack_ref: str | None = Field(default=None, description="the pack as it was written, `name@latest` for example")
+    min_replicas: int = 1
+    max_replicas: int = 1
+    labels: dict[str, str] = Field(default_factory=dict)
+    job_id: str | None = Field(default=None, description="the job whose pack is served")
+    revision: int = Field(default=0, description="number of changes; 0: not stored yet")
+    created_at: int = 0
+    updated_at: int = 0
+
+
+class Revision(Row):
+    """A deployment as one change left it."""
+
+    name: str
+    revision: int
+    target: dict[str, Any]
+    base_draft: str | None
+    pack: str | None
+    pack_ref: str | None
+    min_replicas: int
+    max_replicas: int
+    job_id: str | None
+    made_by: str
+    reason: str
+    created_at: int
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a rollback brings back: what is served, not on how many replicas."""
+        return self.model_dump(include=set(SERVED))
+
+
+SERVED = ("target", "base_draft", "pack", "pack_ref", "job_id")

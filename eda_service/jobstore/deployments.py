@@ -1,0 +1,140 @@
+"""What Serve must offer, its history, and which version of a pack is the champion.
+
+A change is made from what was read: it names the revision that it starts from and is refused when there is a newer one.
+So whoever decides (by what packs have measured, for example) holds no lock while deciding.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from eda_service.errors import NotFoundError, StaleDeploymentError
+from eda_service.jobstore import rows
+from eda_service.jobstore.database import Database
+from eda_service.jobstore.deployment import SERVED, Deployment, Revision
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import ChampionRow, DeploymentRow, RevisionRow
+
+_CHANGED = (*SERVED, "min_replicas", "max_replicas")
+
+
+class Deployments(Database):
+    """Deployments with their revisions, and pinned champions."""
+
+    def put_deployment(self, deployment: Deployment, *, made_by: str, reason: str) -> Deployment:
+        """Make a deployment, or change the one of that name.
+
+        Args:
+            deployment: As it shall be; its `revision` is the one that the caller has read, 0 for none.
+            made_by: Owner of the key that asked, or the job.
+            reason: For the history.
+
+        Raises:
+            StaleDeploymentError: There is another revision by now.
+        """
+        with self._write.begin() as session:
+            return write(session, deployment, self._now(), made_by=made_by, reason=reason)
+
+    def delete_deployment(self, name: str, *, owner: str | None = None) -> None:
+        """Forget a deployment and its history.
+
+        Raises:
+            NotFoundError: No such deployment of this owner.
+        """
+        with self._write.begin() as session:
+            lock(session, Space.DEPLOYMENT, name)
+            row = _find(session, name, owner)
+            session.execute(delete(RevisionRow).where(RevisionRow.name == row.name))
+            session.delete(row)
+
+    def deployments(self, *, owner: str | None = None) -> list[Deployment]:
+        """Everything Serve must offer, or one owner's part of it, by name."""
+        query = select(DeploymentRow).order_by(DeploymentRow.name)
+        if owner is not None:
+            query = query.where(DeploymentRow.owner == owner)
+        with self._read() as session:
+            return [Deployment.model_validate(row) for row in session.scalars(query)]
+
+    def deployment(self, name: str, *, owner: str | None = None) -> Deployment:
+        """One deployment.
+
+        Raises:
+            NotFoundError: No such deployment of this owner.
+        """
+        with self._read() as session:
+            return Deployment.model_validate(_find(session, name, owner))
+
+    def revisions(self, name: str, *, owner: str | None = None, limit: int = 100) -> list[Revision]:
+        """A deployment's history, newest first.
+
+        Raises:
+            NotFoundError: No such deployment of this owner.
+        """
+        with self._read() as session:
+            row = _find(session, name, owner)
+            query = select(RevisionRow).where(RevisionRow.name == row.name).order_by(RevisionRow.revision.desc())
+            return [Revision.model_validate(each) for each in session.scalars(query.limit(limit))]
+
+    def pin_champion(self, owner: str, name: str, version: int | None) -> None:
+        """Say which version of a pack an owner's `name@champion` is; None: the best measured one again."""
+        with self._write.begin() as session:
+            lock(session, Space.CHAMPION, f"{owner}/{name}")
+            if version is None:
+                session.execute(delete(ChampionRow).where(ChampionRow.owner == owner, ChampionRow.name == name))
+            else:
+                session.merge(ChampionRow(owner=owner, name=name, version=version, pinned_at=self._now()))
+
+    def pinned_champion(self, owner: str, name: str) -> int | None:
+        """The version that the owner has pinned, if any."""
+        with self._read() as session:
+            row = session.get(ChampionRow, (owner, name))
+            return None if row is None else row.version
+
+
+def write(session: Session, deployment: Deployment, now: int, *, made_by: str, reason: str) -> Deployment:
+    """Insert or change a deployment inside the caller's transaction, with its revision.
+
+    Raises:
+        StaleDeploymentError: The stored revision is not the one that `deployment` was made from.
+    """
+    lock(session, Space.DEPLOYMENT, deployment.name)
+    row = session.get(DeploymentRow, deployment.name)
+    stored = 0 if row is None else row.revision
+    if stored != deployment.revision:
+        raise StaleDeploymentError(
+            f"deployment {deployment.name} has revision {stored}, the change was made from {deployment.revision}; "
+            "read it again",
+            param="revision",
+        )
+    fields = deployment.model_dump(exclude={"revision", "created_at", "updated_at"})
+    if row is None:
+        row = DeploymentRow(**fields, revision=1, created_at=now, updated_at=now)
+        session.add(row)
+        session.flush()  # its revision's foreign key needs it
+    else:
+        for name, value in fields.items():
+            setattr(row, name, value)
+        row.revision, row.updated_at = stored + 1, now
+    session.add(
+        RevisionRow(
+            name=row.name,
+            revision=row.revision,
+            made_by=rows.clean_text(made_by, 64),
+            reason=rows.clean_text(reason),
+            created_at=now,
+            **{name: fields[name] for name in _CHANGED},
+        )
+    )
+    session.flush()
+    return Deployment.model_validate(row)
+
+
+def _find(session: Session, name: str, owner: str | None) -> DeploymentRow:
+    query = select(DeploymentRow).where(DeploymentRow.name == rows.clean_text(name))
+    if owner is not None:
+        query = query.where(DeploymentRow.owner == owner)
+    row = session.scalars(query).first()
+    if row is None:
+        raise NotFoundError(f"no deployment {name[:96]!r}; list the deployments to find its name", param="name")
+    return row

@@ -1,0 +1,90 @@
+"""Packs in a registry that say what a test wants them to have measured; their weights are one byte, or a test's own."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from eda_service.artifacts.files import file_entry, write_json
+from eda_service.artifacts.packs import ADAPTED, BASE, acceptance_key
+from eda_service.artifacts.registry import publish_pack, reserve_version, stage_pack
+from eda_service.config import AdaptConfig
+from eda_service.records import PackManifest, Stage, TargetFingerprint
+
+WEIGHTS = "w" * 64
+
+
+def put_pack(
+    home: Path,
+    name: str,
+    acceptance_length: float,
+    *,
+    base: float = 1.4,
+    job_id: str | None = None,
+    base_draft: str = "small@1",
+    weights_sha256: str = WEIGHTS,
+    target: TargetFingerprint | None = None,
+    files: Path | None = None,
+    prompts: str = "p",
+    **config: Any,
+) -> str:
+    """Publish the next version of a pack; returns name@version.
+
+    Args:
+        home: Root of the registry.
+        name: Of the pack.
+        acceptance_length: What the pack measured at T=0.
+        base: What the base draft alone measured.
+        job_id: The job that published it; None: nobody's.
+        base_draft: name@version that it was trained beside.
+        weights_sha256: Of the target that it was made for.
+        target: The whole fingerprint, instead of one that is made up.
+        files: Directory with `pack.json` and `pack.safetensors`.
+        prompts: Stands for the hash of the prompts.
+        config: Fields of its AdaptConfig.
+    """
+    version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
+    staging = stage_pack(name, home)
+    if files is None:
+        (staging / "pack.safetensors").write_bytes(b"x")
+    else:
+        shutil.copytree(files, staging, dirs_exist_ok=True)
+    settings = AdaptConfig.model_validate({"target": {"model": "org/model"}, **config})
+    manifest = PackManifest(
+        stage=Stage.PUBLISH,
+        created_at=1,
+        seconds=1.0,
+        config=settings.model_dump(mode="json"),
+        seed=settings.seed,
+        library_versions={},
+        inputs={"prompts": prompts},
+        files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
+        pack=f"{name}@{version}",
+        method="eda",
+        base_draft=base_draft,
+        base_draft_sha256="d",
+        target=target or _fingerprint(weights_sha256),
+        num_parameters=10,
+        num_trainable=4,
+        metrics={acceptance_key(ADAPTED, 0.0): acceptance_length, acceptance_key(BASE, 0.0): base},
+    )
+    write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
+    publish_pack(staging, name, version, home)
+    return f"{name}@{version}"
+
+
+def _fingerprint(weights_sha256: str) -> TargetFingerprint:
+    return TargetFingerprint(
+        model="org/model",
+        revision=None,
+        adapter=None,
+        model_type="llama",
+        hidden_size=32,
+        vocab_size=112,
+        num_layers=2,
+        tokenizer_sha256="t",
+        chat_template_sha256="c",
+        weights_sha256=weights_sha256,
+    )

@@ -1,0 +1,99 @@
+"""`eda deployments` against the real application, and what only a cluster shows against a script."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from command_line import Cli
+from live_api import LiveApi
+from pack_files import put_pack
+from scripted_service import Answer, ScriptedService
+
+ROOT = "/v1/deployments"
+
+
+def made(eda: Cli, live: LiveApi, *options: str) -> dict[str, Any]:
+    """Deploy by the command, under a name of its own; returns the JSON."""
+    name = f"d-{uuid.uuid4().hex[:8]}"
+    done = eda("deployments", "create", "org/model", "--name", name, "--json", *options, url=live.url)
+    assert done.exit_code == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_life_of_a_deployment(eda: Cli, live: LiveApi) -> None:
+    pack = f"p-{uuid.uuid4().hex[:8]}"
+    for length in (2.0, 2.5, 1.9):
+        put_pack(live.home, pack, length)
+    body = made(eda, live, "--base-draft", "small@1", "--replicas", "1-3", "--label", "team=math")
+    name = body["name"]
+    assert (body["state"], body["replicas"], body["labels"]) == (
+        "pending", {"min": 1, "max": 3, "running": 0}, {"team": "math"},
+    )  # fmt: skip
+    changed = eda("deployments", "update", name, "--pack", f"{pack}@2", "--reason", "try", url=live.url)
+    assert changed.stdout == f"{name} pending revision 2: {pack}@2\n"
+    refused = eda("deployments", "update", name, "--pack", f"{pack}@latest", "--json", url=live.url)
+    assert refused.exit_code == 2
+    assert json.loads(refused.stderr)["error"]["code"] == "acceptance_regression"
+    assert eda("deployments", "update", name, "--pack", pack, "--force", url=live.url).exit_code == 0
+    back = eda("deployments", "rollback", name, "--json", url=live.url)
+    assert json.loads(back.stdout)["pack"] == f"{pack}@2"
+    shown = eda("deployments", "show", name, url=live.url)
+    assert f"{pack}@2" in shown.stdout.splitlines()[1]
+    assert "reason  Ray does not answer" in shown.stdout
+    history = json.loads(eda("deployments", "show", name, "--json", url=live.url).stdout)["revisions"]
+    assert [each["reason"] for each in history] == ["rolled back to revision 2", "changed pack", "try", "created"]
+    assert json.loads(eda("deployments", "update", name, "--no-pack", "--json", url=live.url).stdout)["pack"] is None
+    assert name in eda("deployments", "ls", url=live.url).stdout
+    assert name in {each["name"] for each in json.loads(eda("deployments", "ls", "--json", url=live.url).stdout)}
+    assert eda("deployments", "rm", name, url=live.url).stdout == f"removed {name}\n"
+    assert eda("deployments", "show", name, url=live.url).exit_code == 2
+
+
+def test_without_speculation(eda: Cli, live: LiveApi) -> None:
+    body = made(eda, live, "--no-draft", "--adapter", "org/lora", "--revision", "main", "--dtype", "float32")
+    assert (body["base_draft"], body["adapter"], body["model"]) == (None, "org/lora", "org/model")
+    assert json.loads(eda("deployments", "rm", body["name"], "--json", url=live.url).stdout)["deleted"] is True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("create", "m", "--replicas", "many"),
+        ("create", "m", "--no-draft", "--base-draft", "d@1"),
+        ("update", "m", "--pack", "p", "--no-pack"),
+        ("update", "m", "--label", "x"),
+        ("show", "../jobs"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_here(eda: Cli, scripted: ScriptedService, options: tuple[str, ...]) -> None:
+    assert eda("deployments", *options, url=scripted.url).exit_code == 2
+    assert scripted.requests == []
+
+
+def shown(state: str, **fields: Any) -> Answer:
+    replicas = {"min": 1, "max": 1, "running": 1}
+    facts = {"name": "pair", "state": state, "model": "m", "replicas": replicas, "revision": 2, "pack": "p@2"}
+    return Answer({**facts, "created_at": 1, "updated_at": 1, **fields})
+
+
+def test_waiting_and_memory(eda: Cli, scripted: ScriptedService) -> None:
+    memory = {"base_bytes": 270_000_000, "adapter_bytes": None, "pack_bytes": 5_300_000}
+    scripted.on("PATCH", f"{ROOT}/pair", shown("loading"))
+    scripted.on("GET", f"{ROOT}/pair", shown("loading"), shown("ready", loaded_pack="p@2", memory=memory))
+    done = eda("deployments", "update", "pair", "--pack", "p", "--wait", url=scripted.url)
+    assert (done.exit_code, done.stdout) == (0, "pair ready revision 2: p@2\n")
+    assert "memory  base 270.0 MB, pack 5.3 MB" in eda("deployments", "show", "pair", url=scripted.url).stdout
+    scripted.on("GET", f"{ROOT}/pair", shown("failed", reason="no such file", loaded_pack="p@1"))
+    failed = eda("deployments", "update", "pair", "--pack", "p", "--wait", url=scripted.url)
+    assert failed.exit_code == 1
+    assert "no such file" in failed.stderr
+    assert "serves  p@1 until then" in eda("deployments", "show", "pair", url=scripted.url).stdout
+
+
+def test_an_empty_list_says_so(eda: Cli, scripted: ScriptedService) -> None:
+    scripted.on("GET", ROOT, Answer({"data": [], "has_more": False}))
+    assert eda("deployments", "ls", url=scripted.url).stdout == "no deployments\n"

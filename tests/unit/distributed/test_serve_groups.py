@@ -1,0 +1,52 @@
+"""Deployments become groups, and groups one Serve config that Ray's own schema accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from eda_service.distributed.serve_config import build_config, group_key, groups_of
+from eda_service.jobstore import Deployment
+
+
+def deployment(name: str, replicas: tuple[int, int] = (1, 1), pack: str | None = "p@1", **target: Any) -> Deployment:
+    return Deployment(
+        name=name,
+        target={"model": "org/base", "revision": None, "adapter": None, "dtype": "auto", **target},
+        base_draft="d@1",
+        pack=pack,
+        min_replicas=replicas[0],
+        max_replicas=replicas[1],
+    )
+
+
+def test_one_base_with_any_adapters_and_packs_is_one_group() -> None:
+    found = groups_of([deployment("b", adapter="org/lora"), deployment("a", pack=None)])
+    assert [[model.name for model in group.models] for group in found] == [["a", "b"]]
+
+
+@pytest.mark.parametrize("other", [{"model": "org/other"}, {"revision": "v2"}, {"dtype": "float32"}])
+def test_another_base_revision_or_dtype_is_another_group(other: dict[str, Any]) -> None:
+    assert len(groups_of([deployment("a"), deployment("b", **other)])) == 2
+
+
+def test_shipped_targets_share_the_group_of_their_base() -> None:
+    names = ("smollm2-135m-math", "smollm2-135m-code", "smollm2-135m-instruct")
+    assert len({group_key({"model": name}) for name in names}) == 1
+
+
+def test_the_config_is_one_application_per_group_in_ray_s_words() -> None:
+    found = groups_of([deployment("a"), deployment("b", (2, 5), adapter="x"), deployment("c", (3, 3), model="org/c")])
+    config = build_config(found, port=8701)
+    parsed = ServeDeploySchema.model_validate(config)
+    by_models = {tuple(m["name"] for m in app.deployments[0].user_config["models"]): app for app in parsed.applications}
+    shared, single = by_models["a", "b"], by_models["c",]
+    key = group_key({"model": "org/base"})
+    assert (shared.name, shared.route_prefix) == (f"eda-{key}", f"/groups/{key}")
+    scaling = shared.deployments[0].autoscaling_config
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (2, 5)
+    assert single.deployments[0].num_replicas == 3
+    assert parsed.http_options.host == "127.0.0.1"
+    assert build_config([], port=8701)["applications"] == []
