@@ -48,6 +48,8 @@ CONFIG: dict[str, Any] = {
     },
     "evaluation": {"num_prompts": 6, "max_new_tokens": 16, "num_timed_prompts": 0, "threads": 1},
 }
+HELD_OPEN = {"role": "driver", "op": "replace", "when": "before", "match": "select/record.json", "pause_s": 5.0}
+"""Selecting takes too short a time to be struck in from outside."""
 RECORDS = ("validate", "generate", "select", "train", "evaluate")
 
 
@@ -136,12 +138,15 @@ class Bench:
         """One job with one fault, to its end."""
         for path in self.fault_file.parent.glob("fault.json*"):
             path.unlink()
-        if fault is not None and fault.op not in ("kill", "cancel"):
+        outside = fault is not None and fault.op in ("kill", "cancel")
+        if fault is not None and not outside:
             self.fault_file.write_text(json.dumps(asdict(fault)))
+        elif fault is not None and fault.when == "select":
+            self.fault_file.write_text(json.dumps(HELD_OPEN))
         started = time.monotonic()
         with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
             job = client.create(self._body(), idempotency_key=f"{time.time_ns()}")
-            struck = fault is not None and fault.op in ("kill", "cancel") and self._strike(client, job.id, fault)
+            struck = outside and fault is not None and self._strike(client, job.id, fault)
             since = time.monotonic()
             ended = client.wait(job.id, timeout_s=TIMEOUT_S)
             waited_s = time.monotonic() - since
@@ -150,7 +155,7 @@ class Bench:
         if fault is not None and fault.op == "cancel" and struck:
             judged["problems"] += self._judge_cancel(ended, waited_s)
         return {
-            "fired": struck or self.fault_file.with_name("fault.json.fired").exists(),
+            "fired": struck or (not outside and self.fault_file.with_name("fault.json.fired").exists()),
             "seconds": round(time.monotonic() - started, 1),
             **judged,
         }
@@ -196,6 +201,8 @@ class Bench:
         sound = len(ends) == 1 and types[0] == "job_created" and types.count("attempt_started") == job.attempt
         problems = [] if sound else [f"events: {types}"]
         digest = None
+        if job.status == "succeeded" and staging:
+            problems.append(f"left in the registry: {staging}")
         if job.status == "succeeded":
             if len(claims) != 1 or job.result_pack is None:
                 problems.append(f"{len(claims)} pack versions for one job")

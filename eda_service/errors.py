@@ -129,12 +129,6 @@ class WorsePackError(ConflictError):
     code = "acceptance_regression"
 
 
-class ModelNotFoundError(NotFoundError):
-    """Nothing is deployed under that name for this caller."""
-
-    code = "model_not_found"
-
-
 class ResourceError(EdaError):
     """The machine or cluster lacks something the job needs."""
 

@@ -62,6 +62,26 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8"))
 
 
+def claim_file(path: Path, text: str) -> bool:
+    """Create a file with its whole content unless there is one; whether it was created.
+
+    A link to a finished file: nobody, and no process after a crash, ever reads half of a claim.
+    """
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_dir(path.parent)
+    return True
+
+
 def file_entry(root: Path, path: Path, *, transient: bool = False) -> FileEntry:
     """Describe a file by its path relative to `root`, hash and size."""
     return FileEntry(

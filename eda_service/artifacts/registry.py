@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from eda_service.artifacts.files import fsync_dir, publish_dir, verify_files
+from eda_service.artifacts.files import claim_file, publish_dir, verify_files
 from eda_service.artifacts.rundir import home_dir
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
 from eda_service.records import DraftManifest, PackManifest
@@ -143,22 +142,17 @@ def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
     number = 1
     while True:
         claim = root / f".{number}.job"
-        try:
-            with claim.open("x", encoding="utf-8") as stream:
-                stream.write(job_id)
-            fsync_dir(root)
+        if claim_file(claim, job_id) or claim.read_text(encoding="utf-8") == job_id:
             return number
-        except FileExistsError:
-            if claim.read_text(encoding="utf-8") == job_id:
-                return number
-            number += 1
+        number += 1
 
 
-def stage_pack(name: str, home: Path | None = None) -> Path:
-    """An empty staging directory on the registry's file system."""
-    root = (home or home_dir()) / "packs" / name
-    root.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
+def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
+    """An empty staging directory of a reserved version; what a killed attempt left there is removed."""
+    staging = (home or home_dir()) / "packs" / name / f".staging-{version}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
 
 
 def publish_pack(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
@@ -169,5 +163,5 @@ def publish_pack(staging: Path, name: str, version: int, home: Path | None = Non
 
 
 def discard(staging: Path) -> None:
-    """Remove a staging directory that will not be published."""
+    """Remove a staging directory, if it was not published."""
     shutil.rmtree(staging, ignore_errors=True)

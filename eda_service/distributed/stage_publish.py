@@ -8,7 +8,7 @@ import time
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.packs import ADAPTED, BASE, PROMPTS, acceptance_key
 from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.registry import publish_pack, read_pack_manifest, reserve_version, stage_pack
+from eda_service.artifacts.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
@@ -38,30 +38,33 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
         )
     name = config.public_name
     version = reserve_version(name, run.job_id)
-    staging = stage_pack(name)
-    for path in sorted((run.stage_dir(Stage.TRAIN) / "pack").iterdir()):
-        shutil.copyfile(path, staging / path.name)
-    manifest = PackManifest(
-        stage=Stage.PUBLISH,
-        created_at=int(time.time()),
-        seconds=time.monotonic() - started,
-        config=config.model_dump(mode="json"),
-        seed=config.seed,
-        library_versions=library_versions(),
-        inputs={"base_draft": validated.base_draft_sha256, PROMPTS: validated.prompts_sha256}
-        | {entry.path: entry.sha256 for entry in trained.files},
-        files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
-        pack=f"{name}@{version}",
-        method=config.train.method.value,
-        base_draft=validated.base_draft,
-        base_draft_sha256=validated.base_draft_sha256,
-        target=validated.target,
-        num_parameters=trained.num_parameters,
-        num_trainable=trained.num_trainable,
-        metrics=metrics,
-    )
-    write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
-    published = read_pack_manifest(publish_pack(staging, name, version))
+    staging = stage_pack(name, version)
+    try:
+        for path in sorted((run.stage_dir(Stage.TRAIN) / "pack").iterdir()):
+            shutil.copyfile(path, staging / path.name)
+        manifest = PackManifest(
+            stage=Stage.PUBLISH,
+            created_at=int(time.time()),
+            seconds=time.monotonic() - started,
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            library_versions=library_versions(),
+            inputs={"base_draft": validated.base_draft_sha256, PROMPTS: validated.prompts_sha256}
+            | {entry.path: entry.sha256 for entry in trained.files},
+            files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
+            pack=f"{name}@{version}",
+            method=config.train.method.value,
+            base_draft=validated.base_draft,
+            base_draft_sha256=validated.base_draft_sha256,
+            target=validated.target,
+            num_parameters=trained.num_parameters,
+            num_trainable=trained.num_trainable,
+            metrics=metrics,
+        )
+        write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
+        published = read_pack_manifest(publish_pack(staging, name, version))
+    finally:
+        discard(staging)
     run.progress(Stage.PUBLISH, step=1, total_steps=1)
     return published
 

@@ -7,7 +7,8 @@ holds one fault as JSON:
      "match": "train/record", "nth": 1}
 
 `match` is a part of the path (of the destination, for moves). The process that comes to the nth such operation renames
-the file to `*.fired`, so that the fault strikes once, and sends itself SIGKILL.
+the file to `*.fired`, so that the fault strikes once, and sends itself SIGKILL; with `"pause_s": 5` it waits there
+instead, which holds a short stage open for somebody else to strike.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +48,9 @@ def _strike(op: str, when: str, subject: str) -> None:
         os.link(_FILE, _FILE + ".fired")  # fails for all but the first
         os.unlink(_FILE)
     except OSError:
+        return
+    if fault.get("pause_s"):
+        time.sleep(fault["pause_s"])
         return
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from eda_service.artifacts import registry
+from eda_service.artifacts.files import claim_file
 from eda_service.artifacts.registry import (
     discard,
     find_draft,
@@ -35,7 +37,7 @@ def no_shipped_drafts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def put_pack(home: Path, name: str, version: int) -> Path:
-    staging = stage_pack(name, home)
+    staging = stage_pack(name, version, home)
     (staging / "manifest.json").write_text("{}")
     return publish_pack(staging, name, version, home)
 
@@ -118,7 +120,7 @@ def test_a_draft_without_manifest_is_not_there(base_draft_dir: Path) -> None:
 
 
 def test_a_pack_is_invisible_until_it_is_published(home: Path) -> None:
-    staging = stage_pack("math")
+    staging = stage_pack("math", 1)
     (staging / "manifest.json").write_text("{}")
     with pytest.raises(NotFoundError, match="its versions: none"):
         find_pack("math")
@@ -127,8 +129,26 @@ def test_a_pack_is_invisible_until_it_is_published(home: Path) -> None:
     assert not staging.exists()
 
 
+def test_what_a_killed_attempt_staged_is_not_left_behind(home: Path) -> None:
+    (stage_pack("math", 1) / "half.safetensors").write_text("half")
+    staging = stage_pack("math", 1)
+    assert list(staging.iterdir()) == []
+    (staging / "manifest.json").write_text("{}")
+    publish_pack(staging, "math", 1)
+    assert [path.name for path in (home / "packs" / "math").iterdir()] == ["1"]
+
+
+def test_a_claim_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    claims = [tmp_path / "claim"] * 8
+    with ThreadPoolExecutor(len(claims)) as pool:
+        made = list(pool.map(claim_file, claims, [str(n) * 1000 for n in range(len(claims))]))
+    assert made.count(True) == 1
+    assert claims[0].read_text() == str(made.index(True)) * 1000
+    assert list(tmp_path.iterdir()) == [claims[0]]
+
+
 def test_a_discarded_pack_leaves_nothing_to_find(home: Path) -> None:
-    staging = stage_pack("math")
+    staging = stage_pack("math", 1)
     (staging / "manifest.json").write_text("{}")
     discard(staging)
     with pytest.raises(NotFoundError):
