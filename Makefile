@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
-	bench-paper-timed bench-jobs proof-faults proof-kills profile-decode proof-lossless openapi format clean
+	bench-paper-timed bench-jobs bench-variants proof-faults proof-kills profile-decode proof-lossless openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ bench-paper-timed: $(STAMP)  ## wall clock of the grid's headline cells, after b
 
 bench-jobs: $(STAMP)  ## the job service under load: 10,000 queued jobs, 100 POSTs a second
 	$(BIN)/python -m benchmarks.jobs_load
+
+bench-variants: $(STAMP)  ## many variants of one base: memory of each, mixed batches, unmerged against merged
+	$(BIN)/python -m benchmarks.variants
 
 proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 	$(BIN)/python -m benchmarks.faults

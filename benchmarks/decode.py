@@ -203,21 +203,22 @@ class Merged:
 @torch.inference_mode()
 def gate_inputs(pair: Pair) -> torch.Tensor:
     """What the draft's FFN sees over the first prompts (N, D): the calibration of a dense export."""
-    from eda_service.decoding.fused_draft import FusedDraft
+    from eda_service.decoding.draft_ffn import WholeFFN
     from eda_service.decoding.proposal import Proposer
 
     seen: list[torch.Tensor] = []
     engine = pair.engine("adapted", num_draft_tokens=2)
     proposer = engine._rounds.proposer
     assert isinstance(proposer, Proposer)
-    assert isinstance(proposer.draft, FusedDraft)
-    ffn = proposer.draft.ffn
+    ffn = proposer.form.parts.ffn
+    assert isinstance(ffn, WholeFFN)
+    gate_up = ffn.gate_up.forward
 
     def watched(hidden_BLD: torch.Tensor) -> torch.Tensor:
         seen.append(hidden_BLD.flatten(0, 1).clone())
-        return ffn(hidden_BLD)
+        return gate_up(hidden_BLD)
 
-    proposer.draft.ffn = watched  # type: ignore[assignment]
+    ffn.gate_up.forward = watched  # type: ignore[method-assign]
     Ours(engine).decode(pair.prompts[:4], temperature=0, max_tokens=32)
     return torch.cat(seen)
 

@@ -73,7 +73,7 @@ def profile(engine: Engine, prompts: list[list[int]], temperature: float) -> dic
         clocks.wrap(rounds, name, "sampling")
     if runner.proposer is not None:
         clocks.wrap(runner.proposer, "draft", "draft body")
-        clocks.wrap(runner.proposer.head, "forward", "draft head")
+        clocks.wrap(runner.proposer.form.head, "forward", "draft head")
         for name in ("chain", "tree"):
             clocks.wrap(runner.proposer, name, "draft rest")
     clocks.wrap(engine, "_round", "python")

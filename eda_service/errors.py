@@ -51,6 +51,12 @@ class TargetIncompatibleError(InputError):
     code = "target_incompatible"
 
 
+class AdapterUnstackableError(TargetIncompatibleError):
+    """The adapter cannot be used beside others over one base; merged into a base of its own it can."""
+
+    code = "adapter_unstackable"
+
+
 class BaseDraftMissingError(InputError):
     """No base draft of that name and version."""
 
@@ -91,12 +97,6 @@ class NotFoundError(InputError):
     """No such job, pack or served model for this caller."""
 
     code = "not_found"
-
-
-class ModelNotFoundError(NotFoundError):
-    """No model of that name is served for this caller."""
-
-    code = "model_not_found"
 
 
 class ConflictError(InputError):

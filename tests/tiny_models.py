@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -34,6 +36,7 @@ from eda_service.training.loss import DraftLoss
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 VOCAB_SIZE = 112
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -94,6 +97,18 @@ def write_target(directory: Path, family: str, *, seed: int = 0) -> Path:
                 parameter.uniform_(0.7, 1.3)
     model.save_pretrained(directory)
     build_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def write_adapter(model_dir: Path, directory: Path, *, seed: int, std: float = 0.2, **settings: Any) -> Path:
+    """A random LoRA adapter for a model, saved by peft; all seven linears unless the settings say otherwise."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    adapted = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": LINEARS} | settings))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=std)
+    adapted.save_pretrained(directory)
     return directory
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.variants import BASE
 from eda_service.errors import DeadlineExceededError, EdaError
 
 
@@ -21,11 +22,13 @@ class Order:
 
     Attributes:
         model: Served name, under which it is counted.
+        variant: The engine's name for it.
     """
 
     model: str
     prompt_ids: list[int]
     params: SamplingParams
+    variant: str = BASE
 
 
 class Queue(Protocol):

@@ -15,6 +15,7 @@ from api.serving.runner import EngineRunner
 from api.serving.schemas import Metrics, SpeculativeDecoding, Usage
 from api.serving.token_text import TokenText
 from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.variants import BASE
 from eda_service.errors import ContextLengthError, RequestError
 from eda_service.target.chat import render_prompt
 
@@ -31,6 +32,7 @@ class ServedPair:
         token_text: Of the tokenizer.
         num_spec_tokens: K, proposed per round.
         max_model_len: Prompt plus answer of any request.
+        variant: The engine's name for it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ServedPair:
     token_text: TokenText
     num_spec_tokens: int
     max_model_len: int
+    variant: str = BASE
 
 
 class Call:
@@ -123,7 +126,7 @@ class Call:
         echo = prompt if isinstance(request, CompletionRequest) and request.echo else None
         for _ in params:
             self.choices.append(Choice(self.pair.tokenizer, request.stops, num_prompt_tokens=len(ids), echo=echo))
-        return [Order(self.pair.name, ids, each) for each in params]
+        return [Order(self.pair.name, ids, each, self.pair.variant) for each in params]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
         request, room = self._request, self.pair.max_model_len - num_prompt_tokens

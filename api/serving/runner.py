@@ -13,8 +13,10 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from api.serving.booking import Booking, Order
 from api.serving.counts import ModelCounts, RequestTrace
@@ -24,6 +26,7 @@ from eda_service.distributed.resources import limit_threads
 from eda_service.errors import EdaError, OverloadedError, ResourceError
 
 logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
 
 
 class EngineFailedError(ResourceError):
@@ -46,6 +49,19 @@ class _Submit:
 class _Cancel:
     request_id: str
     reason: str
+
+
+@dataclass(frozen=True)
+class _Call:
+    function: Callable[[Engine], Any]
+    done: Future[Any]
+
+    def run(self, engine: Engine) -> None:
+        """Hand the result, or what was raised on purpose, to whoever waits."""
+        try:
+            self.done.set_result(self.function(engine))
+        except EdaError as error:
+            self.done.set_exception(error)
 
 
 class _Stop:
@@ -81,7 +97,7 @@ class EngineRunner:
         self.max_open = engine.max_batch + max_waiting
         self._num_open = 0
         self._ids = itertools.count()
-        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Stop | _Wake] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Stop | _Wake] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._retired = self._stopping = False
         self.counts: defaultdict[str, ModelCounts] = defaultdict(ModelCounts)
@@ -124,6 +140,19 @@ class EngineRunner:
             )
         self._num_open += count
         return Booking(self, count, timeout_s)
+
+    async def call(self, function: Callable[[Engine], ResultT]) -> ResultT:
+        """Run something with the engine on its thread, between two rounds.
+
+        Raises:
+            EngineFailedError: The engine has failed.
+            EdaError: Raised by the function.
+        """
+        if self.failure is not None:
+            raise EngineFailedError(self.failure)
+        done: Future[ResultT] = Future()
+        self._inbox.put(_Call(function, done))
+        return await asyncio.wrap_future(done)
 
     def submit(self, order: Order, booking: Booking, index: int) -> str:
         """Queue one answer of a booking; returns the id to cancel it by."""
@@ -171,6 +200,8 @@ class EngineRunner:
             item = self._inbox.get()
             if isinstance(item, _Submit):
                 item.booking.put_soon(item.index, EngineFailedError(self.failure or ""))
+            elif isinstance(item, _Call):
+                item.done.set_exception(EngineFailedError(self.failure or ""))
             elif isinstance(item, _Stop | _Wake) and self._num_open == 0:
                 return
 
@@ -181,6 +212,8 @@ class EngineRunner:
                 self._submit(item)
             elif isinstance(item, _Cancel):
                 self._cancel(item)
+            elif isinstance(item, _Call):
+                item.run(self._engine)
             elif isinstance(item, _Stop):
                 self._stopping = True
             if self._stopping and self._num_open == 0:
@@ -189,7 +222,7 @@ class EngineRunner:
     def _submit(self, item: _Submit) -> None:
         order = item.order
         try:
-            self._engine.submit(item.request_id, order.prompt_ids, order.params)
+            self._engine.submit(item.request_id, order.prompt_ids, order.params, variant=order.variant)
         except EdaError as error:
             item.booking.put_soon(item.index, error)
             return

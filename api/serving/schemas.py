@@ -120,6 +120,35 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class VariantMemory(BaseModel):
+    """What one served model takes beside the base it shares."""
+
+    name: str
+    adapter_bytes: int = Field(description="of its LoRA adapter in the stacks; 0 where it is the base or merged")
+    pack_bytes: int = Field(description="of its pack: private expert, gate, fc if trained, rows of the draft's head")
+    base_draft: str | None
+    pack: str | None
+    loaded_at: int
+    num_running: int = Field(description="requests that wait or run on its newest version")
+
+
+class FailedVariant(BaseModel):
+    """A version that could not be loaded; what was served under its name before still is."""
+
+    name: str
+    base_draft: str | None
+    pack: str | None
+    reason: str
+
+
+class ReplicaMemory(BaseModel):
+    """What one replica has loaded."""
+
+    base_bytes: int = Field(description="weights of the base targets and base drafts, held once")
+    variants: list[VariantMemory]
+    failed: list[FailedVariant] = []
+
+
 def new_id(prefix: str) -> str:
     """A fresh answer id."""
     return f"{prefix}-{ulid().lower()}"

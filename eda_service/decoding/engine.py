@@ -11,29 +11,32 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from eda_service.config import TreeConfig
-from eda_service.decoding.live import LiveRequest
+from eda_service.decoding.admission import check_request, prefill_groups
+from eda_service.decoding.draft_parts import DraftForm, whole_parts
+from eda_service.decoding.live import LiveRequest, adapters_of
 from eda_service.decoding.logprobs import score_prompt, score_rows
 from eda_service.decoding.policy import AlwaysSpeculate, Policy
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
 from eda_service.decoding.rounds import Rounds, RowResult
 from eda_service.decoding.sampling import is_finite
-from eda_service.errors import ContextLengthError, RequestError
+from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
+from eda_service.errors import TargetIncompatibleError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
+from eda_service.target.adapter import Adapter
 from eda_service.target.loader import Target
-
-_PREFILL_TOKENS = 2048
-_LEAST_FILLED = 0.85
 
 
 class Engine:
-    """Continuous batching over one target and at most one draft.
+    """Continuous batching over one target: with one draft or none, or with many variants (`add_variant`), each with an
+    adapter and a draft of its own, in one batch.
 
     Args:
         target: Frozen target.
@@ -70,19 +73,64 @@ class Engine:
         self._num_seen = 0
         self._proposer: Proposer | None = None
         self._policy: Policy = policy or AlwaysSpeculate()
-        self.num_draft_tokens, num_nodes, num_places = 0, 0, 0
-        if draft is not None and draft_head is not None:
-            self.num_draft_tokens = num_draft_tokens if tree is None else tree.depth
-            num_nodes = num_draft_tokens if tree is None else tree.size
-            num_places = num_draft_tokens if tree is None else tree.depth * tree.width
-            self._proposer = Proposer(
-                draft, target.embed, draft_head, num_slots=max_batch, max_tokens=self.max_tokens + num_places + 1
-            )
+        self._depth = num_draft_tokens if tree is None else tree.depth
+        num_nodes = num_draft_tokens if tree is None else tree.size
+        self._num_places = num_draft_tokens if tree is None else tree.depth * tree.width
         self._cache = target.new_cache(max_batch, self.max_tokens + num_nodes + 1)
-        self._rounds = Rounds(target, self._cache, self._proposer, tree)
+        self._rounds = Rounds(target, self._cache, None, tree)
+        form = None if draft is None or draft_head is None else DraftForm(whole_parts(draft), draft_head)
+        self._variants = Variants(target, form)
+        if form is not None:
+            self._propose_with(form)
         self._waiting: deque[LiveRequest] = deque()
         self._live: list[LiveRequest] = []
         self._cancelled: list[StepOutput] = []
+
+    def _propose_with(self, form: DraftForm) -> None:
+        """Make the proposer with the first draft; later ones must be of its shape."""
+        if self._proposer is None:
+            most = self.max_tokens + self._num_places + 1
+            self._proposer = Proposer(form, self.target.embed, num_slots=self.max_batch, max_tokens=most)
+            self._rounds.proposer = self._proposer
+        elif form.parts.config != self._proposer.form.parts.config:
+            raise TargetIncompatibleError(
+                "the draft has another shape than the drafts loaded here; use a base draft made like theirs",
+                param="base_draft",
+            )
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """The most a round can accept; 0 without a draft."""
+        return 0 if self._proposer is None else self._depth
+
+    def add_variant(self, name: str, *, adapter: Adapter | None = None, form: DraftForm | None = None) -> Variant:
+        """Serve one more variant, or a new version of one: requests submitted from now on get it, those that have
+        begun end on the version they began with.
+
+        Args:
+            name: What `submit` names.
+            adapter: What it adds to the target; None: nothing.
+            form: Its draft; None decodes autoregressively.
+
+        Raises:
+            TargetIncompatibleError: Adapter or draft does not fit the target.
+            ResourceError: Too many ranks of adapters.
+        """
+        if form is not None:
+            self._propose_with(form)
+        return self._variants.add(name, adapter, form)
+
+    def remove_variant(self, name: str) -> None:
+        """Take no more requests for a variant; what it holds is freed with its last request.
+
+        Raises:
+            NotFoundError: No such variant.
+        """
+        self._variants.remove(name)
+
+    def variant_loads(self) -> dict[str, VariantLoad]:
+        """What each variant takes now."""
+        return self._variants.loads()
 
     @property
     def has_work(self) -> bool:
@@ -99,41 +147,31 @@ class Engine:
         """Requests in the batch."""
         return len(self._live)
 
-    def submit(self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+    def submit(
+        self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams, *, variant: str = BASE
+    ) -> None:
         """Queue a request; it joins the batch at the next round with a free slot.
 
         Raises:
+            NotFoundError: No such variant.
             RequestError: Empty prompt, or a prompt or stop token out of vocabulary.
             ContextLengthError: More tokens than the context holds.
         """
-        vocab_size = self.target.config.vocab_size
-        if not prompt_ids:
-            raise RequestError("the prompt is empty; send at least one token", param="prompt")
-        if min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
-            raise RequestError(f"a prompt token lies outside 0..{vocab_size - 1}", param="prompt")
-        strange = [token for token in params.stop_token_ids if not 0 <= token < vocab_size]
-        if strange:
-            raise RequestError(
-                f"stop token {strange[0]} lies outside 0..{vocab_size - 1}; give ids of this model's tokenizer",
-                param="stop",
-            )
-        if len(prompt_ids) + params.max_new_tokens > self.max_tokens:
-            raise ContextLengthError(
-                f"{len(prompt_ids)} prompt tokens and max_tokens {params.max_new_tokens} exceed the context of "
-                f"{self.max_tokens}; shorten the prompt or lower max_tokens",
-                param="max_tokens",
-            )
+        chosen = self._variants[variant]
+        check_request(prompt_ids, params, vocab_size=self.target.config.vocab_size, max_tokens=self.max_tokens)
         own_stops = frozenset[int]() if params.ignore_eos else self.target.stop_token_ids
         seed = params.seed if params.seed is not None else self._seed * 1_000_003 + self._num_seen
         self._num_seen += 1
+        chosen.num_requests += 1
         self._waiting.append(
             LiveRequest(
                 request_id=request_id,
                 prompt_ids=list(prompt_ids),
-                params=params,
+                params=params if chosen.form is not None else replace(params, speculate=False),
                 stop_ids=own_stops | params.stop_token_ids,
                 generator=torch.Generator().manual_seed(seed),
                 stats=RequestStats(num_prompt_tokens=len(prompt_ids)),
+                variant=chosen,
             )
         )
 
@@ -143,6 +181,7 @@ class Engine:
         for request in list(self._waiting):
             if request.request_id == request_id:
                 self._waiting.remove(request)
+                self._end(request)
                 self._cancelled.append(StepOutput(request_id, [], "cancelled", request.stats))
         for slot, request in enumerate(self._live):
             if request.request_id == request_id:
@@ -164,19 +203,7 @@ class Engine:
     def _arrivals(self) -> list[list[LiveRequest]]:
         """Waiting requests that fit the free slots, first come first, in groups that prefill with little padding."""
         free = self.max_batch - len(self._live)
-        arrived = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        groups: list[list[LiveRequest]] = []
-        tokens = 0
-        for request in sorted(arrived, key=lambda each: len(each.prompt_ids)):
-            width = len(request.prompt_ids)
-            tokens += width
-            padded = width * (len(groups[-1]) + 1) if groups else 0
-            if groups and padded <= min(_PREFILL_TOKENS, tokens / _LEAST_FILLED):
-                groups[-1].append(request)
-            else:
-                groups.append([request])
-                tokens = width
-        return groups
+        return prefill_groups([self._waiting.popleft() for _ in range(min(free, len(self._waiting)))])
 
     def _admit(self, group: list[LiveRequest]) -> list[StepOutput]:
         """Prefill a group into the next slots and sample each first token from its prompt's last position."""
@@ -184,7 +211,8 @@ class Engine:
         width = max(len(request.prompt_ids) for request in group)
         padded = [request.prompt_ids + [0] * (width - len(request.prompt_ids)) for request in group]
         ids_BP = torch.tensor(padded, device=self.target.device)
-        features_BPD = self.target.forward(ids_BP, self._cache, [0] * len(group), first_slot=slot)
+        adapters = adapters_of(group)
+        features_BPD = self.target.forward(ids_BP, self._cache, [0] * len(group), first_slot=slot, adapters=adapters)
         rows_B = torch.arange(len(group), device=self.target.device)
         last_B = torch.tensor([len(request.prompt_ids) - 1 for request in group], device=self.target.device)
         logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
@@ -294,6 +322,7 @@ class Engine:
     def _leave(self, slot: int) -> None:
         """Free a slot; the last row moves into it."""
         last = len(self._live) - 1
+        self._end(self._live[slot])
         if slot != last:
             moved = self._live[last]
             self._cache.move(last, slot, moved.num_cached)
@@ -301,6 +330,11 @@ class Engine:
                 self._proposer.cache.move(last, slot, moved.pending_start)
             self._live[slot] = moved
         self._live.pop()
+
+    def _end(self, request: LiveRequest) -> None:
+        """Let go of a request's variant."""
+        if self._variants.end(request.variant) and self._proposer is not None:
+            self._proposer.forget()
 
 
 def run_to_end(engine: Engine) -> dict[str, list[StepOutput]]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from eda_service.decoding.draft_parts import DraftForm
 from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.decoding.variants import Variant
 
 
 @dataclass
@@ -34,6 +36,7 @@ class LiveRequest:
     """One row of the batch.
 
     Attributes:
+        variant: The version it started with, to its end.
         num_cached: Tokens whose keys the target's cache holds.
         last_token: The newest token, known but not yet forwarded.
         pending_tokens: x_{t+1} of the positions the draft has not seen.
@@ -49,6 +52,7 @@ class LiveRequest:
     stop_ids: frozenset[int]
     generator: torch.Generator
     stats: RequestStats
+    variant: Variant
     num_cached: int = 0
     last_token: int = -1
     pending_tokens: list[int] = field(default_factory=list)
@@ -126,7 +130,19 @@ def pending_of(live: Sequence[LiveRequest]) -> Pending:
         features_BPD,
         [request.pending_start for request in live],
         [len(request.pending_tokens) for request in live],
+        forms_of(live),
     )
+
+
+def forms_of(live: Sequence[LiveRequest]) -> list[DraftForm] | None:
+    """The draft of each request; one that has none, and uses none, goes along with another's. None: nobody has one."""
+    known = [request.variant.form for request in live if request.variant.form is not None]
+    return [request.variant.form or known[0] for request in live] if known else None
+
+
+def adapters_of(live: Sequence[LiveRequest]) -> list[str | None]:
+    """The adapter of each request."""
+    return [request.variant.adapter for request in live]
 
 
 def nuclei(requests: Sequence[LiveRequest], device: torch.device) -> Tensor | None:

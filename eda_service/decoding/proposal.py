@@ -10,6 +10,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config import TreeConfig
-from eda_service.decoding.fused_draft import FusedDraft
-from eda_service.decoding.sampling import distribution, draw, most_likely
+from eda_service.decoding.draft_parts import DraftForm, whole_parts
+from eda_service.decoding.fused_draft import DraftRows, FusedDraft
+from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
@@ -45,12 +47,14 @@ class Pending:
         features_BPD: h_t.
         starts: Position t of each row's first pair.
         counts: Number of real pairs per row.
+        forms: The draft of each row; None: the proposer's first.
     """
 
     tokens_BP: Tensor
     features_BPD: Tensor
     starts: Sequence[int]
     counts: Sequence[int]
+    forms: Sequence[DraftForm] | None = None
 
     @property
     def ends(self) -> list[int]:
@@ -59,37 +63,66 @@ class Pending:
 
 
 class Proposer:
-    """A draft ready to decode, with the target's embedding and head and a one-layer slot cache.
+    """Drafts of one shape over one target, ready to decode, with the target's embedding and a one-layer slot cache.
 
     Args:
-        draft: Base or adapted draft.
+        form: The first draft, and any row's that names none.
         embed: The target's embedding.
-        head: The rows of the target's head the draft scores.
         num_slots: Sequences at once.
         max_tokens: Longest sequence, drafted tokens and tree nodes included.
     """
 
-    def __init__(self, draft: Draft, embed: nn.Module, head: DraftHead, *, num_slots: int, max_tokens: int) -> None:
-        self.draft = FusedDraft(draft, embed, max_tokens=max_tokens)
-        self.head = head
-        self.groups = draft.config.num_heads // draft.config.num_kv_heads
-        self.device, self.dtype = self.draft.device, self.draft.dtype
+    def __init__(self, form: DraftForm, embed: nn.Module, *, num_slots: int, max_tokens: int) -> None:
+        parts = form.parts
+        self.form, self.device, self.dtype = form, parts.device, parts.dtype
+        self.draft = FusedDraft(parts.config, embed, max_tokens=max_tokens, dtype=self.dtype, device=self.device)
+        self.groups = parts.config.num_heads // parts.config.num_kv_heads
         self.cache = self.draft.new_cache(num_slots, max_tokens)
+        self._rows: tuple[tuple[DraftForm, ...], DraftRows, HeadRows] | None = None
 
-    def extend(self, tokens_BP: Tensor, features_BPD: Tensor, starts: Sequence[int], *, first_slot: int = 0) -> Tensor:
+    @classmethod
+    def of(cls, draft: Draft, embed: nn.Module, head: DraftHead, *, num_slots: int, max_tokens: int) -> Proposer:
+        """A proposer for one draft."""
+        return cls(DraftForm(whole_parts(draft), head), embed, num_slots=num_slots, max_tokens=max_tokens)
+
+    def _rows_of(self, forms: Sequence[DraftForm] | None, num_rows: int) -> tuple[DraftRows, HeadRows]:
+        """The parts of a batch; the last batch's are kept, because most rounds have the same rows."""
+        wanted = tuple(forms) if forms is not None else (self.form,) * num_rows
+        kept = self._rows
+        same = kept is not None and len(kept[0]) == len(wanted) and all(map(operator.is_, kept[0], wanted))
+        if kept is None or not same:
+            heads = HeadRows([form.head for form in wanted], self.device)
+            kept = (wanted, DraftRows([form.parts for form in wanted], self.device), heads)
+            self._rows = kept
+        return kept[1], kept[2]
+
+    def forget(self) -> None:
+        """Let go of the last batch's drafts."""
+        self._rows = None
+
+    def extend(
+        self,
+        tokens_BP: Tensor,
+        features_BPD: Tensor,
+        starts: Sequence[int],
+        *,
+        first_slot: int = 0,
+        forms: Sequence[DraftForm] | None = None,
+    ) -> Tensor:
         """Run the draft layer over pairs at positions starts.. and cache them; features of the next positions (B, P,
         D).
         """
-        length = tokens_BP.shape[1]
+        num_rows, length = tokens_BP.shape
         positions_BP = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
         num_keys = max(starts) + length
         self.cache.begin(positions_BP, num_keys, first_slot=first_slot)
         mask = visible_mask(positions_BP, num_keys, self.groups, self.dtype)
-        return self.draft(tokens_BP, features_BPD, positions_BP, self.cache, mask)
+        drafts, _ = self._rows_of(forms, num_rows)
+        return self.draft(drafts, tokens_BP, features_BPD, positions_BP, self.cache, mask)
 
     def begin(self, pending: Pending) -> Tensor:
         """Take the pending pairs; the feature (B, 1, D) from which the first token is drafted."""
-        features_BPD = self.extend(pending.tokens_BP, pending.features_BPD, pending.starts)
+        features_BPD = self.extend(pending.tokens_BP, pending.features_BPD, pending.starts, forms=pending.forms)
         last_B = torch.tensor(pending.counts, device=self.device) - 1
         return features_BPD[torch.arange(len(pending.counts), device=self.device), last_B][:, None]
 
@@ -113,24 +146,22 @@ class Proposer:
                 says no, the chain ends early. It sees drafted tokens only, so the output's law does not depend on it.
         """
         feature_B1D = self.begin(pending)
-        ends = pending.ends
+        ends, forms = pending.ends, pending.forms
+        _, heads = self._rows_of(forms, len(ends))
         tokens: list[Tensor] = []
         probs: list[Tensor] = []
         for step in range(num_draft_tokens):
             if step:
-                feature_B1D = self.extend(tokens[-1][:, None], feature_B1D, [end + step - 1 for end in ends])
-            logits_B1W = self.head(feature_B1D)
-            if temperatures_B is None or uniforms_BK is None:
-                draft_ids_B = most_likely(logits_B1W).squeeze(1)
-            else:
-                probs_BW = distribution(logits_B1W, temperatures_B).squeeze(1)
-                draft_ids_B = draw(probs_BW, uniforms_BK[:, step])
-                probs.append(self.head.scatter_probs(probs_BW))
-            tokens.append(self.head.to_token_ids(draft_ids_B))
-            if go_on is not None and step + 1 < num_draft_tokens:
-                own_B1 = torch.log_softmax(logits_B1W.squeeze(1).float(), dim=-1).gather(1, draft_ids_B[:, None])
-                if not go_on(own_B1.squeeze(1).exp()):
-                    break
+                starts = [end + step - 1 for end in ends]
+                feature_B1D = self.extend(tokens[-1][:, None], feature_B1D, starts, forms=forms)
+            uniforms_B = None if uniforms_BK is None else uniforms_BK[:, step]
+            asks = go_on is not None and step + 1 < num_draft_tokens
+            drafted = heads.next_tokens(feature_B1D, temperatures_B, uniforms_B, confident=asks)
+            tokens.append(drafted.token_ids_B)
+            if drafted.probs_BV is not None:
+                probs.append(drafted.probs_BV)
+            if go_on is not None and drafted.own_B is not None and not go_on(drafted.own_B):
+                break
         return Chain(torch.stack(tokens, dim=1), torch.stack(probs, dim=1) if probs else None)
 
     def tree(self, pending: Pending, config: TreeConfig, temperatures_B: Tensor | None = None) -> DraftTree:
@@ -144,7 +175,8 @@ class Proposer:
         """
         feature_B1D = self.begin(pending)
         ends, rows = pending.ends, len(pending.counts)
-        ids_B1W, scores_B1W = self._best_tokens(feature_B1D, config.width, temperatures_B)
+        drafts, heads = self._rows_of(pending.forms, rows)
+        ids_B1W, scores_B1W = heads.best_tokens(feature_B1D, config.width, temperatures_B)
         beam_ids_BW, beam_scores_BW = ids_B1W.squeeze(1), scores_B1W.squeeze(1)
         pool = Candidates(beam_ids_BW, beam_scores_BW, torch.full_like(beam_ids_BW, -1))
         width = beam_ids_BW.shape[1]
@@ -152,8 +184,8 @@ class Proposer:
         beam_features_BWD = feature_B1D.expand(-1, width, -1)
         ancestors_BWN = torch.eye(width, device=self.device, dtype=torch.bool).expand(rows, -1, -1)
         for level in range(config.depth - 1):
-            features_BWD = self._expand(beam_ids_BW, beam_features_BWD, ends, level, ancestors_BWN)
-            ids_BWW, scores_BWW = self._best_tokens(features_BWD, width, temperatures_B)
+            features_BWD = self._expand(drafts, beam_ids_BW, beam_features_BWD, ends, level, ancestors_BWN)
+            ids_BWW, scores_BWW = heads.best_tokens(features_BWD, width, temperatures_B)
             scores_BC = (scores_BWW + beam_scores_BW[..., None]).flatten(1)
             parents_BC = beam_pool_BW[..., None].expand(-1, -1, width).flatten(1)
             offset = pool.scores_BP.shape[1]
@@ -168,16 +200,14 @@ class Proposer:
             ancestors_BWN = torch.cat([inherited_BWN, own_BWW], dim=2)
         return keep_best(pool, config.size, config.depth)
 
-    def _best_tokens(self, features_BLD: Tensor, width: int, temperatures_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The `width` most likely tokens after each feature and their log-probabilities, both (B, L, width)."""
-        logits = self.head(features_BLD).float()
-        if temperatures_B is not None:
-            logits = logits / torch.where(temperatures_B == 0, 1.0, temperatures_B)[:, None, None]
-        best = torch.log_softmax(logits, dim=-1).topk(min(width, logits.shape[-1]), dim=-1)
-        return self.head.to_token_ids(best.indices), best.values
-
     def _expand(
-        self, ids_BW: Tensor, features_BWD: Tensor, ends: Sequence[int], level: int, ancestors_BWN: Tensor
+        self,
+        drafts: DraftRows,
+        ids_BW: Tensor,
+        features_BWD: Tensor,
+        ends: Sequence[int],
+        level: int,
+        ancestors_BWN: Tensor,
     ) -> Tensor:
         """Run the draft over one level's beam: all at position end + level, each seeing its own path only."""
         width = ids_BW.shape[1]
@@ -187,4 +217,4 @@ class Proposer:
         self.cache.begin(places_BW, num_keys)
         mask = tree_mask(ends_B, ancestors_BWN, num_keys, self.groups, self.dtype)
         positions_BW = (ends_B + level)[:, None].expand(-1, width)
-        return self.draft(ids_BW, features_BWD, positions_BW, self.cache, mask)
+        return self.draft(drafts, ids_BW, features_BWD, positions_BW, self.cache, mask)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eda_service.config import TreeConfig
-from eda_service.decoding.live import LiveRequest, hold_stops, nuclei, pending_of
+from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, hold_stops, nuclei, pending_of
 from eda_service.decoding.logprobs import score_rows
 from eda_service.decoding.proposal import Chain, Confidence, Proposer
 from eda_service.decoding.request import TokenLogprobs
@@ -82,7 +82,8 @@ class Rounds:
             if self.proposer is not None and len(request.pending_tokens) > _FEW_PENDING:
                 tokens, features_PD, start = request.take_all_but_last()
                 tokens_1P = torch.tensor([tokens], device=self.target.device)
-                self.proposer.extend(tokens_1P, features_PD[None], [start], first_slot=slot)
+                forms = forms_of([request])
+                self.proposer.extend(tokens_1P, features_PD[None], [start], first_slot=slot, forms=forms)
 
     def run(self, live: Sequence[LiveRequest], depth: int, go_on: Confidence | None = None) -> list[RowResult]:
         """One round.
@@ -106,13 +107,13 @@ class Rounds:
     def _verify_forward(self, live: Sequence[LiveRequest], drafted: Chain | DraftTree | None) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and features (B, L, D) of each row's last token and what was drafted after it."""
         last_B1 = torch.tensor([[request.last_token] for request in live], device=self.target.device)
-        starts = [request.num_cached for request in live]
+        starts, adapters = [request.num_cached for request in live], adapters_of(live)
         if drafted is None:
-            return last_B1, self.target.forward(last_B1, self.cache, starts)
+            return last_B1, self.target.forward(last_B1, self.cache, starts, adapters=adapters)
         drafted_BN = drafted.token_ids_BK if isinstance(drafted, Chain) else drafted.token_ids_BN
         ids_BL = torch.cat([last_B1, drafted_BN], dim=1)
         shape = drafted.shape if isinstance(drafted, DraftTree) else None
-        return ids_BL, self.target.forward(ids_BL, self.cache, starts, tree=shape)
+        return ids_BL, self.target.forward(ids_BL, self.cache, starts, tree=shape, adapters=adapters)
 
     def _autoregressive(self, live: Sequence[LiveRequest]) -> tuple[list[RowResult], Tensor]:
         _, features_B1D = self._verify_forward(live, None)

@@ -133,7 +133,7 @@ class Replay:
             )
         places = self.depth if self.tree is None else self.tree.depth * self.tree.width
         longest = max(len(transcript.token_ids) for transcript in transcripts)
-        proposer = Proposer(
+        proposer = Proposer.of(
             self.draft, self.embed, self.head, num_slots=self.batch_size, max_tokens=longest + places + 1
         )
         rows = [_Row(each, each.num_prompt_tokens, 0) for each in transcripts]

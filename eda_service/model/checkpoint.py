@@ -32,10 +32,15 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 @dataclass
 class LoadedDraft:
-    """A draft and the tokens it scores (None: all)."""
+    """A draft and the tokens it scores (None: all).
+
+    Attributes:
+        trained: Names of the tensors a pack changed; None where nothing need be as in the base draft.
+    """
 
     draft: Draft
     vocab_W: Tensor | None
+    trained: frozenset[str] | None = None
 
 
 def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> None:
@@ -91,7 +96,8 @@ def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDr
     if train.method is Method.LORA:
         _merge_lora(draft)
     draft.requires_grad_(False)
-    return LoadedDraft(draft.to(dtype), vocab_W if vocab_W is not None else loaded.vocab_W)
+    trained = None if train.method is Method.LORA else frozenset(tensors)
+    return LoadedDraft(draft.to(dtype), vocab_W if vocab_W is not None else loaded.vocab_W, trained)
 
 
 def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:

@@ -17,18 +17,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eda_service.target.adapter_rows import AdaptedLinear, AdapterRows
 from eda_service.target.attention import attend
-from eda_service.target.packed import fuse_linears, pack_linears
+from eda_service.target.packed import PackedLinear, pack_linears, tensor_bytes
 from eda_service.target.slots import SlotCache
 
 FUSED_FAMILIES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
 class Decoder(Protocol):
-    """Token ids to features after the final norm; keys and values go to the cache, which was told where."""
+    """Token ids to features after the final norm; keys and values go to the cache, which was told where.
 
-    def __call__(self, ids_BL: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+    `adapters` says which low-rank update each row gets; only the fused decoder has any.
+    """
+
+    def __call__(
+        self,
+        ids_BL: Tensor,
+        positions_BL: Tensor,
+        cache: SlotCache,
+        mask: Tensor | None,
+        adapters: AdapterRows | None = None,
+    ) -> Tensor:
         """Features (B, L, D)."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take, adapters not counted."""
         ...
 
 
@@ -39,8 +55,23 @@ class TransformersDecoder:
         pack_linears(body)
         self.body = body
 
-    def __call__(self, ids_BL: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take, the token embedding not counted."""
+        linears = [module for module in self.body.modules() if isinstance(module, PackedLinear)]
+        parameters = [p for name, p in self.body.named_parameters() if "embed_tokens" not in name]
+        return sum(linear.size_bytes for linear in linears) + sum(map(tensor_bytes, parameters))
+
+    def __call__(
+        self,
+        ids_BL: Tensor,
+        positions_BL: Tensor,
+        cache: SlotCache,
+        mask: Tensor | None,
+        adapters: AdapterRows | None = None,
+    ) -> Tensor:
         """Features (B, L, D)."""
+        assert adapters is None, "only the fused decoder takes adapters"
         out = self.body(
             input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, past_key_values=cache, use_cache=True
         )
@@ -67,26 +98,44 @@ class FusedLayer:
     def __init__(self, layer: Any, index: int, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.index, self.num_heads, self.num_kv_heads, self.head_dim = index, num_heads, num_kv_heads, head_dim
-        self.qkv = fuse_linears([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.out = fuse_linears([attention.o_proj])
-        self.gate_up = fuse_linears([mlp.gate_proj, mlp.up_proj])
-        self.down = fuse_linears([mlp.down_proj])
+        self.qkv = AdaptedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.out = AdaptedLinear([attention.o_proj])
+        self.gate_up = AdaptedLinear([mlp.gate_proj, mlp.up_proj])
+        self.down = AdaptedLinear([mlp.down_proj])
         self.norm_in = norm_of(layer.input_layernorm)
         self.norm_mlp = norm_of(layer.post_attention_layernorm)
         self.norm_q = norm_of(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.norm_k = norm_of(attention.k_norm) if hasattr(attention, "k_norm") else None
 
-    def __call__(self, x_BLD: Tensor, cos: Tensor, sin: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+    @property
+    def products(self) -> dict[tuple[str, ...], AdaptedLinear]:
+        """Each product by the names of the linears it is made of."""
+        return {
+            ("q_proj", "k_proj", "v_proj"): self.qkv,
+            ("o_proj",): self.out,
+            ("gate_proj", "up_proj"): self.gate_up,
+            ("down_proj",): self.down,
+        }
+
+    def __call__(
+        self,
+        x_BLD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: SlotCache,
+        mask: Tensor | None,
+        adapters: AdapterRows | None,
+    ) -> Tensor:
         """(B, L, D) to (B, L, D)."""
         rows, length, _ = x_BLD.shape
-        qkv = self.qkv(rms_norm(x_BLD, self.norm_in)).view(rows, length, -1, self.head_dim)
+        qkv = self.qkv(rms_norm(x_BLD, self.norm_in), adapters).view(rows, length, -1, self.head_dim)
         value_BLHd = qkv[:, :, self.num_heads + self.num_kv_heads :]
         rotated = rotate(self._normed(qkv[:, :, : self.num_heads + self.num_kv_heads]), cos, sin)
         keys, values = cache.write(rotated[:, :, self.num_heads :], value_BLHd, self.index)
         attended_BLD = attend(rotated[:, :, : self.num_heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
-        x_BLD = x_BLD + self.out(attended_BLD.reshape(rows, length, -1))
-        gate, up = self.gate_up(rms_norm(x_BLD, self.norm_mlp)).chunk(2, dim=-1)
-        out_BLD: Tensor = x_BLD + self.down(F.silu(gate).mul_(up))
+        x_BLD = x_BLD + self.out(attended_BLD.reshape(rows, length, -1), adapters)
+        gate, up = self.gate_up(rms_norm(x_BLD, self.norm_mlp), adapters).chunk(2, dim=-1)
+        out_BLD: Tensor = x_BLD + self.down(F.silu(gate).mul_(up), adapters)
         return out_BLD
 
     def _normed(self, qk: Tensor) -> Tensor:
@@ -136,18 +185,35 @@ class FusedDecoder:
             self.layers.append(FusedLayer(layer, index, num_heads, num_kv_heads, head_dim))
             layer.to("meta")  # its weights live on in packed form only
 
-    def __call__(self, ids_BL: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None) -> Tensor:
+    @property
+    def size_bytes(self) -> int:
+        """What the products take; embedding and norms are not counted."""
+        return sum(product.base.size_bytes for layer in self.layers for product in layer.products.values())
+
+    def __call__(
+        self,
+        ids_BL: Tensor,
+        positions_BL: Tensor,
+        cache: SlotCache,
+        mask: Tensor | None,
+        adapters: AdapterRows | None = None,
+    ) -> Tensor:
         """Features (B, L, D)."""
         x_BLD = self.embed(ids_BL)
         cos, sin = rotation(*self.rotary(x_BLD, positions_BL))
         for layer in self.layers:
-            x_BLD = layer(x_BLD, cos, sin, cache, mask)
+            x_BLD = layer(x_BLD, cos, sin, cache, mask, adapters)
         return rms_norm(x_BLD, self.norm)
+
+
+def is_fused(model_type: str, hidden_act: str) -> bool:
+    """Whether a family runs fused, and so takes adapters row by row."""
+    return model_type in FUSED_FAMILIES and hidden_act == "silu"
 
 
 def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
     """The fused form where the family has the Llama shape, else transformers' modules."""
-    if config.model_type not in FUSED_FAMILIES or getattr(config, "hidden_act", "silu") != "silu":
+    if not is_fused(config.model_type, getattr(config, "hidden_act", "silu")):
         return TransformersDecoder(body)
     return FusedDecoder(
         body,

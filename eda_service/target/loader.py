@@ -22,11 +22,12 @@ from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
 from eda_service.records import TargetFingerprint
+from eda_service.target.adapter_bank import AdapterBank
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape, tree_mask, visible_mask
 from eda_service.target.chat import stop_token_ids
-from eda_service.target.fused import Decoder, make_decoder
-from eda_service.target.packed import FrozenLinear, make_linear, native_bfloat16
+from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
+from eda_service.target.packed import FrozenLinear, make_linear, native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
 from eda_service.target.slots import SlotCache
 
@@ -42,6 +43,7 @@ class Target:
         head: lm_head as an inference linear, (.., D) to (.., V).
         head_weight: (V, D), the rows a draft vocabulary picks from.
         embed: Token embedding module.
+        adapters: LoRA adapters beside the base, by row of a forward; None where the decoder takes none.
     """
 
     spec: TargetSpec
@@ -56,6 +58,15 @@ class Target:
     max_context: int
     dtype: torch.dtype
     device: torch.device
+    adapters: AdapterBank | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What embedding, decoder and head take, adapters not counted."""
+        weight = self.embed.weight
+        assert isinstance(weight, Tensor)
+        own_head = 0 if self.head_weight.data_ptr() == weight.data_ptr() else tensor_bytes(self.head_weight)
+        return tensor_bytes(weight) + own_head + self.head.size_bytes + self.decoder.size_bytes
 
     @property
     def head_dim(self) -> int:
@@ -82,6 +93,7 @@ class Target:
         *,
         first_slot: int = 0,
         tree: TreeShape | None = None,
+        adapters: Sequence[str | None] | None = None,
     ) -> Tensor:
         """Features of new tokens, their keys and values written to the cache at starts..starts+L-1.
 
@@ -91,6 +103,7 @@ class Target:
             starts: Position of each row's first new token.
             first_slot: Slot of row 0.
             tree: How the new tokens hang together; None for a sequence.
+            adapters: Key of each row's adapter in `self.adapters`, None for the base; None: all rows are the base's.
 
         Returns:
             features_BLD in the target's dtype.
@@ -101,10 +114,11 @@ class Target:
         num_keys = max(starts) + length
         cache.begin(index_BL, num_keys, first_slot=first_slot)
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
+        rows = None if adapters is None or self.adapters is None else self.adapters.rows(adapters, length)
         if tree is None:
-            return self.decoder(ids_BL, index_BL, cache, visible_mask(index_BL, num_keys, groups, self.dtype))
+            return self.decoder(ids_BL, index_BL, cache, visible_mask(index_BL, num_keys, groups, self.dtype), rows)
         mask = tree_mask(starts_B, tree.ancestors_BLL, num_keys, groups, self.dtype)
-        return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask)
+        return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask, rows)
 
 
 def head_dim_of(config: Any) -> int:
@@ -140,12 +154,13 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
             param="target.model",
         )
     head_weight = head.weight.detach()
+    decoder = make_decoder(body, model.config, head_dim_of(model.config))
     return Target(
         spec=spec,
         fingerprint=fingerprint(resolved, tokenizer, model.config),
         tokenizer=tokenizer,
         config=model.config,
-        decoder=make_decoder(body, model.config, head_dim_of(model.config)),
+        decoder=decoder,
         head=make_linear(head_weight),
         head_weight=head_weight,
         embed=model.get_input_embeddings(),
@@ -153,7 +168,14 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
         max_context=_max_context(model.config),
         dtype=dtype,
         device=where,
+        adapters=_bank(decoder, dtype, where),
     )
+
+
+def _bank(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> AdapterBank | None:
+    if not isinstance(decoder, FusedDecoder):
+        return None
+    return AdapterBank([layer.products for layer in decoder.layers], dtype=dtype, device=device)
 
 
 def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> Any:

@@ -45,16 +45,46 @@ class PackedLinear(nn.Module):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
         self._bias = None if bias is None else bias.detach()
 
+    @property
+    def dense(self) -> Tensor:
+        """The weight (out, in), unpacked into a new tensor."""
+        weight: Tensor = self._packed.to_dense()
+        return weight
+
+    @property
+    def size_bytes(self) -> int:
+        """What weight and bias take."""
+        return tensor_bytes(self._packed) + (0 if self._bias is None else tensor_bytes(self._bias))
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows of any leading shape."""
-        if x.dtype == torch.float32 and x.numel() == self.in_features:
-            pair = x.reshape(1, -1).expand(2, -1).contiguous()
-            return self._multiply(pair)[:1].reshape(*x.shape[:-1], self.out_features)
+        if self._is_one_row(x):
+            return self._multiply(_pair(x))[:1].reshape(*x.shape[:-1], self.out_features)
         return self._multiply(x)
+
+    def added(self, x: Tensor, addend: Tensor) -> Tensor:
+        """`addend` (.., out) + x W^T, in one operation."""
+        one_row = self._is_one_row(x)
+        rows, addends = (_pair(x), _pair(addend)) if one_row else (x, addend)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, addends, self._packed, self._bias, "add")
+        return y[:1].reshape(addend.shape) if one_row else y
+
+    def _is_one_row(self, x: Tensor) -> bool:
+        return x.dtype == torch.float32 and x.numel() == self.in_features
 
     def _multiply(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         return y
+
+
+def _pair(x: Tensor) -> Tensor:
+    """One row twice."""
+    return x.reshape(1, -1).expand(2, -1).contiguous()
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    """What a tensor's elements take."""
+    return tensor.numel() * tensor.element_size()
 
 
 class PlainLinear(nn.Module):
@@ -66,9 +96,23 @@ class PlainLinear(nn.Module):
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
+    @property
+    def dense(self) -> Tensor:
+        """The weight (out, in)."""
+        return self.weight.detach()
+
+    @property
+    def size_bytes(self) -> int:
+        """What weight and bias take."""
+        return tensor_bytes(self.weight) + (0 if self.bias is None else tensor_bytes(self.bias))
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows of any leading shape."""
         return F.linear(x, self.weight, self.bias)
+
+    def added(self, x: Tensor, addend: Tensor) -> Tensor:
+        """`addend` (.., out) + x W^T."""
+        return addend + F.linear(x, self.weight, self.bias)
 
 
 FrozenLinear: TypeAlias = PackedLinear | PlainLinear

@@ -79,7 +79,7 @@ def pairs(draft: Draft, target: Target, length: int = 9) -> tuple[Tensor, Tensor
 def test_decoding_forward_equals_transformers(draft: Draft, tiny_target: Target) -> None:
     tokens_BL, features_BLD = pairs(draft, tiny_target)
     head = DraftHead(tiny_target.head_weight, None)
-    proposer = Proposer(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
+    proposer = Proposer.of(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
     with torch.no_grad():
         got_BLD = proposer.extend(tokens_BL, features_BLD, [0, 0])
     wanted_BLD = oracle_features(draft, tiny_target.embed(tokens_BL), features_BLD)
@@ -91,7 +91,7 @@ def test_decoding_in_pieces_equals_transformers_at_once(draft: Draft, tiny_targe
     """Rows at different positions, as between rounds: the cache and positions carry over."""
     tokens_BL, features_BLD = pairs(draft, tiny_target)
     head = DraftHead(tiny_target.head_weight, None)
-    proposer = Proposer(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
+    proposer = Proposer.of(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
     with torch.no_grad():
         proposer.extend(tokens_BL[:1, :3], features_BLD[:1, :3], [0], first_slot=0)
         proposer.extend(tokens_BL[1:, :6], features_BLD[1:, :6], [0], first_slot=1)
@@ -163,7 +163,9 @@ def test_greedy_chain_is_the_argmax_of_the_head_over_the_chain_of_features(
     """`chain` against transformers: each token is argmax(W_o h~) and is fed back with its feature."""
     draft = make_fitted_draft("llama")
     tokens_BL, features_BLD = pairs(draft, tiny_target, 4)
-    proposer = Proposer(draft, tiny_target.embed, DraftHead(tiny_target.head_weight, None), num_slots=2, max_tokens=32)
+    proposer = Proposer.of(
+        draft, tiny_target.embed, DraftHead(tiny_target.head_weight, None), num_slots=2, max_tokens=32
+    )
     with torch.no_grad():
         got_BK = proposer.chain(Pending(tokens_BL, features_BLD, [0, 0], [4, 4]), 3).token_ids_BK
     embeds_BLD, shown_BLD = tiny_target.embed(tokens_BL), features_BLD

@@ -18,6 +18,7 @@ from eda_service.decoding.live import LiveRequest
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.rounds import RowResult
+from eda_service.decoding.variants import Variant
 from eda_service.model.draft import Draft
 from eda_service.target.loader import Target
 
@@ -26,7 +27,8 @@ MOST = 6
 
 def request(*, speculate: bool = True, seed: int | None = None, temperature: float = 0.0) -> LiveRequest:
     params = SamplingParams(speculate=speculate, seed=seed, temperature=temperature)
-    return LiveRequest("r", [1], params, frozenset(), torch.Generator(), RequestStats(num_prompt_tokens=1))
+    stats, variant = RequestStats(num_prompt_tokens=1), Variant("", None, None)
+    return LiveRequest("r", [1], params, frozenset(), torch.Generator(), stats, variant)
 
 
 def simulate(

@@ -9,7 +9,9 @@ import pytest
 
 from eda_service.artifacts.registry import read_draft_manifest
 from eda_service.config import TargetSpec
-from eda_service.distributed.endpoint import check_draft_fits, load_engine
+from eda_service.distributed.base_group import BaseGroup
+from eda_service.distributed.endpoint import check_draft_fits
+from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import TargetIncompatibleError
 from eda_service.target.loader import Target
 
@@ -48,5 +50,7 @@ def test_an_endpoint_does_not_start_with_a_draft_of_another_width(
     directory = new_target_dir(tmp_path / "target", "llama")
     manifest = base_draft_dir / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"hidden_size": 32', '"hidden_size": 48'))
+    spec = TargetSpec(model=str(directory), dtype="float32")
+    model = ServedModel(name="m", target=spec.model_dump(), base_draft="tiny@1", pack=None)
     with pytest.raises(TargetIncompatibleError, match="hidden_size: draft 48, target 32"):
-        load_engine(TargetSpec(model=str(directory), dtype="float32"), "tiny@1", None)
+        BaseGroup(spec).load(model, None)

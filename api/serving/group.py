@@ -1,0 +1,115 @@
+"""Everything a replica serves over one base target: one engine on one thread, and the variants loaded into it.
+
+Files are read beside the running engine; what changes the engine runs on its thread, between two rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.serving.runner import EngineRunner
+from api.serving.schemas import VariantMemory
+from api.serving.token_text import TokenText
+from eda_service.config import TargetSpec
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.policy import Adaptive
+from eda_service.distributed.base_group import BaseGroup, LoadedVariant
+from eda_service.distributed.serve_config import ServedModel
+
+MAX_BATCH = 16
+MAX_WAITING = 64
+MAX_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Served:
+    """A variant in the engine.
+
+    Attributes:
+        loaded_at: Seconds since the epoch.
+    """
+
+    variant: LoadedVariant
+    loaded_at: int
+
+
+class ServedGroup:
+    """Loads, swaps and removes variants of one base. Reads the base when it is made, which takes seconds.
+
+    Args:
+        base: The target they share.
+        num_draft_tokens: Longest chain; of all variants and for good, because seeded answers depend on it.
+
+    Raises:
+        EdaError: The target cannot be loaded.
+    """
+
+    def __init__(self, base: TargetSpec, num_draft_tokens: int) -> None:
+        self.base = BaseGroup(base)
+        target = self.base.target
+        self.token_text = TokenText(target.tokenizer)
+        engine = Engine(
+            target,
+            num_draft_tokens=num_draft_tokens,
+            policy=Adaptive(read_confidence=target.device.type == "cpu"),
+            max_batch=MAX_BATCH,
+            max_tokens=MAX_TOKENS,
+        )
+        self.num_draft_tokens, self.max_model_len = num_draft_tokens, engine.max_tokens
+        self.runner = EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=MAX_WAITING)
+        self._served: dict[str, Served] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """What is served."""
+        return sorted(self._served)
+
+    async def put(self, model: ServedModel, adapter_dir: Path | None) -> Served:
+        """Serve a variant, or a new version of one: requests from now on get it, those that run end on the old one.
+
+        Raises:
+            EdaError: It cannot be loaded or does not fit; what was served under the name stays.
+        """
+        variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
+        await self.runner.call(
+            lambda engine: engine.add_variant(model.name, adapter=variant.adapter, form=variant.form)
+        )
+        served = Served(variant, int(time.time()))
+        self._served[model.name] = served
+        return served
+
+    async def remove(self, name: str) -> None:
+        """Take no more requests for a variant; a group without variants ends with its last request.
+
+        Raises:
+            EdaError: The engine has failed.
+        """
+        del self._served[name]
+        await self.runner.call(lambda engine: engine.remove_variant(name))
+        if not self._served:
+            self.runner.retire()
+
+    async def memory(self) -> list[VariantMemory]:
+        """What each variant takes beside the base.
+
+        Raises:
+            EdaError: The engine has failed.
+        """
+        loads = await self.runner.call(lambda engine: engine.variant_loads())
+        return [
+            VariantMemory(
+                name=name,
+                adapter_bytes=loads[name].adapter_bytes,
+                pack_bytes=served.variant.pack_bytes,
+                base_draft=served.variant.model.base_draft,
+                pack=served.variant.model.pack,
+                loaded_at=served.loaded_at,
+                num_running=loads[name].num_requests,
+            )
+            for name, served in sorted(self._served.items())
+            if name in loads
+        ]

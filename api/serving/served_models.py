@@ -1,0 +1,137 @@
+"""What a replica serves, by name, and in which group each model is: made equal to the config it is given.
+
+Models over one base target share a group's engine; a target that cannot share has a group of its own (ADR 0013).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from api.serving.call import ServedPair
+from api.serving.group import Served, ServedGroup
+from api.serving.schemas import FailedVariant, ReplicaMemory
+from eda_service.config import TargetSpec
+from eda_service.distributed.base_group import place_of, serving_chain
+from eda_service.distributed.serve_config import ServedModel
+from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
+
+logger = logging.getLogger(__name__)
+
+
+class ServedModels:
+    """Models by name."""
+
+    def __init__(self) -> None:
+        self._groups: dict[TargetSpec, ServedGroup] = {}
+        self._places: dict[str, TargetSpec] = {}
+        self._pairs: dict[str, ServedPair] = {}
+        self._loaded: dict[str, ServedModel] = {}
+        self._failed: dict[str, FailedVariant] = {}
+
+    @property
+    def pairs(self) -> list[ServedPair]:
+        """Everything that is served now."""
+        return list(self._pairs.values())
+
+    @property
+    def broken(self) -> list[str]:
+        """Models whose engine has failed."""
+        return [name for group in self._groups.values() if group.runner.failure is not None for name in group.names]
+
+    def __getitem__(self, name: str) -> ServedPair:
+        """A served model.
+
+        Raises:
+            ResourceError: It could not be loaded.
+            ModelNotFoundError: There is none.
+        """
+        pair = self._pairs.get(name)
+        if pair is not None:
+            return pair
+        if name in self._failed:
+            raise ResourceError(f"{name} could not be loaded: {self._failed[name].reason}")
+        served = ", ".join(sorted(self._pairs)) or "nothing"
+        raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
+
+    async def make(self, models: Iterable[ServedModel]) -> None:
+        """Serve these and no others. One that does not load leaves the others, and what is served under its own name,
+        as they are.
+        """
+        wanted = {model.name: model for model in models}
+        self._failed = {name: failed for name, failed in self._failed.items() if name in wanted}
+        for name, model in wanted.items():
+            if self._loaded.get(name) == model:
+                self._failed.pop(name, None)
+                continue
+            try:
+                await self._put(model)
+            except EdaError as error:
+                logger.exception("cannot serve %s", name)
+                self._failed[name] = FailedVariant(
+                    name=name, base_draft=model.base_draft, pack=model.pack, reason=error.message
+                )
+        for name in set(self._pairs) - set(wanted):
+            del self._loaded[name], self._pairs[name]
+            await self._leave(self._places.pop(name), name)
+
+    async def memory(self) -> ReplicaMemory:
+        """What this replica holds.
+
+        Raises:
+            EdaError: An engine has failed.
+        """
+        groups = list(self._groups.values())
+        variants = [variant for group in groups for variant in await group.memory()]
+        base_bytes = sum(group.base.size_bytes for group in groups)
+        return ReplicaMemory(base_bytes=base_bytes, variants=variants, failed=list(self._failed.values()))
+
+    def retire(self) -> None:
+        """End every engine with its last request."""
+        for group in self._groups.values():
+            group.runner.retire()
+
+    async def _put(self, model: ServedModel) -> None:
+        """Serve a model in the group of its base."""
+        place = await asyncio.to_thread(place_of, TargetSpec.model_validate(model.target))
+        group = self._groups.get(place.base)
+        if group is None:
+            chain = await asyncio.to_thread(serving_chain, model)
+            group = await asyncio.to_thread(ServedGroup, place.base, chain)
+        try:
+            served = await group.put(model, place.adapter_dir)
+        finally:
+            if not group.names:
+                group.runner.retire()
+        before = self._places.get(model.name)
+        self._groups[place.base], self._places[model.name] = group, place.base
+        self._pairs[model.name], self._loaded[model.name] = pair_of(group, served), model
+        self._failed.pop(model.name, None)
+        if before is not None and before != place.base:
+            await self._leave(before, model.name)
+
+    async def _leave(self, base: TargetSpec, name: str) -> None:
+        """Take a model out of the group of a base; an empty group goes."""
+        group = self._groups[base]
+        await group.remove(name)
+        if not group.names:
+            del self._groups[base]
+
+
+def pair_of(group: ServedGroup, served: Served) -> ServedPair:
+    """A variant of a group as requests see it."""
+    model, target = served.variant.model, group.base.target
+    return ServedPair(
+        name=model.name,
+        base_draft=model.base_draft,
+        pack=model.pack,
+        loaded_at=served.loaded_at,
+        runner=group.runner,
+        fingerprint=f"fp_{served.variant.weights_sha256[:10]}",
+        tokenizer=target.tokenizer,
+        token_text=group.token_text,
+        num_spec_tokens=0 if model.base_draft is None else group.num_draft_tokens,
+        max_model_len=group.max_model_len,
+        variant=model.name,
+    )

@@ -1,0 +1,227 @@
+"""What serving many variants of one base costs: `make bench-variants` writes `benchmarks/results/variants.json`.
+
+Memory: resident size of the process with the base alone and with one to four variants, each an adapter and a pack.
+Speed: the same requests in batches of one variant and in batches of all four; and one variant unmerged against merged.
+Prompts are the shipped general ones, so acceptance is that of text the packs were not made for.
+
+The fourth variant is the first one's adapter with every update scaled by 0.9 and its pack loaded once more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import gc
+import itertools
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, header, write_result
+from eda_service.artifacts.registry import find_draft
+from eda_service.config import TargetSpec
+from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.endpoint import load_drafts
+from eda_service.model.head import DraftHead
+from eda_service.target.adapter import Adapter, read_adapter
+from eda_service.target.chat import render_prompt
+from eda_service.target.loader import Target, load_target
+from eda_service.target.resolve import shipped_targets
+
+logger = logging.getLogger(__name__)
+
+BATCH = 16
+CHAIN = 3
+BASE = "smollm2-135m-instruct"
+ALLOWANCE = 1.1
+
+
+def resident_bytes() -> int:
+    """Resident size of this process, after what was freed has gone back to the system."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
+def read_prompts(target: Target, count: int) -> list[list[int]]:
+    """The first shipped general prompts, rendered."""
+    path = Path(str(resources.files("eda_service"))) / "assets" / "general_prompts.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+    return [render_prompt(target.tokenizer, row["messages"]) for row in rows]
+
+
+class Variants:
+    """The four variants of the embedded base, loaded one by one."""
+
+    def __init__(self, target: Target) -> None:
+        base_dir = find_draft(PACKS_BASE_DRAFT)
+        loaded = load_drafts(base_dir, None, target=target)
+        self._target, self._base_dir = target, base_dir
+        self.base = DraftForm(shared_parts(loaded.draft), DraftHead(target.head_weight, loaded.vocab_W))
+        self.names = [*(domain.name for domain in DOMAINS), "fourth"]
+
+    def form(self, name: str, *, whole: bool = False) -> DraftForm:
+        """A variant's pack over the shared base draft, or as a draft of its own."""
+        domain = next((each for each in DOMAINS if each.name == name), DOMAINS[0])
+        loaded = load_drafts(self._base_dir, domain.pack_dir, target=self._target)
+        assert loaded.trained is not None
+        parts = whole_parts(loaded.draft) if whole else adapted_parts(loaded.draft, self.base.parts, loaded.trained)
+        return DraftForm(parts, DraftHead(self._target.head_weight, loaded.vocab_W))
+
+    def adapter(self, name: str) -> Adapter:
+        """A variant's adapter."""
+        domain = next((each for each in DOMAINS if each.name == name), None)
+        directory = shipped_targets() / (domain or DOMAINS[0]).target
+        found = read_adapter(directory, dtype=self._target.dtype, device=self._target.device)
+        if domain is not None:
+            return found
+        updates = {place: (a_rI, b_Or * 0.9) for place, (a_rI, b_Or) in found.updates.items()}
+        return dataclasses.replace(found, key=name, updates=updates)
+
+
+def run(engine: Engine, requests: Sequence[tuple[str, list[int]]], params: SamplingParams) -> float:
+    """Tokens per second of one batch."""
+    started = time.perf_counter()
+    for i, (variant, ids) in enumerate(requests):
+        engine.submit(str(i), ids, params, variant=variant)
+    done = run_to_end(engine)
+    seconds = time.perf_counter() - started
+    return sum(outputs[-1].stats.num_new_tokens for outputs in done.values()) / seconds
+
+
+def spread(prompts: list[list[int]], names: Iterable[str]) -> list[tuple[str, list[int]]]:
+    """Prompts over variants in turn."""
+    return list(zip(itertools.cycle(names), prompts, strict=False))
+
+
+def medians(cases: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Median tokens per second of each case; the cases take turns."""
+    seen: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, case in cases.items():
+            seen[name].append(case())
+    return {name: median(values) for name, values in seen.items()}
+
+
+def measure_memory(engine: Engine, variants: Variants, warm: Callable[[], float]) -> list[dict[str, Any]]:
+    """Resident size as variants are added, beside what base, adapters and packs add up to."""
+    warm()
+    base = resident_bytes()
+    rows: list[dict[str, Any]] = [{"variants": 0, "resident_bytes": base}]
+    pack_bytes = 0
+    for count, name in enumerate(variants.names, start=1):
+        form = variants.form(name)
+        engine.add_variant(name, adapter=variants.adapter(name), form=form)
+        pack_bytes += form.own_bytes(variants.base)
+        warm()
+        sizes = sum(load.adapter_bytes for load in engine.variant_loads().values())
+        resident, allowed = resident_bytes(), round(ALLOWANCE * (base + sizes + pack_bytes))
+        rows.append(
+            {
+                "variants": count,
+                "resident_bytes": resident,
+                "adapter_bytes": sizes,
+                "pack_bytes": pack_bytes,
+                "allowed_bytes": allowed,
+                "within": resident <= allowed,
+            }
+        )
+    return rows
+
+
+def measure_batches(
+    engine: Engine, names: Sequence[str], prompts: list[list[int]], params: SamplingParams, repeats: int
+) -> dict[str, float]:
+    """Tokens per second of batches of one variant each, and of all variants; every variant gets the same prompts in
+    both.
+    """
+    share = BATCH // len(names)
+    single = {name: [(name, ids) for ids in prompts] for name in names}
+    mixed = [[(name, ids) for name in names for ids in prompts[i * share : (i + 1) * share]] for i in range(len(names))]
+
+    def over(batches: Sequence[list[tuple[str, list[int]]]]) -> float:
+        return len(batches) / sum(1 / run(engine, batch, params) for batch in batches)
+
+    found = medians({"single": lambda: over(list(single.values())), "mixed": lambda: over(mixed)}, repeats)
+    return {**found, "mixed_over_single": found["mixed"] / found["single"]}
+
+
+def merged_engine(variants: Variants) -> Engine:
+    """The first variant alone: merged, with a draft that shares nothing."""
+    target = load_target(TargetSpec(model=DOMAINS[0].target))
+    engine = Engine(target, num_draft_tokens=CHAIN, max_batch=BATCH, max_tokens=1024)
+    engine.add_variant(DOMAINS[0].name, form=variants.form(DOMAINS[0].name, whole=True))
+    return engine
+
+
+def measure_merged(
+    engine: Engine, merged: Engine, prompts: list[list[int]], params: SamplingParams, repeats: int
+) -> dict[str, float]:
+    """Tokens per second of the first variant beside others, and of its merged target alone."""
+    requests = [(DOMAINS[0].name, ids) for ids in prompts]
+    cases: dict[str, Callable[[], float]] = {
+        "unmerged": lambda: run(engine, requests, params),
+        "merged": lambda: run(merged, requests, params),
+        "unmerged_batch_1": lambda: run(engine, requests[:1], params),
+        "merged_batch_1": lambda: run(merged, requests[:1], params),
+    }
+    found = medians(cases, repeats)
+    return {
+        **found,
+        "unmerged_over_merged": found["unmerged"] / found["merged"],
+        "unmerged_over_merged_batch_1": found["unmerged_batch_1"] / found["merged_batch_1"],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(options.threads)
+    target = load_target(TargetSpec(model=BASE))
+    variants = Variants(target)
+    prompts = read_prompts(target, BATCH)
+    engine = Engine(target, num_draft_tokens=CHAIN, max_batch=BATCH, max_tokens=1024)
+    engine.add_variant("base", form=variants.base)
+    short = SamplingParams(max_new_tokens=8)
+    memory = measure_memory(engine, variants, lambda: run(engine, spread(prompts, engine.variant_loads()), short))
+    modes = {
+        "autoregressive": SamplingParams(max_new_tokens=options.max_new_tokens, speculate=False),
+        f"chain of {CHAIN}": SamplingParams(max_new_tokens=options.max_new_tokens),
+    }
+    result: dict[str, Any] = {
+        **header(" ".join(("python -m benchmarks.variants", *sys.argv[1:]))),
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "base_bytes": target.size_bytes + variants.base.own_bytes(None),
+        "memory": memory,
+        "batches_of_16": {},
+        "merged": {},
+    }
+    logger.info("memory: %s", json.dumps(memory))
+    merged = merged_engine(variants)
+    for mode, params in modes.items():
+        result["batches_of_16"][mode] = measure_batches(engine, variants.names, prompts, params, options.repeats)
+        result["merged"][mode] = measure_merged(engine, merged, prompts, params, options.repeats)
+        logger.info("%s: %s %s", mode, result["batches_of_16"][mode], result["merged"][mode])
+    logger.info("%s", write_result("variants.json", result))
+
+
+if __name__ == "__main__":
+    main()

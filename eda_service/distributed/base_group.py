@@ -1,0 +1,161 @@
+"""One base target and what is served over it: reads adapters, base drafts and packs into the form an engine takes.
+
+Where a target belongs: a LoRA adapter that can be stacked shares its base with others; any other target is a base of
+its own, merged when it is loaded (ADR 0013).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from eda_service.artifacts.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
+from eda_service.distributed.endpoint import DEFAULT_CHAIN, check_draft_fits, load_drafts
+from eda_service.distributed.serve_config import ServedModel
+from eda_service.errors import TargetIncompatibleError
+from eda_service.model.head import DraftHead
+from eda_service.records import PackManifest
+from eda_service.target.adapter import Adapter, read_adapter, unstackable_reason
+from eda_service.target.fused import is_fused
+from eda_service.target.loader import Target, fingerprint, load_target
+from eda_service.target.resolve import resolve_target
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a target is served.
+
+    Attributes:
+        base: What is loaded once.
+        adapter_dir: What is added to it for this target; None: nothing.
+    """
+
+    base: TargetSpec
+    adapter_dir: Path | None
+
+
+def place_of(spec: TargetSpec) -> Place:
+    """The base a target shares, or itself where it cannot share one.
+
+    Raises:
+        TargetNotFoundError: No such target or adapter.
+        TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
+    """
+    resolved = resolve_target(spec)
+    if resolved.adapter_dir is None:
+        return Place(spec, None)
+    settings = json.loads((resolved.adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    model = json.loads((resolved.model_dir / "config.json").read_text(encoding="utf-8"))
+    if unstackable_reason(settings) is not None or not is_fused(model["model_type"], model.get("hidden_act", "silu")):
+        return Place(spec, None)
+    return Place(TargetSpec(model=resolved.model, revision=spec.revision, dtype=spec.dtype), resolved.adapter_dir)
+
+
+@dataclass(frozen=True)
+class LoadedVariant:
+    """A served model ready for an engine.
+
+    Attributes:
+        pack_bytes: What its draft takes beside the shared base draft.
+        weights_sha256: Of base and adapter.
+    """
+
+    model: ServedModel
+    adapter: Adapter | None
+    form: DraftForm | None
+    pack_bytes: int
+    weights_sha256: str
+
+
+class BaseGroup:
+    """A base target with the base drafts its variants share.
+
+    Args:
+        base: What to load.
+
+    Raises:
+        TargetNotFoundError: No such target.
+        TargetIncompatibleError: Not a decoder-only model this code can drive.
+    """
+
+    def __init__(self, base: TargetSpec) -> None:
+        self.target: Target = load_target(base, device="cuda" if torch.cuda.is_available() else "cpu")
+        self._drafts: dict[str, DraftForm] = {}
+        self._heads: WeakValueDictionary[str, DraftHead] = WeakValueDictionary()
+
+    @property
+    def size_bytes(self) -> int:
+        """What the target and the shared base drafts take."""
+        return self.target.size_bytes + sum(form.own_bytes(None) for form in self._drafts.values())
+
+    def load(self, model: ServedModel, adapter_dir: Path | None) -> LoadedVariant:
+        """Read a variant's adapter, base draft and pack.
+
+        Raises:
+            TargetIncompatibleError: Adapter, base draft or pack was made for another target.
+            ArtifactCorruptError: A file does not match its manifest.
+            NotFoundError: No such pack or base draft.
+        """
+        adapter = None
+        if adapter_dir is not None:
+            adapter = read_adapter(adapter_dir, dtype=self.target.dtype, device=self.target.device)
+        resolved = resolve_target(TargetSpec.model_validate(model.target))
+        made = fingerprint(resolved, self.target.tokenizer, self.target.config)
+        if model.base_draft is None:
+            return LoadedVariant(model, adapter, None, 0, made.weights_sha256)
+        base = self._base_form(model.base_draft)
+        form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made.weights_sha256)
+        return LoadedVariant(model, adapter, form, form.own_bytes(base) if model.pack else 0, made.weights_sha256)
+
+    def _base_form(self, base_draft: str) -> DraftForm:
+        if base_draft not in self._drafts:
+            directory = find_draft(base_draft)
+            check_draft_fits(read_draft_manifest(directory), self.target.fingerprint)
+            loaded = load_drafts(directory, None, target=self.target)
+            self._drafts[base_draft] = DraftForm(shared_parts(loaded.draft), self._head(loaded.vocab_W))
+        return self._drafts[base_draft]
+
+    def _adapted_form(self, pack: str, base_draft: str, weights_sha256: str) -> DraftForm:
+        directory = find_pack(pack)
+        made_for = read_pack_manifest(directory).target
+        if made_for.weights_sha256 != weights_sha256:
+            raise TargetIncompatibleError(
+                f"pack {pack} was made for {made_for.model} with weights {made_for.weights_sha256[:12]}, this target "
+                f"has {weights_sha256[:12]}; adapt again",
+                param="pack",
+            )
+        loaded = load_drafts(find_draft(base_draft), directory, target=self.target)
+        if loaded.trained is None:
+            return DraftForm(whole_parts(loaded.draft), self._head(loaded.vocab_W))
+        parts = adapted_parts(loaded.draft, self._drafts[base_draft].parts, loaded.trained)
+        return DraftForm(parts, self._head(loaded.vocab_W))
+
+    def _head(self, vocab_W: Tensor | None) -> DraftHead:
+        """The head of a draft vocabulary; equal ones are held once."""
+        key = "all" if vocab_W is None else hashlib.sha256(vocab_W.numpy().tobytes()).hexdigest()
+        head = self._heads.get(key)
+        if head is None:
+            head = DraftHead(self.target.head_weight, vocab_W)
+            self._heads[key] = head
+        return head
+
+
+def serving_chain(model: ServedModel) -> int:
+    """The longest chain of a model: what its pack was timed with.
+
+    Raises:
+        NotFoundError: No such pack.
+        ArtifactCorruptError: Its manifest does not parse.
+    """
+    if model.pack is None:
+        return DEFAULT_CHAIN
+    manifest: PackManifest = read_pack_manifest(find_pack(model.pack))
+    return AdaptConfig.model_validate(manifest.config).evaluation.serving_chain

@@ -1,0 +1,122 @@
+"""Read a PEFT LoRA adapter as the matrices of its updates, or say why it can only be merged.
+
+Shapes: r rank, I input width, O output width of one linear.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eda_service.artifacts.files import sha256_file, sha256_text
+from eda_service.errors import AdapterUnstackableError, TargetIncompatibleError
+
+_TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
+# What says nothing about the function of the adapted model; anything else must be off, so that an option this code
+# has never heard of is not passed over.
+_HARMLESS = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
+        *("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform"),
+        *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "bias", "init_lora_weights"),
+        *("lora_dropout", "inference_mode", "runtime_config", "ensure_weight_tying"),
+        *("megatron_core", "qalora_group_size"),
+    }
+)
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # the others change the base's own weights
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter ready to be stacked.
+
+    Attributes:
+        key: Hash of its weights and settings: equal adapters are held once.
+        rank: The largest rank of its updates.
+        updates: By (layer, linear): A (r, I), and B (O, r) times the adapter's scaling.
+    """
+
+    key: str
+    rank: int
+    updates: Mapping[tuple[int, str], tuple[Tensor, Tensor]]
+
+
+def unstackable_reason(config: Mapping[str, Any]) -> str | None:
+    """Why an adapter of these settings (`adapter_config.json`) can only be merged; None where it can be stacked."""
+    if config.get("bias", "none") != "none":
+        return f"bias is {config['bias']!r}"
+    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        return f"init_lora_weights is {config['init_lora_weights']!r}, which changes the base's weights"
+    for name, value in config.items():
+        if name not in _HARMLESS and value not in (None, False, {}, [], ""):
+            return f"{name} is {value!r}"
+    return None
+
+
+def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Adapter:
+    """Read and check an adapter.
+
+    Args:
+        directory: Holds adapter_config.json and adapter_model.safetensors.
+        dtype: Of the target.
+        device: Of the target.
+
+    Raises:
+        AdapterUnstackableError: It changes more than the seven linears of a layer, or in another way than LoRA.
+        TargetIncompatibleError: The file cannot be read, lacks half of an update, or holds a number that is not finite
+            (it would reach the rows of others: zero times infinity).
+    """
+    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    reason = unstackable_reason(config)
+    if reason is not None:
+        raise _unstackable(directory, reason)
+    path = directory / "adapter_model.safetensors"
+    try:
+        tensors = load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise TargetIncompatibleError(f"{path} cannot be read: {error}", param="target.adapter") from error
+    updates: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _TENSOR.match(name)
+        if match is None:
+            raise _unstackable(directory, f"it changes {name}")
+        module, layer, linear, side = match.groups()
+        other = name.replace(f".lora_{side}.", ".lora_B." if side == "A" else ".lora_A.")
+        if other not in tensors or not bool(torch.isfinite(tensor).all()):
+            problem = "is not finite" if other in tensors else f"comes without {other}"
+            raise TargetIncompatibleError(f"{path}: {name} {problem}; save it again", param="target.adapter")
+        if side == "A":
+            updates[int(layer), linear] = _update(tensor, tensors[other], scaling_of(config, module), dtype)
+    key = sha256_text(sha256_file(path) + json.dumps(config, sort_keys=True))
+    return Adapter(key, max((a_rI.shape[0] for a_rI, _ in updates.values()), default=0), updates)
+
+
+def scaling_of(config: Mapping[str, Any], module: str) -> float:
+    """What PEFT multiplies B A by for one module: alpha / r, or alpha / sqrt(r) with rank stabilisation."""
+    from peft.utils.other import get_pattern_key
+
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    rank = ranks.get(get_pattern_key(list(ranks), module), config["r"])
+    alpha = alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"])
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _update(a_rI: Tensor, b_Or: Tensor, scaling: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return a_rI.to(dtype), (b_Or.float() * scaling).to(dtype)
+
+
+def _unstackable(directory: Path, reason: str) -> AdapterUnstackableError:
+    return AdapterUnstackableError(
+        f"adapter {directory} cannot share its base with others: {reason}; it is served merged, with a base of its own",
+        param="target.adapter",
+    )

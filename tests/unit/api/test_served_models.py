@@ -1,0 +1,219 @@
+"""What a replica serves follows its config: models of one base share an engine, a swap keeps running answers, a model
+that does not load harms nobody.
+
+Everything real but Serve: tiny targets on disk, adapters saved by peft, a registered base draft, published packs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import write_adapter
+
+from api.serving.booking import Order
+from api.serving.served_models import ServedModels
+from eda_service.artifacts.files import file_entry, write_json
+from eda_service.artifacts.registry import publish_pack, stage_pack
+from eda_service.config import AdaptConfig, TargetSpec, TrainConfig
+from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.serve_config import ServedModel
+from eda_service.errors import NotFoundError, ResourceError
+from eda_service.model.checkpoint import load_base_draft, save_pack
+from eda_service.model.freezing import prepare
+from eda_service.records import PackManifest, Stage
+from eda_service.target.loader import load_target
+
+PROMPT = [30, 40, 50]
+PARAMS = SamplingParams(max_new_tokens=60, temperature=1.0, seed=7)
+
+
+@pytest.fixture
+def adapters(tmp_path: Path, target_dir: Callable[[str], Path]) -> list[Path]:
+    return [write_adapter(target_dir("llama"), tmp_path / f"a{i}", seed=i, r=4, std=0.1) for i in range(2)]
+
+
+@pytest.fixture
+def models() -> Iterator[ServedModels]:
+    made = ServedModels()
+    yield made
+    made.retire()
+
+
+def spec_of(model_dir: Path, adapter: Path | None) -> TargetSpec:
+    return TargetSpec(model=str(model_dir), adapter=None if adapter is None else str(adapter), dtype="float32")
+
+
+def served(name: str, spec: TargetSpec, *, base_draft: str | None = "tiny@1", pack: str | None = None) -> ServedModel:
+    return ServedModel(name=name, target=spec.model_dump(mode="json"), base_draft=base_draft, pack=pack)
+
+
+def publish(base_dir: Path, spec: TargetSpec, version: int) -> str:
+    """A pack for a target, trained for no step but with weights of its own."""
+    train = TrainConfig(train_fc=False)
+    loaded = load_base_draft(base_dir, dtype=load_target(spec).dtype)
+    draft = prepare(loaded.draft, train, seed=version)
+    for parameter in draft.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.05)
+    staging = stage_pack("p")
+    save_pack(staging, draft, train, None)
+    manifest = PackManifest(
+        stage=Stage.PUBLISH,
+        created_at=int(time.time()),
+        seconds=0.0,
+        config=AdaptConfig(target=spec).model_dump(mode="json"),
+        seed=0,
+        library_versions={},
+        inputs={},
+        files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
+        pack=f"p@{version}",
+        method="eda",
+        base_draft="tiny@1",
+        base_draft_sha256="0" * 64,
+        target=load_target(spec).fingerprint,
+        num_parameters=1,
+        num_trainable=1,
+        metrics={},
+    )
+    write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
+    publish_pack(staging, "p", version)
+    return f"p@{version}"
+
+
+async def tokens(models: ServedModels, name: str, params: SamplingParams = PARAMS) -> list[int]:
+    pair, found, reason = models[name], [], None
+    with pair.runner.book(1, timeout_s=60) as booking:
+        booking.start([Order(name, PROMPT, params, pair.variant)])
+        while reason is None:
+            for _, output in await booking.take():
+                found += output.new_token_ids
+                reason = output.finish_reason
+    return found
+
+
+def merged_answer(spec: TargetSpec, params: SamplingParams) -> list[int]:
+    """What the merged model decodes without a draft."""
+    engine = Engine(load_target(spec), max_batch=1, max_tokens=200)
+    engine.submit("r", PROMPT, params)
+    return [token for output in run_to_end(engine)["r"] for token in output.new_token_ids]
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 120))
+
+
+def test_models_of_one_base_share_an_engine_and_each_answers_as_its_merged_model(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    model_dir, greedy = target_dir("llama"), SamplingParams(max_new_tokens=20)
+    specs = {
+        "base": spec_of(model_dir, None),
+        "a": spec_of(model_dir, adapters[0]),
+        "b": spec_of(model_dir, adapters[1]),
+    }
+    pack = publish(base_draft_dir, specs["a"], 1)
+    config = [
+        served("base", specs["base"]),
+        served("a", specs["a"], pack=pack),
+        served("b", specs["b"], base_draft=None),
+    ]
+
+    async def scenario() -> None:
+        await models.make(config)
+        assert len({id(pair.runner) for pair in models.pairs}) == 1
+        answers = await asyncio.gather(*(tokens(models, name, greedy) for name in specs))
+        assert list(answers) == [merged_answer(spec, greedy) for spec in specs.values()]
+        memory = await models.memory()
+        sizes = {each.name: each for each in memory.variants}
+        assert memory.base_bytes > 0
+        assert (sizes["base"].adapter_bytes, sizes["base"].pack_bytes) == (0, 0)
+        assert sizes["a"].adapter_bytes == sizes["b"].adapter_bytes > 0
+        assert sizes["a"].pack_bytes > sizes["b"].pack_bytes == 0
+        assert {name: models[name].num_spec_tokens for name in specs} == {"base": 5, "a": 5, "b": 0}
+
+    run(scenario())
+
+
+def test_under_load_every_answer_is_the_old_version_s_or_the_new_one_s(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    spec = spec_of(target_dir("llama"), adapters[0])
+    packs = [publish(base_draft_dir, spec, version) for version in (1, 2)]
+
+    async def scenario() -> None:
+        await models.make([served("a", spec, pack=packs[0])])
+        old = await tokens(models, "a")
+        runner, answers, swapped = models["a"].runner, [], asyncio.Event()
+
+        async def ask_until_swapped() -> None:
+            while not swapped.is_set():
+                answers.append(await tokens(models, "a"))
+
+        asking = [asyncio.create_task(ask_until_swapped()) for _ in range(6)]
+        while len(answers) < 6:
+            await asyncio.sleep(0.01)
+        await models.make([served("a", spec, pack=packs[1])])
+        assert models["a"].pack == packs[1]
+        assert models["a"].runner is runner
+        swapped.set()
+        await asyncio.gather(*asking)
+        new = await tokens(models, "a")
+        assert new != old  # other draws, by another draft
+        assert all(answer in (old, new) for answer in answers)
+        assert (await models.memory()).variants[0].num_running == 0
+
+    run(scenario())
+
+
+def test_what_does_not_load_leaves_the_others_and_itself_as_they_are(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    """A pack of another target, over a served model and over a new one."""
+    model_dir = target_dir("llama")
+    spec, other = spec_of(model_dir, adapters[0]), spec_of(model_dir, adapters[1])
+    good, bad = publish(base_draft_dir, spec, 1), publish(base_draft_dir, other, 2)
+
+    async def scenario() -> None:
+        await models.make([served("a", spec, pack=good)])
+        wanted = await tokens(models, "a")
+        await models.make([served("a", spec, pack=bad), served("new", spec, pack=bad), served("b", other)])
+        assert models["a"].pack == good
+        assert await tokens(models, "a") == wanted
+        with pytest.raises(ResourceError, match="adapt again"):
+            models["new"]
+        failed = {each.name: each.pack for each in (await models.memory()).failed}
+        assert failed == {"a": bad, "new": bad}
+        assert await tokens(models, "b")
+        await models.make([served("b", other)])
+        with pytest.raises(NotFoundError, match="there is b"):
+            models["a"]
+        await models.make([])
+        assert models.pairs == []
+        assert (await models.memory()).base_bytes == 0
+
+    run(scenario())
+
+
+def test_an_adapter_that_cannot_be_stacked_gets_a_merged_base_of_its_own(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    model_dir, greedy = target_dir("llama"), SamplingParams(max_new_tokens=20)
+    settings = adapters[1] / "adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "bias": "lora_only"}))
+    odd = spec_of(model_dir, adapters[1])
+
+    async def scenario() -> None:
+        await models.make([served("a", spec_of(model_dir, adapters[0])), served("odd", odd)])
+        assert models["a"].runner is not models["odd"].runner
+        assert await tokens(models, "odd", greedy) == merged_answer(odd, greedy)
+        memory = {each.name: each.adapter_bytes for each in (await models.memory()).variants}
+        assert memory["a"] > memory["odd"] == 0
+
+    run(scenario())
