@@ -99,6 +99,12 @@ class NotFoundError(InputError):
     code = "not_found"
 
 
+class ModelNotFoundError(NotFoundError):
+    """No model of that name is served for this caller."""
+
+    code = "model_not_found"
+
+
 class ConflictError(InputError):
     """The object is in a state that does not allow this move."""
 

@@ -62,7 +62,7 @@ def publish(base_dir: Path, spec: TargetSpec, version: int) -> str:
     for parameter in draft.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.05)
-    staging = stage_pack("p")
+    staging = stage_pack("p", version)
     save_pack(staging, draft, train, None)
     manifest = PackManifest(
         stage=Stage.PUBLISH,
