@@ -197,7 +197,12 @@ class Bench:
         if waited_s > CANCEL_S:
             problems.append(f"cancelling took {waited_s:.1f} s")
         facts, roles = self.service.facts, ("driver", "train_worker", "generation_actor")
-        left = [pid for role in roles for pid in victims(facts, role, job.id)]
+        deadline = time.monotonic() + max(0.0, CANCEL_S - waited_s)
+        while True:
+            left = [pid for role in roles for pid in victims(facts, role, job.id)]
+            if not left or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
         return problems + ([f"processes left: {left}"] if left else [])
 
     def _judge(self, job: Adaptation, types: list[str]) -> dict[str, Any]:

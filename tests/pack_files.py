@@ -46,7 +46,7 @@ def put_pack(
         config: Fields of its AdaptConfig.
     """
     version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
-    staging = stage_pack(name, home)
+    staging = stage_pack(name, version, home)
     if files is None:
         (staging / "pack.safetensors").write_bytes(b"x")
     else:

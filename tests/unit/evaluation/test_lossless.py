@@ -76,10 +76,10 @@ class _Float32Decoder:
         self.decoder = target.decoder
 
     def __call__(
-        self, ids_BL: torch.Tensor, positions_BL: torch.Tensor, cache: SlotCache, mask: torch.Tensor | None
+        self, ids_BL: torch.Tensor, positions_BL: torch.Tensor, cache: SlotCache, mask: torch.Tensor | None, *rest: None
     ) -> torch.Tensor:
         cache._keys, cache._values = cache._keys.float(), cache._values.float()
-        return self.decoder(ids_BL, positions_BL, cache, None if mask is None else mask.float())
+        return self.decoder(ids_BL, positions_BL, cache, None if mask is None else mask.float(), *rest)
 
 
 def test_counts(tied: Target, reference_model: Callable[[str], PreTrainedModel]) -> None:

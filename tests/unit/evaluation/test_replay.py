@@ -49,6 +49,7 @@ def counts(stats: RequestStats) -> dict[str, object]:
     found = dataclasses.asdict(stats)
     found["num_new_tokens"] = stats.num_rounds + stats.num_accepted_tokens
     found["accepted_histogram"] = stats.accepted_histogram or [0]
+    del found["queue_s"], found["prefill_s"]  # times; a replay has none
     return found
 
 
