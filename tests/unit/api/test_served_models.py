@@ -172,6 +172,36 @@ def test_under_load_every_answer_is_the_old_version_s_or_the_new_one_s(
     run(scenario())
 
 
+def test_a_model_alone_is_merged_and_shares_once_another_comes(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    specs = [spec_of(target_dir("llama"), adapter) for adapter in adapters]
+    greedy = SamplingParams(max_new_tokens=20)
+
+    async def adapter_bytes() -> dict[str, int]:
+        return {each.name: each.adapter_bytes for each in (await models.memory()).variants}
+
+    async def scenario() -> None:
+        wanted = [merged_answer(spec, greedy) for spec in specs]
+        await models.make([served("a", specs[0])])
+        alone = models["a"].runner
+        assert await adapter_bytes() == {"a": 0}
+        assert await tokens(models, "a", greedy) == wanted[0]
+        running = asyncio.create_task(tokens(models, "a", SamplingParams(max_new_tokens=100)))
+        while not alone.num_open:
+            await asyncio.sleep(0)
+        await models.make([served("a", specs[0]), served("b", specs[1])])
+        assert models["a"].runner is models["b"].runner is not alone
+        assert min((await adapter_bytes()).values()) > 0
+        assert [await tokens(models, name, greedy) for name in "ab"] == wanted
+        assert len(await running) > 20
+        await models.make([served("b", specs[1])])
+        assert await adapter_bytes() == {"b": 0}
+        assert await tokens(models, "b", greedy) == wanted[1]
+
+    run(scenario())
+
+
 def test_what_does_not_load_leaves_the_others_and_itself_as_they_are(
     models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
 ) -> None:
@@ -210,7 +240,8 @@ def test_an_adapter_that_cannot_be_stacked_gets_a_merged_base_of_its_own(
     odd = spec_of(model_dir, adapters[1])
 
     async def scenario() -> None:
-        await models.make([served("a", spec_of(model_dir, adapters[0])), served("odd", odd)])
+        config = [served("base", spec_of(model_dir, None)), served("a", spec_of(model_dir, adapters[0]))]
+        await models.make([*config, served("odd", odd)])
         assert models["a"].runner is not models["odd"].runner
         assert await tokens(models, "odd", greedy) == merged_answer(odd, greedy)
         memory = {each.name: each.adapter_bytes for each in (await models.memory()).variants}
