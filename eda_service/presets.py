@@ -5,7 +5,8 @@
             of the width: 27.3 % of a draft for SmolLM2-135M, where fc weighs more than at 7B
 `paper_7b`  the same with the half-width private expert of Table 4 (127.5M of 462.4M parameters)
 `best`      beyond the paper: three unrolled steps, cross-entropy first, a full-width private expert, all samples
-            (wins over the paper's recipe on math's tasks, benchmarks/results/paper; its parts one by one: not run yet)
+            (wins over the paper's recipe on the tasks of all three targets, benchmarks/results/paper; its parts one by
+            one: not run yet)
 """
 
 from __future__ import annotations
