@@ -105,7 +105,7 @@ def faults() -> Iterator[Fault]:
         for nth in (1, 2, 3, 5, 8, 13):
             yield Fault("api", "commit", when, nth=nth)
     for stage in (each.value for each in STAGES):
-        for role in ("api", "driver", "ray_head"):
+        for role in ("api", "driver", "driver_shell", "ray_head"):
             yield Fault(role, "kill", stage)
         yield Fault("client", "cancel", stage)
     yield Fault("generation_actor", "kill", "generate")
@@ -196,7 +196,7 @@ class Bench:
         problems = [] if job.status in ("cancelled", "succeeded") else [f"a cancelled job ended as {job.status}"]
         if waited_s > CANCEL_S:
             problems.append(f"cancelling took {waited_s:.1f} s")
-        facts, roles = self.service.facts, ("driver", "train_worker", "generation_actor")
+        facts, roles = self.service.facts, ("driver", "driver_shell", "train_worker", "generation_actor")
         deadline = time.monotonic() + max(0.0, CANCEL_S - waited_s)
         while True:
             left = [pid for role in roles for pid in victims(facts, role, job.id)]

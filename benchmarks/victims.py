@@ -9,7 +9,7 @@ import psutil  # type: ignore[import-untyped]
 
 from eda_service.distributed import processes
 
-ROLES = ("api", "ray_head", "driver", "train_worker", "generation_actor")
+ROLES = ("api", "ray_head", "driver", "driver_shell", "train_worker", "generation_actor")
 
 
 def victims(facts: dict[str, Any], role: str, job_id: str) -> list[int]:
@@ -17,13 +17,14 @@ def victims(facts: dict[str, Any], role: str, job_id: str) -> list[int]:
 
     Args:
         facts: What the service's `up.json` says.
-        role: One of ROLES.
+        role: One of ROLES. Ray starts a driver in a shell, and takes the shell's end for the driver's.
         job_id: Whose driver.
     """
     if role in ("api", "ray_head"):
         return [int(facts["pids"][role])]
     parts = {
-        "driver": f"jobs.adapt --job-id {job_id}",
+        "driver": f"python -m jobs.adapt --job-id {job_id}",
+        "driver_shell": f"-c python -m jobs.adapt --job-id {job_id}",
         "train_worker": "TrainWorker",
         "generation_actor": "MapWorker",
     }
@@ -31,6 +32,7 @@ def victims(facts: dict[str, Any], role: str, job_id: str) -> list[int]:
     for mark in facts["marks"]:
         for process in processes.marked(mark):
             with contextlib.suppress(psutil.Error):
-                if parts[role] in " ".join(process.cmdline()):
+                line = " ".join(process.cmdline())
+                if parts[role] in line and not (role == "driver" and parts["driver_shell"] in line):
                     found.append(process.pid)
     return found

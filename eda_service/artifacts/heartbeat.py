@@ -1,9 +1,12 @@
-"""Heartbeat of a job driver: a thread that keeps `progress.json` fresh while a stage is busy elsewhere."""
+"""Heartbeat of a job driver: a thread that keeps `progress.json` fresh while a stage is busy elsewhere, and ends the
+process once a newer attempt wants the run directory.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from types import TracebackType
@@ -13,10 +16,16 @@ from eda_service.artifacts.rundir import RunDir
 
 logger = logging.getLogger(__name__)
 _EVERY_S = 5.0
+_LOOK_EVERY_S = 1.0
+SUPERSEDED_EXIT_CODE = 75
 
 
 class Heartbeat:
-    """Context manager: refreshes `updated_at` every few seconds, leaving stage and step as they were."""
+    """Context manager: refreshes `updated_at` every few seconds, leaving stage and step as they were.
+
+    A driver whose job has a newer attempt ends at once, as if it had been killed: Ray ends its workers, and what it has
+    not recorded the newer attempt does again.
+    """
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
@@ -34,8 +43,11 @@ class Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._stop.wait(_EVERY_S):
+        while not self._stop.wait(_LOOK_EVERY_S):
             try:
+                if self._run.is_superseded:
+                    logger.error("attempt %d of %s has been superseded; ending", self._run.attempt, self._run.job_id)
+                    os._exit(SUPERSEDED_EXIT_CODE)
                 progress = self._run.read_progress()
                 if progress is not None and time.time() - progress["updated_at"] >= _EVERY_S - 1:
                     write_json(self._run.root / "progress.json", {**progress, "updated_at": int(time.time())})

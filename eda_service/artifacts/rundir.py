@@ -6,6 +6,7 @@
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
         driver.lock         held by the attempt's driver while it lives: two attempts never write at once
+        driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends
         <stage>/record.json the stage's record, last file of its directory
         logs/<stage>.log    what the stage logged
 
@@ -25,7 +26,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from eda_service.artifacts.files import verify_files, write_json
+from eda_service.artifacts.files import verify_files, write_bytes, write_json
 from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import Record, Stage
@@ -134,11 +135,16 @@ class RunDir:
 
     @contextmanager
     def driver_lock(self, *, timeout_s: float) -> Iterator[None]:
-        """Hold the run directory as its only driver. An attempt may start while the one before still ends.
+        """Hold the run directory as its only driver.
+
+        An attempt may start while the one before still runs: Ray counts an attempt as ended when the shell around its
+        driver has died, whatever the driver does. Asking for the lock tells an older driver to end (`is_superseded`).
 
         Raises:
             WorkerLostError: Another driver held it for `timeout_s`.
         """
+        if self._newest_attempt() < self.attempt:
+            self._ask_for_lock()
         with (self.root / "driver.lock").open("w", encoding="utf-8") as stream:
             deadline = time.monotonic() + timeout_s
             while True:
@@ -151,7 +157,23 @@ class RunDir:
                             f"another driver of {self.job_id} still runs after {timeout_s:.0f} s; it is left alone"
                         ) from None
                     time.sleep(0.1)
+            if self._newest_attempt() != self.attempt:  # a job resumed by hand starts counting anew
+                self._ask_for_lock()
             yield
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a newer attempt has asked for the lock."""
+        return self._newest_attempt() > self.attempt
+
+    def _ask_for_lock(self) -> None:
+        write_bytes(self.root / "driver.attempt", str(self.attempt).encode())
+
+    def _newest_attempt(self) -> int:
+        try:
+            return int((self.root / "driver.attempt").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return 0
 
     def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
         """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
