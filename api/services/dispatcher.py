@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from api.services import live
+from api.services.instruments import Instruments
 from api.services.live import Live
 from api.services.replicas import Replicas
 from api.services.serving import Serving
@@ -45,16 +46,25 @@ class Dispatcher:
     Args:
         store: The queue.
         settings: Where the cluster is and how long to wait for what.
+        instruments: Count what happens.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: JobStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        instruments: Instruments | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store, self._settings, self._clock = store, settings, clock
+        self._instruments = instruments or Instruments()
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), settings.serve_port)
         self._replicas = Replicas(settings.serve_url)
-        self._tracker = Tracker(store, settings, self._ray, clock=clock)
+        self._tracker = Tracker(store, settings, self._ray, self._instruments, clock=clock)
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._known = store.known_ids()
@@ -63,7 +73,7 @@ class Dispatcher:
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
         # So have webhooks: a receiver may take its time.
-        self._webhooks = Webhooks(store, settings, clock=clock)
+        self._webhooks = Webhooks(store, settings, self._instruments, clock=clock)
         passes = {"dispatcher": self.run_once, "serving": self._serve_once, "webhooks": self._webhooks.run_once}
         self._threads = [
             threading.Thread(target=self._loop, args=(one_pass,), name=name, daemon=True)
@@ -124,8 +134,12 @@ class Dispatcher:
             )
             if claimed is None:
                 break
+            if claimed.attempt == 1:
+                self._instruments.queue_wait_s.observe(max(0.0, self._clock() - claimed.created_at))
             self._advance(claimed, session)
         self.last_pass_at, self.last_pass_s = self._clock(), time.monotonic() - started
+        self._instruments.pass_s.observe(self.last_pass_s)
+        self._instruments.passed_at.set(self.last_pass_at)
 
     def _advance(self, job: Job, session: str | None) -> None:
         try:

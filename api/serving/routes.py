@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from api.serving.answers import respond
 from api.serving.call import ServedPair
+from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
 from api.serving.requests import ChatRequest, CompletionRequest
 from api.serving.schemas import ModelCard, ModelList
 
@@ -31,6 +32,9 @@ class Models(Protocol):
 
     def pairs(self) -> Sequence[ServedPair]:
         """All of them."""
+
+    async def metrics(self) -> GroupMetrics:
+        """What all replicas of the group have done."""
 
 
 async def replica() -> Any:
@@ -75,6 +79,12 @@ async def list_models(models: ModelsDep) -> ModelList:
 async def show_model(name: str, models: ModelsDep) -> ModelCard:
     """One served model."""
     return _card(models.pair(name))
+
+
+@router.get("/internal/metrics")
+async def show_metrics(models: ModelsDep) -> Response:
+    """The sum over the group's replicas, whichever of them is asked; not reachable from outside."""
+    return Response(GROUP_METRICS.dump_json(await models.metrics()), media_type="application/json")
 
 
 @router.get("/health")
