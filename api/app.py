@@ -38,7 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     dispatcher = Dispatcher(store, settings, instruments)
     gateway = Gateway(settings.serve_url, instruments)
     directory = Directory(store)
-    found = Metrics(store, directory, instruments, settings)
+    found = Metrics(store, directory, instruments, settings, dispatcher.drift)
     feed = EventFeed(store)
 
     @asynccontextmanager

@@ -43,6 +43,7 @@ class Settings(Config):
     )
     max_attempts: int = Field(3, ge=1, le=100, description="attempts before a retryable failure becomes final")
     dispatch_interval_s: float = Field(1.0, gt=0.0, le=60.0, description="time between two looks at everything")
+    drift_interval_s: float = Field(5.0, gt=0.0, le=3600.0, description="time between two looks at served acceptance")
     webhook_private_addresses: bool = Field(False, description="also call private addresses, as in a closed network")
     webhook_ca_file: Path | None = Field(None, description="certificates to trust for webhooks; None: the public ones")
     backoff_s: float = Field(5.0, ge=0.0, le=3600.0, description="wait before the second attempt; doubles each time")

@@ -18,6 +18,7 @@ from api.serving.call import ServedPair
 from api.serving.group_metrics import GroupMetrics, Report
 from api.serving.hub import Hub
 from api.serving.publisher import Publisher
+from api.serving.requests import GenerationRequest
 from api.serving.routes import replica, router
 from api.serving.runner import EngineRunner
 from api.serving.schemas import ReplicaMemory, VariantMemory
@@ -49,6 +50,7 @@ class Served:
     request_timeout_s: float = 60.0
     hub: NearHub = field(default_factory=NearHub)
     replica: str = "only"
+    requests: list[GenerationRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.publisher = Publisher(self.replica, self.hub, self.pairs, self._memory)
@@ -57,6 +59,9 @@ class Served:
         held = {"adapter_bytes": 20, "pack_bytes": 3, "loaded_at": 0, "num_running": 0}
         variants = [VariantMemory(name=name, base_draft=None, pack=None, **held) for name in self.loaded]
         return ReplicaMemory(base_bytes=1000, variants=variants, failed=[])
+
+    def saw(self, request: GenerationRequest) -> None:
+        self.requests.append(request)
 
     async def metrics(self) -> GroupMetrics:
         return await self.publisher.read()

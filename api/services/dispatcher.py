@@ -19,8 +19,11 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from api.services import live
+from api.services.drift import DriftWatch
 from api.services.instruments import Instruments
 from api.services.live import Live
+from api.services.packs import Packs
+from api.services.readaptation import Readaptation
 from api.services.replicas import Replicas
 from api.services.serving import Serving
 from api.services.tracker import Tracker
@@ -64,6 +67,9 @@ class Dispatcher:
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), settings.serve_port)
         self._replicas = Replicas(settings.serve_url)
+        packs = Packs(store, settings.home)
+        readaptation = Readaptation(store, packs, settings, self.wake, clock=clock)
+        self.drift = DriftWatch(store, packs, self._replicas, readaptation)
         self._tracker = Tracker(store, settings, self._ray, self._instruments, clock=clock)
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -74,10 +80,15 @@ class Dispatcher:
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
         # So have webhooks: a receiver may take its time.
         self._webhooks = Webhooks(store, settings, self._instruments, clock=clock)
-        passes = {"dispatcher": self.run_once, "serving": self._serve_once, "webhooks": self._webhooks.run_once}
+        soon, later = (self._wake, settings.dispatch_interval_s), (self._stopping, settings.drift_interval_s)
+        passes = {
+            "dispatcher": (self.run_once, *soon),
+            "serving": (self._serve_once, *soon),
+            "webhooks": (self._webhooks.run_once, *soon),
+            "drift": (self._watch_once, *later),
+        }
         self._threads = [
-            threading.Thread(target=self._loop, args=(one_pass,), name=name, daemon=True)
-            for name, one_pass in passes.items()
+            threading.Thread(target=self._loop, args=each, name=name, daemon=True) for name, each in passes.items()
         ]
         self.last_pass_at, self.last_pass_s = clock(), 0.0
         self.is_ray_reachable = False
@@ -189,12 +200,17 @@ class Dispatcher:
         if self.is_ray_reachable and self._settings.serve:
             self.serving.reconcile()
 
-    def _loop(self, one_pass: Callable[[], None]) -> None:
+    def _watch_once(self) -> None:
+        if self.is_ray_reachable and self._settings.serve:
+            self.drift.run_once()
+
+    def _loop(self, one_pass: Callable[[], None], bell: threading.Event, interval_s: float) -> None:
         while not self._stopping.is_set():
             try:
                 one_pass()
             except Exception:
                 # Same edge as in `_advance`: a full disk or a locked database passes, a dead dispatcher would not.
                 logger.exception("a dispatcher pass failed")
-            self._wake.wait(self._settings.dispatch_interval_s)
-            self._wake.clear()
+            bell.wait(interval_s)
+            if bell is self._wake:
+                bell.clear()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from api.services.drift import Judgement
 from api.serving.counts import Histogram, ModelCounts
 from api.serving.group_metrics import GroupMetrics, add_counts
 
@@ -158,6 +159,42 @@ class ServingCollector(Collector):
             if found is not None and found.base_bytes is not None:
                 base.add_metric([key], found.base_bytes)
         yield from (up, replicas, base)
+
+
+class DriftCollector(Collector):
+    """What the last look at acceptance saw.
+
+    Args:
+        judgements: By served name.
+        num_events: By served name: how often acceptance has fallen.
+        visible: Names to show.
+    """
+
+    def __init__(
+        self, judgements: Mapping[str, Judgement], num_events: Mapping[str, int], visible: Iterable[str]
+    ) -> None:
+        names = set(visible)
+        self._judgements = {name: found for name, found in judgements.items() if name in names}
+        self._num_events = {name: number for name, number in num_events.items() if name in names}
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family."""
+        length = GaugeMetricFamily(
+            "eda_acceptance_length", "Of the newest rounds, as chains of the evaluation's depth.", labels=[MODEL]
+        )
+        expected = GaugeMetricFamily(
+            "eda_expected_acceptance_length", "What the pack was published with.", labels=[MODEL, "pack"]
+        )
+        ratio = GaugeMetricFamily("eda_drift_ratio", "The former by the latter.", labels=[MODEL])
+        events = CounterMetricFamily("eda_drift_events", "Falls below the threshold.", labels=[MODEL])
+        for name, found in self._judgements.items():
+            expected.add_metric([name, found.pack], found.expected)
+            if found.acceptance_length is not None and found.ratio is not None:
+                length.add_metric([name], found.acceptance_length)
+                ratio.add_metric([name], found.ratio)
+        for name, number in self._num_events.items():
+            events.add_metric([name], number)
+        yield from (length, expected, ratio, events)
 
 
 class JobCollector(Collector):

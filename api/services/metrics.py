@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from api.auth import Caller
 from api.services.directory import Directory
-from api.services.exposition import JobCollector, ServingCollector
+from api.services.drift import DriftWatch
+from api.services.exposition import DriftCollector, JobCollector, ServingCollector
 from api.services.instruments import Instruments
 from api.services.replicas import Replicas
 from api.settings import Settings
@@ -24,9 +25,18 @@ class Metrics:
         directory: Who sees which names.
         instruments: This process's own.
         settings: Where Serve is, if it serves.
+        drift: Watches acceptance.
     """
 
-    def __init__(self, store: JobStore, directory: Directory, instruments: Instruments, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        directory: Directory,
+        instruments: Instruments,
+        settings: Settings,
+        drift: DriftWatch,
+    ) -> None:
+        self._drift = drift
         self._store, self._directory, self._instruments = store, directory, instruments
         self._replicas, self._serves = Replicas(settings.serve_url), settings.serve
 
@@ -37,8 +47,10 @@ class Metrics:
     def text(self, caller: Caller) -> bytes:
         """Prometheus text with the series of the deployments that the caller sees."""
         deployments = self._directory.deployments(caller)
+        names = [each.name for each in deployments]
         groups = sorted({group_key(each.target) for each in deployments}) if self._serves else []
         registry = CollectorRegistry()
-        registry.register(ServingCollector(self._replicas.metrics(groups), [each.name for each in deployments]))
+        registry.register(ServingCollector(self._replicas.metrics(groups), names))
+        registry.register(DriftCollector(self._drift.judgements, self._store.num_drift_events(), names))
         registry.register(JobCollector(self._store.counts(), len(self._store.due_webhooks(_MAX_DUE))))
         return generate_latest(self._instruments.registry) + generate_latest(registry)

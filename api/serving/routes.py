@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.serving.answers import respond
 from api.serving.call import ServedPair
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
-from api.serving.requests import ChatRequest, CompletionRequest
+from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import ModelCard, ModelList
 
 router = APIRouter()
@@ -32,6 +32,9 @@ class Models(Protocol):
 
     def pairs(self) -> Sequence[ServedPair]:
         """All of them."""
+
+    def saw(self, request: GenerationRequest) -> None:
+        """A request has come in."""
 
     async def metrics(self) -> GroupMetrics:
         """What all replicas of the group have done."""
@@ -60,12 +63,14 @@ def _card(pair: ServedPair) -> ModelCard:
 @router.post("/v1/chat/completions", response_model=None)
 async def chat(body: ChatRequest, http: Request, models: ModelsDep) -> Response:
     """Answer a conversation."""
+    models.saw(body)
     return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
 
 
 @router.post("/v1/completions", response_model=None)
 async def complete(body: CompletionRequest, http: Request, models: ModelsDep) -> Response:
     """Continue one prompt or several."""
+    models.saw(body)
     return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
 
 
