@@ -17,6 +17,7 @@ from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
 from api.services.instruments import Instruments
+from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
 from api.settings import Settings
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
     app.state.packs = Packs(store, settings.home)
     app.state.deployments = Deployments(store, app.state.packs, settings, dispatcher.wake)
-    app.state.directory, app.state.metrics = directory, found
+    app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)
     for module in (adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs):

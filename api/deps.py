@@ -13,6 +13,7 @@ from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
 from api.settings import Settings
@@ -70,6 +71,11 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _limits(request: Request) -> Limits:
+    limits: Limits = request.app.state.limits
+    return limits
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
@@ -79,6 +85,7 @@ DeploymentsDep = Annotated[Deployments, Depends(_deployments)]
 PacksDep = Annotated[Packs, Depends(_packs)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+LimitsDep = Annotated[Limits, Depends(_limits)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
 LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import anyio
 import httpx
 from fastapi import Request
 from pydantic_core import from_json
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.errors import error_body
 from api.services.directory import Entry
@@ -68,8 +71,13 @@ class Gateway:
         """Close the connections."""
         await self._http.aclose()
 
-    async def forward(self, request: Request, entry: Entry) -> Response:
+    async def forward(self, request: Request, entry: Entry, *, ended: Callable[[], None] | None = None) -> Response:
         """Pass a request on to its group and the answer back, streamed when it is a stream.
+
+        Args:
+            request: As it came.
+            entry: Where to.
+            ended: Called when the answer has been passed on, or its reader has gone.
 
         Raises:
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
@@ -93,13 +101,38 @@ class Gateway:
             raise self._unavailable(name)
         self._responses.labels(str(response.status_code)).inc()
         passed = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
-        return StreamingResponse(
-            _body(response, entry.deployment.name), status_code=response.status_code, headers=passed
-        )
+        body = _body(response, entry.deployment.name)
+        return _Passed(body, response, ended, status_code=response.status_code, headers=passed)
 
     def _unavailable(self, name: str) -> EndpointUnavailableError:
         self._responses.labels("503").inc()
         return EndpointUnavailableError(f"{name} is being loaded; see GET /v1/deployments/{name}")
+
+
+class _Passed(StreamingResponse):
+    """An answer on its way through; whatever ends it, the connection behind it ends too.
+
+    Args:
+        body: What is passed on.
+        behind: The replica's answer.
+        ended: Called at the end.
+    """
+
+    def __init__(
+        self, body: AsyncIterator[bytes], behind: httpx.Response, ended: Callable[[], None] | None, **kwargs: Any
+    ) -> None:
+        super().__init__(body, **kwargs)
+        self._behind, self._ended = behind, ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._behind.aclose()
+            if self._ended is not None:
+                self._ended()
 
 
 def model_of(body: bytes) -> str:

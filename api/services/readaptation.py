@@ -69,8 +69,9 @@ class Readaptation:
                 max_queued_per_owner=self._settings.max_queued_per_owner,
             )
         except (ValidationError, QuotaExceededError) as error:
-            is_quota = isinstance(error, QuotaExceededError)
-            why = error.message if is_quota else "the settings of the pack's own job are not valid any more"
+            why = "the settings of the pack's own job are not valid any more"
+            if isinstance(error, QuotaExceededError):
+                why = error.message
             self._store.record_handled(deployment.name, "adaptation_skipped", why, {"pack": drift.pack}, is_job=False)
             return
         message = f"{job.id} adapts again, on the newest {len(rows)} prompts"

@@ -20,6 +20,7 @@ from eda_service.errors import EdaError
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 2.0
+_MEMORY_TIMEOUT_S = 1.0
 
 
 class Publisher:
@@ -91,9 +92,9 @@ class Publisher:
 
     async def _held(self) -> ReplicaMemory | None:
         try:
-            return await self._memory()
-        except EdaError:
-            return None  # an engine has failed, and the replica is being replaced
+            return await asyncio.wait_for(self._memory(), _MEMORY_TIMEOUT_S)
+        except (EdaError, TimeoutError):
+            return None  # an engine has failed or has just been retired
 
     async def _report_always(self) -> None:
         while True:
