@@ -9,13 +9,16 @@ from fastapi import FastAPI
 
 from api import errors
 from api.middleware import Envelope
-from api.routes import adaptations, deployments, fine_tuning, health, openai_gateway, packs
+from api.routes import adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs
 from api.services.adaptations import Adaptations
 from api.services.deployments import Deployments
 from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.instruments import Instruments
+from api.services.limits import Limits
+from api.services.metrics import Metrics
 from api.services.packs import Packs
 from api.settings import Settings
 from eda_service import __version__
@@ -32,8 +35,11 @@ def create_app(settings: Settings) -> FastAPI:
         The application; `state.settings` holds what it was built with.
     """
     store = JobStore(settings.store_url)
-    dispatcher = Dispatcher(store, settings)
-    gateway = Gateway(settings.serve_url)
+    instruments = Instruments()
+    dispatcher = Dispatcher(store, settings, instruments)
+    gateway = Gateway(settings.serve_url, instruments)
+    directory = Directory(store)
+    found = Metrics(store, directory, instruments, settings, dispatcher.drift)
     feed = EventFeed(store)
 
     @asynccontextmanager
@@ -43,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         await feed.stop()
         await gateway.close()
+        found.close()
         dispatcher.stop()
         store.close()
 
@@ -52,9 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
     app.state.packs = Packs(store, settings.home)
     app.state.deployments = Deployments(store, app.state.packs, settings, dispatcher.wake)
-    app.state.directory = Directory(store)
+    app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)
-    for module in (adaptations, deployments, fine_tuning, health, openai_gateway, packs):
+    for module in (adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs):
         app.include_router(module.router)
     return app

@@ -35,10 +35,16 @@ class Caller:
     Attributes:
         owner: Of the jobs it makes.
         scopes: Of its key.
+        key_id: Of its key; None: there are no keys.
+        requests_per_minute: The key's own limit at the endpoint; None: the service's.
+        concurrent_requests: Likewise.
     """
 
     owner: str
     scopes: frozenset[str]
+    key_id: str | None = None
+    requests_per_minute: int | None = None
+    concurrent_requests: int | None = None
 
     @property
     def sees(self) -> str | None:
@@ -59,7 +65,7 @@ def identify(store: JobStore, header: str | None) -> Caller:
     found = store.check_key(header[len(_BEARER) :].strip())
     if found is None:
         raise InvalidKeyError("the key is unknown, expired or revoked; `eda keys create` makes a new one")
-    return Caller(found.owner, frozenset(found.scopes))
+    return Caller(found.owner, frozenset(found.scopes), found.id, found.requests_per_minute, found.concurrent_requests)
 
 
 def require_safe_host(store: JobStore, host: str) -> str:

@@ -13,6 +13,8 @@ from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.limits import Limits
+from api.services.metrics import Metrics
 from api.services.packs import Packs
 from api.settings import Settings
 from eda_service.jobstore import JobStore
@@ -64,6 +66,16 @@ def _directory(request: Request) -> Directory:
     return directory
 
 
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+def _limits(request: Request) -> Limits:
+    limits: Limits = request.app.state.limits
+    return limits
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
@@ -72,6 +84,8 @@ GatewayDep = Annotated[Gateway, Depends(_gateway)]
 DeploymentsDep = Annotated[Deployments, Depends(_deployments)]
 PacksDep = Annotated[Packs, Depends(_packs)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
+LimitsDep = Annotated[Limits, Depends(_limits)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
 LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]

@@ -113,6 +113,9 @@ async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EdaError)
     status = status_of(error)
     headers = _ERROR_HEADERS.get(status)
+    wait_s = getattr(error, "retry_after_s", None)
+    if wait_s is not None:
+        headers = {**(headers or {}), "retry-after": str(wait_s)}
     return error_response(status, error.message, param=error.param, code=error.code, headers=headers)
 
 

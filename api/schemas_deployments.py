@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from api.schemas import MetadataKey, MetadataValue, ServedName
-from eda_service.config import Config
+from eda_service.config import Config, DriftConfig
 
 MAX_REPLICAS = 64
 NumReplicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
@@ -50,6 +50,7 @@ class DeploymentRequest(Config):
     pack: PackName | None = Field(None, description="name@3, name@latest or name@champion; null: the base draft alone")
     replicas: Replicas = Field(1, description="a number, or a range to scale in; the largest of a group counts")
     labels: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
+    drift: DriftConfig = Field(DriftConfig(), description="when acceptance counts as fallen, and what then happens")
     force: bool = Field(False, description="also a pack that measured worse than what it would replace")
 
 
@@ -59,6 +60,7 @@ class DeploymentChange(Config):
     pack: PackName | None = Field(None, description="as at creation; null: the base draft alone")
     replicas: Replicas | None = Field(None, description="as at creation")
     labels: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16, description="replaces all of them")
+    drift: dict[str, Any] | None = Field(None, max_length=16, description="fields of `drift` to change")
     force: bool = Field(False, description="also a pack that measured worse than the present one")
     reason: Reason | None = Field(None, description="for the history")
 
@@ -103,6 +105,38 @@ class MemoryBody(BaseModel):
     base_bytes: int | None
     adapter_bytes: int | None
     pack_bytes: int | None
+
+
+class DriftBody(BaseModel):
+    """Whether the pack still fits what it is asked, over the newest rounds."""
+
+    is_below: bool
+    acceptance_length: float | None = Field(description="null: too few rounds in the window, or no pack to judge")
+    expected: float | None = Field(description="what the pack was published with")
+    ratio: float | None
+    settings: DriftConfig
+
+
+class DeploymentEventBody(BaseModel):
+    """Something that happened to a deployment."""
+
+    object: Literal["deployment.event"] = "deployment.event"
+    id: int
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class DeploymentEventList(BaseModel):
+    """A page of events, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[DeploymentEventBody]
+    has_more: bool
+    first_id: int | None
+    last_id: int | None
 
 
 class DeploymentBody(BaseModel):
@@ -151,6 +185,7 @@ class RevisionBody(BaseModel):
 class DeploymentDetail(DeploymentBody):
     """One deployment with its history."""
 
+    drift: DriftBody
     revisions: list[RevisionBody] = Field(description="newest first, at most 100")
 
 

@@ -37,12 +37,22 @@ class Settings(Config):
     max_deployments_per_owner: int = Field(
         100, ge=1, le=10_000, description="more deployments of one owner are refused"
     )
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=1_000_000, description="of one key at the endpoint, unless it has its own; None: no limit"
+    )
+    concurrent_requests: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="of one key at a time, unless it has its own; None: no limit",
+    )
     lease_s: float = Field(30.0, ge=1.0, le=3600.0, description="how long a dispatcher that died keeps its jobs")
     stage_deadline_s: float = Field(
         86_400.0, ge=1.0, description="longest run of a stage for which the job names no deadline"
     )
     max_attempts: int = Field(3, ge=1, le=100, description="attempts before a retryable failure becomes final")
     dispatch_interval_s: float = Field(1.0, gt=0.0, le=60.0, description="time between two looks at everything")
+    drift_interval_s: float = Field(5.0, gt=0.0, le=3600.0, description="time between two looks at served acceptance")
     webhook_private_addresses: bool = Field(False, description="also call private addresses, as in a closed network")
     webhook_ca_file: Path | None = Field(None, description="certificates to trust for webhooks; None: the public ones")
     backoff_s: float = Field(5.0, ge=0.0, le=3600.0, description="wait before the second attempt; doubles each time")

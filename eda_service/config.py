@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MIN_KEPT_PROMPTS = 16
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
@@ -274,4 +275,32 @@ class AdaptConfig(Config):
                 f"evaluation.num_prompts is {self.evaluation.num_prompts} but dataset.num_prompts is only "
                 f"{self.dataset.num_prompts}: held-out prompts are split off the dataset; raise one or lower the other"
             )
+        return self
+
+
+class DriftConfig(Config):
+    """When a deployment's acceptance counts as fallen, and what then happens. Ours; the paper has no such thing."""
+
+    below: float = Field(0.8, gt=0.0, le=1.0, description="fraction of the pack's evaluation under which it has fallen")
+    min_rounds: int = Field(2000, ge=10, le=10_000_000, description="rounds that one judgement looks back on")
+    window_s: int = Field(3600, ge=10, le=604_800, description="no further back than this; with fewer rounds, none")
+    adapt: bool = Field(False, description="adapt again on kept prompts when it has fallen")
+    keep_prompts: int = Field(0, ge=0, le=5000, description="newest prompts that each replica keeps; 0: none")
+    redact: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        (), max_length=16, description="regular expressions; what they match is kept as [redacted]"
+    )
+    cool_down_s: int = Field(86_400, ge=0, le=31_536_000, description="least time between two adaptations of its own")
+
+    @model_validator(mode="after")
+    def _check(self) -> DriftConfig:
+        if self.adapt and self.keep_prompts < MIN_KEPT_PROMPTS:
+            raise ValueError(
+                f"adapt needs keep_prompts of at least {MIN_KEPT_PROMPTS}, it is {self.keep_prompts}: a draft is "
+                "adapted on the prompts that were kept"
+            )
+        for pattern in self.redact:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"redact: {pattern[:64]!r} is no regular expression: {error}") from error
         return self

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,13 +15,31 @@ from fastapi import FastAPI
 from api import errors
 from api.middleware import Envelope
 from api.serving.call import ServedPair
+from api.serving.group_metrics import GroupMetrics, Report
+from api.serving.hub import Hub
+from api.serving.publisher import Publisher
+from api.serving.requests import GenerationRequest
 from api.serving.routes import replica, router
 from api.serving.runner import EngineRunner
+from api.serving.schemas import ReplicaMemory, VariantMemory
 from api.serving.token_text import TokenText
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import StepOutput
 from eda_service.errors import ModelNotFoundError
 from eda_service.target.loader import Target
+
+
+class NearHub:
+    """A hub in this process."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+
+    async def put(self, report: Report) -> None:
+        self.hub.put(report)
+
+    async def read(self) -> GroupMetrics:
+        return self.hub.read()
 
 
 @dataclass
@@ -30,6 +48,23 @@ class Served:
 
     loaded: dict[str, ServedPair]
     request_timeout_s: float = 60.0
+    hub: NearHub = field(default_factory=NearHub)
+    replica: str = "only"
+    requests: list[GenerationRequest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.publisher = Publisher(self.replica, self.hub, self.pairs, self._memory)
+
+    async def _memory(self) -> ReplicaMemory:
+        held = {"adapter_bytes": 20, "pack_bytes": 3, "loaded_at": 0, "num_running": 0}
+        variants = [VariantMemory(name=name, base_draft=None, pack=None, **held) for name in self.loaded]
+        return ReplicaMemory(base_bytes=1000, variants=variants, failed=[])
+
+    def saw(self, request: GenerationRequest) -> None:
+        self.requests.append(request)
+
+    async def metrics(self) -> GroupMetrics:
+        return await self.publisher.read()
 
     def pair(self, name: str) -> ServedPair:
         if name not in self.loaded:

@@ -13,6 +13,7 @@ from api.schemas_deployments import (
     DeploymentBody,
     DeploymentChange,
     DeploymentDetail,
+    DeploymentEventList,
     DeploymentList,
     DeploymentRequest,
     RollbackRequest,
@@ -71,7 +72,21 @@ def get(
     """One deployment with its history."""
     deployment = deployments.get(name, caller)
     live = dispatcher.look([deployment])[deployment.name]
-    return views.deployment_detail(deployment, live, packs, deployments.history(name, caller))
+    drift = dispatcher.drift.describe(deployment)
+    return views.deployment_detail(deployment, live, packs, deployments.history(name, caller), drift)
+
+
+@router.get("/{name}/events")
+def events(
+    name: Name,
+    caller: LookerDep,
+    deployments: DeploymentsDep,
+    limit: Limit = 20,
+    before: Annotated[int, Query(ge=0, le=2**31 - 1, description="last id of the page before")] = 0,
+) -> DeploymentEventList:
+    """What happened to a deployment: acceptance that fell or rose, and what was done; newest first."""
+    found, has_more = deployments.events(name, caller, before=before, limit=limit)
+    return views.deployment_events(found, has_more)
 
 
 @router.patch("/{name}")
@@ -83,7 +98,7 @@ def change(
     dispatcher: DispatcherDep,
     packs: PacksDep,
 ) -> DeploymentBody:
-    """Swap the pack, or change replicas or labels; running requests end with the pack they started with."""
+    """Swap the pack, or change replicas, labels or drift settings; running requests end with their pack."""
     return _bodies([deployments.change(name, body, caller)], dispatcher, packs)[0]
 
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.auth import Caller
-from api.deps import DirectoryDep, GatewayDep, InferDep
+from api.deps import DirectoryDep, GatewayDep, InferDep, LimitsDep
 from api.schemas_deployments import ModelBody, ModelsBody
 from api.services.directory import Directory, Entry
 from api.services.gateway import model_of
@@ -25,10 +25,18 @@ ModelName = Annotated[str, Path(max_length=256, description="a deployment's name
 
 @router.post("/v1/chat/completions", response_model=None)
 @router.post("/v1/completions", response_model=None)
-async def completions(request: Request, caller: InferDep, gateway: GatewayDep, directory: DirectoryDep) -> Response:
+async def completions(
+    request: Request, caller: InferDep, gateway: GatewayDep, directory: DirectoryDep, limits: LimitsDep
+) -> Response:
     """Answer a conversation or continue a prompt (OpenAI's `chat.completions.create`, `completions.create`)."""
     name = model_of(await request.body())
-    return await gateway.forward(request, await _find(directory, name, caller))
+    entry = await _find(directory, name, caller)
+    release = limits.admit(caller)
+    try:
+        return await gateway.forward(request, entry, ended=release)
+    except BaseException:
+        release()
+        raise
 
 
 @router.get("/v1/models")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import ValidationError
+
 from api.auth import Caller
+from api.errors import config_error
 from api.schemas_deployments import DeploymentChange, DeploymentRequest, RollbackRequest, replica_range
 from api.services import inputs
 from api.services.packs import Packs
 from api.settings import Settings
+from eda_service.artifacts import prompts
 from eda_service.artifacts.packs import PackVersion, regression
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config import AdaptConfig, DriftConfig, TargetSpec
 from eda_service.errors import (
     ConflictError,
     InputError,
@@ -21,11 +25,11 @@ from eda_service.errors import (
     StaleDeploymentError,
     WorsePackError,
 )
-from eda_service.jobstore import Deployment, JobStore, Revision
+from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 
 _MAX_REVISIONS = 10_000
 _ATTEMPTS = 5
-_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "labels")
+_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "labels", "drift")
 
 
 class Deployments:
@@ -84,8 +88,12 @@ class Deployments:
         """Its newest hundred revisions, newest first."""
         return self._store.revisions(name, owner=caller.sees)
 
+    def events(self, name: str, caller: Caller, *, before: int, limit: int) -> tuple[list[DeploymentEvent], bool]:
+        """What happened to it, newest first, and whether there is more."""
+        return self._store.deployment_events(name, owner=caller.sees, before=before, limit=limit)
+
     def change(self, name: str, request: DeploymentChange, caller: Caller) -> Deployment:
-        """Swap the pack, or change replicas or labels. What changes nothing makes no revision.
+        """Swap the pack, or change replicas, labels or drift settings. What changes nothing makes no revision.
 
         Raises:
             WorsePackError: The pack measured less than the one that is served.
@@ -101,7 +109,9 @@ class Deployments:
                 changes |= {"min_replicas": replicas.min, "max_replicas": replicas.max}
             if request.labels is not None:
                 changes["labels"] = request.labels
-            told = ", ".join(sorted(given & {"pack", "replicas", "labels"})) or "nothing"
+            if request.drift is not None:
+                changes["drift"] = _changed_drift(current, request.drift)
+            told = ", ".join(sorted(given & {"pack", "replicas", "labels", "drift"})) or "nothing"
             return current.model_copy(update=changes), request.reason or f"changed {told}"
 
         return self._update(name, caller, changed)
@@ -124,8 +134,9 @@ class Deployments:
         return self._update(name, caller, changed)
 
     def delete(self, name: str, caller: Caller) -> None:
-        """Stop serving; running requests end, the packs stay."""
+        """Stop serving; running requests end, the packs stay, kept prompts go."""
         self._store.delete_deployment(name, owner=caller.sees)
+        prompts.forget(self._settings.home, name)
         self._wake()
 
     def _update(self, name: str, caller: Caller, changed: Callable[[Deployment], tuple[Deployment, str]]) -> Deployment:
@@ -154,6 +165,7 @@ class Deployments:
             min_replicas=replicas.min,
             max_replicas=replicas.max,
             labels=request.labels,
+            drift=request.drift.model_dump(mode="json", exclude_defaults=True),
             **self._of_pack(pack, request.pack),
         )
 
@@ -221,3 +233,11 @@ def _require_no_regression(pack: PackVersion, served: PackVersion | None) -> Non
     why = regression(pack, served)
     if why is not None:
         raise WorsePackError(f"{why}; `force` deploys it anyway", param="pack")
+
+
+def _changed_drift(current: Deployment, changes: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return DriftConfig.model_validate({**current.drift, **changes}).model_dump(mode="json", exclude_defaults=True)
+    except ValidationError as error:
+        invalid = config_error(error)
+        raise InputError(f"drift: {invalid.message}", param="drift") from error

@@ -19,7 +19,11 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from api.services import live
+from api.services.drift import DriftWatch
+from api.services.instruments import Instruments
 from api.services.live import Live
+from api.services.packs import Packs
+from api.services.readaptation import Readaptation
 from api.services.replicas import Replicas
 from api.services.serving import Serving
 from api.services.tracker import Tracker
@@ -45,16 +49,28 @@ class Dispatcher:
     Args:
         store: The queue.
         settings: Where the cluster is and how long to wait for what.
+        instruments: Count what happens.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: JobStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        instruments: Instruments | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store, self._settings, self._clock = store, settings, clock
+        self._instruments = instruments or Instruments()
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), settings.serve_port)
         self._replicas = Replicas(settings.serve_url)
-        self._tracker = Tracker(store, settings, self._ray, clock=clock)
+        packs = Packs(store, settings.home)
+        readaptation = Readaptation(store, packs, settings, self.wake, clock=clock)
+        self.drift = DriftWatch(store, packs, self._replicas, readaptation)
+        self._tracker = Tracker(store, settings, self._ray, self._instruments, clock=clock)
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._known = store.known_ids()
@@ -63,11 +79,16 @@ class Dispatcher:
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
         # So have webhooks: a receiver may take its time.
-        self._webhooks = Webhooks(store, settings, clock=clock)
-        passes = {"dispatcher": self.run_once, "serving": self._serve_once, "webhooks": self._webhooks.run_once}
+        self._webhooks = Webhooks(store, settings, self._instruments, clock=clock)
+        soon, later = (self._wake, settings.dispatch_interval_s), (self._stopping, settings.drift_interval_s)
+        passes = {
+            "dispatcher": (self.run_once, *soon),
+            "serving": (self._serve_once, *soon),
+            "webhooks": (self._webhooks.run_once, *soon),
+            "drift": (self._watch_once, *later),
+        }
         self._threads = [
-            threading.Thread(target=self._loop, args=(one_pass,), name=name, daemon=True)
-            for name, one_pass in passes.items()
+            threading.Thread(target=self._loop, args=each, name=name, daemon=True) for name, each in passes.items()
         ]
         self.last_pass_at, self.last_pass_s = clock(), 0.0
         self.is_ray_reachable = False
@@ -124,8 +145,12 @@ class Dispatcher:
             )
             if claimed is None:
                 break
+            if claimed.attempt == 1:
+                self._instruments.queue_wait_s.observe(max(0.0, self._clock() - claimed.created_at))
             self._advance(claimed, session)
         self.last_pass_at, self.last_pass_s = self._clock(), time.monotonic() - started
+        self._instruments.pass_s.observe(self.last_pass_s)
+        self._instruments.passed_at.set(self.last_pass_at)
 
     def _advance(self, job: Job, session: str | None) -> None:
         try:
@@ -175,12 +200,17 @@ class Dispatcher:
         if self.is_ray_reachable and self._settings.serve:
             self.serving.reconcile()
 
-    def _loop(self, one_pass: Callable[[], None]) -> None:
+    def _watch_once(self) -> None:
+        if self.is_ray_reachable and self._settings.serve:
+            self.drift.run_once()
+
+    def _loop(self, one_pass: Callable[[], None], bell: threading.Event, interval_s: float) -> None:
         while not self._stopping.is_set():
             try:
                 one_pass()
             except Exception:
                 # Same edge as in `_advance`: a full disk or a locked database passes, a dead dispatcher would not.
                 logger.exception("a dispatcher pass failed")
-            self._wake.wait(self._settings.dispatch_interval_s)
-            self._wake.clear()
+            bell.wait(interval_s)
+            if bell is self._wake:
+                bell.clear()

@@ -5,15 +5,21 @@ The `model` of a body says which deployment is meant; the request goes to the re
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
+import anyio
 import httpx
 from fastapi import Request
 from pydantic_core import from_json
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from api.errors import error_body
 from api.services.directory import Entry
+from api.services.instruments import Instruments
 from eda_service.errors import InputError, ResourceError
 
 logger = logging.getLogger(__name__)
@@ -21,15 +27,23 @@ logger = logging.getLogger(__name__)
 # Only these go through: Serve's own `x-request-*` headers would let a client switch its timeouts off.
 _REQUEST_HEADERS = ("content-type", "accept", "user-agent")
 _RESPONSE_HEADERS = ("content-type", "cache-control", "retry-after", "x-should-retry", "x-accel-buffering")
+_DONE = b"data: [DONE]\n\n"
 _PROXY_STATUS = (500, 503)
 _CONNECT_TIMEOUT_S = 5.0
-_READ_TIMEOUT_S = 600.0  # between two pieces of an answer; a full queue may hold the first one back
+_READ_TIMEOUT_S = 3600.0  # for a replica that hangs; a request's own deadline (EDA_REQUEST_TIMEOUT_S) comes first
 
 
 class EndpointUnavailableError(ResourceError):
     """A deployment does not answer yet: it is being loaded, or Ray Serve is starting."""
 
     code = "endpoint_unavailable"
+    retryable = True
+
+
+class ReplicaLostError(ResourceError):
+    """A replica went away in the middle of an answer."""
+
+    code = "replica_lost"
     retryable = True
 
 
@@ -44,9 +58,11 @@ class Gateway:
 
     Args:
         serve_url: Base URL of Ray Serve.
+        instruments: Count the answers.
     """
 
-    def __init__(self, serve_url: str) -> None:
+    def __init__(self, serve_url: str, instruments: Instruments) -> None:
+        self._responses = instruments.responses
         timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
         self._http = httpx.AsyncClient(base_url=serve_url, timeout=timeout, limits=limits, trust_env=False)
@@ -55,8 +71,13 @@ class Gateway:
         """Close the connections."""
         await self._http.aclose()
 
-    async def forward(self, request: Request, entry: Entry) -> Response:
+    async def forward(self, request: Request, entry: Entry, *, ended: Callable[[], None] | None = None) -> Response:
         """Pass a request on to its group and the answer back, streamed when it is a stream.
+
+        Args:
+            request: As it came.
+            entry: Where to.
+            ended: Called when the answer has been passed on, or its reader has gone.
 
         Raises:
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
@@ -74,12 +95,44 @@ class Gateway:
             response = await self._http.send(onward, stream=True)
         except httpx.HTTPError as error:
             logger.warning("Serve does not answer: %s", type(error).__name__)
-            raise EndpointUnavailableError(_loading(name)) from error
+            raise self._unavailable(name) from error
         if response.status_code == httpx.codes.NOT_FOUND or _is_proxys(response):
             await response.aclose()  # the deployment exists: who does not know it has not come that far
-            raise EndpointUnavailableError(_loading(name))
+            raise self._unavailable(name)
+        self._responses.labels(str(response.status_code)).inc()
         passed = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
-        return StreamingResponse(_body(response), status_code=response.status_code, headers=passed)
+        body = _body(response, entry.deployment.name)
+        return _Passed(body, response, ended, status_code=response.status_code, headers=passed)
+
+    def _unavailable(self, name: str) -> EndpointUnavailableError:
+        self._responses.labels("503").inc()
+        return EndpointUnavailableError(f"{name} is being loaded; see GET /v1/deployments/{name}")
+
+
+class _Passed(StreamingResponse):
+    """An answer on its way through; whatever ends it, the connection behind it ends too.
+
+    Args:
+        body: What is passed on.
+        behind: The replica's answer.
+        ended: Called at the end.
+    """
+
+    def __init__(
+        self, body: AsyncIterator[bytes], behind: httpx.Response, ended: Callable[[], None] | None, **kwargs: Any
+    ) -> None:
+        super().__init__(body, **kwargs)
+        self._behind, self._ended = behind, ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._behind.aclose()
+            if self._ended is not None:
+                self._ended()
 
 
 def model_of(body: bytes) -> str:
@@ -101,18 +154,27 @@ def model_of(body: bytes) -> str:
     return name
 
 
-def _loading(name: str) -> str:
-    return f"{name} is being loaded; see GET /v1/deployments/{name}"
-
-
 def _is_proxys(response: httpx.Response) -> bool:
     """Whether Serve's proxy speaks, not our application."""
     return response.status_code in _PROXY_STATUS and "json" not in response.headers.get("content-type", "")
 
 
-async def _body(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _body(response: httpx.Response, name: str) -> AsyncIterator[bytes]:
+    """The answer as it comes; a stream of events that stops in the middle ends with an error of ours."""
+    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    tail = b""
     try:
         async for chunk in response.aiter_raw():
+            tail = (tail + chunk)[-len(_DONE) :]
             yield chunk
+    except httpx.HTTPError as error:
+        logger.warning("an answer of %s was cut: %s", name, type(error).__name__)
+        if not is_stream:
+            raise  # the server cuts the connection, which the client sees
     finally:
         await response.aclose()
+    if is_stream and tail != _DONE:
+        lost = ReplicaLostError(f"the replica of {name} that was answering is gone; send the request again")
+        body = json.dumps(error_body(503, lost.message, param=None, code=lost.code))
+        gap = b"" if tail.endswith(b"\n\n") else b"\n\n"
+        yield gap + f"data: {body}\n\n".encode() + _DONE

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
 from eda_service.distributed.serve_config import route_prefix_of
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 2.0
+_MAX_AT_ONCE = 16
 
 
 class _Answer(BaseModel):
@@ -52,7 +56,7 @@ class LoadedGroup(_Answer):
 
 
 class Replicas:
-    """Asks replicas, through Serve's proxy: of several, one answers for all.
+    """Asks replicas, through Serve's proxy, any one of several: memory is its own, metrics are the group's.
 
     Args:
         serve_url: Base URL of Ray Serve.
@@ -72,4 +76,19 @@ class Replicas:
             return LoadedGroup.model_validate_json(answer.content) if answer.is_success else None
         except (httpx.HTTPError, ValidationError) as error:
             logger.warning("group %s does not say what it has loaded: %s", group, type(error).__name__)
+            return None
+
+    def metrics(self, groups: Sequence[str]) -> dict[str, GroupMetrics | None]:
+        """What all replicas of each group have done; None for a group of which none answers in time."""
+        if not groups:
+            return {}
+        with ThreadPoolExecutor(min(len(groups), _MAX_AT_ONCE)) as pool:
+            return dict(zip(groups, pool.map(self._metrics, groups), strict=True))
+
+    def _metrics(self, group: str) -> GroupMetrics | None:
+        try:
+            answer = self._http.get(f"{route_prefix_of(group)}/internal/metrics")
+            return GROUP_METRICS.validate_json(answer.content) if answer.is_success else None
+        except (httpx.HTTPError, ValidationError) as error:
+            logger.warning("group %s does not say what it has done: %s", group, type(error).__name__)
             return None

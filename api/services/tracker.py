@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from api.services.instruments import Instruments
 from api.services.packs import Packs
 from api.services.promotion import promote
 from api.settings import Settings
@@ -36,13 +37,21 @@ class Tracker:
         store: The queue.
         settings: Intervals and commands.
         ray: The cluster's job API.
+        instruments: Count what happens.
         clock: Seconds since the epoch.
     """
 
     def __init__(
-        self, store: JobStore, settings: Settings, ray: RayJobs, *, clock: Callable[[], float] = time.time
+        self,
+        store: JobStore,
+        settings: Settings,
+        ray: RayJobs,
+        instruments: Instruments,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
+        self._instruments = instruments
         self._packs = Packs(store, settings.home)
 
     def advance(self, job: Job, session: str | None) -> None:
@@ -77,7 +86,10 @@ class Tracker:
         """Import new events and the last heartbeat."""
         lines = run.read_events(job.events_read)
         if lines:
-            self._store.import_events(job.id, lines, start=job.events_read, token=job.lease_token)
+            fresh = self._store.import_events(job.id, lines, start=job.events_read, token=job.lease_token)
+            for line in fresh:
+                if line["type"] == "stage_finished" and "took_s" in line:
+                    self._instruments.stage_s.labels(line["stage"]).observe(line["took_s"])
         progress = run.read_progress()
         if progress is not None and progress != job.progress and progress.get("attempt", 1) >= job.attempt:
             self._store.record_progress(job.id, progress, token=job.lease_token)

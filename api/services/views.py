@@ -6,6 +6,9 @@ from api.auth import Caller
 from api.schemas_deployments import (
     DeploymentBody,
     DeploymentDetail,
+    DeploymentEventBody,
+    DeploymentEventList,
+    DriftBody,
     EvaluationBody,
     MemoryBody,
     PackBody,
@@ -17,7 +20,7 @@ from api.services.live import Live
 from api.services.packs import Packs
 from eda_service.artifacts.packs import PackVersion
 from eda_service.errors import NotFoundError
-from eda_service.jobstore import Deployment, Revision
+from eda_service.jobstore import Deployment, DeploymentEvent, Revision
 
 
 def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> DeploymentBody:
@@ -50,10 +53,25 @@ def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> Deploym
     )  # fmt: skip
 
 
-def deployment_detail(deployment: Deployment, live: Live, packs: Packs, revisions: list[Revision]) -> DeploymentDetail:
-    """The same with its history."""
+def deployment_detail(
+    deployment: Deployment, live: Live, packs: Packs, revisions: list[Revision], drift: DriftBody
+) -> DeploymentDetail:
+    """The same with its history and drift."""
     body = deployment_body(deployment, live, packs)
-    return DeploymentDetail(**body.model_dump(), revisions=[_revision_body(each) for each in revisions])
+    return DeploymentDetail(**body.model_dump(), drift=drift, revisions=[_revision_body(each) for each in revisions])
+
+
+def deployment_events(found: list[DeploymentEvent], has_more: bool) -> DeploymentEventList:
+    """A page of events."""
+    data = [
+        DeploymentEventBody(
+            id=each.id, created_at=each.at, level=each.level, type=each.type, message=each.message, data=each.data
+        )
+        for each in found
+    ]
+    return DeploymentEventList(
+        data=data, has_more=has_more, first_id=data[0].id if data else None, last_id=data[-1].id if data else None
+    )
 
 
 def pack_body(name: str, versions: list[PackVersion], packs: Packs, caller: Caller) -> PackBody:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 from standardwebhooks import Webhook
 
+from api.services.instruments import Instruments
 from api.settings import Settings
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore
@@ -63,11 +64,15 @@ class Webhooks:
     Args:
         store: The outbox.
         settings: Whether private addresses are allowed (closed networks), and whose certificates are trusted.
+        instruments: Count what happens.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: JobStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: JobStore, settings: Settings, instruments: Instruments, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._store, self._settings, self._clock = store, settings, clock
+        self._outcomes = instruments.webhooks
         verify = True if settings.webhook_ca_file is None else str(settings.webhook_ca_file)
         self._http = httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False, verify=verify)
 
@@ -84,6 +89,7 @@ class Webhooks:
                 self._put_off(delivery, str(error) or type(error).__name__)
             else:
                 self._store.webhook_delivered(delivery.id)
+                self._outcomes.labels("delivered").inc()
 
     def _deliver(self, delivery: Delivery) -> None:
         body = json.dumps(delivery.payload, separators=(",", ":"))
@@ -127,6 +133,8 @@ class Webhooks:
         logger.warning("webhook of %s, attempt %d: %s", delivery.job_id, attempts, reason)
         if attempts >= _MAX_ATTEMPTS:
             self._store.webhook_gave_up(delivery.id, reason)
+            self._outcomes.labels("gave_up").inc()
             return
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempts - 1))
         self._store.webhook_failed(delivery.id, reason, not_before=int(self._clock() + wait_s))
+        self._outcomes.labels("failed").inc()

@@ -16,9 +16,15 @@ from ray import serve
 from api import errors
 from api.middleware import Envelope
 from api.serving.call import ServedPair
+from api.serving.group_metrics import GroupMetrics
+from api.serving.hub import RemoteHub
+from api.serving.keeper import PromptKeeper
+from api.serving.publisher import Publisher
+from api.serving.requests import GenerationRequest
 from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
+from eda_service.artifacts.rundir import home_dir
 from eda_service.distributed.serve_config import ServedModel
 
 _DRAIN_S = 60.0
@@ -44,10 +50,21 @@ class Endpoint:
     def __init__(self) -> None:
         self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
         self._models = ServedModels()
+        here = serve.get_replica_context()
+        hub = RemoteHub(here.app_name)
+        self._publisher = Publisher(here.replica_tag, hub, self.pairs, self._models.memory)
+        self._keeper = PromptKeeper(home_dir(), here.replica_tag)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve the models of the config."""
         await self._models.make(map(ServedModel.model_validate, user_config["models"]))
+        self._keeper.configure(user_config.get("keep", {}))
+        self._publisher.look()
+        self._publisher.start()
+
+    async def __del__(self) -> None:
+        await self._publisher.stop()
+        await self._keeper.stop()
 
     def check_health(self) -> None:
         """Have this replica replaced when an engine has failed.
@@ -71,6 +88,14 @@ class Endpoint:
             ResourceError: It could not be loaded.
         """
         return self._models[name]
+
+    def saw(self, request: GenerationRequest) -> None:
+        """Keep the prompt, if its model asks for it."""
+        self._keeper.offer(request)
+
+    async def metrics(self) -> GroupMetrics:
+        """What all replicas of this group have done."""
+        return await self._publisher.read()
 
     @app.get("/internal/variants")
     async def memory(self) -> ReplicaMemory:

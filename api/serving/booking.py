@@ -23,12 +23,14 @@ class Order:
     Attributes:
         model: Served name, under which it is counted.
         variant: The engine's name for it.
+        pack: What drafts for it; counted apart.
     """
 
     model: str
     prompt_ids: list[int]
     params: SamplingParams
     variant: str = BASE
+    pack: str | None = None
 
 
 class Queue(Protocol):

@@ -126,7 +126,7 @@ class Call:
         echo = prompt if isinstance(request, CompletionRequest) and request.echo else None
         for _ in params:
             self.choices.append(Choice(self.pair.tokenizer, request.stops, num_prompt_tokens=len(ids), echo=echo))
-        return [Order(self.pair.name, ids, each, self.pair.variant) for each in params]
+        return [Order(self.pair.name, ids, each, self.pair.variant, self.pair.pack) for each in params]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
         request, room = self._request, self.pair.max_model_len - num_prompt_tokens

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from api.serving.answers import respond
 from api.serving.call import ServedPair
-from api.serving.requests import ChatRequest, CompletionRequest
+from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
+from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import ModelCard, ModelList
 
 router = APIRouter()
@@ -31,6 +32,12 @@ class Models(Protocol):
 
     def pairs(self) -> Sequence[ServedPair]:
         """All of them."""
+
+    def saw(self, request: GenerationRequest) -> None:
+        """A request has come in."""
+
+    async def metrics(self) -> GroupMetrics:
+        """What all replicas of the group have done."""
 
 
 async def replica() -> Any:
@@ -56,12 +63,14 @@ def _card(pair: ServedPair) -> ModelCard:
 @router.post("/v1/chat/completions", response_model=None)
 async def chat(body: ChatRequest, http: Request, models: ModelsDep) -> Response:
     """Answer a conversation."""
+    models.saw(body)
     return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
 
 
 @router.post("/v1/completions", response_model=None)
 async def complete(body: CompletionRequest, http: Request, models: ModelsDep) -> Response:
     """Continue one prompt or several."""
+    models.saw(body)
     return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
 
 
@@ -75,6 +84,12 @@ async def list_models(models: ModelsDep) -> ModelList:
 async def show_model(name: str, models: ModelsDep) -> ModelCard:
     """One served model."""
     return _card(models.pair(name))
+
+
+@router.get("/internal/metrics")
+async def show_metrics(models: ModelsDep) -> Response:
+    """The sum over the group's replicas, whichever of them is asked; not reachable from outside."""
+    return Response(GROUP_METRICS.dump_json(await models.metrics()), media_type="application/json")
 
 
 @router.get("/health")

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -74,6 +74,7 @@ class _Wake:
 
 @dataclass(frozen=True)
 class _Running:
+    order: Order
     booking: Booking
     index: int
     trace: RequestTrace
@@ -88,7 +89,7 @@ class EngineRunner:
         max_waiting: Requests that may wait for a slot; more are refused.
 
     Attributes:
-        counts: By served model.
+        counts: By served model and pack.
         failure: Why the engine failed, once it has.
     """
 
@@ -100,7 +101,7 @@ class EngineRunner:
         self._inbox: queue.SimpleQueue[_Submit | _Cancel | _Call | _Stop | _Wake] = queue.SimpleQueue()
         self._running: dict[str, _Running] = {}
         self._retired = self._stopping = False
-        self.counts: defaultdict[str, ModelCounts] = defaultdict(ModelCounts)
+        self.counts: defaultdict[tuple[str, str | None], ModelCounts] = defaultdict(ModelCounts)
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -119,6 +120,16 @@ class EngineRunner:
     def num_waiting(self) -> int:
         """Answers without a slot yet."""
         return max(0, self._num_open - self._engine.num_running)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anything may still be counted."""
+        return self._thread.is_alive()
+
+    def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
+        """Submitted answers by served model, pack, and whether they have a slot."""
+        found = list(self._running.values())
+        return Counter((each.order.model, each.order.pack, each.trace.is_running) for each in found)
 
     def book(self, count: int, *, timeout_s: float) -> Booking:
         """Take places for the answers of one call; all or none. Close the booking, whatever happens.
@@ -226,8 +237,8 @@ class EngineRunner:
         except EdaError as error:
             item.booking.put_soon(item.index, error)
             return
-        trace = RequestTrace(self.counts[order.model], item.at_s, time.perf_counter())
-        self._running[item.request_id] = _Running(item.booking, item.index, trace)
+        trace = RequestTrace(self.counts[order.model, order.pack], item.at_s, time.perf_counter())
+        self._running[item.request_id] = _Running(order, item.booking, item.index, trace)
 
     def _cancel(self, item: _Cancel) -> None:
         if item.request_id in self._running:

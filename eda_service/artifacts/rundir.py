@@ -199,15 +199,19 @@ class RunDir:
         """Last heartbeat, or None before the first."""
         return self._read("progress.json")
 
-    def event(self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info") -> None:
+    def event(
+        self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info", took_s: float | None = None
+    ) -> None:
         """Append one event; a line is written in one call, so concurrent writers do not interleave."""
-        line = {
+        line: dict[str, Any] = {
             "at": int(time.time()),
             "level": level,
             "type": kind,
             "message": message,
             "stage": None if stage is None else stage.value,
         }
+        if took_s is not None:
+            line["took_s"] = round(took_s, 3)
         with (self.root / "events.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 

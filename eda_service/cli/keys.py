@@ -41,6 +41,8 @@ def create(
     owner: Annotated[str, typer.Option(help="Whose jobs it sees and makes.")] = "local",
     scopes: Annotated[list[Scope] | None, typer.Option("--scope", help="Repeatable; default: all but admin.")] = None,
     expires_days: Annotated[int | None, typer.Option(min=1, max=3650, help="Days until it stops working.")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute at the endpoint.")] = None,
+    at_once: Annotated[int | None, typer.Option(min=1, help="Requests at a time at the endpoint.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +50,9 @@ def create(
     granted = [scope.value for scope in scopes or (Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.INFER)]
     expires_at = None if expires_days is None else int(time.time()) + expires_days * _DAY_S
     with _keys(home) as keys:
-        key, text = keys.create_key(owner, name, granted, expires_at)
+        key, text = keys.create_key(
+            owner, name, granted, expires_at, requests_per_minute=per_minute, concurrent_requests=at_once
+        )
     if as_json:
         print_json({**_fields(key), "key": text})
         return

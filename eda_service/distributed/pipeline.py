@@ -75,7 +75,8 @@ def run_stage(run: RunDir, config: AdaptConfig, stage: Stage) -> Record:
             raise own_error(error) from error
         if stage is not Stage.PUBLISH:
             run.write_record(record)
-        run.event("stage_finished", f"stage {stage.value} took {time.monotonic() - started:.1f} s", stage=stage)
+        took_s = time.monotonic() - started
+        run.event("stage_finished", f"stage {stage.value} took {took_s:.1f} s", stage=stage, took_s=took_s)
     else:
         run.event("stage_skipped", f"stage {stage.value} has a valid record", stage=stage)
     if stage is Stage.SELECT:

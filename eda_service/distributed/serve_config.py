@@ -47,6 +47,7 @@ class Group:
     Attributes:
         key: Eight hex digits that stand for base model, revision and dtype.
         models: What its replicas serve, by name.
+        keep: By name: drift settings of the models that keep prompts.
         min_replicas: The largest that any of its deployments asks for.
         max_replicas: Likewise.
     """
@@ -55,6 +56,7 @@ class Group:
     models: tuple[ServedModel, ...]
     min_replicas: int
     max_replicas: int
+    keep: Mapping[str, Mapping[str, Any]]
 
     @property
     def application(self) -> str:
@@ -108,6 +110,7 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
             ),
             min_replicas=max(each.min_replicas for each in found),
             max_replicas=max(each.max_replicas for each in found),
+            keep={each.name: each.drift for each in found if each.drift.get("keep_prompts")},
         )
         for key, found in sorted(members.items())
     ]
@@ -131,7 +134,8 @@ def build_config(groups: Sequence[Group], *, port: int) -> dict[str, Any]:
 
 
 def _user_config(group: Group) -> dict[str, Any]:
-    return {"models": [model.model_dump(mode="json") for model in group.models]}
+    models = [model.model_dump(mode="json") for model in group.models]
+    return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
 
 
 def _replicas(group: Group) -> dict[str, Any]:

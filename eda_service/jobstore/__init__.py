@@ -1,6 +1,6 @@
 """The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
 
-from eda_service.jobstore.deployment import Deployment, Revision
+from eda_service.jobstore.deployment import Deployment, DeploymentEvent, Drift, Revision
 from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
@@ -10,6 +10,8 @@ __all__ = [
     "TERMINAL",
     "Delivery",
     "Deployment",
+    "DeploymentEvent",
+    "Drift",
     "Event",
     "Job",
     "JobStore",

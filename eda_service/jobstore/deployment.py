@@ -21,10 +21,40 @@ class Deployment(Row):
     min_replicas: int = 1
     max_replicas: int = 1
     labels: dict[str, str] = Field(default_factory=dict)
+    drift: dict[str, Any] = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
     job_id: str | None = Field(default=None, description="the job whose pack is served")
     revision: int = Field(default=0, description="number of changes; 0: not stored yet")
     created_at: int = 0
     updated_at: int = 0
+
+
+class DeploymentEvent(Row):
+    """Something that happened to a deployment."""
+
+    id: int
+    name: str
+    at: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class Drift(Row):
+    """Whether the acceptance of a deployment's pack has fallen.
+
+    Attributes:
+        crossed_at: When it last fell or rose.
+        adapted_at: When a job was last made because of it.
+        is_handled: Since it fell, a job was made, or none will be.
+    """
+
+    name: str
+    pack: str
+    is_below: bool
+    crossed_at: int
+    adapted_at: int | None = None
+    is_handled: bool = False
 
 
 class Revision(Row):

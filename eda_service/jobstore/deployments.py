@@ -14,7 +14,7 @@ from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.deployment import SERVED, Deployment, Revision
 from eda_service.jobstore.locks import Space, lock
-from eda_service.jobstore.models import ChampionRow, DeploymentRow, RevisionRow
+from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, RevisionRow
 
 _CHANGED = (*SERVED, "min_replicas", "max_replicas")
 
@@ -44,8 +44,9 @@ class Deployments(Database):
         """
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
-            row = _find(session, name, owner)
-            session.execute(delete(RevisionRow).where(RevisionRow.name == row.name))
+            row = find(session, name, owner)
+            for kind in (RevisionRow, DriftRow, DeploymentEventRow):
+                session.execute(delete(kind).where(kind.name == row.name))
             session.delete(row)
 
     def deployments(self, *, owner: str | None = None) -> list[Deployment]:
@@ -63,7 +64,7 @@ class Deployments(Database):
             NotFoundError: No such deployment of this owner.
         """
         with self._read() as session:
-            return Deployment.model_validate(_find(session, name, owner))
+            return Deployment.model_validate(find(session, name, owner))
 
     def revisions(self, name: str, *, owner: str | None = None, limit: int = 100) -> list[Revision]:
         """A deployment's history, newest first.
@@ -72,7 +73,7 @@ class Deployments(Database):
             NotFoundError: No such deployment of this owner.
         """
         with self._read() as session:
-            row = _find(session, name, owner)
+            row = find(session, name, owner)
             query = select(RevisionRow).where(RevisionRow.name == row.name).order_by(RevisionRow.revision.desc())
             return [Revision.model_validate(each) for each in session.scalars(query.limit(limit))]
 
@@ -130,7 +131,12 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
     return Deployment.model_validate(row)
 
 
-def _find(session: Session, name: str, owner: str | None) -> DeploymentRow:
+def find(session: Session, name: str, owner: str | None) -> DeploymentRow:
+    """A deployment's row.
+
+    Raises:
+        NotFoundError: No such deployment of this owner.
+    """
     query = select(DeploymentRow).where(DeploymentRow.name == rows.clean_text(name))
     if owner is not None:
         query = query.where(DeploymentRow.owner == owner)

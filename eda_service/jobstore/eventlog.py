@@ -20,8 +20,11 @@ class EventLog(Database):
 
     def import_events(
         self, job_id: str, lines: Iterable[Mapping[str, Any]], *, start: int, token: int | None = None
-    ) -> None:
+    ) -> list[Mapping[str, Any]]:
         """Append lines of `events.jsonl` from index `start` on; lines that were imported before are left out.
+
+        Returns:
+            The lines that are new.
 
         Raises:
             NotFoundError: No such job.
@@ -41,6 +44,7 @@ class EventLog(Database):
                     session, row, line["at"], line["type"], line["message"], level=line["level"], stage=line["stage"]
                 )
             row.events_read += len(fresh)
+        return fresh
 
     def add_event(self, job_id: str, kind: str, message: str, *, level: str = "info", token: int | None = None) -> None:
         """Append one event of the service itself.

@@ -81,6 +81,8 @@ class KeyInfo(Row):
     name: str
     scopes: list[str]
     created_at: int
+    requests_per_minute: int | None = Field(default=None, description="at the endpoint; None: the service's limit")
+    concurrent_requests: int | None = Field(default=None, description="at the endpoint; None: the service's limit")
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None = Field(description="exact to a minute")

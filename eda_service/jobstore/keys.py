@@ -23,13 +23,21 @@ _KEY = re.compile(r"eda_([0-9a-f]{16})_([0-9a-f]{64})")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 _USED_GRAIN_S = 60
 _MAX_NAME_CHARACTERS = 128
+_MAX_LIMIT = 1_000_000
 
 
 class KeyStore(Database):
     """Making, listing, revoking and checking keys."""
 
     def create_key(
-        self, owner: str, name: str, scopes: Iterable[str], expires_at: int | None = None
+        self,
+        owner: str,
+        name: str,
+        scopes: Iterable[str],
+        expires_at: int | None = None,
+        *,
+        requests_per_minute: int | None = None,
+        concurrent_requests: int | None = None,
     ) -> tuple[KeyInfo, str]:
         """Make a key.
 
@@ -38,6 +46,8 @@ class KeyStore(Database):
             name: What it is for, in the owner's words.
             scopes: Some of `Scope`.
             expires_at: Seconds since the epoch; None: never.
+            requests_per_minute: Limit at the endpoint; None: the service's.
+            concurrent_requests: Likewise, at a time.
 
         Returns:
             The key's facts, and the key itself, which nobody can read again.
@@ -49,6 +59,9 @@ class KeyStore(Database):
         _require_valid(owner, name, wanted)
         if expires_at is not None and expires_at <= self._now():
             raise InputError(f"expires_at {expires_at} is past (now is {self._now()}); give a later time")
+        for limit in (requests_per_minute, concurrent_requests):
+            if limit is not None and not 1 <= limit <= _MAX_LIMIT:
+                raise InputError(f"a limit is {limit}, allowed are 1 to {_MAX_LIMIT}")
         key_id, secret = secrets.token_hex(8), secrets.token_hex(32)
         row = KeyRow(
             id=key_id,
@@ -58,6 +71,8 @@ class KeyStore(Database):
             scopes=wanted,
             created_at=self._now(),
             expires_at=expires_at,
+            requests_per_minute=requests_per_minute,
+            concurrent_requests=concurrent_requests,
         )
         with self._write.begin() as session:
             session.add(row)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SECONDS = BigInteger().with_variant(Integer(), "sqlite")  # since the epoch; 32 bits end in 2038
@@ -104,6 +104,7 @@ class DeploymentRow(Base):
     min_replicas: Mapped[int] = mapped_column(Integer)
     max_replicas: Mapped[int] = mapped_column(Integer)
     labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    drift: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     revision: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[int] = mapped_column(SECONDS)
@@ -129,6 +130,33 @@ class RevisionRow(Base):
     created_at: Mapped[int] = mapped_column(SECONDS)
 
 
+class DriftRow(Base):
+    """Whether a deployment's acceptance has fallen, and what was done about it. Goes when the deployment goes."""
+
+    __tablename__ = "deployment_drift"
+
+    name: Mapped[str] = mapped_column(ForeignKey("deployments.name"), primary_key=True)
+    pack: Mapped[str] = mapped_column(String(256))
+    is_below: Mapped[bool] = mapped_column(Boolean)
+    crossed_at: Mapped[int] = mapped_column(SECONDS)
+    adapted_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    is_handled: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class DeploymentEventRow(Base):
+    """Something that happened to a deployment. Goes when the deployment goes."""
+
+    __tablename__ = "deployment_events"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(ForeignKey("deployments.name"), index=True)
+    at: Mapped[int] = mapped_column(SECONDS)
+    level: Mapped[str] = mapped_column(String(16))
+    type: Mapped[str] = mapped_column(String(64))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class ChampionRow(Base):
     """The version that an owner's `name@champion` means, whatever was measured."""
 
@@ -151,6 +179,8 @@ class KeyRow(Base):
     secret_sha256: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[int] = mapped_column(SECONDS)
+    requests_per_minute: Mapped[int | None] = mapped_column(Integer, default=None)
+    concurrent_requests: Mapped[int | None] = mapped_column(Integer, default=None)
     expires_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
     revoked_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
     last_used_at: Mapped[int | None] = mapped_column(SECONDS, default=None)

@@ -2,7 +2,7 @@
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
 parts are `Intake` (how jobs come in), `Leases` (what runs next and who looks after it), `EventLog`, `Outbox`
-(webhooks), `KeyStore` and `Deployments`; here is the rest: looking at jobs and moving them.
+(webhooks), `KeyStore`, `Deployments` and `DriftLog`; here is the rest: looking at jobs and moving them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from eda_service.errors import ConflictError
 from eda_service.jobstore import deployments, outbox, rows
 from eda_service.jobstore.deployment import Deployment
 from eda_service.jobstore.deployments import Deployments
+from eda_service.jobstore.drift import DriftLog
 from eda_service.jobstore.eventlog import EventLog
 from eda_service.jobstore.intake import Intake, require_room
 from eda_service.jobstore.job import Job
@@ -25,7 +26,7 @@ from eda_service.jobstore.models import JobRow
 from eda_service.jobstore.status import TERMINAL, Status, require_legal
 
 
-class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments):
+class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, DriftLog):
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:

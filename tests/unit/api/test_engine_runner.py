@@ -99,7 +99,7 @@ def test_leaving_early_frees_the_slot(runner: EngineRunner) -> None:
     asyncio.run(scenario())
     assert asyncio.run(collect(runner, [[5]], SamplingParams(max_new_tokens=3, ignore_eos=True)))
     assert runner.num_running == 0
-    assert runner.counts["m"].finished == {"abort": 30, "length": 1}
+    assert runner.counts["m", None].finished == {"abort": 30, "length": 1}
 
 
 def test_a_deadline_ends_the_booking_after_what_came_before(tiny_target: Target) -> None:
@@ -188,7 +188,7 @@ def test_counts_are_the_sums_of_what_the_engine_says(
     stats = [outputs[-1].stats for outputs in run_to_end(plain).values()]
     runner = EngineRunner(engine(), num_threads=1, max_waiting=1)
     asyncio.run(collect(runner, PROMPTS, params))
-    counts = runner.counts["m"]
+    counts = runner.counts["m", None]
     runner.retire()
     runner.join(5)
     assert counts.num_prompt_tokens == sum(map(len, PROMPTS))

@@ -184,3 +184,18 @@ def test_rows_are_read_once_a_second_and_before_a_name_is_called_unknown(store: 
     assert directory.known("a", ADA) is None
     with pytest.raises(ModelNotFoundError):
         directory.find("a", ADA)
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b'data: {"a": 1}\n\n',), (b'data: {"a": 1}\n\n', b'data: {"b')], ids=["whole", "torn"]
+)
+def test_a_stream_whose_replica_dies_ends_with_an_error(
+    client: TestClient, store: JobStore, proxy: ScriptedService, pieces: tuple[bytes, ...]
+) -> None:
+    prefix = put(store, "a")
+    proxy.on("POST", f"{prefix}{CHAT}", Answer(headers={"content-type": "text/event-stream"}, chunks=pieces))
+    with client.stream("POST", CHAT, json={"model": "a", "messages": HI, "stream": True}) as answer:
+        events = b"".join(answer.iter_bytes()).split(b"\n\n")
+    assert events[0] == b'data: {"a": 1}'
+    assert events[-2:] == [b"data: [DONE]", b""]
+    assert b"replica_lost" in events[-3]

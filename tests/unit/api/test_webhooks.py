@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from api.services.instruments import Instruments
 from api.services.webhooks import Webhooks, check_url
 from api.settings import Settings
 from eda_service.config import AdaptConfig, TargetSpec
@@ -104,7 +105,7 @@ def sender(
     store: JobStore, tmp_path: Path, clock: Clock, certificate: tuple[Path, Path], *, private: bool = True
 ) -> Webhooks:
     settings = Settings(home=tmp_path, webhook_private_addresses=private, webhook_ca_file=certificate[0])
-    return Webhooks(store, settings, clock=clock)
+    return Webhooks(store, settings, Instruments(), clock=clock)
 
 
 def ended_job(store: JobStore, url: str, secret: str | None = SECRET) -> str:
@@ -187,7 +188,8 @@ def test_an_untrusted_certificate_is_not_accepted(
     store: JobStore, tmp_path: Path, clock: Clock, receiver: Receiver
 ) -> None:
     ended_job(store, receiver.url)
-    webhooks = Webhooks(store, Settings(home=tmp_path, webhook_private_addresses=True), clock=clock)
+    private = Settings(home=tmp_path, webhook_private_addresses=True)
+    webhooks = Webhooks(store, private, Instruments(), clock=clock)
     webhooks.run_once()
     assert receiver.seen == []
     webhooks.close()

@@ -1,0 +1,54 @@
+"""What this process counts of the job service, and of the way to the endpoint; `/metrics` shows it.
+
+Each API process has its own; Prometheus adds them up.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+_WAIT_S = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
+_STAGE_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 43_200, 86_400)
+_PASS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Instruments:
+    """Counters and histograms of one API process.
+
+    Attributes:
+        registry: All of them.
+        queue_wait_s: From a job's submission to its first attempt.
+        stage_s: By stage: how long it took in a job.
+        pass_s: One look of the dispatcher at everything.
+        webhooks: By outcome: delivered, failed, gave_up.
+        passed_at: End of the last one.
+        responses: By HTTP status: answers of the endpoint.
+    """
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self.queue_wait_s = Histogram(
+            "eda_job_queue_wait_seconds",
+            "From a job's submission to its first attempt.",
+            buckets=_WAIT_S,
+            registry=self.registry,
+        )
+        self.stage_s = Histogram(
+            "eda_job_stage_seconds", "Time of one stage of a job.", ["stage"], buckets=_STAGE_S, registry=self.registry
+        )
+        self.pass_s = Histogram(
+            "eda_dispatcher_pass_seconds",
+            "One look of the dispatcher at everything.",
+            buckets=_PASS_S,
+            registry=self.registry,
+        )
+        self.passed_at = Gauge(
+            "eda_dispatcher_last_pass_timestamp_seconds", "End of the dispatcher's last look.", registry=self.registry
+        )
+        self.webhooks = Counter(
+            "eda_webhooks", "Tries to deliver a webhook, by outcome.", ["outcome"], registry=self.registry
+        )
+        self.responses = Counter(
+            "eda_endpoint_responses", "Answers of the endpoint by HTTP status.", ["code"], registry=self.registry
+        )

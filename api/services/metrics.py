@@ -1,0 +1,56 @@
+"""Everything at `/metrics`: what this process counts, what the database says, and the sum of every group's replicas."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from api.auth import Caller
+from api.services.directory import Directory
+from api.services.drift import DriftWatch
+from api.services.exposition import DriftCollector, JobCollector, ServingCollector
+from api.services.instruments import Instruments
+from api.services.replicas import Replicas
+from api.settings import Settings
+from eda_service.distributed.serve_config import group_key
+from eda_service.jobstore import JobStore
+
+_MAX_DUE = 1000
+
+
+class Metrics:
+    """Made afresh for each scrape.
+
+    Args:
+        store: Jobs and webhooks.
+        directory: Who sees which names.
+        instruments: This process's own.
+        settings: Where Serve is, if it serves.
+        drift: Watches acceptance.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        directory: Directory,
+        instruments: Instruments,
+        settings: Settings,
+        drift: DriftWatch,
+    ) -> None:
+        self._drift = drift
+        self._store, self._directory, self._instruments = store, directory, instruments
+        self._replicas, self._serves = Replicas(settings.serve_url), settings.serve
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._replicas.close()
+
+    def text(self, caller: Caller) -> bytes:
+        """Prometheus text with the series of the deployments that the caller sees."""
+        deployments = self._directory.deployments(caller)
+        names = [each.name for each in deployments]
+        groups = sorted({group_key(each.target) for each in deployments}) if self._serves else []
+        registry = CollectorRegistry()
+        registry.register(ServingCollector(self._replicas.metrics(groups), names))
+        registry.register(DriftCollector(self._drift.judgements, self._store.num_drift_events(), names))
+        registry.register(JobCollector(self._store.counts(), len(self._store.due_webhooks(_MAX_DUE))))
+        return generate_latest(self._instruments.registry) + generate_latest(registry)

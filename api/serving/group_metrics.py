@@ -1,0 +1,107 @@
+"""What the replicas of a group tell about themselves, and its sum: plain values that travel as JSON.
+
+Counters only grow, also when a replica goes; gauges (what is running, what is loaded) are those of the replicas that
+are there. Nothing here needs torch or Ray: the API reads it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
+
+from api.serving.counts import ModelCounts
+
+Variant = tuple[str, str | None]  # served name, pack
+
+
+@dataclass
+class VariantMetrics:
+    """One served name under one pack."""
+
+    model: str
+    pack: str | None
+    counts: ModelCounts = field(default_factory=ModelCounts)
+    num_running: int = 0
+    num_waiting: int = 0
+
+
+@dataclass
+class LoadedModel:
+    """What answers under a name.
+
+    Attributes:
+        adapter_bytes: In all replicas together, as are pack_bytes; None where none says.
+        num_replicas: How many have it.
+    """
+
+    model: str
+    pack: str | None
+    base_draft: str | None
+    adapter_bytes: int | None = None
+    pack_bytes: int | None = None
+    num_replicas: int = 1
+
+
+@dataclass
+class Report:
+    """What one replica tells.
+
+    Attributes:
+        replica: Its id, never used again.
+        engines: By id of the engine, never used again: what it has done and does.
+        loaded: What requests get now.
+        swaps: By served name: changes of its pack.
+        base_bytes: The base target's memory.
+    """
+
+    replica: str
+    engines: dict[str, list[VariantMetrics]]
+    loaded: list[LoadedModel]
+    swaps: dict[str, int]
+    base_bytes: int | None
+
+
+@dataclass
+class GroupMetrics:
+    """The sum of a group."""
+
+    variants: list[VariantMetrics] = field(default_factory=list)
+    loaded: list[LoadedModel] = field(default_factory=list)
+    swaps: dict[str, int] = field(default_factory=dict)
+    base_bytes: int | None = None
+    num_replicas: int = 0
+
+
+GROUP_METRICS = TypeAdapter(GroupMetrics)
+
+
+def add_counts(totals: Mapping[Variant, ModelCounts], found: Iterable[VariantMetrics]) -> dict[Variant, ModelCounts]:
+    """`totals` with the counts of `found`, by name and pack."""
+    sums = dict(totals)
+    for each in found:
+        key = each.model, each.pack
+        sums[key] = sums.get(key, ModelCounts()) + each.counts
+    return sums
+
+
+def add_numbers(one: int | None, other: int | None) -> int | None:
+    """The sum of what is known."""
+    return other if one is None else one + (other or 0)
+
+
+def add_loaded(reports: Iterable[Report]) -> list[LoadedModel]:
+    """What is loaded in all replicas, by name and pack."""
+    sums: dict[tuple[str, str | None, str | None], LoadedModel] = {}
+    for each in (model for report in reports for model in report.loaded):
+        known = sums.get((each.model, each.pack, each.base_draft))
+        sums[each.model, each.pack, each.base_draft] = LoadedModel(
+            each.model,
+            each.pack,
+            each.base_draft,
+            add_numbers(each.adapter_bytes, None if known is None else known.adapter_bytes),
+            add_numbers(each.pack_bytes, None if known is None else known.pack_bytes),
+            1 if known is None else known.num_replicas + 1,
+        )
+    return list(sums.values())

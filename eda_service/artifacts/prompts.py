@@ -1,0 +1,106 @@
+"""Prompts that replicas keep for a deployment that asks for it: `<home>/prompts/<name>/`, one file per replica.
+
+Only the owner of the files can read them. A file is a ring: it is rewritten with its newest half when it has twice what
+is kept. Without its directory, which goes with the deployment, nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MAX_CHARACTERS = 16_384
+_FROZEN = "frozen-"
+_MAX_FILES = 16
+
+
+def directory(home: Path, name: str) -> Path:
+    """Where the prompts of a deployment are."""
+    return home / "prompts" / name
+
+
+def open_directory(home: Path, name: str) -> Path:
+    """Make it, for this user alone, and forget files of replicas that are long gone."""
+    path = directory(home, name)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = sorted(path.glob("*.jsonl"), key=_age)
+    for old in files[: max(0, len(files) - _MAX_FILES)]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def forget(home: Path, name: str) -> None:
+    """Delete what was kept."""
+    shutil.rmtree(directory(home, name), ignore_errors=True)
+
+
+class PromptFile:
+    """One replica's file of one deployment.
+
+    Args:
+        path: The file; its directory is there.
+        num: Prompts to keep.
+    """
+
+    def __init__(self, path: Path, num: int) -> None:
+        self._path, self._num = path, num
+        self._num_lines = len(_lines(path))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a prompt; a directory that is gone means that nothing is to be kept any more."""
+        with contextlib.suppress(FileNotFoundError):
+            _write(self._path, [json.dumps(row)], append=True)
+            self._num_lines += 1
+            if self._num_lines >= 2 * self._num:
+                kept = _lines(self._path)[-self._num :]
+                partial = self._path.with_suffix(".partial")
+                _write(partial, kept, append=False)
+                partial.replace(self._path)
+                self._num_lines = len(kept)
+
+
+def newest(home: Path, name: str, num: int) -> list[dict[str, Any]]:
+    """The newest distinct prompts of all replicas, oldest first."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in directory(home, name).glob("*.jsonl"):
+        if path.name.startswith(_FROZEN):
+            continue
+        for line in _lines(path)[-num:]:
+            with contextlib.suppress(ValueError):  # the last line may be half written
+                row = json.loads(line)
+                key = json.dumps(row["messages"])
+                if key not in found or found[key]["at"] < row["at"]:
+                    found[key] = row
+    return sorted(found.values(), key=lambda row: float(row["at"]))[-num:]
+
+
+def freeze(home: Path, name: str, rows: Sequence[Mapping[str, Any]], label: str) -> Path:
+    """Write prompts as a data set that does not change any more."""
+    path = open_directory(home, name) / f"{_FROZEN}{label}.jsonl"
+    _write(path, [json.dumps({"messages": row["messages"]}) for row in rows], append=False)
+    return path
+
+
+def _write(path: Path, lines: Sequence[str], *, append: bool) -> None:
+    how = os.O_APPEND if append else os.O_TRUNC
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600), "w", encoding="utf-8") as stream:
+        stream.write("".join(f"{line}\n" for line in lines))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
