@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := .venv-vllm/.installed
+CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
-	bench-paper-timed bench-jobs bench-variants proof-faults proof-kills profile-decode proof-lossless openapi format clean
+	bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-faults proof-kills \
+	profile-decode proof-lossless openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +47,13 @@ $(VLLM_STAMP): benchmarks/requirements-vllm.txt
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $(VLLM_STAMP)
 
+# torch first: GuideLLM asks for it, and the CPU build is enough for a tokenizer.
+$(CLIENTS_STAMP): benchmarks/requirements-clients.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet torch==2.13.0
+	.venv-clients/bin/python -m pip install --quiet --requirement benchmarks/requirements-clients.txt
+	touch $(CLIENTS_STAMP)
+
 bench-decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
@@ -78,6 +87,12 @@ bench-jobs: $(STAMP)  ## the job service under load: 10,000 queued jobs, 100 POS
 
 bench-variants: $(STAMP)  ## many variants of one base: memory of each, mixed batches, unmerged against merged
 	$(BIN)/python -m benchmarks.variants
+
+bench-serving: $(STAMP)  ## the endpoint under load: streams, variants, packs swapped (QUICK=1: ten seconds each)
+	$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick)
+
+proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
+	$(BIN)/python -m benchmarks.clients
 
 proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 	$(BIN)/python -m benchmarks.faults

@@ -1,0 +1,112 @@
+"""A service of SmolLM2 with its committed packs, as a user has it: `eda up`, deployments, and nothing imported from the
+replica.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, Domain
+from eda_service.client import Client
+from eda_service.config import TargetSpec
+from eda_service.records import TargetFingerprint
+from eda_service.target.loader import load_target
+from eda_service.target.resolve import shipped_targets
+
+BASE = "smollm2-135m-instruct"
+_READY_S = 600.0
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A running service.
+
+    Attributes:
+        url: Of its API, without `/v1`.
+        home: Its state root.
+    """
+
+    url: str
+    home: Path
+
+    def deploy(self, name: str, **settings: Any) -> None:
+        """Create a deployment and wait until it answers."""
+        with Client(self.url) as client:
+            client.deployments.create({"name": name, **settings})
+            client.deployments.wait_ready(name, timeout_s=_READY_S)
+
+    def switch(self, name: str, pack: str | None) -> None:
+        """Give a deployment another pack and wait until new requests get it."""
+        with Client(self.url) as client:
+            client.deployments.update(name, pack=pack, force=True)
+            client.deployments.wait_ready(name, timeout_s=_READY_S)
+
+
+@contextmanager
+def smollm2_service(domains: Sequence[Domain] = DOMAINS, versions: int = 1) -> Iterator[Bed]:
+    """`eda up` over a home of its own with the committed packs published.
+
+    Args:
+        domains: Whose packs.
+        versions: How often each is published.
+    """
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
+    from pack_files import put_pack
+    from running import Service
+
+    with tempfile.TemporaryDirectory(prefix="eda-bed-") as name:
+        home = Path(name) / "home"
+        home.mkdir()
+        for domain in domains:
+            length = acceptance_length(domain)
+            for _ in range(versions):
+                put_pack(
+                    home,
+                    domain.target,
+                    length,
+                    files=domain.pack_dir,
+                    target=fingerprint(domain),
+                    base_draft=PACKS_BASE_DRAFT,
+                )
+        with Service(home, {"EDA_DISPATCH_INTERVAL_S": "0.2"}, allow=ROOT) as service:
+            yield Bed(str(service.facts["api_url"]), home)
+
+
+def put_fourth(home: Path) -> Path:
+    """A fourth variant: the first domain's adapter with every update scaled by 0.9, and its pack, published as
+    `fourth@1`; returns the adapter's directory.
+    """
+    from pack_files import put_pack
+
+    domain = DOMAINS[0]
+    directory = home / "fourth"
+    shutil.copytree(shipped_targets() / domain.target, directory)
+    weights = load_file(directory / "adapter_model.safetensors")
+    scaled = {name: tensor * 0.9 if ".lora_B." in name else tensor for name, tensor in weights.items()}
+    save_file(scaled, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    made = load_target(TargetSpec(model=BASE, adapter=str(directory))).fingerprint
+    length = acceptance_length(domain)
+    put_pack(home, "fourth", length, files=domain.pack_dir, target=made, base_draft=PACKS_BASE_DRAFT)
+    return directory
+
+
+def fingerprint(domain: Domain) -> TargetFingerprint:
+    """Of a domain's tuned target."""
+    return load_target(TargetSpec(model=domain.target)).fingerprint
+
+
+def acceptance_length(domain: Domain) -> float:
+    """What the committed pack measured at T=0."""
+    record = json.loads((domain.pack_dir / "evaluate.json").read_text(encoding="utf-8"))
+    measured = {(row["draft"], row["temperature"]): row["acceptance_length"] for row in record["acceptance"]}
+    return float(measured["adapted_draft", 0.0])

@@ -1,0 +1,149 @@
+"""The endpoint under load: `make bench-serving` writes `benchmarks/results/serving.json` (QUICK=1:
+`serving-quick.json`).
+
+`eda up` with SmolLM2 and the committed packs; every request goes through the API. Streams in a closed loop, the bare
+engine of the same replica beside them, four variants on one replica, and packs swapped under load. The load generator
+runs on the same machine and takes its share of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+
+from benchmarks import serving_swap
+from benchmarks.bed import BASE, Bed, put_fourth, smollm2_service
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, header, write_result
+from benchmarks.serving_load import Seen, body_of, closed_loop
+from benchmarks.serving_prompts import sums
+from eda_service.distributed.processes import marked
+
+logger = logging.getLogger(__name__)
+
+MATH = DOMAINS[0]
+STREAMS = (1, 4, 16)
+VARIANTS = (*(domain.name for domain in DOMAINS), "fourth")
+MAX_TOKENS = 96
+ALLOWANCE = 1.1
+
+
+def bodies(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Endless requests: prompts in turn, variants in turn."""
+    prompts = itertools.cycle(sums())
+    return (body_of(name, next(prompts), MAX_TOKENS) for name in itertools.cycle(names))
+
+
+def bare(bed: Bed, num_streams: int, seconds: float) -> float:
+    """Tokens per second of the replica's engine alone, in a process of its own, while the service idles."""
+    command = [sys.executable, "-m", "benchmarks.serving_bare", "--target", MATH.target]
+    command += ["--base-draft", PACKS_BASE_DRAFT, "--pack", f"{MATH.target}@1", "--streams", str(num_streams)]
+    command += ["--max-tokens", str(MAX_TOKENS), "--seconds", str(seconds)]
+    command += ["--threads", str(len(os.sched_getaffinity(0)))]
+    env = {**os.environ, "EDA_HOME": str(bed.home)}
+    done = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(done.stdout)["tokens_per_s"])
+
+
+def measure_streams(bed: Bed, seconds: float) -> dict[str, Any]:
+    """Each number of streams, and the bare engine before and after the largest."""
+    found: dict[str, Any] = {}
+    before = bare(bed, max(STREAMS), seconds)
+    for num_streams in STREAMS:
+        found[str(num_streams)] = closed_loop(bed.url, bodies([MATH.name]), num_streams, seconds).summary()
+        logger.info("%d streams: %s", num_streams, found[str(num_streams)])
+    after = bare(bed, max(STREAMS), seconds)
+    served, mean = found[str(max(STREAMS))]["tokens_per_s"], (before + after) / 2
+    return {
+        "streams": found,
+        "num_errors": sum(each["num_errors"] for each in found.values()),
+        "throughput_16_over_1": served / found["1"]["tokens_per_s"],
+        "bare_tokens_per_s": {"before": before, "after": after},
+        "overhead_fraction": 1 - served / mean,
+    }
+
+
+def replica_bytes(bed: Bed) -> int:
+    """Resident size of the one replica."""
+    up = json.loads((bed.home / "up.json").read_text(encoding="utf-8"))
+    found = {process.pid: process for mark in up["marks"] for process in marked(mark)}
+    replicas = [each for each in found.values() if "ServeReplica" in " ".join(each.cmdline())]
+    assert len(replicas) == 1, replicas
+    return int(replicas[0].memory_info().rss)
+
+
+def measure_memory(bed: Bed, seconds: float) -> dict[str, Any]:
+    """Resident size of the replica with the base alone and with four variants, each time after the same load."""
+    bed.deploy("base", model=BASE, base_draft=PACKS_BASE_DRAFT)
+    closed_loop(bed.url, bodies(["base"]), max(STREAMS), seconds)
+    base = replica_bytes(bed)
+    fourth = put_fourth(bed.home)
+    for domain in DOMAINS:
+        bed.deploy(domain.name, model=domain.target, pack=f"{domain.target}@1")
+    bed.deploy("fourth", model=BASE, adapter=str(fourth), pack="fourth@1")
+    closed_loop(bed.url, bodies(VARIANTS), max(STREAMS), seconds)
+    resident = replica_bytes(bed)
+    memory = [httpx.get(f"{bed.url}/v1/deployments/{name}", timeout=60).json()["memory"] for name in VARIANTS]
+    variants = sum(each["adapter_bytes"] + each["pack_bytes"] for each in memory)
+    return {
+        "base_resident_bytes": base,
+        "variants_bytes": variants,
+        "resident_bytes": resident,
+        "allowed_bytes": round(ALLOWANCE * (base + variants)),
+        "within": resident <= ALLOWANCE * (base + variants),
+    }
+
+
+def measure_mixed(bed: Bed, seconds: float) -> dict[str, Any]:
+    """Sixteen streams of each variant alone, and over all four: tokens per second."""
+    single: dict[str, Seen] = {
+        name: closed_loop(bed.url, bodies([name]), max(STREAMS), seconds / len(VARIANTS)) for name in VARIANTS
+    }
+    mixed = closed_loop(bed.url, bodies(VARIANTS), max(STREAMS), seconds)
+    alone = {name: seen.num_tokens / seen.seconds for name, seen in single.items()}
+    harmonic = len(alone) / sum(1 / each for each in alone.values())
+    return {
+        "single_tokens_per_s": alone,
+        "mixed": mixed.summary(),
+        "mixed_over_single": mixed.num_tokens / mixed.seconds / harmonic,
+        "num_errors": len(mixed.errors) + sum(len(seen.errors) for seen in single.values()),
+    }
+
+
+def main() -> None:
+    """Measure and write; fails if a request failed or an answer changed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--swap-requests", type=int, default=500)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    seconds = 10.0 if arguments.quick else arguments.seconds
+    num_swap_requests = 60 if arguments.quick else arguments.swap_requests
+    command = "make bench-serving QUICK=1" if arguments.quick else "make bench-serving"
+    result: dict[str, Any] = {**header(command), "seconds": seconds, "max_tokens": MAX_TOKENS}
+    with smollm2_service() as bed:
+        result["memory"] = measure_memory(bed, seconds)
+        logger.info("memory: %s", result["memory"])
+        result |= measure_streams(bed, seconds)
+        result["variants"] = measure_mixed(bed, seconds)
+        logger.info("variants: %s", result["variants"])
+        result["swap"] = serving_swap.measure(bed, MATH.name, f"{MATH.target}@1", sums()[:20], num_swap_requests, 48)
+        logger.info("swap: %s", result["swap"])
+    write_result("serving-quick.json" if arguments.quick else "serving.json", result)
+    swap = result["swap"]
+    if result["num_errors"] + result["variants"]["num_errors"] + swap["num_failed"] + swap["num_changed"]:
+        raise SystemExit("requests failed or answers changed")
+
+
+if __name__ == "__main__":
+    main()

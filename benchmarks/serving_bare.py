@@ -1,0 +1,82 @@
+"""The engine of a replica without the service around it, in a process of its own: tokens per second of a closed loop.
+
+Base target, adapter, pack, policy, batch and threads are a replica's; the prompts come as token ids. What it lacks is
+HTTP, Serve, text and the API. `EDA_HOME` says where the packs are; one JSON object on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+
+import torch
+
+from api.serving.group import MAX_BATCH, MAX_TOKENS
+from benchmarks.serving_load import WARM_UP_S
+from benchmarks.serving_prompts import sums
+from eda_service.config import TargetSpec
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.policy import Adaptive
+from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.base_group import BaseGroup, place_of, serving_chain
+from eda_service.distributed.serve_config import ServedModel
+from eda_service.target.chat import render_prompt
+
+
+def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int]]]:
+    """An engine as a replica makes it, with one variant, and prompts."""
+    model = ServedModel(name="only", target={"model": target}, base_draft=base_draft, pack=pack)
+    place = place_of(TargetSpec(model=target))
+    group = BaseGroup(place.base)
+    policy = Adaptive(read_confidence=group.target.device.type == "cpu")
+    chain = serving_chain(model)
+    engine = Engine(group.target, num_draft_tokens=chain, policy=policy, max_batch=MAX_BATCH, max_tokens=MAX_TOKENS)
+    variant = group.load(model, place.adapter_dir)
+    engine.add_variant("only", adapter=variant.adapter, form=variant.form)
+    return engine, [render_prompt(group.target.tokenizer, messages) for messages in sums()]
+
+
+def closed_loop(engine: Engine, prompts: list[list[int]], num_streams: int, max_tokens: int, seconds: float) -> float:
+    """Tokens per second with so many requests at all times."""
+    params = SamplingParams(max_new_tokens=max_tokens)
+    waiting = enumerate(itertools.cycle(prompts))
+    start = time.perf_counter() + WARM_UP_S
+    now, num_tokens = 0.0, 0
+    for _ in range(num_streams):
+        _submit(engine, waiting, params)
+    while now < start + seconds:
+        for output in engine.step():
+            if output.finish_reason is not None:
+                _submit(engine, waiting, params)
+            num_tokens += len(output.new_token_ids) * (start <= now)
+        now = time.perf_counter()
+    return num_tokens / seconds
+
+
+def _submit(engine: Engine, waiting: enumerate[list[int]], params: SamplingParams) -> None:
+    number, ids = next(waiting)
+    engine.submit(str(number), ids, params, variant="only")
+
+
+def main() -> None:
+    """Load, run each number of streams, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--base-draft", required=True)
+    parser.add_argument("--pack", required=True)
+    parser.add_argument("--streams", type=int, required=True)
+    parser.add_argument("--max-tokens", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    engine, prompts = load(options.target, options.base_draft, options.pack)
+    found = closed_loop(engine, prompts, options.streams, options.max_tokens, options.seconds)
+    sys.stdout.write(json.dumps({"tokens_per_s": found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
