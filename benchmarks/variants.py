@@ -1,8 +1,8 @@
 """What serving many variants of one base costs: `make bench-variants` writes `benchmarks/results/variants.json`.
 
 Memory: resident size of the process with the base alone and with one to four variants, each an adapter and a pack.
-A load itself adds about what adapter and pack take; the rest of the growth comes with the first batches after it, a part
-of it oneDNN's cached primitives for shapes not seen before.
+A load itself adds about what adapter and pack take; the rest comes with the first batches after it, a part of it
+oneDNN's cached primitives for shapes not seen before.
 Speed: the same requests in batches of one variant and in batches of all four; and one variant unmerged against merged.
 Prompts are the shipped general ones, so acceptance is that of text the packs were not made for.
 
