@@ -22,12 +22,13 @@ class Sample:
     """A pack's totals at one moment."""
 
     at_s: float
+    num_rounds: int
     tried_at: tuple[int, ...]
     accepted_at: tuple[int, ...]
 
     @property
-    def num_rounds(self) -> int:
-        """Rounds that drafted."""
+    def num_drafts(self) -> int:
+        """Rounds that drafted: a tenth or fewer where drafting does not pay, which a fall may be the reason of."""
         return self.tried_at[0] if self.tried_at else 0
 
 
@@ -39,13 +40,14 @@ class Window:
 
     def add(self, at_s: float, counts: ModelCounts) -> None:
         """Take the totals of now; totals that shrank begin a new window, as replicas have forgotten theirs."""
-        sample = Sample(at_s, tuple(counts.tried_at), tuple(counts.accepted_at))
+        sample = Sample(at_s, counts.num_rounds, tuple(counts.tried_at), tuple(counts.accepted_at))
         if self._samples and sample.num_rounds < self._samples[-1].num_rounds:
             self._samples.clear()
         self._samples.append(sample)
 
     def acceptance_length(self, *, min_rounds: int, window_s: float, depth: int) -> float | None:
-        """Of the newest `min_rounds` rounds or a few more; None when there are not as many in the window.
+        """Of the newest `min_rounds` rounds or a few more; None when the window has fewer, or hardly any of
+        them drafted.
 
         Args:
             min_rounds: Rounds to look back on.
@@ -58,7 +60,8 @@ class Window:
         while len(self._samples) > 1 and newest.at_s - self._samples[1].at_s >= window_s:
             self._samples.popleft()  # one stays at the window's beginning
         for sample in reversed(self._samples):
-            if newest.num_rounds - sample.num_rounds >= min_rounds:
+            enough = newest.num_rounds - sample.num_rounds >= min_rounds
+            if enough and newest.num_drafts - sample.num_drafts >= _LEAST_TRIES:
                 return chain_length(
                     _difference(newest.tried_at, sample.tried_at),
                     _difference(newest.accepted_at, sample.accepted_at),

@@ -63,7 +63,7 @@ class Readaptation:
                 owner=deployment.owner,
                 labels={**MADE_BY, "deployment": deployment.name},
                 max_attempts=self._settings.max_attempts,
-                idempotency_key=f"drift/{deployment.name}/{drift.pack}/{drift.crossed_at}",
+                idempotency_key=f"drift/{deployment.name}/{drift.pack}/{drift.crossed_at}/{drift.adapted_at}",
                 request_sha256="drift",
                 force=True,
                 max_queued_per_owner=self._settings.max_queued_per_owner,

@@ -51,7 +51,7 @@ class World:
         """A hundred rounds of one drafted token, and a look at them."""
         self.now += 10
         self.tried, self.accepted = self.tried + 100, self.accepted + round(100 * rate)
-        counts = ModelCounts(tried_at=[self.tried], accepted_at=[self.accepted])
+        counts = ModelCounts(num_rounds=self.tried, tried_at=[self.tried], accepted_at=[self.accepted])
         found = GroupMetrics([VariantMetrics("math", pack, counts)], num_replicas=1)
         answer = Answer(headers={"content-type": "application/json"}, body=GROUP_METRICS.dump_json(found))
         self.proxy.on("GET", f"/groups/{group_key(TARGET)}/internal/metrics", answer)
