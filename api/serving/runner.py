@@ -57,7 +57,9 @@ class _Call:
     done: Future[Any]
 
     def run(self, engine: Engine) -> None:
-        """Hand the result, or what was raised on purpose, to whoever waits."""
+        """Hand the result, or what was raised on purpose, to whoever waits; nobody may be there any more."""
+        if not self.done.set_running_or_notify_cancel():
+            return
         try:
             self.done.set_result(self.function(engine))
         except EdaError as error:
@@ -211,7 +213,7 @@ class EngineRunner:
             item = self._inbox.get()
             if isinstance(item, _Submit):
                 item.booking.put_soon(item.index, EngineFailedError(self.failure or ""))
-            elif isinstance(item, _Call):
+            elif isinstance(item, _Call) and item.done.set_running_or_notify_cancel():
                 item.done.set_exception(EngineFailedError(self.failure or ""))
             elif isinstance(item, _Stop | _Wake) and self._num_open == 0:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -170,6 +171,29 @@ def test_a_failed_engine_tells_everyone(tiny_target: Target) -> None:
     runner.retire()
     runner.join(5)
     assert not runner._thread.is_alive()
+
+
+def test_a_call_that_nobody_waits_for_any_more_does_not_end_the_engine(runner: EngineRunner) -> None:
+    async def scenario() -> list[list[int]]:
+        begun, go_on = threading.Event(), threading.Event()
+
+        def hold(_engine: Engine) -> None:
+            begun.set()
+            go_on.wait(10)
+
+        first = asyncio.create_task(runner.call(hold))
+        await asyncio.to_thread(begun.wait, 10)
+        waiting = asyncio.create_task(runner.call(lambda engine: engine.max_batch))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        first.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await runner.call(lambda engine: engine.max_batch) == 2
+        return await collect(runner, PROMPTS, SamplingParams(max_new_tokens=4))
+
+    assert all(len(answer) == 4 for answer in asyncio.run(scenario()))
+    assert runner.failure is None
 
 
 def test_counts_are_the_sums_of_what_the_engine_says(
