@@ -22,7 +22,7 @@ from eda_service.jobstore import Deployment, JobStore
 
 CHAT = "/v1/chat/completions"
 TARGET = {"model": "org/base"}
-PIECES = tuple(f"data: {number}\n\n".encode() for number in range(6))
+PIECES = (*(f"data: {number}\n\n".encode() for number in range(5)), b"data: [DONE]\n\n")
 PAUSE_S = 0.3
 Start = Callable[[int], "Running"]
 
