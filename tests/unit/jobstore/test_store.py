@@ -65,7 +65,8 @@ def test_connections_that_the_server_closed_are_replaced(open_store: Callable[[]
     store, other = open_store(), open_store()
     job, _ = store.create(config())
     with other._engine.connect() as connection:
-        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        others += " AND datname = current_database()"
         assert connection.scalars(text(f"SELECT pg_terminate_backend(pid) {others}")).all() == [True]
     assert store.claim(max_running=1) == store.get(job.id)
 
