@@ -213,9 +213,8 @@ class Bench:
         sound = len(ends) == 1 and types[0] == "job_created" and types.count("attempt_started") == job.attempt
         problems = [] if sound else [f"events: {types}"]
         digest = None
-        if job.status == "succeeded" and staging:
-            problems.append(f"left in the registry: {staging}")
         if job.status == "succeeded":
+            problems += [f"left in the registry: {name}" for name in staging]
             if len(claims) != 1 or job.result_pack is None:
                 problems.append(f"{len(claims)} pack versions for one job")
             else:

@@ -19,7 +19,7 @@ from eda_service.decoding.variants import BASE
 from eda_service.errors import ContextLengthError, RequestError
 from eda_service.target.chat import render_prompt
 
-_LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop (7 ms of CPU here)
+_LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Container, Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 
 from api.serving.call import ServedPair
 from api.serving.group import Served, ServedGroup
@@ -64,10 +63,12 @@ class ServedModels:
         """
         wanted = {model.name: model for model in models}
         self._failed = {name: failed for name, failed in self._failed.items() if name in wanted}
-        shared = await asyncio.to_thread(_shared_bases, list(wanted.values()))
+        places = await asyncio.to_thread(_places, list(wanted.values()))
         for name, model in wanted.items():
             try:
-                place = await asyncio.to_thread(_place, model, shared)
+                place = places[name]
+                if isinstance(place, EdaError):
+                    raise place
                 if self._loaded.get(name) == model and self._places[name] == place.base:
                     self._failed.pop(name, None)
                     continue
@@ -123,20 +124,20 @@ class ServedModels:
             del self._groups[base]
 
 
-def _shared_bases(models: Iterable[ServedModel]) -> set[TargetSpec]:
-    """Bases that several models want; targets that cannot be placed are left for `_place` to tell."""
-    bases: Counter[TargetSpec] = Counter()
+def _places(models: Sequence[ServedModel]) -> dict[str, Place | EdaError]:
+    """The group of each model: its base's where others want that too, else one of its own; or why it has none."""
+    found: dict[str, Place | EdaError] = {}
     for model in models:
-        with suppress(EdaError):
-            bases[place_of(TargetSpec.model_validate(model.target)).base] += 1
-    return {base for base, count in bases.items() if count > 1}
-
-
-def _place(model: ServedModel, shared: Container[TargetSpec]) -> Place:
-    """The group of a model: its base's where others want it too, else one of its own."""
-    target = TargetSpec.model_validate(model.target)
-    place = place_of(target)
-    return place if place.base in shared else Place(target, None)
+        try:
+            found[model.name] = place_of(TargetSpec.model_validate(model.target))
+        except EdaError as error:
+            found[model.name] = error
+    bases = Counter(place.base for place in found.values() if isinstance(place, Place))
+    for model in models:
+        place = found[model.name]
+        if isinstance(place, Place) and bases[place.base] == 1:
+            found[model.name] = Place(TargetSpec.model_validate(model.target), None)
+    return found
 
 
 def pair_of(group: ServedGroup, served: Served) -> ServedPair:

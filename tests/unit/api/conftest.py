@@ -7,14 +7,29 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from scripted_service import ScriptedService, scripted_service
 
 from api.app import create_app
 from api.settings import Settings
 from eda_service.distributed.processes import free_port
+from eda_service.jobstore import JobStore
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def proxy() -> Iterator[ScriptedService]:
+    """A scripted server in the place of Serve's proxy, for modules whose `serve_port` is its port."""
+    with scripted_service() as opened:
+        yield opened
+
+
+@pytest.fixture
+def serve_port() -> int:
+    """Where the gateway looks for Serve; nobody listens there unless a module says so."""
+    return free_port()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, serve_port: int) -> Settings:
     """A home with one registered base draft; nobody listens at the dashboard's port."""
     home = tmp_path / "home"
     draft = home / "drafts" / "small" / "1"
@@ -25,7 +40,7 @@ def settings(tmp_path: Path) -> Settings:
         home=home,
         local_roots=(tmp_path / "allowed",),
         ray_dashboard_url=f"http://127.0.0.1:{free_port()}",
-        serve_port=free_port(),
+        serve_port=serve_port,
         dispatch_interval_s=0.05,
         heartbeat_timeout_s=120.0,
     )
@@ -36,3 +51,10 @@ def client(settings: Settings) -> Iterator[TestClient]:
     """The application, with its dispatcher running."""
     with TestClient(create_app(settings), raise_server_exceptions=False) as opened:
         yield opened
+
+
+@pytest.fixture
+def store(client: TestClient) -> JobStore:
+    """The application's own store."""
+    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    return found

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from pack_files import put_pack
-from scripted_service import Answer, ScriptedService, scripted_service
+from scripted_service import Answer, ScriptedService
 
 from api.app import create_app
 from api.services.drift import DriftWatch
@@ -70,18 +70,16 @@ class World:
 
 
 @pytest.fixture
-def proxy() -> Iterator[ScriptedService]:
-    with scripted_service() as opened:
-        yield opened
+def serve_port(proxy: ScriptedService) -> int:
+    return httpx.URL(proxy.url).port or 0
 
 
 @pytest.fixture
 def world(settings: Settings, proxy: ScriptedService) -> Iterator[World]:
-    there = settings.model_copy(update={"serve_port": httpx.URL(proxy.url).port})
     evaluation = {"num_draft_tokens": 1, "num_prompts": 8}
-    assert put_pack(there.home, "math", 1.8, evaluation=evaluation, train={"epochs": 3}) == "math@1"
-    with TestClient(create_app(there), raise_server_exceptions=False) as client:
-        yield World(client, there, proxy)
+    assert put_pack(settings.home, "math", 1.8, evaluation=evaluation, train={"epochs": 3}) == "math@1"
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        yield World(client, settings, proxy)
 
 
 def test_one_event_for_each_crossing(world: World) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from scripted_service import Answer, ScriptedService, refusal, scripted_service
+from scripted_service import Answer, ScriptedService, refusal
 
-from api.app import create_app
 from api.auth import Caller
 from api.services.directory import Directory
-from api.settings import Settings
 from eda_service.distributed.serve_config import group_key
 from eda_service.errors import ModelNotFoundError
 from eda_service.jobstore import Deployment, JobStore
@@ -24,22 +21,8 @@ ADA = Caller("ada", frozenset({"infer"}))
 
 
 @pytest.fixture
-def proxy() -> Iterator[ScriptedService]:
-    with scripted_service() as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(settings: Settings, proxy: ScriptedService) -> Iterator[TestClient]:
-    there = settings.model_copy(update={"serve_port": httpx.URL(proxy.url).port})
-    with TestClient(create_app(there), raise_server_exceptions=False) as opened:
-        yield opened
-
-
-@pytest.fixture
-def store(client: TestClient) -> JobStore:
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
-    return found
+def serve_port(proxy: ScriptedService) -> int:
+    return httpx.URL(proxy.url).port or 0
 
 
 def put(store: JobStore, name: str, model: str = "org/base", owner: str = "local") -> str:

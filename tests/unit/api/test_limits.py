@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from scripted_service import Answer, ScriptedService, scripted_service
+from scripted_service import Answer, ScriptedService
 
-from api.app import create_app
 from api.auth import Caller
 from api.services.limits import Limits, RateLimitedError
 from api.settings import Settings
@@ -72,16 +70,8 @@ def test_a_smaller_limit_than_what_was_begun_waits_for_enough_of_it(settings: Se
 
 
 @pytest.fixture
-def proxy() -> Iterator[ScriptedService]:
-    with scripted_service() as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(settings: Settings, proxy: ScriptedService) -> Iterator[TestClient]:
-    there = settings.model_copy(update={"serve_port": httpx.URL(proxy.url).port})
-    with TestClient(create_app(there), raise_server_exceptions=False) as opened:
-        yield opened
+def serve_port(proxy: ScriptedService) -> int:
+    return httpx.URL(proxy.url).port or 0
 
 
 def deploy(client: TestClient, **limits: int) -> dict[str, str]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from scripted_service import Answer, ScriptedService, scripted_service
+from scripted_service import Answer, ScriptedService
 
-from api.app import create_app
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
-from api.settings import Settings
 from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore
@@ -25,22 +22,8 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 @pytest.fixture
-def proxy() -> Iterator[ScriptedService]:
-    with scripted_service() as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(settings: Settings, proxy: ScriptedService) -> Iterator[TestClient]:
-    there = settings.model_copy(update={"serve_port": httpx.URL(proxy.url).port})
-    with TestClient(create_app(there), raise_server_exceptions=False) as opened:
-        yield opened
-
-
-@pytest.fixture
-def store(client: TestClient) -> JobStore:
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
-    return found
+def serve_port(proxy: ScriptedService) -> int:
+    return httpx.URL(proxy.url).port or 0
 
 
 def deploy(store: JobStore, name: str, model: str, owner: str = "local") -> str:
