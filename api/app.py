@@ -42,6 +42,10 @@ def create_app(settings: Settings) -> FastAPI:
     found = Metrics(store, directory, instruments, settings, dispatcher.drift)
     feed = EventFeed(store)
 
+    def changed() -> None:
+        directory.forget()
+        dispatcher.wake()
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
@@ -58,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.gateway, app.state.feed = gateway, feed
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
     app.state.packs = Packs(store, settings.home)
-    app.state.deployments = Deployments(store, app.state.packs, settings, dispatcher.wake)
+    app.state.deployments = Deployments(store, app.state.packs, settings, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)

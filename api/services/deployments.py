@@ -39,11 +39,11 @@ class Deployments:
         store: The rows.
         packs: What may be deployed.
         settings: Where things are.
-        wake: Called after a change, so that the dispatcher does not wait for its next tick.
+        changed: Called after a change, so that nobody goes by what was there before.
     """
 
-    def __init__(self, store: JobStore, packs: Packs, settings: Settings, wake: Callable[[], None]) -> None:
-        self._store, self._packs, self._settings, self._wake = store, packs, settings, wake
+    def __init__(self, store: JobStore, packs: Packs, settings: Settings, changed: Callable[[], None]) -> None:
+        self._store, self._packs, self._settings, self._changed = store, packs, settings, changed
 
     def create(self, request: DeploymentRequest, caller: Caller) -> tuple[Deployment, bool]:
         """Deploy something; returns it and whether it is new (else an equal one was there).
@@ -72,7 +72,7 @@ class Deployments:
                 f"the name {wanted.name!r} is taken; change that deployment if it is yours, or choose another name",
                 param="name",
             ) from error
-        self._wake()
+        self._changed()
         return made, True
 
     def page(self, caller: Caller, *, limit: int, after: str | None) -> tuple[list[Deployment], bool]:
@@ -137,7 +137,7 @@ class Deployments:
         """Stop serving; running requests end, the packs stay, kept prompts go."""
         self._store.delete_deployment(name, owner=caller.sees)
         prompts.forget(self._settings.home, name)
-        self._wake()
+        self._changed()
 
     def _update(self, name: str, caller: Caller, changed: Callable[[Deployment], tuple[Deployment, str]]) -> Deployment:
         for _ in range(_ATTEMPTS):
@@ -149,7 +149,7 @@ class Deployments:
                 stored = self._store.put_deployment(wanted, made_by=caller.owner, reason=reason)
             except StaleDeploymentError:
                 continue  # somebody else was faster: the change is made from what is there now
-            self._wake()
+            self._changed()
             return stored
         raise ConflictError(f"deployment {name} is being changed by others all the time; try again later", param="name")
 

@@ -24,7 +24,8 @@ class Entry:
 
 
 class Directory:
-    """Reads the rows at most once a second, and again before it says that a name is unknown.
+    """Reads the rows at most once a second, after each change that this process makes, and before it says that a name
+    is unknown. A change that another API process makes is seen within a second.
 
     Args:
         store: The rows.
@@ -34,6 +35,12 @@ class Directory:
     def __init__(self, store: JobStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
         self._entries: dict[str, Entry] = {}
+        self._read_at = float("-inf")
+        self._num_changes = 0
+
+    def forget(self) -> None:
+        """The rows have changed."""
+        self._num_changes += 1
         self._read_at = float("-inf")
 
     def names(self, caller: Caller) -> list[str]:
@@ -67,10 +74,13 @@ class Directory:
         )
 
     def _read(self) -> None:
+        before, began_at = self._num_changes, self._clock()
         entries = {
             each.name: Entry(each, route_prefix_of(group_key(each.target))) for each in self._store.deployments()
         }
-        self._entries, self._read_at = entries, self._clock()
+        self._entries = entries
+        if self._num_changes == before:  # else these rows may be older than a change
+            self._read_at = began_at
 
 
 def _may_use(entry: Entry, caller: Caller) -> bool:

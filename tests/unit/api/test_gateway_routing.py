@@ -147,6 +147,32 @@ class Counting:
         return self._store.deployments()
 
 
+def test_a_deleted_deployment_takes_no_request_any_more(
+    client: TestClient, store: JobStore, proxy: ScriptedService
+) -> None:
+    prefix = put(store, "a")
+    proxy.on("POST", f"{prefix}{CHAT}", Answer({"said": "one"}))
+    for _ in range(2):
+        assert ask(client, "a").status_code == 200
+    assert client.delete("/v1/deployments/a").status_code == 200
+    assert error(ask(client, "a"), 404)["code"] == "model_not_found"
+
+
+def test_rows_that_were_read_before_a_change_are_read_again(store: JobStore) -> None:
+    directory = Directory(store, clock=lambda: 1.0)
+    put(store, "a")
+    read = store.deployments
+
+    def slow() -> list[Deployment]:
+        found = read()
+        directory.forget()  # a change comes while the rows are on their way
+        return found
+
+    store.deployments = slow  # type: ignore[method-assign]
+    assert directory.find("a", Caller("local", frozenset({"admin"}))).deployment.name == "a"
+    assert directory.known("a", Caller("local", frozenset({"admin"}))) is None
+
+
 def test_rows_are_read_once_a_second_and_before_a_name_is_called_unknown(store: JobStore) -> None:
     put(store, "a", owner="ada")
     put(store, "hers", owner="eve")
