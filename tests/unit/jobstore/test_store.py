@@ -67,7 +67,8 @@ def test_connections_that_the_server_closed_are_replaced(open_store: Callable[[]
     with other._engine.connect() as connection:
         others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
         others += " AND datname = current_database()"
-        assert connection.scalars(text(f"SELECT pg_terminate_backend(pid) {others}")).all() == [True]
+        # A connection that a migration has just closed may still be listed beside the store's own.
+        assert set(connection.scalars(text(f"SELECT pg_terminate_backend(pid) {others}"))) == {True}
     assert store.claim(max_running=1) == store.get(job.id)
 
 
