@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import errors
+from api.describe import describe
 from api.middleware import Envelope
 from api.routes import adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs
 from api.services.adaptations import Adaptations
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         store.close()
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed = gateway, feed
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)

@@ -33,14 +33,16 @@ class TokenText:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._size = tokenizer, 1 + max(tokenizer.get_vocab().values())
         self._added: dict[int, str] = {token_id: text for text, token_id in tokenizer.get_added_vocab().items()}
         decoder = tokenizer.backend_tokenizer.decoder
         self._is_byte_level = decoder is not None and "ByteLevel" in _kinds(json.loads(decoder.__getstate__()))
         self._known: dict[int, tuple[str, bytes]] = {}
 
     def of(self, token_id: int) -> tuple[str, bytes]:
-        """Text, with U+FFFD for what is not a character, and bytes."""
+        """Text, with U+FFFD for what is not a character, and bytes; both empty where the vocabulary has no token."""
+        if not 0 <= token_id < self._size:
+            return "", b""
         found = self._known.get(token_id)
         if found is None:
             raw = self._bytes(token_id)
@@ -50,7 +52,7 @@ class TokenText:
     def _bytes(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id].encode()
-        symbols = self._tokenizer.convert_ids_to_tokens(token_id) or ""  # a row of padding has no token
+        symbols = self._tokenizer.convert_ids_to_tokens(token_id) or ""  # ids need not be contiguous
         if self._is_byte_level:
             table = _byte_of_symbol()
             return b"".join(bytes([table[each]]) if each in table else each.encode() for each in symbols)

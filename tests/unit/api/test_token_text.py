@@ -57,4 +57,6 @@ def test_every_token_of_the_tiny_vocabulary_decodes_as_the_tokenizer_does() -> N
     token_text = TokenText(tokenizer)
     for token in tokenizer.get_vocab().values():
         assert token_text.of(token)[0] == tokenizer.decode([token])
-    assert token_text.of(100_000) == ("", b"")  # a row the target's head is padded with
+    for beyond in (100_000, -1, 10**30):  # a row the target's head is padded with; what a caller made up
+        assert token_text.of(beyond) == ("", b"")
+    assert len(token_text._known) == len(tokenizer.get_vocab())
