@@ -16,15 +16,20 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 
 
 class ReplicaRange(Config):
-    """How many replicas a deployment's group has, between which it scales by the requests that are running."""
+    """How many replicas a deployment's group has, between which it scales by the requests that run and, with
+    `round_ms`, by the time that a decoding round takes.
+    """
 
     min: NumReplicas = Field(1, description="kept at all times")
     max: NumReplicas = Field(1, description="at most")
+    round_ms: int | None = Field(None, ge=1, le=60_000, description="another replica when mean rounds take longer")
 
     @model_validator(mode="after")
     def _check_order(self) -> ReplicaRange:
         if self.min > self.max:
             raise ValueError(f"min is {self.min}, above max {self.max}; exchange them")
+        if self.round_ms is not None and self.min == self.max:
+            raise ValueError(f"round_ms scales between min and max, and both are {self.min}; raise max or leave it out")
         return self
 
 
@@ -96,6 +101,7 @@ class ReplicasBody(BaseModel):
 
     min: int
     max: int
+    round_ms: int | None
     running: int
 
 
@@ -175,7 +181,7 @@ class RevisionBody(BaseModel):
     base_draft: str | None
     pack: str | None
     pack_ref: str | None
-    replicas: dict[str, int]
+    replicas: dict[str, int | None]
     job_id: str | None
     made_by: str
     reason: str

@@ -2,8 +2,8 @@
 `serving-quick.json`).
 
 `eda up` with SmolLM2 and the committed packs; every request goes through the API. Streams in a closed loop, the bare
-engine of the same replica beside them, four variants on one replica, and packs swapped under load. The load generator
-runs on the same machine and takes its share of it.
+engine of the same replica beside them, four variants on one replica, packs swapped under load, and replicas that come
+and go. The load generator runs on the same machine and takes its share of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks import serving_swap
+from benchmarks import serving_scaling, serving_swap
 from benchmarks.bed import BASE, Bed, put_fourth, smollm2_service
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, header, write_result
 from benchmarks.serving_load import Seen, body_of, closed_loop
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MATH = DOMAINS[0]
 STREAMS = (1, 4, 16)
+SCALING_STREAMS = 8
 VARIANTS = (*(domain.name for domain in DOMAINS), "fourth")
 MAX_TOKENS = 96
 ALLOWANCE = 1.1
@@ -139,9 +140,12 @@ def main() -> None:
         logger.info("variants: %s", result["variants"])
         result["swap"] = serving_swap.measure(bed, MATH.name, f"{MATH.target}@1", sums()[:20], num_swap_requests, 48)
         logger.info("swap: %s", result["swap"])
+        result["scaling"] = serving_scaling.measure(bed, MATH.name, bodies([MATH.name]), SCALING_STREAMS)
+        logger.info("scaling: %s", result["scaling"])
     write_result("serving-quick.json" if arguments.quick else "serving.json", result)
-    swap = result["swap"]
-    if result["num_errors"] + result["variants"]["num_errors"] + swap["num_failed"] + swap["num_changed"]:
+    swap, scaling = result["swap"], result["scaling"]
+    failed = result["num_errors"] + result["variants"]["num_errors"] + scaling["num_errors"]
+    if failed + swap["num_failed"] + swap["num_changed"]:
         raise SystemExit("requests failed or answers changed")
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from api.auth import Caller
 from api.errors import config_error
-from api.schemas_deployments import DeploymentChange, DeploymentRequest, RollbackRequest, replica_range
+from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replicas, RollbackRequest, replica_range
 from api.services import inputs
 from api.services.packs import Packs
 from api.settings import Settings
@@ -29,7 +29,7 @@ from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 
 _MAX_REVISIONS = 10_000
 _ATTEMPTS = 5
-_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "labels", "drift")
+_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "round_ms", "labels", "drift")
 
 
 class Deployments:
@@ -105,8 +105,7 @@ class Deployments:
             if "pack" in given:
                 changes |= self._swap(current, request, caller)
             if request.replicas is not None:
-                replicas = replica_range(request.replicas)
-                changes |= {"min_replicas": replicas.min, "max_replicas": replicas.max}
+                changes |= _scale(request.replicas)
             if request.labels is not None:
                 changes["labels"] = request.labels
             if request.drift is not None:
@@ -156,16 +155,14 @@ class Deployments:
     def _wanted(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
         asked = TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"}))
         target = inputs.check_target(asked, self._settings.allowed_roots)
-        replicas = replica_range(request.replicas)
         return Deployment(
             name=request.name or AdaptConfig(target=target).public_name,
             owner=caller.owner,
             target=target.model_dump(mode="json"),
             base_draft=self._base_draft(request, pack),
-            min_replicas=replicas.min,
-            max_replicas=replicas.max,
             labels=request.labels,
             drift=request.drift.model_dump(mode="json", exclude_defaults=True),
+            **_scale(request.replicas),
             **self._of_pack(pack, request.pack),
         )
 
@@ -233,6 +230,11 @@ def _require_no_regression(pack: PackVersion, served: PackVersion | None) -> Non
     why = regression(pack, served)
     if why is not None:
         raise WorsePackError(f"{why}; `force` deploys it anyway", param="pack")
+
+
+def _scale(replicas: Replicas) -> dict[str, int | None]:
+    wanted = replica_range(replicas)
+    return {"min_replicas": wanted.min, "max_replicas": wanted.max, "round_ms": wanted.round_ms}
 
 
 def _changed_drift(current: Deployment, changes: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,12 @@ def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> Deploym
         dtype=target.get("dtype", "auto"),
         loaded_pack=None if variant is None else variant.pack,
         evaluation=_evaluation(packs.served(deployment.pack)),
-        replicas=ReplicasBody(min=deployment.min_replicas, max=deployment.max_replicas, running=live.num_replicas),
+        replicas=ReplicasBody(
+            min=deployment.min_replicas,
+            max=deployment.max_replicas,
+            round_ms=deployment.round_ms,
+            running=live.num_replicas,
+        ),
         group=live.group,
         memory=memory,
         num_running=None if variant is None else variant.num_running,
@@ -117,5 +122,5 @@ def _revision_body(revision: Revision) -> RevisionBody:
         **revision.model_dump(
             include={"revision", "base_draft", "pack", "pack_ref", "job_id", "made_by", "reason", "created_at"}
         ),
-        replicas={"min": revision.min_replicas, "max": revision.max_replicas},
+        replicas={"min": revision.min_replicas, "max": revision.max_replicas, "round_ms": revision.round_ms},
     )

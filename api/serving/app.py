@@ -25,6 +25,7 @@ from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
 from eda_service.artifacts.rundir import home_dir
+from eda_service.distributed.scaling import ROUND_S
 from eda_service.distributed.serve_config import ServedModel
 
 _DRAIN_S = 60.0
@@ -75,6 +76,10 @@ class Endpoint:
         broken = self._models.broken
         if broken:
             raise RuntimeError(f"the engine of {', '.join(broken)} has failed")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller gives to the scaling policy."""
+        return {ROUND_S: self._models.round_s}
 
     def pairs(self) -> list[ServedPair]:
         """Every pair that is served now."""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from api.serving.booking import Booking, Order
 from api.serving.counts import ModelCounts, RequestTrace
+from api.serving.round_times import RoundTimes
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import StepOutput
 from eda_service.distributed.resources import limit_threads
@@ -92,6 +93,7 @@ class EngineRunner:
 
     Attributes:
         counts: By served model and pack.
+        round_times: Of the newest rounds.
         failure: Why the engine failed, once it has.
     """
 
@@ -104,6 +106,7 @@ class EngineRunner:
         self._running: dict[str, _Running] = {}
         self._retired = self._stopping = False
         self.counts: defaultdict[tuple[str, str | None], ModelCounts] = defaultdict(ModelCounts)
+        self.round_times = RoundTimes()
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -198,7 +201,7 @@ class EngineRunner:
             while not (self._stopping and self._num_open == 0 and not self._engine.has_work):
                 self._read_inbox()
                 if self._engine.has_work:
-                    self._deliver(self._engine.step())
+                    self._round()
         except Exception:
             # The engine's state is unknown now: its requests get an error and the health check has us replaced.
             logger.exception("the engine failed")
@@ -206,6 +209,12 @@ class EngineRunner:
             for running in self._running.values():
                 running.booking.put_soon(running.index, EngineFailedError(self.failure))
             self._refuse_for_good()
+
+    def _round(self) -> None:
+        started_s = time.perf_counter()
+        outputs = self._engine.step()
+        self.round_times.add(started_s, time.perf_counter())
+        self._deliver(outputs)
 
     def _refuse_for_good(self) -> None:
         """Whoever booked before the failure may still submit."""

@@ -42,6 +42,11 @@ class ServedModels:
         """Models whose engine has failed."""
         return [name for group in self._groups.values() if group.runner.failure is not None for name in group.names]
 
+    @property
+    def round_s(self) -> float:
+        """Mean time of the newest rounds, in the engine where it is longest."""
+        return max((group.runner.round_times.mean_s() for group in self._groups.values()), default=0.0)
+
     def __getitem__(self, name: str) -> ServedPair:
         """A served model.
 

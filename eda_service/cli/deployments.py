@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ import typer
 from eda_service.cli import view
 from eda_service.cli.arguments import as_pairs
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
-from eda_service.client import Deployment, Revision
+from eda_service.client import Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
 from eda_service.errors import InputError
 
@@ -29,6 +30,13 @@ _READY_TIMEOUT_S = 600.0
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name at /v1/models.")]
 ReplicasOption = Annotated[
     str | None, typer.Option("--replicas", metavar="N|MIN-MAX", help="A number, or a range to scale in.")
+]
+RoundOption = Annotated[
+    int | None, typer.Option(min=1, max=60_000, help="In a range: another replica when rounds take longer.")
+]
+DriftOption = Annotated[
+    list[str] | None,
+    typer.Option("--drift", metavar="FIELD=JSON", help="Of the drift watch: below=0.7, keep_prompts=500, adapt=true."),
 ]
 LabelsOption = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Also a pack that measured worse than what it replaces.")]
@@ -67,6 +75,24 @@ def show(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False)
     typer.echo(_history(found.revisions))
 
 
+@app.command(epilog=example("eda deployments events math --json"))
+def events(
+    name: NameArgument,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most this many.")] = 20,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened to a deployment, newest first: acceptance that fell or rose, and what was done about it."""
+    with connect(url) as client:
+        page = client.deployments.events(name, limit=limit)
+    if as_json:
+        print_json([each.model_dump(mode="json") for each in page])
+        return
+    typer.echo(_events(list(page)) if len(page) else f"nothing has happened to {name}")
+    if page.has_more:
+        err.print("there are more; raise --limit")
+
+
 @app.command(
     epilog=example(
         "eda deployments create smollm2-135m-math --pack smollm2-135m-math@champion --wait",
@@ -83,6 +109,8 @@ def create(
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Serve without speculation.")] = False,
     pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
     replicas: ReplicasOption = None,
+    round_ms: RoundOption = None,
+    drift: DriftOption = None,
     labels: LabelsOption = None,
     force: ForceOption = False,
     wait: WaitOption = False,
@@ -97,8 +125,10 @@ def create(
     body |= {key: value for key, value in given.items() if value is not None}
     if no_draft:
         body["base_draft"] = None
-    if replicas is not None:
-        body["replicas"] = _replicas(replicas)
+    if replicas is not None or round_ms is not None:
+        body["replicas"] = _replicas(replicas, round_ms)
+    if drift is not None:
+        body["drift"] = _drift(drift)
     with connect(url) as client:
         made = client.deployments.create(body)
         if wait:
@@ -106,12 +136,20 @@ def create(
     _show_change(made, as_json)
 
 
-@app.command(epilog=example("eda deployments update math --pack math@latest --wait"))
+@app.command(
+    epilog=example(
+        "eda deployments update math --pack math@latest --wait",
+        "eda deployments update math --replicas 1-4 --round-ms 80",
+        "eda deployments update math --drift below=0.7 --drift keep_prompts=500 --drift adapt=true",
+    )
+)
 def update(
     name: NameArgument,
     pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
     no_pack: Annotated[bool, typer.Option("--no-pack", help="The base draft alone.")] = False,
     replicas: ReplicasOption = None,
+    round_ms: RoundOption = None,
+    drift: DriftOption = None,
     labels: LabelsOption = None,
     force: ForceOption = False,
     reason: ReasonOption = None,
@@ -119,14 +157,15 @@ def update(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Swap the pack, or change replicas or labels; running requests end as they began."""
+    """Swap the pack, or change replicas, drift watch or labels; running requests end as they began."""
     if no_pack and pack is not None:
         raise InputError("--no-pack and --pack exclude each other; give one", param="pack")
     with connect(url) as client:
         changed = client.deployments.update(
             name,
             pack=None if no_pack else UNSET if pack is None else pack,
-            replicas=None if replicas is None else _replicas(replicas),
+            replicas=None if replicas is None and round_ms is None else _replicas(replicas, round_ms),
+            drift=None if drift is None else _drift(drift),
             labels=None if labels is None else as_pairs(labels, "--label"),
             force=force,
             reason=reason,
@@ -161,16 +200,31 @@ def rm(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False) -
     print_json({"name": name, "deleted": True}) if as_json else typer.echo(f"removed {name}")
 
 
-def _replicas(text: str) -> int | dict[str, int]:
-    found = _RANGE.match(text)
-    if found is None:
+def _replicas(text: str | None, round_ms: int | None) -> int | dict[str, int]:
+    found = None if text is None else _RANGE.match(text)
+    if text is not None and found is None:
         raise InputError(f"--replicas {text[:32]!r} is neither a number nor MIN-MAX", param="replicas")
-    low, high = found.groups()
-    return int(low) if high is None else {"min": int(low), "max": int(high)}
+    low, high = (None, None) if found is None else found.groups()
+    if round_ms is not None and high is None:
+        raise InputError("--round-ms scales within a range; give one as --replicas MIN-MAX", param="replicas")
+    if high is None:
+        return int(low or 1)
+    scale = {"min": int(low or 1), "max": int(high)}
+    return scale if round_ms is None else {**scale, "round_ms": round_ms}
+
+
+def _drift(texts: list[str]) -> dict[str, Any]:
+    found = {}
+    for name, text in as_pairs(texts, "--drift").items():
+        try:
+            found[name] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"--drift {name}: {text[:64]!r} is no JSON value: {error.msg}", param="drift") from error
+    return found
 
 
 def _plain(deployment: Deployment) -> dict[str, Any]:
-    return deployment.model_dump(mode="json", exclude={"revisions"})
+    return deployment.model_dump(mode="json", exclude={"drift", "revisions"})
 
 
 def _show_change(deployment: Deployment, as_json: bool) -> None:
@@ -209,7 +263,23 @@ def _facts(deployment: Deployment) -> list[str]:
         lines.append(f"serves  {deployment.loaded_pack or 'no pack'} until then")
     sizes = {} if deployment.memory is None else deployment.memory.model_dump()
     known = [f"{name.removesuffix('_bytes')} {size / 1e6:.1f} MB" for name, size in sizes.items() if size is not None]
-    return lines + ([f"memory  {', '.join(known)}"] if known else [])
+    if known:
+        lines.append(f"memory  {', '.join(known)}")
+    return lines + _drift_facts(deployment)
+
+
+def _drift_facts(deployment: Deployment) -> list[str]:
+    drift = deployment.drift
+    if drift is None or drift.acceptance_length is None or drift.expected is None:
+        return []
+    verdict = "fallen" if drift.is_below else "as expected"
+    return [f"drift   acceptance {drift.acceptance_length:.2f} of {drift.expected:.2f}: {verdict}"]
+
+
+def _events(events: list[DeploymentEvent]) -> str:
+    rows = [("ID", "AGE", "TYPE", "MESSAGE")]
+    rows += [(str(each.id), view.duration(time.time() - each.created_at), each.type, each.message) for each in events]
+    return view.columns(rows)
 
 
 def _history(revisions: tuple[Revision, ...]) -> str:

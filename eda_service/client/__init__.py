@@ -14,7 +14,17 @@ from eda_service.client.answers import Adaptation, Estimate, JobError, JobEvent,
 from eda_service.client.asynchronous import AsyncClient
 from eda_service.client.blocking import Client
 from eda_service.client.connection import DEFAULT_URL
-from eda_service.client.deployment_answers import Deployment, Evaluation, Memory, Pack, PackVersion, Replicas, Revision
+from eda_service.client.deployment_answers import (
+    Deployment,
+    DeploymentEvent,
+    Drift,
+    Evaluation,
+    Memory,
+    Pack,
+    PackVersion,
+    Replicas,
+    Revision,
+)
 from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
 
@@ -25,6 +35,8 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Deployment",
+    "DeploymentEvent",
+    "Drift",
     "Estimate",
     "Evaluation",
     "JobError",

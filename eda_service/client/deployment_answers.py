@@ -23,6 +23,7 @@ class Replicas(Answer):
 
     min: int
     max: int
+    round_ms: int | None = None
     running: int = 0
 
 
@@ -34,6 +35,27 @@ class Memory(Answer):
     pack_bytes: int | None = None
 
 
+class Drift(Answer):
+    """Whether the pack still fits what it is asked; None where the service cannot judge."""
+
+    is_below: bool
+    acceptance_length: float | None = None
+    expected: float | None = None
+    ratio: float | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class DeploymentEvent(Answer):
+    """Something that happened to a deployment."""
+
+    id: int
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
 class Revision(Answer):
     """A deployment as one change left it."""
 
@@ -41,7 +63,7 @@ class Revision(Answer):
     base_draft: str | None = None
     pack: str | None = None
     pack_ref: str | None = None
-    replicas: dict[str, int] = Field(default_factory=dict)
+    replicas: dict[str, int | None] = Field(default_factory=dict)
     job_id: str | None = None
     made_by: str
     reason: str
@@ -49,7 +71,7 @@ class Revision(Answer):
 
 
 class Deployment(Answer):
-    """One name at the endpoint: what is wanted, and what is. `revisions` come with `get` alone, newest first."""
+    """One name at the endpoint: what is wanted, and what is. Only `get` gives `drift` and `revisions`, newest first."""
 
     name: str
     owner: str = "local"
@@ -71,6 +93,7 @@ class Deployment(Answer):
     revision: int
     created_at: int
     updated_at: int
+    drift: Drift | None = None
     revisions: tuple[Revision, ...] = ()
 
 

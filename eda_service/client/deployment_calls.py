@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from eda_service.client.answers import Page
 from eda_service.client.calls import Call, given, one, page_of
-from eda_service.client.deployment_answers import Deployment, Pack
+from eda_service.client.deployment_answers import Deployment, DeploymentEvent, Pack
 from eda_service.errors import InputError
 
 
@@ -36,22 +36,26 @@ def page(*, limit: int, after: str | None) -> Call[Page[Deployment]]:
     return Call("GET", _ROOT, page_of(Deployment), params=given(limit=limit, after=after), repeatable=True)
 
 
+def events(name: str, *, limit: int, before: int | None) -> Call[Page[DeploymentEvent]]:
+    """What happened to a deployment, newest first."""
+    params = given(limit=limit, before=before)
+    return Call("GET", f"{_path(_ROOT, name)}/events", page_of(DeploymentEvent), params=params, repeatable=True)
+
+
 def update(
     name: str,
     *,
     pack: str | Unset | None,
     replicas: int | Mapping[str, int] | None,
     labels: Mapping[str, str] | None,
+    drift: Mapping[str, Any] | None,
     force: bool,
     reason: str | None,
 ) -> Call[Deployment]:
     """Change what is given."""
     body: dict[str, Any] = {} if isinstance(pack, Unset) else {"pack": pack}
-    body |= {
-        key: value
-        for key, value in {"replicas": replicas, "labels": labels, "reason": reason}.items()
-        if value is not None
-    }
+    fields = {"replicas": replicas, "labels": labels, "drift": drift, "reason": reason}
+    body |= {key: value for key, value in fields.items() if value is not None}
     if force:
         body["force"] = True
     return Call("PATCH", _path(_ROOT, name), one(Deployment), json=body, repeatable=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from eda_service.client import deployment_calls as calls
 from eda_service.client.answers import Page
 from eda_service.client.calls import Call
-from eda_service.client.deployment_answers import Deployment, Pack
+from eda_service.client.deployment_answers import Deployment, DeploymentEvent, Pack
 from eda_service.client.deployment_calls import UNSET, Unset
 from eda_service.errors import EdaError
 
@@ -57,6 +57,10 @@ class Deployments:
         """One page of deployments, by name."""
         return self._send(calls.page(limit=limit, after=after))
 
+    def events(self, name: str, *, limit: int = 20, before: int | None = None) -> Page[DeploymentEvent]:
+        """One page of what happened to a deployment, newest first; `before` is the last id of the page before."""
+        return self._send(calls.events(name, limit=limit, before=before))
+
     def update(
         self,
         name: str,
@@ -64,11 +68,12 @@ class Deployments:
         pack: str | Unset | None = UNSET,
         replicas: int | Mapping[str, int] | None = None,
         labels: Mapping[str, str] | None = None,
+        drift: Mapping[str, Any] | None = None,
         force: bool = False,
         reason: str | None = None,
     ) -> Deployment:
-        """Change what is given; `pack=None` leaves the base draft alone."""
-        call = calls.update(name, pack=pack, replicas=replicas, labels=labels, force=force, reason=reason)
+        """Change what is given, of `drift` only its given fields; `pack=None` leaves the base draft alone."""
+        call = calls.update(name, pack=pack, replicas=replicas, labels=labels, drift=drift, force=force, reason=reason)
         return self._send(call)
 
     def rollback(self, name: str, *, revision: int | None = None, reason: str | None = None) -> Deployment:
@@ -139,6 +144,10 @@ class AsyncDeployments:
         """One page of deployments, by name."""
         return await self._send(calls.page(limit=limit, after=after))
 
+    async def events(self, name: str, *, limit: int = 20, before: int | None = None) -> Page[DeploymentEvent]:
+        """One page of what happened to a deployment, newest first; `before` is the last id of the page before."""
+        return await self._send(calls.events(name, limit=limit, before=before))
+
     async def update(
         self,
         name: str,
@@ -146,11 +155,12 @@ class AsyncDeployments:
         pack: str | Unset | None = UNSET,
         replicas: int | Mapping[str, int] | None = None,
         labels: Mapping[str, str] | None = None,
+        drift: Mapping[str, Any] | None = None,
         force: bool = False,
         reason: str | None = None,
     ) -> Deployment:
-        """Change what is given; `pack=None` leaves the base draft alone."""
-        call = calls.update(name, pack=pack, replicas=replicas, labels=labels, force=force, reason=reason)
+        """Change what is given, of `drift` only its given fields; `pack=None` leaves the base draft alone."""
+        call = calls.update(name, pack=pack, replicas=replicas, labels=labels, drift=drift, force=force, reason=reason)
         return await self._send(call)
 
     async def rollback(self, name: str, *, revision: int | None = None, reason: str | None = None) -> Deployment:

@@ -24,6 +24,7 @@ from eda_service.target.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
 IMPORT_PATH = "api.serving.app:build_app"
+SCALING_POLICY = "eda_service.distributed.scaling:QueueAndRoundTime"
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 _PATH = "/api/serve/applications/"
 _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
@@ -50,12 +51,14 @@ class Group:
         keep: By name: drift settings of the models that keep prompts.
         min_replicas: The largest that any of its deployments asks for.
         max_replicas: Likewise.
+        round_ms: The smallest bound on a round's time that any of its deployments gives, if one does.
     """
 
     key: str
     models: tuple[ServedModel, ...]
     min_replicas: int
     max_replicas: int
+    round_ms: int | None
     keep: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -110,6 +113,7 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
             ),
             min_replicas=max(each.min_replicas for each in found),
             max_replicas=max(each.max_replicas for each in found),
+            round_ms=min((each.round_ms for each in found if each.round_ms is not None), default=None),
             keep={each.name: each.drift for each in found if each.drift.get("keep_prompts")},
         )
         for key, found in sorted(members.items())
@@ -141,11 +145,14 @@ def _user_config(group: Group) -> dict[str, Any]:
 def _replicas(group: Group) -> dict[str, Any]:
     if group.min_replicas == group.max_replicas:
         return {"num_replicas": group.min_replicas}
-    scaling = {
+    scaling: dict[str, Any] = {
         "min_replicas": group.min_replicas,
         "max_replicas": group.max_replicas,
         "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
     }
+    if group.round_ms is not None:
+        bounds = {"requests": TARGET_ONGOING_REQUESTS, "round_s": group.round_ms / 1000}
+        scaling["policy"] = {"policy_function": SCALING_POLICY, "policy_kwargs": bounds}
     return {"autoscaling_config": scaling}
 
 

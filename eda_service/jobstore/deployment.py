@@ -20,6 +20,7 @@ class Deployment(Row):
     pack_ref: str | None = Field(default=None, description="the pack as it was written, `name@latest` for example")
     min_replicas: int = 1
     max_replicas: int = 1
+    round_ms: int | None = Field(default=None, description="scale up when rounds take longer")
     labels: dict[str, str] = Field(default_factory=dict)
     drift: dict[str, Any] = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
     job_id: str | None = Field(default=None, description="the job whose pack is served")
@@ -68,6 +69,7 @@ class Revision(Row):
     pack_ref: str | None
     min_replicas: int
     max_replicas: int
+    round_ms: int | None
     job_id: str | None
     made_by: str
     reason: str

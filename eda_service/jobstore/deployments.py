@@ -16,7 +16,7 @@ from eda_service.jobstore.deployment import SERVED, Deployment, Revision
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, RevisionRow
 
-_CHANGED = (*SERVED, "min_replicas", "max_replicas")
+_CHANGED = (*SERVED, "min_replicas", "max_replicas", "round_ms")
 
 
 class Deployments(Database):

@@ -41,7 +41,7 @@ def test_a_deployment_is_made_once_and_told_apart_from_others(client: TestClient
     body = made.json()
     assert (body["state"], body["reason"]) == ("pending", "Ray does not answer")
     assert (body["owner"], body["base_draft"], body["pack"], body["revision"]) == ("local", "small@1", None, 1)
-    assert body["replicas"] == {"min": 1, "max": 3, "running": 0}
+    assert body["replicas"] == {"min": 1, "max": 3, "round_ms": None, "running": 0}
     assert body["memory"] is None
     again = deploy(client, replicas={"min": 1, "max": 3}, labels={"team": "math"})
     assert (again.status_code, again.json()["created_at"]) == (200, body["created_at"])
@@ -89,6 +89,8 @@ def test_lists_come_by_name_page_by_page(client: TestClient) -> None:
         ({"pack": "p@newest"}, 404, ("not_found", "pack")),
         ({"replicas": 0}, 400, ("invalid_request", None)),
         ({"replicas": {"min": 3, "max": 2}}, 400, ("invalid_request", None)),
+        ({"replicas": {"min": 2, "max": 2, "round_ms": 50}}, 400, ("invalid_request", None)),
+        ({"replicas": {"min": 1, "max": 2, "round_ms": 0}}, 400, ("invalid_request", None)),
         ({"replicas": 65}, 400, ("invalid_request", None)),
         ({"labels": {"k": "v" * 513}}, 400, ("invalid_request", None)),
         ({"packs": "p"}, 400, ("invalid_request", "packs")),

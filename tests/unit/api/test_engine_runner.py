@@ -212,6 +212,7 @@ def test_counts_are_the_sums_of_what_the_engine_says(
     stats = [outputs[-1].stats for outputs in run_to_end(plain).values()]
     runner = EngineRunner(engine(), num_threads=1, max_waiting=1)
     asyncio.run(collect(runner, PROMPTS, params))
+    assert 0.0 < runner.round_times.mean_s() < 60.0
     counts = runner.counts["m", None]
     runner.retire()
     runner.join(5)

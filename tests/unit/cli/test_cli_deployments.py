@@ -31,7 +31,7 @@ def test_the_life_of_a_deployment(eda: Cli, live: LiveApi) -> None:
     body = made(eda, live, "--base-draft", "small@1", "--replicas", "1-3", "--label", "team=math")
     name = body["name"]
     assert (body["state"], body["replicas"], body["labels"]) == (
-        "pending", {"min": 1, "max": 3, "running": 0}, {"team": "math"},
+        "pending", {"min": 1, "max": 3, "round_ms": None, "running": 0}, {"team": "math"},
     )  # fmt: skip
     changed = eda("deployments", "update", name, "--pack", f"{pack}@2", "--reason", "try", url=live.url)
     assert changed.stdout == f"{name} pending revision 2: {pack}@2\n"
@@ -63,6 +63,9 @@ def test_without_speculation(eda: Cli, live: LiveApi) -> None:
     "options",
     [
         ("create", "m", "--replicas", "many"),
+        ("create", "m", "--replicas", "2", "--round-ms", "80"),
+        ("update", "m", "--drift", "below"),
+        ("update", "m", "--drift", "redact=[a"),
         ("create", "m", "--no-draft", "--base-draft", "d@1"),
         ("update", "m", "--pack", "p", "--no-pack"),
         ("update", "m", "--label", "x"),
@@ -92,6 +95,34 @@ def test_waiting_and_memory(eda: Cli, scripted: ScriptedService) -> None:
     assert failed.exit_code == 1
     assert "no such file" in failed.stderr
     assert "serves  p@1 until then" in eda("deployments", "show", "pair", url=scripted.url).stdout
+
+
+def test_scaling_and_the_drift_watch_are_set_and_shown(eda: Cli, live: LiveApi) -> None:
+    body = made(
+        eda, live, "--replicas", "1-3", "--round-ms", "80", "--drift", "below=0.5", "--drift", "keep_prompts=20"
+    )
+    assert body["replicas"] == {"min": 1, "max": 3, "round_ms": 80, "running": 0}
+    update = ("deployments", "update", body["name"])
+    assert eda(*update, "--drift", "adapt=true", "--drift", 'redact=["[0-9]{16}"]', url=live.url).exit_code == 0
+    settings = json.loads(eda("deployments", "show", body["name"], "--json", url=live.url).stdout)["drift"]["settings"]
+    assert (settings["below"], settings["keep_prompts"], settings["adapt"]) == (0.5, 20, True)
+    assert settings["redact"] == ["[0-9]{16}"]
+    refused = eda(*update, "--drift", "keep_prompts=0", url=live.url)
+    assert (refused.exit_code, "at least 16" in refused.stderr) == (2, True)
+    quiet = eda("deployments", "events", body["name"], url=live.url)
+    assert quiet.stdout == f"nothing has happened to {body['name']}\n"
+
+
+def test_events_and_a_fall_are_shown(eda: Cli, scripted: ScriptedService) -> None:
+    event = {"id": 7, "created_at": 1, "level": "warn", "type": "acceptance_drift", "message": "fell to 1.5"}
+    scripted.on("GET", f"{ROOT}/pair/events", Answer({"data": [event], "has_more": True}))
+    shown_events = eda("deployments", "events", "pair", "--limit", "1", url=scripted.url)
+    assert shown_events.stdout.splitlines()[1].split()[:1] == ["7"]
+    assert "acceptance_drift" in shown_events.stdout
+    assert "there are more" in shown_events.stderr
+    drift = {"is_below": True, "acceptance_length": 1.5, "expected": 2.0, "ratio": 0.75, "settings": {}}
+    scripted.on("GET", f"{ROOT}/pair", shown("ready", loaded_pack="p@2", drift=drift))
+    assert "drift   acceptance 1.50 of 2.00: fallen" in eda("deployments", "show", "pair", url=scripted.url).stdout
 
 
 def test_an_empty_list_says_so(eda: Cli, scripted: ScriptedService) -> None:

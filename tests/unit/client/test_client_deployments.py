@@ -95,6 +95,7 @@ def test_only_what_is_given_is_sent(scripted: ScriptedService, make_client: Make
     for options, sent in (
         ({"replicas": 2}, {"replicas": 2}),
         ({"pack": None}, {"pack": None}),
+        ({"drift": {"below": 0.5}}, {"drift": {"below": 0.5}}),
         ({"pack": "p", "force": True}, {"pack": "p", "force": True}),
     ):
         client.deployments.update("pair", **options)
