@@ -8,7 +8,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
-	bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-faults proof-kills \
+	bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
 	profile-decode proof-lossless openapi format clean
 
 help:  ## this list
@@ -93,6 +93,9 @@ bench-serving: $(STAMP)  ## the endpoint under load: streams, variants, packs sw
 
 proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
 	$(BIN)/python -m benchmarks.clients
+
+proof-drift: $(STAMP)  ## a served pack that no longer fits, adapted again on what users ask
+	$(BIN)/python -m benchmarks.drift
 
 proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 	$(BIN)/python -m benchmarks.faults

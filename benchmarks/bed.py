@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +53,12 @@ class Bed:
 
 
 @contextmanager
-def smollm2_service(domains: Sequence[Domain] = DOMAINS, versions: int = 1) -> Iterator[Bed]:
+def smollm2_service(domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, Any] | None = None) -> Iterator[Bed]:
     """`eda up` over a home of its own with the committed packs published.
 
     Args:
         domains: Whose packs.
-        versions: How often each is published.
+        settings: Fields of the AdaptConfig that the packs say they were made with.
     """
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
     from pack_files import put_pack
@@ -68,16 +68,15 @@ def smollm2_service(domains: Sequence[Domain] = DOMAINS, versions: int = 1) -> I
         home = Path(name) / "home"
         home.mkdir()
         for domain in domains:
-            length = acceptance_length(domain)
-            for _ in range(versions):
-                put_pack(
-                    home,
-                    domain.target,
-                    length,
-                    files=domain.pack_dir,
-                    target=fingerprint(domain),
-                    base_draft=PACKS_BASE_DRAFT,
-                )
+            put_pack(
+                home,
+                domain.target,
+                acceptance_length(domain),
+                files=domain.pack_dir,
+                target=fingerprint(domain),
+                base_draft=PACKS_BASE_DRAFT,
+                **(settings or {}),
+            )
         with Service(home, {"EDA_DISPATCH_INTERVAL_S": "0.2"}, allow=ROOT) as service:
             yield Bed(str(service.facts["api_url"]), home)
 
