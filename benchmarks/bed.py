@@ -45,6 +45,11 @@ class Bed:
             client.deployments.create({"name": name, **settings})
             client.deployments.wait_ready(name, timeout_s=_READY_S)
 
+    def remove(self, name: str) -> None:
+        """Delete a deployment."""
+        with Client(self.url) as client:
+            client.deployments.delete(name)
+
     def switch(self, name: str, pack: str | None) -> None:
         """Give a deployment another pack and wait until new requests get it."""
         with Client(self.url) as client:

@@ -22,6 +22,7 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.base_group import BaseGroup, place_of, serving_chain
+from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.target.chat import render_prompt
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
+    limit_kernel_cache()
     torch.set_num_threads(options.threads)
     engine, prompts = load(options.target, options.base_draft, options.pack)
     found = closed_loop(engine, prompts, options.streams, options.max_tokens, options.seconds)

@@ -36,6 +36,7 @@ from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_pa
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
+from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.model.head import DraftHead
 from eda_service.target.adapter import Adapter, read_adapter
 from eda_service.target.chat import render_prompt
@@ -195,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    limit_kernel_cache()
     torch.set_num_threads(options.threads)
     target = load_target(TargetSpec(model=BASE))
     variants = Variants(target)

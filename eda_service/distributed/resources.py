@@ -33,3 +33,11 @@ def limit_threads(threads: int) -> None:
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
+
+
+def limit_kernel_cache() -> None:
+    """Bound what oneDNN keeps of the shapes it has multiplied, before this process first multiplies.
+
+    Its default of 1,024 grows a replica of SmolLM2 by 190 MB more under batches of all sizes, and saves no time.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")

@@ -7,7 +7,7 @@ Shapes: B rows, L positions, R ranks of all adapters together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from eda_service.target.adapter_rows import AdaptedLinear, AdapterRows
 
 MAX_RANKS = 1024
 _ALIGNED = 8
+_STACK_STEP = 32  # stacks keep their shapes while a few adapters come: oneDNN makes its kernels for each shape anew
 
 
 @dataclass
@@ -59,13 +60,14 @@ class AdapterBank:
             return adapter.key
         self._check(adapter)
         rank = -(-max(1, adapter.rank) // _ALIGNED) * _ALIGNED
-        if self._num_ranks + rank > MAX_RANKS:
+        used = _ranks(self._spans)
+        if used + rank > MAX_RANKS:
             raise ResourceError(
-                f"the adapters loaded here have {self._num_ranks} ranks, {rank} more exceed the limit of {MAX_RANKS}; "
+                f"the adapters loaded here have {used} ranks, {rank} more exceed the limit of {MAX_RANKS}; "
                 "serve this one in a replica of its own or remove another",
                 param="target.adapter",
             )
-        spans = {**self._spans, adapter.key: _Span(self._num_ranks, rank)}
+        spans = {**self._spans, adapter.key: _Span(used, rank)}
         self._restack(spans, adapter)
         return adapter.key
 
@@ -79,7 +81,7 @@ class AdapterBank:
         spans: dict[str, _Span] = {}
         for name, each in self._spans.items():
             if name != key:
-                spans[name] = _Span(sum(before.rank for before in spans.values()), each.rank, each.num_users)
+                spans[name] = _Span(_ranks(spans), each.rank, each.num_users)
         self._restack(spans, None)
 
     def rows(self, keys: Sequence[str | None], length: int) -> AdapterRows | None:
@@ -94,8 +96,8 @@ class AdapterBank:
         return AdapterRows(mask_BR.to(self._device)[:, None].expand(-1, length, -1).contiguous())
 
     def size_bytes(self, key: str) -> int:
-        """What an adapter takes in the stacks, the zeros of their off-diagonal blocks included."""
-        share = self._spans[key].rank / self._num_ranks
+        """What an adapter takes in the stacks, its share of their zeros included."""
+        share = self._spans[key].rank / _ranks(self._spans)
         return round(share * sum(product.stack_bytes for products in self._layers for product in products.values()))
 
     def _check(self, adapter: Adapter) -> None:
@@ -115,7 +117,7 @@ class AdapterBank:
 
     def _restack(self, spans: dict[str, _Span], fresh: Adapter | None) -> None:
         """Rebuild every product's stacks for `spans`: what stays is copied, `fresh` is written."""
-        num_ranks = sum(span.rank for span in spans.values())
+        num_ranks = -(-_ranks(spans) // _STACK_STEP) * _STACK_STEP
         for layer, products in enumerate(self._layers):
             for names, product in products.items():
                 if not spans:
@@ -139,3 +141,7 @@ class AdapterBank:
                 destination = slice(span.first, span.first + span.rank)
                 new[0][:, destination] = old[0][:, source]
                 new[1][:, :, destination] = old[1][:, :, source]
+
+
+def _ranks(spans: Mapping[str, _Span]) -> int:
+    return sum(span.rank for span in spans.values())

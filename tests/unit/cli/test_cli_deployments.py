@@ -111,6 +111,7 @@ def test_scaling_and_the_drift_watch_are_set_and_shown(eda: Cli, live: LiveApi) 
     assert (refused.exit_code, "at least 16" in refused.stderr) == (2, True)
     quiet = eda("deployments", "events", body["name"], url=live.url)
     assert quiet.stdout == f"nothing has happened to {body['name']}\n"
+    assert eda("deployments", "rm", body["name"], url=live.url).exit_code == 0
 
 
 def test_events_and_a_fall_are_shown(eda: Cli, scripted: ScriptedService) -> None:
