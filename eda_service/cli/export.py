@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from eda_service.cli.console import JsonOption, err, out, print_json
+from eda_service.config import TargetSpec
 from eda_service.errors import InputError
 from eda_service.export.eda_config import Calibration, Destination, Form
 
@@ -37,7 +39,6 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a pack or base draft as a checkpoint that another engine serves."""
-    from eda_service.config import TargetSpec
     from eda_service.export.calibration import CalibrationSettings
     from eda_service.export.export import ExportRequest, export_draft
 
@@ -50,7 +51,7 @@ def export(
         destination=to,
         form=form,
         out=out_dir,
-        target=None if target is None else TargetSpec(model=target, adapter=adapter),
+        target=None if target is None else _spec(target, adapter),
         merged_target=merged_target,
         calibration=CalibrationSettings(prompts=prompts, num_prompts=num_prompts, num_draft_tokens=num_draft_tokens),
     )
@@ -65,6 +66,13 @@ def export(
         merged = f"{eda.verifier.model} with the adapter {eda.verifier.adapter}"
         err.print(f"MERGED_TARGET is {merged}; with --merged-target DIR it is written and named here", markup=False)
     out.print(made.serve_command, markup=False)
+
+
+def _spec(model: str, adapter: str | None) -> TargetSpec:
+    try:
+        return TargetSpec(model=model, adapter=adapter)
+    except ValidationError as error:
+        raise InputError(f"--target or --adapter is no name: {error.errors()[0]['msg']}", param="target") from error
 
 
 def _change(calibration: Calibration | None) -> str:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eda_service.artifacts.files import publish_dir, sha256_file, temporary_name
-from eda_service.errors import ArtifactCorruptError, ConflictError
+from eda_service.errors import ArtifactCorruptError, ConflictError, InputError
 from eda_service.export.contents import D2T, TOKEN_MAP, config_of, shapes_of
 from eda_service.export.eda_config import Destination, EdaConfig
 from eda_service.model.checkpoint import LoadedDraft
@@ -46,10 +46,14 @@ def published(directory: Path, param: str) -> Iterator[Path]:
 
     Raises:
         ConflictError: There is something at `directory`.
+        InputError: Nothing can be written beside it.
     """
     require_free(directory, param)
     staging = temporary_name(directory.absolute())
-    staging.mkdir(parents=True)
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written: {error}; choose another directory", param=param) from error
     try:
         yield staging
         require_free(directory, param)

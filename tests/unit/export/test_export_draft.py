@@ -179,6 +179,12 @@ def test_nothing_is_written_over(home: Path, base_draft_dir: Path, tiny_target: 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_place_that_cannot_be_written(home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot be written: .*; choose another directory"):
+        run(home, tmp_path / "file" / "out", tiny_target, "tiny")
+
+
 @pytest.mark.parametrize("damage", ["value", "missing", "shape", "unknown", "config"])
 def test_a_damaged_export_is_noticed(
     damage: str, home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path
