@@ -85,8 +85,8 @@ def export_draft(request: ExportRequest, *, home: Path | None = None) -> Exporte
     spec = source.target_spec(request.target)
     target = load_target(spec)
     source.check(target.fingerprint)
+    _check_vocabulary(source.loaded.vocab_W, target)
     exported, calibration = _make(source, target, request)
-    _check_head(exported.vocab_W, target)
     eda = _write(request, source, target, exported, calibration)
     command = serve_command(
         request.out.absolute(), _served_target(request, spec), eda, request.calibration.num_draft_tokens
@@ -133,7 +133,7 @@ def _rounded(draft: Draft, target: Target) -> Draft:
     return copy.to(target.device, target.dtype).requires_grad_(False)
 
 
-def _check_head(vocab_W: Tensor | None, target: Target) -> None:
+def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
     size = target.head_weight.shape[0]
     if vocab_W is not None and int(vocab_W.max()) >= size:
         raise TargetIncompatibleError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ from typing import Any
 import pytest
 from tiny_models import fit_draft, register_draft, write_target
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.engines import VLLM_PYTHON, Vllm  # noqa: E402
-from eda_service.config import TargetSpec  # noqa: E402
-from eda_service.target.loader import Target, load_target  # noqa: E402
+from benchmarks.engines import VLLM_PYTHON, Vllm
+from eda_service.config import TargetSpec
+from eda_service.target.loader import Target, load_target
 
 NUM_DRAFTED = 3
 STOP_IDS = [0, 2]  # of the tiny tokenizer
