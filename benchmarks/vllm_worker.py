@@ -1,7 +1,9 @@
-"""vLLM behind a pipe, for `benchmarks.decode`: in its own environment (`make vllm-env`), one JSON line in, one out.
+"""vLLM behind a pipe, in its own environment: one JSON line in, one out. Nothing of this project is imported here.
 
-In: {"prompts": [[ids]], "max_tokens": n, "temperature": t, "stop_ids": [..]}. Out: {"seconds": s, "token_ids": [[..]]}.
-Nothing of this project is imported here.
+Arguments: the keywords of `vllm.LLM` as JSON.
+In: {"prompts": [[ids]], "max_tokens": n, "temperature": t, "stop_ids": [..]}.
+Out: {"seconds": s, "token_ids": [[..]], "emitted": [[..]], "counters": {..}}: answers, how many tokens each engine step
+gave each of them, and vLLM's speculation counters since it started (none with `disable_log_stats`).
 """
 
 import json
@@ -12,38 +14,55 @@ import time
 
 def main() -> None:
     """Load, then serve lines until the pipe closes."""
-    model, draft, num_draft_tokens = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    settings = json.loads(sys.argv[1])
     reply = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM prints; answers keep their own pipe
-    from vllm import LLM, SamplingParams
+    from vllm import LLM
 
-    speculative = {"method": "eagle", "model": draft, "num_speculative_tokens": num_draft_tokens} if draft else None
-    engine = LLM(
-        model=model,
-        dtype="bfloat16",
-        max_model_len=1024,
-        max_num_seqs=64,
-        speculative_config=speculative,
-        enable_prefix_caching=False,
-        disable_log_stats=True,
-    )
+    llm = LLM(**settings)
     reply.write("ready\n")
     reply.flush()
     for line in sys.stdin:
-        job = json.loads(line)
-        params = SamplingParams(
-            temperature=job["temperature"],
-            max_tokens=job["max_tokens"],
-            stop_token_ids=job["stop_ids"],
-            detokenize=False,
-        )
-        prompts = [{"prompt_token_ids": ids} for ids in job["prompts"]]
-        started = time.perf_counter()
-        outputs = engine.generate(prompts, params, use_tqdm=False)
-        seconds = time.perf_counter() - started
-        answer = {"seconds": seconds, "token_ids": [list(output.outputs[0].token_ids) for output in outputs]}
+        answer = decode(llm, json.loads(line))
+        answer["counters"] = {} if settings.get("disable_log_stats", True) else counters(llm)
         reply.write(json.dumps(answer) + "\n")
         reply.flush()
+
+
+def decode(llm, job):
+    """All prompts of a job as one batch."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(
+        temperature=job["temperature"],
+        max_tokens=job["max_tokens"],
+        stop_token_ids=job["stop_ids"],
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+    engine, num = llm.llm_engine, len(job["prompts"])
+    token_ids, emitted = [[] for _ in range(num)], [[] for _ in range(num)]
+    started = time.perf_counter()
+    for i, ids in enumerate(job["prompts"]):
+        engine.add_request(str(i), {"prompt_token_ids": ids}, params)
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            new = list(output.outputs[0].token_ids)
+            if new:
+                token_ids[int(output.request_id)] += new
+                emitted[int(output.request_id)].append(len(new))
+    return {"seconds": time.perf_counter() - started, "token_ids": token_ids, "emitted": emitted}
+
+
+def counters(llm):
+    """Totals of speculation since the start, by vLLM's names."""
+    prefix = "vllm:spec_decode_"
+    return {
+        metric.name.removeprefix(prefix): metric.value
+        for metric in llm.get_metrics()
+        if metric.name.startswith(prefix) and hasattr(metric, "value")
+    }
 
 
 if __name__ == "__main__":

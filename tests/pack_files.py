@@ -28,6 +28,7 @@ def put_pack(
     target: TargetFingerprint | None = None,
     files: Path | None = None,
     prompts: str = "p",
+    method: str = "eda",
     **config: Any,
 ) -> str:
     """Publish the next version of a pack; returns name@version.
@@ -43,6 +44,7 @@ def put_pack(
         target: The whole fingerprint, instead of one that is made up.
         files: Directory with `pack.json` and `pack.safetensors`.
         prompts: Stands for the hash of the prompts.
+        method: What was trained.
         config: Fields of its AdaptConfig.
     """
     version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
@@ -62,7 +64,7 @@ def put_pack(
         inputs={"prompts": prompts},
         files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
         pack=f"{name}@{version}",
-        method="eda",
+        method=method,
         base_draft=base_draft,
         base_draft_sha256="d",
         target=target or _fingerprint(weights_sha256),

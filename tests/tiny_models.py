@@ -60,9 +60,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def family_config(family: str) -> PretrainedConfig:
-    """A tiny config of one family; Qwen3's heads are wider than hidden_size / num_heads on purpose."""
-    common = {
+def family_config(family: str, **changes: Any) -> PretrainedConfig:
+    """A tiny config of one family, with changes; Qwen3's heads are wider than hidden_size / num_heads on purpose."""
+    common: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -74,6 +74,7 @@ def family_config(family: str) -> PretrainedConfig:
         "bos_token_id": 0,
         "pad_token_id": 0,
     }
+    common |= changes
     if family == "llama":
         return LlamaConfig(**common, tie_word_embeddings=True)
     if family == "qwen2":
@@ -83,10 +84,10 @@ def family_config(family: str) -> PretrainedConfig:
     return MistralConfig(**common, sliding_window=None, tie_word_embeddings=False)
 
 
-def write_target(directory: Path, family: str, *, seed: int = 0) -> Path:
+def write_target(directory: Path, family: str, *, seed: int = 0, **changes: Any) -> Path:
     """A random model of a family, saved as a Hugging Face directory; weights are wide so that answers vary."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(family_config(family), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(family_config(family, **changes), dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:

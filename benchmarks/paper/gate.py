@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from eda_service.config import TreeConfig
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript
-from eda_service.export.dense import dense_tensors
+from eda_service.export.dense import fold
 from eda_service.model.checkpoint import LoadedDraft
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
@@ -39,15 +39,6 @@ def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> 
     return torch.cat(found)
 
 
-def with_gate_held(draft: Draft, weights: tuple[float, float]) -> Draft:
-    """The same draft as one dense expert, its gate a constant."""
-    tensors = dense_tensors(draft, weights)
-    width = tensors["layers.0.mlp.gate_proj.weight"].shape[0]
-    dense = Draft(draft.config.model_copy(update={"expert_width": width})).to(draft.fc.weight.dtype)
-    dense.load_state_dict(tensors)
-    return dense.requires_grad_(False)
-
-
 @torch.inference_mode()
 def gate_statistics(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig
@@ -58,7 +49,7 @@ def gate_statistics(
         return None
     private_N = private_weights(loaded.draft, target.embed, texts)
     mean = float(private_N.mean())
-    held = with_gate_held(loaded.draft, (1.0 - mean, mean))
+    held = fold(loaded.draft, (1.0 - mean, mean))
     stats = Replay(held, target.embed, DraftHead(target.head_weight, loaded.vocab_W), tree=tree).run(texts)
     row = summarise("gate held", 0.0, stats, num_draft_tokens=tree.depth)
     low, high = torch.quantile(private_N, torch.tensor([0.05, 0.95])).tolist()

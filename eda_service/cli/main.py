@@ -8,6 +8,7 @@ from eda_service.cli import deployments, jobs, keys, models
 from eda_service.cli.adapt import adapt
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
+from eda_service.cli.export import export
 from eda_service.cli.service import down, up
 
 app = typer.Typer(
@@ -26,6 +27,12 @@ app.command(
     )
 )(adapt)
 app.command(epilog=example("eda demo --output out/demo"))(demo)
+app.command(
+    epilog=example(
+        "eda export smollm2-135m-math --to vllm --out out/draft --merged-target out/target",
+        "eda export smollm2-135m-math@2 --to sglang --form dense --prompts prompts.jsonl --out out/draft",
+    )
+)(export)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")

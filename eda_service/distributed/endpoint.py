@@ -1,4 +1,4 @@
-"""Build an engine for a target with one draft or none, and check that a draft fits."""
+"""Build an engine for a target with one draft or none."""
 
 from __future__ import annotations
 
@@ -7,33 +7,11 @@ from pathlib import Path
 from eda_service.config import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
-from eda_service.errors import TargetIncompatibleError
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
 from eda_service.model.head import DraftHead
-from eda_service.records import DraftManifest, TargetFingerprint
 from eda_service.target.loader import Target
 
 DEFAULT_CHAIN = 5
-
-
-def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
-    """Refuse a base draft that was made for another kind of target, field by field.
-
-    Raises:
-        TargetIncompatibleError: A field differs; the message names all of them.
-    """
-    pairs = {
-        "hidden_size": (draft.hidden_size, target.hidden_size),
-        "vocab_size": (draft.vocab_size, target.vocab_size),
-        "tokenizer_sha256": (draft.tokenizer_sha256, target.tokenizer_sha256),
-    }
-    wrong = [f"{name}: draft {str(a)[:12]}, target {str(b)[:12]}" for name, (a, b) in pairs.items() if a != b]
-    if wrong:
-        raise TargetIncompatibleError(
-            f"base draft {draft.name}@{draft.version} does not fit {target.model}: {'; '.join(wrong)}; "
-            "choose or train a base draft for this family",
-            param="base_draft",
-        )
 
 
 def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: Target) -> LoadedDraft:

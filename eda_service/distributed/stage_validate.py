@@ -11,11 +11,11 @@ import ray
 import torch
 
 from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text, write_json
+from eda_service.artifacts.fits import check_draft_fits
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec
-from eda_service.distributed.endpoint import check_draft_fits
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
 from eda_service.distributed.resources import MODEL_CPUS, limit_threads
 from eda_service.model.checkpoint import read_draft_config

@@ -1,1 +1,1 @@
-"""Adapted drafts for other engines."""
+"""Drafts and packs for other engines: dense EAGLE checkpoints, and plugins that keep the gate."""

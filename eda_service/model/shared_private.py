@@ -49,10 +49,13 @@ class SharedPrivateFFN(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(.., D) to (.., D)."""
-        out_shared, out_private = self.shared(hidden), self.private(hidden)
-        if self.gate is None:
-            total: Tensor = out_shared + out_private
-            return total
-        weights = self.gate(hidden)
-        mixed: Tensor = weights[..., :1] * out_shared + weights[..., 1:] * out_private
-        return mixed if self.scale == 1.0 else self.scale * mixed
+        gate_weights = None if self.gate is None else self.gate(hidden)
+        return combine(self.shared(hidden), self.private(hidden), gate_weights, self.scale)
+
+
+def combine(out_shared: Tensor, out_private: Tensor, gate_weights: Tensor | None, scale: float) -> Tensor:
+    """Eq. 5: the experts' outputs (.., D) under gate_weights (.., 2); None for their plain sum."""
+    if gate_weights is None:
+        return out_shared + out_private
+    mixed = gate_weights[..., :1] * out_shared + gate_weights[..., 1:] * out_private
+    return mixed if scale == 1.0 else scale * mixed

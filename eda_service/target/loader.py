@@ -195,12 +195,17 @@ def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> Any:
             param="target.model",
         ) from error
     if resolved.adapter_dir is not None:
-        model = _merge_adapter(model, resolved.adapter_dir)
+        model = merge_adapter(model, resolved.adapter_dir)
     model.requires_grad_(False)
     return model.eval()
 
 
-def _merge_adapter(model: Any, adapter_dir: Path) -> Any:
+def merge_adapter(model: Any, adapter_dir: Path) -> Any:
+    """A transformers model with a LoRA adapter added to its weights.
+
+    Raises:
+        TargetIncompatibleError: The adapter does not fit.
+    """
     from peft import PeftModel
 
     try:

@@ -1,0 +1,52 @@
+"""A committed pack as another engine loads it: published into a home of its own, then exported as `eda export` does."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.bed import acceptance_length, fingerprint
+from benchmarks.pairs import PACKS_BASE_DRAFT, ROOT, Domain
+from eda_service.config import TargetSpec
+from eda_service.export.calibration import CalibrationSettings
+from eda_service.export.eda_config import Destination, Form
+from eda_service.export.export import Exported, ExportRequest, export_draft
+
+CALIBRATION_PROMPTS = "reasoning-gym:gsm_symbolic?templates=0-79"
+
+
+def export_pack(
+    domain: Domain, form: Form, out: Path, *, prompts: str = CALIBRATION_PROMPTS, merged_target: Path | None = None
+) -> Exported:
+    """For vLLM, chains of 3.
+
+    Args:
+        domain: Whose pack.
+        form: Dense or plugin.
+        out: Where to.
+        prompts: For the calibration of a dense one.
+        merged_target: Where to write the target with its adapter merged.
+    """
+    sys.path[:0] = [str(ROOT / "tests")]
+    from pack_files import put_pack
+
+    with tempfile.TemporaryDirectory(prefix="eda-export-") as name:
+        pack = put_pack(
+            Path(name),
+            domain.target,
+            acceptance_length(domain),
+            files=domain.pack_dir,
+            target=fingerprint(domain),
+            base_draft=PACKS_BASE_DRAFT,
+        )
+        request = ExportRequest(
+            reference=pack,
+            destination=Destination.VLLM,
+            form=form,
+            out=out,
+            target=TargetSpec(model=domain.target),
+            merged_target=merged_target,
+            calibration=CalibrationSettings(prompts=prompts),
+        )
+        return export_draft(request, home=Path(name))

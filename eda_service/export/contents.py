@@ -1,0 +1,106 @@
+"""The tensors and the config.json of an export, by who will load it.
+
+Names are those of the EAGLE-1 checkpoints that vLLM and SGLang load (`fc`, `layers.0...`); a kept gate adds
+`mlp.shared`, `mlp.private` and `mlp.gate`. Embedding and lm_head are the target's, except that
+
+* vLLM's plugin with a draft vocabulary gets the head's rows and `d2t` (target id less draft id), as EAGLE-3 has them,
+* SGLang's `fc` has a bias (zeros), and its draft vocabulary is a token map file,
+* the hub's own layout carries `d2t` alone.
+
+Shapes: D hidden, V vocabulary, W draft vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eda_service.export.eda_config import Destination, EdaConfig, Form
+from eda_service.model.draft import Draft
+
+D2T, HEAD, BIAS = "d2t", "lm_head.weight", "fc.bias"
+TOKEN_MAP = "token_map.pt"
+VLLM_PLUGIN = "EagleEdaForCausalLM"
+SGLANG_PLUGIN = "EdaForCausalLMEagle"
+_ARCHITECTURES = {
+    (Destination.VLLM, Form.DENSE): "LlamaForCausalLM",
+    (Destination.VLLM, Form.PLUGIN): VLLM_PLUGIN,
+    (Destination.SGLANG, Form.DENSE): "LlamaForCausalLMEagle",
+    (Destination.SGLANG, Form.PLUGIN): SGLANG_PLUGIN,
+    (Destination.HF, Form.DENSE): "LlamaForCausalLM",
+    (Destination.HF, Form.PLUGIN): VLLM_PLUGIN,
+}
+
+
+def keeps_vocabulary(destination: Destination, form: Form) -> bool:
+    """Whether a draft vocabulary survives: vLLM's own EAGLE class scores the target's whole vocabulary."""
+    return (destination, form) != (Destination.VLLM, Form.DENSE)
+
+
+def tensors_of(
+    draft: Draft, vocab_W: Tensor | None, head_weight_VD: Tensor, destination: Destination, form: Form
+) -> dict[str, Tensor]:
+    """Everything in model.safetensors, weights in bfloat16.
+
+    Args:
+        draft: As exported.
+        vocab_W: Tokens the exported draft scores, ascending; None for all.
+        head_weight_VD: The target's lm_head.
+        destination: Who loads it.
+        form: Dense or plugin.
+    """
+    tensors = {name: parameter.detach() for name, parameter in draft.named_parameters()}
+    if destination is Destination.SGLANG:
+        tensors[BIAS] = torch.zeros(draft.config.hidden_size)
+    made = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+    if vocab_W is not None and destination is not Destination.SGLANG:
+        ids_W = vocab_W.cpu().long()
+        made[D2T] = ids_W - torch.arange(len(ids_W))
+        if destination is Destination.VLLM:
+            made[HEAD] = head_weight_VD[ids_W.to(head_weight_VD.device)].to("cpu", torch.bfloat16).contiguous()
+    return made
+
+
+def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
+    """The names and shapes that an export must have, from its `eda_config` alone."""
+    with torch.device("meta"):
+        draft = Draft(eda.draft)
+        if eda.private is not None:
+            draft.add_private(eda.private)
+    shapes = {name: tuple(parameter.shape) for name, parameter in draft.named_parameters()}
+    if eda.destination is Destination.SGLANG:
+        shapes[BIAS] = (eda.draft.hidden_size,)
+    elif eda.draft_vocab_size is not None:
+        shapes[D2T] = (eda.draft_vocab_size,)
+        if eda.destination is Destination.VLLM:
+            shapes[HEAD] = (eda.draft_vocab_size, eda.draft.hidden_size)
+    return shapes
+
+
+def config_of(eda: EdaConfig, max_context: int) -> dict[str, Any]:
+    """The whole config.json; the architecture is Llama's whatever the target, as EAGLE-1 drafts are."""
+    draft = eda.draft
+    return {
+        "architectures": [_ARCHITECTURES[eda.destination, eda.form]],
+        "model_type": "llama",
+        "hidden_size": draft.hidden_size,
+        "intermediate_size": draft.expert_width,
+        "num_hidden_layers": 1,
+        "num_attention_heads": draft.num_heads,
+        "num_key_value_heads": draft.num_kv_heads,
+        "head_dim": draft.head_dim,
+        "vocab_size": draft.vocab_size,
+        "rope_parameters": {"rope_theta": draft.rope_theta, "rope_type": "default"},
+        "rms_norm_eps": draft.rms_norm_eps,
+        "hidden_act": "silu",
+        "max_position_embeddings": max_context,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bias": False,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        **({} if eda.draft_vocab_size is None else {"draft_vocab_size": eda.draft_vocab_size}),
+        "eda_config": eda.model_dump(mode="json"),
+    }

@@ -1,0 +1,143 @@
+"""An export on disk: written, read back and compared before it is published.
+
+config.json, model.safetensors and, for SGLang with a draft vocabulary, token_map.pt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from eda_service.artifacts.files import publish_dir, sha256_file, temporary_name
+from eda_service.errors import ArtifactCorruptError, ConflictError, InputError
+from eda_service.export.contents import D2T, TOKEN_MAP, config_of, shapes_of
+from eda_service.export.eda_config import Destination, EdaConfig
+from eda_service.model.checkpoint import LoadedDraft
+from eda_service.model.draft import Draft
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def require_free(directory: Path, param: str) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        ConflictError: The path exists and is no empty directory.
+    """
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.exists():
+        raise ConflictError(f"{directory} exists already; remove it or choose another directory", param=param)
+
+
+@contextmanager
+def published(directory: Path, param: str) -> Iterator[Path]:
+    """A staging directory beside `directory` that takes its place when the block ends, and is removed if it fails.
+
+    Raises:
+        ConflictError: There is something at `directory`.
+        InputError: Nothing can be written beside it.
+    """
+    require_free(directory, param)
+    staging = temporary_name(directory.absolute())
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written: {error}; choose another directory", param=param) from error
+    try:
+        yield staging
+        require_free(directory, param)
+        publish_dir(staging, directory.absolute())
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_weights(directory: Path, tensors: dict[str, Tensor]) -> str:
+    """Write model.safetensors; returns its hash."""
+    path = directory / WEIGHTS
+    save_file(tensors, path, metadata={"format": "pt"})
+    os.chmod(path, 0o644)  # safetensors writes for this user alone; a server is often another
+    return sha256_file(path)
+
+
+def write_config(directory: Path, eda: EdaConfig, max_context: int) -> None:
+    """Write config.json."""
+    text = json.dumps(config_of(eda, max_context), indent=2) + "\n"
+    (directory / CONFIG).write_text(text, encoding="utf-8")
+
+
+def write_token_map(directory: Path, vocab_W: Tensor) -> None:
+    """Write the draft vocabulary as SGLang's `--speculative-token-map` reads it: a pickled list of token ids."""
+    torch.save(vocab_W.tolist(), directory / TOKEN_MAP)
+
+
+def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
+    """An export as this project's engine can run it, in bfloat16.
+
+    Raises:
+        ArtifactCorruptError: It does not parse, a hash differs, or names and shapes are not what its config says.
+    """
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        eda = EdaConfig.model_validate(config["eda_config"])
+        tensors = load_file(directory / WEIGHTS)
+    except (OSError, ValueError, KeyError, ValidationError, SafetensorError) as error:
+        raise ArtifactCorruptError(f"{directory} cannot be read as an export: {error}; export again") from error
+    found = sha256_file(directory / WEIGHTS)
+    if found != eda.weights_sha256:
+        raise ArtifactCorruptError(
+            f"{directory / WEIGHTS} has sha256 {found[:12]}, its config says {eda.weights_sha256[:12]}; export again"
+        )
+    _check_shapes(directory, tensors, eda)
+    draft = Draft(eda.draft)
+    if eda.private is not None:
+        draft.add_private(eda.private)
+    draft.to(torch.bfloat16).load_state_dict({name: tensors[name] for name, _ in draft.named_parameters()})
+    return eda, LoadedDraft(draft.requires_grad_(False), _vocabulary(directory, tensors, eda))
+
+
+def _check_shapes(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -> None:
+    wanted, found = shapes_of(eda), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [
+        f"{name}: {found.get(name, 'missing')} instead of {wanted.get(name, 'none')}"
+        for name in sorted(wanted.keys() | found.keys())
+        if wanted.get(name) != found.get(name)
+    ]
+    if wrong:
+        raise ArtifactCorruptError(f"{directory / WEIGHTS} does not fit its config: {'; '.join(wrong)}; export again")
+
+
+def _vocabulary(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -> Tensor | None:
+    if eda.draft_vocab_size is None:
+        return None
+    if eda.destination is Destination.SGLANG:
+        return torch.tensor(torch.load(directory / TOKEN_MAP, weights_only=True), dtype=torch.int32)
+    return (tensors[D2T] + torch.arange(eda.draft_vocab_size)).int()
+
+
+def check_written(directory: Path, eda: EdaConfig, tensors: dict[str, Tensor], vocab_W: Tensor | None) -> None:
+    """Read an export back and compare it with what was to be written.
+
+    Raises:
+        ArtifactCorruptError: Something differs.
+    """
+    read, loaded = read_export(directory)
+    draft = dict(loaded.draft.named_parameters())
+    wrong = [name for name, parameter in draft.items() if not torch.equal(parameter, tensors[name])]
+    if read != eda:
+        wrong.append("eda_config")
+    ids = None if loaded.vocab_W is None else loaded.vocab_W.tolist()
+    if ids != (None if vocab_W is None else vocab_W.tolist()):
+        wrong.append("draft vocabulary")
+    if wrong:
+        raise ArtifactCorruptError(f"{directory} reads back with other values of {', '.join(wrong)}; export again")

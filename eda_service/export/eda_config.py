@@ -1,0 +1,124 @@
+"""What an export says about itself: the `eda_config` block of its config.json, read again by the engines' plugins.
+
+Imports neither torch nor an engine.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from eda_service.errors import TargetIncompatibleError
+from eda_service.model.draft_config import DraftConfig, PrivateConfig
+from eda_service.records import Frozen, TargetFingerprint
+
+SCHEMA_VERSION = 1
+
+
+class Destination(StrEnum):
+    """Who will load the export; `hf` is nobody's own layout, for a hub."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    HF = "hf"
+
+
+class Form(StrEnum):
+    """Dense: the gate is folded into one SwiGLU, and unmodified engines load it. Plugin: the gate is kept."""
+
+    DENSE = "dense"
+    PLUGIN = "plugin"
+
+
+class Gate(StrEnum):
+    """What became of the gate: kept (Eq. 4), never there (a sum of both experts), folded, or only one expert."""
+
+    SOFTMAX = "softmax"
+    SUM = "sum"
+    FOLDED = "folded"
+    NONE = "none"
+
+
+class Calibration(Frozen):
+    """What folding, or dropping the draft vocabulary, changed: chains at T=0 over the same answers of the target."""
+
+    prompts: str = Field(description="where they come from")
+    num_calibration_prompts: int = Field(description="gave the gate's mean")
+    num_measured_prompts: int = Field(description="others, on which both lengths were measured")
+    num_draft_tokens: int
+    gate_weights: tuple[float, float] | None = Field(description="(g_s, g_p) that were folded; None without a gate")
+    acceptance_length: float = Field(description="of the draft as it was adapted")
+    exported_acceptance_length: float = Field(description="of what is exported")
+
+    @property
+    def change_fraction(self) -> float:
+        """Exported over adapted, less one."""
+        return self.exported_acceptance_length / self.acceptance_length - 1.0
+
+
+class EdaConfig(Frozen):
+    """The block.
+
+    Attributes:
+        draft: Shape of the exported draft; dense: `expert_width` is m_s + m_p.
+        private: The private expert that the export holds; None for one expert alone.
+        scale: The constant of Eq. 5 that the experts' sum carries.
+        draft_vocab_size: Tokens the draft scores; None for all of the target's.
+        verifier: The target it was made for.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    source: str = Field(description="name@version of the pack or base draft")
+    method: str = Field(description="of the pack, or `base_draft`")
+    base_draft: str = Field(description="name@version")
+    source_sha256: dict[str, str] = Field(description="file name to hash of the weights it was made from")
+    weights_sha256: str = Field(description="of model.safetensors")
+    destination: Destination
+    form: Form
+    gate: Gate
+    draft: DraftConfig
+    private: PrivateConfig | None
+    scale: float
+    draft_vocab_size: int | None
+    verifier: TargetFingerprint
+    calibration: Calibration | None
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the experts: m_s, and m_p where there is a private one."""
+        return [self.draft.expert_width, *([] if self.private is None else [self.private.private_width])]
+
+    def check_tensor_parallel(self, size: int) -> None:
+        """Refuse a tensor parallel size that does not divide heads and experts.
+
+        Raises:
+            TargetIncompatibleError: With what does not divide, and the sizes that do.
+        """
+        if size in (fitting := [n for n in range(1, self.draft.num_heads + 1) if self._divides(n)]):
+            return
+        raise TargetIncompatibleError(
+            f"the draft {self.source} cannot be split over {size} tensor parallel ranks: it has {self.draft.num_heads} "
+            f"query heads, {self.draft.num_kv_heads} key/value heads and experts of width "
+            f"{' and '.join(map(str, self.widths))}; use a size of {', '.join(map(str, fitting))}",
+            param="tensor_parallel_size",
+        )
+
+    def _divides(self, size: int) -> bool:
+        kv = self.draft.num_kv_heads
+        heads = self.draft.num_heads % size == 0 and (kv % size == 0 if kv >= size else size % kv == 0)
+        return heads and all(width % size == 0 for width in self.widths)
+
+    def check_verifier(self, *, hidden_size: int, vocab_size: int) -> None:
+        """Refuse a target of another shape than the draft's own.
+
+        Raises:
+            TargetIncompatibleError: Hidden size or vocabulary differ.
+        """
+        wanted, found = (self.verifier.hidden_size, self.verifier.vocab_size), (hidden_size, vocab_size)
+        if wanted != found:
+            raise TargetIncompatibleError(
+                f"the draft {self.source} was made for {self.verifier.model} (hidden size {wanted[0]}, {wanted[1]} "
+                f"tokens), the target has hidden size {found[0]} and {found[1]} tokens; serve it with its own target",
+                param="target.model",
+            )

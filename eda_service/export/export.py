@@ -1,0 +1,192 @@
+"""Export a pack or a base draft: fold or keep the gate, measure what changes, write, read back, publish."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eda_service.config import Mix, TargetSpec
+from eda_service.errors import TargetIncompatibleError
+from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
+from eda_service.export.command import ServedTarget, serve_command
+from eda_service.export.contents import keeps_vocabulary, tensors_of
+from eda_service.export.dense import fold, is_gated
+from eda_service.export.directory import (
+    check_written,
+    published,
+    require_free,
+    write_config,
+    write_token_map,
+    write_weights,
+)
+from eda_service.export.eda_config import Calibration, Destination, EdaConfig, Form, Gate
+from eda_service.export.source import Source, find_source
+from eda_service.model.checkpoint import LoadedDraft
+from eda_service.model.draft import Draft
+from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.records import Frozen
+from eda_service.target.loader import Target, load_target
+from eda_service.target.merged import write_merged
+from eda_service.target.resolve import resolve_target
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and where to.
+
+    Attributes:
+        reference: name@version, or the name for the newest; a pack comes before a base draft of its name.
+        destination: Who will load it.
+        form: Dense or plugin.
+        out: Directory that does not exist yet.
+        target: Instead of the one a pack names; a base draft needs it.
+        merged_target: Where to write the target with its adapter merged, which other engines can load.
+        calibration: For the dense form.
+    """
+
+    reference: str
+    destination: Destination
+    form: Form
+    out: Path
+    target: TargetSpec | None = None
+    merged_target: Path | None = None
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+
+
+class Exported(Frozen):
+    """What was written."""
+
+    directory: str
+    eda_config: EdaConfig
+    serve_command: str
+    target_to_merge: bool
+
+
+def export_draft(request: ExportRequest, *, home: Path | None = None) -> Exported:
+    """Write an export, whole or not at all.
+
+    Raises:
+        NotFoundError: No such pack or base draft.
+        ConflictError: A directory exists already.
+        InputError: No target is named, or the prompts do not do.
+        TargetIncompatibleError: The target is not the one the draft was made for.
+        ArtifactCorruptError: A source is damaged, or the export reads back with other values.
+    """
+    require_free(request.out, "out")
+    if request.merged_target is not None:
+        require_free(request.merged_target, "merged_target")
+    source = find_source(request.reference, home)
+    spec = source.target_spec(request.target)
+    target = load_target(spec)
+    source.check(target.fingerprint)
+    _check_vocabulary(source.loaded.vocab_W, target)
+    exported, calibration = _make(source, target, request)
+    eda = _write(request, source, target, exported, calibration)
+    command = serve_command(
+        request.out.absolute(), _served_target(request, spec), eda, request.calibration.num_draft_tokens
+    )
+    unmerged = target.fingerprint.adapter is not None and request.merged_target is None
+    return Exported(
+        directory=str(request.out.absolute()), eda_config=eda, serve_command=command, target_to_merge=unmerged
+    )
+
+
+def _make(source: Source, target: Target, request: ExportRequest) -> tuple[LoadedDraft, Calibration | None]:
+    """The draft as it is exported, and what that changed where it changes anything."""
+    draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
+    kept_W = vocab_W if keeps_vocabulary(request.destination, request.form) else None
+    dense = request.form is Form.DENSE
+    if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
+        return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
+    logger.info("the target answers %d prompts", request.calibration.num_prompts)
+    calibrating, measuring = split(answer(target, request.calibration))
+    adapted = LoadedDraft(_rounded(draft, target), vocab_W)
+    weights = None
+    if isinstance(draft.layer.mlp, SharedPrivateFFN):
+        weights = mean_gate_weights(adapted.draft, target, calibrating, request.calibration.num_draft_tokens)
+    exported = LoadedDraft(fold(draft, weights or (1.0, 1.0)), kept_W)
+    logger.info("measuring acceptance on %d answers", len(measuring))
+    calibration = measure(
+        target,
+        adapted,
+        LoadedDraft(_rounded(exported.draft, target), kept_W),
+        measuring,
+        request.calibration,
+        num_calibration_prompts=len(calibrating),
+        gate_weights=weights,
+    )
+    return exported, calibration
+
+
+def _rounded(draft: Draft, target: Target) -> Draft:
+    """A copy with the values of the bfloat16 file, in the target's dtype."""
+    copy = Draft(draft.config)
+    if draft.private is not None:
+        copy.add_private(draft.private)
+    copy.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in draft.state_dict().items()})
+    return copy.to(target.device, target.dtype).requires_grad_(False)
+
+
+def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
+    size = target.head_weight.shape[0]
+    if vocab_W is not None and int(vocab_W.max()) >= size:
+        raise TargetIncompatibleError(
+            f"draft vocabulary names token {int(vocab_W.max())}, the target has {size}; name the draft's own target",
+            param="target",
+        )
+
+
+def _write(
+    request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, calibration: Calibration | None
+) -> EdaConfig:
+    draft, vocab_W = exported.draft, exported.vocab_W
+    tensors = tensors_of(draft, vocab_W, target.head_weight, request.destination, request.form)
+    with published(request.out, "out") as staging:
+        ffn = draft.layer.mlp
+        eda = EdaConfig(
+            source=source.reference,
+            method=source.method,
+            base_draft=source.base_draft,
+            source_sha256=source.sha256,
+            weights_sha256=write_weights(staging, tensors),
+            destination=request.destination,
+            form=request.form,
+            gate=_gate(source.loaded.draft, request.form),
+            draft=draft.config,
+            private=draft.private,
+            scale=ffn.scale if isinstance(ffn, SharedPrivateFFN) else 1.0,
+            draft_vocab_size=None if vocab_W is None else len(vocab_W),
+            verifier=target.fingerprint,
+            calibration=calibration,
+        )
+        write_config(staging, eda, target.max_context)
+        if vocab_W is not None and request.destination is Destination.SGLANG:
+            write_token_map(staging, vocab_W)
+        check_written(staging, eda, tensors, vocab_W)
+    return eda
+
+
+def _gate(draft: Draft, form: Form) -> Gate:
+    if draft.private is None:
+        return Gate.NONE
+    if form is Form.DENSE:
+        return Gate.FOLDED
+    return Gate.SOFTMAX if draft.private.mix is Mix.SOFTMAX else Gate.SUM
+
+
+def _served_target(request: ExportRequest, spec: TargetSpec) -> ServedTarget:
+    """What the engine is to load as the target; writes it where it was asked to be merged."""
+    if request.merged_target is not None:
+        with published(request.merged_target, "merged_target") as staging:
+            write_merged(spec, staging)
+        return ServedTarget(str(request.merged_target.absolute()))
+    found = resolve_target(spec)
+    if found.adapter_dir is not None:
+        return ServedTarget("MERGED_TARGET")
+    return ServedTarget(str(found.model_dir)) if found.revision is None else ServedTarget(found.model, found.revision)

@@ -1,0 +1,42 @@
+"""The shared-private FFN (Eqs. 3-5) over an engine's own experts, which may be split over tensor parallel ranks.
+
+Each rank holds a part of both experts' widths and the whole gate. Eq. 5 is linear in the experts' outputs, so partial
+outputs are mixed first and summed over the ranks once.
+
+Shapes: D hidden; leading dimensions are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from eda_service.export.eda_config import EdaConfig, Gate
+from eda_service.model.gate import Gate as GateModule
+from eda_service.model.shared_private import combine
+
+
+class ParallelFFN(nn.Module):
+    """Takes the place of an engine's MLP; parameter names are those of the export.
+
+    Args:
+        eda: Of the export, with a private expert.
+        make_expert: From (name, width) to an engine's SwiGLU that leaves its partial sum to the caller.
+        reduce: Sums over the ranks; the identity where the engine does that later.
+    """
+
+    def __init__(
+        self, eda: EdaConfig, make_expert: Callable[[str, int], nn.Module], reduce: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        shared_width, private_width = eda.widths
+        self.scale = eda.scale
+        self.shared, self.private = make_expert("shared", shared_width), make_expert("private", private_width)
+        self.gate = GateModule(eda.draft.hidden_size) if eda.gate is Gate.SOFTMAX else None
+        self._reduce = reduce
+
+    def forward(self, hidden: Tensor, forward_batch: object = None) -> Tensor:
+        """(.., D) to (.., D); `forward_batch` is what SGLang hands to every MLP, and is not used."""
+        gate_weights = None if self.gate is None else self.gate(hidden)
+        return self._reduce(combine(self.shared(hidden), self.private(hidden), gate_weights, self.scale))

@@ -1,0 +1,119 @@
+"""What is exported: a published pack over its base draft, or a base draft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from eda_service.artifacts.fits import check_draft_fits, check_pack_fits
+from eda_service.artifacts.registry import (
+    find_draft,
+    find_pack,
+    list_drafts,
+    pack_names,
+    read_draft_manifest,
+    read_pack_manifest,
+)
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
+from eda_service.model.checkpoint import LoadedDraft, load_base_draft, load_pack
+from eda_service.records import PackManifest, TargetFingerprint
+
+BASE_DRAFT = "base_draft"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A draft and where it comes from.
+
+    Attributes:
+        reference: name@version.
+        method: The pack's, or `base_draft`.
+        base_draft: name@version.
+        loaded: In float32, LoRA merged.
+        sha256: Hashes of the weights, by file.
+        target: What a pack was adapted to; None: unknown.
+        check: Refuses a target that it does not fit.
+    """
+
+    reference: str
+    method: str
+    base_draft: str
+    loaded: LoadedDraft
+    sha256: dict[str, str]
+    target: TargetSpec | None
+    check: Callable[[TargetFingerprint], None]
+
+    def target_spec(self, given: TargetSpec | None) -> TargetSpec:
+        """The target that was named, or the pack's own.
+
+        Raises:
+            InputError: Neither is known.
+        """
+        spec = given or self.target
+        if spec is None:
+            raise InputError(
+                f"{self.reference} does not say which target it belongs to; name it with --target", param="target"
+            )
+        return spec
+
+
+def find_source(reference: str, home: Path | None = None) -> Source:
+    """A pack, or a base draft where no pack has that name.
+
+    Raises:
+        NotFoundError: Neither.
+        ArtifactCorruptError: A file is not what its manifest says.
+    """
+    try:
+        directory = find_pack(reference, home)
+    except NotFoundError:
+        return _base_draft(reference, home)
+    return _pack(directory, read_pack_manifest(directory), home)
+
+
+def _pack(directory: Path, manifest: PackManifest, home: Path | None) -> Source:
+    base_dir = find_draft(manifest.base_draft, home)
+    hashes = {f"pack/{entry.path}": entry.sha256 for entry in manifest.files if entry.path.endswith(".safetensors")}
+    return Source(
+        reference=manifest.pack,
+        method=manifest.method,
+        base_draft=manifest.base_draft,
+        loaded=load_pack(base_dir, directory, dtype=torch.float32),
+        sha256=hashes | {"base_draft": manifest.base_draft_sha256},
+        target=_adapted_to(manifest),
+        check=lambda target: check_pack_fits(manifest, target),
+    )
+
+
+def _adapted_to(manifest: PackManifest) -> TargetSpec | None:
+    try:
+        return AdaptConfig.model_validate(manifest.config).target
+    except ValidationError:  # written by a version with other settings
+        return None
+
+
+def _base_draft(reference: str, home: Path | None) -> Source:
+    try:
+        directory = find_draft(reference, home)
+    except (BaseDraftMissingError, NotFoundError) as error:
+        raise NotFoundError(
+            f"no pack and no base draft {reference[:96]!r}; packs: {', '.join(pack_names(home)) or 'none'}; "
+            f"base drafts: {', '.join(list_drafts(home)) or 'none'}",
+            param="reference",
+        ) from error
+    manifest = read_draft_manifest(directory)
+    name = f"{manifest.name}@{manifest.version}"
+    return Source(
+        reference=name,
+        method=BASE_DRAFT,
+        base_draft=name,
+        loaded=load_base_draft(directory, dtype=torch.float32),
+        sha256={e.path: e.sha256 for e in manifest.files if e.path.endswith(".safetensors")},
+        target=None,
+        check=lambda target: check_draft_fits(manifest, target),
+    )

@@ -1,0 +1,95 @@
+"""The gated draft inside vLLM (method `eagle`): its EAGLE-1 Llama with the shared-private FFN and a draft vocabulary.
+
+Written against vLLM 0.32 (`vllm/model_executor/models/llama_eagle.py`; the draft vocabulary as in `llama_eagle3.py`).
+
+Shapes: N tokens of a batch, D hidden, V vocabulary, W draft vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.models.llama import LlamaMLP
+from vllm.model_executor.models.llama_eagle import EagleLlamaForCausalLM
+from vllm.model_executor.models.utils import get_draft_quant_config, maybe_prefix
+
+from eda_service.errors import ArtifactCorruptError
+from eda_service.export.contents import D2T, shapes_of
+from eda_service.export.eda_config import EdaConfig
+from eda_service.export.parallel_ffn import ParallelFFN
+
+
+class EagleEdaForCausalLM(EagleLlamaForCausalLM):
+    """A draft exported with `--to vllm --form plugin`.
+
+    Raises:
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        eda = EdaConfig.model_validate(vllm_config.speculative_config.draft_model_config.hf_config.eda_config)
+        target = vllm_config.model_config
+        eda.check_verifier(hidden_size=target.get_hidden_size(), vocab_size=target.get_vocab_size())
+        eda.check_tensor_parallel(get_tensor_model_parallel_world_size())
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.eda = eda
+        quantization = get_draft_quant_config(vllm_config)
+        if eda.private is not None:
+            where = maybe_prefix(prefix, "model.layers.0.mlp")
+
+            def make_expert(name: str, width: int) -> nn.Module:
+                made: nn.Module = LlamaMLP(
+                    eda.draft.hidden_size,
+                    width,
+                    "silu",
+                    quant_config=quantization,
+                    prefix=f"{where}.{name}",
+                    reduce_results=False,
+                )
+                return made
+
+            self.model.layers[0].mlp = ParallelFFN(eda, make_expert, tensor_model_parallel_all_reduce)
+        self.draft_id_to_target_id: nn.Parameter | None = None
+        if eda.draft_vocab_size is not None:
+            self.lm_head = ParallelLMHead(
+                eda.draft_vocab_size,
+                eda.draft.hidden_size,
+                quant_config=quantization,
+                prefix=maybe_prefix(prefix, "lm_head"),
+            )
+            self.logits_processor = LogitsProcessor(eda.draft_vocab_size)
+            offsets_W = torch.zeros(eda.draft_vocab_size, dtype=torch.long)
+            self.draft_id_to_target_id = nn.Parameter(offsets_W, requires_grad=False)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """(N, D) to (N, V); a token outside the draft vocabulary has minus infinity."""
+        logits_NW: Tensor | None = self.logits_processor(self.lm_head, hidden_states)
+        if self.draft_id_to_target_id is None or logits_NW is None:
+            return logits_NW
+        ids_W = torch.arange(logits_NW.shape[1], device=logits_NW.device) + self.draft_id_to_target_id
+        logits_NV = logits_NW.new_full((logits_NW.shape[0], self.config.vocab_size), float("-inf"))
+        logits_NV[:, ids_W] = logits_NW
+        return logits_NV
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Load every tensor of the export.
+
+        Raises:
+            ArtifactCorruptError: One is missing or unknown.
+        """
+        tensors = dict(weights)
+        wrong = sorted(tensors.keys() ^ shapes_of(self.eda).keys())
+        if wrong:
+            raise ArtifactCorruptError(
+                f"the draft {self.eda.source} has missing or unknown tensors: {', '.join(wrong)}; export again"
+            )
+        offsets_W = tensors.pop(D2T, None)
+        if self.draft_id_to_target_id is not None and offsets_W is not None:
+            self.draft_id_to_target_id.data.copy_(offsets_W)
+        super().load_weights(tensors.items())

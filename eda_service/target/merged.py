@@ -1,0 +1,30 @@
+"""A target as one directory that any engine loads: its adapter merged, safetensors, tokenizer and chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from eda_service.config import TargetSpec
+from eda_service.target.loader import merge_adapter
+from eda_service.target.resolve import resolve_target
+
+
+def write_merged(spec: TargetSpec, directory: Path) -> None:
+    """Write the model in bfloat16 into an existing directory.
+
+    Raises:
+        TargetNotFoundError: No such target.
+        TargetIncompatibleError: The adapter does not fit its base.
+    """
+    found = resolve_target(spec)
+    dtype = torch.float32 if spec.dtype == "float32" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(
+        found.model_dir, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    if found.adapter_dir is not None:
+        model = merge_adapter(model, found.adapter_dir)
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(found.model_dir, local_files_only=True).save_pretrained(directory)

@@ -1,0 +1,77 @@
+"""`eda export`: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from adapted_packs import publish_adapted
+from command_line import Cli
+
+from eda_service.config import TrainConfig
+from eda_service.target.loader import Target
+
+
+@pytest.fixture
+def shell(home: Path) -> Cli:
+    """`eda` with the test's home."""
+    return Cli(home)
+
+
+@pytest.fixture
+def pack(home: Path, base_draft_dir: Path, tiny_target: Target) -> str:
+    return publish_adapted(home, base_draft_dir, tiny_target, TrainConfig(), vocab_W=torch.arange(0, 112, 2))
+
+
+def test_a_plugin_export_says_how_to_serve_it(shell: Cli, pack: str, tiny_target: Target, tmp_path: Path) -> None:
+    model, out = tiny_target.spec.model, tmp_path / "out"
+    done = shell("export", pack, "--to", "vllm", "--out", str(out), "--target", model)
+    assert done.exit_code == 0, done.output
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"vllm serve {model} --speculative-config '{{")
+    assert json.loads(line.split("'")[1]) == {"method": "eagle", "model": str(out), "num_speculative_tokens": 3}
+    assert "adapted@1 as plugin for vllm" in done.stderr
+    assert "acceptance does not change" in done.stderr
+
+
+def test_a_dense_export_prints_the_change(shell: Cli, pack: str, tiny_target: Target, tmp_path: Path) -> None:
+    model, out = tiny_target.spec.model, tmp_path / "out"
+    words = ["--to", "vllm", "--form", "dense", "--out", str(out), "--target", model, "--num-prompts", "8"]
+    done = shell("export", pack, *words)
+    assert done.exit_code == 0, done.output
+    calibration = json.loads((out / "config.json").read_text())["eda_config"]["calibration"]
+    before, after = calibration["acceptance_length"], calibration["exported_acceptance_length"]
+    assert f"acceptance length {before:.3f} -> {after:.3f} ({100 * (after / before - 1):+.1f} %)" in done.stderr
+    assert f"on {calibration['num_measured_prompts']} prompts of the general prompts" in done.stderr
+
+
+def test_json_is_the_whole_record(shell: Cli, tiny_target: Target, base_draft_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = shell("export", "tiny@1", "--to", "hf", "--out", str(out), "--target", tiny_target.spec.model, "--json")
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)
+    assert made["eda_config"] == json.loads((out / "config.json").read_text())["eda_config"]
+    assert made["serve_command"] == f"hf upload OWNER/NAME {out}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing", "--to", "vllm"], "no pack and no base draft 'nothing'"),
+        (["tiny@1", "--to", "vllm"], "does not say which target it belongs to"),
+        (["tiny@1", "--to", "vllm", "--adapter", "a"], "--adapter names an adapter on --target"),
+        (["tiny@1", "--to", "vllm", "--target", "/no/such"], "/no/such"),
+        (["tiny@1", "--to", "vllm", "--target", ""], "--target or --adapter is no name"),
+        (["tiny@1", "--to", "tensorrt"], "tensorrt"),
+        (["tiny@1", "--to", "vllm", "--form", "sparse"], "sparse"),
+    ],
+)
+def test_bad_input_is_exit_code_2(
+    shell: Cli, base_draft_dir: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = shell("export", *words, "--out", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()

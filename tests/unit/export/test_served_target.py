@@ -1,0 +1,65 @@
+"""The target beside an export: merged where it has an adapter, and named so that the command can be pasted."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import torch
+from adapted_packs import publish_adapted
+from test_eda_config import config
+from tiny_models import write_adapter
+from transformers import AutoModelForCausalLM
+
+from eda_service.config import TargetSpec, TrainConfig
+from eda_service.export.command import ServedTarget, serve_command
+from eda_service.export.eda_config import Destination, Form
+from eda_service.export.export import Exported, ExportRequest, export_draft
+from eda_service.target.loader import Target, load_target
+
+
+def export(home: Path, base_dir: Path, spec: TargetSpec, out: Path, merged: Path | None) -> Exported:
+    publish_adapted(home, base_dir, load_target(spec), TrainConfig())
+    request = ExportRequest("adapted", Destination.VLLM, Form.PLUGIN, out, target=spec, merged_target=merged)
+    return export_draft(request, home=home)
+
+
+def test_an_adapter_is_merged(home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path) -> None:
+    """The directory is a whole model that gives the adapted target's logits, with its tokenizer."""
+    model_dir = Path(tiny_target.spec.model)
+    adapter = write_adapter(model_dir, tmp_path / "adapter", seed=1)
+    spec = TargetSpec(model=str(model_dir), adapter=str(adapter), dtype="float32")
+    made = export(home, base_draft_dir, spec, tmp_path / "out", tmp_path / "merged")
+    assert not made.target_to_merge
+    assert shlex.split(made.serve_command)[:3] == ["vllm", "serve", str(tmp_path / "merged")]
+    target, ids_1L = load_target(spec), torch.tensor([[5, 17, 40, 88, 9]])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)(ids_1L).logits
+        wanted = target.head(target.forward(ids_1L, target.new_cache(1, 5), [0]))
+        plain = tiny_target.head(tiny_target.forward(ids_1L, tiny_target.new_cache(1, 5), [0]))
+    torch.testing.assert_close(merged, wanted, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(merged, plain, rtol=1e-1, atol=1e-1)
+    again = load_target(TargetSpec(model=str(tmp_path / "merged")))
+    assert again.fingerprint.tokenizer_sha256 == target.fingerprint.tokenizer_sha256
+
+
+def test_an_adapter_that_is_not_merged_is_a_blank_in_the_command(
+    home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path
+) -> None:
+    model_dir = Path(tiny_target.spec.model)
+    adapter = write_adapter(model_dir, tmp_path / "adapter", seed=1)
+    spec = TargetSpec(model=str(model_dir), adapter=str(adapter), dtype="float32")
+    made = export(home, base_draft_dir, spec, tmp_path / "out", None)
+    assert made.target_to_merge
+    assert made.serve_command.startswith("vllm serve MERGED_TARGET --speculative-config ")
+
+
+def test_a_hub_model_keeps_its_commit_and_odd_paths_are_quoted() -> None:
+    target = ServedTarget("org/model", "abc123")
+    words = shlex.split(serve_command(Path("/a b/draft"), target, config(), 4))
+    assert words[:5] == ["vllm", "serve", "org/model", "--revision", "abc123"]
+    assert words[6] == '{"method": "eagle", "model": "/a b/draft", "num_speculative_tokens": 4}'
+    sglang = config().model_copy(update={"destination": Destination.SGLANG, "draft_vocab_size": 9})
+    words = shlex.split(serve_command(Path("/a b/draft"), target, sglang, 4))
+    assert words[words.index("--speculative-token-map") + 1] == "/a b/draft/token_map.pt"
+    assert words[words.index("--speculative-num-draft-tokens") + 1] == "5"
