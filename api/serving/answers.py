@@ -116,11 +116,12 @@ class _Chunks:
         self._no_usage = '], "usage": null' if call.options.include_usage else "]"
 
     def chunk(self, choice: dict[str, Any]) -> bytes:
-        """A chunk with one choice; the one that ends the last answer carries the metrics."""
+        """A chunk with one choice; the last one carries the metrics, or all do where `draft_tokens` are asked for."""
         tail = self._no_usage
         if self._call.options.continuous_usage_stats:
             tail = f'], "usage": {self._call.usage.model_dump_json()}'
-        if choice["finish_reason"] is not None and all(each.ended for each in self._call.choices):
+        is_last = choice["finish_reason"] is not None and all(each.ended for each in self._call.choices)
+        if is_last or self._call.options.draft_tokens:
             tail += self._metrics()
         return f"{self._head}{json.dumps(choice)}{tail}}}\n\n".encode()
 

@@ -125,7 +125,15 @@ class Call:
         params = [self._params(len(ids), place) for place in range(request.num_answers)]
         echo = prompt if isinstance(request, CompletionRequest) and request.echo else None
         for _ in params:
-            self.choices.append(Choice(self.pair.tokenizer, request.stops, num_prompt_tokens=len(ids), echo=echo))
+            self.choices.append(
+                Choice(
+                    self.pair.tokenizer,
+                    request.stops,
+                    num_prompt_tokens=len(ids),
+                    echo=echo,
+                    with_spans=bool(request.stream) and request.options.draft_tokens,
+                )
+            )
         return [Order(self.pair.name, ids, each, self.pair.variant, self.pair.pack) for each in params]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:

@@ -14,6 +14,19 @@ Scored = tuple[int, TokenLogprobs | None]
 
 
 @dataclass
+class Span:
+    """Text of neighbouring tokens that come from the same model.
+
+    Attributes:
+        text: What they released: of a character that several tokens write, with the last of them.
+        accepted: The draft proposed them and the target accepted them; else they are the target's own.
+    """
+
+    text: str
+    accepted: bool
+
+
+@dataclass
 class Piece:
     """Some more of an answer.
 
@@ -21,11 +34,13 @@ class Piece:
         text: May be empty.
         scored: Tokens with their scores, where the request asks; a prompt's first token has none.
         finish_reason: With the last piece.
+        spans: Where the request asks, the answer's text in it by where its tokens come from.
     """
 
     text: str
     scored: list[Scored] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    spans: list[Span] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -44,13 +59,22 @@ class Choice:
         stops: Stop strings.
         num_prompt_tokens: Of its prompt.
         echo: Prompt to begin with.
+        with_spans: Say which text the draft proposed.
     """
 
     def __init__(
-        self, tokenizer: Any, stops: Sequence[str], *, num_prompt_tokens: int, echo: Echo | None = None
+        self,
+        tokenizer: Any,
+        stops: Sequence[str],
+        *,
+        num_prompt_tokens: int,
+        echo: Echo | None = None,
+        with_spans: bool = False,
     ) -> None:
-        self._text, self._one_by_one, self._echo = TextStream(tokenizer, stops), bool(stops), echo
+        self._text, self._one_by_one, self._echo = TextStream(tokenizer, stops), bool(stops) or with_spans, echo
+        self._with_spans, self._newest_accepted = with_spans, False
         self._held: list[Scored] = []
+        self._spans: list[Span] = []
         self.stats = RequestStats(num_prompt_tokens=num_prompt_tokens)
         self.num_tokens = 0
         self.ended = False
@@ -65,13 +89,14 @@ class Choice:
         if ends_with_stop and not self._text.stopped:
             self._count(ids[-1:], output, len(ids) - 1)
         if reason is not None and not self._text.stopped:
-            text += self._text.finish()
+            text += self._marked(self._text.finish(), self._newest_accepted)
         self.ended = reason is not None or self._text.stopped
         if not text and not self.ended:
             return None
         scored, self._held = self._held, []
+        spans, self._spans = self._spans, []
         ending: FinishReason = "length" if reason == "length" and not self._text.stopped else "stop"
-        return Piece(text, scored, ending if self.ended else None)
+        return Piece(text, scored, ending if self.ended else None, spans)
 
     def _begin(self, output: StepOutput) -> str:
         """The prompt, once, where the request echoes it."""
@@ -83,16 +108,27 @@ class Choice:
         return echo.text
 
     def _read(self, ids: list[int], output: StepOutput) -> str:
-        """Text of new tokens. With stop strings token by token: what follows the stop in the same round never was."""
+        """Text of new tokens; with stop strings or spans one by one: what a round gave after a stop never was."""
         if not self._one_by_one:
             self._count(ids, output, 0)
             return self._text.push(ids)
         text = ""
         for place in range(len(ids)):
             self._count(ids[place : place + 1], output, place)
-            text += self._text.push(ids[place : place + 1])
+            self._newest_accepted = place < output.num_accepted
+            text += self._marked(self._text.push(ids[place : place + 1]), self._newest_accepted)
             if self._text.stopped:
                 break
+        return text
+
+    def _marked(self, text: str, accepted: bool) -> str:
+        """Note where text comes from, if that is asked for; returns it."""
+        if not self._with_spans or not text:
+            return text
+        if self._spans and self._spans[-1].accepted == accepted:
+            self._spans[-1].text += text
+        else:
+            self._spans.append(Span(text, accepted))
         return text
 
     def _count(self, ids: list[int], output: StepOutput, start: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from api.serving.choice import Piece, Scored
@@ -64,6 +65,7 @@ class ChatForm:
             "delta": {"content": piece.text} if piece.text or piece.scored else {},
             "logprobs": self._logprobs(piece.scored) if piece.scored else None,
             "finish_reason": piece.finish_reason,
+            **_spans(piece),
         }
 
     def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class TextForm:
             "text": piece.text,
             "logprobs": self._logprobs(index, piece.scored) if piece.scored else None,
             "finish_reason": piece.finish_reason,
+            **_spans(piece),
         }
 
     def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> dict[str, Any]:
@@ -142,6 +145,11 @@ class TextForm:
         for each, value in (*top, (token_id, logprob)):
             found.setdefault(self._token_text.of(each)[0], max(value, _LEAST_LOGPROB))
         return found
+
+
+def _spans(piece: Piece) -> dict[str, Any]:
+    """Where a piece's text comes from, in calls that ask."""
+    return {"spans": [asdict(span) for span in piece.spans]} if piece.spans else {}
 
 
 class _Offset:

@@ -1,7 +1,7 @@
 """Bodies of requests to the OpenAI-compatible endpoint. What is not listed here or in `neutral` is refused by name.
 
 Field names, defaults and bounds follow OpenAI's API reference; `stop_token_ids`, `ignore_eos`, `min_tokens` and
-`continuous_usage_stats` follow vLLM. Imports neither torch nor Ray.
+`continuous_usage_stats` follow vLLM; `draft_tokens` is ours. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -85,6 +85,9 @@ class StreamOptions(Config):
 
     include_usage: StrictBool = Field(False, description="end with a chunk that carries `usage`")
     continuous_usage_stats: StrictBool = Field(False, description="`usage` in every chunk")
+    draft_tokens: StrictBool = Field(
+        False, description="ours: in every chunk, which text the draft proposed (`spans` of a choice) and `metrics`"
+    )
     include_obfuscation: StrictBool | None = Field(None, description="accepted; nothing is padded")
 
 

@@ -295,6 +295,7 @@ class Engine:
         if self.capture_features:
             request.captured.append(features_LD.clone())
         output = self._output(request, emitted, reason)
+        output.num_accepted = len(emitted) - 1
         output.logprobs = None if result.logprobs is None else result.logprobs[: len(emitted)]
         return output
 

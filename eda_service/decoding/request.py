@@ -111,6 +111,7 @@ class StepOutput:
 
     Attributes:
         new_token_ids: In order; a final stop token is included.
+        num_accepted: How many of them, from the first, are draft tokens that the target accepted.
         finish_reason: None while the request goes on; else stop, length, cancelled or error.
         error: Why, when the reason is error.
         features_TD: With hidden-state capture, at the end: the target's features of every forwarded token
@@ -124,6 +125,7 @@ class StepOutput:
     finish_reason: str | None
     stats: RequestStats
     error: str | None = None
+    num_accepted: int = 0
     features_TD: Tensor | None = None
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None

@@ -308,3 +308,28 @@ def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("nobody")
     assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("stop", [None, "zzzz"])
+def test_a_stream_can_say_which_text_the_draft_proposed(
+    endpoint: LiveEndpoint, tiny_target: Target, make_fitted_draft: Callable[[str], Draft], stop: str | None
+) -> None:
+    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 40, "ignore_eos": True}
+    chunks = events(endpoint, "completions", stop=stop, stream_options={"draft_tokens": True}, **body)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    for choice in choices:
+        assert "".join(span["text"] for span in choice.get("spans", [])) == choice["text"]
+    head = DraftHead(tiny_target.head_weight, None)
+    engine = Engine(tiny_target, make_fitted_draft("llama"), head, num_draft_tokens=4, max_batch=1, max_tokens=200)
+    ids = tiny_target.tokenizer(PROMPT)["input_ids"]
+    engine.submit("r", ids, SamplingParams(max_new_tokens=40, ignore_eos=True))
+    outputs = run_to_end(engine)["r"]
+    assert sum(output.num_accepted for output in outputs) == outputs[-1].stats.num_accepted_tokens > 0
+    accepted = "".join(text_of(tiny_target, output.new_token_ids[: output.num_accepted]) for output in outputs)
+    spans = [span for choice in choices for span in choice.get("spans", [])]
+    assert "".join(span["text"] for span in spans if span["accepted"]).replace(" ", "") == accepted.replace(" ", "")
+    lengths = [chunk["metrics"]["speculative_decoding"]["mean_acceptance_length"] for chunk in chunks]
+    assert lengths[-1] > 1
+    plain = events(endpoint, "completions", stop=stop, **body)
+    assert "".join(chunk["choices"][0]["text"] for chunk in plain) == "".join(choice["text"] for choice in choices)
+    assert not any("spans" in chunk["choices"][0] for chunk in plain)
