@@ -22,6 +22,7 @@ from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
 from api.settings import Settings
+from api.ui.app import create_ui
 from eda_service import __version__
 from eda_service.jobstore import JobStore
 
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)
+    app.mount("/ui", create_ui(app.state, settings))
     for module in (adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs):
         app.include_router(module.router)
     return app

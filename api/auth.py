@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from eda_service.errors import InputError
-from eda_service.jobstore import JobStore
+from eda_service.jobstore import JobStore, KeyInfo
 from eda_service.loopback import require_loopback
 from eda_service.scopes import Scope
 
@@ -52,6 +52,10 @@ class Caller:
         return None if Scope.ADMIN in self.scopes else self.owner
 
 
+LOCAL = Caller(LOCAL_OWNER, frozenset(Scope))
+"""Who calls a service without keys."""
+
+
 def identify(store: JobStore, header: str | None) -> Caller:
     """The caller behind an `Authorization` header.
 
@@ -59,13 +63,33 @@ def identify(store: JobStore, header: str | None) -> Caller:
         InvalidKeyError: There are keys, and the header has no valid one.
     """
     if not store.has_keys():
-        return Caller(LOCAL_OWNER, frozenset(Scope))
+        return LOCAL
     if header is None or not header.lower().startswith(_BEARER):
         raise InvalidKeyError("send `Authorization: Bearer eda_...`; `eda keys create` makes a key")
-    found = store.check_key(header[len(_BEARER) :].strip())
-    if found is None:
+    return caller_of(store.check_key(header[len(_BEARER) :].strip()))
+
+
+def caller_of(key: KeyInfo | None) -> Caller:
+    """The caller whose key was found.
+
+    Raises:
+        InvalidKeyError: None was found.
+    """
+    if key is None:
         raise InvalidKeyError("the key is unknown, expired or revoked; `eda keys create` makes a new one")
-    return Caller(found.owner, frozenset(found.scopes), found.id, found.requests_per_minute, found.concurrent_requests)
+    return Caller(key.owner, frozenset(key.scopes), key.id, key.requests_per_minute, key.concurrent_requests)
+
+
+def require_scope(caller: Caller, *scopes: Scope) -> Caller:
+    """The caller, whose key has one of these scopes or is an admin's.
+
+    Raises:
+        InsufficientScopeError: It has none of them.
+    """
+    if not caller.scopes & {*scopes, Scope.ADMIN}:
+        wanted = " or ".join(scope.value for scope in scopes)
+        raise InsufficientScopeError(f"the key lacks the scope {wanted}; its owner's admin can make another")
+    return caller
 
 
 def require_safe_host(store: JobStore, host: str) -> str:
@@ -79,12 +103,8 @@ def require_safe_host(store: JobStore, host: str) -> str:
 
 def require(*scopes: Scope) -> Callable[[Request], Caller]:
     """A dependency: the caller, whose key has one of these scopes or is an admin's."""
-    wanted = " or ".join(scope.value for scope in scopes)
 
     def caller(request: Request) -> Caller:
-        found = identify(request.app.state.store, request.headers.get("authorization"))
-        if not found.scopes & {*scopes, Scope.ADMIN}:
-            raise InsufficientScopeError(f"the key lacks the scope {wanted}; its owner's admin can make another")
-        return found
+        return require_scope(identify(request.app.state.store, request.headers.get("authorization")), *scopes)
 
     return caller

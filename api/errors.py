@@ -109,14 +109,19 @@ def field_name(loc: Sequence[Any]) -> str:
     return ".".join(str(part) if isinstance(part, int) or _NAME.match(str(part)) else "?" for part in loc)
 
 
-async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, EdaError)
+def response_of(error: EdaError) -> JSONResponse:
+    """An error of ours in the one shape, with the headers of its status."""
     status = status_of(error)
     headers = _ERROR_HEADERS.get(status)
     wait_s = getattr(error, "retry_after_s", None)
     if wait_s is not None:
         headers = {**(headers or {}), "retry-after": str(wait_s)}
     return error_response(status, error.message, param=error.param, code=error.code, headers=headers)
+
+
+async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EdaError)
+    return response_of(error)
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:

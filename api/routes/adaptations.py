@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import AdaptationsDep, FeedDep, ReaderDep, WriterDep
+from api.deps import AdaptationsDep, FeedDep, PacksDep, ReaderDep, WriterDep
 from api.schemas import (
     AdaptationBody,
     AdaptationList,
@@ -21,6 +21,7 @@ from api.schemas import (
     EventList,
     LogsBody,
 )
+from api.ui.report import report_file
 from eda_service.errors import InputError
 from eda_service.jobstore import Status
 from eda_service.records import EvalReport, Stage
@@ -161,6 +162,12 @@ def logs(
 def report(job_id: JobId, caller: ReaderDep, adaptations: AdaptationsDep) -> EvalReport:
     """The evaluation of base and adapted draft."""
     return adaptations.report(job_id, caller)
+
+
+@router.get("/{job_id}/report.html", response_class=HTMLResponse)
+def report_page(job_id: JobId, caller: ReaderDep, adaptations: AdaptationsDep, packs: PacksDep) -> Response:
+    """The evaluation as one HTML file that needs nothing else, charts included."""
+    return report_file(job_id, caller, adaptations, packs)
 
 
 @router.get("/{job_id}/report/{plot}.png", response_class=FileResponse)

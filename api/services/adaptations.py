@@ -11,6 +11,7 @@ from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.estimates import estimate
+from api.services.job_records import JobRecords, read_records
 from api.services.submission import to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
@@ -136,6 +137,14 @@ class Adaptations:
         if report is None:
             raise NotFoundError(f"job {job_id} is {job.status.value} and has no report; wait for its stage `evaluate`")
         return report
+
+    def records(self, job_id: str, caller: Caller) -> JobRecords:
+        """What the job's stages have written down so far."""
+        return read_records(self._run_dir(self.get(job_id, caller)))
+
+    def counts(self, caller: Caller) -> dict[str, int]:
+        """Number of jobs per status."""
+        return self._store.counts(owner=caller.sees)
 
     def plot(self, job_id: str, caller: Caller, name: str) -> Path:
         """A plot's file.

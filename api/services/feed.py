@@ -52,6 +52,16 @@ class EventFeed:
         self._is_ending = True
         self._changed.set()
 
+    @property
+    def is_ending(self) -> bool:
+        """The process is going to stop, and with it every stream."""
+        return self._is_ending
+
+    async def wait(self, timeout_s: float) -> None:
+        """Sleep until something was written anywhere, at most so long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
     async def stream(self, job_id: str, *, owner: str | None, after: int) -> AsyncIterator[bytes]:
         """Server-sent events of a job from the one after `after` on; ends after the event that ends the job,
         or when this process stops.

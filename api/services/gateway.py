@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -84,12 +84,25 @@ class Gateway:
         """
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         headers["x-request-id"] = request.state.request_id  # one id in both processes' logs
-        onward = self._http.build_request(
-            request.method,
-            f"{entry.route_prefix}{request.url.path}",
-            headers=headers,
-            content=await request.body() or None,
-        )
+        content = await request.body() or None
+        return await self.send(request.method, request.url.path, entry, headers=headers, content=content, ended=ended)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        entry: Entry,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        ended: Callable[[], None] | None = None,
+    ) -> Response:
+        """Send a request of this process's own making to a group; else as `forward`.
+
+        Raises:
+            EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
+        """
+        onward = self._http.build_request(method, f"{entry.route_prefix}{path}", headers=headers, content=content)
         name = entry.deployment.name
         try:
             response = await self._http.send(onward, stream=True)

@@ -10,9 +10,10 @@ from api.services.drift import DriftWatch
 from api.services.exposition import DriftCollector, JobCollector, ServingCollector
 from api.services.instruments import Instruments
 from api.services.replicas import Replicas
+from api.services.throughput import Reading, read_variants
 from api.settings import Settings
 from eda_service.distributed.serve_config import group_key
-from eda_service.jobstore import JobStore
+from eda_service.jobstore import Deployment, JobStore
 
 _MAX_DUE = 1000
 
@@ -43,6 +44,12 @@ class Metrics:
     def close(self) -> None:
         """Close the connections."""
         self._replicas.close()
+
+    def reading(self, deployment: Deployment) -> Reading | None:
+        """What a deployment has done so far, all replicas and packs together; None when none of them answers."""
+        key = group_key(deployment.target)
+        found = self._replicas.metrics([key])[key] if self._serves else None
+        return None if found is None else read_variants(deployment.name, found.variants)
 
     def text(self, caller: Caller) -> bytes:
         """Prometheus text with the series of the deployments that the caller sees."""

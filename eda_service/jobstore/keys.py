@@ -110,15 +110,24 @@ class KeyStore(Database):
             row = session.get(KeyRow, parts[1])
         if row is None or not hmac.compare_digest(row.secret_sha256, _digest(parts[2])):
             return None
-        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._now()):
-            return None
-        self._note_use(row)
-        return KeyInfo.model_validate(row)
+        return self._used(row)
+
+    def valid_key(self, key_id: str) -> KeyInfo | None:
+        """The facts of a key that was checked before, if it still is valid; counts as a use."""
+        with self._read() as session:
+            row = session.get(KeyRow, key_id)
+        return None if row is None else self._used(row)
 
     def has_keys(self) -> bool:
         """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to all."""
         with self._read() as session:
             return session.scalar(select(KeyRow.id).limit(1)) is not None
+
+    def _used(self, row: KeyRow) -> KeyInfo | None:
+        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._now()):
+            return None
+        self._note_use(row)
+        return KeyInfo.model_validate(row)
 
     def _note_use(self, row: KeyRow) -> None:
         """At most one write a minute: a check must not wait for the disk each time."""

@@ -70,10 +70,13 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
         with self._read() as session:
             return set(session.scalars(select(JobRow.id)))
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, *, owner: str | None = None) -> dict[str, int]:
         """Number of jobs per status."""
+        query = select(JobRow.status, func.count()).group_by(JobRow.status)
+        if owner is not None:
+            query = query.where(JobRow.owner == owner)
         with self._read() as session:
-            found = session.execute(select(JobRow.status, func.count()).group_by(JobRow.status)).all()
+            found = session.execute(query).all()
             return {status: int(count) for status, count in found}
 
     def transition(

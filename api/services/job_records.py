@@ -1,0 +1,81 @@
+"""What a job has written down so far, stage by stage, for people to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from eda_service.artifacts.rundir import RecordT, RunDir
+from eda_service.errors import ArtifactCorruptError
+from eda_service.records import (
+    STAGES,
+    CurvePoint,
+    DraftCheckpoint,
+    EvalReport,
+    SelectionManifest,
+    SelfGenManifest,
+    Stage,
+    ValidateRecord,
+)
+
+
+@dataclass(frozen=True)
+class JobRecords:
+    """Records of the stages that are done; None for the others.
+
+    Attributes:
+        curve: Of training, also while it runs.
+        unreadable: What could not be read, in words.
+        logged: Stages that have a log.
+    """
+
+    validated: ValidateRecord | None
+    generated: SelfGenManifest | None
+    selected: SelectionManifest | None
+    trained: DraftCheckpoint | None
+    report: EvalReport | None
+    curve: tuple[CurvePoint, ...]
+    unreadable: tuple[str, ...]
+    logged: tuple[Stage, ...]
+
+
+def read_records(run: RunDir) -> JobRecords:
+    """Read a run directory. A record that does not parse is named, the others are read."""
+    unreadable: list[str] = []
+
+    def read(kind: type[RecordT], stage: Stage) -> RecordT | None:
+        try:
+            return run.read_record(kind, stage, verify=False)
+        except ArtifactCorruptError:
+            unreadable.append(f"the record of stage {stage.value} does not parse; the log has the path")
+            return None
+
+    trained = read(DraftCheckpoint, Stage.TRAIN)
+    return JobRecords(
+        validated=read(ValidateRecord, Stage.VALIDATE),
+        generated=read(SelfGenManifest, Stage.GENERATE),
+        selected=read(SelectionManifest, Stage.SELECT),
+        trained=trained,
+        report=read(EvalReport, Stage.EVALUATE),
+        curve=_running_curve(run) if trained is None else trained.curve,
+        unreadable=tuple(unreadable),
+        logged=tuple(stage for stage in STAGES if (run.root / "logs" / f"{stage.value}.log").is_file()),
+    )
+
+
+def _running_curve(run: RunDir) -> tuple[CurvePoint, ...]:
+    """The points that training has written so far; its last line may be half there."""
+    path = run.root / Stage.TRAIN.value / "curve.jsonl"
+    if not path.is_file():
+        return ()
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            value: Any = json.loads(line)
+            points.append(CurvePoint.model_validate(value))
+        except (ValueError, ValidationError):
+            break
+    return tuple(points)

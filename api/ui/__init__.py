@@ -1,0 +1,13 @@
+"""Web pages at `/ui`: rendered here, from the services that the API's answers come from; nothing from elsewhere.
+
+app.py         the sub-application: routes, static files, security headers, errors as pages
+sessions.py    signed cookies and form tokens
+access.py      who looks: the key behind a session, its scopes
+rendering.py   Jinja2, its filters, and how a page leaves
+charts.py      charts as values, drawn as SVG by `templates/_charts.html`
+job_charts.py  the charts of a job
+job_page.py    what a job's page shows
+report.py      a job's report as one file
+streams.py     live parts of pages, as server-sent events
+routes/        one module per kind of page
+"""

@@ -1,0 +1,118 @@
+"""Who looks at a page: the key behind its session. Without any key the service is one person's, and asks for none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import parse_qsl
+
+from fastapi import Depends, Request
+
+from api.auth import LOCAL, Caller, InvalidKeyError, caller_of, require_scope
+from api.ui.sessions import COOKIE, Session, Sessions
+from eda_service.errors import InputError
+from eda_service.jobstore import JobStore
+from eda_service.scopes import Scope
+
+_MAX_FIELDS = 32
+_FORM_TYPE = "application/x-www-form-urlencoded"
+
+
+class LoginNeededError(InvalidKeyError):
+    """There are keys, and this browser has not logged in with a valid one."""
+
+    code = "login_needed"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Whose page it is.
+
+    Attributes:
+        caller: As the API knows them.
+        session: Of the browser.
+        form_token: For its forms.
+        cookie: What its cookie must be.
+        is_open: There are no keys: nobody logs in or out.
+    """
+
+    caller: Caller
+    session: Session
+    form_token: str
+    cookie: str
+    is_open: bool
+
+    def may(self, *scopes: str) -> bool:
+        """Whether their key has one of these scopes."""
+        return bool(self.caller.scopes & {*map(Scope, scopes), Scope.ADMIN})
+
+
+def visitor_of(request: Request) -> Visitor:
+    """The visitor behind a request's cookie.
+
+    Raises:
+        LoginNeededError: There are keys, and the cookie names no valid one.
+    """
+    store: JobStore = request.app.state.store
+    session = session_of(request)
+    is_open = not store.has_keys()
+    return _visitor(request, LOCAL if is_open else _caller(store, session), session, is_open)
+
+
+def session_of(request: Request) -> Session:
+    """The session of a request's cookie; a new one without a key when there is none."""
+    sessions: Sessions = request.app.state.sessions
+    return sessions.open(request.cookies.get(COOKIE)) or sessions.new(None)
+
+
+def _visitor(request: Request, caller: Caller, session: Session, is_open: bool) -> Visitor:
+    sessions: Sessions = request.app.state.sessions
+    return Visitor(caller, session, sessions.form_token(session), sessions.seal(session), is_open)
+
+
+def _caller(store: JobStore, session: Session) -> Caller:
+    key = None if session.key_id is None else store.valid_key(session.key_id)
+    if key is None:
+        raise LoginNeededError("log in with an API key; `eda keys create` makes one")
+    return caller_of(key)
+
+
+def visit(*scopes: Scope) -> Callable[[Request], Visitor]:
+    """A dependency: the visitor, whose key has one of these scopes or is an admin's."""
+
+    def visitor(request: Request) -> Visitor:
+        found = visitor_of(request)
+        require_scope(found.caller, *scopes)
+        return found
+
+    return visitor
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form that was sent with its session's token.
+
+    Raises:
+        FormTokenError: Without it.
+        InputError: No form.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+        raise InputError(f"a form is sent as {_FORM_TYPE}")
+    try:
+        text = (await request.body()).decode("ascii")
+        fields = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except ValueError as error:
+        raise InputError(
+            f"the form does not parse, or has more than {_MAX_FIELDS} fields; load its page again"
+        ) from error
+    sessions: Sessions = request.app.state.sessions
+    sessions.require_form_token(sessions.open(request.cookies.get(COOKIE)), fields.get("token", ""))
+    return fields
+
+
+FormDep = Annotated[dict[str, str], Depends(form_of)]
+VisitorDep = Annotated[Visitor, Depends(visitor_of)]
+ReaderDep = Annotated[Visitor, Depends(visit(Scope.JOBS_READ))]
+LookerDep = Annotated[Visitor, Depends(visit(Scope.JOBS_READ, Scope.INFER))]
+WriterDep = Annotated[Visitor, Depends(visit(Scope.JOBS_WRITE))]
+AskerDep = Annotated[Visitor, Depends(visit(Scope.INFER))]

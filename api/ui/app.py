@@ -1,0 +1,121 @@
+"""The sub-application at `/ui`: its routes, static files, security headers, and errors as pages."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders, State
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import errors
+from api.settings import Settings
+from api.ui.access import LoginNeededError, Visitor, visitor_of
+from api.ui.rendering import PREFIX, STATIC, render
+from api.ui.routes import deployments, jobs, login, packs, playground
+from api.ui.sessions import Sessions
+from eda_service.errors import EdaError, InputError, NotFoundError
+
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+_TITLES = {400: "Not possible", 401: "Not logged in", 403: "Not allowed", 404: "Not here", 409: "Not now"}
+
+
+def create_ui(state: State, settings: Settings) -> FastAPI:
+    """The pages over the services of the application that mounts them.
+
+    Args:
+        state: Of that application; the pages' own is the same one.
+        settings: Where the secret of the sessions is.
+    """
+    ui = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    ui.state = state
+    ui.state.sessions = Sessions(settings.home)
+    ui.mount("/static", _Static(directory=STATIC), name="static")
+    for module in (login, jobs, packs, deployments, playground):
+        ui.include_router(module.router)
+    ui.add_exception_handler(EdaError, _on_error)
+    ui.add_exception_handler(RequestValidationError, _on_error)
+    ui.add_exception_handler(HTTPException, _on_error)
+    ui.add_middleware(_Headers)
+    return ui
+
+
+class _Static(StaticFiles):
+    """Files whose address changes with their content."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        """A file that browsers need not ask for again."""
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they come
+        response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+class _Headers:
+    """Puts the security headers on every answer; pages are kept by nobody."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """A page for browsers that show one, the API's error object for scripts."""
+    found = _as_ours(error)
+    if "text/html" not in request.headers.get("accept", ""):
+        return errors.response_of(found)
+    if isinstance(found, LoginNeededError):
+        return _to_login(request)
+    status = errors.status_of(found)
+    title = _TITLES.get(status, "Something failed" if status >= 500 else "Not possible")
+    return render(request, "error.html", _visitor(request), status=status, title=title, message=found.message)
+
+
+def _as_ours(error: Exception) -> EdaError:
+    if isinstance(error, EdaError):
+        return error
+    if isinstance(error, RequestValidationError):
+        message, param = errors.describe(error.errors(), skip=1)
+        return InputError(message, param=param)
+    assert isinstance(error, HTTPException)
+    kind = NotFoundError if error.status_code == 404 else InputError
+    return kind("there is no such page" if error.status_code == 404 else str(error.detail))
+
+
+def _to_login(request: Request) -> Response:
+    query = f"?{request.url.query}" if request.url.query else ""
+    asked = request.url.path.removeprefix(PREFIX) + query if request.method == "GET" else "/"
+    return RedirectResponse(f"{PREFIX}/login?to={quote(asked)}", status_code=303)
+
+
+def _visitor(request: Request) -> Visitor | None:
+    try:
+        return visitor_of(request)
+    except LoginNeededError:
+        return None

@@ -1,0 +1,245 @@
+"""Charts as values: where each line, box and label goes. `templates/_charts.html` draws them, with a table beside.
+
+Coordinates are SVG units of a box WIDTH by HEIGHT, y downwards. No plotting library: pages are made per request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+WIDTH, HEIGHT = 420, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 44
+_NUM_TICKS = 5
+_MOST_POINTS = 200
+_MOST_ROWS = 40
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart, before it is drawn.
+
+    Attributes:
+        label: In the legend and the table.
+        style: Name of its look in the style sheet, `s-...`.
+    """
+
+    label: str
+    style: str
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A drawn line: an SVG path and its points."""
+
+    label: str
+    style: str
+    path: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A drawn bar."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    style: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, ready to be drawn.
+
+    Attributes:
+        summary: What it shows, in words.
+        cut: A vertical line with its label, if any.
+        header: Of the table with the same numbers.
+        rows: Of that table.
+    """
+
+    title: str
+    summary: str
+    x_label: str
+    y_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    curves: tuple[Curve, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    cut: Tick | None = None
+    width: int = field(default=WIDTH)
+    height: int = field(default=HEIGHT)
+
+
+def line_chart(
+    title: str,
+    summary: str,
+    *,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    y_range: tuple[float, float] | None = None,
+    whole_x: bool = True,
+) -> Chart:
+    """Lines over one axis each way.
+
+    Args:
+        title: Heading.
+        summary: In words.
+        x_label: Of the horizontal axis, also the table's first column.
+        y_label: Of the vertical axis.
+        series: At least one, each with at least one point.
+        y_range: Of the vertical axis; None: what the points need.
+        whole_x: Ticks of the horizontal axis are whole numbers.
+    """
+    shown = [Series(each.label, each.style, thin(each.points, _MOST_POINTS)) for each in series]
+    xs = [x for each in shown for x, _ in each.points]
+    ys = [y for each in shown for _, y in each.points]
+    x_low, x_high = widened(min(xs), max(xs))
+    y_values = ticks(*(y_range or widened(min(ys), max(ys))))
+    y_low, y_high = y_values[0], y_values[-1]
+    x_values = [x for x in ticks(x_low, x_high) if x_low <= x <= x_high and (not whole_x or x == int(x))]
+    x_at, y_at = _scales((x_low, x_high), (y_low, y_high))
+    return Chart(
+        title,
+        summary,
+        x_label,
+        y_label,
+        tuple(Tick(x_at(x), number(x)) for x in x_values),
+        tuple(Tick(y_at(y), number(y)) for y in y_values),
+        (x_label, *(each.label for each in shown)),
+        _table(shown),
+        curves=tuple(_curve(each, x_at, y_at) for each in shown),
+    )
+
+
+def histogram(
+    title: str,
+    summary: str,
+    *,
+    x_label: str,
+    y_label: str,
+    values: Sequence[float],
+    cut: float | None,
+    cut_label: str,
+    num_bins: int = 30,
+) -> Chart:
+    """How often values fall where; those from `cut` on look different.
+
+    Args:
+        title: Heading.
+        summary: In words.
+        x_label: Of the values.
+        y_label: Of the counts.
+        values: At least one.
+        cut: Where the kept ones begin; None: no line.
+        cut_label: Said of it.
+        num_bins: Bars of equal width.
+    """
+    low, high = widened(min(values), max(values))
+    width = (high - low) / num_bins
+    counts = [0] * num_bins
+    for value in values:
+        counts[min(int((value - low) / width), num_bins - 1)] += 1
+    y_values = ticks(0, max(counts))
+    x_at, y_at = _scales((low, high), (0, y_values[-1]))
+    edges = [low + place * width for place in range(num_bins)]
+    boxes = [
+        Box(
+            round(x_at(edge) + 0.5, 1),
+            round(y_at(count), 1),
+            round(max(0.5, x_at(edge + width) - x_at(edge) - 1), 1),
+            round(y_at(0) - y_at(count), 1),
+            "b-dropped" if cut is not None and edge + width / 2 < cut else "b-kept",
+        )
+        for edge, count in zip(edges, counts, strict=True)
+        if count
+    ]
+    return Chart(
+        title,
+        summary,
+        x_label,
+        y_label,
+        tuple(Tick(x_at(x), number(x)) for x in ticks(low, high) if low <= x <= high),
+        tuple(Tick(y_at(y), number(y)) for y in y_values),
+        (x_label, y_label),
+        tuple(
+            (f"{number(edge)} to {number(edge + width)}", str(count))
+            for edge, count in zip(edges, counts, strict=True)
+            if count
+        ),
+        boxes=tuple(boxes),
+        cut=None if cut is None else Tick(round(min(max(x_at(cut), LEFT), WIDTH - RIGHT), 1), cut_label),
+    )
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers that cover a range: steps of 1, 2 or 5 times a power of ten."""
+    low, high = widened(low, high)
+    rough = (high - low) / _NUM_TICKS
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(place * step, 10) for place in range(first, last + 1)]
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """A range that is not empty, nor too narrow for labels to tell its ends apart."""
+    least = 1e-9 * max(1.0, abs(low), abs(high))
+    return (low, high) if high - low > least else (low - 0.5, high + 0.5)
+
+
+def thin(points: Sequence[Point], most: int) -> list[Point]:
+    """At most so many points, evenly chosen, the first and last among them."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(place * (len(points) - 1) / (most - 1))] for place in range(most)]
+
+
+def number(value: float) -> str:
+    """A number in few characters."""
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    return f"{value:.3g}"
+
+
+def _scales(
+    x_range: tuple[float, float], y_range: tuple[float, float]
+) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    (x_low, x_high), (y_low, y_high) = x_range, y_range
+
+    def x_at(x: float) -> float:
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y_at(y: float) -> float:
+        return round(TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    return x_at, y_at
+
+
+def _curve(series: Series, x_at: Callable[[float], float], y_at: Callable[[float], float]) -> Curve:
+    placed = tuple((x_at(x), y_at(y)) for x, y in series.points)
+    path = "M" + " L".join(f"{x} {y}" for x, y in placed)
+    return Curve(series.label, series.style, path, placed if len(placed) <= _MOST_ROWS else ())
+
+
+def _table(series: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
+    known = [dict(each.points) for each in series]
+    xs = thin([(x, 0.0) for x in sorted({x for each in known for x in each})], _MOST_ROWS)
+    return tuple((number(x), *(number(each[x]) if x in each else "" for each in known)) for x, _ in xs)

@@ -1,0 +1,244 @@
+"""What the page of a job shows: rows of the queue, the stages with their times and cost, the numbers of the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from api.services.job_records import JobRecords
+from api.ui.rendering import duration, percent, size
+from eda_service.artifacts.packs import PackVersion
+from eda_service.jobstore import Job, Status
+from eda_service.records import STAGES, EvalReport, Record, SpeedRow, Stage
+
+_BAR_UNITS = 100.0
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job in one line.
+
+    Attributes:
+        name: Under which it is served.
+        target: Model, and adapter if any.
+        percent: Of the stage; None while nothing runs.
+    """
+
+    id: str
+    name: str
+    target: str
+    status: str
+    stage: str | None
+    percent: float | None
+    attempt: str
+    priority: int
+    created_at: int
+    owner: str
+    is_live: bool
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether it can be stopped."""
+        return self.status in {Status.QUEUED, Status.RUNNING}
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether it can be queued again."""
+        return self.status in {Status.FAILED, Status.CANCELLED}
+
+
+def row_of(job: Job) -> JobRow:
+    """A stored job in one line."""
+    config = job.adapt_config()
+    progress = job.progress if job.status is Status.RUNNING else None
+    return JobRow(
+        id=job.id,
+        name=config.public_name,
+        target=config.target.model + (f" + {config.target.adapter}" if config.target.adapter else ""),
+        status=job.status.value,
+        stage=job.stage,
+        percent=None if progress is None else float(progress.get("percent", 0.0)),
+        attempt=f"{job.attempt}/{job.max_attempts}",
+        priority=job.priority,
+        created_at=job.created_at,
+        owner=job.owner,
+        is_live=not job.is_terminal,
+    )
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage of a job.
+
+    Attributes:
+        state: done, running, waiting, or stopped where a job ended in it.
+        seconds: It took, or has run so far.
+        offset: Where its bar begins, 0 to 100 of the time since the first stage's beginning.
+        width: Of its bar, likewise.
+        what: It did, in words.
+        size_bytes: Of its files.
+    """
+
+    name: str
+    state: str
+    seconds: float | None
+    offset: float
+    width: float
+    what: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """When a stage ran, as far as is known."""
+
+    began_at: float
+    seconds: float
+
+
+def stages_of(job: Job, records: JobRecords, pack: PackVersion | None) -> list[StageView]:
+    """Every stage in order."""
+    runs = _runs(job, records, pack)
+    first = min((run.began_at for run in runs.values()), default=0.0)
+    last = max((run.began_at + run.seconds for run in runs.values()), default=0.0)
+    whole = max(last - first, 1e-3)
+    did, sizes = _did(records, pack), _sizes(records, pack)
+    found = []
+    for stage in STAGES:
+        run = runs.get(stage)
+        found.append(
+            StageView(
+                name=stage.value,
+                state=_state(job, stage, run),
+                seconds=None if run is None else run.seconds,
+                offset=0.0 if run is None else round((run.began_at - first) / whole * _BAR_UNITS, 2),
+                width=0.0 if run is None else max(0.6, round(run.seconds / whole * _BAR_UNITS, 2)),
+                what=did.get(stage, ""),
+                size_bytes=sizes.get(stage),
+            )
+        )
+    return found
+
+
+def _state(job: Job, stage: Stage, run: _Run | None) -> str:
+    if job.status is Status.RUNNING and job.stage == stage.value:
+        return "running"
+    if job.status in {Status.FAILED, Status.CANCELLED, Status.CANCELLING} and job.stage == stage.value:
+        return "stopped"
+    return "waiting" if run is None else "done"
+
+
+def _runs(job: Job, records: JobRecords, pack: PackVersion | None) -> dict[Stage, _Run]:
+    made: list[Record | None] = [
+        records.validated,
+        records.generated,
+        records.selected,
+        records.trained,
+        records.report,
+        None if pack is None else pack.manifest,
+    ]
+    found = {each.stage: _Run(each.created_at - each.seconds, each.seconds) for each in made if each is not None}
+    began_at = (job.progress or {}).get("stage_started_at")
+    if job.status is Status.RUNNING and job.stage in set(STAGES) and began_at is not None:
+        found[Stage(job.stage)] = _Run(float(began_at), max(0.0, time.time() - float(began_at)))
+    return found
+
+
+def _did(records: JobRecords, pack: PackVersion | None) -> dict[Stage, str]:
+    """What each stage did, in words."""
+    found: dict[Stage, str] = {}
+    if (validated := records.validated) is not None:
+        found[Stage.VALIDATE] = (
+            f"{validated.num_prompts:,} prompts, {validated.num_eval_prompts:,} to evaluate; needs at most "
+            f"{size(validated.disk_need_bytes)} of {size(validated.disk_free_bytes)} free"
+        )
+    if (generated := records.generated) is not None:
+        skipped = f", {len(generated.skipped):,} skipped" if generated.skipped else ""
+        found[Stage.GENERATE] = (
+            f"{generated.num_samples:,} samples, {generated.num_answer_tokens:,} answer tokens{skipped}; reference "
+            f"text {duration(generated.reference_seconds)}"
+        )
+    if (selected := records.selected) is not None:
+        found[Stage.SELECT] = (
+            f"kept {selected.num_selected:,} of {selected.num_candidates:,}; selection added "
+            f"{percent(selected.selection_over_generation_time)} to generation"
+        )
+    if (trained := records.trained) is not None:
+        found[Stage.TRAIN] = (
+            f"{trained.num_steps:,} steps, best {trained.best_step:,}; {trained.num_trainable:,} of "
+            f"{trained.num_parameters:,} parameters ({percent(trained.trainable_fraction)})"
+        )
+    if (report := records.report) is not None:
+        lossless = report.lossless
+        found[Stage.EVALUATE] = (
+            f"T=0 output identical on {lossless.num_identical} of {lossless.num_prompts} prompts, "
+            f"{lossless.num_near_ties} near ties, {lossless.num_different} different"
+        )
+    if pack is not None:
+        found[Stage.PUBLISH] = pack.reference
+    return found
+
+
+def _sizes(records: JobRecords, pack: PackVersion | None) -> dict[Stage, int]:
+    """Bytes on disk; what a stage deleted later does not count."""
+    made: Mapping[Stage, Record | None] = {
+        Stage.GENERATE: records.generated,
+        Stage.SELECT: records.selected,
+        Stage.TRAIN: records.trained,
+        Stage.EVALUATE: records.report,
+        Stage.PUBLISH: None if pack is None else pack.manifest,
+    }
+    return {
+        stage: sum(entry.size_bytes for entry in each.files if not entry.transient)
+        for stage, each in made.items()
+        if each is not None
+    }
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One draft at one temperature: acceptance, and speed where it was timed."""
+
+    temperature: float
+    draft: str
+    acceptance_length: float
+    acceptance_rate: float | None
+    tokens_per_s: float | None
+    speedup: str
+
+
+def results_of(report: EvalReport) -> list[ResultRow]:
+    """The evaluation's table: no draft, base draft, adapted draft, for each temperature."""
+    speeds = {(row.mode, row.temperature): row for row in report.speed}
+    rows = []
+    for temperature in sorted({row.temperature for row in report.acceptance}):
+        plain = speeds.get(("autoregressive", temperature))
+        if plain is not None:
+            rows.append(ResultRow(temperature, "no draft", 1.0, None, plain.tokens_per_s, _speedup(plain)))
+        for row in report.acceptance:
+            if row.temperature == temperature:
+                timed = speeds.get((row.draft, temperature))
+                rows.append(
+                    ResultRow(
+                        temperature,
+                        row.draft.replace("_", " "),
+                        row.acceptance_length,
+                        row.acceptance_rate,
+                        None if timed is None else timed.tokens_per_s,
+                        "" if timed is None else _speedup(timed),
+                    )
+                )
+    return rows
+
+
+def _speedup(row: SpeedRow) -> str:
+    return f"{row.speedup_over_autoregressive:.2f}× ({row.speedup_min:.2f}–{row.speedup_max:.2f})"
+
+
+def headline_of(report: EvalReport) -> tuple[float, float] | None:
+    """Acceptance length before and after, at the first temperature."""
+    first = report.acceptance[0].temperature if report.acceptance else 0.0
+    lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
+    before, after = lengths.get("base_draft"), lengths.get("adapted_draft")
+    return None if before is None or after is None else (before, after)

@@ -1,0 +1,115 @@
+"""How pages are made: Jinja2 with everything escaped, a few filters, and the session's cookie on the way out."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from api.ui.access import Visitor
+from api.ui.sessions import COOKIE, LIFETIME_S
+from eda_service import __version__
+
+PREFIX = "/ui"
+STATIC = Path(__file__).parent / "static"
+_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@cache
+def environment() -> Environment:
+    """The templates, with their filters."""
+    found = Environment(
+        loader=PackageLoader("api.ui"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent}
+    found.globals |= {"asset": asset, "version": __version__}
+    return found
+
+
+def render(
+    request: Request, template: str, visitor: Visitor | None, *, status: int = 200, **values: Any
+) -> HTMLResponse:
+    """A page; a browser without a session gets one."""
+    text = environment().get_template(template).render(visitor=visitor, path=request.url.path, **values)
+    response = HTMLResponse(text, status_code=status)
+    if visitor is not None and request.cookies.get(COOKIE) != visitor.cookie:
+        set_cookie(request, response, visitor.cookie)
+    return response
+
+
+def part(template: str, macro: str, *values: Any) -> str:
+    """One macro of a template, for a live part of a page."""
+    return str(getattr(environment().get_template(template).module, macro)(*values))
+
+
+def go(path: str) -> RedirectResponse:
+    """Send a browser on after a form."""
+    return RedirectResponse(PREFIX + path, status_code=303)
+
+
+def set_cookie(request: Request, response: Response, value: str) -> None:
+    """Keep a session in the browser: out of reach of scripts and of other sites' requests."""
+    response.set_cookie(
+        COOKIE,
+        value,
+        max_age=LIFETIME_S,
+        path=PREFIX,
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+
+
+@cache
+def asset(name: str) -> str:
+    """Address of a static file, another one for another content, so that browsers may keep it for good."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"{PREFIX}/static/{name}?v={digest}"
+
+
+def moment(seconds: int | None) -> str:
+    """A point in time, in UTC."""
+    if seconds is None:
+        return "–"
+    found = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        found.strftime("%Y-%m-%dT%H:%M:%SZ"), found.strftime("%Y-%m-%d %H:%M:%S")
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as `0.7 s`, `3 min 05 s` or `2 h 07 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes in the largest unit that fits."""
+    if num_bytes is None:
+        return "–"
+    for unit, name in _SIZES:
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.1f} {name}"
+    return f"{num_bytes:.0f} B"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage."""
+    return "–" if fraction is None else f"{fraction:.1%}"

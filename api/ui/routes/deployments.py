@@ -1,0 +1,131 @@
+"""What the endpoint serves: states, acceptance against what was published, throughput, memory, history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api.deps import DeploymentsDep, DispatcherDep, FeedDep, MetricsDep, PacksDep
+from api.routes.deployments import Name
+from api.schemas_deployments import DeploymentBody, DeploymentDetail
+from api.services import views
+from api.services.deployments import Deployments
+from api.services.dispatcher import Dispatcher
+from api.services.packs import Packs
+from api.services.throughput import Reading, rates_between
+from api.ui import streams
+from api.ui.access import LookerDep, Visitor
+from api.ui.rendering import part, render
+
+router = APIRouter(prefix="/deployments")
+
+_PAGE = 50
+_NUM_EVENTS = 50
+_INTERVAL_S = 2.0
+
+
+@router.get("")
+def page(
+    request: Request,
+    visitor: LookerDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+) -> Response:
+    """Deployments by name."""
+    found, has_more = deployments.page(visitor.caller, limit=_PAGE, after=after)
+    live = dispatcher.look(found)
+    bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
+    drifts = {each.name: dispatcher.drift.describe(each) for each in found}
+    return render(
+        request, "deployments.html", visitor, deployments=bodies, drifts=drifts, has_more=has_more, after=after
+    )
+
+
+@router.get("/stream")
+async def page_stream(
+    visitor: LookerDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+    feed: FeedDep,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+) -> Response:
+    """The rows of a page of deployments, as they change."""
+
+    def look() -> streams.Look:
+        found, _ = deployments.page(visitor.caller, limit=_PAGE, after=after)
+        live = dispatcher.look(found)
+        bodies: list[DeploymentBody] = [views.deployment_body(each, live[each.name], packs) for each in found]
+        return streams.Look(
+            {
+                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each))
+                for each, body in zip(found, bodies, strict=True)
+            }
+        )
+
+    return await streams.answer(feed, look, interval_s=_INTERVAL_S)
+
+
+@router.get("/{name}")
+def detail(
+    request: Request,
+    name: Name,
+    visitor: LookerDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+    metrics: MetricsDep,
+) -> Response:
+    """One deployment."""
+    deployment = deployments.get(name, visitor.caller)
+    events, _ = deployments.events(name, visitor.caller, before=0, limit=_NUM_EVENTS)
+    return render(
+        request,
+        "deployment.html",
+        visitor,
+        deployment=_detail(name, visitor, deployments, dispatcher, packs),
+        reading=metrics.reading(deployment),
+        rates=None,
+        events=events,
+    )
+
+
+@router.get("/{name}/stream")
+async def detail_stream(
+    name: Name,
+    visitor: LookerDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+    metrics: MetricsDep,
+    feed: FeedDep,
+) -> Response:
+    """State and throughput of a deployment."""
+    before: list[Reading] = []
+
+    def look() -> streams.Look:
+        reading = metrics.reading(deployments.get(name, visitor.caller))
+        rates = rates_between(before[-1], reading) if before and reading is not None else None
+        before[:] = [] if reading is None else [reading]
+        body = _detail(name, visitor, deployments, dispatcher, packs)
+        return streams.Look(
+            {
+                "state": part("_deployments.html", "state", body),
+                "served": part("_deployments.html", "served", reading, rates),
+            }
+        )
+
+    return await streams.answer(feed, look, interval_s=_INTERVAL_S)
+
+
+def _detail(
+    name: str, visitor: Visitor, deployments: Deployments, dispatcher: Dispatcher, packs: Packs
+) -> DeploymentDetail:
+    deployment = deployments.get(name, visitor.caller)
+    live = dispatcher.look([deployment])[name]
+    history = deployments.history(name, visitor.caller)
+    return views.deployment_detail(deployment, live, packs, history, dispatcher.drift.describe(deployment))

@@ -1,0 +1,194 @@
+"""The queue, and the page of one job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from api.deps import AdaptationsDep, FeedDep, PacksDep
+from api.routes.adaptations import JobId
+from api.services.adaptations import Adaptations
+from api.services.job_records import JobRecords
+from api.services.packs import Packs
+from api.ui import streams
+from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
+from api.ui.job_charts import charts_of
+from api.ui.job_page import headline_of, results_of, row_of, stages_of
+from api.ui.rendering import go, part, render
+from api.ui.report import report_file
+from eda_service.jobstore import Job, Status
+from eda_service.records import STAGES, Stage
+
+router = APIRouter(prefix="/jobs")
+
+_PAGE = 50
+_NUM_EVENTS = 50
+_NUM_LINES = 500
+
+After = Annotated[str | None, Query(max_length=64)]
+StatusQuery = Annotated[Status | None, Query()]
+
+
+@router.get("")
+def queue(
+    request: Request,
+    visitor: ReaderDep,
+    adaptations: AdaptationsDep,
+    after: After = None,
+    status: StatusQuery = None,
+) -> Response:
+    """Jobs, newest first."""
+    jobs, has_more = adaptations.page(visitor.caller, limit=_PAGE, after=after, status=status, labels={})
+    return render(
+        request,
+        "jobs.html",
+        visitor,
+        rows=[row_of(job) for job in jobs],
+        counts=adaptations.counts(visitor.caller),
+        has_more=has_more,
+        after=after,
+        chosen=None if status is None else status.value,
+    )
+
+
+@router.get("/stream")
+async def queue_stream(
+    visitor: ReaderDep,
+    adaptations: AdaptationsDep,
+    feed: FeedDep,
+    after: After = None,
+    status: StatusQuery = None,
+) -> Response:
+    """The rows of a page of the queue, as they change."""
+    known: list[list[str]] = []
+
+    def look() -> streams.Look:
+        jobs, _ = adaptations.page(visitor.caller, limit=_PAGE, after=after, status=status, labels={})
+        rows, counts = [row_of(job) for job in jobs], adaptations.counts(visitor.caller)
+        parts = {"counts": part("_jobs.html", "tabs", counts, None if status is None else status.value)}
+        ids = [row.id for row in rows]
+        if known and known[-1] != ids:
+            parts["rows"] = part("_jobs.html", "body", rows)
+        known[:] = [ids]
+        return streams.Look(parts | {f"row-{row.id}": part("_jobs.html", "row", row) for row in rows if row.is_live})
+
+    return await streams.answer(feed, look)
+
+
+@router.get("/{job_id}")
+def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: AdaptationsDep, packs: PacksDep) -> Response:
+    """One job."""
+    job = adaptations.get(job_id, visitor.caller)
+    records = adaptations.records(job_id, visitor.caller)
+    events, _ = adaptations.newest_events(job_id, visitor.caller, before=0, limit=_NUM_EVENTS)
+    report = records.report
+    return render(
+        request,
+        "job.html",
+        visitor,
+        job=job,
+        row=row_of(job),
+        config=job.adapt_config(),
+        stages=stages_of(job, records, packs.served(job.result_pack)),
+        charts=charts_of(records),
+        results=[] if report is None else results_of(report),
+        headline=None if report is None else headline_of(report),
+        depth=None if report is None else report.num_draft_tokens,
+        unreadable=records.unreadable,
+        logged=[stage.value for stage in records.logged],
+        events=events,
+        last_event=events[0].id if events else 0,
+    )
+
+
+@router.get("/{job_id}/stream")
+async def job_stream(
+    job_id: JobId,
+    visitor: ReaderDep,
+    adaptations: AdaptationsDep,
+    packs: PacksDep,
+    feed: FeedDep,
+    after: Annotated[int, Query(ge=0, le=1 << 60)] = 0,
+) -> Response:
+    """State, stages and events of a job, until it ends."""
+    return await streams.answer(feed, _JobLooks(job_id, visitor, adaptations, packs, after).look)
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form: FormDep) -> Response:
+    """Stop a job."""
+    adaptations.cancel(job_id, visitor.caller)
+    return go(f"/jobs/{job_id}")
+
+
+@router.post("/{job_id}/retry")
+def retry(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form: FormDep) -> Response:
+    """Queue a failed or cancelled job again."""
+    adaptations.retry(job_id, visitor.caller)
+    return go(f"/jobs/{job_id}")
+
+
+@router.get("/{job_id}/report.html")
+def report(job_id: JobId, visitor: ReaderDep, adaptations: AdaptationsDep, packs: PacksDep) -> Response:
+    """The result as one file, to download."""
+    return report_file(job_id, visitor.caller, adaptations, packs)
+
+
+@router.get("/{job_id}/logs/{stage}")
+def logs(
+    request: Request,
+    job_id: JobId,
+    stage: Annotated[Stage, Path()],
+    visitor: ReaderDep,
+    adaptations: AdaptationsDep,
+) -> Response:
+    """The end of a stage's log."""
+    job = adaptations.get(job_id, visitor.caller)
+    _, lines, _ = adaptations.logs(job_id, visitor.caller, stage, _NUM_LINES, None)
+    return render(
+        request,
+        "logs.html",
+        visitor,
+        job=job,
+        row=row_of(job),
+        stage=stage.value,
+        stages=[each.value for each in STAGES],
+        lines=lines,
+        most=_NUM_LINES,
+    )
+
+
+class _JobLooks:
+    """Looks at one job, each after the events of the one before."""
+
+    def __init__(self, job_id: str, visitor: Visitor, adaptations: Adaptations, packs: Packs, after: int) -> None:
+        self._job_id, self._visitor, self._adaptations, self._packs = job_id, visitor, adaptations, packs
+        self._after = after
+        self._seen: tuple[Status, str | None] | None = None
+        self._records: JobRecords | None = None
+
+    def look(self) -> streams.Look:
+        """The job now."""
+        job = self._adaptations.get(self._job_id, self._visitor.caller)
+        events, has_more = self._adaptations.events(
+            self._job_id, self._visitor.caller, after=self._after, limit=_NUM_EVENTS
+        )
+        self._after = events[-1].id if events else self._after
+        stages = stages_of(job, self._records_of(job), self._packs.served(job.result_pack))
+        return streams.Look(
+            parts={
+                "state": part("_jobs.html", "state", job, row_of(job)),
+                "stages": part("_jobs.html", "timeline", stages),
+            },
+            added=[("events", part("_jobs.html", "event", event)) for event in events],
+            is_over=job.is_terminal and not has_more,
+        )
+
+    def _records_of(self, job: Job) -> JobRecords:
+        """Records appear at the end of a stage, and can be large: they are read again when the stage is another."""
+        seen = job.status, job.stage
+        if self._records is None or seen != self._seen:
+            self._seen, self._records = seen, self._adaptations.records(self._job_id, self._visitor.caller)
+        return self._records

@@ -1,0 +1,65 @@
+"""Logging in with an API key, and out."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from api.deps import StoreDep
+from api.ui.access import FormDep, VisitorDep, session_of
+from api.ui.rendering import PREFIX, go, render, set_cookie
+from api.ui.sessions import COOKIE, Sessions
+
+router = APIRouter()
+
+_PATH = re.compile(r"^/[A-Za-z0-9_.?=&%@-][A-Za-z0-9_./?=&%@-]{0,255}$")
+
+
+@router.get("/")
+def start(visitor: VisitorDep) -> Response:
+    """The first page that the visitor may see."""
+    return go("/jobs" if visitor.may("jobs:read") else "/deployments" if visitor.may("infer") else "/playground")
+
+
+@router.get("/login")
+def ask(request: Request, store: StoreDep, to: str = Query("/", max_length=256)) -> Response:
+    """The login form; without any key there is nothing to log in to."""
+    return go("/") if not store.has_keys() else _form(request, to, None)
+
+
+@router.post("/login")
+def login(request: Request, store: StoreDep, form: FormDep) -> Response:
+    """Begin a session with a valid key."""
+    key = store.check_key(form.get("key", "").strip())
+    if key is None:
+        return _form(request, form.get("to", "/"), "This key is unknown, expired or revoked.")
+    sessions: Sessions = request.app.state.sessions
+    response = go(_safe(form.get("to", "/")))
+    set_cookie(request, response, sessions.seal(sessions.new(key.id)))
+    return response
+
+
+@router.post("/logout")
+def logout(_form: FormDep) -> Response:
+    """Forget the session."""
+    response = go("/login")
+    response.delete_cookie(COOKIE, path=PREFIX)
+    return response
+
+
+def _form(request: Request, to: str, failure: str | None) -> Response:
+    sessions: Sessions = request.app.state.sessions
+    session = session_of(request)
+    token, cookie = sessions.form_token(session), sessions.seal(session)
+    response = render(
+        request, "login.html", None, status=401 if failure else 200, token=token, to=_safe(to), failure=failure
+    )
+    set_cookie(request, response, cookie)
+    return response
+
+
+def _safe(path: str) -> str:
+    """A page of ours to go on to; anything else is the first page."""
+    return path if _PATH.match(path) and "//" not in path else "/"

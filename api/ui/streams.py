@@ -1,0 +1,63 @@
+"""Live parts of pages: server-sent events that carry rendered HTML, sent when it differs from what was sent before."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from api.services.feed import EventFeed
+
+_LONGEST_S = 600.0  # then the browser comes again, with a key that is still valid or not
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a page should show now.
+
+    Attributes:
+        parts: By id of the element that each replaces.
+        added: HTML to put before the first child of an element, by its id.
+        is_over: Nothing will change any more: the browser loads the page once again.
+    """
+
+    parts: dict[str, str] = field(default_factory=dict)
+    added: list[tuple[str, str]] = field(default_factory=list)
+    is_over: bool = False
+
+
+async def answer(feed: EventFeed, look: Callable[[], Look], *, interval_s: float = 1.0) -> StreamingResponse:
+    """Stream looks; the first one is taken before the answer begins, so that what it raises is an answer of its own."""
+    first = await run_in_threadpool(look)
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(_events(feed, look, first, interval_s), media_type="text/event-stream", headers=headers)
+
+
+async def _events(feed: EventFeed, look: Callable[[], Look], found: Look, interval_s: float) -> AsyncIterator[bytes]:
+    sent: dict[str, str] = {}
+    ends_at = time.monotonic() + _LONGEST_S
+    while True:
+        changed = {target: html for target, html in found.parts.items() if sent.get(target) != html}
+        sent |= changed
+        for target, html in changed.items():
+            yield _put(target, "replace", html)
+        for target, html in found.added:
+            yield _put(target, "prepend", html)
+        if found.is_over:
+            yield format_sse_event(event="over", data_str="{}")
+            return
+        if not changed and not found.added:
+            yield KEEPALIVE_COMMENT
+        await feed.wait(interval_s)
+        if feed.is_ending or time.monotonic() > ends_at:
+            return
+        found = await run_in_threadpool(look)
+
+
+def _put(target: str, how: str, html: str) -> bytes:
+    return format_sse_event(event="put", data_str=json.dumps({"target": target, "how": how, "html": html}))

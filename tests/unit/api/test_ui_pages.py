@@ -1,0 +1,196 @@
+"""What the pages say: read from the records that real jobs have left, and from names that try to be markup."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from html_pages import Element, parse
+from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, record_of
+from pack_files import put_pack
+
+from api.settings import Settings
+from eda_service.artifacts.rundir import RunDir
+from eda_service.jobstore import JobStore, Status
+from eda_service.records import Stage
+
+HTML = {"accept": "text/html"}
+BODY = {"model": "org/model", "base_draft": "small@1"}
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}"
+
+
+def create(client: TestClient, **changes: Any) -> str:
+    answer = client.post("/v1/adaptations", json={**BODY, "force": True, **changes})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def read(client: TestClient, path: str, status: int = 200) -> Element:
+    answer = client.get(f"/ui{path}", headers=HTML)
+    assert answer.status_code == status, answer.text
+    return parse(answer.text)
+
+
+@pytest.fixture
+def finished(client: TestClient, store: JobStore, settings: Settings) -> str:
+    job_id = create(client)
+    finish_job(store, settings.home, store.get(job_id))
+    return job_id
+
+
+def rows(page: Element) -> list[list[str]]:
+    return [[" ".join(cell.text.split()) for cell in row.walk() if cell.tag in {"td", "th"}] for row in page.all("tr")]
+
+
+def test_the_queue_is_paged_and_filtered(client: TestClient, store: JobStore) -> None:
+    ids = [create(client, seed=n) for n in range(53)]
+    store.transition(ids[0], Status.CANCELLED, event="job_cancelled", message="x")
+    first = read(client, "/jobs")
+    shown = [each.attributes["id"] for each in first.one("tbody", id="rows").all("tr")]
+    assert shown == [f"row-{each}" for each in reversed(ids[3:])]
+    older = first.one("a", rel="next").attributes["href"]
+    second = read(client, older.removeprefix("/ui"))
+    assert [each.attributes["id"] for each in second.one("tbody", id="rows").all("tr")] == [
+        f"row-{each}" for each in reversed(ids[:3])
+    ]
+    assert not second.all("a", rel="next")
+    tabs = {each.children[0].strip(): each.one("span").text for each in first.one("nav", id="counts").all("a")}  # type: ignore[union-attr]
+    assert tabs["all"] == "53"
+    assert int(tabs["queued"]) + int(tabs.get("running", "0")) == 52
+    only = read(client, "/jobs?status=cancelled")
+    assert [each.attributes["id"] for each in only.one("tbody", id="rows").all("tr")] == [f"row-{ids[0]}"]
+    read(client, "/jobs?status=odd", 400)
+
+
+def test_a_finished_job_shows_what_its_records_say(client: TestClient, finished: str) -> None:
+    page = read(client, f"/jobs/{finished}")
+    report, trained = record_of(Stage.EVALUATE), record_of(Stage.TRAIN)
+    lengths = {(row["draft"], row["temperature"]): row["acceptance_length"] for row in report["acceptance"]}
+    before, after = lengths["base_draft", 0.0], lengths["adapted_draft", 0.0]
+    head = page.one("p", **{"class": "headline"})
+    assert [each.text for each in head.all("b")] == [f"{before:.2f}", f"{after:.2f}"]
+    assert f"{after / before - 1:+.0%}".replace("%", " %") in head.text
+    table = rows(page)
+    for row in report["acceptance"]:
+        name = row["draft"].replace("_", " ")
+        wanted = [name, f"{row['temperature']:g}", f"{row['acceptance_length']:.2f}", f"{row['acceptance_rate']:.1%}"]
+        assert wanted in table
+    stages = {row[0].split()[0]: row for row in table if row and row[0].split()[0] in set(Stage)}
+    assert list(stages) == [stage.value for stage in Stage]
+    assert f"kept {NUM_KEPT} of {NUM_SAMPLES}" in stages["select"][-1]
+    assert f"{trained['num_trainable']:,} of {trained['num_parameters']:,} parameters" in stages["train"][-1]
+    minutes, seconds = divmod(round(trained["seconds"]), 60)
+    assert stages["train"][1] == f"{minutes} min {seconds:02d} s"
+    assert all(row[0].endswith("done") for row in stages.values())
+    titles = [each.text for each in page.all("figcaption")]
+    assert titles == ["Acceptance by position", "Training loss", "Simulated acceptance length", "Sample values"]
+    assert [
+        each.attributes["href"].rsplit("/", 1)[1] for each in page.all("a") if "/logs/" in each.attributes["href"]
+    ] == [stage.value for stage in Stage]
+
+
+def test_each_chart_has_its_numbers_in_words_and_as_a_table(client: TestClient, finished: str) -> None:
+    page = read(client, f"/jobs/{finished}")
+    for figure in page.all("figure"):
+        image = figure.one("svg", role="img")
+        assert len(image.attributes["aria-label"]) > len(figure.one("figcaption").text) + 10
+        assert figure.one("details").all("tbody")
+    acceptance = page.all("figure")[0]
+    table = [[cell.text for cell in row.walk() if cell.tag in {"td", "th"}] for row in acceptance.all("tr")][1:]
+    by_position = record_of(Stage.EVALUATE)["acceptance"][1]["acceptance_by_position"]
+    assert [float(row[2]) for row in table] == pytest.approx(by_position, abs=5e-3)
+    histogram = page.all("figure")[3]
+    counts = [int(row.all("td")[0].text) for row in histogram.one("tbody").all("tr")]
+    assert sum(counts) == NUM_SAMPLES
+    kept = histogram.all("rect", **{"class": "b-kept"})
+    assert 0 < len(kept) < len(counts)
+
+
+def test_a_failed_job_says_why_and_can_be_retried(client: TestClient, store: JobStore) -> None:
+    job_id = create(client)
+    error = {"code": "dataset_invalid", "message": HOSTILE, "param": "dataset.source", "retryable": False}
+    store.transition(job_id, Status.FAILED, event="job_failed", message="no prompts", level="error", error=error)
+    page = read(client, f"/jobs/{job_id}")
+    assert HOSTILE in page.one("p", **{"class": "bad"}).text
+    assert page.all("form", action=f"/ui/jobs/{job_id}/retry")
+    assert not page.all("form", action=f"/ui/jobs/{job_id}/cancel")
+    token = page.all("input", name="token")[0].attributes["value"]
+    answer = client.post(f"/ui/jobs/{job_id}/retry", data={"token": token}, headers=HTML, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/ui/jobs/{job_id}")
+    assert store.get(job_id).status in {"queued", "running"}
+    again = client.post(f"/ui/jobs/{job_id}/retry", data={"token": token}, headers=HTML)
+    assert again.status_code == 409
+    assert "cannot become" in parse(again.text).one("main").text
+
+
+def test_names_that_try_to_be_markup_are_text(client: TestClient, store: JobStore, settings: Settings) -> None:
+    job_id = create(client, metadata={HOSTILE[:40]: HOSTILE})
+    store.add_event(job_id, "note", HOSTILE)
+    run = RunDir.of_job(job_id, settings.home)
+    run.log_path(Stage.TRAIN).write_text(f"{HOSTILE}\n", encoding="utf-8")
+    (run.root / "train").mkdir()
+    (run.root / "train" / "record.json").write_text("{}", encoding="utf-8")
+    for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/logs/train"):
+        page = read(client, path)
+        assert HOSTILE in page.text
+        assert not page.all("img")
+        assert [each.attributes.get("src", "")[:11] for each in page.all("script")] in ([], ["/ui/static/"])
+    assert "stage train does not parse" in read(client, f"/jobs/{job_id}").one("main").text
+    missing = client.get("/ui/jobs/%3Cscript%3E", headers=HTML)
+    assert "<script>alert" not in missing.text
+    assert missing.status_code == 400
+
+
+def test_loss_shows_while_training_runs(client: TestClient, store: JobStore, settings: Settings) -> None:
+    job_id = create(client)
+    run = RunDir.of_job(job_id, settings.home)
+    (run.root / "train").mkdir(parents=True)
+    points = record_of(Stage.TRAIN)["curve"][:6]
+    text = "\n".join(map(json.dumps, points)) + '\n{"step": 99, "lo'
+    (run.root / "train" / "curve.jsonl").write_text(text, encoding="utf-8")
+    (loss, _) = read(client, f"/jobs/{job_id}").all("figure")
+    shown = [float(row.all("td")[0].text) for row in loss.one("tbody").all("tr")]
+    losses = [point["loss"] for point in points if point["simulated_acceptance_length"] is None]
+    assert shown == pytest.approx(losses, abs=6e-3)
+
+
+def test_packs_show_versions_and_the_champion(client: TestClient, settings: Settings, finished: str) -> None:
+    put_pack(settings.home, "math", 2.0)
+    put_pack(settings.home, "math", 1.9)
+    page = read(client, "/packs")
+    found = {each.one("h2").text: each for each in page.all("section")}
+    assert set(found) == {"math", "model"}
+    assert "Champion: version 1" in found["math"].text
+    assert [row[:3] for row in rows(found["math"])[1:]] == [["2", "1.40", "1.90"], ["1", "1.40", "2.00"]]
+    assert found["model"].all("a")[0].attributes["href"] == f"/ui/jobs/{finished}"
+
+
+def test_deployments_show_state_pack_history_and_memory(client: TestClient, settings: Settings) -> None:
+    put_pack(settings.home, "math", 2.0)
+    client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
+    client.patch("/v1/deployments/a", json={"pack": None, "reason": HOSTILE})
+    (row,) = rows(read(client, "/deployments"))[1:]
+    assert (row[0].split()[0], row[1], row[2]) == ("a", "pending", "no pack")
+    page = read(client, "/deployments/a")
+    assert "Ray does not answer" in page.one("div", id="state").text
+    assert [each[0] for each in rows(page)[1:]] == ["2", "1"]
+    assert HOSTILE in page.text
+    assert "No replica answers" in page.one("div", id="served").text
+    read(client, "/deployments/nobody", 404)
+
+
+def test_the_report_needs_nothing_else(client: TestClient, finished: str) -> None:
+    answers = [client.get(f"/{place}/{finished}/report.html") for place in ("v1/adaptations", "ui/jobs")]
+    for answer in answers:
+        assert answer.status_code == 200
+        assert answer.headers["content-disposition"] == f'attachment; filename="{finished}.html"'
+        page = parse(answer.text)
+        assert len(page.all("figure")) == 4
+        assert "--adapted" in page.one("style").text
+        assert not [each for each in page.walk() if each.tag in {"script", "link", "img"} or "src" in each.attributes]
+        assert not [each for each in page.walk() if each.attributes.get("href", "#")[0] != "#"]
+        assert record_of(Stage.EVALUATE)["machine"]["processor"] in page.text
+        assert len(answer.content) < 300_000
+    assert client.get(f"/v1/adaptations/{create(client)}/report.html").status_code == 404

@@ -1,0 +1,118 @@
+"""The playground's way to the endpoint; a scripted server speaks for Serve's proxy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from html_pages import Element, parse
+from pack_files import put_pack
+from scripted_service import Answer, ScriptedService
+
+from api.settings import Settings
+from eda_service.distributed.serve_config import group_key
+from eda_service.jobstore import JobStore
+
+HTML = {"accept": "text/html"}
+PIECES = (b'data: {"choices": [{"spans": [{"text": "4", "accepted": true}]}]}\n\n', b"data: [DONE]\n\n")
+
+
+@pytest.fixture
+def serve_port(proxy: ScriptedService) -> int:
+    return httpx.URL(proxy.url).port or 0
+
+
+@pytest.fixture
+def prefix(client: TestClient, settings: Settings, proxy: ScriptedService) -> str:
+    """A deployment with a pack, `a`, and where its group answers."""
+    put_pack(settings.home, "math", 2.0)
+    made = client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
+    assert made.status_code == 201, made.text
+    found = f"/groups/{group_key({'model': 'org/model', 'adapter': None, 'revision': None, 'dtype': 'auto'})}"
+    proxy.on(
+        "POST",
+        f"{found}/v1/chat/completions",
+        Answer(headers={"content-type": "text/event-stream"}, chunks=PIECES),
+    )
+    return found
+
+
+def page(client: TestClient, query: str = "") -> Element:
+    return parse(client.get(f"/ui/playground{query}", headers=HTML).text)
+
+
+def token_of(found: Element) -> str:
+    return found.one("form", id="question").attributes["data-token"]
+
+
+def ask(client: TestClient, token: str, **question: Any) -> Any:
+    body = {"model": "a", "prompt": "2 + 2?", **question}
+    return client.post("/ui/playground/answer", json=body, headers={"x-form-token": token})
+
+
+def test_a_question_reaches_the_group_with_spans_asked_for(
+    client: TestClient, proxy: ScriptedService, prefix: str
+) -> None:
+    answer = ask(client, token_of(page(client)), temperature=0.5, max_tokens=7)
+    assert answer.content == b"".join(PIECES)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    (sent,) = proxy.seen("POST", f"{prefix}/v1/chat/completions")
+    assert sent.body["messages"] == [{"role": "user", "content": "2 + 2?"}]
+    assert (sent.body["temperature"], sent.body["max_tokens"], sent.body["stream"]) == (0.5, 7, True)
+    assert sent.body["stream_options"]["draft_tokens"] is True
+    assert sent.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "code"),
+    [
+        ({"model": "nobody"}, 404, "model_not_found"),
+        ({"prompt": ""}, 400, "invalid_request"),
+        ({"max_tokens": 5000}, 400, "invalid_request"),
+        ({"temperature": 3}, 400, "invalid_request"),
+        ({"system": "x"}, 400, "invalid_request"),
+    ],
+)
+def test_a_question_that_cannot_be_is_refused(
+    client: TestClient, prefix: str, question: dict[str, Any], status: int, code: str
+) -> None:
+    answer = ask(client, token_of(page(client)), **question)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_the_keys_limits_count(client: TestClient, store: JobStore, prefix: str) -> None:
+    _, text = store.create_key("local", "test", ["infer"], None, requests_per_minute=1)
+    login = parse(client.get("/ui/login", headers=HTML).text)
+    fields = {"token": login.one("input", name="token").attributes["value"], "key": text}
+    client.post("/ui/login", data=fields, headers=HTML)
+    token = token_of(page(client))
+    assert ask(client, token).status_code == 200
+    refused = ask(client, token)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_the_same_target_without_the_pack_is_one_form_away(client: TestClient, prefix: str) -> None:
+    before = page(client)
+    form = before.one("form", action="/ui/playground/compare")
+    chosen = [each.attributes["value"] for each in before.all("option") if "selected" in each.attributes]
+    assert chosen == ["a"]
+    fields = {each.attributes["name"]: each.attributes["value"] for each in form.all("input")}
+    answer = client.post("/ui/playground/compare", data=fields, headers=HTML, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/playground?left=a&right=a-base")
+    made = client.get("/v1/deployments/a-base").json()
+    assert (made["model"], made["pack"], made["base_draft"]) == ("org/model", None, "small@1")
+    after = page(client)
+    assert [each.attributes["value"] for each in after.all("option") if "selected" in each.attributes] == [
+        "a",
+        "a-base",
+    ]
+    assert not after.all("form", action="/ui/playground/compare")
+
+
+def test_without_deployments_there_is_nothing_to_ask(client: TestClient) -> None:
+    found = page(client)
+    assert not found.all("form", id="question")
+    assert "Nothing is deployed" in found.one("main").text
