@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := .venv-vllm/.installed
+UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base bench-paper \
-	bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
-	profile-decode proof-lossless openapi format clean
+.PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
+	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
+	bench-ui profile-decode proof-lossless openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +38,11 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benc
 	$(BIN)/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
 
+test-ui: $(UI_STAMP)  ## the web pages in Chromium, pictures in out/ui
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	sh tests/install_chromium.sh
+	$(BIN)/python -m pytest tests/ui
+
 check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +59,10 @@ $(VLLM_STAMP): benchmarks/requirements-vllm.txt pyproject.toml
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(VLLM_STAMP)
+
+$(UI_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ui]'
+	touch $(UI_STAMP)
 
 # torch first: GuideLLM asks for it, and the CPU build is enough for a tokenizer.
 $(CLIENTS_STAMP): benchmarks/requirements-clients.txt
@@ -97,6 +107,10 @@ bench-variants: $(STAMP)  ## many variants of one base: memory of each, mixed ba
 
 bench-serving: $(STAMP)  ## the endpoint under load: streams, variants, packs swapped (QUICK=1: ten seconds each)
 	$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick)
+
+bench-ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, axe-core
+	sh tests/install_chromium.sh
+	$(BIN)/python -m benchmarks.ui
 
 proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
 	$(BIN)/python -m benchmarks.clients

@@ -53,7 +53,7 @@ def finish_job(store: JobStore, home: Path, job: Job) -> Job:
     store.record_progress(job.id, {"stage": "publish", "percent": 100.0, "step": 1, "total_steps": 1, "updated_at": 1})
     rows = {(row.draft, row.temperature): row.acceptance_length for row in _report().acceptance}
     lengths = rows["adapted_draft", 0.0], rows["base_draft", 0.0]
-    pack = put_pack(home, config.public_name, lengths[0], base=lengths[1], job_id=job.id)
+    pack = put_pack(home, config.public_name, lengths[0], base=lengths[1], job_id=job.id, created_at=int(time.time()))
     return store.transition(
         job.id, Status.SUCCEEDED, event="job_succeeded", message=f"published {pack}", result_pack=pack
     )
@@ -62,7 +62,7 @@ def finish_job(store: JobStore, home: Path, job: Job) -> Job:
 def write_records(run: RunDir, config: AdaptConfig) -> None:
     """The record of every stage but publish."""
     trained, report = DraftCheckpoint.model_validate(record_of(Stage.TRAIN)), _report()
-    began = int(time.time()) - 1500
+    began = int(time.time()) - 1400
     common: dict[str, Any] = {"seed": 0, "library_versions": {}, "inputs": {}}
     run.write_record(
         ValidateRecord(

@@ -153,9 +153,22 @@ def make_pair(name: str, target: Target, engine: Engine, *, max_waiting: int = 6
 
 @contextlib.contextmanager
 def live_endpoint(
-    pairs: Sequence[ServedPair], *, request_timeout_s: float = 60.0, send_buffer_bytes: int | None = None
+    pairs: Sequence[ServedPair],
+    *,
+    request_timeout_s: float = 60.0,
+    send_buffer_bytes: int | None = None,
+    port: int = 0,
+    prefix: str = "",
 ) -> Iterator[LiveEndpoint]:
-    """Serve pairs until the end of the block; a small send buffer makes a slow reader felt early."""
+    """Serve pairs until the end of the block.
+
+    Args:
+        pairs: Who answers.
+        request_timeout_s: Most time of an answer.
+        send_buffer_bytes: A small one makes a slow reader felt early.
+        port: Where to listen; 0: anywhere.
+        prefix: Of every path, as a group's in Serve.
+    """
     served = Served({pair.name: pair for pair in pairs}, request_timeout_s)
 
     async def provided() -> Served:
@@ -163,13 +176,13 @@ def live_endpoint(
 
     app = FastAPI(openapi_url=None)
     app.add_middleware(Envelope)
-    app.include_router(router)
+    app.include_router(router, prefix=prefix)
     app.dependency_overrides[replica] = provided
     errors.install(app)
     listening = socket.socket()
     if send_buffer_bytes is not None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
-    listening.bind(("127.0.0.1", 0))
+    listening.bind(("127.0.0.1", port))
     port = listening.getsockname()[1]
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

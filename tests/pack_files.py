@@ -29,6 +29,7 @@ def put_pack(
     files: Path | None = None,
     prompts: str = "p",
     method: str = "eda",
+    created_at: int = 1,
     **config: Any,
 ) -> str:
     """Publish the next version of a pack; returns name@version.
@@ -43,6 +44,7 @@ def put_pack(
         weights_sha256: Of the target that it was made for.
         target: The whole fingerprint, instead of one that is made up.
         files: Directory with `pack.json` and `pack.safetensors`.
+        created_at: When, in seconds since the epoch.
         prompts: Stands for the hash of the prompts.
         method: What was trained.
         config: Fields of its AdaptConfig.
@@ -56,7 +58,7 @@ def put_pack(
     settings = AdaptConfig.model_validate({"target": {"model": "org/model"}, **config})
     manifest = PackManifest(
         stage=Stage.PUBLISH,
-        created_at=1,
+        created_at=created_at,
         seconds=1.0,
         config=settings.model_dump(mode="json"),
         seed=settings.seed,

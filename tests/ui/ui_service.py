@@ -1,0 +1,143 @@
+"""A service with something to see: a thousand jobs, one of them finished with a real one's records, and what they made.
+
+It is `python -m api` as a process of its own over a SQLite database; no cluster answers. Serve's place may be taken by
+whoever listens at `serve_port`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from job_files import finish_job, write_records
+from pack_files import put_pack
+
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.distributed.processes import free_port
+from eda_service.jobstore import Deployment, JobStore, Status
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TARGET = "smollm2-135m-math"
+ADAPTED, PLAIN = TARGET, f"{TARGET}-base"
+SERVED = {"model": TARGET, "adapter": None, "revision": None, "dtype": "auto"}
+_READY_S = 120.0
+
+
+@dataclass(frozen=True)
+class UiService:
+    """Where it is, and ids of jobs in each state."""
+
+    url: str
+    home: Path
+    store: JobStore
+    finished: str
+    failed: str
+    running: str
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Every kind of page by a name for its picture."""
+        return {
+            "jobs": "/ui/jobs",
+            "job-finished": f"/ui/jobs/{self.finished}",
+            "job-running": f"/ui/jobs/{self.running}",
+            "job-failed": f"/ui/jobs/{self.failed}",
+            "logs": f"/ui/jobs/{self.finished}/logs/train",
+            "packs": "/ui/packs",
+            "deployments": "/ui/deployments",
+            "deployment": f"/ui/deployments/{ADAPTED}",
+            "playground": "/ui/playground",
+            "not-here": "/ui/jobs/adapt_nobody",
+        }
+
+
+@contextlib.contextmanager
+def ui_service(home: Path, *, num_jobs: int = 1000, serve_port: int | None = None) -> Iterator[UiService]:
+    """Fill a home, serve it, and stop at the end of the block."""
+    home.mkdir(parents=True)
+    store = JobStore(f"sqlite:///{home / 'eda.db'}")
+    finished = _create(store, seed=0)
+    finish_job(store, home, store.get(finished))
+    for n in range(num_jobs - 3):
+        _create(store, seed=n + 1, owner=f"team-{n % 4}", num_prompts=64 * (1 + n % 7))
+    failed, running = _create(store, seed=10_001), _create(store, seed=10_002)
+    _fail(store, failed)
+    _run(store, home, running)
+    pack = put_pack(home, TARGET, 2.61, base=1.33)
+    for name, served in ((ADAPTED, pack), (PLAIN, None)):
+        row = Deployment(name=name, target=SERVED, base_draft="smollm2-135m@2", pack=served, pack_ref=served)
+        store.put_deployment(row, made_by="local", reason="created")
+    try:
+        with _process(home, serve_port or free_port()) as url:
+            yield UiService(url, home, store, finished, failed, running)
+    finally:
+        store.close()
+
+
+def _create(store: JobStore, *, seed: int, owner: str = "local", num_prompts: int = 320) -> str:
+    config = AdaptConfig(
+        target=TargetSpec(model=TARGET),
+        dataset=DatasetSpec(source="reasoning-gym:gsm_symbolic?templates=0-79", num_prompts=num_prompts),
+        seed=seed,
+    )
+    return store.create(config, owner=owner, labels={"team": owner}, force=True)[0].id
+
+
+def _fail(store: JobStore, job_id: str) -> None:
+    store.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
+    store.record_progress(
+        job_id, {"stage": "train", "percent": 12.0, "step": 60, "total_steps": 488, "updated_at": int(time.time())}
+    )
+    message = "the loss at step 60 is nan; lower train.learning_rate (it is 0.0015)"
+    error = {"code": "non_finite_loss", "message": message, "param": "train.learning_rate", "retryable": False}
+    store.transition(job_id, Status.FAILED, event="job_failed", message=message, level="error", error=error)
+
+
+def _run(store: JobStore, home: Path, job_id: str) -> None:
+    """In the middle of its training: what comes later is taken away again."""
+    run, now = RunDir.of_job(job_id, home), int(time.time())
+    config = store.get(job_id).adapt_config()
+    run.create(config, origin="api")
+    write_records(run, config)
+    for stage in ("train", "evaluate"):
+        (run.root / stage / "record.json").unlink()
+    store.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
+    progress = {"stage": "train", "percent": 41.0, "step": 200, "total_steps": 488, "eta_s": 95}
+    store.record_progress(job_id, {**progress, "stage_started_at": now - 70, "updated_at": now})
+
+
+@contextlib.contextmanager
+def _process(home: Path, serve_port: int) -> Iterator[str]:
+    port = free_port()
+    env = {
+        **os.environ,
+        "EDA_HOME": str(home),
+        "EDA_PORT": str(port),
+        "EDA_SERVE_PORT": str(serve_port),
+        "EDA_RAY_DASHBOARD_URL": f"http://127.0.0.1:{free_port()}",
+        "EDA_HEARTBEAT_TIMEOUT_S": "100000",
+        "EDA_GRACE_S": "3600",
+    }
+    with (home / "api.log").open("ab") as log:
+        child = subprocess.Popen([sys.executable, "-m", "api"], env=env, cwd=REPOSITORY, stdout=log, stderr=log)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + _READY_S
+    try:
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{url}/health", timeout=5).is_success:
+                    break
+            assert child.poll() is None, (home / "api.log").read_text()
+            assert time.monotonic() < deadline, (home / "api.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        child.terminate()
+        child.wait(30)
