@@ -29,6 +29,7 @@ class Exit(IntEnum):
 
     OK = 0
     JOB_FAILED = 1
+    CHECK_FAILED = 1
     BAD_INPUT = 2
     UNREACHABLE = 3
 

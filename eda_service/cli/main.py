@@ -8,7 +8,9 @@ from eda_service.cli import deployments, jobs, keys, models
 from eda_service.cli.adapt import adapt
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
+from eda_service.cli.doctor import doctor
 from eda_service.cli.export import export
+from eda_service.cli.report import report
 from eda_service.cli.service import down, up
 
 app = typer.Typer(
@@ -33,6 +35,8 @@ app.command(
         "eda export smollm2-135m-math@2 --to sglang --form dense --prompts prompts.jsonl --out out/draft",
     )
 )(export)
+app.command(epilog=example("eda report adapt_01KD --out report.html"))(report)
+app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")

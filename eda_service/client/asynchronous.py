@@ -186,6 +186,10 @@ class AsyncClient:
         """The evaluation record of a job."""
         return await self._send(calls.report(job_id))
 
+    async def report_page(self, job_id: str) -> str:
+        """The report of a job as one HTML file that needs nothing else."""
+        return await self._send(calls.report_page(job_id))
+
     async def health(self) -> dict[str, Any]:
         """State of the service's parts."""
         return await self._send(calls.health())

@@ -178,6 +178,10 @@ class Client:
         """The evaluation record of a job."""
         return self._send(calls.report(job_id))
 
+    def report_page(self, job_id: str) -> str:
+        """The report of a job as one HTML file that needs nothing else."""
+        return self._send(calls.report_page(job_id))
+
     def health(self) -> dict[str, Any]:
         """State of the service's parts."""
         return self._send(calls.health())

@@ -32,11 +32,12 @@ class Call(Generic[T]):
     Args:
         method: HTTP method.
         path: Path under the service's URL.
-        parse: Makes the answer's JSON into a value.
+        parse: Makes the answer's JSON into a value, or its text where `is_text`.
         params: Query.
         json: Body.
         headers: Headers of this call alone.
         repeatable: Sent twice, it does no more than sent once.
+        is_text: The answer is no JSON.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -46,6 +47,7 @@ class Call(Generic[T]):
     json: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = False
+    is_text: bool = False
 
     def request(self, http: httpx.Client | httpx.AsyncClient, **options: Any) -> httpx.Request:
         """The request as httpx sends it."""
@@ -67,7 +69,7 @@ class Call(Generic[T]):
                 retry_after_s=retry_after_s(response.headers, time.time()),
             )
         try:
-            return self.parse(response.json())
+            return self.parse(response.text if self.is_text else response.json())
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -142,6 +144,11 @@ def logs(job_id: str, *, stage: str | None, tail: int | None = None, after: int 
 def report(job_id: str) -> Call[dict[str, Any]]:
     """The evaluation record."""
     return Call("GET", f"{_job(job_id)}/report", dict, repeatable=True)
+
+
+def report_page(job_id: str) -> Call[str]:
+    """The report as one HTML file."""
+    return Call("GET", f"{_job(job_id)}/report.html", str, repeatable=True, is_text=True)
 
 
 def health() -> Call[dict[str, Any]]:

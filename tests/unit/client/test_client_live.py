@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from both_clients import MakeClient
+from job_files import finish_job
 from live_api import BODY, LiveApi
 from lossy_proxy import lossy_proxy
 
@@ -68,6 +69,9 @@ def test_logs_report_health_models(live: LiveApi, make_client: MakeClient) -> No
     with pytest.raises(ApiError) as caught:
         client.report(job.id)
     assert (caught.value.status, caught.value.code) == (404, "not_found")
+    finish_job(live.store, live.home, live.store.get(job.id))
+    assert client.report_page(job.id).startswith("<!doctype html>")
+    assert client.report(job.id)["stage"] == "evaluate"
     assert client.health()["ray_reachable"] is False
     assert client.models() == []
 

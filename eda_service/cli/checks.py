@@ -1,0 +1,271 @@
+"""What `eda doctor` looks at. Each check says what it found and, where that is not well, the next step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import httpx
+from packaging.requirements import Requirement
+
+from eda_service import __version__
+from eda_service.cli.console import read_up
+from eda_service.client import ApiError, Client, ServiceUnreachableError
+from eda_service.errors import EdaError
+
+_PACKAGE = "eda-service"
+_PYTHONS = ((3, 11), (3, 13))
+_LEAST_FREE_BYTES, _EASY_FREE_BYTES = 1_000_000_000, 10_000_000_000
+_HUB = "https://huggingface.co"
+_HUB_TIMEOUT_S = 4.0
+_SERVICE_TIMEOUT_S = 5.0
+_SMI_TIMEOUT_S = 10.0
+
+
+class State(StrEnum):
+    """How a check came out; `warn` is worth knowing and stops nobody."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        found: What is there.
+        next_step: What to do about it; empty where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    found: str
+    next_step: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Check]:
+    """Look at everything, quick things first.
+
+    Args:
+        home: State root.
+        url: Of the service; None: the one that `eda up` wrote down for this home.
+        ports: That `eda up` would listen on.
+    """
+    up = read_up(home)
+    where = url or (None if up is None else str(up["api_url"]))
+    service = check_service(where, home)
+    return [
+        check_python(sys.version_info[:2]),
+        check_packages(_requirements()),
+        check_home(home),
+        check_disk(shutil.disk_usage(_existing(home)).free, home),
+        check_token(home / "ray" / "auth_token"),
+        *(check_port(port, is_ours=where is not None and service.state is not State.FAIL) for port in ports),
+        check_gpu(),
+        check_embedded_model(),
+        check_hub(os.environ.get("HF_ENDPOINT") or _HUB),
+        service,
+        check_ray(where, home),
+        check_key(where),
+    ]
+
+
+def check_python(version: tuple[int, int]) -> Check:
+    """The interpreter is one that the package is made for."""
+    text = f"Python {version[0]}.{version[1]}, eda-service {__version__}"
+    if _PYTHONS[0] <= version < _PYTHONS[1]:
+        return Check("python", State.OK, text)
+    return Check("python", State.FAIL, text, "use Python 3.11 or 3.12: python3.11 -m venv .venv")
+
+
+def check_packages(requirements: Sequence[str]) -> Check:
+    """Every library is installed, in a version that was allowed for."""
+    missing, other = [], []
+    for requirement in map(Requirement, requirements):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            missing.append(requirement.name)
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            other.append(f"{requirement.name} {version} (wanted {requirement.specifier})")
+    again = "install the pinned versions: pip install --constraint constraints.txt --editable ."
+    if missing:
+        return Check("packages", State.FAIL, f"not installed: {', '.join(missing)}", again)
+    if other:
+        return Check("packages", State.WARN, f"other versions than tested: {', '.join(other)}", again)
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "transformers", "deepspeed"))
+    return Check("packages", State.OK, shown)
+
+
+def _requirements() -> list[str]:
+    """What the installed package asks for; itself, where it is not installed."""
+    try:
+        return metadata.requires(_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return [_PACKAGE]
+
+
+def check_home(home: Path) -> Check:
+    """State can be written."""
+    place = _existing(home)
+    if os.access(place, os.W_OK | os.X_OK):
+        return Check("home", State.OK, str(home))
+    return Check(
+        "home", State.FAIL, f"{place} cannot be written", "set EDA_HOME to a directory of yours, or use --home"
+    )
+
+
+def check_disk(free_bytes: int, home: Path) -> Check:
+    """There is room for jobs."""
+    text = f"{free_bytes / 1e9:.1f} GB free under {home}"
+    step = "free some, or set EDA_HOME to a larger disk; `eda adapt ... --dry-run` says what a job needs"
+    if free_bytes < _LEAST_FREE_BYTES:
+        return Check("disk", State.FAIL, text, step)
+    return Check("disk", State.WARN, text, step) if free_bytes < _EASY_FREE_BYTES else Check("disk", State.OK, text)
+
+
+def check_token(path: Path) -> Check:
+    """Nobody else can read the cluster's token."""
+    if not path.exists():
+        return Check("ray token", State.OK, "none yet; `eda up` makes one")
+    if path.stat().st_mode & 0o077:
+        return Check("ray token", State.FAIL, f"others may read {path}", f"chmod 600 {path}")
+    return Check("ray token", State.OK, "readable by you alone")
+
+
+def check_port(port: int, *, is_ours: bool) -> Check:
+    """A port is free, or our own service has it."""
+    name = f"port {port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            if is_ours:
+                return Check(name, State.OK, "taken while a service of this home runs")
+            return Check(name, State.FAIL, "taken by something else", "eda up --port N --serve-port M")
+    return Check(name, State.OK, "free")
+
+
+def check_gpu() -> Check:
+    """Whether there is a GPU, and torch can use it."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
+        return Check("gpu", State.OK, ", ".join(names))
+    if shutil.which("nvidia-smi") is None:
+        return Check("gpu", State.OK, f"none; jobs run on {os.cpu_count()} processor cores")
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False
+        )
+        found = listed.stdout.strip() or listed.stderr.strip() or "nvidia-smi says nothing"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        found = f"nvidia-smi does not answer ({type(error).__name__})"
+    text = f"torch {torch.__version__} uses no GPU here, though: {found.splitlines()[0][:200]}"
+    return Check("gpu", State.WARN, text, "install a CUDA build of torch that fits the driver: https://pytorch.org")
+
+
+def check_embedded_model() -> Check:
+    """The shipped targets' base is on this machine."""
+    from eda_service.target.embedded import EMBEDDED, model_cache
+
+    missing = [name for name in EMBEDDED if not (model_cache() / "models" / name / "SOURCE.json").exists()]
+    if not missing:
+        return Check("shipped model", State.OK, f"{', '.join(EMBEDDED)} in {model_cache()}")
+    step = "; ".join(f"eda models fetch {name}" for name in missing)
+    return Check("shipped model", State.WARN, f"not fetched yet: {', '.join(missing)}", step)
+
+
+def check_hub(endpoint: str) -> Check:
+    """Whether models of the hub can be had."""
+    step = "use shipped names and local directories, or set HF_ENDPOINT to a mirror"
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+        return Check("model hub", State.WARN, "HF_HUB_OFFLINE is set", step)
+    try:
+        status = httpx.head(endpoint, timeout=_HUB_TIMEOUT_S, follow_redirects=True).status_code
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Check("model hub", State.WARN, f"{endpoint} does not answer ({type(error).__name__})", step)
+    token = "with a token" if os.environ.get("HF_TOKEN") else "without a token: public models only"
+    state = State.OK if status < 500 else State.WARN
+    return Check("model hub", state, f"{endpoint} answers, {token}", "" if state is State.OK else step)
+
+
+def check_service(url: str | None, home: Path) -> Check:
+    """The API answers and is well."""
+    if url is None:
+        return Check("service", State.WARN, f"none runs for {home}", "eda up")
+    found = _health(url)
+    if found is None:
+        return Check(
+            "service", State.FAIL, f"{url} does not answer", f"eda up; what happened is in {home}/logs/api.log"
+        )
+    text = f"{url} is {found['status']}, version {found['version']}"
+    if found["status"] != "ok":
+        return Check("service", State.WARN, text, f"see the checks below, and {home}/logs")
+    return Check("service", State.OK, text)
+
+
+def check_ray(url: str | None, home: Path) -> Check:
+    """The service reaches its cluster."""
+    found = None if url is None else _health(url)
+    if found is None:
+        return Check("ray", State.OK, f"Ray {metadata.version('ray')} is installed; `eda up` starts a head")
+    if found["ray_reachable"]:
+        return Check("ray", State.OK, f"answers; the dispatcher looked {found['dispatcher_lag_s']:.0f} s ago")
+    step = f"jobs wait until it does; the head's own output is in {home}/logs/ray_head.log"
+    return Check("ray", State.FAIL, "the service does not reach Ray", step)
+
+
+def check_key(url: str | None) -> Check:
+    """The service takes the key of this environment."""
+    given = "EDA_API_KEY" if os.environ.get("EDA_API_KEY") else "no key"
+    if url is None or _health(url) is None:
+        return Check("api key", State.WARN, f"{given}; not tried, as no service answers", "eda up")
+    try:
+        with _client(url) as client:
+            client.page(limit=1)
+    except ApiError as error:
+        if error.status == httpx.codes.FORBIDDEN:
+            return Check("api key", State.OK, f"{given} is valid, without the scope jobs:read")
+        step = "export EDA_API_KEY=eda_...; `eda keys create NAME` makes a key on the service's machine"
+        return Check("api key", State.FAIL, f"{given} was refused: {error.message}", step)
+    except EdaError as error:
+        return Check("api key", State.FAIL, error.message, "check EDA_API_KEY and --url")
+    return Check("api key", State.OK, f"{given} is what the service wants")
+
+
+def _health(url: str) -> dict[str, Any] | None:
+    try:
+        with _client(url) as client:
+            return client.health()
+    except (ServiceUnreachableError, ApiError):
+        return None
+
+
+def _client(url: str) -> Client:
+    return Client(url, timeout_s=_SERVICE_TIMEOUT_S, max_retries=0)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())

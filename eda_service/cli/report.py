@@ -1,0 +1,44 @@
+"""`eda report`: what an adaptation did, as one HTML file to keep or to mail."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eda_service.artifacts.files import write_bytes
+from eda_service.cli.arguments import JobArgument
+from eda_service.cli.console import JsonOption, UrlOption, connect, err, print_json
+from eda_service.errors import InputError
+
+_STDOUT = Path("-")
+
+
+def report(
+    job_id: JobArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; `-`: standard output; default: ID.html.")
+    ] = None,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a job's report: one HTML file with its charts, stages, cost and settings, which needs nothing else."""
+    path = out or Path(f"{job_id}.html")
+    if path != _STDOUT and path.is_dir():
+        raise InputError(f"{path} is a directory; name a file in it", param="out")
+    with connect(url) as client:
+        data = client.report_page(job_id).encode()
+    if path == _STDOUT:
+        sys.stdout.buffer.write(data)
+        return
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; choose another --out", param="out") from error
+    if as_json:
+        print_json({"id": job_id, "path": str(path), "size_bytes": len(data)})
+    else:
+        typer.echo(str(path))
+        err.print(f"{len(data) / 1e3:.0f} kB; open it in a browser")
