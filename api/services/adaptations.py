@@ -11,7 +11,7 @@ from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.estimates import estimate
-from api.services.job_records import JobRecords, read_records
+from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.submission import to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
@@ -20,7 +20,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
-from eda_service.records import STAGES, EvalReport, Stage
+from eda_service.records import STAGES, CurvePoint, EvalReport, Stage
 
 _MAX_LOG_BYTES = 1 << 20
 
@@ -141,6 +141,10 @@ class Adaptations:
     def records(self, job_id: str, caller: Caller) -> JobRecords:
         """What the job's stages have written down so far."""
         return read_records(self._run_dir(self.get(job_id, caller)))
+
+    def curve(self, job_id: str, caller: Caller) -> tuple[CurvePoint, ...]:
+        """The points that a job's training has written so far."""
+        return running_curve(self._run_dir(self.get(job_id, caller)))
 
     def counts(self, caller: Caller) -> dict[str, int]:
         """Number of jobs per status."""

@@ -60,13 +60,13 @@ def read_records(run: RunDir) -> JobRecords:
         selected=read(SelectionManifest, Stage.SELECT),
         trained=trained,
         report=read(EvalReport, Stage.EVALUATE),
-        curve=_running_curve(run) if trained is None else trained.curve,
+        curve=running_curve(run) if trained is None else trained.curve,
         unreadable=tuple(unreadable),
         logged=tuple(stage for stage in STAGES if (run.root / "logs" / f"{stage.value}.log").is_file()),
     )
 
 
-def _running_curve(run: RunDir) -> tuple[CurvePoint, ...]:
+def running_curve(run: RunDir) -> tuple[CurvePoint, ...]:
     """The points that training has written so far; its last line may be half there."""
     path = run.root / Stage.TRAIN.value / "curve.jsonl"
     if not path.is_file():

@@ -7,6 +7,7 @@ rendering.py   Jinja2, its filters, and how a page leaves
 charts.py      charts as values, drawn as SVG by `templates/_charts.html`
 job_charts.py  the charts of a job
 job_page.py    what a job's page shows
+job_result.py  what came out of a job
 report.py      a job's report as one file
 streams.py     live parts of pages, as server-sent events
 routes/        one module per kind of page

@@ -1,4 +1,4 @@
-"""What the page of a job shows: rows of the queue, the stages with their times and cost, the numbers of the result."""
+"""What the page of a job shows of its way: a row of the queue, and the stages with their times and cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api.services.job_records import JobRecords
 from api.ui.rendering import duration, percent, size
 from eda_service.artifacts.packs import PackVersion
 from eda_service.jobstore import Job, Status
-from eda_service.records import STAGES, EvalReport, Record, SpeedRow, Stage
+from eda_service.records import STAGES, Record, Stage
 
 _BAR_UNITS = 100.0
 
@@ -194,51 +194,3 @@ def _sizes(records: JobRecords, pack: PackVersion | None) -> dict[Stage, int]:
         for stage, each in made.items()
         if each is not None
     }
-
-
-@dataclass(frozen=True)
-class ResultRow:
-    """One draft at one temperature: acceptance, and speed where it was timed."""
-
-    temperature: float
-    draft: str
-    acceptance_length: float
-    acceptance_rate: float | None
-    tokens_per_s: float | None
-    speedup: str
-
-
-def results_of(report: EvalReport) -> list[ResultRow]:
-    """The evaluation's table: no draft, base draft, adapted draft, for each temperature."""
-    speeds = {(row.mode, row.temperature): row for row in report.speed}
-    rows = []
-    for temperature in sorted({row.temperature for row in report.acceptance}):
-        plain = speeds.get(("autoregressive", temperature))
-        if plain is not None:
-            rows.append(ResultRow(temperature, "no draft", 1.0, None, plain.tokens_per_s, _speedup(plain)))
-        for row in report.acceptance:
-            if row.temperature == temperature:
-                timed = speeds.get((row.draft, temperature))
-                rows.append(
-                    ResultRow(
-                        temperature,
-                        row.draft.replace("_", " "),
-                        row.acceptance_length,
-                        row.acceptance_rate,
-                        None if timed is None else timed.tokens_per_s,
-                        "" if timed is None else _speedup(timed),
-                    )
-                )
-    return rows
-
-
-def _speedup(row: SpeedRow) -> str:
-    return f"{row.speedup_over_autoregressive:.2f}× ({row.speedup_min:.2f}–{row.speedup_max:.2f})"
-
-
-def headline_of(report: EvalReport) -> tuple[float, float] | None:
-    """Acceptance length before and after, at the first temperature."""
-    first = report.acceptance[0].temperature if report.acceptance else 0.0
-    lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
-    before, after = lengths.get("base_draft"), lengths.get("adapted_draft")
-    return None if before is None or after is None else (before, after)

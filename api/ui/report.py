@@ -11,8 +11,8 @@ from starlette.responses import Response
 from api.auth import Caller
 from api.services.adaptations import Adaptations
 from api.services.packs import Packs
-from api.ui.job_charts import charts_of
-from api.ui.job_page import headline_of, results_of, row_of, stages_of
+from api.ui.job_page import row_of, stages_of
+from api.ui.job_result import result_of
 from api.ui.rendering import STATIC, environment
 
 _HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "cache-control": "no-store"}
@@ -34,10 +34,7 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
             job=job,
             config=job.adapt_config(),
             report=report,
-            results=results_of(report),
-            headline=headline_of(report),
-            depth=report.num_draft_tokens,
-            charts=charts_of(records),
+            result=result_of(records),
             stages=stages_of(job, records, packs.served(job.result_pack)),
             settings=json.dumps(job.config, indent=2),
             style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),

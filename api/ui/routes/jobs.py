@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -14,8 +15,8 @@ from api.services.job_records import JobRecords
 from api.services.packs import Packs
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
-from api.ui.job_charts import charts_of
-from api.ui.job_page import headline_of, results_of, row_of, stages_of
+from api.ui.job_page import row_of, stages_of
+from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
 from api.ui.report import report_file
 from eda_service.jobstore import Job, Status
@@ -83,7 +84,6 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
     job = adaptations.get(job_id, visitor.caller)
     records = adaptations.records(job_id, visitor.caller)
     events, _ = adaptations.newest_events(job_id, visitor.caller, before=0, limit=_NUM_EVENTS)
-    report = records.report
     return render(
         request,
         "job.html",
@@ -92,10 +92,7 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         row=row_of(job),
         config=job.adapt_config(),
         stages=stages_of(job, records, packs.served(job.result_pack)),
-        charts=charts_of(records),
-        results=[] if report is None else results_of(report),
-        headline=None if report is None else headline_of(report),
-        depth=None if report is None else report.num_draft_tokens,
+        result=result_of(records),
         unreadable=records.unreadable,
         logged=[stage.value for stage in records.logged],
         events=events,
@@ -168,6 +165,7 @@ class _JobLooks:
         self._after = after
         self._seen: tuple[Status, str | None] | None = None
         self._records: JobRecords | None = None
+        self._drawn: tuple[JobRecords, str] | None = None
 
     def look(self) -> streams.Look:
         """The job now."""
@@ -176,19 +174,33 @@ class _JobLooks:
             self._job_id, self._visitor.caller, after=self._after, limit=_NUM_EVENTS
         )
         self._after = events[-1].id if events else self._after
-        stages = stages_of(job, self._records_of(job), self._packs.served(job.result_pack))
+        records = self._records_of(job)
+        stages = stages_of(job, records, self._packs.served(job.result_pack))
         return streams.Look(
             parts={
                 "state": part("_jobs.html", "state", job, row_of(job)),
                 "stages": part("_jobs.html", "timeline", stages),
+                "outcome": self._outcome_of(records),
             },
             added=[("events", part("_jobs.html", "event", event)) for event in events],
             is_over=job.is_terminal and not has_more,
         )
 
     def _records_of(self, job: Job) -> JobRecords:
-        """Records appear at the end of a stage, and can be large: they are read again when the stage is another."""
+        """Records appear at the end of a stage, and can be large: they are read again when the stage is another. The
+        curve of training grows meanwhile.
+        """
         seen = job.status, job.stage
         if self._records is None or seen != self._seen:
             self._seen, self._records = seen, self._adaptations.records(self._job_id, self._visitor.caller)
+        if job.stage == Stage.TRAIN and self._records.trained is None:
+            curve = self._adaptations.curve(self._job_id, self._visitor.caller)
+            if len(curve) != len(self._records.curve):
+                self._records = replace(self._records, curve=curve)
         return self._records
+
+    def _outcome_of(self, records: JobRecords) -> str:
+        """Drawn once for the same records."""
+        if self._drawn is None or self._drawn[0] is not records:
+            self._drawn = records, part("_result.html", "show", result_of(records))
+        return self._drawn[1]

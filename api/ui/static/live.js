@@ -15,7 +15,10 @@ function put({ target, how, html }) {
     return;
   }
   const focused = old.contains(document.activeElement);
+  const opened = [...old.querySelectorAll("details")].map((each) => each.open);
   old.replaceWith(fresh(html));
+  const details = document.getElementById(target)?.querySelectorAll("details") ?? [];
+  details.forEach((each, place) => (each.open = opened[place] ?? false));
   if (focused) document.getElementById(target)?.querySelector("a, button")?.focus();
 }
 

@@ -11,10 +11,13 @@ from typing import Any, Self
 import httpx
 import pytest
 from html_pages import parse
+from job_files import record_of
 from live_api import BODY, LiveApi, live_api
 
+from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Status
+from eda_service.records import Stage
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,20 @@ def test_a_jobs_page_gets_each_event_once_and_ends_with_the_job(live: LiveApi) -
     assert [each.rsplit(" ", 1)[1] for each in notes] == ["<b>first</b>", "second"]
     assert len(seen) == len(set(seen))
     assert seen[-1].endswith("job_failed gone")
+
+
+def test_the_loss_grows_while_training_runs(live: LiveApi) -> None:
+    job_id = create(live, seed=5)
+    start(live, job_id)
+    live.store.record_progress(job_id, {"stage": "train", "percent": 1.0, "step": 1, "total_steps": 9, "updated_at": 1})
+    points = [point for point in record_of(Stage.TRAIN)["curve"] if point["simulated_acceptance_length"] is None]
+    path = RunDir.of_job(job_id, live.home).stage_dir(Stage.TRAIN) / "curve.jsonl"
+    with Stream(f"{live.url}/ui/jobs/{job_id}/stream") as stream:
+        for number in (2, 4):
+            path.write_text("".join(json.dumps(point) + "\n" for point in points[:number]))
+            last = points[number - 1]
+            html = stream.wait_for("outcome", f"to {last['loss']:.2f} at step {last['step']}")
+            assert len(parse(html).one("figure").one("tbody").all("tr")) == number
 
 
 def test_a_stream_that_nothing_changes_on_stays_silent(live: LiveApi) -> None:

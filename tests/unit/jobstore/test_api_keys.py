@@ -123,3 +123,18 @@ def test_impossible_keys_are_refused(
     with pytest.raises(InputError, match=match):
         store.create_key(owner, name, scopes, expires_at)
     assert not store.has_keys()
+
+
+def test_a_key_that_was_checked_is_found_by_its_id_while_it_is_valid(store: JobStore, clock: Clock) -> None:
+    info, key = store.create_key("ann", "laptop", ["infer"], expires_at=clock.now + 100)
+    found = store.valid_key(info.id)
+    assert found is not None
+    assert (found.id, found.owner, found.scopes) == (info.id, "ann", ["infer"])
+    for wrong in ("", "0" * 16, key):
+        assert store.valid_key(wrong) is None
+    clock.now += 100
+    assert store.valid_key(info.id) is None
+    other, _ = store.create_key("ann", "desk", ["infer"])
+    assert store.valid_key(other.id) is not None
+    store.revoke_key(other.id)
+    assert store.valid_key(other.id) is None

@@ -44,6 +44,15 @@ def test_pages_hold_ones_own(store: JobStore, anns: Job) -> None:
     assert store.page(owner="carl")[0] == []
 
 
+def test_counts_hold_ones_own(store: JobStore, anns: Job) -> None:
+    store.create(config(), owner="bob")
+    store.transition(anns.id, Status.CANCELLED, event="job_cancelled", message="x")
+    assert store.counts(owner="ann") == {"cancelled": 1}
+    assert store.counts(owner="bob") == {"queued": 1}
+    assert store.counts(owner="carl") == {}
+    assert store.counts() == {"cancelled": 1, "queued": 1}
+
+
 def test_keys_and_content_are_per_owner(store: JobStore, anns: Job) -> None:
     bobs, made = store.create(config(), owner="bob", idempotency_key="k", request_sha256="b")
     assert made
