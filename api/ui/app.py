@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import errors
 from api.settings import Settings
 from api.ui.access import LoginNeededError, Visitor, visitor_of
-from api.ui.rendering import PREFIX, STATIC, render
+from api.ui.rendering import PREFIX, STATIC, environment, render
 from api.ui.routes import deployments, jobs, login, packs, playground
 from api.ui.sessions import Sessions
 from eda_service.errors import EdaError, InputError, NotFoundError
@@ -42,6 +42,7 @@ def create_ui(state: State, settings: Settings) -> FastAPI:
         state: Of that application; the pages' own is the same one.
         settings: Where the secret of the sessions is.
     """
+    environment()  # now, not while the first visitor waits
     ui = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     ui.state = state
     ui.state.sessions = Sessions(settings.home)

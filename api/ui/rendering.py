@@ -24,7 +24,7 @@ _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 @cache
 def environment() -> Environment:
-    """The templates, with their filters."""
+    """The templates, all of them compiled, with their filters."""
     found = Environment(
         loader=PackageLoader("api.ui"),
         autoescape=True,
@@ -34,6 +34,8 @@ def environment() -> Environment:
     )
     found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent}
     found.globals |= {"asset": asset, "version": __version__}
+    for name in found.list_templates():
+        found.get_template(name)
     return found
 
 

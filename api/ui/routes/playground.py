@@ -6,11 +6,12 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.deps import DeploymentsDep, DirectoryDep, GatewayDep, LimitsDep
+from api.errors import config_error
 from api.schemas_deployments import DeploymentRequest
 from api.ui.access import AskerDep, FormDep, WriterDep
 from api.ui.rendering import go, render
@@ -22,6 +23,7 @@ router = APIRouter(prefix="/playground")
 
 _MAX_TOKENS = 1024
 _SUFFIX = "-base"
+_TARGET = ("model", "adapter", "revision", "dtype")
 
 
 class Question(Config):
@@ -74,13 +76,13 @@ def page(
 def compare(visitor: WriterDep, deployments: DeploymentsDep, form: FormDep) -> Response:
     """Serve a deployment's target once more, under its name with `-base`, without the pack."""
     served = deployments.get(form.get("name", ""), visitor.caller)
-    request = DeploymentRequest.model_validate(
-        {
-            **{field: served.target[field] for field in ("model", "adapter", "revision", "dtype")},
-            "name": served.name + _SUFFIX,
-            "base_draft": served.base_draft,
-        }
-    )
+    target = {field: served.target[field] for field in _TARGET if field in served.target}
+    try:
+        request = DeploymentRequest.model_validate(
+            {**target, "name": served.name + _SUFFIX, "base_draft": served.base_draft}
+        )
+    except ValidationError as error:  # with the suffix the name may be too long
+        raise config_error(error) from error
     made, _ = deployments.create(request, visitor.caller)
     return go(f"/playground?left={served.name}&right={made.name}")
 

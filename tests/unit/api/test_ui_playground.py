@@ -112,6 +112,18 @@ def test_the_same_target_without_the_pack_is_one_form_away(client: TestClient, p
     assert not after.all("form", action="/ui/playground/compare")
 
 
+def test_a_name_that_is_too_long_with_its_suffix_is_refused(client: TestClient, prefix: str) -> None:
+    name = "n" * 95
+    assert (
+        client.post("/v1/deployments", json={"name": name, "model": "org/model", "pack": "math@1"}).status_code == 201
+    )
+    form = page(client, f"?left={name}").one("form", action="/ui/playground/compare")
+    fields = {each.attributes["name"]: each.attributes["value"] for each in form.all("input")}
+    refused = client.post("/ui/playground/compare", data=fields, headers=HTML)
+    assert refused.status_code == 400
+    assert "name" in parse(refused.text).one("main").text
+
+
 def test_without_deployments_there_is_nothing_to_ask(client: TestClient) -> None:
     found = page(client)
     assert not found.all("form", id="question")
