@@ -11,7 +11,7 @@ from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.estimates import estimate
-from api.services.job_records import JobRecords, read_records, running_curve
+from api.services.job_records import JobRecords, logged_stages, read_records, running_curve
 from api.services.submission import to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
@@ -145,6 +145,10 @@ class Adaptations:
     def curve(self, job_id: str, caller: Caller) -> tuple[CurvePoint, ...]:
         """The points that a job's training has written so far."""
         return running_curve(self._run_dir(self.get(job_id, caller)))
+
+    def logged(self, job_id: str, caller: Caller) -> tuple[Stage, ...]:
+        """Stages of a job that have a log."""
+        return logged_stages(self._run_dir(self.get(job_id, caller)))
 
     def counts(self, caller: Caller) -> dict[str, int]:
         """Number of jobs per status."""

@@ -29,7 +29,6 @@ class JobRecords:
     Attributes:
         curve: Of training, also while it runs.
         unreadable: What could not be read, in words.
-        logged: Stages that have a log.
     """
 
     validated: ValidateRecord | None
@@ -39,7 +38,6 @@ class JobRecords:
     report: EvalReport | None
     curve: tuple[CurvePoint, ...]
     unreadable: tuple[str, ...]
-    logged: tuple[Stage, ...]
 
 
 def read_records(run: RunDir) -> JobRecords:
@@ -62,8 +60,12 @@ def read_records(run: RunDir) -> JobRecords:
         report=read(EvalReport, Stage.EVALUATE),
         curve=running_curve(run) if trained is None else trained.curve,
         unreadable=tuple(unreadable),
-        logged=tuple(stage for stage in STAGES if (run.root / "logs" / f"{stage.value}.log").is_file()),
     )
+
+
+def logged_stages(run: RunDir) -> tuple[Stage, ...]:
+    """Stages that have a log."""
+    return tuple(stage for stage in STAGES if (run.root / "logs" / f"{stage.value}.log").is_file())
 
 
 def running_curve(run: RunDir) -> tuple[CurvePoint, ...]:

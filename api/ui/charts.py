@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 24, 44
 _NUM_TICKS = 5
 _MOST_POINTS = 200
 _MOST_ROWS = 40
@@ -83,8 +84,12 @@ class Chart:
     curves: tuple[Curve, ...] = ()
     boxes: tuple[Box, ...] = ()
     cut: Tick | None = None
-    width: int = field(default=WIDTH)
-    height: int = field(default=HEIGHT)
+    width: ClassVar[int] = WIDTH
+    height: ClassVar[int] = HEIGHT
+    left: ClassVar[int] = LEFT
+    right: ClassVar[int] = WIDTH - RIGHT
+    top: ClassVar[int] = TOP
+    bottom: ClassVar[int] = HEIGHT - BOTTOM
 
 
 def line_chart(

@@ -94,7 +94,7 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         stages=stages_of(job, records, packs.served(job.result_pack)),
         result=result_of(records),
         unreadable=records.unreadable,
-        logged=[stage.value for stage in records.logged],
+        logged=adaptations.logged(job_id, visitor.caller),
         events=events,
         last_event=events[0].id if events else 0,
     )
@@ -180,6 +180,7 @@ class _JobLooks:
             parts={
                 "state": part("_jobs.html", "state", job, row_of(job)),
                 "stages": part("_jobs.html", "timeline", stages),
+                "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
                 "outcome": self._outcome_of(records),
             },
             added=[("events", part("_jobs.html", "event", event)) for event in events],

@@ -128,6 +128,8 @@ def test_the_loss_grows_while_training_runs(live: LiveApi) -> None:
             last = points[number - 1]
             html = stream.wait_for("outcome", f"to {last['loss']:.2f} at step {last['step']}")
             assert len(parse(html).one("figure").one("tbody").all("tr")) == number
+        RunDir.of_job(job_id, live.home).log_path(Stage.TRAIN).write_text("x\n")
+        assert parse(stream.wait_for("logs", "href")).one("a").text == "train"
 
 
 def test_a_stream_that_nothing_changes_on_stays_silent(live: LiveApi) -> None:
