@@ -24,6 +24,7 @@ from benchmarks.make_packs import SETTINGS
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from benchmarks.serving_load import body_of
 from eda_service.client import Client
+from jobs.common import config_of_paths
 
 logger = logging.getLogger(__name__)
 
@@ -114,18 +115,6 @@ def _made_job(client: Client) -> str:
     raise SystemExit("no job was queued within two minutes")
 
 
-def nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """Dotted paths as an AdaptConfig's fields."""
-    found: dict[str, Any] = {}
-    for path, value in settings.items():
-        *parents, leaf = path.split(".")
-        into = found
-        for parent in parents:
-            into = into.setdefault(parent, {})
-        into[leaf] = json.loads(value) if isinstance(value, str) else value
-    return found
-
-
 def main() -> None:
     """Measure and write; fails where acceptance did not rise."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,8 +123,9 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings = nested({**SETTINGS, "selfgen.threads_per_actor": 2})
-    with smollm2_service([MATH], settings=settings) as bed:
+    values = {path: json.loads(value) if isinstance(value, str) else value for path, value in SETTINGS.items()}
+    config = config_of_paths({"target.model": MATH.target, **values, "selfgen.threads_per_actor": 2})
+    with smollm2_service([MATH], settings=config.model_dump()) as bed:
         found = measure(bed, arguments.data, arguments.prompts)
     write_result("drift.json", {**header("make proof-drift"), "base_draft": PACKS_BASE_DRAFT, **found})
     logger.info("%s", json.dumps(found))

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, ROOT, header, write_result
+from benchmarks.pairs import BASE_DRAFT, header, write_result
 from eda_service.artifacts.registry import find_draft
 from eda_service.config import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.selfgen.prompts import load_prompts
+from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target, load_target
 
@@ -36,8 +36,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def prompts_for(target: Target) -> list[list[int]]:
     """128 general prompts and 72 sums, all from the package or PyPI."""
-    general = ROOT / "eda_service" / "assets" / "general_prompts.jsonl"
-    sources = ((str(general), 128), ("reasoning-gym:gsm_symbolic", NUM_PROMPTS - 128))
+    sources = ((str(general_prompts_file()), 128), ("reasoning-gym:gsm_symbolic", NUM_PROMPTS - 128))
     found = [load_prompts(DatasetSpec(source=source, num_prompts=count), seed=1) for source, count in sources]
     return [render_prompt(target.tokenizer, prompt.messages) for group in found for prompt in group]
 

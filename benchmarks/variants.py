@@ -21,8 +21,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -38,6 +36,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.model.head import DraftHead
+from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.target.adapter import Adapter, read_adapter
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target, load_target
@@ -60,8 +59,7 @@ def resident_bytes() -> int:
 
 def read_prompts(target: Target, count: int) -> list[list[int]]:
     """The first shipped general prompts, rendered."""
-    path = Path(str(resources.files("eda_service"))) / "assets" / "general_prompts.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+    rows = [json.loads(line) for line in general_prompts_file().read_text(encoding="utf-8").splitlines()[:count]]
     return [render_prompt(target.tokenizer, row["messages"]) for row in rows]
 
 

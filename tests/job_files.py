@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pack_files import put_pack
+from pack_files import fingerprint, put_pack
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
@@ -25,7 +25,6 @@ from eda_service.records import (
     SelectionManifest,
     SelfGenManifest,
     Stage,
-    TargetFingerprint,
     ValidateRecord,
 )
 
@@ -70,7 +69,7 @@ def write_records(run: RunDir, config: AdaptConfig) -> None:
             created_at=began + 20,
             seconds=20.0,
             config={},
-            target=_fingerprint(config),
+            target=fingerprint(model=config.target.model, adapter=config.target.adapter),
             base_draft=config.base_draft,
             base_draft_sha256="d",
             num_prompts=NUM_SAMPLES,
@@ -141,19 +140,4 @@ def _scores() -> tuple[SampleScore, ...]:
             sample_value=chance.gammavariate(9, 10),
         )
         for place in range(NUM_SAMPLES)
-    )
-
-
-def _fingerprint(config: AdaptConfig) -> TargetFingerprint:
-    return TargetFingerprint(
-        model=config.target.model,
-        revision=None,
-        adapter=config.target.adapter,
-        model_type="llama",
-        hidden_size=32,
-        vocab_size=112,
-        num_layers=2,
-        tokenizer_sha256="t",
-        chat_template_sha256="c",
-        weights_sha256="w",
     )

@@ -69,7 +69,7 @@ def put_pack(
         method=method,
         base_draft=base_draft,
         base_draft_sha256="d",
-        target=target or _fingerprint(weights_sha256),
+        target=target or fingerprint(weights_sha256=weights_sha256),
         num_parameters=10,
         num_trainable=4,
         metrics={acceptance_key(ADAPTED, 0.0): acceptance_length, acceptance_key(BASE, 0.0): base},
@@ -79,16 +79,18 @@ def put_pack(
     return f"{name}@{version}"
 
 
-def _fingerprint(weights_sha256: str) -> TargetFingerprint:
-    return TargetFingerprint(
-        model="org/model",
-        revision=None,
-        adapter=None,
-        model_type="llama",
-        hidden_size=32,
-        vocab_size=112,
-        num_layers=2,
-        tokenizer_sha256="t",
-        chat_template_sha256="c",
-        weights_sha256=weights_sha256,
-    )
+def fingerprint(**fields: Any) -> TargetFingerprint:
+    """A target that is made up, with some facts of its own."""
+    made_up = {
+        "model": "org/model",
+        "revision": None,
+        "adapter": None,
+        "model_type": "llama",
+        "hidden_size": 32,
+        "vocab_size": 112,
+        "num_layers": 2,
+        "tokenizer_sha256": "t",
+        "chat_template_sha256": "c",
+        "weights_sha256": WEIGHTS,
+    }
+    return TargetFingerprint.model_validate({**made_up, **fields})

@@ -11,7 +11,7 @@ from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.estimates import estimate
-from api.services.job_records import JobRecords, logged_stages, read_records, running_curve
+from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.submission import to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
@@ -20,7 +20,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
-from eda_service.records import STAGES, CurvePoint, EvalReport, Stage
+from eda_service.records import CurvePoint, EvalReport, Stage
 
 _MAX_LOG_BYTES = 1 << 20
 
@@ -148,7 +148,7 @@ class Adaptations:
 
     def logged(self, job_id: str, caller: Caller) -> tuple[Stage, ...]:
         """Stages of a job that have a log."""
-        return logged_stages(self._run_dir(self.get(job_id, caller)))
+        return tuple(self._run_dir(self.get(job_id, caller)).logs())
 
     def counts(self, caller: Caller) -> dict[str, int]:
         """Number of jobs per status."""
@@ -171,12 +171,11 @@ class Adaptations:
     ) -> tuple[Stage | None, list[str], int]:
         """Lines of a stage's log (without a stage: of the latest that logged) and the offset behind them."""
         run = self._run_dir(self.get(job_id, caller))
-        paths = {each: run.root / "logs" / f"{each.value}.log" for each in STAGES}
-        wanted = [stage] if stage is not None else list(reversed(STAGES))
-        for each in wanted:
-            if paths[each].is_file():
-                return each, *_lines(paths[each], tail, after)
-        return stage, [], 0
+        logs = run.logs()
+        wanted = stage if stage is not None else next(reversed(logs), None)
+        if wanted is None or wanted not in logs:
+            return stage, [], 0
+        return wanted, *_lines(logs[wanted], tail, after)
 
     def _run_dir(self, job: Job) -> RunDir:
         return RunDir.of_job(job.id, self._settings.home)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import ValidationError
-
+from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RecordT, RunDir
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import (
-    STAGES,
     CurvePoint,
     DraftCheckpoint,
     EvalReport,
@@ -63,21 +59,6 @@ def read_records(run: RunDir) -> JobRecords:
     )
 
 
-def logged_stages(run: RunDir) -> tuple[Stage, ...]:
-    """Stages that have a log."""
-    return tuple(stage for stage in STAGES if (run.root / "logs" / f"{stage.value}.log").is_file())
-
-
 def running_curve(run: RunDir) -> tuple[CurvePoint, ...]:
-    """The points that training has written so far; its last line may be half there."""
-    path = run.root / Stage.TRAIN.value / "curve.jsonl"
-    if not path.is_file():
-        return ()
-    points = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value: Any = json.loads(line)
-            points.append(CurvePoint.model_validate(value))
-        except (ValueError, ValidationError):
-            break
-    return tuple(points)
+    """The points that training has written so far."""
+    return tuple(Curve(run.root / Stage.TRAIN.value).read())

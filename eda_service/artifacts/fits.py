@@ -36,7 +36,8 @@ def check_pack_fits(pack: PackManifest, target: TargetFingerprint) -> None:
     wrong = _differing({name: (getattr(pack.target, name), getattr(target, name)) for name in fields}, "pack")
     if wrong:
         raise TargetIncompatibleError(
-            f"pack {pack.pack} was made for another target than {target.model}: {wrong}; name its own target",
+            f"pack {pack.pack} was made for another target than {target.model}: {wrong}; name its own target, or adapt "
+            "again",
             param="target",
         )
 

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from eda_service.artifacts.files import verify_files, write_bytes, write_json
 from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
-from eda_service.records import Record, Stage
+from eda_service.records import STAGES, Record, Stage
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -111,6 +111,11 @@ class RunDir:
         path = self.root / "logs" / f"{stage.value}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def logs(self) -> dict[Stage, Path]:
+        """The log files that there are, in the order of the stages."""
+        paths = {stage: self.root / "logs" / f"{stage.value}.log" for stage in STAGES}
+        return {stage: path for stage, path in paths.items() if path.is_file()}
 
     def write_record(self, record: Record) -> None:
         """Publish a stage's record: the last write of the stage."""

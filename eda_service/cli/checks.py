@@ -68,7 +68,8 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
     """
     up = read_up(home)
     where = url or (None if up is None else str(up["api_url"]))
-    service = check_service(where, home)
+    health = None if where is None else _health(where)
+    service = check_service(where, health, home)
     return [
         check_python(sys.version_info[:2]),
         check_packages(_requirements()),
@@ -80,8 +81,8 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         check_embedded_model(),
         check_hub(os.environ.get("HF_ENDPOINT") or _HUB),
         service,
-        check_ray(where, home),
-        check_key(where),
+        check_ray(health, home),
+        check_key(None if health is None else where),
     ]
 
 
@@ -210,28 +211,26 @@ def check_hub(endpoint: str) -> Check:
     return Check("model hub", state, f"{endpoint} answers, {token}", "" if state is State.OK else step)
 
 
-def check_service(url: str | None, home: Path) -> Check:
+def check_service(url: str | None, health: dict[str, Any] | None, home: Path) -> Check:
     """The API answers and is well."""
     if url is None:
         return Check("service", State.WARN, f"none runs for {home}", "eda up")
-    found = _health(url)
-    if found is None:
+    if health is None:
         return Check(
             "service", State.FAIL, f"{url} does not answer", f"eda up; what happened is in {home}/logs/api.log"
         )
-    text = f"{url} is {found['status']}, version {found['version']}"
-    if found["status"] != "ok":
+    text = f"{url} is {health['status']}, version {health['version']}"
+    if health["status"] != "ok":
         return Check("service", State.WARN, text, f"see the checks below, and {home}/logs")
     return Check("service", State.OK, text)
 
 
-def check_ray(url: str | None, home: Path) -> Check:
+def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
     """The service reaches its cluster."""
-    found = None if url is None else _health(url)
-    if found is None:
+    if health is None:
         return Check("ray", State.OK, f"Ray {metadata.version('ray')} is installed; `eda up` starts a head")
-    if found["ray_reachable"]:
-        return Check("ray", State.OK, f"answers; the dispatcher looked {found['dispatcher_lag_s']:.0f} s ago")
+    if health["ray_reachable"]:
+        return Check("ray", State.OK, f"answers; the dispatcher looked {health['dispatcher_lag_s']:.0f} s ago")
     step = f"jobs wait until it does; the head's own output is in {home}/logs/ray_head.log"
     return Check("ray", State.FAIL, "the service does not reach Ray", step)
 
@@ -239,7 +238,7 @@ def check_ray(url: str | None, home: Path) -> Check:
 def check_key(url: str | None) -> Check:
     """The service takes the key of this environment."""
     given = "EDA_API_KEY" if os.environ.get("EDA_API_KEY") else "no key"
-    if url is None or _health(url) is None:
+    if url is None:
         return Check("api key", State.WARN, f"{given}; not tried, as no service answers", "eda up")
     try:
         with _client(url) as client:

@@ -111,7 +111,8 @@ class StepOutput:
 
     Attributes:
         new_token_ids: In order; a final stop token is included.
-        num_accepted: How many of them, from the first, are draft tokens that the target accepted.
+        num_accepted: How many of them, from the first, are draft tokens that the target accepted; as in `stats`, the
+            last token of a round that was cut counts as the target's own.
         finish_reason: None while the request goes on; else stop, length, cancelled or error.
         error: Why, when the reason is error.
         features_TD: With hidden-state capture, at the end: the target's features of every forwarded token

@@ -15,15 +15,14 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from eda_service.artifacts.fits import check_draft_fits
+from eda_service.artifacts.fits import check_draft_fits, check_pack_fits
 from eda_service.artifacts.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
 from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.errors import TargetIncompatibleError
 from eda_service.model.head import DraftHead
-from eda_service.records import PackManifest
+from eda_service.records import PackManifest, TargetFingerprint
 from eda_service.target.adapter import Adapter, read_adapter, unstackable_reason
 from eda_service.target.fused import is_fused
 from eda_service.target.loader import Target, fingerprint, load_target
@@ -113,7 +112,7 @@ class BaseGroup:
         if model.base_draft is None:
             return LoadedVariant(model, adapter, None, 0, made.weights_sha256)
         base = self._base_form(model.base_draft)
-        form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made.weights_sha256)
+        form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made)
         return LoadedVariant(model, adapter, form, form.own_bytes(base) if model.pack else 0, made.weights_sha256)
 
     def _base_form(self, base_draft: str) -> DraftForm:
@@ -124,15 +123,9 @@ class BaseGroup:
             self._drafts[base_draft] = DraftForm(shared_parts(loaded.draft), self._head(loaded.vocab_W))
         return self._drafts[base_draft]
 
-    def _adapted_form(self, pack: str, base_draft: str, weights_sha256: str) -> DraftForm:
+    def _adapted_form(self, pack: str, base_draft: str, made: TargetFingerprint) -> DraftForm:
         directory = find_pack(pack)
-        made_for = read_pack_manifest(directory).target
-        if made_for.weights_sha256 != weights_sha256:
-            raise TargetIncompatibleError(
-                f"pack {pack} was made for {made_for.model} with weights {made_for.weights_sha256[:12]}, this target "
-                f"has {weights_sha256[:12]}; adapt again",
-                param="pack",
-            )
+        check_pack_fits(read_pack_manifest(directory), made)
         loaded = load_drafts(find_draft(base_draft), directory, target=self.target)
         if loaded.trained is None:
             return DraftForm(whole_parts(loaded.draft), self._head(loaded.vocab_W))

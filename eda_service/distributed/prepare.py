@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,18 @@ from eda_service.errors import DatasetInvalidError
 from eda_service.selection.projection import fit_reference
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
-from eda_service.selfgen.prompts import Prompt, load_prompts
+from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
 from eda_service.target.io import export_io
 from eda_service.target.loader import Target, load_target
 
 
 def general_prompts(count: int) -> list[Prompt]:
-    """The first `count` of the general prompts shipped with the package, written by SmolLM2 itself.
+    """The first `count` of the general prompts shipped with the package.
 
     Raises:
         DatasetInvalidError: More are asked for than are shipped.
     """
-    text = (resources.files("eda_service") / "assets" / "general_prompts.jsonl").read_text(encoding="utf-8")
+    text = general_prompts_file().read_text(encoding="utf-8")
     lines = text.rstrip("\n").split("\n")
     if count > len(lines):
         raise DatasetInvalidError(

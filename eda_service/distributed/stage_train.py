@@ -14,6 +14,7 @@ from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
@@ -21,7 +22,6 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards
-from eda_service.distributed.train_state import Curve
 from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, train_worker
 from eda_service.errors import (
     ArtifactCorruptError,
@@ -90,7 +90,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         frozen_sha256=outcome["frozen_after"],
         initial_simulated_acceptance_length=outcome["initial_acceptance"],
         best_simulated_acceptance_length=outcome["best_acceptance"],
-        curve=tuple(Curve(out_dir / "curve.jsonl").read()),
+        curve=tuple(Curve(out_dir).read()),
         num_worker_restarts=outcome["restarts"],
         training_seconds=outcome["seconds"],
     )

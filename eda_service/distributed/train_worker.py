@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
-from eda_service.distributed.train_state import Curve, TrainState
+from eda_service.distributed.train_state import TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
 from eda_service.model.freezing import frozen_sha256
@@ -81,7 +82,7 @@ class Worker:
         self.embed, self.head_WD = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
         self.vocab_W = vocab_W
         self.state = TrainState()
-        self.curve = Curve(self.out_dir / "curve.jsonl")
+        self.curve = Curve(self.out_dir)
         self.writer = self._tensorboard()
         self._reported_at = 0.0
         self._began = time.monotonic()

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,7 +26,7 @@ from eda_service.model.checkpoint import LoadedDraft, for_inference
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.selfgen.prompts import load_prompts
+from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target
 from eda_service.training.unroll import unroll
@@ -62,8 +60,7 @@ def answer(target: Target, settings: CalibrationSettings) -> list[Transcript]:
         DatasetInvalidError: The prompts cannot be read, are too few, or give no answer that a draft can be held
             against.
     """
-    general = Path(str(resources.files("eda_service"))) / "assets" / "general_prompts.jsonl"
-    dataset = DatasetSpec(source=settings.prompts or str(general), num_prompts=settings.num_prompts)
+    dataset = DatasetSpec(source=settings.prompts or str(general_prompts_file()), num_prompts=settings.num_prompts)
     prompts = [render_prompt(target.tokenizer, each.messages) for each in load_prompts(dataset, seed=0)]
     longest = target.max_context - settings.max_new_tokens
     fitting = [ids for ids in prompts if len(ids) <= longest]

@@ -12,17 +12,19 @@ Shapes: D hidden, V vocabulary, W draft vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eda_service.errors import ArtifactCorruptError
 from eda_service.export.eda_config import Destination, EdaConfig, Form
+from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
 from eda_service.model.draft import Draft
 
 D2T, HEAD, BIAS = "d2t", "lm_head.weight", "fc.bias"
 TOKEN_MAP = "token_map.pt"
-VLLM_PLUGIN = "EagleEdaForCausalLM"
 SGLANG_PLUGIN = "EdaForCausalLMEagle"
 _ARCHITECTURES = {
     (Destination.VLLM, Form.DENSE): "LlamaForCausalLM",
@@ -77,6 +79,19 @@ def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
         if eda.destination is Destination.VLLM:
             shapes[HEAD] = (eda.draft_vocab_size, eda.draft.hidden_size)
     return shapes
+
+
+def require_tensors(eda: EdaConfig, names: Iterable[str]) -> None:
+    """Check what an engine is about to load.
+
+    Raises:
+        ArtifactCorruptError: A tensor is missing or unknown.
+    """
+    wrong = sorted(set(names) ^ shapes_of(eda).keys())
+    if wrong:
+        raise ArtifactCorruptError(
+            f"the draft {eda.source} has missing or unknown tensors: {', '.join(wrong)}; export again"
+        )
 
 
 def config_of(eda: EdaConfig, max_context: int) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.llama_eagle import EagleLlamaForCausalLM
 from vllm.model_executor.models.utils import get_draft_quant_config, maybe_prefix
 
-from eda_service.errors import ArtifactCorruptError
-from eda_service.export.contents import D2T, shapes_of
+from eda_service.export.contents import D2T, require_tensors
 from eda_service.export.eda_config import EdaConfig
 from eda_service.export.parallel_ffn import ParallelFFN
 
@@ -84,11 +83,7 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
             ArtifactCorruptError: One is missing or unknown.
         """
         tensors = dict(weights)
-        wrong = sorted(tensors.keys() ^ shapes_of(self.eda).keys())
-        if wrong:
-            raise ArtifactCorruptError(
-                f"the draft {self.eda.source} has missing or unknown tensors: {', '.join(wrong)}; export again"
-            )
+        require_tensors(self.eda, tensors)
         offsets_W = tensors.pop(D2T, None)
         if self.draft_id_to_target_id is not None and offsets_W is not None:
             self.draft_id_to_target_id.data.copy_(offsets_W)

@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ class Prompt:
         """As a JSON lines row."""
         row: dict[str, Any] = {"id": self.id, "messages": self.messages}
         return row if self.reference is None else {**row, "reference": self.reference}
+
+
+def general_prompts_file() -> Path:
+    """The general prompts that ship with the package, written by SmolLM2 itself."""
+    return Path(str(resources.files("eda_service") / "assets" / "general_prompts.jsonl"))
 
 
 def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:

@@ -15,8 +15,7 @@ from sglang.srt.runtime_context import get_parallel
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from eda_service.errors import ArtifactCorruptError
-from eda_service.export.contents import shapes_of
+from eda_service.export.contents import require_tensors
 from eda_service.export.eda_config import EdaConfig
 from eda_service.export.parallel_ffn import ParallelFFN
 
@@ -57,11 +56,7 @@ class EdaForCausalLMEagle(LlamaForCausalLMEagle):
             ArtifactCorruptError: One is missing or unknown.
         """
         tensors = dict(weights)
-        wrong = sorted(tensors.keys() ^ shapes_of(self.eda).keys())
-        if wrong:
-            raise ArtifactCorruptError(
-                f"the draft {self.eda.source} has missing or unknown tensors: {', '.join(wrong)}; export again"
-            )
+        require_tensors(self.eda, tensors)
         super().load_weights(tensors.items())
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from pack_files import fingerprint
 
 from eda_service.config import Mix
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form, Gate
 from eda_service.model.draft_config import DraftConfig, PrivateConfig
-from eda_service.records import TargetFingerprint
 
 
 def config(*, num_heads: int = 8, num_kv_heads: int = 4, width: int = 96, private_width: int = 24) -> EdaConfig:
@@ -35,18 +35,7 @@ def config(*, num_heads: int = 8, num_kv_heads: int = 4, width: int = 96, privat
         private=PrivateConfig(private_width=private_width, mix=Mix.SOFTMAX),
         scale=2.0,
         draft_vocab_size=None,
-        verifier=TargetFingerprint(
-            model="org/model",
-            revision=None,
-            adapter=None,
-            model_type="llama",
-            hidden_size=64,
-            vocab_size=100,
-            num_layers=2,
-            tokenizer_sha256="t",
-            chat_template_sha256="c",
-            weights_sha256="w",
-        ),
+        verifier=fingerprint(hidden_size=64, vocab_size=100),
         calibration=None,
     )
 
