@@ -82,7 +82,7 @@ def smollm2_service(domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, 
                 base_draft=PACKS_BASE_DRAFT,
                 **(settings or {}),
             )
-        with Service(home, {"EDA_DISPATCH_INTERVAL_S": "0.2"}, allow=ROOT) as service:
+        with Service(home, {}, allow=ROOT) as service:
             yield Bed(str(service.facts["api_url"]), home)
 
 

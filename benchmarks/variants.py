@@ -12,9 +12,7 @@ The fourth variant is the first one's adapter with every update scaled by 0.9 an
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
-import gc
 import itertools
 import json
 import logging
@@ -34,7 +32,7 @@ from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_pa
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
-from eda_service.distributed.resources import limit_kernel_cache
+from eda_service.distributed.resources import limit_kernel_cache, release_free_memory
 from eda_service.model.head import DraftHead
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.target.adapter import Adapter, read_adapter
@@ -52,8 +50,7 @@ ALLOWANCE = 1.1
 
 def resident_bytes() -> int:
     """Resident size of this process, after what was freed has gone back to the system."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    release_free_memory()
     return int(psutil.Process().memory_info().rss)
 
 

@@ -7,6 +7,7 @@ more than its own answers' tokens.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -60,7 +61,7 @@ class Booking:
         self._queue, self._num_places = queue, count
         self._open: dict[int, str] = {}
         self._box: list[tuple[int, StepOutput | EdaError]] = []
-        self._arrived = asyncio.Event()
+        self._arrived, self._ended = asyncio.Event(), asyncio.Event()
         self._closed = False
         late = DeadlineExceededError(
             f"the answer took longer than {timeout_s:g} s; ask for fewer tokens, or raise EDA_REQUEST_TIMEOUT_S"
@@ -84,13 +85,19 @@ class Booking:
         for index, order in enumerate(orders):
             self._open[index] = self._queue.submit(order, self, index)
 
-    async def take(self) -> list[tuple[int, StepOutput]]:
+    async def take(self, after_s: float = 0.0) -> list[tuple[int, StepOutput]]:
         """What came since the last call, in order, with each answer's index; waits where nothing came.
+
+        Args:
+            after_s: Let this long pass first, unless an answer ends or fails before.
 
         Raises:
             DeadlineExceededError: Time is up.
             EdaError: The engine refuses an answer or failed.
         """
+        if after_s > 0.0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), after_s)
         while not self._box:
             self._arrived.clear()
             await self._arrived.wait()
@@ -103,6 +110,7 @@ class Booking:
                 return taken
             taken.append((index, item))
         self._box.clear()
+        self._ended.clear()
         return taken
 
     def cancel(self, index: int, reason: str) -> None:
@@ -128,6 +136,8 @@ class Booking:
         if not self._closed:
             self._box.append((index, item))
             self._arrived.set()
+            if ended:
+                self._ended.set()
 
     def put_soon(self, index: int, item: StepOutput | EdaError) -> None:
         """`put` from another thread; a loop that is closed has nobody left to read."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from eda_service.decoding.request import RequestStats, StepOutput, TokenLogprobs
 Scored = tuple[int, TokenLogprobs | None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Span:
     """Text of neighbouring tokens that come from the same model.
 
@@ -24,6 +25,14 @@ class Span:
 
     text: str
     accepted: bool
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Neighbours that come from the same model as one."""
+    return [
+        Span("".join(span.text for span in run), accepted)
+        for accepted, run in itertools.groupby(spans, key=lambda span: span.accepted)
+    ]
 
 
 @dataclass
@@ -41,6 +50,12 @@ class Piece:
     scored: list[Scored] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     spans: list[Span] = field(default_factory=list)
+
+    def then(self, other: Piece) -> Piece:
+        """This piece and the one that follows it."""
+        return Piece(
+            self.text + other.text, self.scored + other.scored, other.finish_reason, joined([*self.spans, *other.spans])
+        )
 
 
 @dataclass(frozen=True)
@@ -123,12 +138,8 @@ class Choice:
 
     def _marked(self, text: str, accepted: bool) -> str:
         """Note where text comes from, if that is asked for; returns it."""
-        if not self._with_spans or not text:
-            return text
-        if self._spans and self._spans[-1].accepted == accepted:
-            self._spans[-1].text += text
-        else:
-            self._spans.append(Span(text, accepted))
+        if self._with_spans and text:
+            self._spans = joined([*self._spans, Span(text, accepted)])
         return text
 
     def _count(self, ids: list[int], output: StepOutput, start: int) -> None:

@@ -18,6 +18,7 @@ from eda_service.config import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.distributed.base_group import BaseGroup, LoadedVariant
+from eda_service.distributed.resources import release_free_memory
 from eda_service.distributed.serve_config import ServedModel
 
 MAX_BATCH = 16
@@ -80,6 +81,7 @@ class ServedGroup:
         )
         served = Served(variant, int(time.time()))
         self._served[model.name] = served
+        await asyncio.to_thread(release_free_memory)
         return served
 
     async def remove(self, name: str) -> None:

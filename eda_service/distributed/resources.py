@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import logging
 import os
 from typing import Any
@@ -33,6 +36,16 @@ def limit_threads(threads: int) -> None:
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
+
+
+def release_free_memory() -> None:
+    """Give the system back what this process has freed; where the C library is not glibc, nothing happens.
+
+    Reading weights frees as much as it keeps, in pieces that glibc would hold on to.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def limit_kernel_cache() -> None:

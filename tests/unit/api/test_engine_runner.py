@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from live_endpoint import Brake
 
-from api.serving.booking import Order
+from api.serving.booking import Booking, Order
 from api.serving.runner import EngineFailedError, EngineRunner
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
 from eda_service.errors import DeadlineExceededError, OverloadedError, RequestError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
@@ -229,3 +230,31 @@ def test_counts_are_the_sums_of_what_the_engine_says(
     assert counts.inter_token_s.num == counts.num_new_tokens - 3
     assert counts.queue_s.total > 0  # the third waited for a slot
     assert 0 < counts.prefill_s.total + counts.inter_token_s.total < counts.request_s.total
+
+
+class Nobody:
+    """A queue that decodes nothing."""
+
+    def submit(self, order: Order, booking: Booking, index: int) -> str:
+        return str(index)
+
+    def cancel(self, request_id: str, reason: str) -> None: ...
+
+    def release(self, count: int) -> None: ...
+
+
+@pytest.mark.parametrize("finish_reason", [None, "length"])
+def test_a_reader_that_waits_finds_all_in_one_piece_and_an_end_wakes_it(finish_reason: str | None) -> None:
+    async def scenario() -> tuple[int, float]:
+        with Booking(Nobody(), 1, timeout_s=60) as booking:
+            booking.start([Order("m", [1], SamplingParams())])
+            loop, began = asyncio.get_running_loop(), time.perf_counter()
+            stats = RequestStats(num_prompt_tokens=1)
+            loop.call_later(0.01, booking.put, 0, StepOutput("0", [1], None, stats))
+            loop.call_later(0.05, booking.put, 0, StepOutput("0", [2], finish_reason, stats))
+            taken = await booking.take(1.0)
+            return len(taken), time.perf_counter() - began
+
+    num_taken, seconds = asyncio.run(scenario())
+    assert num_taken == 2
+    assert seconds < 0.9 if finish_reason else seconds >= 1.0
