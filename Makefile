@@ -8,7 +8,7 @@ UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
+.PHONY: help install demo test test-docs test-ui test-vllm check docs bench-demo bench-decode bench-growth bench-packs bench-base \
 	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
 	bench-ui profile-decode proof-lossless openapi format clean
 
@@ -37,6 +37,11 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benc
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
+
+test-docs: $(STAMP)  ## the documentation's shell and Python blocks, page by page, against real services
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	sh tests/install_postgres.sh
+	$(BIN)/python -m pytest tests/docs
 
 test-ui: $(UI_STAMP)  ## the web pages in Chromium, pictures in out/ui
 	$(BIN)/eda models fetch smollm2-135m-instruct
@@ -123,6 +128,9 @@ proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
 	$(BIN)/python -m benchmarks.kills
+
+docs: $(STAMP)  ## the documentation site in out/site, strict about links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 openapi: $(STAMP)  ## write docs/openapi.json
 	$(BIN)/python -m api.openapi
