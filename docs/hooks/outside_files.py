@@ -1,4 +1,4 @@
-"""MkDocs hook: pages link to files of the repository outside `docs/`, as README and GitHub want it; here they come along.
+"""MkDocs hook: pages link to files of the repository outside `docs/`; here those files come along.
 
 A linked Markdown file becomes a page and may link on; any other file is copied. A linked directory is its README, or
 that of the nearest directory above. Nothing is copied into the tree: the site's files point to the repository's.

@@ -1,6 +1,6 @@
-"""Where a page's blocks run: a directory, a home with the committed math pack, and a service once the page says `eda up`.
+"""Where a page's blocks run: a directory, a home with the committed math pack, a service once the page says `eda up`.
 
-Shell variables and exports live from block to block, as in a reader's terminal. Two things differ from what is written:
+Shell variables and exports live from block to block, as in a reader's terminal. Two things differ from the text:
 `eda up` comes back when the service is ready, as it would in a terminal of its own, and port 8700 is a free one.
 """
 
@@ -22,6 +22,7 @@ from benchmarks.bed import acceptance_length, fingerprint
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT
 
 _PORT = "127.0.0.1:8700"
+_UP = "eda up"
 _LIMIT_S = 1500.0
 _SHELL = 'set -eu -o pipefail -o allexport; [ -e "$STATE" ] && . "$STATE"; . "$SCRIPT"; export -p > "$STATE"'
 _PYTHON = '[ -e "$STATE" ] && . "$STATE"; exec python "$SCRIPT"'
@@ -61,7 +62,8 @@ class PageShell:
     def bash_or_python(self, example: Example) -> None:
         """Run one block; Sybil's evaluator."""
         script = str(example.parsed)
-        if script.strip() == "eda up":
+        if _UP in script.splitlines():
+            assert script.strip() == _UP, "a reader starts the service in a terminal of its own: a block of its own"
             self._service = Service(self._home, self._given, allow=self._work).__enter__()
             return
         if self._service is not None:
