@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
 from eda_service.config import TargetSpec
 from eda_service.errors import InputError
@@ -55,7 +56,8 @@ def export(
         merged_target=merged_target,
         calibration=CalibrationSettings(prompts=prompts, num_prompts=num_prompts, num_draft_tokens=num_draft_tokens),
     )
-    made = export_draft(request)
+    with bars() as tell:
+        made = export_draft(request, tell=tell)
     if as_json:
         print_json(made)
         return

@@ -1,4 +1,4 @@
-"""Where a page's blocks run: a directory, a home with the committed math pack, a service once the page says `eda up`.
+"""Where a page's blocks run: a directory, a home with the committed math pack, a service once it says `eda up`.
 
 Shell variables and exports live from block to block, as in a reader's terminal. Two things differ from the text:
 `eda up` comes back when the service is ready, as it would in a terminal of its own, and port 8700 is a free one.
@@ -23,6 +23,7 @@ from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT
 
 _PORT = "127.0.0.1:8700"
 _UP = "eda up"
+_NUM_VERSIONS = 2
 _LIMIT_S = 1500.0
 _SHELL = 'set -eu -o pipefail -o allexport; [ -e "$STATE" ] && . "$STATE"; . "$SCRIPT"; export -p > "$STATE"'
 _PYTHON = '[ -e "$STATE" ] && . "$STATE"; exec python "$SCRIPT"'
@@ -43,14 +44,16 @@ class PageShell:
         self._root, self._given = root, dict(env)
         self._service: Service | None = None
         math = DOMAINS[0]
-        put_pack(
-            self._home,
-            math.target,
-            acceptance_length(math),
-            files=math.pack_dir,
-            target=fingerprint(math),
-            base_draft=PACKS_BASE_DRAFT,
-        )
+        for _ in range(_NUM_VERSIONS):
+            put_pack(
+                self._home,
+                math.target,
+                acceptance_length(math),
+                files=math.pack_dir,
+                target=fingerprint(math),
+                model=math.target,
+                base_draft=PACKS_BASE_DRAFT,
+            )
 
     def __enter__(self) -> Self:
         return self

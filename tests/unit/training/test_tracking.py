@@ -1,4 +1,4 @@
-"""Tracking: TensorBoard's files, a missing extra, and a tracker that fails in the middle. `make test-tracking` has the rest."""
+"""Tracking: TensorBoard, a missing extra, a tracker that fails in the middle. The rest: `make test-tracking`."""
 
 from __future__ import annotations
 
