@@ -39,5 +39,5 @@ def test_a_wheel_that_does_not_come_is_said_with_pips_words(tmp_path: Path, monk
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(TargetNotFoundError, match="nothing-here==1 could not be downloaded: ERROR: .*registry"):
+    with pytest.raises(TargetNotFoundError, match=r"nothing-here==1 could not be downloaded: ERROR: .*registry"):
         embedded.download_wheel("nothing-here", "1", "0" * 64, tmp_path)
