@@ -40,6 +40,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a pack or base draft as a checkpoint that another engine serves."""
+    from transformers.utils import logging as transformers_logging
+
     from eda_service.export.calibration import CalibrationSettings
     from eda_service.export.export import ExportRequest, export_draft
 
@@ -47,6 +49,7 @@ def export(
         raise InputError("--adapter names an adapter on --target, which is missing; give both", param="adapter")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("eda_service.export").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()  # it is drawn where nobody looks, too; ours is not
     request = ExportRequest(
         reference=reference,
         destination=to,
