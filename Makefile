@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := .venv-vllm/.installed
+TRACKING_STAMP := $(VENV)/.installed-tracking
 UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
-	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
-	bench-ui profile-decode proof-lossless openapi format clean
+.PHONY: help install demo test test-docs test-tracking test-ui test-vllm check docs bench-demo bench-decode \
+	bench-growth bench-packs bench-base bench-paper bench-paper-timed bench-jobs bench-variants bench-serving \
+	proof-clients proof-drift proof-faults proof-kills proof-monitoring bench-ui profile-decode proof-lossless openapi \
+	format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +40,14 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benc
 	$(BIN)/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
 
+test-docs: $(STAMP)  ## the documentation's shell and Python blocks, page by page, against real services
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	sh tests/install_postgres.sh
+	$(BIN)/python -m pytest tests/docs
+
+test-tracking: $(TRACKING_STAMP)  ## MLflow and W&B (offline) themselves
+	$(BIN)/python -m pytest tests/tracking
+
 test-ui: $(UI_STAMP)  ## the web pages in Chromium, pictures in out/ui
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	sh tests/install_chromium.sh
@@ -59,6 +69,10 @@ $(VLLM_STAMP): benchmarks/requirements-vllm.txt pyproject.toml
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(VLLM_STAMP)
+
+$(TRACKING_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mlflow,wandb]'
+	touch $(TRACKING_STAMP)
 
 $(UI_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ui]'
@@ -115,6 +129,10 @@ bench-ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, ax
 proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
 	$(BIN)/python -m benchmarks.clients
 
+proof-monitoring: $(STAMP)  ## Prometheus on the running service: every expression of dashboard and alerts
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.monitoring
+
 proof-drift: $(STAMP)  ## a served pack that no longer fits, adapted again on what users ask
 	$(BIN)/python -m benchmarks.drift
 
@@ -123,6 +141,9 @@ proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
 	$(BIN)/python -m benchmarks.kills
+
+docs: $(STAMP)  ## the documentation site in out/site, strict about links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 openapi: $(STAMP)  ## write docs/openapi.json
 	$(BIN)/python -m api.openapi

@@ -240,6 +240,26 @@ class EvalConfig(Config):
         return self.num_draft_tokens if self.tree is None else self.tree.depth
 
 
+class Tracker(StrEnum):
+    """Who keeps a job's curves besides TensorBoard's files."""
+
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
+class TrackConfig(Config):
+    """Where training curves and the evaluation go besides TensorBoard files, which are always written. Ours."""
+
+    to: tuple[Tracker, ...] = Field(
+        (),
+        max_length=2,
+        description="each needs its extra (`mlflow`, `wandb`); addresses and keys come from the service's environment",
+    )
+    project: str = Field(
+        "eda", pattern=r"^[\w.-]{1,96}$", description="MLflow's experiment and W&B's project", max_length=96
+    )
+
+
 class AdaptConfig(Config):
     """One adaptation job: the immutable input of every stage."""
 
@@ -254,6 +274,7 @@ class AdaptConfig(Config):
     selection: SelectionConfig = SelectionConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
     seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random stream of the job")
     min_acceptance_ratio: float = Field(
         0.0,

@@ -26,6 +26,7 @@ def put_pack(
     base_draft: str = "small@1",
     weights_sha256: str = WEIGHTS,
     target: TargetFingerprint | None = None,
+    model: str = "org/model",
     files: Path | None = None,
     prompts: str = "p",
     method: str = "eda",
@@ -43,6 +44,7 @@ def put_pack(
         base_draft: name@version that it was trained beside.
         weights_sha256: Of the target that it was made for.
         target: The whole fingerprint, instead of one that is made up.
+        model: As its job named the target.
         files: Directory with `pack.json` and `pack.safetensors`.
         created_at: When, in seconds since the epoch.
         prompts: Stands for the hash of the prompts.
@@ -55,7 +57,7 @@ def put_pack(
         (staging / "pack.safetensors").write_bytes(b"x")
     else:
         shutil.copytree(files, staging, dirs_exist_ok=True)
-    settings = AdaptConfig.model_validate({"target": {"model": "org/model"}, **config})
+    settings = AdaptConfig.model_validate({"target": {"model": model}, **config})
     manifest = PackManifest(
         stage=Stage.PUBLISH,
         created_at=created_at,

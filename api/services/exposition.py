@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from api.services.drift import Judgement
 from api.serving.counts import Histogram, ModelCounts
 from api.serving.group_metrics import GroupMetrics, add_counts
+from eda_service.jobstore import Status
 
 MODEL = "model_name"
 
@@ -192,8 +193,8 @@ class DriftCollector(Collector):
             if found.acceptance_length is not None and found.ratio is not None:
                 length.add_metric([name], found.acceptance_length)
                 ratio.add_metric([name], found.ratio)
-        for name, number in self._num_events.items():
-            events.add_metric([name], number)
+        for name in sorted({*self._judgements, *self._num_events}):
+            events.add_metric([name], self._num_events.get(name, 0))
         yield from (length, expected, ratio, events)
 
 
@@ -211,7 +212,7 @@ class JobCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every family."""
         jobs = GaugeMetricFamily("eda_jobs", "Jobs by status.", labels=["status"])
-        for status, number in sorted(self._counts.items()):
-            jobs.add_metric([status], number)
+        for status in Status:  # also those without a job: a series that appears with its first one shows no increase
+            jobs.add_metric([status.value], self._counts.get(status.value, 0))
         yield jobs
         yield GaugeMetricFamily("eda_webhooks_due", "Webhooks that are due, at most 1000.", value=self._num_due)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from eda_service.records import STAGES
+
+WEBHOOK_OUTCOMES = ("delivered", "failed", "gave_up")
 _WAIT_S = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 _STAGE_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 _PASS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -37,6 +40,8 @@ class Instruments:
         self.stage_s = Histogram(
             "eda_job_stage_seconds", "Time of one stage of a job.", ["stage"], buckets=_STAGE_S, registry=self.registry
         )
+        for stage in STAGES:  # all from the start: a series that appears with its first value shows no increase
+            self.stage_s.labels(stage.value)
         self.pass_s = Histogram(
             "eda_dispatcher_pass_seconds",
             "One look of the dispatcher at everything.",
@@ -49,6 +54,8 @@ class Instruments:
         self.webhooks = Counter(
             "eda_webhooks", "Tries to deliver a webhook, by outcome.", ["outcome"], registry=self.registry
         )
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks.labels(outcome)
         self.responses = Counter(
             "eda_endpoint_responses", "Answers of the endpoint by HTTP status.", ["code"], registry=self.registry
         )

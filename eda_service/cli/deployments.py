@@ -12,7 +12,7 @@ import typer
 from eda_service.cli import view
 from eda_service.cli.arguments import as_pairs
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
-from eda_service.client import Deployment, DeploymentEvent, Revision
+from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
 from eda_service.errors import InputError
 
@@ -132,7 +132,7 @@ def create(
     with connect(url) as client:
         made = client.deployments.create(body)
         if wait:
-            made = client.deployments.wait_ready(made.name, timeout_s=_READY_TIMEOUT_S)
+            made = _wait_ready(client, made.name)
     _show_change(made, as_json)
 
 
@@ -171,7 +171,7 @@ def update(
             reason=reason,
         )
         if wait:
-            changed = client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
+            changed = _wait_ready(client, name)
     _show_change(changed, as_json)
 
 
@@ -188,7 +188,7 @@ def rollback(
     with connect(url) as client:
         changed = client.deployments.rollback(name, revision=revision, reason=reason)
         if wait:
-            changed = client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
+            changed = _wait_ready(client, name)
     _show_change(changed, as_json)
 
 
@@ -255,6 +255,11 @@ def _table(deployments: list[Deployment]) -> str:
             )
         )
     return view.columns(rows)
+
+
+def _wait_ready(client: Client, name: str) -> Deployment:
+    with err.status(f"waiting until {name} is ready"):
+        return client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
 
 
 def _facts(deployment: Deployment) -> list[str]:

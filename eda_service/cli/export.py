@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
 from eda_service.config import TargetSpec
 from eda_service.errors import InputError
@@ -39,6 +40,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write a pack or base draft as a checkpoint that another engine serves."""
+    from transformers.utils import logging as transformers_logging
+
     from eda_service.export.calibration import CalibrationSettings
     from eda_service.export.export import ExportRequest, export_draft
 
@@ -46,6 +49,7 @@ def export(
         raise InputError("--adapter names an adapter on --target, which is missing; give both", param="adapter")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("eda_service.export").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()  # it is drawn where nobody looks, too; ours is not
     request = ExportRequest(
         reference=reference,
         destination=to,
@@ -55,7 +59,8 @@ def export(
         merged_target=merged_target,
         calibration=CalibrationSettings(prompts=prompts, num_prompts=num_prompts, num_draft_tokens=num_draft_tokens),
     )
-    made = export_draft(request)
+    with bars() as tell:
+        made = export_draft(request, tell=tell)
     if as_json:
         print_json(made)
         return

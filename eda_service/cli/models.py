@@ -8,6 +8,7 @@ import typer
 
 from eda_service.artifacts.registry import list_drafts
 from eda_service.artifacts.rundir import home_dir
+from eda_service.cli.bars import bars
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import ServiceUnreachableError
 
@@ -47,7 +48,8 @@ def fetch(
     from eda_service.target.embedded import source_note
     from eda_service.target.resolve import resolve_target
 
-    resolved = resolve_target(TargetSpec(model=name))
+    with bars() as tell:
+        resolved = resolve_target(TargetSpec(model=name), tell)
     note = source_note(resolved.model_dir)
     if note:
         err.print(f"{resolved.model}: {note}")

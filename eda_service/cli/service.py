@@ -65,12 +65,13 @@ def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
         return
     os.kill(int(facts["pid"]), signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_TIMEOUT_S
-    while is_running(root):
-        if time.monotonic() > deadline:
-            raise EdaError(
-                f"the service (pid {facts['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
-            )
-        time.sleep(0.2)
+    with err.status("waiting until everything has ended"):
+        while is_running(root):
+            if time.monotonic() > deadline:
+                raise EdaError(
+                    f"the service (pid {facts['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
+                )
+            time.sleep(0.2)
     _say_down(root, True, as_json)
 
 

@@ -35,6 +35,7 @@ from eda_service.records import (
     SpeedRow,
     Stage,
 )
+from eda_service.training.tracking import open_tracks
 
 
 def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
@@ -52,6 +53,11 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
     result = ray.get(_evaluate.remote(str(run.root), config.model_dump(mode="json")))
     acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
+    with open_tracks(run, config) as tracks:
+        tracks.log(
+            {f"{row.draft}/acceptance_length_T{row.temperature:g}": row.acceptance_length for row in acceptance},
+            trained.best_step,
+        )
     paths = _plots(run, acceptance, trained, selected, generated)
     return EvalReport(
         stage=Stage.EVALUATE,

@@ -25,6 +25,7 @@ from eda_service.target.chat import render_prompt, stop_token_ids
 from eda_service.target.facts import count_parameters
 from eda_service.target.loader import choose_dtype
 from eda_service.target.resolve import resolve_target
+from eda_service.training.tracking import check_installed
 
 
 def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
@@ -35,8 +36,10 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         BaseDraftMissingError, ArtifactCorruptError: The base draft.
         DatasetInvalidError: The prompts.
         InsufficientStorageError: The disk.
+        InputError: A tracker that is not installed.
     """
     started = time.monotonic()
+    check_installed(config.track)
     directory = run.stage_dir(Stage.VALIDATE)
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
     base_dir = find_draft(config.base_draft)

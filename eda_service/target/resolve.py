@@ -15,6 +15,7 @@ from typing import Any
 
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
+from eda_service.progress import Tell, silent
 from eda_service.target.embedded import EMBEDDED, fetch
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
@@ -50,8 +51,12 @@ def shipped_base(model: str) -> str | None:
     return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def resolve_target(spec: TargetSpec) -> ResolvedTarget:
+def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
     """Find a target and check that its files are of the kinds that are read.
+
+    Args:
+        spec: Its name, and its adapter's.
+        tell: Told how far a model is that has to be fetched; the hub's client draws its own bars.
 
     Raises:
         TargetNotFoundError: No such name, directory, revision or adapter.
@@ -61,8 +66,8 @@ def resolve_target(spec: TargetSpec) -> ResolvedTarget:
     base = shipped_base(spec.model)
     if base is not None:
         shipped = _check_adapter(shipped_targets() / spec.model)
-        return ResolvedTarget(_check_model(fetch(base)), shipped, base, None, spec.model)
-    model_dir, revision = _find(spec.model, spec.revision, param="target.model")
+        return ResolvedTarget(_check_model(fetch(base, tell)), shipped, base, None, spec.model)
+    model_dir, revision = _find(spec.model, spec.revision, param="target.model", tell=tell)
     adapter_dir = None
     if spec.adapter is not None:
         adapter_dir = _check_adapter(_find(spec.adapter, None, param="target.adapter")[0])
@@ -85,9 +90,9 @@ def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError
     )
 
 
-def _find(name: str, revision: str | None, *, param: str) -> tuple[Path, str | None]:
+def _find(name: str, revision: str | None, *, param: str, tell: Tell = silent) -> tuple[Path, str | None]:
     if name in EMBEDDED:
-        return fetch(name), None
+        return fetch(name, tell), None
     try:
         path = Path(name).expanduser()
         is_dir, is_file = path.is_dir(), path.is_file()

@@ -34,6 +34,7 @@ def test_a_plugin_export_says_how_to_serve_it(shell: Cli, pack: str, tiny_target
     assert json.loads(line.split("'")[1]) == {"method": "eagle", "model": str(out), "num_speculative_tokens": 3}
     assert "adapted@1 as plugin for vllm" in done.stderr
     assert "acceptance does not change" in done.stderr
+    assert len(done.stderr.splitlines()) == 2  # and no bar, since nobody looks
 
 
 def test_a_dense_export_prints_the_change(shell: Cli, pack: str, tiny_target: Target, tmp_path: Path) -> None:

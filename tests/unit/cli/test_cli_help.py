@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from command_line import JOB, ROOT, Cli, job_body
 from scripted_service import Answer, ScriptedService
-from typer.main import get_command
-
-from eda_service.cli.main import app
+from typer_tree import ALL, check_line
 
 WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "wait", "priority"}
-
-
-def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group below, with its path."""
-    yield path, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, *path, name)
-
-
-ALL = dict(commands(get_command(app)))
 
 
 def test_the_commands_are_there() -> None:
@@ -41,11 +25,7 @@ def test_help_shows_an_example_that_parses(eda: Cli, path: tuple[str, ...]) -> N
     assert examples
     assert all(line.startswith(" ".join(("eda", *path)).rstrip()) for line in examples)
     for line in examples:
-        words = shlex.split(line)[1:]
-        leaf = max((each for each in ALL if tuple(words[: len(each)]) == each), key=len)
-        if leaf:  # else an option of `eda` itself, which would act at once
-            with ALL[leaf].make_context("eda", words[len(leaf) :]):
-                pass
+        check_line(line)
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(("eda", *path)))

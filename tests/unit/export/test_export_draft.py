@@ -219,3 +219,20 @@ def test_a_damaged_export_is_noticed(
         ArtifactCorruptError, match="other values of" if damage == "value" else "does not fit its config"
     ):
         check_written(tmp_path / "out", fresh, tensors, None)
+
+
+def test_progress_is_told_step_by_step(home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path) -> None:
+    publish_adapted(home, base_draft_dir, tiny_target, EDA)
+    told: list[tuple[str, float, float | None]] = []
+    request = ExportRequest(
+        reference="adapted",
+        destination=Destination.VLLM,
+        form=Form.DENSE,
+        out=tmp_path / "out",
+        target=tiny_target.spec,
+        calibration=CalibrationSettings(num_prompts=8, max_new_tokens=16),
+    )
+    export_draft(request, home=home, tell=lambda step, done, total, unit="": told.append((step, done, total)))
+    assert list(dict.fromkeys(step for step, _, _ in told)) == ["load", "answer", "measure", "write"]
+    assert [done for step, done, _ in told if step == "answer"] == list(range(1, 9))
+    assert {total for step, _, total in told if step == "answer"} == {8}
