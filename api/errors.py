@@ -106,7 +106,7 @@ def config_error(error: ValidationError) -> InputError:
 def field_name(loc: Sequence[Any]) -> str:
     """A field's dotted name, fit to be shown."""
     # A name the caller invented is part of the body: it is repeated only when it looks like a field's name.
-    return ".".join(str(part) if isinstance(part, int) or _NAME.match(str(part)) else "?" for part in loc)
+    return ".".join(str(part) if isinstance(part, int) or _NAME.fullmatch(str(part)) else "?" for part in loc)
 
 
 def response_of(error: EdaError) -> JSONResponse:
