@@ -157,10 +157,12 @@ def _check_adapter(directory: Path) -> Path:
     config = directory / "adapter_config.json"
     if not config.exists():
         raise TargetNotFoundError(f"{directory} has no adapter_config.json; it is no adapter", param="target.adapter")
-    _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
     kind = _read_json(config, param="target.adapter").get("peft_type")
     if kind != "LORA":
-        raise TargetIncompatibleError(f"{directory} is a {kind} adapter; only LORA is merged", param="target.adapter")
+        raise TargetIncompatibleError(
+            f"{directory} is a {str(kind)[:32]} adapter; only LORA is merged", param="target.adapter"
+        )
+    _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
     return directory
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -205,3 +207,59 @@ def test_urls_that_are_never_called_are_refused_at_submit(url: str) -> None:
         check_url(url)
     assert caught.value.param == "webhook.url"
     assert check_url("https://example.org:8443/hook") == "https://example.org:8443/hook"
+
+
+def test_a_receiver_that_never_finishes_holds_up_no_other(
+    store: JobStore,
+    tmp_path: Path,
+    clock: Clock,
+    receiver: Receiver,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sends a byte of a header now and then, so that no single read is late."""
+    monkeypatch.setattr("api.services.webhooks._WHOLE_TIMEOUT_S", 1.5)
+    stop = threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            opened, _ = listening.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(opened, server_side=True) as tls:
+                tls.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+                while not stop.wait(0.1):
+                    tls.sendall(b"a")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        slow = ended_job(store, f"https://localhost:{listening.getsockname()[1]}/")
+        prompt = ended_job(store, receiver.url)
+        sender(store, tmp_path, clock, certificate).run_once()
+        stop.set()
+        thread.join()
+    assert types(store, prompt)[-1] == "webhook_delivered"
+    assert types(store, slow)[-1] == "webhook_failed"
+
+
+def test_a_name_is_resolved_once_and_that_address_is_called(
+    store: JobStore,
+    tmp_path: Path,
+    clock: Clock,
+    receiver: Receiver,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name server that answers otherwise the second time (DNS rebinding) is not asked a second time."""
+    real, asked = socket.getaddrinfo, []
+
+    def counted(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host == "localhost":
+            asked.append(host)
+        return real("127.0.0.1" if len(asked) <= 1 else "203.0.113.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", counted)
+    ended_job(store, receiver.url)
+    sender(store, tmp_path, clock, certificate).run_once()
+    assert len(receiver.seen) == 1
+    assert asked == ["localhost"]
