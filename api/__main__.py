@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from api.app import create_app
 from api.auth import require_safe_host
+from api.log_lines import OneLine
 from api.server import make_server
 from api.settings import Settings
 from eda_service.errors import EdaError, InputError
 
+_MAX_FILES = 65_536
+
 
 def main() -> int:
     """Serve until a signal comes; 2 when the environment is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    _raise_file_limit()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the dispatcher asks Ray every second
     with ExitStack() as held:
         try:
@@ -30,6 +37,14 @@ def main() -> int:
             return 2
         make_server(app, settings).run()
     return 0
+
+
+def _raise_file_limit() -> None:
+    """A connection is a file, and the usual soft limit of 1,024 is reached by a thousand event streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager

@@ -19,6 +19,12 @@ _ENDPOINT: dict[str, type[BaseModel]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
 }
+# Who makes an object: the paths under it take the field of the answer as that parameter.
+_MAKERS = {
+    "/v1/adaptations": ("job_id", "id"),
+    "/v1/fine_tuning/jobs": ("job_id", "id"),
+    "/v1/deployments": ("name", "name"),
+}
 _FASTAPI_ERRORS = ("HTTPValidationError", "ValidationError")
 
 
@@ -48,6 +54,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 operation["responses"]["default"] = _json("Refused or failed", ErrorBody)
                 if path in _ENDPOINT:
                     operation["requestBody"] = {"required": True, **_content(_ENDPOINT[path])}
+        _add_links(document["paths"])
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -59,6 +66,23 @@ def _add_schemas(document: dict[str, Any]) -> None:
     models: list[type[BaseModel]] = [*_ENDPOINT.values(), ErrorBody]
     _, found = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas.update(found["$defs"])
+
+
+def _add_links(paths: dict[str, Any]) -> None:
+    """What can be done with an object, as links of the answers that made it."""
+    for maker, (parameter, field) in _MAKERS.items():
+        links = {
+            operation["operationId"]: {
+                "operationId": operation["operationId"],
+                "parameters": {parameter: f"$response.body#/{field}"},
+            }
+            for path, operations in paths.items()
+            if path.startswith(f"{maker}/{{{parameter}}}") and path.count("{") == 1
+            for operation in operations.values()
+        }
+        for status, response in paths[maker]["post"]["responses"].items():
+            if status.startswith("2"):
+                response["links"] = links
 
 
 def _content(model: type[BaseModel]) -> dict[str, Any]:

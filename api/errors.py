@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from api.auth import InsufficientScopeError, InvalidKeyError
@@ -25,9 +27,19 @@ from eda_service.errors import (
     ResourceError,
 )
 
+logger = logging.getLogger(__name__)
+
 MAX_ENTRIES = 10
 MAX_ENTRY_CHARACTERS = 200
 _NAME = re.compile(r"^[A-Za-z_][\w.-]{0,63}$")
+
+
+class DatabaseUnavailableError(ResourceError):
+    """The job store does not take requests now."""
+
+    code = "database_unavailable"
+    retryable = True
+
 
 # First match wins, so subclasses stand before their parents.
 _STATUS: tuple[tuple[type[EdaError], int], ...] = (
@@ -106,7 +118,7 @@ def config_error(error: ValidationError) -> InputError:
 def field_name(loc: Sequence[Any]) -> str:
     """A field's dotted name, fit to be shown."""
     # A name the caller invented is part of the body: it is repeated only when it looks like a field's name.
-    return ".".join(str(part) if isinstance(part, int) or _NAME.match(str(part)) else "?" for part in loc)
+    return ".".join(str(part) if isinstance(part, int) or _NAME.fullmatch(str(part)) else "?" for part in loc)
 
 
 def response_of(error: EdaError) -> JSONResponse:
@@ -122,6 +134,15 @@ def response_of(error: EdaError) -> JSONResponse:
 async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EdaError)
     return response_of(error)
+
+
+async def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
+    """The database does not take the request now: its disk is full, or it is away or busy for too long."""
+    logger.error("the database: %s", str(error).splitlines()[0][:MAX_ENTRY_CHARACTERS])
+    if "disk is full" in str(error):
+        full = InsufficientStorageError("the disk of the service's database is full; free space there and try again")
+        return response_of(full)
+    return response_of(DatabaseUnavailableError("the database does not answer; try again"))
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
@@ -143,5 +164,6 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Register the handlers; what none of them takes becomes a 500 in `api.middleware`."""
     app.add_exception_handler(EdaError, _on_eda_error)
+    app.add_exception_handler(OperationalError, _on_database_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)

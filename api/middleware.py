@@ -10,6 +10,7 @@ import re
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_ENCODED = "the body has a content-encoding; send it plain"
 _TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes; put prompts in a file and name it as the dataset"
 
 
@@ -35,7 +37,7 @@ class Envelope:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.match(given) else f"req_{ulid()}"
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{ulid()}"
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 
@@ -46,6 +48,11 @@ class Envelope:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding != "identity":
+            response = error_response(415, _ENCODED, code="unsupported_media_type", headers={"connection": "close"})
+            await response(scope, receive, send_with_id)
+            return
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
             response = error_response(413, _TOO_LARGE, code="request_too_large", headers={"connection": "close"})
@@ -53,6 +60,8 @@ class Envelope:
             return
         try:
             await self._app(scope, _limited(receive), send_with_id)
+        except ClientDisconnect:
+            logger.info("request %s ended before it was whole", request_id)
         except Exception:
             logger.exception("request %s failed", request_id)
             if started:

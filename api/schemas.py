@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
@@ -14,6 +14,23 @@ from eda_service.records import Stage
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,95}$")]
+
+
+MAX_DEPTH = 16
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    """The value, whose checks further on recurse into it."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [each for part in level for each in (part.values() if isinstance(part, dict) else part)]
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return value
+    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+
+
+Shallow = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class EdaHyperparameters(Config):
@@ -60,7 +77,7 @@ class AdaptationRequest(Config):
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
     method: MethodRequest = MethodRequest()
     preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b or best")
-    config: dict[str, Any] = Field({}, description="overrides of AdaptConfig, field by field")
+    config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
     metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     priority: int = Field(50, ge=0, le=100, description="higher runs first")
     force: bool = Field(False, description="make a new job even when a live one has the same content")

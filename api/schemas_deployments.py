@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from api.schemas import MetadataKey, MetadataValue, ServedName
+from api.schemas import MetadataKey, MetadataValue, ServedName, Shallow
 from eda_service.config import Config, DriftConfig
 
 MAX_REPLICAS = 64
@@ -65,7 +65,7 @@ class DeploymentChange(Config):
     pack: PackName | None = Field(None, description="as at creation; null: the base draft alone")
     replicas: Replicas | None = Field(None, description="as at creation")
     labels: dict[MetadataKey, MetadataValue] | None = Field(None, max_length=16, description="replaces all of them")
-    drift: dict[str, Any] | None = Field(None, max_length=16, description="fields of `drift` to change")
+    drift: Shallow | None = Field(None, max_length=16, description="fields of `drift` to change")
     force: bool = Field(False, description="also a pack that measured worse than the present one")
     reason: Reason | None = Field(None, description="for the history")
 

@@ -10,7 +10,7 @@ from openai.types.fine_tuning.supervised_hyperparameters import SupervisedHyperp
 from openai.types.fine_tuning.supervised_method import SupervisedMethod
 from pydantic import BaseModel, Field
 
-from api.schemas import AdaptationRequest, MetadataKey, MetadataValue, ServedName
+from api.schemas import AdaptationRequest, MetadataKey, MetadataValue, ServedName, Shallow
 from eda_service.config import Config
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import Stage
@@ -66,7 +66,7 @@ class FineTuningRequest(Config):
     preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$")
     adapter: str | None = Field(None, max_length=512)
     base_draft: str | None = Field(None, max_length=128)
-    config: dict[str, Any] = Field({}, description="overrides of AdaptConfig, field by field")
+    config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
 
     def to_adaptation(self) -> AdaptationRequest:
         """The same wish in our own words."""

@@ -11,19 +11,23 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 
+from api.connections import BoundedConnection
+from api.local_names import LocalNames
 from api.settings import Settings
 
 
 def make_server(app: FastAPI, settings: Settings) -> Server:
     """A server at the address in the settings; `run()` returns after a signal."""
     config = uvicorn.Config(
-        app,
+        LocalNames(app, app.state.store),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=settings.drain_s,
         server_header=False,
+        http=BoundedConnection,
+        ws="none",
     )
     return Server(config, app)
 

@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,14 @@ def faults() -> Iterator[Fault]:
 
 
 class Bench:
-    """A running service with a fault file."""
+    """A running service with a fault file.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: For everything.
+        settings: Of the service, beside or instead of the usual ones.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
         from running import Service
         from tiny_models import fit_draft, register_draft, write_target
@@ -135,6 +140,7 @@ class Bench:
             "EDA_DISPATCH_INTERVAL_S": "0.3",
             "EDA_FAULT_FILE": str(self.fault_file),
             "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            **(settings or {}),
         }
         self.service = Service(self.home, env, allow=directory)
 
@@ -150,7 +156,7 @@ class Bench:
             self.fault_file.write_text(json.dumps(held))
         started = time.monotonic()
         with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
-            job = client.create(self._body(), idempotency_key=f"{time.time_ns()}")
+            job = client.create(self.body(), idempotency_key=f"{time.time_ns()}")
             struck = outside and fault is not None and self._strike(client, job.id, fault)
             since = time.monotonic()
             ended = client.wait(job.id, timeout_s=TIMEOUT_S)
@@ -165,7 +171,7 @@ class Bench:
             **judged,
         }
 
-    def _body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         return {
             "model": str(self.target_dir),
             "base_draft": "tiny@1",

@@ -7,19 +7,23 @@ import ipaddress
 from eda_service.errors import InputError
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def require_loopback(host: str) -> str:
     """Return `host` when it is a loopback address.
 
     Raises:
         InputError: Anybody on the network could reach it.
     """
-    if host == "localhost":
-        return host
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not is_loopback(host):
         raise InputError(
             f"there are no API keys, so the service listens on loopback only and not on {host[:64]!r}; use 127.0.0.1, "
             "or make a key with `eda keys create`",

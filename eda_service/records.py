@@ -7,11 +7,14 @@ exists is skipped. Records carry numbers, names and hashes, never tensors.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+MAX_ROW_BYTES = 8 << 20
+"""Of one line of a prompt file."""
 
 
 class Stage(StrEnum):
@@ -34,10 +37,17 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+        raise ValueError("a file's path must lie inside its artifact")
+    return path
+
+
 class FileEntry(Frozen):
     """One file of an artifact: path relative to its directory, hash, size; transient files may be gone later."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_inside)]
     sha256: str
     size_bytes: int
     transient: bool = False

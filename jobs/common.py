@@ -53,10 +53,10 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(f"--config {arguments.config}: {error}", param="config") from error
     flags = {
-        "target.model": arguments.target,
-        "target.adapter": arguments.adapter,
+        "target.model": _as_path(arguments.target),
+        "target.adapter": _as_path(arguments.adapter),
         "base_draft": arguments.base_draft,
-        "dataset.source": arguments.data,
+        "dataset.source": _as_path(arguments.data),
         "dataset.num_prompts": arguments.num_prompts,
     }
     for path, value in flags.items():
@@ -73,6 +73,11 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where or 'config'}: {first['msg']}", param=where or None) from error
+
+
+def _as_path(value: str | None) -> str | None:
+    """What is there, seen from here, as an absolute path; stages take a name without one for an id."""
+    return str(Path(value).absolute()) if value and Path(value).exists() else value
 
 
 def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:

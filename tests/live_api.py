@@ -12,6 +12,8 @@ from pathlib import Path
 import uvicorn
 
 from api.app import create_app
+from api.connections import BoundedConnection
+from api.local_names import LocalNames
 from api.settings import Settings
 from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
@@ -43,7 +45,15 @@ def live_api(root: Path) -> Iterator[LiveApi]:
         dispatch_interval_s=0.2,
     )
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=settings.port, log_level="warning", ws="none"))
+    config = uvicorn.Config(
+        LocalNames(app, app.state.store),
+        host="127.0.0.1",
+        port=settings.port,
+        log_level="warning",
+        ws="none",
+        http=BoundedConnection,
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -178,7 +178,7 @@ def plot(job_id: JobId, plot: Plot, caller: ReaderDep, adaptations: AdaptationsD
 
 def labels_of(request: Request) -> dict[str, str]:
     """The `metadata[key]=value` pairs of a query."""
-    return {found[1]: value for key, value in request.query_params.items() if (found := _LABEL.match(key))}
+    return {found[1]: value for key, value in request.query_params.items() if (found := _LABEL.fullmatch(key))}
 
 
 def event_number(event_id: str | None) -> int:
@@ -189,7 +189,7 @@ def event_number(event_id: str | None) -> int:
     """
     if event_id is None:
         return 0
-    found = _EVENT_ID.match(event_id)
+    found = _EVENT_ID.fullmatch(event_id)
     if found is None:
         raise InputError("after is no event id; use `last_id` of the page before", param="after")
     return int(found[1])

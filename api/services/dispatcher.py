@@ -109,7 +109,6 @@ class Dispatcher:
         self._ray.close()
         self.serving.close()
         self._replicas.close()
-        self._webhooks.close()
 
     def wake(self) -> None:
         """Start the next pass now."""

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from api.schemas import EstimateBody
+from eda_service.artifacts import bounded_json
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import machine_path
 from eda_service.config import AdaptConfig, Method
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, num_samples, num_train_steps
+from eda_service.errors import BaseDraftMissingError
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.target.facts import TargetFacts, facts_of
 
@@ -53,7 +55,13 @@ def estimate(config: AdaptConfig, home: Path) -> EstimateBody:
 
 
 def _draft_config(directory: Path) -> DraftConfig:
-    return DraftConfig.model_validate(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    path = directory / "config.json"
+    try:
+        return DraftConfig.model_validate(bounded_json.read_object(path))
+    except (ValueError, OSError) as error:
+        raise BaseDraftMissingError(
+            f"base draft {directory.parent.name}@{directory.name} cannot be read; register it again", param="base_draft"
+        ) from error
 
 
 def _trainable(config: AdaptConfig, draft: DraftConfig) -> int:

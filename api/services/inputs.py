@@ -5,11 +5,11 @@ What needs the target's weights (hidden size, vocabulary, tokenizer) is the job'
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from eda_service.artifacts import bounded_json
 from eda_service.artifacts.registry import find_draft
 from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.errors import (
@@ -19,8 +19,9 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
+from eda_service.names import is_model_id
+from eda_service.records import MAX_ROW_BYTES
 
-MODEL_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
 _DRAFT_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(@\d{1,9})?$")
 _SERVED_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 _REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,127}$")
@@ -38,7 +39,7 @@ def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptCon
         InputError: A subclass that says which field is at fault.
     """
     draft = check_draft(config.base_draft, home)
-    if config.served_name is not None and not _SERVED_NAME.match(config.served_name):
+    if config.served_name is not None and not _SERVED_NAME.fullmatch(config.served_name):
         raise InputError("served_name may have letters, digits, `_`, `.` and `-`, at most 96", param="served_name")
     changes: dict[str, object] = {
         "base_draft": draft,
@@ -56,7 +57,7 @@ def check_draft(reference: str, home: Path) -> str:
     Raises:
         BaseDraftMissingError: It is not registered, or no such name.
     """
-    if not _DRAFT_ID.match(reference):
+    if not _DRAFT_ID.fullmatch(reference):
         raise BaseDraftMissingError("base_draft is not of the form name@version", param="base_draft")
     draft = find_draft(reference, home)
     return f"{draft.parent.name}@{draft.name}"
@@ -68,24 +69,26 @@ def check_target(spec: TargetSpec, roots: Sequence[Path]) -> TargetSpec:
     Raises:
         InputError: A subclass that says which field is at fault.
     """
-    if spec.revision is not None and (not _REVISION.match(spec.revision) or ".." in spec.revision):
+    if spec.revision is not None and (not _REVISION.fullmatch(spec.revision) or ".." in spec.revision):
         raise InputError("revision is no branch, tag or commit name", param="revision")
     changes: dict[str, object] = {}
     model = local_path(spec.model, roots, "model")
     if model is not None:
-        _require_checkpoint(model, "config.json", "model")
+        _require_checkpoint(model, "config.json", roots, "model")
         changes["model"] = str(model)
     if spec.adapter is not None:
         adapter = local_path(spec.adapter, roots, "adapter")
         if adapter is not None:
-            _require_checkpoint(adapter, "adapter_config.json", "adapter")
+            _require_checkpoint(adapter, "adapter_config.json", roots, "adapter")
             changes["adapter"] = str(adapter)
     return spec.model_copy(update=changes)
 
 
-def _require_checkpoint(path: Path, marker: str, param: str) -> None:
+def _require_checkpoint(path: Path, marker: str, roots: Sequence[Path], param: str) -> None:
     if not (path / marker).is_file():
         raise TargetNotFoundError(f"{param} is a path without a {marker}; name the checkpoint's directory", param=param)
+    if not all(_is_inside(entry.resolve(), roots) for entry in path.iterdir()):
+        raise InputError(f"{param} holds a link to outside of the allowed roots; copy the file instead", param=param)
     if any(path.glob("*.safetensors")):
         return
     if any(entry.suffix in _PICKLED for entry in path.iterdir()):
@@ -94,7 +97,7 @@ def _require_checkpoint(path: Path, marker: str, param: str) -> None:
 
 
 def _check_dataset(spec: DatasetSpec, roots: Sequence[Path], param: str) -> DatasetSpec:
-    if spec.source == "self" or _TASK.match(spec.source):
+    if spec.source == "self" or _TASK.fullmatch(spec.source):
         return spec
     path = local_path(spec.source, roots, param)
     if path is None:
@@ -108,13 +111,18 @@ def _require_jsonl(path: Path, param: str) -> None:
         raise DatasetInvalidError(f"{param} is not a file; name a JSONL file with one object per line", param=param)
     num_objects = 0
     with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if number > _CHECKED_LINES:
-                break  # the rest is checked when it is used
+        for number in range(1, _CHECKED_LINES + 1):  # the rest is checked when it is used
+            line = stream.readline(MAX_ROW_BYTES + 1)
+            if not line:
+                break
+            if len(line) > MAX_ROW_BYTES:
+                raise DatasetInvalidError(
+                    f"{param}: line {number} has more than {MAX_ROW_BYTES} bytes; shorten it", param=param
+                )
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = bounded_json.parse(line)
             except ValueError as error:
                 raise DatasetInvalidError(f"{param}: line {number} is not JSON; fix it", param=param) from error
             if not isinstance(value, dict):
@@ -124,6 +132,10 @@ def _require_jsonl(path: Path, param: str) -> None:
         raise DatasetInvalidError(f"{param} holds no prompt; put one JSON object per line", param=param)
 
 
+def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
 def local_path(value: str, roots: Sequence[Path], param: str) -> Path | None:
     """The resolved path when `value` is one, None when it is an id.
 
@@ -131,14 +143,14 @@ def local_path(value: str, roots: Sequence[Path], param: str) -> Path | None:
         InputError: Neither an id nor an absolute path, or a path outside the roots.
         TargetNotFoundError, DatasetInvalidError: Nothing is at that path.
     """
-    if MODEL_ID.match(value):
+    if is_model_id(value):
         return None
     missing = DatasetInvalidError if "dataset" in param else TargetNotFoundError
     if not value.startswith("/") or "\x00" in value:
         raise missing(f"{param} is neither an id (`name` or `owner/name`) nor an absolute path", param=param)
     path = Path(value).resolve()
     # Outside the roots the answer is the same whether something is there or not: no probing of the file system.
-    if not any(path.is_relative_to(root) for root in roots):
+    if not _is_inside(path, roots):
         shown = ", ".join(str(root) for root in roots)
         raise InputError(f"{param} is outside the allowed roots ({shown}); move it or run `eda up` there", param=param)
     if not path.exists():

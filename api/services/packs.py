@@ -46,7 +46,7 @@ class Packs:
         Raises:
             NotFoundError: None that the caller sees.
         """
-        found = _REFERENCE.match(reference)
+        found = _REFERENCE.fullmatch(reference)
         if found is None:
             raise NotFoundError(
                 f"{reference[:96]!r} names no pack; write name@3, name@latest or name@champion", param="pack"

@@ -6,13 +6,16 @@ the same `webhook-id` each time.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import json
 import logging
+import re
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,10 +26,14 @@ from api.settings import Settings
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore
 from eda_service.jobstore.job import Delivery
+from eda_service.public_address import is_public
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
+_WHOLE_TIMEOUT_S = 20.0  # a receiver that sends a byte now and then never runs into the other
+_AT_ONCE = 8
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 3600.0
 _MAX_ATTEMPTS = 12
 _HTTPS_PORT = 443
@@ -43,6 +50,8 @@ def check_url(url: str) -> str:
         InputError: It is not.
     """
     try:
+        if _NOT_IN_A_URL.search(url):
+            raise ValueError("a character that no URL has")
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
@@ -50,10 +59,10 @@ def check_url(url: str) -> str:
     if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
         raise InputError("webhook.url is not of the form https://host/path", param="webhook.url")
     try:
-        address = ipaddress.ip_address(parts.hostname)
+        ipaddress.ip_address(parts.hostname.split("%")[0])
     except ValueError:
         return url
-    if not address.is_global:
+    if not is_public(parts.hostname):
         raise InputError("webhook.url names a private address; only public ones are called", param="webhook.url")
     return url
 
@@ -73,25 +82,36 @@ class Webhooks:
     ) -> None:
         self._store, self._settings, self._clock = store, settings, clock
         self._outcomes = instruments.webhooks
-        verify = True if settings.webhook_ca_file is None else str(settings.webhook_ca_file)
-        self._http = httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=False, verify=verify)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        self._trusted = ssl.create_default_context(cafile=settings.webhook_ca_file)
 
     def run_once(self) -> None:
         """Deliver what is due; a failure is put off, ever longer, and after the last attempt given up with an event."""
-        for delivery in self._store.due_webhooks():
-            try:
-                self._deliver(delivery)
-            except (DeliveryError, httpx.HTTPError) as error:
-                self._put_off(delivery, str(error) or type(error).__name__)
-            else:
-                self._store.webhook_delivered(delivery.id)
-                self._outcomes.labels("delivered").inc()
+        due = self._store.due_webhooks()
+        if due:
+            asyncio.run(self._deliver_all(due))
 
-    def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver_all(self, due: Sequence[Delivery]) -> None:
+        """Several at once: a receiver that takes its time holds up few others."""
+        places = asyncio.Semaphore(_AT_ONCE)
+        async with httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False, verify=self._trusted) as http:
+
+            async def deliver(delivery: Delivery) -> None:
+                async with places:
+                    await self._try(http, delivery)
+
+            await asyncio.gather(*map(deliver, due))
+
+    async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
+        try:
+            async with asyncio.timeout(_WHOLE_TIMEOUT_S):
+                await self._deliver(http, delivery)
+        except (DeliveryError, httpx.HTTPError, TimeoutError) as error:
+            self._put_off(delivery, str(error) or type(error).__name__)
+        else:
+            self._store.webhook_delivered(delivery.id)
+            self._outcomes.labels("delivered").inc()
+
+    async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         body = json.dumps(delivery.payload, separators=(",", ":"))
         now = datetime.datetime.fromtimestamp(self._clock(), tz=datetime.UTC)
         name = f"msg_{delivery.job_id}_{delivery.id}"
@@ -104,28 +124,28 @@ class Webhooks:
             headers["webhook-signature"] = Webhook(delivery.secret).sign(name, now, body)
         parts = urlsplit(delivery.url)
         assert parts.hostname is not None
-        address = self._address_of(parts.hostname, parts.port or _HTTPS_PORT)
+        address = await self._address_of(parts.hostname, parts.port or _HTTPS_PORT)
         # The connection goes to the address that was checked: a name may resolve differently the next moment.
         host = f"[{address}]" if ":" in address else address
         netloc = host if parts.port is None else f"{host}:{parts.port}"
-        response = self._http.post(
+        async with http.stream(
+            "POST",
             parts._replace(netloc=netloc, fragment="").geturl(),
             content=body.encode(),
             headers={**headers, "host": parts.netloc},
             extensions={"sni_hostname": parts.hostname},
-        )
-        if not response.is_success:
-            raise DeliveryError(f"the receiver answered HTTP {response.status_code}")
+        ) as response:  # its body is not read: it may never end
+            if not response.is_success:
+                raise DeliveryError(f"the receiver answered HTTP {response.status_code}")
 
-    def _address_of(self, host: str, port: int) -> str:
+    async def _address_of(self, host: str, port: int) -> str:
+        look_up = asyncio.get_running_loop().getaddrinfo
         try:
-            found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-        except OSError as error:
+            found = {str(info[4][0]) for info in await look_up(host, port, type=socket.SOCK_STREAM)}
+        except (OSError, UnicodeError) as error:
             raise DeliveryError(f"{host} does not resolve") from error
-        if not self._settings.webhook_private_addresses:
-            hidden = [each for each in found if not ipaddress.ip_address(each.split("%")[0]).is_global]
-            if hidden:
-                raise DeliveryError(f"{host} resolves to a private address; only public ones are called")
+        if not self._settings.webhook_private_addresses and not all(map(is_public, found)):
+            raise DeliveryError(f"{host} resolves to a private address; only public ones are called")
         return sorted(found)[0]
 
     def _put_off(self, delivery: Delivery, reason: str) -> None:

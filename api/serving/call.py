@@ -191,8 +191,7 @@ async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
     """Text and token ids of every prompt of a request."""
     if isinstance(request, ChatRequest):
         turns = [message.rendered() for message in request.messages]
-        size = sum(len(turn["content"]) for turn in turns)
-        return [Echo("", await _beside(size, lambda: render_prompt(pair.tokenizer, turns)))]
+        return [Echo("", await asyncio.to_thread(render_prompt, pair.tokenizer, turns))]
     assert isinstance(request, CompletionRequest)
     found = []
     for prompt in request.prompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -128,6 +129,21 @@ def publish_dir(staging: Path, destination: Path) -> None:
             raise
         shutil.rmtree(staging)
     fsync_dir(destination.parent)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk, or a quota that is used up, is what an error comes from.
+
+    Libraries written in Rust say it in their message only.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(found) or "(os error 28)" in str(found):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def require_free_bytes(path: Path, need_bytes: int, *, param: str) -> int:

@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from eda_service.artifacts.files import claim_file, publish_dir, verify_files
 from eda_service.artifacts.rundir import home_dir
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
@@ -25,7 +23,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
 def _split(reference: str, param: str) -> tuple[str, int | None]:
     name, at, version = reference.partition("@")
-    if not _NAME.match(name) or (at and not version.isdigit()):
+    if not _NAME.fullmatch(name) or (at and not version.isdigit()):
         raise NotFoundError(
             f"{reference[:96]!r} is no name@version; write letters, digits, '.', '_', '-', then @ and a number",
             param=param,
@@ -104,7 +102,7 @@ def pack_names(home: Path | None = None) -> list[str]:
 
 def pack_versions(name: str, home: Path | None = None) -> list[int]:
     """Published versions of a pack, ascending; none for a name that is no pack's."""
-    return _versions((home or home_dir()) / "packs" / name) if _NAME.match(name) else []
+    return _versions((home or home_dir()) / "packs" / name) if _NAME.fullmatch(name) else []
 
 
 def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:
@@ -128,7 +126,7 @@ def _read_manifest(kind: type[ManifestT], directory: Path, *, verify: bool = Tru
     path = directory / "manifest.json"
     try:
         manifest = kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
+    except (ValueError, OSError) as error:
         raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
     if verify:
         verify_files(directory, manifest.files)

@@ -7,6 +7,7 @@
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
         driver.lock         held by the attempt's driver while it lives: two attempts never write at once
         driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends
+        reserve             space for telling of a full disk, while a driver runs
         <stage>/record.json the stage's record, last file of its directory
         logs/<stage>.log    what the stage logged
 
@@ -20,7 +21,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import STAGES, Record, Stage
 
+_RESERVE, _RESERVE_BYTES = "reserve", 64 << 10
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -228,6 +230,15 @@ class RunDir:
         text = path.read_text(encoding="utf-8")
         lines = text.split("\n")[:-1]
         return [json.loads(line) for line in lines[start:]]
+
+    def reserve(self) -> None:
+        """Take the little space that telling of a failure needs, while there is some."""
+        with suppress(OSError):
+            write_bytes(self.root / _RESERVE, bytes(_RESERVE_BYTES))
+
+    def release(self) -> None:
+        """Give it back."""
+        (self.root / _RESERVE).unlink(missing_ok=True)
 
     def succeed(self, pack: str) -> None:
         """End of the attempt: the job published `pack`."""

@@ -12,7 +12,7 @@ Shapes: N samples, T tokens in all, L tokens of one sample, D hidden.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from eda_service.artifacts.files import temporary_name
-from eda_service.errors import ArtifactCorruptError
+from eda_service.artifacts.tensor_header import read_header
+from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 
 
 @dataclass
@@ -86,6 +87,17 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     os.replace(temporary, path)
 
 
+def _check_rows(token_ids: Tensor, offsets: list[int], prompt_lengths: list[int], ids: Mapping[str, str]) -> None:
+    """Every row lies inside the tokens, behind the one before it, and holds its prompt."""
+    if token_ids.ndim != 1 or token_ids.is_floating_point() or len(offsets) != len(prompt_lengths) + 1:
+        raise ValueError("token_ids, offsets and prompt_lengths do not fit each other")
+    if offsets[0] != 0 or offsets[-1] != len(token_ids):
+        raise ValueError(f"offsets from {offsets[0]} to {offsets[-1]} for {len(token_ids)} tokens")
+    for row, (start, end, num_prompt) in enumerate(zip(offsets, offsets[1:], prompt_lengths, strict=False)):
+        if not 0 <= num_prompt <= end - start or end == start or f"id{row}" not in ids:
+            raise ValueError(f"row {row} has {end - start} tokens, {num_prompt} of them a prompt's, or no id")
+
+
 def read_shard(
     directory: Path, name: str, rows: Sequence[int] | None = None, *, features: bool = True
 ) -> Iterator[Sample]:
@@ -95,11 +107,16 @@ def read_shard(
         ArtifactCorruptError: A file is missing or does not hold what it should.
     """
     try:
+        read_header(tokens_path(directory, name))
         with safe_open(tokens_path(directory, name), framework="pt") as stream:
             token_ids, offsets = stream.get_tensor("token_ids"), stream.get_tensor("offsets").tolist()
-            prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata()
+            prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata() or {}
+        places = read_header(features_path(directory, name)) if features else {}
+        _check_rows(token_ids, offsets, prompt_lengths, ids)
+        if features and places["features"].shape[0] != len(token_ids) - len(prompt_lengths):
+            raise ValueError(f"features of {places['features'].shape[0]} tokens, {len(token_ids)} tokens in all")
         feature_stream: Any = safe_open(features_path(directory, name), framework="pt") if features else None
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError, UnsafeCheckpointError) as error:
         raise ArtifactCorruptError(f"shard {name} in {directory} cannot be read: {error}; redo its stage") from error
     matrix = None if feature_stream is None else feature_stream.get_slice("features")
     for row in range(len(prompt_lengths)) if rows is None else rows:

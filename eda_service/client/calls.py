@@ -167,13 +167,13 @@ def header_value(text: str, param: str) -> str:
     Raises:
         InputError: It cannot; the message does not repeat it, as it may be a secret.
     """
-    if not _HEADER_VALUE.match(text):
+    if not _HEADER_VALUE.fullmatch(text):
         raise InputError(f"{param} must be 1 to 255 printable ASCII characters without spaces", param=param)
     return text
 
 
 def _job(job_id: str) -> str:
-    if not _JOB_ID.match(job_id):
+    if not _JOB_ID.fullmatch(job_id):
         raise InputError(f"{job_id[:64]!r} is no job id; `eda jobs ls` shows them", param="id")
     return f"{_ROOT}/{job_id}"
 

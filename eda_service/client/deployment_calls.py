@@ -88,6 +88,6 @@ def pin_champion(name: str, version: int | None) -> Call[Pack]:
 
 
 def _path(root: str, name: str) -> str:
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InputError(f"{name[:64]!r} is no name; `eda deployments ls` shows them", param="name")
     return f"{root}/{name}"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
+from eda_service.artifacts.files import is_disk_full
 from eda_service.artifacts.heartbeat import Heartbeat
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
@@ -24,7 +25,13 @@ from eda_service.distributed.stage_publish import run_publish
 from eda_service.distributed.stage_select import forget_unselected, run_select
 from eda_service.distributed.stage_train import run_train
 from eda_service.distributed.stage_validate import run_validate
-from eda_service.errors import ArtifactCorruptError, EdaError, OutOfMemoryError, WorkerLostError
+from eda_service.errors import (
+    ArtifactCorruptError,
+    EdaError,
+    InsufficientStorageError,
+    OutOfMemoryError,
+    WorkerLostError,
+)
 from eda_service.records import (
     STAGES,
     DraftCheckpoint,
@@ -102,16 +109,23 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
     """
     with run.driver_lock(timeout_s=_LOCK_TIMEOUT_S):
         run.clear_result()
+        run.reserve()
         try:
             with Heartbeat(run):
                 connect()
                 for stage in STAGES:
                     with stage_log(run.log_path(stage)):
                         record = run_stage(run, config, stage)
-        except EdaError as error:
-            run.event("attempt_failed", f"{error.code}: {error.message}", level="error")
-            run.fail(error)
-            raise
+        except Exception as error:
+            if not isinstance(error, EdaError) and not is_disk_full(error):
+                raise  # a driver that is gone without a word is tried again
+            failure = own_error(error)
+            run.release()
+            with suppress(OSError):
+                run.event("attempt_failed", f"{failure.code}: {failure.message}", level="error")
+            run.fail(failure)
+            raise failure from error
+        run.release()
         assert isinstance(record, PackManifest)
         run.event("pack_published", f"published {record.pack}", stage=Stage.PUBLISH)
         run.succeed(record.pack)
@@ -147,6 +161,11 @@ def own_error(error: BaseException) -> EdaError:
     text = (str(error).strip().splitlines() or [type(error).__name__])[-1][:400]
     if isinstance(error, RayOutOfMemoryError | MemoryError) or isinstance(cause, MemoryError):
         return OutOfMemoryError(f"a worker ran out of memory: {text}; lower selfgen.batch_size or train.batch_size")
+    if is_disk_full(error):
+        return InsufficientStorageError(
+            "the disk of the run directory became full; free space there and retry the job: it goes on from its last "
+            "complete record"
+        )
     if isinstance(error, RayActorError | WorkerCrashedError):
         return WorkerLostError(f"a worker died: {text}")
     return EdaError(f"{type(error).__name__}: {text}")

@@ -34,7 +34,9 @@ def draft_config_of(config: AdaptConfig) -> DraftConfig:
 
     from eda_service.target.resolve import resolve_target
 
-    model = AutoConfig.from_pretrained(resolve_target(config.target).model_dir, local_files_only=True)
+    model = AutoConfig.from_pretrained(
+        resolve_target(config.target).model_dir, local_files_only=True, trust_remote_code=False
+    )
     return DraftConfig(
         hidden_size=model.hidden_size,
         num_heads=model.num_attention_heads,

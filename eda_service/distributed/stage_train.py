@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from eda_service.artifacts.curve import Curve
-from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.files import file_entry, is_disk_full
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
@@ -26,6 +26,7 @@ from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, 
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
+    InsufficientStorageError,
     NonFiniteLossError,
     OutOfMemoryError,
     WorkerLostError,
@@ -167,6 +168,10 @@ def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
 def _as_own_error(error: BaseException) -> EdaError:
     """The first error of our tree behind a worker group's failure, else a lost worker."""
     failures = getattr(error, "worker_failures", None) or {}
+    if any(map(is_disk_full, [error, *failures.values()])):
+        return InsufficientStorageError(
+            "the disk of the run directory became full in training; free space there and retry the job"
+        )
     for failure in failures.values():
         cause: BaseException | None = failure
         while cause is not None:

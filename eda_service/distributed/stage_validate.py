@@ -21,7 +21,7 @@ from eda_service.distributed.resources import MODEL_CPUS, limit_threads
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.target.chat import render_prompt, stop_token_ids
+from eda_service.target.chat import load_tokenizer, render_prompt, stop_token_ids
 from eda_service.target.facts import count_parameters
 from eda_service.target.loader import choose_dtype
 from eda_service.target.resolve import resolve_target
@@ -108,13 +108,13 @@ def _look(config: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
     """Identify a target from its files and check that its chat template renders a conversation with a known end."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
     from eda_service.errors import TargetIncompatibleError
     from eda_service.target.loader import fingerprint
 
     resolved = resolve_target(config.target)
-    tokenizer = AutoTokenizer.from_pretrained(resolved.model_dir, local_files_only=True)
+    tokenizer = load_tokenizer(resolved.model_dir)
     generation = None
     if (Path(resolved.model_dir) / "generation_config.json").exists():
         generation = GenerationConfig.from_pretrained(resolved.model_dir, local_files_only=True)
@@ -124,4 +124,8 @@ def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
             f"{config.target.model} names no end-of-turn token; set eos_token_id in generation_config.json",
             param="target.model",
         )
-    return fingerprint(resolved, tokenizer, AutoConfig.from_pretrained(resolved.model_dir, local_files_only=True))
+    return fingerprint(
+        resolved,
+        tokenizer,
+        AutoConfig.from_pretrained(resolved.model_dir, local_files_only=True, trust_remote_code=False),
+    )

@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eda_service.artifacts.tensor_header import read_header
 from eda_service.config import Method, TrainConfig
-from eda_service.errors import ArtifactCorruptError
+from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.freezing import frozen_sha256, prepare, trained_state
@@ -131,8 +132,9 @@ def _read_config(kind: type[ConfigT], path: Path) -> ConfigT:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Tensor | None]:
     try:
+        read_header(path)
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnsafeCheckpointError) as error:
         raise ArtifactCorruptError(
             f"{path} cannot be read as safetensors: {error}; fetch or publish it again"
         ) from error

@@ -17,10 +17,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from eda_service.artifacts import bounded_json
 from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
+from eda_service.names import is_model_id
+from eda_service.records import MAX_ROW_BYTES
 
 PARAM = "dataset.source"
+MAX_FILE_BYTES = 2 << 30
 _ROLES = frozenset({"system", "user", "assistant"})
 _REASONING_GYM = re.compile(r"^reasoning-gym:(?P<task>\w+)(\?templates=(?P<first>\d+)-(?P<last>\d+))?$")
 
@@ -78,8 +82,10 @@ def _rows(dataset: DatasetSpec, seed: int) -> Iterator[Prompt]:
     source = dataset.source
     if source.startswith("reasoning-gym:"):
         return _reasoning_gym(source, seed)
-    if source.endswith((".jsonl", ".json")) or Path(source).exists():
+    if not is_model_id(source):
         return iter(_shuffled(read_jsonl(Path(source)), seed))
+    if Path(source).exists():  # the data set library would read it; see `eda_service.names`
+        raise DatasetInvalidError(f"{source!r} is a path here; write it as ./{source} or absolute", param=PARAM)
     return iter(_shuffled(_hugging_face(dataset), seed))
 
 
@@ -95,6 +101,10 @@ def read_jsonl(path: Path) -> list[Prompt]:
         DatasetInvalidError: No such file, no row, or a malformed row.
     """
     try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DatasetInvalidError(
+                f"{path} has {path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read; split it", param=PARAM
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetInvalidError(f"{path} cannot be read as UTF-8 text: {error}", param=PARAM) from error
@@ -104,12 +114,18 @@ def read_jsonl(path: Path) -> list[Prompt]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
+        if len(line) > MAX_ROW_BYTES:
+            raise DatasetInvalidError(
+                f"{where}: {len(line)} characters, at most {MAX_ROW_BYTES} are allowed; shorten it", param=PARAM
+            )
         try:
-            row = json.loads(line)
+            row = bounded_json.parse(line)
         except json.JSONDecodeError as error:
             raise DatasetInvalidError(
                 f"{where}: not JSON ({error.msg} at column {error.colno})", param=PARAM
             ) from error
+        except ValueError as error:
+            raise DatasetInvalidError(f"{where}: not JSON ({error})", param=PARAM) from error
         prompts.append(parse_row(row, where, default_id=f"row-{number:07d}"))
     if not prompts:
         raise DatasetInvalidError(f"{path} is empty; write one JSON object per line", param=PARAM)
@@ -155,7 +171,7 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
     from eda_service.selfgen.gsm_symbolic import NUM_TEMPLATES, questions
 
-    match = _REASONING_GYM.match(source)
+    match = _REASONING_GYM.fullmatch(source)
     if match is None or match["task"] != "gsm_symbolic":
         raise DatasetInvalidError(
             f"{source[:128]!r} is unknown; use reasoning-gym:gsm_symbolic, with ?templates=0-79 for a part of them",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.errors import AdapterUnstackableError, TargetIncompatibleError
+from eda_service.target.adapter_check import read_config
 
 _TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
 # What says nothing about the function of the adapted model; anything else must be off, so that an option this code
@@ -73,10 +74,11 @@ def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -
 
     Raises:
         AdapterUnstackableError: It changes more than the seven linears of a layer, or in another way than LoRA.
+        UnsafeCheckpointError: A setting is one that is not read.
         TargetIncompatibleError: The file cannot be read, lacks half of an update, or holds a number that is not finite
             (it would reach the rows of others: zero times infinity).
     """
-    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_config(directory)
     reason = unstackable_reason(config)
     if reason is not None:
         raise _unstackable(directory, reason)
@@ -87,7 +89,7 @@ def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -
         raise TargetIncompatibleError(f"{path} cannot be read: {error}", param="target.adapter") from error
     updates: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
     for name, tensor in tensors.items():
-        match = _TENSOR.match(name)
+        match = _TENSOR.fullmatch(name)
         if match is None:
             raise _unstackable(directory, f"it changes {name}")
         module, layer, linear, side = match.groups()

@@ -1,43 +1,55 @@
 """Chat template to token ids. The answer's place is known by construction, never by re-tokenising text.
 
 A training row is `prompt_ids + answer_ids`; the answer mask follows from the two lengths, so a template that renders
-the same text differently the second time cannot shift it.
+the same text differently the second time cannot shift it. Tokenizers are read without code of their own, and templates
+are rendered by `eda_service.target.templates`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
+from eda_service.target.templates import RENDERER, TemplateRefusedError
 
 _USER_MARK = "\x00eda-user-turn\x00"
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The tokenizer of a directory.
+
+    Raises:
+        TargetIncompatibleError: There is none that the tokenizers library reads.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # The library's Rust half raises bare exceptions, and strangers wrote the files.
+        raise TargetIncompatibleError(
+            f"the tokenizer in {model_dir} cannot be read: {str(error)[:200]}; save it again with its tokenizer.json",
+            param="target.model",
+        ) from error
+    if not tokenizer.is_fast:
+        raise TargetIncompatibleError(
+            f"{model_dir} has no tokenizer.json; save the tokenizer again with a current transformers",
+            param="target.model",
+        )
+    return tokenizer
 
 
 def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list[int]:
     """Token ids of a conversation, ending where the assistant's answer begins.
 
     Raises:
-        TargetIncompatibleError: The tokenizer has no chat template.
+        TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
         DatasetInvalidError: The template refuses the messages (roles out of order, say).
     """
-    if not tokenizer.chat_template:
-        raise TargetIncompatibleError(
-            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
-            param="target.model",
-        )
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, return_dict=True
-        )
-    except TemplateError as error:
-        raise DatasetInvalidError(
-            f"the target's chat template refuses these messages: {error}; use roles user and assistant in turn",
-            param="messages",
-        ) from error
-    return [int(token) for token in rendered["input_ids"]]
+    text = _render(tokenizer, [dict(message) for message in messages], add_generation_prompt=True)
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
 def user_turn_opening(tokenizer: Any) -> list[int]:
@@ -46,9 +58,7 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     Raises:
         TargetIncompatibleError: The template does not place user text verbatim.
     """
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _USER_MARK}], add_generation_prompt=False, tokenize=False
-    )
+    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], add_generation_prompt=False)
     head, mark, _ = text.partition(_USER_MARK)
     if not mark:
         raise TargetIncompatibleError(
@@ -57,6 +67,27 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
             param="dataset.source",
         )
     return [int(token) for token in tokenizer(head, add_special_tokens=False)["input_ids"]]
+
+
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+    if not tokenizer.chat_template:
+        raise TargetIncompatibleError(
+            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
+            param="target.model",
+        )
+    variables = {
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **{name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)},
+    }
+    try:
+        return RENDERER.render(tokenizer.get_chat_template(), messages, variables)
+    except TemplateRefusedError as error:
+        raise DatasetInvalidError(
+            f"the target's chat template refuses these messages: {error}; use roles user and assistant in turn",
+            param="messages",
+        ) from error
 
 
 def stop_token_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:

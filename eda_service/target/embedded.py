@@ -24,6 +24,7 @@ from packaging.version import Version
 from eda_service.artifacts.files import publish_dir, sha256_file, write_json
 from eda_service.errors import TargetNotFoundError
 from eda_service.progress import BYTES, Tell, silent
+from eda_service.target.gguf_header import read_gguf_header
 
 logger = logging.getLogger(__name__)
 
@@ -162,12 +163,14 @@ def convert_gguf(gguf: Path, destination: Path) -> None:
 
     Raises:
         TargetNotFoundError: The file cannot be read as a supported GGUF.
+        UnsafeCheckpointError: Its header does not describe it.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
+    read_gguf_header(gguf)
     where, name = str(gguf.parent), gguf.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)

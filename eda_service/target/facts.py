@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
+from eda_service.artifacts import bounded_json
+from eda_service.artifacts.tensor_header import read_header
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError
 from eda_service.target.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target
@@ -59,10 +58,10 @@ def _hub_facts(name: str, revision: str | None) -> TargetFacts:
 
 
 def _sizes(path: Path) -> tuple[int, int]:
-    config = json.loads(path.read_text(encoding="utf-8"))
     try:
+        config = bounded_json.read_object(path)
         return int(config["hidden_size"]), int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise TargetIncompatibleError(
             f"{path} has no whole hidden_size and vocab_size", param="target.model"
         ) from error
@@ -70,8 +69,5 @@ def _sizes(path: Path) -> tuple[int, int]:
 
 def count_parameters(model_dir: Path) -> int:
     """Elements of all weights, from the headers of the safetensors files."""
-    total = 0
-    for path in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(path, framework="np") as stream:
-            total += sum(math.prod(stream.get_slice(name).get_shape()) for name in stream.keys())  # noqa: SIM118
-    return total
+    files = sorted(model_dir.glob("*.safetensors"))
+    return sum(math.prod(place.shape) for path in files for place in read_header(path).values())

@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
 from eda_service.records import TargetFingerprint
 from eda_service.target.adapter_bank import AdapterBank
+from eda_service.target.adapter_check import changed_modules
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape, tree_mask, visible_mask
-from eda_service.target.chat import stop_token_ids
+from eda_service.target.chat import load_tokenizer, stop_token_ids
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
 from eda_service.target.packed import FrozenLinear, make_linear, native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
@@ -144,7 +145,7 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
     resolved = resolve_target(spec)
     where = torch.device(device)
     dtype = choose_dtype(spec, where)
-    tokenizer = AutoTokenizer.from_pretrained(resolved.model_dir, local_files_only=True)
+    tokenizer = load_tokenizer(resolved.model_dir)
     model = _load_model(resolved, dtype).to(where)
     body, head = model.get_decoder(), model.get_output_embeddings()
     if body is None or head is None or not hasattr(body, "norm"):
@@ -206,10 +207,15 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
     Raises:
         TargetIncompatibleError: The adapter does not fit.
     """
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
     try:
-        merged = PeftModel.from_pretrained(model, str(adapter_dir), local_files_only=True).merge_and_unload()
+        config = LoraConfig.from_pretrained(str(adapter_dir), local_files_only=True)
+        # The names in the file instead of the author's regular expressions; see `adapter_check`.
+        config.target_modules = set(changed_modules(adapter_dir))
+        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+        adapted = PeftModel.from_pretrained(model, str(adapter_dir), config=config, local_files_only=True)
+        merged = adapted.merge_and_unload()
     except (ValueError, RuntimeError, KeyError) as error:
         raise TargetIncompatibleError(
             f"adapter {adapter_dir} does not fit its base: {error}; name the base it was trained on",

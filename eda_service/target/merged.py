@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from eda_service.config import TargetSpec
+from eda_service.target.chat import load_tokenizer
 from eda_service.target.loader import merge_adapter
 from eda_service.target.resolve import resolve_target
 
@@ -27,4 +28,4 @@ def write_merged(spec: TargetSpec, directory: Path) -> None:
     if found.adapter_dir is not None:
         model = merge_adapter(model, found.adapter_dir)
     model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(found.model_dir, local_files_only=True).save_pretrained(directory)
+    load_tokenizer(found.model_dir).save_pretrained(directory)

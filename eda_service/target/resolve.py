@@ -1,7 +1,8 @@
 """From the name of a target to directories on this machine: pinned, safetensors only, no remote code.
 
-A name is looked for in this order: a tuned target shipped with the package, an embedded model, a local directory, a
-model hub id. A GGUF file is a source to convert once (`eda_service.target.embedded.convert_gguf`), not a target.
+A name is looked for in this order: a tuned target shipped with the package, an embedded model, a model hub id, a local
+directory (a relative one is written `./name`). A GGUF file is a source to convert once
+(`eda_service.target.embedded.convert_gguf`), not a target.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from eda_service.artifacts import bounded_json
+from eda_service.artifacts.tensor_header import read_header
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
+from eda_service.names import is_model_id
 from eda_service.progress import Tell, silent
+from eda_service.target.adapter_check import check_adapter
 from eda_service.target.embedded import EMBEDDED, fetch
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?$")
 _SHIPPED = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_MAX_BYTES = {"config.json": 1 << 20, "adapter_config.json": 1 << 20, "tokenizer.json": 256 << 20}
 _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
 HUB_TIMEOUT_S = 5.0
 
@@ -43,7 +48,7 @@ def shipped_targets() -> Path:
 
 def shipped_base(model: str) -> str | None:
     """The base model of a tuned target shipped with the package; None for every other name."""
-    if not _SHIPPED.match(model):
+    if not _SHIPPED.fullmatch(model):
         return None
     adapter = shipped_targets() / model / "adapter_config.json"
     if not adapter.exists():
@@ -68,16 +73,18 @@ def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
         shipped = _check_adapter(shipped_targets() / spec.model)
         return ResolvedTarget(_check_model(fetch(base, tell)), shipped, base, None, spec.model)
     model_dir, revision = _find(spec.model, spec.revision, param="target.model", tell=tell)
+    _check_model(model_dir)
     adapter_dir = None
     if spec.adapter is not None:
         adapter_dir = _check_adapter(_find(spec.adapter, None, param="target.adapter")[0])
-    return ResolvedTarget(_check_model(model_dir), adapter_dir, spec.model, revision, spec.adapter)
+        check_adapter(adapter_dir, model_dir)
+    return ResolvedTarget(model_dir, adapter_dir, spec.model, revision, spec.adapter)
 
 
 def is_here(spec: TargetSpec) -> bool:
     """Whether a target's files are on this machine, or come from a package registry, rather than from the model hub."""
-    shipped = _SHIPPED.match(spec.model) is not None and (shipped_targets() / spec.model).is_dir()
-    return shipped or spec.model in EMBEDDED or Path(spec.model).expanduser().exists()
+    shipped = _SHIPPED.fullmatch(spec.model) is not None and (shipped_targets() / spec.model).is_dir()
+    return shipped or spec.model in EMBEDDED or not is_model_id(spec.model)
 
 
 def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError:
@@ -93,6 +100,8 @@ def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError
 def _find(name: str, revision: str | None, *, param: str, tell: Tell = silent) -> tuple[Path, str | None]:
     if name in EMBEDDED:
         return fetch(name, tell), None
+    if is_model_id(name):
+        return _from_hub(name, revision, param=param)
     try:
         path = Path(name).expanduser()
         is_dir, is_file = path.is_dir(), path.is_file()
@@ -102,9 +111,7 @@ def _find(name: str, revision: str | None, *, param: str, tell: Tell = silent) -
         return path.resolve(), None
     if is_file:
         raise TargetNotFoundError(f"{name} is a file; give the directory that holds config.json", param=param)
-    if not _HUB_ID.match(name):
-        raise TargetNotFoundError(f"{name[:128]!r} is no directory here and no model id (owner/name)", param=param)
-    return _from_hub(name, revision, param=param)
+    raise TargetNotFoundError(f"{name[:128]!r} is no directory here and no model id (owner/name)", param=param)
 
 
 def _from_hub(name: str, revision: str | None, *, param: str) -> tuple[Path, str]:
@@ -134,6 +141,14 @@ def _check_model(directory: Path) -> Path:
     if not config.exists():
         raise TargetNotFoundError(f"{directory} has no config.json; it is no model directory", param="target.model")
     _check_safetensors(directory, "*.safetensors", param="target.model")
+    for path in sorted(directory.glob("*.json")):
+        if path.name != "tokenizer.json":
+            _read_json(path, param="target.model")
+        elif path.stat().st_size > _MAX_BYTES[path.name]:
+            raise UnsafeCheckpointError(
+                f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES[path.name]} are read",
+                param="target.model",
+            )
     architectures = _read_json(config, param="target.model").get("architectures") or []
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         raise TargetIncompatibleError(
@@ -147,25 +162,27 @@ def _check_adapter(directory: Path) -> Path:
     config = directory / "adapter_config.json"
     if not config.exists():
         raise TargetNotFoundError(f"{directory} has no adapter_config.json; it is no adapter", param="target.adapter")
-    _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
     kind = _read_json(config, param="target.adapter").get("peft_type")
     if kind != "LORA":
-        raise TargetIncompatibleError(f"{directory} is a {kind} adapter; only LORA is merged", param="target.adapter")
+        raise TargetIncompatibleError(
+            f"{directory} is a {str(kind)[:32]} adapter; only LORA is merged", param="target.adapter"
+        )
+    _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
     return directory
 
 
 def _read_json(path: Path, *, param: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TargetNotFoundError(f"{path} is no JSON: {error}; save the model again", param=param) from error
-    if not isinstance(value, dict):
-        raise TargetNotFoundError(f"{path} holds no JSON object; save the model again", param=param)
-    return value
+        return bounded_json.read_object(path, max_bytes=_MAX_BYTES.get(path.name, bounded_json.MAX_BYTES))
+    except (ValueError, OSError) as error:
+        raise TargetNotFoundError(f"{path} is no JSON of a model: {error}; save it again", param=param) from error
 
 
 def _check_safetensors(directory: Path, pattern: str, *, param: str) -> None:
-    if any(directory.glob(pattern)):
+    found = sorted(directory.glob(pattern))
+    for path in found:
+        read_header(path, param=param)
+    if found:
         return
     pickled = sorted(path.name for kind in _PICKLED for path in directory.glob(kind))
     if pickled:

@@ -8,13 +8,15 @@ holds one fault as JSON:
 
 `match` is a part of the path (of the destination, for moves). The process that comes to the nth such operation renames
 the file to `*.fired`, so that the fault strikes once, and sends itself SIGKILL; with `"pause_s": 5` it waits there
-instead, which holds a short stage open for somebody else to strike.
+instead, which holds a short stage open for somebody else to strike, and with `"memory_bytes": N` it may have only N
+more from then on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -51,6 +53,11 @@ def _strike(op: str, when: str, subject: str) -> None:
         return
     if fault.get("pause_s"):
         time.sleep(fault["pause_s"])
+        return
+    if fault.get("memory_bytes"):
+        with open("/proc/self/statm", encoding="ascii") as stream:
+            limit = int(stream.read().split()[0]) * resource.getpagesize() + fault["memory_bytes"]
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         return
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -62,4 +62,4 @@ def _form(request: Request, to: str, failure: str | None) -> Response:
 
 def _safe(path: str) -> str:
     """A page of ours to go on to; anything else is the first page."""
-    return path if _PATH.match(path) and "//" not in path else "/"
+    return path if _PATH.fullmatch(path) and "//" not in path else "/"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from linked_calls import chain
 from live_api import LiveApi, live_api
 from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 from schemathesis.checks import not_a_server_error
@@ -41,6 +42,11 @@ def endpoint(tiny_target: Target) -> Iterator[LiveEndpoint]:
 @BOUNDS
 def test_the_service_answers_as_documented(case: schemathesis.Case, live: LiveApi) -> None:
     case.call_and_validate(base_url=live.url, checks=CHECKS, timeout=60)
+
+
+def test_what_one_answer_gives_the_next_request_takes(live: LiveApi) -> None:
+    """Along the document's links: what was made is looked at, changed, cancelled and made again."""
+    chain(document, live.url).run(settings=settings(BOUNDS, max_examples=8, stateful_step_count=6))
 
 
 @generation.parametrize()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -139,7 +141,6 @@ def test_the_end_of_a_job_is_told_once_and_signed(
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body.replace(b"cancelled", b"succeeded"), headers)
     assert types(store, job_id)[-1] == "webhook_delivered"
-    webhooks.close()
 
 
 def test_a_receiver_that_fails_is_asked_again_later_under_the_same_id(
@@ -154,7 +155,6 @@ def test_a_receiver_that_fails_is_asked_again_later_under_the_same_id(
         clock.now += 61
     assert [headers["webhook-id"] for headers, _ in receiver.seen] == [receiver.seen[0][0]["webhook-id"]] * 3
     assert types(store, job_id)[-3:] == ["webhook_failed", "webhook_failed", "webhook_delivered"]
-    webhooks.close()
 
 
 def test_a_receiver_that_never_answers_is_given_up(
@@ -168,7 +168,6 @@ def test_a_receiver_that_never_answers_is_given_up(
         clock.now += 3601
     assert len(receiver.seen) == 12
     assert types(store, job_id)[-1] == "webhook_gave_up"
-    webhooks.close()
 
 
 def test_private_addresses_are_not_called(
@@ -181,7 +180,6 @@ def test_private_addresses_are_not_called(
     failed = store.events(job_id)[0][-1]
     assert failed.type == "webhook_failed"
     assert "private address" in failed.message
-    webhooks.close()
 
 
 def test_an_untrusted_certificate_is_not_accepted(
@@ -192,7 +190,6 @@ def test_an_untrusted_certificate_is_not_accepted(
     webhooks = Webhooks(store, private, Instruments(), clock=clock)
     webhooks.run_once()
     assert receiver.seen == []
-    webhooks.close()
 
 
 @pytest.mark.parametrize(
@@ -200,6 +197,9 @@ def test_an_untrusted_certificate_is_not_accepted(
     [
         "http://example.org/x", "https://", "https://user:pw@example.org/", "ftp://example.org", "https://127.0.0.1/x",
         "https://10.0.0.1/", "https://[::1]/", "https://169.254.169.254/latest", "https://example.org:99999/", "none",
+        "https://[64:ff9b::7f00:1]/", "https://[2002:7f00:1::]/", "https://[::ffff:127.0.0.1]/", "https://224.0.0.1/",
+        "https://0.0.0.0/", "https://100.64.0.1/", "https://[fe80::1%25eth0]/", "https://[fec0::1]/",
+        "https://exa\nmple.org/", "https://example.org/ x", "https://example.org\\@10.0.0.1/", "https://e.org/\x1b[2J",
     ],
 )  # fmt: skip
 def test_urls_that_are_never_called_are_refused_at_submit(url: str) -> None:
@@ -207,3 +207,59 @@ def test_urls_that_are_never_called_are_refused_at_submit(url: str) -> None:
         check_url(url)
     assert caught.value.param == "webhook.url"
     assert check_url("https://example.org:8443/hook") == "https://example.org:8443/hook"
+
+
+def test_a_receiver_that_never_finishes_holds_up_no_other(
+    store: JobStore,
+    tmp_path: Path,
+    clock: Clock,
+    receiver: Receiver,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It sends a byte of a header now and then, so that no single read is late."""
+    monkeypatch.setattr("api.services.webhooks._WHOLE_TIMEOUT_S", 1.5)
+    stop = threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            opened, _ = listening.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(opened, server_side=True) as tls:
+                tls.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+                while not stop.wait(0.1):
+                    tls.sendall(b"a")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        slow = ended_job(store, f"https://localhost:{listening.getsockname()[1]}/")
+        prompt = ended_job(store, receiver.url)
+        sender(store, tmp_path, clock, certificate).run_once()
+        stop.set()
+        thread.join()
+    assert types(store, prompt)[-1] == "webhook_delivered"
+    assert types(store, slow)[-1] == "webhook_failed"
+
+
+def test_a_name_is_resolved_once_and_that_address_is_called(
+    store: JobStore,
+    tmp_path: Path,
+    clock: Clock,
+    receiver: Receiver,
+    certificate: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name server that answers otherwise the second time (DNS rebinding) is not asked a second time."""
+    real, asked = socket.getaddrinfo, []
+
+    def counted(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host == "localhost":
+            asked.append(host)
+        return real("127.0.0.1" if len(asked) <= 1 else "203.0.113.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", counted)
+    ended_job(store, receiver.url)
+    sender(store, tmp_path, clock, certificate).run_once()
+    assert len(receiver.seen) == 1
+    assert asked == ["localhost"]

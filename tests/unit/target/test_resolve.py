@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
@@ -33,7 +34,7 @@ def adapter_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "adapter"
     directory.mkdir()
     (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    (directory / "adapter_model.safetensors").write_bytes(b"")
+    save_file({}, directory / "adapter_model.safetensors")
     return directory
 
 

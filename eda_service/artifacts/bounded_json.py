@@ -1,0 +1,42 @@
+"""JSON from files that strangers wrote: bounded in size; a document nested too deeply is an error like any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 16 << 20
+
+
+def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+        ValueError: The file is too large, or holds no JSON object; the message says which.
+        OSError: It cannot be read.
+    """
+    size_bytes = path.stat().st_size
+    if size_bytes > max_bytes:
+        raise ValueError(f"it has {size_bytes} bytes, the limit is {max_bytes}")
+    value = parse(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    return value
+
+
+def parse(text: str | bytes) -> Any:
+    """The value in a text.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deeply, or holds half of a surrogate pair, which is no text.
+    """
+    try:
+        value = json.loads(text)
+        if b"\\ud" in (text if isinstance(text, bytes) else text.encode("utf-8", "replace")).lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a surrogate pair") from error
+    return value

@@ -1,0 +1,152 @@
+"""A LoRA adapter held against its base before either is loaded: settings, ranks, names and shapes, from files alone.
+
+Some settings of PEFT import a module by its name, repeat layers, or match every module against a regular expression of
+the adapter's author, which may take for ever. Here only settings that change nothing but weights pass, and the modules
+are those the adapter's own tensors name.
+
+Shapes: r rank, I input width, O output width of one linear.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eda_service.artifacts import bounded_json
+from eda_service.artifacts.tensor_header import TensorPlace, read_header
+from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
+
+MAX_RANK = 1024
+_PARAM = "target.adapter"
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_PATTERNS = 4096
+_PATTERN = re.compile(r"\^?[\w.\\-]{1,256}\$?")  # a name, which PEFT takes for a regular expression: no repeats
+_TENSOR = re.compile(
+    r"base_model\.model\.(?P<module>[\w.]+?)(?P<kind>\.lora_A|\.lora_B|\.lora_embedding_A|\.lora_embedding_B|"
+    r"\.lora_magnitude_vector|\.modules_to_save)?(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
+)
+_WHOLE = ("embed_tokens", "lm_head")
+"""Modules that an adapter may bring whole (`modules_to_save`)."""
+_SAFE = frozenset(
+    {
+        *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
+        *("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"),
+        *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora", "bias", "init_lora_weights"),
+        *("lora_dropout", "inference_mode", "runtime_config", "ensure_weight_tying", "fan_in_fan_out", "lora_bias"),
+        *("megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config"),
+    }
+)
+"""What may be set; anything else must be off, so that an option nobody here has heard of is not passed over."""
+
+
+def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
+    """Check that an adapter is a plain LoRA adapter of this base.
+
+    Raises:
+        TargetIncompatibleError: A setting, a rank, a name or a shape does not fit.
+        UnsafeCheckpointError: A file is not what it says, or a setting would run more than arithmetic.
+    """
+    config = read_config(adapter_dir)
+    base: dict[str, TensorPlace] = {}
+    for path in sorted(model_dir.glob("*.safetensors")):
+        base |= read_header(path, param="target.model")
+    for name, place in read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM).items():
+        _check_tensor(adapter_dir, name, place, base, fan_in_fan_out=bool(config.get("fan_in_fan_out")))
+
+
+def read_config(adapter_dir: Path) -> dict[str, Any]:
+    """The settings of an adapter.
+
+    Raises:
+        TargetIncompatibleError: They cannot be read, or one is out of bounds.
+        UnsafeCheckpointError: One would run more than arithmetic.
+    """
+    path = adapter_dir / "adapter_config.json"
+    try:
+        config = bounded_json.read_object(path, max_bytes=_MAX_CONFIG_BYTES)
+    except (ValueError, OSError) as error:
+        raise TargetIncompatibleError(f"{path} cannot be read: {error}; save it again", param=_PARAM) from error
+    for name, value in config.items():
+        if name not in _SAFE and value not in (None, False, {}, [], ""):
+            raise UnsafeCheckpointError(
+                f"{path} sets {name[:64]!r} to {str(value)[:64]!r}, which is not read here; save it without",
+                param=_PARAM,
+            )
+    _check_rank(path, "r", config.get("r", 8))
+    _check_number(path, "lora_alpha", config.get("lora_alpha", 8))
+    for name, check in (("rank_pattern", _check_rank), ("alpha_pattern", _check_number)):
+        patterns = config.get(name) or {}
+        if not isinstance(patterns, dict) or len(patterns) > _MAX_PATTERNS:
+            raise _misfit(path, f"{name} is no object of at most {_MAX_PATTERNS} modules")
+        for pattern, value in patterns.items():
+            if _PATTERN.fullmatch(pattern) is None:
+                raise UnsafeCheckpointError(
+                    f"{path}: {name} holds {pattern[:64]!r}, which is no module's name; write names", param=_PARAM
+                )
+            check(path, f"{name}.{pattern[:64]}", value)
+    whole = config.get("modules_to_save") or []
+    if not isinstance(whole, list) or not set(map(str, whole)) <= set(_WHOLE):
+        raise _misfit(path, f"modules_to_save is {str(whole)[:128]}; it may name {' and '.join(_WHOLE)}")
+    return config
+
+
+def changed_modules(adapter_dir: Path) -> list[str]:
+    """Full names of the modules that an adapter's tensors change by low-rank updates, sorted.
+
+    Raises:
+        UnsafeCheckpointError: The file is not sound.
+    """
+    names = read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM)
+    found = [match for name in names if (match := _TENSOR.fullmatch(name)) is not None]
+    return sorted({match["module"] for match in found if match["kind"] in (".lora_A", ".lora_embedding_A")})
+
+
+def _check_tensor(
+    adapter_dir: Path, name: str, place: TensorPlace, base: Mapping[str, TensorPlace], *, fan_in_fan_out: bool
+) -> None:
+    match = _TENSOR.fullmatch(name)
+    if match is None:
+        raise _misfit(adapter_dir, f"it holds {name[:96]!r}, which is no part of a LoRA adapter")
+    if not place.dtype.startswith(("F", "BF")):
+        raise _misfit(adapter_dir, f"{name[:96]} has dtype {place.dtype}; updates are floating-point numbers")
+    module, kind, leaf = match["module"], match["kind"], match["leaf"]
+    weight = base.get(f"{module}.weight")
+    if weight is None and module == "lm_head":  # tied to the embedding, which has its shape
+        weight = base.get("model.embed_tokens.weight")
+    if weight is None or len(weight.shape) != 2:
+        raise _misfit(adapter_dir, f"it changes {module[:96]}, and the base has no such linear")
+    width_o, width_i = reversed(weight.shape) if fan_in_fan_out else weight.shape
+    wanted: tuple[int | None, ...] = {
+        ".lora_A": (None, width_i),
+        ".lora_B": (width_o,) if leaf == "bias" else (width_o, None),
+        ".lora_embedding_A": (None, weight.shape[0]),
+        ".lora_embedding_B": (weight.shape[1], None),
+        ".lora_magnitude_vector": (width_o,),
+    }.get(kind, weight.shape if leaf == "weight" else (width_o,))
+    rank = next((found for found, want in zip(place.shape, wanted, strict=False) if want is None), 1)
+    fits = len(place.shape) == len(wanted) and all(
+        want in (None, found) for found, want in zip(place.shape, wanted, strict=False)
+    )
+    if not fits or not 1 <= rank <= MAX_RANK:
+        shown = " x ".join(f"1..{MAX_RANK}" if want is None else str(want) for want in wanted)
+        found = " x ".join(map(str, place.shape)) or "a scalar"
+        raise _misfit(adapter_dir, f"{name[:96]} is {found}, the base needs {shown}")
+
+
+def _check_rank(path: Path, name: str, value: Any) -> None:
+    if type(value) is not int or not 1 <= value <= MAX_RANK:
+        raise _misfit(path, f"{name} is {str(value)[:32]}, allowed are 1 to {MAX_RANK}")
+
+
+def _check_number(path: Path, name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e6:
+        raise _misfit(path, f"{name} is {str(value)[:32]}, a number up to 1,000,000 is needed")
+
+
+def _misfit(path: Path, problem: str) -> TargetIncompatibleError:
+    return TargetIncompatibleError(
+        f"{path}: {problem}; name the base it was trained on, or save it again", param=_PARAM
+    )
