@@ -46,6 +46,9 @@ class Settings(Config):
         le=1_000_000,
         description="of one key at a time, unless it has its own; None: no limit",
     )
+    vllm_on_workers: bool | None = Field(
+        None, description="whether Ray's workers can import vLLM; None: if this process can, as `eda up` starts both"
+    )
     lease_s: float = Field(30.0, ge=1.0, le=3600.0, description="how long a dispatcher that died keeps its jobs")
     stage_deadline_s: float = Field(
         86_400.0, ge=1.0, description="longest run of a stage for which the job names no deadline"
