@@ -9,6 +9,7 @@ from pydantic import Field
 
 from eda_service.artifacts.rundir import home_dir
 from eda_service.config import Config
+from eda_service.distributed.vllm_environment import has_vllm
 from eda_service.errors import InputError
 
 
@@ -67,6 +68,11 @@ class Settings(Config):
     def serve_url(self) -> str:
         """Base URL of Ray Serve."""
         return f"http://127.0.0.1:{self.serve_port}"
+
+    @property
+    def has_vllm(self) -> bool:
+        """Whether what this service starts can run on vLLM."""
+        return has_vllm() if self.vllm_on_workers is None else self.vllm_on_workers
 
     @property
     def store_url(self) -> str:

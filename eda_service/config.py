@@ -135,6 +135,13 @@ class SelfGenConfig(Config):
     num_actors: int = Field(1, ge=1, le=1024, description="Ray Data actors, each with one copy of the target")
     threads_per_actor: int = Field(2, ge=1, le=256, description="CPU threads of one actor")
     max_error_fraction: Fraction = Field(0.1, description="above this share of failed prompts the stage fails")
+    vllm_cache_gib: int = Field(1, ge=1, le=4096, description="engine vllm on a CPU: memory of keys and values")
+    vllm_gpu_fraction: float = Field(
+        0.6,
+        gt=0.0,
+        lt=1.0,
+        description="engine vllm on a GPU: its share; the rest is for the target that reads features",
+    )
 
     @model_validator(mode="after")
     def _one_reference_each(self) -> SelfGenConfig:
@@ -142,6 +149,12 @@ class SelfGenConfig(Config):
             raise ValueError(
                 f"answers_per_prompt is {self.answers_per_prompt}, but with answers=dataset a row has one; set it to 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_write(self) -> SelfGenConfig:
+        if self.answers is Answers.DATASET and self.engine is EngineKind.VLLM:
+            raise ValueError("engine is vllm, but with answers=dataset nothing is written; set engine to eda")
         return self
 
 

@@ -16,7 +16,7 @@ from api.settings import Settings
 from eda_service.artifacts import prompts
 from eda_service.artifacts.packs import PackVersion, regression
 from eda_service.config import AdaptConfig, DriftConfig, EngineKind, EngineSpec, TargetSpec
-from eda_service.distributed.vllm_environment import has_vllm, missing
+from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import (
     ConflictError,
     InputError,
@@ -174,8 +174,7 @@ class Deployments:
             engine = EngineSpec(kind=request.engine, accelerator=request.accelerator, vllm=request.vllm)
         except ValidationError as error:
             raise InputError(config_error(error).message, param="engine") from error
-        known = self._settings.vllm_on_workers
-        if engine.kind is EngineKind.VLLM and not (has_vllm() if known is None else known):
+        if engine.kind is EngineKind.VLLM and not self._settings.has_vllm:
             raise missing("where this service runs", param="engine")
         return engine.model_dump(mode="json", exclude_defaults=True)
 

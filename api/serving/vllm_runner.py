@@ -19,11 +19,11 @@ from api.serving.booking import Booking, Order
 from api.serving.counts import ModelCounts, RequestTrace
 from api.serving.round_times import RoundTimes
 from api.serving.runner import EngineFailedError
-from api.serving.vllm_params import check_supported, vllm_params
+from api.serving.vllm_params import check_supported
 from api.serving.vllm_steps import steps_of
 from eda_service.decoding.admission import check_request
-from eda_service.decoding.request import RequestStats, StepOutput
-from eda_service.errors import EdaError, OverloadedError, RequestError, ResourceError
+from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
+from eda_service.errors import EdaError, OverloadedError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,20 @@ class TokenSource(Protocol):
     def is_dead(self) -> bool:
         """Whether its processes are gone."""
 
-    def generate(self, prompt_ids: list[int], params: Any, request_id: str) -> AsyncGenerator[Any, None]:
-        """vLLM's outputs of one request."""
+    def generate(
+        self, prompt_ids: list[int], params: SamplingParams, stop_token_ids: frozenset[int], request_id: str
+    ) -> AsyncGenerator[Any, None]:
+        """vLLM's `RequestOutput`s of one request, each with what is new.
+
+        Args:
+            prompt_ids: The prompt.
+            params: Of the request.
+            stop_token_ids: The target's own.
+            request_id: Never used before.
+
+        Raises:
+            RequestError: vLLM refuses it.
+        """
 
     async def shutdown(self) -> None:
         """End its processes."""
@@ -228,9 +240,9 @@ class VllmRunner:
     async def _answer(self, request_id: str, running: _Running, loaded: Loaded) -> None:
         """Decode one order and put what comes into its booking."""
         order, began_s = running.order, time.perf_counter()
-        params = vllm_params(order.params, loaded.stop_token_ids)
         try:
-            async for output in loaded.source.generate(order.prompt_ids, params, request_id):
+            outputs = loaded.source.generate(order.prompt_ids, order.params, loaded.stop_token_ids, request_id)
+            async for output in outputs:
                 now_s = time.perf_counter()
                 if running.trace.is_running:
                     self.round_times.add(began_s, now_s)
@@ -258,11 +270,7 @@ def _restarting() -> EngineRestartingError:
 
 def _error_of(error: Exception, loaded: Loaded) -> EdaError:
     """What the caller is told."""
-    from vllm.exceptions import VLLMClientError
-
     if isinstance(error, EdaError):
         return error
-    if isinstance(error, VLLMClientError | ValueError):
-        return RequestError(f"vLLM refuses the request: {error}")
-    logger.exception("vLLM failed")
+    logger.error("vLLM failed", exc_info=error)
     return EngineFailedError(_FAILED) if loaded.source.is_dead else EdaError("vLLM could not decode the request")

@@ -6,6 +6,7 @@ are not used: the ingress has them. This module imports vLLM; import it only whe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,13 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
+from vllm.exceptions import VLLMClientError
 
+from api.serving.vllm_params import vllm_params
 from eda_service.config import Accelerator, EngineSpec
-from eda_service.distributed.vllm_environment import prepare_cpu
+from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.vllm_environment import prepare_cpu, tie_children
+from eda_service.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -77,24 +82,55 @@ def llm_config(plan: ServerPlan) -> LLMConfig:
 
 
 class TokenEngine(VLLMEngine):
-    """Ray's vLLM engine with its token interface let out, and an end."""
+    """Ray's vLLM engine with its token interface let out, and an end.
 
-    def generate(self, prompt_ids: list[int], params: Any, request_id: str) -> AsyncGenerator[Any, None]:
-        """vLLM's outputs of one request, as they come; closing it aborts the request."""
-        found: AsyncGenerator[Any, None] = self._engine_client.generate(
-            {"prompt_token_ids": prompt_ids}, params, request_id
-        )
-        return found
+    Ray's builds vLLM on the event loop, which then stands still for the minute that its processes take to load; here
+    that happens in a thread, so that health checks and what runs on another engine go on.
+    """
+
+    _prepared: Any = None
+    _client: Any = None
+
+    async def start(self) -> None:
+        """Start vLLM's processes, then Ray's handlers around them."""
+        context = self.llm_config.get_or_create_callback().ctx
+        prepared = await asyncio.to_thread(super()._prepare_engine_config, context)
+        arguments, _, config = prepared
+        start, placement = super()._start_async_llm_engine, context.placement_group
+        self._client = await asyncio.to_thread(start, arguments, config, placement)
+        self._prepared = prepared
+        await super().start()
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        return self._prepared
+
+    def _start_async_llm_engine(self, *_: Any) -> Any:
+        return self._client
+
+    async def generate(
+        self, prompt_ids: list[int], params: SamplingParams, stop_token_ids: frozenset[int], request_id: str
+    ) -> AsyncGenerator[Any, None]:
+        """vLLM's outputs of one request, as they come; closing it, or cancelling its reader, aborts the request.
+
+        Raises:
+            RequestError: vLLM refuses it.
+        """
+        asked = vllm_params(params, stop_token_ids)
+        try:
+            async for output in self._client.generate({"prompt_token_ids": prompt_ids}, asked, request_id):
+                yield output
+        except (VLLMClientError, ValueError) as error:
+            raise RequestError(f"vLLM refuses the request: {error}") from error
 
     @property
     def is_dead(self) -> bool:
         """Whether its processes are gone."""
-        return bool(self._engine_client.errored)
+        return bool(self._client.errored)
 
     async def shutdown(self) -> None:
         """End its processes; Ray's own leaves that to the replica's end."""
         await super().shutdown()
-        self._engine_client.shutdown()
+        self._client.shutdown()
 
 
 class TokenServer(LLMServer):
@@ -107,9 +143,15 @@ class TokenServer(LLMServer):
 async def start_server(plan: ServerPlan) -> TokenEngine:
     """A running engine, on this event loop."""
     settings = plan.engine.vllm
+    tie_children()
     if plan.engine.accelerator is Accelerator.CPU:
         prepare_cpu(kv_cache_gib=settings.kv_cache_gib, threads=settings.threads)
     server = TokenServer.sync_init(llm_config(plan), engine_cls=TokenEngine)
-    await server.start()
+    try:
+        await server.start()
+    except BaseException:
+        if server.engine is not None and server.engine._client is not None:
+            await server.engine.shutdown()
+        raise
     engine: TokenEngine = server.engine
     return engine

@@ -10,6 +10,7 @@ import os
 
 from eda_service.config import Accelerator, EngineSpec
 from eda_service.errors import EngineMissingError
+from eda_service.export.vllm_plugin import DIE_WITH_PARENT
 
 
 def has_vllm() -> bool:
@@ -54,6 +55,11 @@ def prepare_cpu(*, kv_cache_gib: int, threads: int | None) -> None:
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+def tie_children() -> None:
+    """Processes that vLLM starts from here end with this one, however it ends."""
+    os.environ[DIE_WITH_PARENT] = str(os.getpid())
 
 
 def bundles(engine: EngineSpec, replica_cpus: float) -> list[dict[str, float]]:

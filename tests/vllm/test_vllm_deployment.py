@@ -5,11 +5,9 @@ The oracle of every text is greedy decoding through transformers; the oracle of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 import torch
