@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from api.schemas import MetadataKey, MetadataValue, ServedName, Shallow
-from eda_service.config import Config, DriftConfig
+from eda_service.config import Accelerator, Config, DriftConfig, EngineKind, VllmConfig
 
 MAX_REPLICAS = 64
 NumReplicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
@@ -54,6 +54,11 @@ class DeploymentRequest(Config):
     )
     pack: PackName | None = Field(None, description="name@3, name@latest or name@champion; null: the base draft alone")
     replicas: Replicas = Field(1, description="a number, or a range to scale in; the largest of a group counts")
+    engine: EngineKind = Field(EngineKind.EDA, description="who decodes; it stays for the deployment's life")
+    accelerator: Accelerator = Field(
+        Accelerator.CPU, description="what vLLM computes on; the other engine takes what is there"
+    )
+    vllm: VllmConfig = Field(VllmConfig(), description="settings of engine vllm")
     labels: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     drift: DriftConfig = Field(DriftConfig(), description="when acceptance counts as fallen, and what then happens")
     force: bool = Field(False, description="also a pack that measured worse than what it would replace")
@@ -163,6 +168,9 @@ class DeploymentBody(BaseModel):
     loaded_pack: str | None = Field(description="what answers now; another than `pack` while that is being loaded")
     evaluation: EvaluationBody | None
     replicas: ReplicasBody
+    engine: EngineKind
+    accelerator: Accelerator | None = Field(description="null: what the replica finds")
+    vllm: VllmConfig | None = Field(description="null: another engine")
     group: str = Field(description="deployments with the same one share a base target and its replicas")
     memory: MemoryBody | None
     num_running: int | None = Field(description="requests of this name that one replica is working on")

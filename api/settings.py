@@ -9,6 +9,7 @@ from pydantic import Field
 
 from eda_service.artifacts.rundir import home_dir
 from eda_service.config import Config
+from eda_service.distributed.vllm_environment import has_vllm
 from eda_service.errors import InputError
 
 
@@ -46,6 +47,9 @@ class Settings(Config):
         le=1_000_000,
         description="of one key at a time, unless it has its own; None: no limit",
     )
+    vllm_on_workers: bool | None = Field(
+        None, description="whether Ray's workers can import vLLM; None: if this process can, as `eda up` starts both"
+    )
     lease_s: float = Field(30.0, ge=1.0, le=3600.0, description="how long a dispatcher that died keeps its jobs")
     stage_deadline_s: float = Field(
         86_400.0, ge=1.0, description="longest run of a stage for which the job names no deadline"
@@ -64,6 +68,11 @@ class Settings(Config):
     def serve_url(self) -> str:
         """Base URL of Ray Serve."""
         return f"http://127.0.0.1:{self.serve_port}"
+
+    @property
+    def has_vllm(self) -> bool:
+        """Whether what this service starts can run on vLLM."""
+        return has_vllm() if self.vllm_on_workers is None else self.vllm_on_workers
 
     @property
     def store_url(self) -> str:

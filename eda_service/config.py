@@ -99,9 +99,24 @@ class Answers(StrEnum):
     DATASET = "dataset"
 
 
+class EngineKind(StrEnum):
+    """Who decodes: the project's own engine, or vLLM."""
+
+    EDA = "eda"
+    VLLM = "vllm"
+
+
+class Accelerator(StrEnum):
+    """What vLLM computes on."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class SelfGenConfig(Config):
     """Self-generation (Eqs. 8-9). The paper does not publish temperature or token cap."""
 
+    engine: EngineKind = Field(EngineKind.EDA, description="who writes the answers; vllm needs it where actors run")
     answers: Answers = Field(
         Answers.TARGET, description="target: it answers each prompt; dataset: each row's `reference`, for comparison"
     )
@@ -120,6 +135,13 @@ class SelfGenConfig(Config):
     num_actors: int = Field(1, ge=1, le=1024, description="Ray Data actors, each with one copy of the target")
     threads_per_actor: int = Field(2, ge=1, le=256, description="CPU threads of one actor")
     max_error_fraction: Fraction = Field(0.1, description="above this share of failed prompts the stage fails")
+    vllm_cache_gib: int = Field(1, ge=1, le=4096, description="engine vllm on a CPU: memory of keys and values")
+    vllm_gpu_fraction: float = Field(
+        0.6,
+        gt=0.0,
+        lt=1.0,
+        description="engine vllm on a GPU: its share; the rest is for the target that reads features",
+    )
 
     @model_validator(mode="after")
     def _one_reference_each(self) -> SelfGenConfig:
@@ -127,6 +149,12 @@ class SelfGenConfig(Config):
             raise ValueError(
                 f"answers_per_prompt is {self.answers_per_prompt}, but with answers=dataset a row has one; set it to 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_write(self) -> SelfGenConfig:
+        if self.answers is Answers.DATASET and self.engine is EngineKind.VLLM:
+            raise ValueError("engine is vllm, but with answers=dataset nothing is written; set engine to eda")
         return self
 
 
@@ -324,4 +352,42 @@ class DriftConfig(Config):
                 re.compile(pattern)
             except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"redact: {pattern[:64]!r} is no regular expression: {error}") from error
+        return self
+
+
+class VllmConfig(Config):
+    """How vLLM serves a deployment. Defaults without a source are ours, for a small model on a small machine."""
+
+    form: Literal["plugin", "dense"] = Field("plugin", description="of the exported draft; dense folds the gate")
+    num_draft_tokens: int = Field(3, ge=1, le=16, description="K of its chains: vLLM does not adapt their depth")
+    max_model_len: int = Field(2048, ge=16, le=1_048_576, description="prompt plus answer; the target's own at most")
+    max_num_seqs: int = Field(16, ge=1, le=4096, description="answers decoded together")
+    kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory of keys and values on a CPU")
+    gpu_memory_fraction: float = Field(0.9, gt=0.0, le=1.0, description="of each GPU, for weights and cache (vLLM)")
+    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs of one replica")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: one for each core there is")
+    enforce_eager: bool = Field(False, description="no compilation: slower answers, faster start")
+    swap: Literal["restart", "beside"] = Field(
+        "restart", description="a new pack: drain and start again, or start beside the old engine, in twice the memory"
+    )
+
+
+class EngineSpec(Config):
+    """What decodes a deployment."""
+
+    kind: EngineKind = EngineKind.EDA
+    accelerator: Accelerator = Accelerator.CPU
+    vllm: VllmConfig = VllmConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> EngineSpec:
+        if self.kind is EngineKind.EDA and (self.vllm != VllmConfig() or self.accelerator is not Accelerator.CPU):
+            raise ValueError("accelerator and vllm are settings of engine vllm; set engine to vllm or leave them out")
+        if self.accelerator is Accelerator.CPU and self.vllm.tensor_parallel_size > 1:
+            raise ValueError(
+                f"vllm.tensor_parallel_size is {self.vllm.tensor_parallel_size}, a CPU replica has one rank; set it to "
+                "1, or accelerator to gpu"
+            )
+        if self.accelerator is Accelerator.GPU and self.vllm.swap == "beside":
+            raise ValueError("vllm.swap is beside, and a replica's GPUs hold one engine; set it to restart")
         return self

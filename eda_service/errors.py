@@ -75,6 +75,12 @@ class UnsafeCheckpointError(InputError):
     code = "target_incompatible"
 
 
+class EngineMissingError(InputError):
+    """The engine that was asked for is not installed where it would have to run."""
+
+    code = "unschedulable"
+
+
 class RequestError(InputError):
     """One decoding request cannot be served (too long, bad parameter); others go on."""
 

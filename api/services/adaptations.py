@@ -17,7 +17,8 @@ from api.services.webhooks import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config import AdaptConfig, EngineKind
+from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
 from eda_service.records import CurvePoint, EvalReport, Stage
@@ -71,7 +72,10 @@ class Adaptations:
         return estimate(config, self._settings.home)
 
     def _checked(self, request: AdaptationRequest) -> AdaptConfig:
-        return inputs.check(to_config(request), home=self._settings.home, roots=self._settings.allowed_roots)
+        config = to_config(request)
+        if config.selfgen.engine is EngineKind.VLLM and not self._settings.has_vllm:
+            raise missing("where this service runs", param="selfgen.engine")
+        return inputs.check(config, home=self._settings.home, roots=self._settings.allowed_roots)
 
     def get(self, job_id: str, caller: Caller) -> Job:
         """One job."""

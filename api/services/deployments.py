@@ -15,7 +15,8 @@ from api.services.packs import Packs
 from api.settings import Settings
 from eda_service.artifacts import prompts
 from eda_service.artifacts.packs import PackVersion, regression
-from eda_service.config import AdaptConfig, DriftConfig, TargetSpec
+from eda_service.config import AdaptConfig, DriftConfig, EngineKind, EngineSpec, TargetSpec
+from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import (
     ConflictError,
     InputError,
@@ -29,7 +30,7 @@ from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 
 _MAX_REVISIONS = 10_000
 _ATTEMPTS = 5
-_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "round_ms", "labels", "drift")
+_COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "round_ms", "engine", "labels", "drift")
 
 
 class Deployments:
@@ -50,6 +51,7 @@ class Deployments:
 
         Raises:
             InputError: The request cannot work; `param` says why.
+            EngineMissingError: vLLM is not there.
             NameTakenError: Something else has that name.
             WorsePackError: The pack measured less than its base draft alone.
             QuotaExceededError: The caller has as many deployments as one owner may.
@@ -160,11 +162,21 @@ class Deployments:
             owner=caller.owner,
             target=target.model_dump(mode="json"),
             base_draft=self._base_draft(request, pack),
+            engine=self._engine(request),
             labels=request.labels,
             drift=request.drift.model_dump(mode="json", exclude_defaults=True),
             **_scale(request.replicas),
             **self._of_pack(pack, request.pack),
         )
+
+    def _engine(self, request: DeploymentRequest) -> dict[str, Any]:
+        try:
+            engine = EngineSpec(kind=request.engine, accelerator=request.accelerator, vllm=request.vllm)
+        except ValidationError as error:
+            raise InputError(config_error(error).message, param="engine") from error
+        if engine.kind is EngineKind.VLLM and not self._settings.has_vllm:
+            raise missing("where this service runs", param="engine")
+        return engine.model_dump(mode="json", exclude_defaults=True)
 
     def _swap(self, current: Deployment, request: DeploymentChange, caller: Caller) -> dict[str, Any]:
         if request.pack is None:

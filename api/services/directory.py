@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.auth import Caller
-from eda_service.distributed.serve_config import group_key, route_prefix_of
+from eda_service.distributed.serve_config import group_of, route_prefix_of
 from eda_service.errors import ModelNotFoundError
 from eda_service.jobstore import Deployment, JobStore
 
@@ -75,9 +75,7 @@ class Directory:
 
     def _read(self) -> None:
         before, began_at = self._num_changes, self._clock()
-        entries = {
-            each.name: Entry(each, route_prefix_of(group_key(each.target))) for each in self._store.deployments()
-        }
+        entries = {each.name: Entry(each, route_prefix_of(group_of(each))) for each in self._store.deployments()}
         self._entries = entries
         if self._num_changes == before:  # else these rows may be older than a change
             self._read_at = began_at

@@ -15,7 +15,7 @@ from api.services.replicas import Replicas
 from api.serving.counts import ModelCounts
 from eda_service.artifacts.packs import PackEvaluation
 from eda_service.config import DriftConfig
-from eda_service.distributed.serve_config import group_key
+from eda_service.distributed.serve_config import group_of
 from eda_service.jobstore import Deployment, JobStore
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class DriftWatch:
     def run_once(self) -> None:
         """Look at everything."""
         watched = {each.name: each for each in self._store.deployments() if each.pack is not None}
-        found = self._replicas.metrics(sorted({group_key(each.target) for each in watched.values()}))
+        found = self._replicas.metrics(sorted({group_of(each) for each in watched.values()}))
         self._windows = {key: window for key, window in self._windows.items() if self._is_served(watched, *key)}
         self.judgements = {name: each for name, each in self.judgements.items() if name in watched}
         totals = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, Replicas
-from eda_service.distributed.serve_config import Application, application_of, group_key
+from eda_service.distributed.serve_config import Application, application_of, group_of
 from eda_service.jobstore import Deployment
 
 _FAILED = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
@@ -54,7 +54,7 @@ def look(
         replicas: Answers for them.
         away: Why nothing can be served at all, if so.
     """
-    keys = {each.name: group_key(each.target) for each in deployments}
+    keys = {each.name: group_of(each) for each in deployments}
     if away is not None:
         return {name: Live(State.PENDING, away, key) for name, key in keys.items()}
     found = {key: applications.get(application_of(key)) for key in set(keys.values())}

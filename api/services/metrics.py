@@ -12,7 +12,7 @@ from api.services.instruments import Instruments
 from api.services.replicas import Replicas
 from api.services.throughput import Reading, read_variants
 from api.settings import Settings
-from eda_service.distributed.serve_config import group_key
+from eda_service.distributed.serve_config import group_of
 from eda_service.jobstore import Deployment, JobStore
 
 _MAX_DUE = 1000
@@ -47,7 +47,7 @@ class Metrics:
 
     def reading(self, deployment: Deployment) -> Reading | None:
         """What a deployment has done so far, all replicas and packs together; None when none of them answers."""
-        key = group_key(deployment.target)
+        key = group_of(deployment)
         found = self._replicas.metrics([key])[key] if self._serves else None
         return None if found is None else read_variants(deployment.name, found.variants)
 
@@ -55,7 +55,7 @@ class Metrics:
         """Prometheus text with the series of the deployments that the caller sees."""
         deployments = self._directory.deployments(caller)
         names = [each.name for each in deployments]
-        groups = sorted({group_key(each.target) for each in deployments}) if self._serves else []
+        groups = sorted({group_of(each) for each in deployments}) if self._serves else []
         registry = CollectorRegistry()
         registry.register(ServingCollector(self._replicas.metrics(groups), names))
         registry.register(DriftCollector(self._drift.judgements, self._store.num_drift_events(), names))

@@ -19,13 +19,14 @@ from api.schemas_deployments import (
 from api.services.live import Live
 from api.services.packs import Packs
 from eda_service.artifacts.packs import PackVersion
+from eda_service.config import EngineKind
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, DeploymentEvent, Revision
 
 
 def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> DeploymentBody:
     """What is wanted, and what is."""
-    target, variant = deployment.target, live.variant
+    target, variant, engine = deployment.target, live.variant, deployment.engine_spec
     memory = None
     if variant is not None:
         memory = MemoryBody(
@@ -52,6 +53,9 @@ def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> Deploym
             round_ms=deployment.round_ms,
             running=live.num_replicas,
         ),
+        engine=engine.kind,
+        accelerator=engine.accelerator if engine.kind is EngineKind.VLLM else None,
+        vllm=engine.vllm if engine.kind is EngineKind.VLLM else None,
         group=live.group,
         memory=memory,
         num_running=None if variant is None else variant.num_running,

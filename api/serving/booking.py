@@ -48,7 +48,7 @@ class Queue(Protocol):
 
 
 class Booking:
-    """Made by `EngineRunner.book`; used on one event loop.
+    """Made by a runner's `book`; used on one event loop.
 
     Args:
         queue: The runner.

@@ -11,8 +11,8 @@ from typing import Any, Self
 from api.serving.booking import Booking, Order
 from api.serving.choice import Choice, Echo, Piece
 from api.serving.forms import ChatForm, Form, TextForm
+from api.serving.ports import Runner
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
-from api.serving.runner import EngineRunner
 from api.serving.schemas import Metrics, SpeculativeDecoding, Usage
 from api.serving.token_text import TokenText
 from eda_service.decoding.request import SamplingParams, StepOutput
@@ -45,7 +45,7 @@ class ServedPair:
     pack: str | None
     loaded_at: int
     fingerprint: str
-    runner: EngineRunner
+    runner: Runner
     tokenizer: Any
     token_text: TokenText
     num_spec_tokens: int

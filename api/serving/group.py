@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.serving.call import ServedPair
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
@@ -65,11 +66,16 @@ class ServedGroup:
         self._served: dict[str, Served] = {}
 
     @property
+    def size_bytes(self) -> int:
+        """What the base target and the shared base drafts take."""
+        return self.base.size_bytes
+
+    @property
     def names(self) -> list[str]:
         """What is served."""
         return sorted(self._served)
 
-    async def put(self, model: ServedModel, adapter_dir: Path | None) -> Served:
+    async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
         """Serve a variant, or a new version of one: requests from now on get it, those that run end on the old one.
 
         Raises:
@@ -82,7 +88,7 @@ class ServedGroup:
         served = Served(variant, int(time.time()))
         self._served[model.name] = served
         await asyncio.to_thread(release_free_memory)
-        return served
+        return self._pair_of(served)
 
     async def remove(self, name: str) -> None:
         """Take no more requests for a variant; a group without variants ends with its last request.
@@ -115,3 +121,20 @@ class ServedGroup:
             for name, served in sorted(self._served.items())
             if name in loads
         ]
+
+    def _pair_of(self, served: Served) -> ServedPair:
+        """A variant as requests see it."""
+        model, target = served.variant.model, self.base.target
+        return ServedPair(
+            name=model.name,
+            base_draft=model.base_draft,
+            pack=model.pack,
+            loaded_at=served.loaded_at,
+            runner=self.runner,
+            fingerprint=f"fp_{served.variant.weights_sha256[:10]}",
+            tokenizer=target.tokenizer,
+            token_text=self.token_text,
+            num_spec_tokens=0 if model.base_draft is None else self.num_draft_tokens,
+            max_model_len=self.max_model_len,
+            variant=model.name,
+        )

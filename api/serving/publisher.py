@@ -13,7 +13,7 @@ from api.serving.call import ServedPair
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GroupMetrics, LoadedModel, Report, VariantMetrics
 from api.serving.hub import GroupHub
-from api.serving.runner import EngineRunner
+from api.serving.ports import Runner
 from api.serving.schemas import ReplicaMemory
 from eda_service.errors import EdaError
 
@@ -41,7 +41,7 @@ class Publisher:
         memory: Callable[[], Awaitable[ReplicaMemory]],
     ) -> None:
         self._replica, self._hub, self._pairs, self._memory = replica, hub, pairs, memory
-        self._engines: dict[EngineRunner, str] = {}
+        self._engines: dict[Runner, str] = {}
         self._served: dict[str, str | None] = {}
         self._swaps: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
@@ -105,7 +105,7 @@ class Publisher:
             await asyncio.sleep(INTERVAL_S)
 
 
-def _variants(runner: EngineRunner) -> list[VariantMetrics]:
+def _variants(runner: Runner) -> list[VariantMetrics]:
     found = {
         (model, pack): VariantMetrics(model, pack, ModelCounts() + counts)
         for (model, pack), counts in list(runner.counts.items())

@@ -1,7 +1,7 @@
 """What a replica serves, by name, and in which group each model is: made equal to the config it is given.
 
 Models over one base target share a group's engine; a target that cannot share, or has nobody to share with, has a group
-of its own with its adapter merged, which decodes faster (ADR 0013).
+of its own with its adapter merged, which decodes faster (ADR 0013). So has a model on vLLM.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from api.serving.call import ServedPair
-from api.serving.group import Served, ServedGroup
+from api.serving.group import ServedGroup
+from api.serving.ports import Group
 from api.serving.schemas import FailedVariant, ReplicaMemory
-from eda_service.config import TargetSpec
+from api.serving.vllm_group import VllmGroup
+from eda_service.config import EngineKind, EngineSpec, TargetSpec
 from eda_service.distributed.base_group import Place, place_of, serving_chain
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
@@ -22,12 +24,15 @@ from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
 logger = logging.getLogger(__name__)
 
 
+Key = tuple[TargetSpec, EngineSpec]  # what the models of a group have in common
+
+
 class ServedModels:
     """Models by name."""
 
     def __init__(self) -> None:
-        self._groups: dict[TargetSpec, ServedGroup] = {}
-        self._places: dict[str, TargetSpec] = {}
+        self._groups: dict[Key, Group] = {}
+        self._places: dict[str, Key] = {}
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
         self._failed: dict[str, FailedVariant] = {}
@@ -74,7 +79,7 @@ class ServedModels:
                 place = places[name]
                 if isinstance(place, EdaError):
                     raise place
-                if self._loaded.get(name) == model and self._places[name] == place.base:
+                if self._loaded.get(name) == model and self._places[name] == (place.base, model.engine):
                     self._failed.pop(name, None)
                     continue
                 await self._put(model, place)
@@ -95,7 +100,7 @@ class ServedModels:
         """
         groups = list(self._groups.values())
         variants = [variant for group in groups for variant in await group.memory()]
-        base_bytes = sum(group.base.size_bytes for group in groups)
+        base_bytes = sum(group.size_bytes for group in groups)
         return ReplicaMemory(base_bytes=base_bytes, variants=variants, failed=list(self._failed.values()))
 
     def retire(self) -> None:
@@ -104,29 +109,37 @@ class ServedModels:
             group.runner.retire()
 
     async def _put(self, model: ServedModel, place: Place) -> None:
-        """Serve a model in the group of its base."""
-        group = self._groups.get(place.base)
+        """Serve a model in the group of its base and engine."""
+        key = place.base, model.engine
+        group = self._groups.get(key)
         if group is None:
-            chain = await asyncio.to_thread(serving_chain, model)
-            group = await asyncio.to_thread(ServedGroup, place.base, chain)
+            group = await _open(model, place)
         try:
-            served = await group.put(model, place.adapter_dir)
+            pair = await group.put(model, place.adapter_dir)
         finally:
             if not group.names:
                 group.runner.retire()
         before = self._places.get(model.name)
-        self._groups[place.base], self._places[model.name] = group, place.base
-        self._pairs[model.name], self._loaded[model.name] = pair_of(group, served), model
+        self._groups[key], self._places[model.name] = group, key
+        self._pairs[model.name], self._loaded[model.name] = pair, model
         self._failed.pop(model.name, None)
-        if before is not None and before != place.base:
+        if before is not None and before != key:
             await self._leave(before, model.name)
 
-    async def _leave(self, base: TargetSpec, name: str) -> None:
-        """Take a model out of the group of a base; an empty group goes."""
-        group = self._groups[base]
+    async def _leave(self, key: Key, name: str) -> None:
+        """Take a model out of a group; an empty group goes."""
+        group = self._groups[key]
         await group.remove(name)
         if not group.names:
-            del self._groups[base]
+            del self._groups[key]
+
+
+async def _open(model: ServedModel, place: Place) -> Group:
+    """A group without models yet."""
+    if model.engine.kind is EngineKind.VLLM:
+        return VllmGroup(model)
+    chain = await asyncio.to_thread(serving_chain, model)
+    return await asyncio.to_thread(ServedGroup, place.base, chain)
 
 
 def _places(models: Sequence[ServedModel]) -> dict[str, Place | EdaError]:
@@ -140,24 +153,7 @@ def _places(models: Sequence[ServedModel]) -> dict[str, Place | EdaError]:
     bases = Counter(place.base for place in found.values() if isinstance(place, Place))
     for model in models:
         place = found[model.name]
-        if isinstance(place, Place) and bases[place.base] == 1:
+        alone = model.engine.kind is EngineKind.VLLM
+        if isinstance(place, Place) and (alone or bases[place.base] == 1):
             found[model.name] = Place(TargetSpec.model_validate(model.target), None)
     return found
-
-
-def pair_of(group: ServedGroup, served: Served) -> ServedPair:
-    """A variant of a group as requests see it."""
-    model, target = served.variant.model, group.base.target
-    return ServedPair(
-        name=model.name,
-        base_draft=model.base_draft,
-        pack=model.pack,
-        loaded_at=served.loaded_at,
-        runner=group.runner,
-        fingerprint=f"fp_{served.variant.weights_sha256[:10]}",
-        tokenizer=target.tokenizer,
-        token_text=group.token_text,
-        num_spec_tokens=0 if model.base_draft is None else group.num_draft_tokens,
-        max_model_len=group.max_model_len,
-        variant=model.name,
-    )

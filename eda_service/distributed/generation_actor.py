@@ -6,6 +6,7 @@ A shard whose JSON exists with matching files is left as it is: that makes a re-
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +17,21 @@ import torch
 
 from eda_service.artifacts.files import file_entry, verify_files, write_json
 from eda_service.artifacts.shards import Sample, features_path, tokens_path, write_shard
-from eda_service.config import AdaptConfig
+from eda_service.config import AdaptConfig, EngineKind
+from eda_service.distributed.vllm_environment import prepare_cpu, require_vllm
 from eda_service.errors import ArtifactCorruptError
+from eda_service.export.cache import whole_target
 from eda_service.records import FileEntry, SampleScore
 from eda_service.selection.distance import sample_value, sq_distances
 from eda_service.selection.projection import ReferenceStatistics
 from eda_service.selfgen.generate import Generated, generate
 from eda_service.selfgen.prompts import Prompt
+from eda_service.selfgen.vllm_writer import IN_PROCESS, VllmWriter, Writer
+from eda_service.target.loader import Target
 
 
 class ShardWriter:
-    """Generates, scores and writes shards.
+    """Generates, scores and writes shards; the answers are the project's engine's or vLLM's.
 
     Args:
         config: The job's config as plain JSON values.
@@ -44,6 +49,7 @@ class ShardWriter:
         self.reference = None if reference_path is None else ReferenceStatistics.load(Path(reference_path))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.target = load_target(self.config.target, device=device)
+        self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data batch of shard descriptions {"shard", "prompts" (JSON)} to {"shard"}; tensors stay on storage."""
@@ -55,7 +61,7 @@ class ShardWriter:
 
     def _write(self, name: str, prompts: list[Prompt]) -> None:
         started = time.monotonic()
-        generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed)
+        generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed, writer=self.writer)
         generation_seconds = time.monotonic() - started
         started = time.monotonic()
         scores = score_samples(name, generated.samples, self.reference, self.config.selection.quantile)
@@ -68,6 +74,28 @@ class ShardWriter:
             self.directory / f"{name}.json",
             _shard_json(generated, scores, entries, generation_seconds, scoring_seconds),
         )
+
+
+def vllm_writer(config: AdaptConfig, target: Target) -> Writer:
+    """vLLM over the same target, in this process.
+
+    Raises:
+        EngineMissingError: vLLM is not installed here.
+    """
+    require_vllm("where Ray's workers run", param="selfgen.engine")
+    settings, on_gpu = config.selfgen, target.device.type == "cuda"
+    if not on_gpu:
+        prepare_cpu(kv_cache_gib=settings.vllm_cache_gib, threads=settings.threads_per_actor)
+    os.environ.update([IN_PROCESS])
+    return VllmWriter(
+        whole_target(config.target).directory,
+        dtype=str(target.dtype).removeprefix("torch."),
+        stop_token_ids=target.stop_token_ids,
+        max_tokens=min(settings.max_prompt_tokens + settings.max_new_tokens, target.max_context),
+        batch_size=settings.batch_size,
+        seed=config.seed,
+        gpu_memory_fraction=settings.vllm_gpu_fraction if on_gpu else None,
+    )
 
 
 def score_samples(

@@ -1,7 +1,8 @@
 """The declarative Serve config: one application per group of deployments that share a base target, applied over REST.
 
 A group is everything served from one base model, revision and dtype, whatever adapters and packs: its replica holds
-that target once. So replicas and their number belong to a group, and a request passes one proxy.
+that target once. So replicas and their number belong to a group, and a request passes one proxy. A deployment on vLLM
+is a group of its own: vLLM holds one target with one draft.
 
 Schema: `ray.serve.schema.ServeDeploySchema` (Ray 2.60). A change of `user_config` or of the number of replicas is
 applied to live replicas in place: a new pack is swapped in without a restart.
@@ -18,13 +19,16 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from eda_service.config import EngineKind, EngineSpec
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
+from eda_service.distributed.vllm_environment import bundles
 from eda_service.jobstore import Deployment
 from eda_service.target.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
 IMPORT_PATH = "api.serving.app:build_app"
 SCALING_POLICY = "eda_service.distributed.scaling:QueueAndRoundTime"
+REPLICA_CPUS = 0.5
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 _PATH = "/api/serve/applications/"
 _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
@@ -39,6 +43,7 @@ class ServedModel(BaseModel):
     target: dict[str, Any]
     base_draft: str | None
     pack: str | None
+    engine: EngineSpec = EngineSpec()
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ class Group:
     """Deployments on one base target.
 
     Attributes:
-        key: Eight hex digits that stand for base model, revision and dtype.
+        key: Eight hex digits that stand for base model, revision and dtype, or for a deployment on vLLM.
         models: What its replicas serve, by name.
         keep: By name: drift settings of the models that keep prompts.
+        engine: What decodes all of them.
         min_replicas: The largest that any of its deployments asks for.
         max_replicas: Likewise.
         round_ms: The smallest bound on a round's time that any of its deployments gives, if one does.
@@ -60,6 +66,7 @@ class Group:
     max_replicas: int
     round_ms: int | None
     keep: Mapping[str, Mapping[str, Any]]
+    engine: EngineSpec
 
     @property
     def application(self) -> str:
@@ -89,6 +96,13 @@ def group_key(target: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
 
 
+def group_of(deployment: Deployment) -> str:
+    """The group of a deployment."""
+    if deployment.engine_spec.kind is EngineKind.EDA:
+        return group_key(deployment.target)
+    return hashlib.sha256(json.dumps([EngineKind.VLLM, deployment.name]).encode("utf-8")).hexdigest()[:8]
+
+
 def application_of(key: str) -> str:
     """Name of a group's application."""
     return f"eda-{key}"
@@ -103,18 +117,25 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
     """Deployments by group, in the order of the keys."""
     members: dict[str, list[Deployment]] = {}
     for each in deployments:
-        members.setdefault(group_key(each.target), []).append(each)
+        members.setdefault(group_of(each), []).append(each)
     return [
         Group(
             key=key,
             models=tuple(
-                ServedModel(name=each.name, target=each.target, base_draft=each.base_draft, pack=each.pack)
+                ServedModel(
+                    name=each.name,
+                    target=each.target,
+                    base_draft=each.base_draft,
+                    pack=each.pack,
+                    engine=each.engine_spec,
+                )
                 for each in sorted(found, key=lambda each: each.name)
             ),
             min_replicas=max(each.min_replicas for each in found),
             max_replicas=max(each.max_replicas for each in found),
             round_ms=min((each.round_ms for each in found if each.round_ms is not None), default=None),
             keep={each.name: each.drift for each in found if each.drift.get("keep_prompts")},
+            engine=found[0].engine_spec,
         )
         for key, found in sorted(members.items())
     ]
@@ -130,7 +151,9 @@ def build_config(groups: Sequence[Group], *, port: int) -> dict[str, Any]:
                 "name": group.application,
                 "route_prefix": route_prefix_of(group.key),
                 "import_path": IMPORT_PATH,
-                "deployments": [{"name": DEPLOYMENT, **_replicas(group), "user_config": _user_config(group)}],
+                "deployments": [
+                    {"name": DEPLOYMENT, **_replicas(group), **_placement(group), "user_config": _user_config(group)}
+                ],
             }
             for group in groups
         ],
@@ -138,8 +161,15 @@ def build_config(groups: Sequence[Group], *, port: int) -> dict[str, Any]:
 
 
 def _user_config(group: Group) -> dict[str, Any]:
-    models = [model.model_dump(mode="json") for model in group.models]
+    models = [model.model_dump(mode="json", exclude_defaults=True) for model in group.models]
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
+
+
+def _placement(group: Group) -> dict[str, Any]:
+    """A vLLM replica's processes and GPUs are placed together with it."""
+    if group.engine.kind is EngineKind.EDA:
+        return {}
+    return {"placement_group_bundles": bundles(group.engine, REPLICA_CPUS), "placement_group_strategy": "PACK"}
 
 
 def _replicas(group: Group) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from eda_service.artifacts.fits import check_draft_fits
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, DatasetSpec
+from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
 from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
@@ -32,6 +33,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     """Check a job before it costs anything.
 
     Raises:
+        EngineMissingError: vLLM is to generate, and is not there.
         TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target.
         BaseDraftMissingError, ArtifactCorruptError: The base draft.
         DatasetInvalidError: The prompts.
@@ -97,6 +99,8 @@ def _check_prompts(dataset: DatasetSpec, seed: int) -> str:
 def _look(config: dict[str, Any]) -> dict[str, Any]:
     """What needs the target's files: its fingerprint and size, and this machine's speed in its dtype."""
     settings = AdaptConfig.model_validate(config)
+    if settings.selfgen.engine is EngineKind.VLLM:
+        require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(settings.selfgen.threads_per_actor)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {

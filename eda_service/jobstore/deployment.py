@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from eda_service.config import EngineSpec
 from eda_service.jobstore.job import Row
 
 
@@ -21,12 +22,18 @@ class Deployment(Row):
     min_replicas: int = 1
     max_replicas: int = 1
     round_ms: int | None = Field(default=None, description="scale up when rounds take longer")
+    engine: dict[str, Any] = Field(default_factory=dict, description="EngineSpec as JSON; what is not there is default")
     labels: dict[str, str] = Field(default_factory=dict)
     drift: dict[str, Any] = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
     job_id: str | None = Field(default=None, description="the job whose pack is served")
     revision: int = Field(default=0, description="number of changes; 0: not stored yet")
     created_at: int = 0
     updated_at: int = 0
+
+    @property
+    def engine_spec(self) -> EngineSpec:
+        """What decodes it."""
+        return EngineSpec.model_validate(self.engine)
 
 
 class DeploymentEvent(Row):

@@ -104,6 +104,7 @@ class DeploymentRow(Base):
     min_replicas: Mapped[int] = mapped_column(Integer)
     max_replicas: Mapped[int] = mapped_column(Integer)
     round_ms: Mapped[int | None] = mapped_column(Integer)
+    engine: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     labels: Mapped[dict[str, str]] = mapped_column(JSON)
     drift: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict, server_default="{}")
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))

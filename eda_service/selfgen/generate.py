@@ -2,26 +2,31 @@
 
 Runs the project's own engine autoregressively over many prompts at once and captures the target's features as it goes,
 so that selection and training need no second forward pass. Each sample has its own random stream, derived from the
-job's seed and the sample's id. For comparison the data set's own answers can take their place.
+job's seed and the sample's id. Answers can also be given: the data set's own, for comparison, or those of another
+engine. Then the target reads prompt and answer once, for the features.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from eda_service.artifacts.shards import Sample
 from eda_service.config import Answers, SelfGenConfig
+from eda_service.decoding.admission import check_request
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import DatasetInvalidError, EdaError
 from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
+from eda_service.selfgen.vllm_writer import Writer
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target
+
+_READ = SamplingParams(max_new_tokens=1)  # prompt and answer, for their features
 
 
 @dataclass
@@ -54,15 +59,17 @@ def generate(
     config: SelfGenConfig,
     *,
     seed: int,
+    writer: Writer | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Generated:
-    """Write an answer to every prompt, or run the target over the data set's own answers.
+    """Write an answer to every prompt, or run the target over answers that are given.
 
     Args:
         target: The tuned target.
         prompts: Domain prompts.
         config: Temperature, caps, batch size.
         seed: The job's seed.
+        writer: Writes the answers, where that is not the project's engine.
         on_progress: Called with the number of new tokens after each round.
 
     Returns:
@@ -70,22 +77,22 @@ def generate(
     """
     engine = new_engine(target, config)
     result = Generated()
-    prompt_ids: dict[str, list[int]] = {}
-    given: dict[str, list[int]] = {}
-    for prompt in prompts:
+    prompt_ids = _render(target, prompts, config, result)
+    given = _given(target, prompts, prompt_ids, config, result)
+    params = {each: _params(config, seed, each) for each in prompt_ids}
+    for sample_id in list(prompt_ids):
         try:
-            ids = render_prompt(target.tokenizer, prompt.messages)
-            if len(ids) > config.max_prompt_tokens:
-                result.skipped.append(SkippedRow(sample_id=prompt.id, reason=f"prompt has {len(ids)} tokens"))
-                continue
-            if config.answers is Answers.DATASET:
-                given[prompt.id] = reference_ids(target, prompt, config.max_new_tokens)
-                engine.submit(prompt.id, ids + given[prompt.id], SamplingParams(max_new_tokens=1))
-            else:
-                engine.submit(prompt.id, ids, _params(config, seed, prompt.id))
-            prompt_ids[prompt.id] = ids
+            _admit(engine, prompt_ids[sample_id], given.get(sample_id), params[sample_id])
         except EdaError as error:
-            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
+            del prompt_ids[sample_id]
+            result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
+    if writer is not None:
+        given = writer.write(prompt_ids, {each: params[each] for each in prompt_ids})
+    for sample_id, ids in prompt_ids.items():
+        if sample_id in given:
+            engine.submit(sample_id, ids + given[sample_id], _READ)
+        else:
+            engine.submit(sample_id, ids, params[sample_id])
     answers: dict[str, list[int]] = {sample_id: [] for sample_id in prompt_ids}
     finished: dict[str, StepOutput] = {}
     while engine.has_work:
@@ -100,6 +107,50 @@ def generate(
         answer = given.get(sample_id, answers[sample_id])
         _collect(result, sample_id, ids, answer, finished[sample_id], storage_dtype(target.dtype))
     return result
+
+
+def _render(
+    target: Target, prompts: Sequence[Prompt], config: SelfGenConfig, result: Generated
+) -> dict[str, list[int]]:
+    """Token ids by sample id; a prompt that cannot be rendered or is too long is skipped with the reason."""
+    found: dict[str, list[int]] = {}
+    for prompt in prompts:
+        try:
+            ids = render_prompt(target.tokenizer, prompt.messages)
+        except EdaError as error:
+            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
+            continue
+        if len(ids) > config.max_prompt_tokens:
+            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=f"prompt has {len(ids)} tokens"))
+        else:
+            found[prompt.id] = ids
+    return found
+
+
+def _given(
+    target: Target,
+    prompts: Sequence[Prompt],
+    prompt_ids: dict[str, list[int]],
+    config: SelfGenConfig,
+    result: Generated,
+) -> Mapping[str, list[int]]:
+    """The data set's answers where they are asked for; a prompt without one leaves `prompt_ids`."""
+    found: dict[str, list[int]] = {}
+    for prompt in prompts if config.answers is Answers.DATASET else ():
+        if prompt.id not in prompt_ids:
+            continue
+        try:
+            found[prompt.id] = reference_ids(target, prompt, config.max_new_tokens)
+        except EdaError as error:
+            del prompt_ids[prompt.id]
+            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
+    return found
+
+
+def _admit(engine: Engine, prompt: list[int], given: list[int] | None, params: SamplingParams) -> None:
+    """Refuse what the engine could not decode or read, whoever writes the answer."""
+    ids, asked = (prompt, params) if given is None else (prompt + given, _READ)
+    check_request(ids, asked, vocab_size=engine.target.config.vocab_size, max_tokens=engine.max_tokens)
 
 
 def reference_ids(target: Target, prompt: Prompt, most: int) -> list[int]:

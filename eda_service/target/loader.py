@@ -166,7 +166,7 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
         head_weight=head_weight,
         embed=model.get_input_embeddings(),
         stop_token_ids=stop_token_ids(tokenizer, model.generation_config),
-        max_context=_max_context(model.config),
+        max_context=max_context_of(model.config),
         dtype=dtype,
         device=where,
         adapters=_bank(decoder, dtype, where),
@@ -224,7 +224,7 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
     return merged
 
 
-def _max_context(config: Any) -> int:
+def max_context_of(config: Any) -> int:
     """Positions the model was built for; a sliding window caps it, since the slot cache attends to everything."""
     limit = int(config.max_position_embeddings)
     window = getattr(config, "sliding_window", None)

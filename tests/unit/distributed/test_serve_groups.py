@@ -50,3 +50,21 @@ def test_the_config_is_one_application_per_group_in_ray_s_words() -> None:
     assert single.deployments[0].num_replicas == 3
     assert parsed.http_options.host == "127.0.0.1"
     assert build_config([], port=8701)["applications"] == []
+
+
+def test_a_deployment_on_vllm_is_a_group_of_its_own_placed_with_its_gpus() -> None:
+    gpu = {"kind": "vllm", "accelerator": "gpu", "vllm": {"tensor_parallel_size": 2}}
+    on_cpu = deployment("b").model_copy(update={"engine": {"kind": "vllm"}})
+    on_gpu = deployment("c").model_copy(update={"engine": gpu})
+    found = groups_of([deployment("a"), on_cpu, on_gpu])
+    assert len({group.key for group in found}) == 3
+    parsed = ServeDeploySchema.model_validate(build_config(found, port=8701))
+    placed = {
+        app.deployments[0].user_config["models"][0]["name"]: app.deployments[0].placement_group_bundles
+        for app in parsed.applications
+    }
+    assert placed["b"] == [{"CPU": 0.5}]
+    assert placed["c"] == [{"CPU": 0.5, "GPU": 1.0}, {"GPU": 1.0}]
+    assert isinstance(placed["a"], type(parsed.applications[0].deployments[0].max_queued_requests))
+    (model,) = next(group for group in found if group.models[0].name == "c").models
+    assert model.engine.vllm.tensor_parallel_size == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import pytest
 import torch
 
 from eda_service.config import Answers, SelfGenConfig
+from eda_service.decoding.request import SamplingParams
 from eda_service.selfgen.generate import generate, storage_dtype
 from eda_service.selfgen.prompts import Prompt
 from eda_service.target.loader import Target
@@ -100,3 +102,31 @@ def test_a_long_reference_is_cut_and_a_missing_one_is_a_skipped_row(tiny_target:
     assert [sample.num_answer_tokens for sample in made.samples] == [CONFIG.max_new_tokens]
     assert [row.sample_id for row in made.skipped] == ["none"]
     assert "selfgen.answers" in made.skipped[0].reason
+
+
+class Recited:
+    """Writes answers it was given, as another engine would, and notes what it was asked."""
+
+    def __init__(self, answers: dict[str, list[int]]) -> None:
+        self.answers = answers
+        self.prompts: dict[str, list[int]] = {}
+        self.params: dict[str, SamplingParams] = {}
+
+    def write(self, prompts: Mapping[str, list[int]], params: Mapping[str, SamplingParams]) -> dict[str, list[int]]:
+        self.prompts, self.params = dict(prompts), dict(params)
+        return {each: self.answers[each] for each in prompts}
+
+
+def test_answers_of_another_engine_give_the_same_prompts_masks_and_features(tiny_target: Target) -> None:
+    many = prompts("the", "and the user", "c" * 600, "other")
+    own = generate(tiny_target, many, CONFIG, seed=0)
+    writer = Recited({each.sample_id: each.token_ids[each.num_prompt_tokens :] for each in own.samples})
+    made = generate(tiny_target, many, CONFIG, seed=0, writer=writer)
+    assert set(writer.prompts) == {"p0", "p1", "p3"}
+    assert all(params.max_new_tokens == 10 and params.temperature == 0.0 for params in writer.params.values())
+    assert made.skipped == own.skipped
+    for found, expected in zip(made.samples, own.samples, strict=True):
+        assert (found.sample_id, found.token_ids) == (expected.sample_id, expected.token_ids)
+        assert found.num_prompt_tokens == expected.num_prompt_tokens
+        assert writer.prompts[found.sample_id] == found.token_ids[: found.num_prompt_tokens]
+        torch.testing.assert_close(found.features_TD, expected.features_TD, rtol=1e-2, atol=1e-2)  # float16 on storage

@@ -1,0 +1,108 @@
+"""The seam between the ingress and whatever decodes: what an engine must offer to be served.
+
+`EngineRunner` and `ServedGroup` are the project's own engine; `VllmRunner` and `VllmGroup` are vLLM. Token ids go in
+and come out: text, stop strings, answers, keys, metrics and errors are the ingress's, once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from api.serving.booking import Booking, Queue
+from api.serving.counts import ModelCounts
+from api.serving.round_times import RoundTimes
+from api.serving.schemas import VariantMemory
+from eda_service.distributed.serve_config import ServedModel
+
+if TYPE_CHECKING:
+    from api.serving.call import ServedPair
+
+
+class Runner(Queue, Protocol):
+    """Decodes orders.
+
+    Attributes:
+        max_open: Answers that run, wait or are booked, at most.
+        round_times: Of the newest rounds.
+        failure: Why it has failed for good, once it has.
+    """
+
+    max_open: int
+    round_times: RoundTimes
+
+    @property
+    def counts(self) -> Mapping[tuple[str, str | None], ModelCounts]:
+        """By served model and pack."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it has failed for good, once it has."""
+
+    @property
+    def num_open(self) -> int:
+        """Answers that run, wait, or are booked and not yet submitted."""
+
+    @property
+    def num_running(self) -> int:
+        """Answers in the batch."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anything may still be counted."""
+
+    def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
+        """Submitted answers by served model, pack, and whether they have a slot."""
+
+    def book(self, count: int, *, timeout_s: float) -> Booking:
+        """Take places for the answers of one call, all or none.
+
+        Raises:
+            OverloadedError: Too many answers run and wait.
+            ResourceError: It has failed, or is being restarted.
+        """
+
+    def retire(self) -> None:
+        """Serve what is booked, then end."""
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for a retired one."""
+
+
+class Group(Protocol):
+    """Models that one runner serves."""
+
+    @property
+    def runner(self) -> Runner:
+        """What decodes for all of them."""
+
+    @property
+    def names(self) -> list[str]:
+        """What is served."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Weights of the base target and base drafts."""
+
+    async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
+        """Serve a model, or a new version of one: requests from now on get it, those that run end on the old one.
+
+        Raises:
+            EdaError: It cannot be loaded or does not fit; what was served under the name stays.
+        """
+
+    async def remove(self, name: str) -> None:
+        """Take no more requests for a model; without any the group ends with its last request.
+
+        Raises:
+            EdaError: The engine has failed.
+        """
+
+    async def memory(self) -> list[VariantMemory]:
+        """What each model takes beside the base.
+
+        Raises:
+            EdaError: The engine has failed.
+        """

@@ -1,0 +1,191 @@
+"""One deployment on vLLM: its target as a whole model, its draft as an export, and the vLLM that runs both.
+
+vLLM holds one target with one draft, so a group has one model; a new pack is a new vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from api.serving.call import ServedPair
+from api.serving.schemas import VariantMemory
+from api.serving.token_text import TokenText
+from api.serving.vllm_runner import Loaded, VllmRunner
+from eda_service.config import Accelerator, TargetSpec
+from eda_service.distributed.serve_config import ServedModel
+from eda_service.distributed.vllm_environment import require_vllm
+from eda_service.errors import EdaError, ResourceError
+from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
+from eda_service.export.eda_config import Form
+from eda_service.target.chat import stop_token_ids
+from eda_service.target.loader import choose_dtype, max_context_of
+
+MAX_WAITING = 64
+
+
+class EngineStartError(ResourceError):
+    """vLLM did not start."""
+
+    code = "engine_failed"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a vLLM reads, and what requests to it must know of that."""
+
+    target: WholeTarget
+    draft_dir: Path | None
+    tokenizer: Any
+    config: Any
+    stop_ids: frozenset[int]
+
+
+class VllmGroup:
+    """Made without a vLLM; `put` starts it.
+
+    Args:
+        model: The first version of what is served.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        self._engine = model.engine
+        self.runner = VllmRunner(max_running=model.engine.vllm.max_num_seqs, max_waiting=MAX_WAITING)
+        self._pair: ServedPair | None = None
+        self._served: tuple[ServedModel, _Files] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What is served."""
+        return [] if self._pair is None else [self._pair.name]
+
+    @property
+    def size_bytes(self) -> int:
+        """The target's weights, by their files."""
+        return 0 if self._served is None else _size(self._served[1].target.directory)
+
+    async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
+        """Serve a version: the vLLM before it is drained and ended first, or runs on beside until its answers end.
+
+        Raises:
+            EngineMissingError: vLLM is not installed here.
+            EngineStartError: It did not start; what was served before is started again.
+            EdaError: Target or draft cannot be exported; what is served stays.
+        """
+        assert adapter_dir is None, "a whole target has its adapter merged"
+        require_vllm("where this replica runs", param="engine")
+        files = await asyncio.to_thread(_files, model)
+        if self._engine.vllm.swap == "restart":
+            await self.runner.pause()
+        try:
+            loaded = await self._start(model, files)
+        except EdaError:
+            await self._restore()
+            raise
+        self.runner.use(loaded)
+        self._served = model, files
+        self._pair = self._pair_of(model, files, loaded)
+        return self._pair
+
+    async def remove(self, name: str) -> None:
+        """Take no more requests; vLLM ends with its last answer."""
+        self._pair = None
+        self.runner.retire()
+
+    async def memory(self) -> list[VariantMemory]:
+        """What the draft's files take; what vLLM makes of them it does not say."""
+        if self._pair is None or self._served is None:
+            return []
+        draft_dir = self._served[1].draft_dir
+        return [
+            VariantMemory(
+                name=self._pair.name,
+                adapter_bytes=0,
+                pack_bytes=0 if draft_dir is None else _size(draft_dir),
+                base_draft=self._pair.base_draft,
+                pack=self._pair.pack,
+                loaded_at=self._pair.loaded_at,
+                num_running=self.runner.num_open,
+            )
+        ]
+
+    async def _restore(self) -> None:
+        """Start what was served before, where a restart has ended it."""
+        if self._served is not None and self._engine.vllm.swap == "restart":
+            self.runner.use(await self._start(*self._served))
+
+    async def _start(self, model: ServedModel, files: _Files) -> Loaded:
+        from api.serving.vllm_server import ServerPlan, start_server
+
+        on_cpu = self._engine.accelerator is Accelerator.CPU
+        spec = TargetSpec.model_validate(model.target)
+        dtype = choose_dtype(spec, torch.device("cpu" if on_cpu else "cuda"))
+        longest = min(self._engine.vllm.max_model_len, max_context_of(files.config))
+        plan = ServerPlan(
+            name=model.name,
+            target_dir=files.target.directory,
+            draft_dir=files.draft_dir,
+            dtype=str(dtype).removeprefix("torch."),
+            max_model_len=longest,
+            engine=self._engine,
+        )
+        try:
+            source = await start_server(plan)
+        except Exception as error:  # vLLM's processes end with errors of every kind
+            raise EngineStartError(
+                f"vLLM does not start with {model.pack or model.base_draft or 'no draft'}: {error}; the replica's log "
+                "has more"
+            ) from error
+        return Loaded(
+            source=source,
+            num_draft_tokens=0 if files.draft_dir is None else self._engine.vllm.num_draft_tokens,
+            stop_token_ids=files.stop_ids,
+            vocab_size=files.target.fingerprint.vocab_size,
+            max_model_len=longest,
+            on_cpu=on_cpu,
+        )
+
+    def _pair_of(self, model: ServedModel, files: _Files, loaded: Loaded) -> ServedPair:
+        return ServedPair(
+            name=model.name,
+            base_draft=model.base_draft,
+            pack=model.pack,
+            loaded_at=int(time.time()),
+            fingerprint=f"fp_{files.target.fingerprint.weights_sha256[:10]}",
+            runner=self.runner,
+            tokenizer=files.tokenizer,
+            token_text=TokenText(files.tokenizer),
+            num_spec_tokens=loaded.num_draft_tokens,
+            max_model_len=loaded.max_model_len,
+        )
+
+
+def _files(model: ServedModel) -> _Files:
+    """Target and draft on disk, exported where they are not there yet."""
+    spec, settings = TargetSpec.model_validate(model.target), model.engine.vllm
+    target = whole_target(spec)
+    draft_dir = None
+    if model.base_draft is not None:
+        draft_dir = vllm_draft(
+            model.pack or model.base_draft,
+            target,
+            spec,
+            Form(settings.form),
+            num_draft_tokens=settings.num_draft_tokens,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(target.directory, local_files_only=True)
+    generation = None
+    if (target.directory / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(target.directory, local_files_only=True)
+    config = AutoConfig.from_pretrained(target.directory, local_files_only=True)
+    return _Files(target, draft_dir, tokenizer, config, stop_token_ids(tokenizer, generation))
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

@@ -1,0 +1,68 @@
+"""One request's decoding as vLLM takes it, and what vLLM cannot be trusted with.
+
+Two refusals are about its CPU build (0.32), docs/export.md has the measurements: with a draft its sampling does not
+follow the target's law, and a seed can end its engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from eda_service.decoding.request import SamplingParams, TokenLogprobs
+from eda_service.errors import UnsupportedParameterError
+
+
+def check_supported(params: SamplingParams, *, on_cpu: bool, drafts: bool) -> None:
+    """Refuse what would be answered wrongly.
+
+    Raises:
+        UnsupportedParameterError: Sampling with a draft, or with a seed, on a CPU.
+    """
+    if not on_cpu or params.temperature == 0:
+        return
+    if drafts:
+        raise UnsupportedParameterError(
+            f"temperature is {params.temperature:g} (left out it is 1), and this deployment drafts in vLLM's CPU "
+            "build, which samples wrongly with a draft; set temperature to 0, or deploy without a draft, on a GPU or "
+            "with engine eda",
+            param="temperature",
+        )
+    if params.seed is not None:
+        raise UnsupportedParameterError(
+            "seed can end the engine in vLLM's CPU build when temperature is above 0; leave it out or set temperature "
+            "to 0",
+            param="seed",
+        )
+
+
+def vllm_params(params: SamplingParams, stop_token_ids: Collection[int]) -> Any:
+    """vLLM's `SamplingParams`: token ids as they come, no text.
+
+    Args:
+        params: As asked.
+        stop_token_ids: The target's own.
+    """
+    from vllm import SamplingParams as Made
+    from vllm.sampling_params import RequestOutputKind
+
+    own: Collection[int] = () if params.ignore_eos else stop_token_ids
+    return Made(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        seed=None if params.temperature == 0 else params.seed,
+        max_tokens=max(1, params.max_new_tokens),  # it reads no prompt without giving a token
+        min_tokens=params.min_new_tokens,
+        stop_token_ids=sorted({*own, *params.stop_token_ids}),
+        ignore_eos=params.ignore_eos,
+        logprobs=params.num_logprobs,
+        prompt_logprobs=params.num_logprobs if params.score_prompt else None,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def token_logprobs(token_id: int, found: dict[int, Any], num_top: int) -> TokenLogprobs:
+    """vLLM's scores at one place, `{id: Logprob}` with the token's own among them."""
+    ranked = sorted(found.items(), key=lambda item: -item[1].logprob)[:num_top]
+    return TokenLogprobs(found[token_id].logprob, [(each, score.logprob) for each, score in ranked])

