@@ -27,6 +27,10 @@ _SCHEMES = ("s3", "gs", "file")
 _AT_ONCE = 32  # requests in flight when many small objects are read or deleted
 
 
+class _MissingError(StorageError):
+    """There is no such object; or, when one was written, no such bucket."""
+
+
 class Storage:
     """Objects by key, below one URL.
 
@@ -45,11 +49,11 @@ class Storage:
         """An object's content; None when it is not there."""
         import obstore
 
-        with _translated(self.url):
-            try:
+        try:
+            with _translated(self.url):
                 return bytes(obstore.get(self._store, key).bytes())
-            except FileNotFoundError:
-                return None
+        except _MissingError:
+            return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """`read` of each, many at once."""
@@ -87,18 +91,15 @@ class Storage:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
-        with _translated(self.url):
-            try:
-                found = obstore.get(self._store, key)
-            except FileNotFoundError:
-                return False
-            try:
-                with temporary.open("wb") as stream:
-                    for chunk in found.stream():
-                        stream.write(chunk)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        try:
+            with _translated(self.url), temporary.open("wb") as stream:
+                for chunk in obstore.get(self._store, key).stream():
+                    stream.write(chunk)
+            os.replace(temporary, path)
+        except _MissingError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
         return True
 
     def children(self, prefix: str) -> list[str]:
@@ -114,10 +115,13 @@ class Storage:
         """Delete objects; those that are not there are none the less gone."""
         import obstore
 
-        with _translated(self.url):
-            for start in range(0, len(keys), 1000):
-                with contextlib.suppress(FileNotFoundError):
-                    obstore.delete(self._store, list(keys[start : start + 1000]))
+
+        def one(key: str) -> None:  # of several in one call, a directory would stop at the first that is not there
+            with contextlib.suppress(_MissingError), _translated(self.url):
+                obstore.delete(self._store, key)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(one, keys))
 
 
 def current_storage() -> Storage | None:
@@ -181,13 +185,13 @@ def _open(url: str) -> Any:
 
 @contextlib.contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """The library's errors as ours; a missing object is for the caller to see."""
+    """The library's errors as ours."""
     from obstore.exceptions import BaseError
 
     try:
         yield
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise _MissingError(f"storage {url} has no such bucket, or no such object") from error
     except (BaseError, PermissionError) as error:
         first = str(error).strip().splitlines()[0][:300]
         raise StorageError(f"storage {url} does not work: {type(error).__name__}: {first}") from error
