@@ -27,7 +27,7 @@ from api.serving.served_models import ServedModels
 from eda_service.artifacts.rundir import home_dir
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.scaling import ROUND_S
-from eda_service.distributed.serve_config import ServedModel
+from eda_service.distributed.serve_config import REPLICA_CPUS, ServedModel
 
 _DRAIN_S = 60.0
 _REQUEST_TIMEOUT_S = 600.0
@@ -40,7 +40,7 @@ errors.install(app)
 
 @serve.deployment(
     name="Endpoint",
-    ray_actor_options={"num_cpus": 0.5},
+    ray_actor_options={"num_cpus": REPLICA_CPUS},
     max_ongoing_requests=1024,  # our own bound is the engine's; Serve's would answer 503 without a Retry-After
     health_check_period_s=5,
     graceful_shutdown_timeout_s=_DRAIN_S,

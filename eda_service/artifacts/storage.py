@@ -115,7 +115,6 @@ class Storage:
         """Delete objects; those that are not there are none the less gone."""
         import obstore
 
-
         def one(key: str) -> None:  # of several in one call, a directory would stop at the first that is not there
             with contextlib.suppress(_MissingError), _translated(self.url):
                 obstore.delete(self._store, key)

@@ -23,6 +23,7 @@ from eda_service.jobstore import Deployment
 from eda_service.target.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
+REPLICA_CPUS = 0.5
 IMPORT_PATH = "api.serving.app:build_app"
 SCALING_POLICY = "eda_service.distributed.scaling:QueueAndRoundTime"
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
@@ -65,6 +66,14 @@ class Group:
     def application(self) -> str:
         """Serve's name for the group."""
         return application_of(self.key)
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where Serve's proxy listens."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -120,21 +129,33 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
     ]
 
 
-def build_config(groups: Sequence[Group], *, port: int) -> dict[str, Any]:
-    """The wanted state of Serve as a `ServeDeploySchema` dict; it listens on loopback, behind the API's gateway."""
+def build_config(groups: Sequence[Group], listen: Listen, *, gpus: float = 0.0) -> dict[str, Any]:
+    """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
+
+    Args:
+        groups: What is served.
+        listen: Where.
+        gpus: Of each replica.
+    """
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
+        "http_options": {"host": listen.host, "port": listen.port},
         "applications": [
             {
                 "name": group.application,
                 "route_prefix": route_prefix_of(group.key),
                 "import_path": IMPORT_PATH,
-                "deployments": [{"name": DEPLOYMENT, **_replicas(group), "user_config": _user_config(group)}],
+                "deployments": [
+                    {"name": DEPLOYMENT, **_replicas(group), **_actor(gpus), "user_config": _user_config(group)}
+                ],
             }
             for group in groups
         ],
     }
+
+
+def _actor(gpus: float) -> dict[str, Any]:
+    return {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
 
 
 def _user_config(group: Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Objects by URL, on a directory and on S3: whole or not there, created once, and nothing that a kill leaves is seen."""
+"""Objects by URL, on a directory and on S3: whole or not there, created once; what a kill leaves is not seen."""
 
 from __future__ import annotations
 
