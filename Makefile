@@ -33,6 +33,7 @@ demo: $(STAMP)  ## adapt the shipped math target end to end, serve it, print bef
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	sh tests/install_postgres.sh
+	sh tests/install_s3_server.sh
 	$(BIN)/python -m pytest
 
 test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benchmarks/results/vllm.json

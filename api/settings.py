@@ -19,7 +19,14 @@ class Settings(Config):
     home: Path = Field(default_factory=home_dir, description="root of all state")
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback only once there are keys")
     port: int = Field(8700, ge=1, le=65535, description="port of the API and the gateway")
-    serve_port: int = Field(8701, ge=1, le=65535, description="loopback port of Ray Serve, behind the gateway")
+    serve_port: int = Field(8701, ge=1, le=65535, description="port of Ray Serve, behind the gateway")
+    serve_host: str = Field(
+        "127.0.0.1", description="address Serve listens on; another one only where a network policy guards it"
+    )
+    serve_upstream: str = Field(
+        "", description="base URL of Serve where it runs on another machine; empty: this one's loopback"
+    )
+    serve_gpus: float = Field(0.0, ge=0.0, le=64.0, description="GPUs of one endpoint replica")
     drain_s: int = Field(20, ge=0, le=3600, description="what open requests get to finish when this process stops")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
@@ -67,7 +74,7 @@ class Settings(Config):
     @property
     def serve_url(self) -> str:
         """Base URL of Ray Serve."""
-        return f"http://127.0.0.1:{self.serve_port}"
+        return self.serve_upstream.rstrip("/") or f"http://127.0.0.1:{self.serve_port}"
 
     @property
     def has_vllm(self) -> bool:

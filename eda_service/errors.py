@@ -151,6 +151,13 @@ class InsufficientStorageError(ResourceError):
     code = "insufficient_storage"
 
 
+class StorageError(ResourceError):
+    """The storage that EDA_STORAGE names does not answer, or refuses."""
+
+    code = "storage_unreachable"
+    retryable = True
+
+
 class UnschedulableError(ResourceError):
     """The cluster has no room for the job's smallest placement group."""
 

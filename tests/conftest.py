@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from postgres import Postgres, PostgresUnavailableError
+from s3_server import S3Server, S3UnavailableError
 from tiny_models import fit_draft, random_draft, register_draft, write_target
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -111,6 +112,17 @@ def postgres() -> Iterator[Postgres]:
     try:
         server = Postgres()
     except PostgresUnavailableError as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server for this session; without one the test is skipped and says why."""
+    try:
+        server = S3Server()
+    except S3UnavailableError as error:
         pytest.skip(str(error))
     yield server
     server.stop()

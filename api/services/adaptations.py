@@ -165,7 +165,11 @@ class Adaptations:
             NotFoundError: The job has not come that far.
         """
         job = self.get(job_id, caller)
-        path = self._run_dir(job).root / Stage.EVALUATE / f"{name}.png"
+        run = self._run_dir(job)
+        report = run.read_record(EvalReport, Stage.EVALUATE, verify=False)
+        path = run.root / Stage.EVALUATE / f"{name}.png"
+        if report is not None:
+            run.store.fetch(Stage.EVALUATE, [entry for entry in report.files if entry.path == path.name])
         if not path.is_file():
             raise NotFoundError(f"job {job_id} is {job.status.value} and has no plots; wait for its stage `evaluate`")
         return path

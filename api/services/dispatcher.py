@@ -30,9 +30,10 @@ from api.services.tracker import Tracker
 from api.services.webhooks import Webhooks
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.storage import current_storage
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
-from eda_service.distributed.serve_config import ServeApi
+from eda_service.distributed.serve_config import Listen, ServeApi
 from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError
 from eda_service.jobstore import Deployment, Job, JobStore
 
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 15.0
 _TIDY_INTERVAL_S = 3600.0
+_LISTING_INTERVAL_S = 15.0
 _DAY_S = 86_400
 
 
@@ -65,7 +67,8 @@ class Dispatcher:
         self._instruments = instruments or Instruments()
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
-        self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), settings.serve_port)
+        listen = Listen(settings.serve_host, settings.serve_port)
+        self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, settings.serve_gpus)
         self._replicas = Replicas(settings.serve_url)
         packs = Packs(store, settings.home)
         readaptation = Readaptation(store, packs, settings, self.wake, clock=clock)
@@ -74,7 +77,7 @@ class Dispatcher:
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._known = store.known_ids()
-        self._tidied_at = 0.0
+        self._tidied_at = self._listed_at = 0.0
         self._waiting: dict[str, str] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
@@ -178,22 +181,32 @@ class Dispatcher:
             self._store.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
 
     def _adopt_foreign(self) -> None:
-        runs = self._settings.home / "runs"
-        if not runs.is_dir():
-            return
-        for path in runs.iterdir():
-            if path.name in self._known or not (path / "job.json").is_file():
+        for name in self._found_runs():
+            if name in self._known:
                 continue
-            self._known.add(path.name)
-            run = RunDir(path)
+            run = RunDir.of_job(name, self._settings.home)
             facts = run.read_job()
-            if facts.get("origin") != "ray" or path.name in self._store.known_ids():
+            if not facts:
+                continue
+            self._known.add(name)
+            if facts.get("origin") != "ray" or name in self._store.known_ids():
                 continue
             try:
-                self._store.adopt(path.name, run.config(), created_at=int(facts["created_at"]))
-                logger.info("adopted %s, started on the cluster by hand", path.name)
+                self._store.adopt(name, run.config(), created_at=int(facts["created_at"]))
+                logger.info("adopted %s, started on the cluster by hand", name)
             except (ArtifactCorruptError, ValidationError, KeyError) as error:
-                logger.warning("%s is not a job: %s", path, error)
+                logger.warning("%s is not a job: %s", run.root, error)
+
+    def _found_runs(self) -> list[str]:
+        """Names of run directories; storage is asked now and then only."""
+        storage = current_storage()
+        if storage is None:
+            runs = self._settings.home / "runs"
+            return [path.name for path in runs.iterdir()] if runs.is_dir() else []
+        if self._clock() - self._listed_at < _LISTING_INTERVAL_S:
+            return []
+        self._listed_at = self._clock()
+        return storage.children("runs")
 
     def _serve_once(self) -> None:
         if self.is_ray_reachable and self._settings.serve:

@@ -61,4 +61,4 @@ def read_records(run: RunDir) -> JobRecords:
 
 def running_curve(run: RunDir) -> tuple[CurvePoint, ...]:
     """The points that training has written so far."""
-    return tuple(Curve(run.root / Stage.TRAIN.value).read())
+    return tuple(Curve(run.store.shared(f"{Stage.TRAIN.value}/curve.jsonl").parent).read())

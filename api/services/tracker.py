@@ -20,6 +20,7 @@ from api.services.packs import Packs
 from api.services.promotion import promote
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.storage import storage_env
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
 from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, WorkerLostError
 from eda_service.jobstore import Job, JobStore, Status
@@ -101,7 +102,7 @@ class Tracker:
             return
         if found is None:
             run.create(job.adapt_config(), origin="api")
-            env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt)}
+            env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}
             self._ray.submit(job.ray_submission_id, f"{self._settings.job_command} --job-id {job.id}", env_vars=env)
             logger.info("submitted %s", job.ray_submission_id)
         self._store.mark_submitted(job.id, token=job.lease_token, ray_session=session)

@@ -99,7 +99,8 @@ class Sessions:
     @cached_property
     def _secret(self) -> bytes:
         path = self._home / "ui" / "secret"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        claim_file(path, secrets.token_hex(32))
-        path.chmod(0o600)
-        return bytes.fromhex(path.read_text(encoding="utf-8"))
+        if not path.exists():  # of several API processes each may be given the same one, read only
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            claim_file(path, secrets.token_hex(32))
+            path.chmod(0o600)
+        return bytes.fromhex(path.read_text(encoding="utf-8").strip())

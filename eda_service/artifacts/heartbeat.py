@@ -11,8 +11,9 @@ import threading
 import time
 from types import TracebackType
 
-from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir
+from eda_service.errors import StorageError
+from eda_service.records import Stage
 
 logger = logging.getLogger(__name__)
 _EVERY_S = 5.0
@@ -50,6 +51,7 @@ class Heartbeat:
                     os._exit(SUPERSEDED_EXIT_CODE)
                 progress = self._run.read_progress()
                 if progress is not None and time.time() - progress["updated_at"] >= _EVERY_S - 1:
-                    write_json(self._run.root / "progress.json", {**progress, "updated_at": int(time.time())})
-            except (OSError, json.JSONDecodeError) as error:
+                    self._run.write_value("progress.json", {**progress, "updated_at": int(time.time())})
+                    self._run.share_log(Stage(progress["stage"]))
+            except (OSError, StorageError, json.JSONDecodeError) as error:
                 logger.warning("heartbeat not written: %s", error)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eda_service.artifacts.registry import find_pack, read_pack_manifest
+from eda_service.artifacts.registry import find_pack_manifest
 from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import PackManifest
@@ -73,7 +73,7 @@ def read_pack(name: str, version: int, home: Path | None = None) -> PackVersion:
         NotFoundError: No such version.
     """
     try:
-        manifest = read_pack_manifest(find_pack(f"{name}@{version}", home), verify=False)
+        manifest = find_pack_manifest(f"{name}@{version}", home)
     except ArtifactCorruptError:
         return PackVersion(name, version, None, None)
     return PackVersion(name, version, manifest, evaluation_of(manifest))

@@ -1,7 +1,7 @@
-"""Base drafts and packs by `name@version`: directories that are complete and hashed, or not there.
+"""Base drafts and packs by `name@version`: complete and hashed, or not there.
 
-<home>/drafts/<name>/<version>/   and the drafts shipped in eda_service/assets/drafts
-<home>/packs/<name>/<version>/
+They lie under `<home>/drafts` and `<home>/packs`, or on storage by URL (`shelves`); beside them there are the drafts
+shipped in eda_service/assets/drafts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from eda_service.artifacts.files import claim_file, publish_dir, verify_files
+from eda_service.artifacts.files import verify_files
 from eda_service.artifacts.rundir import home_dir
+from eda_service.artifacts.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
+from eda_service.artifacts.storage import current_storage
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
 from eda_service.records import DraftManifest, PackManifest
 
@@ -31,12 +33,14 @@ def _split(reference: str, param: str) -> tuple[str, int | None]:
     return name, int(version) if at else None
 
 
-def _versions(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return sorted(
-        int(path.name) for path in directory.iterdir() if path.name.isdigit() and (path / "manifest.json").exists()
-    )
+def _shelf(kind: str, home: Path | None) -> Shelf:
+    """Where `packs` or `drafts` lie: on storage where `EDA_STORAGE` names one, else under home."""
+    storage, root = current_storage(), home or home_dir()
+    return DirectoryShelf(root / kind) if storage is None else StorageShelf(storage, kind, root / "cache")
+
+
+def _draft_shelves(home: Path | None) -> tuple[Shelf, Shelf]:
+    return _shelf("drafts", home), DirectoryShelf(shipped_drafts())
 
 
 def shipped_drafts() -> Path:
@@ -51,10 +55,10 @@ def find_draft(reference: str, home: Path | None = None) -> Path:
         BaseDraftMissingError: Not registered and not shipped.
     """
     name, version = _split(reference, "base_draft")
-    for root in ((home or home_dir()) / "drafts", shipped_drafts()):
-        found = _versions(root / name)
+    for shelf in _draft_shelves(home):
+        found = shelf.versions(name)
         if found and (version is None or version in found):
-            return root / name / str(found[-1] if version is None else version)
+            return shelf.directory(name, found[-1] if version is None else version)
     raise BaseDraftMissingError(
         f"no base draft {reference!r}; available: {', '.join(list_drafts(home)) or 'none'}; "
         "train one with `python -m jobs.train_draft --pretrain`",
@@ -64,11 +68,8 @@ def find_draft(reference: str, home: Path | None = None) -> Path:
 
 def list_drafts(home: Path | None = None) -> list[str]:
     """All base drafts as `name@version`."""
-    found: set[str] = set()
-    for root in ((home or home_dir()) / "drafts", shipped_drafts()):
-        if root.is_dir():
-            found.update(f"{path.name}@{v}" for path in root.iterdir() for v in _versions(path))
-    return sorted(found)
+    shelves = _draft_shelves(home)
+    return sorted({f"{name}@{v}" for shelf in shelves for name in shelf.names() for v in shelf.versions(name)})
 
 
 def read_draft_manifest(directory: Path) -> DraftManifest:
@@ -86,78 +87,103 @@ def find_pack(reference: str, home: Path | None = None) -> Path:
     Raises:
         NotFoundError: No such pack.
     """
+    name, number, shelf = _find_pack(reference, home)
+    return shelf.directory(name, number)
+
+
+def find_pack_manifest(reference: str, home: Path | None = None) -> PackManifest:
+    """What a pack says of itself; its files are neither fetched nor verified.
+
+    Raises:
+        NotFoundError: No such pack.
+        ArtifactCorruptError: It does not parse.
+    """
+    name, number, shelf = _find_pack(reference, home)
+    return _parse(PackManifest, shelf.manifest(name, number), f"the manifest of {name}@{number}")
+
+
+def _find_pack(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
     name, version = _split(reference, "pack")
-    root = (home or home_dir()) / "packs" / name
-    found = _versions(root)
+    shelf = _shelf("packs", home)
+    found = shelf.versions(name)
     if not found or (version is not None and version not in found):
         raise NotFoundError(f"no pack {reference!r}; its versions: {found or 'none'}", param="pack")
-    return root / str(found[-1] if version is None else version)
+    return name, found[-1] if version is None else version, shelf
 
 
 def pack_names(home: Path | None = None) -> list[str]:
     """Names under which packs are published."""
-    root = (home or home_dir()) / "packs"
-    return sorted(path.name for path in root.iterdir() if _versions(path)) if root.is_dir() else []
+    return _shelf("packs", home).names()
 
 
 def pack_versions(name: str, home: Path | None = None) -> list[int]:
     """Published versions of a pack, ascending; none for a name that is no pack's."""
-    return _versions((home or home_dir()) / "packs" / name) if _NAME.fullmatch(name) else []
+    return _shelf("packs", home).versions(name) if _NAME.fullmatch(name) else []
 
 
 def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:
     """The job that published a version; None when it came by another way."""
-    try:
-        return ((home or home_dir()) / "packs" / name / f".{version}.job").read_text(encoding="utf-8") or None
-    except OSError:
-        return None
+    return _shelf("packs", home).job_id(name, version)
 
 
-def read_pack_manifest(directory: Path, *, verify: bool = True) -> PackManifest:
-    """A pack's manifest, its files verified unless told otherwise.
+def read_pack_manifest(directory: Path) -> PackManifest:
+    """A pack's manifest, its files verified.
 
     Raises:
         ArtifactCorruptError: It does not parse or a file differs.
     """
-    return _read_manifest(PackManifest, directory, verify=verify)
+    return _read_manifest(PackManifest, directory)
 
 
-def _read_manifest(kind: type[ManifestT], directory: Path, *, verify: bool = True) -> ManifestT:
-    path = directory / "manifest.json"
+def _read_manifest(kind: type[ManifestT], directory: Path) -> ManifestT:
+    path = directory / MANIFEST
     try:
-        manifest = kind.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (ValueError, OSError) as error:
-        raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
-    if verify:
-        verify_files(directory, manifest.files)
+        raise ArtifactCorruptError(f"{path} cannot be read: {error}") from error
+    manifest = _parse(kind, text, str(path))
+    verify_files(directory, manifest.files)
     return manifest
+
+
+def _parse(kind: type[ManifestT], text: str, where: str) -> ManifestT:
+    try:
+        return kind.model_validate_json(text)
+    except ValueError as error:
+        raise ArtifactCorruptError(f"{where} does not parse: {error}") from error
 
 
 def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
     """The pack version of a job: the same one when asked again, the next free one the first time."""
-    root = (home or home_dir()) / "packs" / name
-    root.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        claim = root / f".{number}.job"
-        if claim_file(claim, job_id) or claim.read_text(encoding="utf-8") == job_id:
-            return number
+    shelf, number = _shelf("packs", home), 1
+    while not shelf.claim(name, number, job_id):
         number += 1
+    return number
 
 
 def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
-    """An empty staging directory of a reserved version; what a killed attempt left there is removed."""
-    staging = (home or home_dir()) / "packs" / name / f".staging-{version}"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    return staging
+    """An empty staging directory of a reserved version."""
+    return _shelf("packs", home).staging(name, version)
 
 
 def publish_pack(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
     """Make a staged pack visible, whole and once."""
-    destination = (home or home_dir()) / "packs" / name / str(version)
-    publish_dir(staging, destination)
-    return destination
+    return _shelf("packs", home).publish(staging, name, version)
+
+
+def has_draft(name: str, version: int, home: Path | None = None) -> bool:
+    """Whether a base draft of that version is registered (shipped ones are not)."""
+    return version in _shelf("drafts", home).versions(name)
+
+
+def stage_draft(name: str, version: int, home: Path | None = None) -> Path:
+    """An empty staging directory for a base draft."""
+    return _shelf("drafts", home).staging(name, version)
+
+
+def publish_draft(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
+    """Register a staged base draft, whole and once."""
+    return _shelf("drafts", home).publish(staging, name, version)
 
 
 def discard(staging: Path) -> None:

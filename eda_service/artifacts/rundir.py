@@ -11,7 +11,9 @@
         <stage>/record.json the stage's record, last file of its directory
         logs/<stage>.log    what the stage logged
 
-Workers never open the job database; the dispatcher reads these files.
+Workers never open the job database; the dispatcher reads these files. With storage by URL (ADR 0020) the directory is
+scratch space of one machine: the small files are objects below `runs/<job_id>/`, and stages upload and fetch the large
+ones by what their records name.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from eda_service.artifacts.files import verify_files, write_bytes, write_json
+from eda_service.artifacts.files import verify_files, write_bytes
+from eda_service.artifacts.run_files import DiskFiles, RunFiles, StoredFiles
+from eda_service.artifacts.run_store import RunStore
+from eda_service.artifacts.storage import current_storage
 from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import STAGES, Record, Stage
@@ -63,6 +68,10 @@ class RunDir:
         self.root = root
         self.job_id = root.name
         self.attempt = current_attempt() if attempt is None else attempt
+        self.store = RunStore(root, current_storage())
+        self._files: RunFiles = DiskFiles(root)
+        if self.store.storage is not None:
+            self._files = StoredFiles(self.store.storage, self.store.prefix)
 
     @classmethod
     def of_job(cls, job_id: str, home: Path | None = None) -> RunDir:
@@ -72,15 +81,8 @@ class RunDir:
     def create(self, config: AdaptConfig, *, origin: str) -> None:
         """Write `job.json`; the directory counts as a job once this file is there."""
         self.root.mkdir(parents=True, exist_ok=True)
-        write_json(
-            self.root / "job.json",
-            {
-                "id": self.job_id,
-                "origin": origin,
-                "created_at": int(time.time()),
-                "config": config.model_dump(mode="json"),
-            },
-        )
+        facts = {"id": self.job_id, "origin": origin, "created_at": int(time.time())}
+        self.write_value("job.json", facts | {"config": config.model_dump(mode="json")})
 
     @property
     def machine_path(self) -> Path:
@@ -89,7 +91,7 @@ class RunDir:
 
     def read_job(self) -> dict[str, Any]:
         """`job.json` as written."""
-        return self._read("job.json") or {}
+        return self.read_value("job.json") or {}
 
     def config(self) -> AdaptConfig:
         """The job's config.
@@ -110,33 +112,48 @@ class RunDir:
 
     def log_path(self, stage: Stage) -> Path:
         """Log file of one stage; its directory is created."""
-        path = self.root / "logs" / f"{stage.value}.log"
+        path = self.root / _log_name(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def share_log(self, stage: Stage) -> None:
+        """Let other machines read a stage's log as it is now."""
+        self.store.share(_log_name(stage))
+
     def logs(self) -> dict[Stage, Path]:
         """The log files that there are, in the order of the stages."""
-        paths = {stage: self.root / "logs" / f"{stage.value}.log" for stage in STAGES}
+        paths = {stage: self.store.shared(_log_name(stage)) for stage in STAGES}
         return {stage: path for stage, path in paths.items() if path.is_file()}
 
-    def write_record(self, record: Record) -> None:
-        """Publish a stage's record: the last write of the stage."""
-        write_json(self.stage_dir(record.stage) / "record.json", record.model_dump(mode="json"))
+    def write_record(self, record: RecordT) -> RecordT:
+        """Publish a stage's record, the last write of the stage; returns the one that counts.
+
+        On storage that is the first: an attempt that was thought dead may end its stage at the same time on another
+        machine, and what came after it was made from the one record that is there.
+        """
+        name, value = _record_name(record.stage), record.model_dump(mode="json")
+        if self.store.is_remote and not self.create_value(name, value):
+            with suppress(ArtifactCorruptError):
+                return self.read_record(type(record), record.stage) or record
+        self.write_value(name, value)
+        return record
 
     def read_record(self, kind: type[RecordT], stage: Stage, *, verify: bool = True) -> RecordT | None:
         """A stage's record if it is there, parsed and (by default) with its files' hashes checked; else None.
 
+        On storage a file's name is its hash, and `fetch` checks it when the file is wanted.
+
         Raises:
             ArtifactCorruptError: The record does not parse, or a file differs from it.
         """
-        path = self.root / stage.value / "record.json"
-        if not path.exists():
+        path, text = self.root / _record_name(stage), self._files.read(_record_name(stage))
+        if text is None:
             return None
         try:
-            record = kind.model_validate_json(path.read_text(encoding="utf-8"))
+            record = kind.model_validate_json(text)
         except ValidationError as error:
             raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
-        if verify:
+        if verify and not self.store.is_remote:
             verify_files(path.parent, record.files)
         return record
 
@@ -146,12 +163,14 @@ class RunDir:
 
         An attempt may start while the one before still runs: Ray counts an attempt as ended when the shell around its
         driver has died, whatever the driver does. Asking for the lock tells an older driver to end (`is_superseded`).
+        A driver on another machine holds another lock: it ends all the same, and what it still uploads does no harm.
 
         Raises:
             WorkerLostError: Another driver held it for `timeout_s`.
         """
         if self._newest_attempt() < self.attempt:
             self._ask_for_lock()
+        self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "driver.lock").open("w", encoding="utf-8") as stream:
             deadline = time.monotonic() + timeout_s
             while True:
@@ -174,21 +193,18 @@ class RunDir:
         return self._newest_attempt() > self.attempt
 
     def _ask_for_lock(self) -> None:
-        write_bytes(self.root / "driver.attempt", str(self.attempt).encode())
+        self._files.write("driver.attempt", str(self.attempt))
 
     def _newest_attempt(self) -> int:
-        try:
-            return int((self.root / "driver.attempt").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return 0
+        return int(self._files.read("driver.attempt") or 0)
 
     def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
         """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
         now = int(time.time())
         before = self.read_progress() or {}
         same = (before.get("stage"), before.get("attempt")) == (stage.value, self.attempt)
-        write_json(
-            self.root / "progress.json",
+        self.write_value(
+            "progress.json",
             {
                 "stage": stage.value,
                 "percent": round(100.0 * step / total_steps if total_steps else 0.0, 1),
@@ -204,12 +220,12 @@ class RunDir:
 
     def read_progress(self) -> dict[str, Any] | None:
         """Last heartbeat, or None before the first."""
-        return self._read("progress.json")
+        return self.read_value("progress.json")
 
     def event(
         self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info", took_s: float | None = None
     ) -> None:
-        """Append one event; a line is written in one call, so concurrent writers do not interleave."""
+        """Append one event."""
         line: dict[str, Any] = {
             "at": int(time.time()),
             "level": level,
@@ -219,17 +235,11 @@ class RunDir:
         }
         if took_s is not None:
             line["took_s"] = round(took_s, 3)
-        with (self.root / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self._files.append_event(line)
 
     def read_events(self, start: int = 0) -> list[dict[str, Any]]:
-        """Events from index `start` on; a torn last line is left for the next call."""
-        path = self.root / "events.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text(encoding="utf-8")
-        lines = text.split("\n")[:-1]
-        return [json.loads(line) for line in lines[start:]]
+        """Events from index `start` on."""
+        return self._files.events(start)
 
     def reserve(self) -> None:
         """Take the little space that telling of a failure needs, while there is some."""
@@ -250,7 +260,7 @@ class RunDir:
         self._write_result({"status": "failed", "error": body})
 
     def _write_result(self, result: dict[str, Any]) -> None:
-        write_json(self.root / "result.json", {**result, "attempt": self.attempt, "finished_at": int(time.time())})
+        self.write_value("result.json", {**result, "attempt": self.attempt, "finished_at": int(time.time())})
 
     def read_result(self, *, attempt: int | None = None) -> dict[str, Any] | None:
         """How an attempt ended; None while it may still run, or when the file tells of an earlier one.
@@ -258,18 +268,43 @@ class RunDir:
         Args:
             attempt: The attempt asked about; None: whichever wrote last.
         """
-        result = self._read("result.json")
+        result = self.read_value("result.json")
         if result is None or (attempt is not None and result.get("attempt", 1) < attempt):
             return None
         return result
 
     def clear_result(self) -> None:
         """Forget how an earlier attempt ended; for the driver, which holds the lock."""
-        (self.root / "result.json").unlink(missing_ok=True)
+        self.remove("result.json")
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.root / name
-        if not path.exists():
+    def remove(self, name: str) -> None:
+        """Delete a small file of the job, if it is there."""
+        self._files.remove(name)
+
+    def read_value(self, name: str) -> dict[str, Any] | None:
+        """A small JSON file of the job, or None."""
+        text = self._files.read(name)
+        if text is None:
             return None
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = json.loads(text)
         return value
+
+    def write_value(self, name: str, value: dict[str, Any]) -> None:
+        """Replace a small JSON file of the job, atomically."""
+        self._files.write(name, _json(value))
+
+    def create_value(self, name: str, value: dict[str, Any]) -> bool:
+        """Write a small JSON file unless there is one; whether it was written."""
+        return self._files.create(name, _json(value))
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def _log_name(stage: Stage) -> str:
+    return f"logs/{stage.value}.log"
+
+
+def _record_name(stage: Stage) -> str:
+    return f"{stage.value}/record.json"

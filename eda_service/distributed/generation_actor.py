@@ -1,6 +1,6 @@
 """The Ray Data actor that self-generates: one copy of the target, one shard a call, scored in the same pass.
 
-A shard whose JSON exists with matching files is left as it is: that makes a re-run after a crash cheap and exact.
+A shard that has a result with matching files is left as it is: that makes a re-run after a crash cheap and exact.
 """
 
 from __future__ import annotations
@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eda_service.artifacts.files import file_entry, verify_files, write_json
-from eda_service.artifacts.shards import Sample, features_path, tokens_path, write_shard
+from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.shard_results import ShardResults
+from eda_service.artifacts.shards import Sample, write_shard
 from eda_service.config import AdaptConfig, EngineKind
 from eda_service.distributed.vllm_environment import prepare_cpu, require_vllm
-from eda_service.errors import ArtifactCorruptError
 from eda_service.export.cache import whole_target
-from eda_service.records import FileEntry, SampleScore
+from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.selection.distance import sample_value, sq_distances
 from eda_service.selection.projection import ReferenceStatistics
 from eda_service.selfgen.generate import Generated, generate
@@ -35,31 +36,44 @@ class ShardWriter:
 
     Args:
         config: The job's config as plain JSON values.
-        directory: Where shards go.
+        directory: Where shards go: the run's generate directory.
         reference_path: ReferenceStatistics, or None to leave samples unscored (pretraining data).
+        inputs: Files of the stage that this machine has to have, as FileEntry values.
     """
 
-    def __init__(self, config: dict[str, Any], directory: str, reference_path: str | None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        directory: str,
+        reference_path: str | None,
+        inputs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         from eda_service.distributed.resources import limit_threads
         from eda_service.target.loader import load_target
 
         self.config = AdaptConfig.model_validate(config)
         limit_threads(self.config.selfgen.threads_per_actor)
         self.directory = Path(directory)
+        run = RunDir(self.directory.parent)
+        run.store.fetch(Stage.GENERATE, [FileEntry(**entry) for entry in inputs])
+        self.results = ShardResults(run)
         self.reference = None if reference_path is None else ReferenceStatistics.load(Path(reference_path))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.target = load_target(self.config.target, device=device)
         self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data batch of shard descriptions {"shard", "prompts" (JSON)} to {"shard"}; tensors stay on storage."""
+        """Ray Data batch of shards {"shard", "prompts" (JSON)} to {"shard", "result" (JSON)}: no tensors."""
+        found = []
         for name, prompts_json in zip(batch["shard"], batch["prompts"], strict=True):
-            if read_shard_json(self.directory, str(name)) is None:
+            result = self.results.read(str(name))
+            if result is None:
                 prompts = [Prompt(**value) for value in json.loads(str(prompts_json))]
-                self._write(str(name), prompts)
-        return {"shard": batch["shard"]}
+                result = self._write(str(name), prompts)
+            found.append(json.dumps(result))
+        return {"shard": batch["shard"], "result": np.array(found, dtype=object)}
 
-    def _write(self, name: str, prompts: list[Prompt]) -> None:
+    def _write(self, name: str, prompts: list[Prompt]) -> dict[str, Any]:
         started = time.monotonic()
         generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed, writer=self.writer)
         generation_seconds = time.monotonic() - started
@@ -70,10 +84,8 @@ class ShardWriter:
         if generated.samples:
             tokens, features = write_shard(self.directory, name, generated.samples)
             entries = [file_entry(self.directory, tokens), file_entry(self.directory, features, transient=True)]
-        write_json(
-            self.directory / f"{name}.json",
-            _shard_json(generated, scores, entries, generation_seconds, scoring_seconds),
-        )
+        result = _shard_json(generated, scores, entries, generation_seconds, scoring_seconds)
+        return self.results.write(name, result)
 
 
 def vllm_writer(config: AdaptConfig, target: Target) -> Writer:
@@ -136,19 +148,3 @@ def _shard_json(
         "generation_seconds": generation_seconds,
         "scoring_seconds": scoring_seconds,
     }
-
-
-def read_shard_json(directory: Path, name: str) -> dict[str, Any] | None:
-    """A finished shard's JSON, or None if it has to be (re)written."""
-    path = directory / f"{name}.json"
-    if not path.exists():
-        return None
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    needed = [FileEntry(**{**entry, "transient": False}) for entry in value["files"]]
-    try:
-        verify_files(directory, needed)
-    except ArtifactCorruptError:
-        for broken in (path, tokens_path(directory, name), features_path(directory, name)):
-            broken.unlink(missing_ok=True)
-        return None
-    return value

@@ -81,7 +81,7 @@ def run_stage(run: RunDir, config: AdaptConfig, stage: Stage) -> Record:
         except Exception as error:
             raise own_error(error) from error
         if stage is not Stage.PUBLISH:
-            run.write_record(record)
+            record = run.write_record(record)
         took_s = time.monotonic() - started
         run.event("stage_finished", f"stage {stage.value} took {took_s:.1f} s", stage=stage, took_s=took_s)
     else:
@@ -114,8 +114,11 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
             with Heartbeat(run):
                 connect()
                 for stage in STAGES:
-                    with stage_log(run.log_path(stage)):
-                        record = run_stage(run, config, stage)
+                    try:
+                        with stage_log(run.log_path(stage)):
+                            record = run_stage(run, config, stage)
+                    finally:
+                        run.share_log(stage)
         except Exception as error:
             if not isinstance(error, EdaError) and not is_disk_full(error):
                 raise  # a driver that is gone without a word is tried again

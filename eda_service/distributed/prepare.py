@@ -24,6 +24,9 @@ from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_promp
 from eda_service.target.io import export_io
 from eda_service.target.loader import Target, load_target
 
+PROMPTS_FILE, HELDOUT_FILE = "prompts.jsonl", "heldout.jsonl"
+IO_FILE, REFERENCE_FILE = "target_io.safetensors", "reference.safetensors"
+
 
 def general_prompts(count: int) -> list[Prompt]:
     """The first `count` of the general prompts shipped with the package.
@@ -65,12 +68,12 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     target = load_target(config.target, device=device)
     training, heldout = split_prompts(config, target)
-    write_prompt_file(directory / "prompts.jsonl", training)
-    write_prompt_file(directory / "heldout.jsonl", heldout)
-    export_io(target, directory / "target_io.safetensors")
+    write_prompt_file(directory / PROMPTS_FILE, training)
+    write_prompt_file(directory / HELDOUT_FILE, heldout)
+    export_io(target, directory / IO_FILE)
     value = {"reference_seconds": 0.0, "reference_fit_seconds": 0.0, "num_reference_tokens": 0}
     if with_reference:
-        value = fit_on_general(config, target, directory / "reference.safetensors")
+        value = fit_on_general(config, target, directory / REFERENCE_FILE)
     value["num_prompts"], value["num_heldout"] = len(training), len(heldout)
     write_json(done, value)
     return value

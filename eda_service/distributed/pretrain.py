@@ -1,21 +1,20 @@
 """Pretrain a base draft on text its target wrote itself, and register it.
 
 prompts + answers by the base target -> all samples -> a fresh draft, everything trains ->
-<home>/drafts/<name>/<version>
+`name@version` in the registry
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from eda_service.artifacts.files import file_entry, publish_dir, write_json
+from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.registry import read_draft_manifest
-from eda_service.artifacts.rundir import RunDir, home_dir
+from eda_service.artifacts.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
+from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, Method, Selector
 from eda_service.distributed.stage_generate import run_generate
 from eda_service.distributed.stage_select import forget_unselected, run_select
@@ -61,13 +60,12 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
     if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
-    destination = home_dir() / "drafts" / name / version
-    if destination.exists():
-        raise ConflictError(f"{reference} exists in {destination}; choose the next version", param="pretrain")
+    if has_draft(name, int(version)):
+        raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     generated = run.read_record(SelfGenManifest, Stage.GENERATE)
     if generated is None:
         generated = run_generate(run, config)
-        run.write_record(generated)
+        generated = run.write_record(generated)
     if run.read_record(SelectionManifest, Stage.SELECT) is None:
         run.write_record(run_select(run, config))
         forget_unselected(run)
@@ -76,7 +74,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     if trained is None:
         trained = run_train(run, config, start_dir=start_dir)
         run.write_record(trained)
-    return _register(run, config, start_dir, destination, generated, trained)
+    return _register(run, config, start_dir, (name, int(version)), generated, trained)
 
 
 def _fresh_draft(run: RunDir, config: AdaptConfig) -> Path:
@@ -93,19 +91,20 @@ def _register(
     run: RunDir,
     config: AdaptConfig,
     start_dir: Path,
-    destination: Path,
+    draft: tuple[str, int],
     generated: SelfGenManifest,
     trained: DraftCheckpoint,
 ) -> Path:
     """Publish the best weights as a base draft with its provenance."""
     fingerprint = fingerprint_target(config)
+    run.store.fetch(Stage.TRAIN, trained.files)
     loaded = load_pack(start_dir, run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=destination.parent))
+    name, version = draft
+    staging = stage_draft(name, version)
     save_base_draft(staging, loaded.draft, loaded.vocab_W)
     manifest = DraftManifest(
-        name=destination.parent.name,
-        version=int(destination.name),
+        name=name,
+        version=version,
         created_at=int(time.time()),
         hidden_size=fingerprint.hidden_size,
         vocab_size=fingerprint.vocab_size,
@@ -123,6 +122,6 @@ def _register(
         },
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
-    publish_dir(staging, destination)
-    read_draft_manifest(destination)
-    return destination
+    directory = publish_draft(staging, name, version)
+    read_draft_manifest(directory)
+    return directory

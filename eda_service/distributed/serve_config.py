@@ -26,9 +26,9 @@ from eda_service.jobstore import Deployment
 from eda_service.target.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
+REPLICA_CPUS = 0.5
 IMPORT_PATH = "api.serving.app:build_app"
 SCALING_POLICY = "eda_service.distributed.scaling:QueueAndRoundTime"
-REPLICA_CPUS = 0.5
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 _PATH = "/api/serve/applications/"
 _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
@@ -72,6 +72,14 @@ class Group:
     def application(self) -> str:
         """Serve's name for the group."""
         return application_of(self.key)
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where Serve's proxy listens."""
+
+    host: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -141,18 +149,24 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
     ]
 
 
-def build_config(groups: Sequence[Group], *, port: int) -> dict[str, Any]:
-    """The wanted state of Serve as a `ServeDeploySchema` dict; it listens on loopback, behind the API's gateway."""
+def build_config(groups: Sequence[Group], listen: Listen, *, gpus: float = 0.0) -> dict[str, Any]:
+    """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
+
+    Args:
+        groups: What is served.
+        listen: Where.
+        gpus: Of each replica.
+    """
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
+        "http_options": {"host": listen.host, "port": listen.port},
         "applications": [
             {
                 "name": group.application,
                 "route_prefix": route_prefix_of(group.key),
                 "import_path": IMPORT_PATH,
                 "deployments": [
-                    {"name": DEPLOYMENT, **_replicas(group), **_placement(group), "user_config": _user_config(group)}
+                    {"name": DEPLOYMENT, **_replicas(group), **_place(group, gpus), "user_config": _user_config(group)}
                 ],
             }
             for group in groups
@@ -165,10 +179,10 @@ def _user_config(group: Group) -> dict[str, Any]:
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
 
 
-def _placement(group: Group) -> dict[str, Any]:
-    """A vLLM replica's processes and GPUs are placed together with it."""
+def _place(group: Group, gpus: float) -> dict[str, Any]:
+    """Where a replica runs: ours with its GPUs, if any; a vLLM replica's processes and GPUs together with it."""
     if group.engine.kind is EngineKind.EDA:
-        return {}
+        return {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
     return {"placement_group_bundles": bundles(group.engine, REPLICA_CPUS), "placement_group_strategy": "PACK"}
 
 

@@ -18,7 +18,7 @@ from eda_service.config import AdaptConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
-from eda_service.distributed.prepare import read_prompt_file
+from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.distributed.resources import MODEL_CPUS, limit_threads
 from eda_service.errors import ArtifactCorruptError
 from eda_service.evaluation.acceptance import summarise
@@ -29,6 +29,7 @@ from eda_service.records import (
     AcceptanceRow,
     DraftCheckpoint,
     EvalReport,
+    FileEntry,
     LosslessCheck,
     SelectionManifest,
     SelfGenManifest,
@@ -51,7 +52,10 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
     if trained is None or selected is None or generated is None:
         raise ArtifactCorruptError(f"{run.root} lacks the train record; run the stages before evaluate first")
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
-    result = ray.get(_evaluate.remote(str(run.root), config.model_dump(mode="json")))
+    heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
+    inputs = {Stage.GENERATE.value: heldout, Stage.TRAIN.value: trained.files}
+    plain = {stage: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()}
+    result = ray.get(_evaluate.remote(str(run.root), config.model_dump(mode="json"), plain))
     acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
     with open_tracks(run, config) as tracks:
         tracks.log(
@@ -59,6 +63,8 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
             trained.best_step,
         )
     paths = _plots(run, acceptance, trained, selected, generated)
+    files = tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths)
+    run.store.upload(Stage.EVALUATE, files)
     return EvalReport(
         stage=Stage.EVALUATE,
         created_at=int(time.time()),
@@ -67,7 +73,7 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
         seed=config.seed,
         library_versions=library_versions(),
         inputs={entry.path: entry.sha256 for entry in trained.files},
-        files=tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths),
+        files=files,
         num_draft_tokens=config.evaluation.depth,
         acceptance=acceptance,
         speed=tuple(SpeedRow(**row) for row in result["speed"]),
@@ -94,10 +100,13 @@ def _plots(
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _evaluate(run_root: str, config: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(run_root: str, config: dict[str, Any], inputs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     settings = AdaptConfig.model_validate(config)
     limit_threads(settings.evaluation.threads)
-    return Evaluation(RunDir(Path(run_root)), settings).measure()
+    run = RunDir(Path(run_root))
+    for stage, entries in inputs.items():
+        run.store.fetch(Stage(stage), [FileEntry(**entry) for entry in entries])
+    return Evaluation(run, settings).measure()
 
 
 class Evaluation:
@@ -111,7 +120,7 @@ class Evaluation:
 
         self.run, self.config = run, config
         self.target = load_target(config.target, device="cuda" if torch.cuda.is_available() else "cpu")
-        prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / "heldout.jsonl")
+        prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
         rendered = [render_prompt(self.target.tokenizer, prompt.messages) for prompt in prompts]
         most = config.selfgen.max_prompt_tokens
         self.prompts = [ids for ids in rendered if len(ids) <= most][: config.evaluation.num_prompts]

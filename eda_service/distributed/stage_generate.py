@@ -1,7 +1,8 @@
 """Stage generate: Ray Data runs self-generation over deterministic shards, resumable shard by shard.
 
 Directory: prepare.json, prompts.jsonl, heldout.jsonl, target_io.safetensors, reference.safetensors, shard-*.{tokens,
-features}.safetensors, shard-*.json, record.json.
+features}.safetensors, shard-*.json, record.json. With storage by URL each machine has the files that it wrote or asked
+for; what prepare.json and the shards' results name is on storage.
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ import ray.data
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.shard_results import ShardResults
 from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
-from eda_service.distributed.generation_actor import ShardWriter, read_shard_json
-from eda_service.distributed.prepare import prepare_generation, read_prompt_file
+from eda_service.distributed.generation_actor import ShardWriter
+from eda_service.distributed.prepare import (
+    HELDOUT_FILE,
+    IO_FILE,
+    PROMPTS_FILE,
+    REFERENCE_FILE,
+    prepare_generation,
+    read_prompt_file,
+)
 from eda_service.distributed.resources import MODEL_CPUS, limit_threads
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
 
 logger = logging.getLogger(__name__)
+_PREPARED = "generate/prepare.json"
 
 
 def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
@@ -41,8 +51,10 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     prepared: dict[str, Any] = ray.get(_prepare.remote(config.model_dump(mode="json"), str(directory), scored))
+    files = prepared_files(directory, prepared)
+    run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
-    _write_shards(run, config, directory, shards, scored)
+    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [])
     return manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, time.monotonic() - started)
 
 
@@ -55,8 +67,11 @@ def manifest_of(
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
         ArtifactCorruptError: A shard is not there.
     """
-    scored = (directory / "reference.safetensors").exists()
-    values = [_finished(directory, shard) for shard in shards]
+    finished = ShardResults(RunDir(directory.parent)).finished(shards)
+    missing = [shard for shard in shards if shard not in finished]
+    if missing:
+        raise ArtifactCorruptError(f"shard {missing[0]} is missing after generation; run the job again")
+    values = [finished[shard] for shard in shards]
     skipped = tuple(SkippedRow(**row) for value in values for row in value["skipped"])
     total = len(skipped) + sum(value["num_samples"] for value in values)
     if len(skipped) > config.selfgen.max_error_fraction * total:
@@ -66,8 +81,7 @@ def manifest_of(
             param="dataset",
         )
     scores = tuple(SampleScore(**score) for value in values for score in value["scores"])
-    names = ["prompts.jsonl", "heldout.jsonl", "target_io.safetensors"] + (["reference.safetensors"] if scored else [])
-    files = [file_entry(directory, directory / name) for name in names]
+    files = list(prepared_files(directory, prepared).values())
     files += [FileEntry(**entry) for value in values for entry in value["files"]]
     return SelfGenManifest(
         stage=Stage.GENERATE,
@@ -91,18 +105,39 @@ def manifest_of(
     )
 
 
+def prepared_files(directory: Path, prepared: Mapping[str, Any]) -> dict[str, FileEntry]:
+    """What preparation wrote, by name: as it says itself on storage, else as it lies in the directory."""
+    if "files" in prepared:
+        entries = [FileEntry(**entry) for entry in prepared["files"]]
+    else:
+        names = [PROMPTS_FILE, HELDOUT_FILE, IO_FILE, REFERENCE_FILE]
+        entries = [file_entry(directory, directory / name) for name in names if (directory / name).exists()]
+    return {entry.path: entry for entry in entries}
+
+
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _prepare(config: dict[str, Any], directory: str, with_reference: bool) -> dict[str, Any]:
     settings = AdaptConfig.model_validate(config)
     limit_threads(settings.selfgen.threads_per_actor)
-    return prepare_generation(settings, Path(directory), with_reference=with_reference)
+    run = RunDir(Path(directory).parent)
+    if not run.store.is_remote:
+        return prepare_generation(settings, Path(directory), with_reference=with_reference)
+    done = run.read_value(_PREPARED)
+    if done is None:
+        done = prepare_generation(settings, run.stage_dir(Stage.GENERATE), with_reference=with_reference)
+        files = prepared_files(Path(directory), done)
+        run.store.upload(Stage.GENERATE, files.values())
+        done["files"] = [entry.model_dump() for entry in files.values()]
+        if not run.create_value(_PREPARED, done):
+            done = run.read_value(_PREPARED) or done
+    return done
 
 
 def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
     """Shard descriptions; which prompt lands where depends on nothing but the prompt file and the config. A prompt that
     is answered several times comes once in each pass over the file, from the second on as `<id>#2` and so on.
     """
-    prompts = read_prompt_file(directory / "prompts.jsonl")
+    prompts = read_prompt_file(directory / PROMPTS_FILE)
     asked = [
         prompt if number == 1 else dataclasses.replace(prompt, id=f"{prompt.id}#{number}")
         for number in range(1, config.answers_per_prompt + 1)
@@ -118,35 +153,34 @@ def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
 
 
 def _write_shards(
-    run: RunDir, config: AdaptConfig, directory: Path, shards: list[dict[str, str]], scored: bool
+    run: RunDir, config: AdaptConfig, directory: Path, shards: list[dict[str, str]], reference: Sequence[FileEntry]
 ) -> None:
     """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
-    todo = [shard for shard in shards if read_shard_json(directory, shard["shard"]) is None]
-    done = len(shards) - len(todo)
+    results = ShardResults(run)
+    finished = results.finished([shard["shard"] for shard in shards])
+    todo = [shard for shard in shards if shard["shard"] not in finished]
+    done = len(finished)
     run.progress(Stage.GENERATE, step=done, total_steps=len(shards))
     if not todo:
+        results.flush()
         return
     if done:
         run.event("generate_resumed", f"{done} of {len(shards)} shards are there already", stage=Stage.GENERATE)
-    reference = str(directory / "reference.safetensors") if scored else None
     started = time.monotonic()
+    inputs = [entry.model_dump() for entry in reference]
+    path = str(directory / REFERENCE_FILE) if reference else None
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        fn_constructor_args=(config.model_dump(mode="json"), str(directory), reference),
+        fn_constructor_args=(config.model_dump(mode="json"), str(directory), path, inputs),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,
         num_gpus=1 if config.train.use_gpu else 0,
     )
-    for _ in dataset.iter_rows():
+    for row in dataset.iter_rows():
         done += 1
-        pace = (time.monotonic() - started) / max(1, done - (len(shards) - len(todo)))
+        results.note(row["shard"], json.loads(row["result"]))
+        pace = (time.monotonic() - started) / max(1, done - len(finished))
         run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
-
-
-def _finished(directory: Path, name: str) -> dict[str, Any]:
-    value = read_shard_json(directory, name)
-    if value is None:
-        raise ArtifactCorruptError(f"shard {name} is missing after generation; run the job again")
-    return value
+    results.flush()

@@ -40,7 +40,9 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
     version = reserve_version(name, run.job_id)
     staging = stage_pack(name, version)
     try:
-        for path in sorted((run.stage_dir(Stage.TRAIN) / "pack").iterdir()):
+        run.store.fetch(Stage.TRAIN, trained.files)
+        for entry in trained.files:
+            path = run.stage_dir(Stage.TRAIN) / entry.path
             shutil.copyfile(path, staging / path.name)
         manifest = PackManifest(
             stage=Stage.PUBLISH,

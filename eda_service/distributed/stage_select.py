@@ -17,6 +17,8 @@ from eda_service.errors import ArtifactCorruptError
 from eda_service.records import FileEntry, SampleScore, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.ranking import select
 
+_FORGOTTEN = "select/forgotten.json"
+
 
 def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
     """Choose the compact set and write it as shards of the same names.
@@ -40,7 +42,7 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
     )
     ranking_seconds = time.monotonic() - ranking_started
     chosen = [scores[i] for i in kept]
-    files = _write_compact(run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT), chosen)
+    files = _write_compact(run, generated, chosen)
     run.progress(Stage.SELECT, step=1, total_steps=1)
     added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
     ranked = selection.method in (Selector.PCA, Selector.REVERSED)
@@ -64,21 +66,35 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
     )
 
 
-def _write_compact(source: Path, destination: Path, chosen: list[SampleScore]) -> list[FileEntry]:
+def _write_compact(run: RunDir, generated: SelfGenManifest, chosen: list[SampleScore]) -> list[FileEntry]:
     """Copy the chosen rows shard by shard; one shard is in memory at a time."""
+    source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
+    entries: dict[str, list[FileEntry]] = {}
+    for entry in generated.files:
+        entries.setdefault(shard_of(entry), []).append(entry)
     rows: dict[str, list[int]] = {}
     for score in chosen:
         rows.setdefault(score.shard, []).append(score.row)
     files = []
     for name, numbers in sorted(rows.items()):
+        run.store.fetch(Stage.GENERATE, entries[name])
         paths = write_shard(destination, name, list(read_shard(source, name, sorted(numbers))))
-        files += [file_entry(destination, path) for path in paths]
+        written = [file_entry(destination, path) for path in paths]
+        run.store.upload(Stage.SELECT, written)
+        files += written
+        if run.store.is_remote:  # it can be fetched again, and this machine need not hold all shards at once
+            features_path(source, name).unlink()
     return files
+
+
+def shard_of(entry: FileEntry) -> str:
+    """The shard that a file belongs to, by its name."""
+    return entry.path.split(".")[0]
 
 
 def compact_shards(directory: Path, manifest: SelectionManifest) -> list[tuple[str, int]]:
     """(shard, number of samples) of a compact set, in order."""
-    names = sorted({Path(entry.path).name.split(".")[0] for entry in manifest.files})
+    names = sorted({shard_of(entry) for entry in manifest.files})
     return [(name, sum(1 for _ in read_shard(directory, name, features=False))) for name in names]
 
 
@@ -91,4 +107,22 @@ def forget_unselected(run: RunDir) -> int:
         assert tokens_path(path.parent, name).exists()
         freed += path.stat().st_size
         path.unlink()
+    return freed + _forget_stored(run)
+
+
+def _forget_stored(run: RunDir) -> int:
+    """The same on storage, once; a shard that was kept whole is one file for both stages, and stays."""
+    if not run.store.is_remote or run.read_value(_FORGOTTEN) is not None:
+        return 0
+    generated, selected = (
+        run.read_record(SelfGenManifest, Stage.GENERATE),
+        run.read_record(SelectionManifest, Stage.SELECT),
+    )
+    assert generated is not None
+    assert selected is not None
+    kept = {entry.sha256 for entry in selected.files}
+    unselected = [entry for entry in generated.files if entry.transient and entry.sha256 not in kept]
+    run.store.forget(unselected)
+    freed = sum(entry.size_bytes for entry in unselected)
+    run.write_value(_FORGOTTEN, {"freed_bytes": freed})
     return freed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
+from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.resources import TRAINER_CPUS
-from eda_service.distributed.stage_select import compact_shards
-from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, train_worker
+from eda_service.distributed.stage_select import compact_shards, shard_of
+from eda_service.distributed.train_worker import BEST, CURVE_FILE, OUTCOME, Payload, build_draft, train_worker
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
@@ -33,7 +34,7 @@ from eda_service.errors import (
 )
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.model.freezing import count_parameters
-from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
+from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
     start_dir = start_dir or find_draft(config.base_draft)
     out_dir = run.stage_dir(Stage.TRAIN)
-    payload = _payload(run, config, selected, start_dir, out_dir)
+    payload = _payload(run, config, generated, selected, start_dir, out_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = _fit(run, config, payload)
     if outcome["frozen_before"] != outcome["frozen_after"]:
@@ -68,7 +69,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         )
     draft, _ = build_draft(payload, config.train, config.seed)
     total, trainable = count_parameters(draft)
-    pack = out_dir / "pack"
+    files = _fetch_best(run, out_dir)
     return DraftCheckpoint(
         stage=Stage.TRAIN,
         created_at=int(time.time()),
@@ -82,7 +83,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
             if (start_dir / "manifest.json").exists()
             else ""
         },
-        files=tuple(file_entry(out_dir, path) for path in sorted(pack.iterdir())),
+        files=files,
         num_steps=outcome["total_steps"],
         best_step=outcome["best_step"],
         num_parameters=total,
@@ -91,36 +92,70 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         frozen_sha256=outcome["frozen_after"],
         initial_simulated_acceptance_length=outcome["initial_acceptance"],
         best_simulated_acceptance_length=outcome["best_acceptance"],
-        curve=tuple(Curve(out_dir).read()),
+        curve=tuple(Curve(run.store.shared(CURVE_FILE).parent).read()),
         num_worker_restarts=outcome["restarts"],
         training_seconds=outcome["seconds"],
     )
 
 
-def _payload(run: RunDir, config: AdaptConfig, selected: SelectionManifest, start_dir: Path, out_dir: Path) -> Payload:
+def _fetch_best(run: RunDir, out_dir: Path) -> tuple[FileEntry, ...]:
+    """The best weights, on this machine too."""
+    best = run.read_value(BEST) if run.store.is_remote else None
+    if best is None:
+        return tuple(file_entry(out_dir, path) for path in sorted((out_dir / "pack").iterdir()))
+    files = tuple(FileEntry(**entry) for entry in best["files"])
+    run.store.fetch(Stage.TRAIN, files)
+    return files
+
+
+def _payload(
+    run: RunDir,
+    config: AdaptConfig,
+    generated: SelfGenManifest,
+    selected: SelectionManifest,
+    start_dir: Path,
+    out_dir: Path,
+) -> Payload:
     generate_dir, select_dir = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
+    tokens = [entry for entry in generated.files if entry.path.endswith(".tokens.safetensors")]
+    run.store.fetch(Stage.GENERATE, tokens)
+    run.store.fetch(Stage.SELECT, [entry for entry in selected.files if entry.path.endswith(".tokens.safetensors")])
+    vocabulary = _vocabulary(run, config, [shard_of(entry) for entry in tokens], start_dir, out_dir)
+    own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
+    made = [file_entry(out_dir, path) for path in own]
+    run.store.upload(Stage.TRAIN, made)
+    inputs = {
+        Stage.GENERATE: [entry for entry in generated.files if entry.path == IO_FILE],
+        Stage.SELECT: list(selected.files),
+        Stage.TRAIN: made,
+    }
     return Payload(
         run_root=str(run.root),
         out_dir=str(out_dir),
         data_dir=str(select_dir),
         shards=compact_shards(select_dir, selected),
-        io_path=str(generate_dir / "target_io.safetensors"),
+        io_path=str(generate_dir / IO_FILE),
         start_dir=str(start_dir),
-        vocab_path=_vocabulary(run, config, start_dir, out_dir),
+        vocab_path=None if vocabulary is None else str(vocabulary),
+        inputs={stage.value: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()},
     )
 
 
-def _vocabulary(run: RunDir, config: AdaptConfig, start_dir: Path, out_dir: Path) -> str | None:
+def _own_start(run: RunDir, start_dir: Path) -> list[Path]:
+    """Files of a draft to start from that is no registered one: it lies in the run directory."""
+    return sorted(start_dir.iterdir()) if start_dir.is_relative_to(run.root) else []
+
+
+def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_dir: Path, out_dir: Path) -> Path | None:
     """Rank the draft vocabulary over the whole self-generated set (tokens stay after selection)."""
     from safetensors.torch import save_file
 
     from eda_service.artifacts.shards import read_shard
 
     directory = run.stage_dir(Stage.GENERATE)
-    names = sorted(path.name.split(".")[0] for path in directory.glob("shard-*.tokens.safetensors"))
     answers = (
         sample.token_ids[sample.num_prompt_tokens :]
-        for name in names
+        for name in sorted(names)
         for sample in read_shard(directory, name, features=False)
     )
     vocab_W = rank_vocabulary(answers, config.train.draft_vocab_size, read_draft_config(start_dir).vocab_size)
@@ -128,7 +163,7 @@ def _vocabulary(run: RunDir, config: AdaptConfig, start_dir: Path, out_dir: Path
         return None
     path = out_dir / "vocabulary.safetensors"
     save_file({"draft_vocab": vocab_W}, path)
-    return str(path)
+    return path
 
 
 def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
@@ -144,25 +179,31 @@ def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
         ),
         run_config=ray_train.RunConfig(
             name=run.job_id,
-            storage_path=str(run.stage_dir(Stage.TRAIN) / "ray"),
+            storage_path=_checkpoints(run),
             failure_config=ray_train.FailureConfig(
                 max_failures=config.train.max_worker_failures, controller_failure_limit=2
             ),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    path = Path(payload.out_dir) / OUTCOME
-    path.unlink(missing_ok=True)
+    run.remove(OUTCOME)
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise _as_own_error(error) from error
-    if not path.exists():
+    outcome = run.read_value(OUTCOME)
+    if outcome is None:
         raise WorkerLostError("training ended without an outcome; see the train log of this job")
-    outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "failure" in outcome:
         raise NonFiniteLossError(outcome["failure"])
     return outcome
+
+
+def _checkpoints(run: RunDir) -> str:
+    """Where Ray Train keeps resumable checkpoints."""
+    if run.store.storage is None:
+        return str(run.stage_dir(Stage.TRAIN) / "ray")
+    return f"{run.store.storage.url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
 
 
 def _as_own_error(error: BaseException) -> EdaError:

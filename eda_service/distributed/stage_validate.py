@@ -64,6 +64,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    entry = file_entry(directory, path)
+    run.store.upload(Stage.VALIDATE, [entry])
     run.progress(Stage.VALIDATE, step=1, total_steps=1)
     heldout = config.evaluation.num_prompts if config.eval_dataset is None else config.eval_dataset.num_prompts
     return ValidateRecord(
@@ -74,7 +76,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         seed=config.seed,
         library_versions=library_versions(),
         inputs={"base_draft": draft.files[0].sha256, "target": fingerprint.weights_sha256},
-        files=(file_entry(directory, path),),
+        files=(entry,),
         target=fingerprint,
         base_draft=f"{draft.name}@{draft.version}",
         base_draft_sha256=sha256_text("".join(entry.sha256 for entry in draft.files)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.artifacts.curve import Curve
-from eda_service.artifacts.files import write_json
+from eda_service.artifacts.files import file_entry
+from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
@@ -25,7 +26,7 @@ from eda_service.distributed.train_state import TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
 from eda_service.model.freezing import frozen_sha256
-from eda_service.records import CurvePoint, Stage
+from eda_service.records import CurvePoint, FileEntry, Stage
 from eda_service.target.packed import native_bfloat16
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
@@ -35,7 +36,7 @@ from eda_service.training.simulate import simulated_acceptance_length
 from eda_service.training.tracking import open_tracks
 
 SIMULATED_DEPTH = 5
-OUTCOME = "outcome.json"
+OUTCOME, BEST, CURVE_FILE = "train/outcome.json", "train/best.json", "train/curve.jsonl"
 _HELDOUT_BATCH = 16
 _PROGRESS_EVERY_S = 2.0
 
@@ -51,6 +52,16 @@ class Payload:
     io_path: str
     start_dir: str
     vocab_path: str | None
+    inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def fetched(self, config: AdaptConfig) -> Payload:
+        """The same, once everything it names is on this machine."""
+        run = RunDir(Path(self.run_root))
+        for stage, entries in self.inputs.items():
+            run.store.fetch(Stage(stage), [FileEntry(**entry) for entry in entries])
+        if Path(self.start_dir).exists():
+            return self
+        return replace(self, start_dir=str(find_draft(config.base_draft)))
 
 
 class Worker:
@@ -179,6 +190,7 @@ class Worker:
         if now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
             self.run.progress(Stage.TRAIN, step=step, total_steps=self.total_steps)
+            self.run.store.share(CURVE_FILE)
 
     def _evaluate(self) -> float:
         """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
@@ -218,6 +230,10 @@ class Worker:
         for path in staging.iterdir():
             path.replace(best / path.name)
         staging.rmdir()
+        if self.run.store.is_remote:
+            entries = [file_entry(self.out_dir, path) for path in sorted(best.iterdir())]
+            self.run.store.upload(Stage.TRAIN, entries)
+            self.run.write_value(BEST, {"files": [entry.model_dump() for entry in entries]})
 
     def _checkpoint(self) -> None:
         """A resumable checkpoint through Ray Train: weights, optimizer shard of every rank, state."""
@@ -245,6 +261,7 @@ class Worker:
             if self.rank == 0:
                 self.run.event("train_resumed", f"resumed from step {self.state.step}", stage=Stage.TRAIN)
         if self.rank == 0:
+            self.run.store.shared(CURVE_FILE)
             self.curve.truncate_after(self.state.step)
 
 
@@ -261,7 +278,7 @@ def load_heads(
 def train_worker(arguments: dict[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
     config = AdaptConfig.model_validate(arguments["config"])
-    payload = Payload(**arguments["payload"])
+    payload = Payload(**arguments["payload"]).fetched(config)
     prepare_environment(config.train.use_gpu)
     without_cpu_kernels()
     torch.set_num_threads(config.train.threads_per_worker)
@@ -283,8 +300,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
         if worker.tracks is not None:
             worker.tracks.close()
     if worker.rank == 0:
-        # On storage: Ray Train keeps the metrics of reports with a checkpoint only.
-        write_json(Path(payload.out_dir) / OUTCOME, outcome)
+        # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
+        worker.run.store.share(CURVE_FILE)
+        worker.run.write_value(OUTCOME, outcome)
 
 
 def is_mixed(config: TrainConfig) -> bool:

@@ -34,5 +34,6 @@ def test_only_what_may_pass_by_itself_is_retryable() -> None:
         "UnschedulableError",
         "OverloadedError",
         "QuotaExceededError",
+        "StorageError",
         "WorkerLostError",
     }

@@ -11,7 +11,7 @@ from scripted_service import Answer, ScriptedService, scripted_service
 from api.services.live import Live, State, look
 from api.services.replicas import Replicas
 from api.services.serving import Serving
-from eda_service.distributed.serve_config import ServeApi, application_of, group_key
+from eda_service.distributed.serve_config import Listen, ServeApi, application_of, group_key
 from eda_service.jobstore import Deployment, JobStore
 
 TARGET = {"model": "org/base"}
@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobStore]:
 
 @pytest.fixture
 def serving(ray: ScriptedService, store: JobStore) -> Iterator[Serving]:
-    made = Serving(store, ServeApi(ray.url), 8701)
+    made = Serving(store, ServeApi(ray.url), Listen("127.0.0.1", 8701))
     yield made
     made.close()
 

@@ -9,13 +9,13 @@ import pytest
 from ray.serve.config import AutoscalingConfig
 from test_serve_groups import deployment
 
-from eda_service.distributed.serve_config import build_config, groups_of
+from eda_service.distributed.serve_config import Listen, build_config, groups_of
 
 
 def policy(round_ms: int) -> Any:
     """As the controller gets it: made from the config, by its path."""
     found = groups_of([deployment("a", (1, 4)).model_copy(update={"round_ms": round_ms})])
-    scaling = build_config(found, port=1)["applications"][0]["deployments"][0]["autoscaling_config"]
+    scaling = build_config(found, Listen("127.0.0.1", 1))["applications"][0]["deployments"][0]["autoscaling_config"]
     parsed = AutoscalingConfig.model_validate(scaling).policy
     return parsed.get_policy()(**parsed.policy_kwargs)
 

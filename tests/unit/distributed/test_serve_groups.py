@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from eda_service.distributed.serve_config import build_config, group_key, groups_of
+from eda_service.distributed.serve_config import Listen, build_config, group_key, groups_of
 from eda_service.jobstore import Deployment
 
 
@@ -39,7 +39,7 @@ def test_shipped_targets_share_the_group_of_their_base() -> None:
 
 def test_the_config_is_one_application_per_group_in_ray_s_words() -> None:
     found = groups_of([deployment("a"), deployment("b", (2, 5), adapter="x"), deployment("c", (3, 3), model="org/c")])
-    config = build_config(found, port=8701)
+    config = build_config(found, Listen("127.0.0.1", 8701))
     parsed = ServeDeploySchema.model_validate(config)
     by_models = {tuple(m["name"] for m in app.deployments[0].user_config["models"]): app for app in parsed.applications}
     shared, single = by_models["a", "b"], by_models["c",]
@@ -49,7 +49,7 @@ def test_the_config_is_one_application_per_group_in_ray_s_words() -> None:
     assert (scaling["min_replicas"], scaling["max_replicas"]) == (2, 5)
     assert single.deployments[0].num_replicas == 3
     assert parsed.http_options.host == "127.0.0.1"
-    assert build_config([], port=8701)["applications"] == []
+    assert build_config([], Listen("127.0.0.1", 8701))["applications"] == []
 
 
 def test_a_deployment_on_vllm_is_a_group_of_its_own_placed_with_its_gpus() -> None:
@@ -58,7 +58,7 @@ def test_a_deployment_on_vllm_is_a_group_of_its_own_placed_with_its_gpus() -> No
     on_gpu = deployment("c").model_copy(update={"engine": gpu})
     found = groups_of([deployment("a"), on_cpu, on_gpu])
     assert len({group.key for group in found}) == 3
-    parsed = ServeDeploySchema.model_validate(build_config(found, port=8701))
+    parsed = ServeDeploySchema.model_validate(build_config(found, Listen("127.0.0.1", 8701)))
     placed = {
         app.deployments[0].user_config["models"][0]["name"]: app.deployments[0].placement_group_bundles
         for app in parsed.applications
@@ -68,3 +68,12 @@ def test_a_deployment_on_vllm_is_a_group_of_its_own_placed_with_its_gpus() -> No
     assert isinstance(placed["a"], type(parsed.applications[0].deployments[0].max_queued_requests))
     (model,) = next(group for group in found if group.models[0].name == "c").models
     assert model.engine.vllm.tensor_parallel_size == 2
+
+
+def test_replicas_take_gpus_where_the_service_says_so() -> None:
+    listen = Listen("0.0.0.0", 8000)
+    plain, with_gpus = (build_config(groups_of([deployment("a")]), listen, gpus=gpus) for gpus in (0.0, 1.0))
+    actor = ServeDeploySchema.model_validate(with_gpus).applications[0].deployments[0].ray_actor_options
+    assert (actor.num_gpus, actor.num_cpus) == (1.0, 0.5)
+    assert "ray_actor_options" not in plain["applications"][0]["deployments"][0]
+    assert with_gpus["http_options"] == {"host": "0.0.0.0", "port": 8000}
