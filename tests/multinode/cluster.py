@@ -1,0 +1,119 @@
+"""A service on the first machine of a network and nodes on the others, as a user starts them: `eda up`, `eda join`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import httpx
+import psutil
+from network import Network
+from running import REPOSITORY, Service
+
+from eda_service.distributed.ray_token import auth_headers, token_path
+
+JOIN_TIMEOUT_S = 240.0
+ROLES = {
+    "driver": "python -m jobs.adapt --job-id",
+    "generation_actor": "ray::MapWorker",
+    "train_worker": "ray::RayTrainWorker",
+    "replica": "ray::ServeReplica",
+}
+
+
+class Cluster:
+    """Runs on the network's first machine, which offers no processors: work goes to the others.
+
+    Args:
+        network: Where.
+        home: State root, which all machines share.
+        env: Settings of the service.
+        members: Machines that join at the start.
+        allow: Directory whose files requests may name.
+    """
+
+    def __init__(
+        self, network: Network, home: Path, env: Mapping[str, str], *, members: Sequence[int], allow: Path
+    ) -> None:
+        self.network, self.home, self._members = network, home, members
+        self._logs = home / "logs"
+        options = ["--node-ip", network.address(0), "--num-cpus", "0"]
+        self.service = Service(home, env, allow=allow, options=options)
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self.service.__enter__()
+        try:
+            for number in self._members:
+                self.join(number)
+            self.wait_joined(self._members)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Switch the machines off and stop the service."""
+        for number, child in self._children.items():
+            self.network.kill(number)
+            child.wait(30)
+        self.service.stop()
+
+    @property
+    def url(self) -> str:
+        """Of the API."""
+        return str(self.service.facts["api_url"])
+
+    def join(self, number: int) -> None:
+        """`eda join` on a machine."""
+        address = str(self.service.facts["ray_address"])
+        command = [sys.executable, "-m", "eda_service.cli.main", "join", address, "--home", str(self.home)]
+        with (self._logs / f"join-{number}.log").open("ab") as log:
+            self._children[number] = subprocess.Popen(
+                self.network.command(number, [*command, "--num-cpus", "1"]),
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self, number: int) -> None:
+        """Switch a machine off."""
+        self.network.kill(number)
+        self._children.pop(number).wait(30)
+
+    def alive(self) -> set[int]:
+        """Machines that Ray counts as nodes, the head not among them."""
+        url = f"{self.service.facts['dashboard_url']}/api/v0/nodes"
+        answer = httpx.get(url, headers=auth_headers(token_path(self.home)), timeout=30)
+        nodes = answer.json()["data"]["result"]["result"]
+        return {self.network.number(node["node_ip"]) for node in nodes if node["state"] == "ALIVE"} - {0}
+
+    def wait_joined(self, numbers: Sequence[int]) -> float:
+        """Wait until exactly these machines are nodes; returns how long that took."""
+        began = time.monotonic()
+        while (found := self.alive()) != set(numbers):
+            if time.monotonic() - began > JOIN_TIMEOUT_S:
+                raise AssertionError(f"nodes are {sorted(found)} instead of {sorted(numbers)}; logs in {self._logs}")
+            time.sleep(0.3)
+        return time.monotonic() - began
+
+    def where(self, role: str) -> list[int]:
+        """The machine of each process of a role, by the processes themselves and not by Ray's word."""
+        found = []
+        for number in range(self.network.size):
+            for pid in self.network.pids(number):
+                with contextlib.suppress(psutil.Error):
+                    line = " ".join(psutil.Process(pid).cmdline())
+                    if line.startswith(ROLES[role]):
+                        found.append(number)
+        return found
