@@ -10,13 +10,15 @@ answers must go on. Beside the faults: work is spread over machines, and a machi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any
 import httpx
 
 from benchmarks.faults import CONFIG
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.pairs import RESULTS, ROOT, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Client
@@ -37,15 +39,18 @@ sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "integration", "mult
 
 RESULT = "nodes.json"
 NUM_MACHINES = 5  # with the head; the last one joins late
-NUM_PROMPTS = 390
-TIMEOUT_S = 900.0
+NUM_PROMPTS = 198
+TIMEOUT_S = 1800.0
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
 SERVE_FOR_S = 120.0
+LONGEST_GAP_S = 10.0
+MEMBERS = list(range(1, NUM_MACHINES - 1))
 JOB = merge(
     CONFIG,
     {
         "selfgen": {"max_new_tokens": 96, "num_actors": 3},
-        "train": {"num_workers": 2, "batch_size": 8, "epochs": 16},
+        "train": {"num_workers": 2, "batch_size": 8, "epochs": 8, "checkpoint_every_steps": 5},
+        "evaluation": {"num_prompts": 2, "max_new_tokens": 8, "temperatures": [0.0]},
     },
 )
 
@@ -72,12 +77,12 @@ class Fault:
 
 ADAPTING = (
     Fault("kill", "generate", "generation_actor"),
-    Fault("cut", "generate", "generation_actor"),
-    Fault("kill", "generate", "driver"),
-    Fault("cut", "generate", "driver"),
-    Fault("kill", "train", "train_worker"),
     Fault("cut", "train", "train_worker"),
     Fault("kill", "train", "driver"),
+    Fault("cut", "generate", "generation_actor"),
+    Fault("kill", "train", "train_worker"),
+    Fault("cut", "generate", "driver"),
+    Fault("kill", "generate", "driver"),
     Fault("cut", "train", "driver"),
 )
 SERVING = (Fault("kill", "serve", "replica"), Fault("cut", "serve", "replica"))
@@ -91,8 +96,9 @@ class Sightings:
 
     def look(self, cluster: Any) -> None:
         """Look once."""
-        for role in ("driver", "generation_actor", "train_worker"):
-            self.machines.setdefault(role, set()).update(cluster.where(role))
+        for role, found in cluster.look().items():
+            if role != "replica":
+                self.machines.setdefault(role, set()).update(found)
 
     def as_dict(self) -> dict[str, list[int]]:
         """Sorted."""
@@ -115,7 +121,7 @@ class Bed:
         self.prompts.write_text("".join(row + "\n" for row in rows))
 
     @contextmanager
-    def cluster(self, network: Any, members: list[int], *, serve: bool = False) -> Iterator[Any]:
+    def cluster(self, network: Any, members: Sequence[int], *, serve: bool = False) -> Iterator[Any]:
         """A service with nodes on these machines."""
         from cluster import Cluster
 
@@ -144,15 +150,15 @@ def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
     """One job to its end, with a fault in the middle of a stage."""
     began, seen, struck = time.monotonic(), Sightings(), None
     with Client(cluster.url, max_retries=20) as client:
-        job = client.create(bed.body())
-        for job in client.watch(job.id, interval_s=0.2):
+        first = client.create(bed.body())
+        for job in client.watch(first.id, interval_s=0.3):
             seen.look(cluster)
             if fault is not None and struck is None and job.stage == fault.stage and _is_amid(job.progress):
                 struck = strike(cluster, fault)
                 at = None if job.progress is None else f"{job.progress.step} of {job.progress.total_steps}"
             if time.monotonic() - began > TIMEOUT_S:
                 break
-        events = client.events(job.id)
+        events = client.events(first.id)
     seconds = time.monotonic() - began
     found: dict[str, Any] = {
         "status": job.status,
@@ -195,7 +201,7 @@ def heal(cluster: Any, number: int, *, killed: bool) -> float:
         cluster.join(number)
     else:
         cluster.network.mend(number)
-    waited: float = cluster.wait_joined(sorted({*cluster.alive(), number}))
+    waited: float = cluster.wait_joined([number])
     return waited
 
 
@@ -203,8 +209,8 @@ def add(bed: Bed, cluster: Any, number: int) -> dict[str, Any]:
     """A job that wants more actors than there is room for, and a machine that joins while it generates."""
     seen, joined_at = Sightings(), None
     with Client(cluster.url, max_retries=20) as client:
-        job = client.create(bed.body(selfgen={"num_actors": 7}))
-        for job in client.watch(job.id, interval_s=0.2):
+        first = client.create(bed.body(selfgen={"num_actors": 7}))
+        for job in client.watch(first.id, interval_s=0.3):
             if joined_at is None and job.stage == "generate" and job.progress is not None and job.progress.step > 0:
                 cluster.join(number)
                 joined_at = f"{job.progress.step} of {job.progress.total_steps}"
@@ -273,7 +279,7 @@ def judge(answers: Answers, struck_s: float, recovered_s: float) -> dict[str, An
     good = [at for at, text in sorted(answers.rows) if text is not None]
     texts = {text for _, text in answers.rows if text is not None}
     bad_after = [at for at, text in answers.rows if text is None and at > struck_s]
-    longest = max((b - a for a, b in zip(good, good[1:], strict=False)), default=0.0)
+    longest = max((after - before for before, after in itertools.pairwise(good)), default=0.0)
     return {
         "num_answers": len(good),
         "num_errors": len(answers.errors),
@@ -294,31 +300,63 @@ def _wait_replicas(client: Client) -> float:
     return time.monotonic() - began
 
 
-def ends_well(case: dict[str, Any], reference: dict[str, Any]) -> bool:
-    """Whether a fault run did."""
-    if "num_answers" in case:
-        going_on = case["longest_gap_s"] < 10.0 and case["num_different_texts"] == 1
-        return going_on and case["last_error_after_s"] < SERVE_FOR_S - 10.0
-    return (
-        case["status"] == "succeeded"
-        and case.get("machine") is not None
-        and case["pack_sha256"] == reference["pack_sha256"]
-    )
+@dataclass
+class Results:
+    """What the file holds.
 
+    Attributes:
+        uninterrupted: The run without a fault.
+        added: The run during which a machine joined.
+        cases: Fault runs by name.
+    """
 
-def summary(reference: dict[str, Any], cases: dict[str, Any], added: dict[str, Any] | None) -> dict[str, Any]:
-    """The result file."""
-    spread = {role: len(found) for role, found in reference["machines"].items()}
-    return {
-        **header("make proof-nodes"),
-        "num_machines": NUM_MACHINES,
-        "uninterrupted": reference,
-        "num_machines_by_role": spread,
-        "added": added,
-        "num_fault_runs": len(cases),
-        "num_ended_well": sum(case["ends_well"] for case in cases.values()),
-        "cases": cases,
-    }
+    uninterrupted: dict[str, Any] | None = None
+    added: dict[str, Any] | None = None
+    cases: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls) -> Results:
+        """From the file, without the fault runs that did not end well."""
+        found = json.loads((RESULTS / RESULT).read_text(encoding="utf-8"))
+        cases = {name: case for name, case in found["cases"].items() if case["ends_well"]}
+        return cls(found["uninterrupted"], found["added"], cases)
+
+    def add(self, fault: Fault, case: dict[str, Any]) -> None:
+        """Judge a fault run and write the file."""
+        self.cases[fault.name] = {**case, "ends_well": self._ends_well(case)}
+        sys.stderr.write(f"{fault.name}: {json.dumps(self.cases[fault.name])}\n")
+        self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        machines = {} if self.uninterrupted is None else self.uninterrupted["machines"]
+        result = {
+            **header("make proof-nodes"),
+            "num_machines": NUM_MACHINES,
+            "uninterrupted": self.uninterrupted,
+            "num_machines_by_role": {role: len(found) for role, found in machines.items()},
+            "added": self.added,
+            "num_fault_runs": len(self.cases),
+            "num_ended_well": sum(case["ends_well"] for case in self.cases.values()),
+            "cases": self.cases,
+        }
+        write_result(RESULT, result)
+
+    def bad(self) -> list[str]:
+        """What did not end well."""
+        found = [name for name, case in self.cases.items() if not case["ends_well"]]
+        added = self.added
+        if added is not None and (added["status"] != "succeeded" or not added["added_machine_generated"]):
+            found.append("the added machine")
+        return found
+
+    def _ends_well(self, case: dict[str, Any]) -> bool:
+        if "num_answers" in case:
+            going_on = case["longest_gap_s"] < LONGEST_GAP_S and case["num_different_texts"] == 1
+            return bool(going_on and case["last_error_after_s"] < SERVE_FOR_S - LONGEST_GAP_S)
+        assert self.uninterrupted is not None
+        same = case["pack_sha256"] == self.uninterrupted["pack_sha256"]
+        return bool(case["status"] == "succeeded" and case.get("machine") is not None and same)
 
 
 def main() -> None:
@@ -326,51 +364,54 @@ def main() -> None:
     from network import Network, network_here, run_on_head, why_not
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="fault runs whose name contains this")
+    parser.add_argument("--resume", action="store_true", help="keep the runs of the result file that ended well")
+    parser.add_argument("--only", choices=("adapt", "serve"), help="one half")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up
     network = network_here()
     if network is None:
         if (reason := why_not()) is not None:
             raise SystemExit(reason)
         with Network(NUM_MACHINES) as made:
             raise SystemExit(run_on_head(made, ["-m", "benchmarks.nodes", *sys.argv[1:]]))
+    results = Results.read() if arguments.resume else Results()
     # Not under /tmp, of which every machine has its own.
     directory = Path(tempfile.mkdtemp(prefix="eda-nodes-", dir="/var/tmp"))
     try:
-        run(network, Bed(directory), arguments.only)
+        bed = Bed(directory)
+        if arguments.only != "serve":
+            run_adapting(network, bed, results)
+        if arguments.only != "adapt":
+            run_serving(network, bed, results)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+    if bad := results.bad():
+        raise SystemExit(f"these did not end well: {', '.join(bad)}")
 
 
-def run(network: Any, bed: Bed, only: str) -> None:
-    """The uninterrupted run, every fault, the added machine; the result file is written after each."""
-    cases: dict[str, Any] = {}
-    added: dict[str, Any] | None = None
-    members = list(range(1, NUM_MACHINES - 1))
-    with bed.cluster(network, members) as cluster:
-        reference = adapt(bed, cluster, None)
-        sys.stderr.write(f"uninterrupted: {json.dumps(reference)}\n")
-        if reference["status"] != "succeeded":
-            raise SystemExit("the uninterrupted run did not succeed")
-        for fault in (each for each in ADAPTING if only in each.name):
-            cases[fault.name] = adapt(bed, cluster, fault)
-            note(fault, cases, reference, added)
-        added = add(bed, cluster, NUM_MACHINES - 1)
-        sys.stderr.write(f"added: {json.dumps(added)}\n")
-    with bed.cluster(network, members, serve=True) as cluster:
-        for fault in (each for each in SERVING if only in each.name):
-            cases[fault.name] = serve(bed, cluster, fault)
-            note(fault, cases, reference, added)
-    bad = [name for name, case in cases.items() if not case["ends_well"]]
-    if bad or added["status"] != "succeeded" or not added["added_machine_generated"]:
-        raise SystemExit(f"these did not end well: {', '.join(bad) or 'the added machine'}")
+def run_adapting(network: Any, bed: Bed, results: Results) -> None:
+    """The uninterrupted run, the faults, the added machine."""
+    with bed.cluster(network, MEMBERS) as cluster:
+        if results.uninterrupted is None:
+            results.uninterrupted = adapt(bed, cluster, None)
+            sys.stderr.write(f"uninterrupted: {json.dumps(results.uninterrupted)}\n")
+            if results.uninterrupted["status"] != "succeeded":
+                raise SystemExit("the uninterrupted run did not succeed")
+        for fault in ADAPTING:
+            if fault.name not in results.cases:
+                results.add(fault, adapt(bed, cluster, fault))
+        if results.added is None:
+            results.added = add(bed, cluster, NUM_MACHINES - 1)
+            results.write()
 
 
-def note(fault: Fault, cases: dict[str, Any], reference: dict[str, Any], added: dict[str, Any] | None) -> None:
-    """Judge the newest case and write the file."""
-    cases[fault.name]["ends_well"] = ends_well(cases[fault.name], reference)
-    sys.stderr.write(f"{fault.name}: {json.dumps(cases[fault.name])}\n")
-    write_result(RESULT, summary(reference, cases, added))
+def run_serving(network: Any, bed: Bed, results: Results) -> None:
+    """The faults at the endpoint."""
+    todo = [fault for fault in SERVING if fault.name not in results.cases]
+    if todo:
+        with bed.cluster(network, MEMBERS, serve=True) as cluster:
+            for fault in todo:
+                results.add(fault, serve(bed, cluster, fault))
 
 
 if __name__ == "__main__":
