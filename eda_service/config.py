@@ -224,6 +224,11 @@ class TrainConfig(Config):
         "processor multiplies it natively",
     )
     use_gpu: bool = Field(False, description="one GPU per worker")
+    placement: Literal["auto", "pack", "spread"] = Field(
+        "auto",
+        description="workers over nodes; auto: packed with GPUs, whose links inside a node are fast, spread on CPUs, "
+        "where a worker keeps its node's cores busy",
+    )
     checkpoint_every_steps: int = Field(50, ge=1, le=100_000, description="steps between resumable checkpoints")
     max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from eda_service.cli import deployments, jobs, keys, models
+from eda_service.cli import deployments, jobs, keys, models, plan
 from eda_service.cli.adapt import adapt
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
 from eda_service.cli.doctor import doctor
 from eda_service.cli.export import export
+from eda_service.cli.join import join
 from eda_service.cli.report import report
 from eda_service.cli.service import down, up
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command(epilog=example("eda up --port 8800"))(up)
 app.command(epilog=example("eda down"))(down)
+app.command(epilog=example("eda join 10.0.0.1:6379 --home /mnt/shared/eda"))(join)
 app.command(
     epilog=example(
         "eda adapt smollm2-135m-math --preset demo --dry-run",
@@ -41,6 +43,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
+app.add_typer(plan.app, name="plan")
 
 if __name__ == "__main__":
     app()

@@ -27,6 +27,15 @@ def up(
     allow: Annotated[
         list[Path] | None, typer.Option("--allow", help="Another directory whose files requests may name.")
     ] = None,
+    node_ip: Annotated[
+        str, typer.Option("--node-ip", help="Address at which other machines join with `eda join`; loopback: none can.")
+    ] = "127.0.0.1",
+    ray_port: Annotated[
+        int | None, typer.Option("--ray-port", min=1, max=65535, help="Port they join at; default: a free one.")
+    ] = None,
+    num_cpus: Annotated[
+        int, typer.Option("--num-cpus", min=0, help="Logical CPUs of this node; 0: all work goes to nodes that join.")
+    ] = 8,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Start the service (Ray, the API, the endpoint) and keep it running until Ctrl-C or `eda down`."""
@@ -37,7 +46,16 @@ def up(
     root = (home or home_dir()).expanduser().resolve()
     roots = [Path.cwd(), *(path.expanduser().resolve() for path in allow or [])]
     parent = os.getppid() if with_parent else None
-    supervisor = Supervisor(root, host=host, port=port, serve_port=serve_port, local_roots=roots)
+    supervisor = Supervisor(
+        root,
+        host=host,
+        port=port,
+        serve_port=serve_port,
+        local_roots=roots,
+        node_ip=node_ip,
+        ray_port=ray_port,
+        num_cpus=num_cpus,
+    )
     try:
         with err.status("starting Ray and the API"):
             supervisor.start()
@@ -46,6 +64,8 @@ def up(
         out.print(f"Ray               {facts['ray_address']}   dashboard {facts['dashboard_url']}")
         out.print(f"home              {root}      stop with Ctrl-C or `eda down`")
         env = " ".join(f"{name}={value}" for name, value in facts["ray_env"].items())
+        if facts["ray_joinable"]:
+            out.print(f"more nodes        eda join {facts['ray_address']} --home {root}")
         out.print(f"by hand           {env} ray job submit -- python -m jobs.adapt --target ...")
         supervisor.run(parent_pid=parent)
     except StoppedError:

@@ -26,7 +26,8 @@ from eda_service.artifacts.files import write_json
 from eda_service.cli.console import read_up
 from eda_service.cli.keys import open_store
 from eda_service.distributed import processes
-from eda_service.distributed.ray_head import RayHead, child_env, remove_temp_dir
+from eda_service.distributed.ray_head import RayHead
+from eda_service.distributed.ray_node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, remove_temp_dir
 from eda_service.distributed.ray_token import ensure_token, token_path
 from eda_service.errors import EdaError, InputError
 from eda_service.loopback import require_loopback
@@ -78,11 +79,26 @@ class Supervisor:
         port: Port of the API and the gateway.
         serve_port: Port of Ray Serve.
         local_roots: Directories whose files requests may name, besides home.
+        node_ip: Address at which other nodes join this one's Ray.
+        ray_port: Port they join it at; None: a free one.
+        num_cpus: Logical CPUs of this node.
     """
 
-    def __init__(self, home: Path, *, host: str, port: int, serve_port: int, local_roots: list[Path]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        host: str,
+        port: int,
+        serve_port: int,
+        local_roots: list[Path],
+        node_ip: str = LOOPBACK,
+        ray_port: int | None = None,
+        num_cpus: int = NUM_LOGICAL_CPUS,
+    ) -> None:
         self._home, self._host, self._port, self._serve_port = home, _safe_host(home, host), port, serve_port
         self._roots = local_roots
+        self._node_ip, self._ray_port, self._num_cpus = node_ip, ray_port, num_cpus
         self._logs = home / "logs"
         self._mark = secrets.token_hex(16)
         self._stopping = threading.Event()
@@ -106,6 +122,7 @@ class Supervisor:
             "api_url": self.api_url,
             "serve_url": f"http://127.0.0.1:{self._serve_port}",
             "ray_address": self._ray.address,
+            "ray_joinable": not self._ray.is_alone,
             "dashboard_url": self._ray.dashboard_url,
             "home": str(self._home),
             "ray_env": {
@@ -133,7 +150,9 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         ensure_token(self._home)  # before the API starts, which reads it once
-        self._ray = RayHead(self._home, self._logs / "ray_head.log")
+        self._ray = RayHead(
+            self._home, self._logs / "ray_head.log", node_ip=self._node_ip, port=self._ray_port, num_cpus=self._num_cpus
+        )
         self._ray.start()
         self._start_api()
         self._wait_ready()
@@ -230,12 +249,22 @@ def is_running(home: Path) -> bool:
 
 
 def _take_lock(home: Path) -> IO[str]:
-    stream = (home / "up.lock").open("a+", encoding="utf-8")
+    taken = f"a service already runs for {home}; stop it with `eda down` or use another --home"
+    return take_lock(home / "up.lock", taken)
+
+
+def take_lock(path: Path, taken: str) -> IO[str]:
+    """Lock a file for as long as it stays open.
+
+    Raises:
+        InputError: Another process holds it; the message is `taken`.
+    """
+    stream = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         stream.close()
-        raise InputError(f"a service already runs for {home}; stop it with `eda down` or use another --home") from error
+        raise InputError(taken) from error
     return stream
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from eda_service.config import AdaptConfig, Selector
+from eda_service.config import AdaptConfig, Selector, TrainConfig
 from eda_service.model.draft_config import DraftConfig
 
 if TYPE_CHECKING:
@@ -42,12 +42,24 @@ def num_samples(config: AdaptConfig) -> int:
     return prompts * config.selfgen.answers_per_prompt
 
 
-def num_train_steps(config: AdaptConfig) -> int:
-    """Optimizer steps of the job, if no prompt is skipped."""
+def split_samples(config: AdaptConfig) -> tuple[int, int]:
+    """(samples that train, samples held out in training) of those that selection keeps."""
     share = 1.0 if config.selection.method is Selector.ALL else config.selection.keep_fraction
     kept = round(num_samples(config) * share)
     heldout = min(64, round(kept * config.train.heldout_fraction))
-    return math.ceil(max(1, kept - heldout) / config.train.batch_size) * config.train.epochs
+    return max(1, kept - heldout), heldout
+
+
+def num_train_steps(config: AdaptConfig) -> int:
+    """Optimizer steps of the job, if no prompt is skipped."""
+    return math.ceil(split_samples(config)[0] / config.train.batch_size) * config.train.epochs
+
+
+def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:
+    """Forward and backward of one drafted position: the experts, and the head's rows of the draft vocabulary."""
+    rows = train.draft_vocab_size or draft.vocab_size
+    experts = 6.0 * (2 + train.private_width_fraction) * 3 * draft.hidden_size * draft.expert_width
+    return experts + 8.0 * rows * draft.hidden_size
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,7 @@ def estimate_time(
     generate_flops = 2.0 * num_target_parameters * answers / selfgen.num_actors
     modes = 1 + 2 * len(evaluation.temperatures)
     evaluate_flops = 2.0 * num_target_parameters * evaluation.num_prompts * evaluation.max_new_tokens * modes
-    hidden, vocab = draft.hidden_size, train.draft_vocab_size or draft.vocab_size
-    per_token = 6.0 * (2 + train.private_width_fraction) * 3 * hidden * draft.expert_width + 8.0 * vocab * hidden
+    per_token = train_flops_per_token(train, draft)
     tokens = samples * selection.keep_fraction * min(train.max_tokens, 2 * selfgen.max_new_tokens)
     train_flops = per_token * tokens * train.epochs * train.loss.unroll_steps / train.num_workers
     decoding = _DECODING_EFFICIENCY * flops_per_s

@@ -19,7 +19,7 @@ from eda_service.artifacts.files import file_entry, is_disk_full
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards, shard_of
@@ -175,6 +175,7 @@ def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
         scaling_config=ray_train.ScalingConfig(
             num_workers=config.train.num_workers,
             use_gpu=config.train.use_gpu,
+            placement_strategy=placement_strategy(config.train),
             resources_per_worker={"CPU": TRAINER_CPUS, **({"GPU": 1} if config.train.use_gpu else {})},
         ),
         run_config=ray_train.RunConfig(
@@ -204,6 +205,13 @@ def _checkpoints(run: RunDir) -> str:
     if run.store.storage is None:
         return str(run.stage_dir(Stage.TRAIN) / "ray")
     return f"{run.store.storage.url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
+
+
+def placement_strategy(config: TrainConfig) -> str:
+    """Ray's name for how the worker group is laid over nodes."""
+    if config.placement == "auto":
+        return "PACK" if config.use_gpu else "SPREAD"
+    return config.placement.upper()
 
 
 def _as_own_error(error: BaseException) -> EdaError:

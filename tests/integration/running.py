@@ -39,11 +39,14 @@ class Service:
         home: Its state root.
         env: Settings on top of this process's environment.
         allow: Directory whose files requests may name, besides home and the repository.
+        options: More of `eda up`.
     """
 
-    def __init__(self, home: Path, env: Mapping[str, str], *, allow: Path | None = None) -> None:
+    def __init__(
+        self, home: Path, env: Mapping[str, str], *, allow: Path | None = None, options: Sequence[str] = ()
+    ) -> None:
         self.home, self._env = home, {**os.environ, "OMP_NUM_THREADS": "1", **env}
-        self._options = [] if allow is None else ["--allow", str(allow)]
+        self._options = [*([] if allow is None else ["--allow", str(allow)]), *options]
         self._ports = ["--port", str(free_port()), "--serve-port", str(free_port())]
         self._log = (home / "up.log").open("ab")
         self.child = self._start()

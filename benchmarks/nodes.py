@@ -1,0 +1,418 @@
+"""Machines that die: `make proof-nodes` writes `benchmarks/results/nodes.json`.
+
+Five machines made of network namespaces (tests/multinode/network.py), the service on the first, which offers no
+processors, nodes on the others, a tiny target. A machine is switched off (SIGKILL for all its processes at once) or cut
+off (its interface goes down, its processes go on) while a job generates or trains on it, or while it serves. The job
+must succeed with the pack of the uninterrupted run, byte for byte; at the endpoint every answer must be right, and
+answers must go on. Beside the faults: work is spread over machines, and a machine added in mid-generation gets some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.faults import CONFIG
+from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from eda_service.artifacts.files import sha256_file
+from eda_service.artifacts.registry import find_pack
+from eda_service.client import Client
+from eda_service.config import TargetSpec
+from eda_service.presets import merge
+from eda_service.target.loader import load_target
+
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "integration", "multinode")]
+
+RESULT = "nodes.json"
+NUM_MACHINES = 5  # with the head; the last one joins late
+NUM_PROMPTS = 198
+TIMEOUT_S = 1800.0
+QUESTION = [{"role": "user", "content": "the other one and the user"}]
+SERVE_FOR_S = 120.0
+LONGEST_GAP_S = 10.0
+MEMBERS = list(range(1, NUM_MACHINES - 1))
+JOB = merge(
+    CONFIG,
+    {
+        "selfgen": {"max_new_tokens": 96, "num_actors": 3},
+        "train": {"num_workers": 2, "batch_size": 8, "epochs": 8, "checkpoint_every_steps": 5},
+        "evaluation": {"num_prompts": 2, "max_new_tokens": 8, "temperatures": [0.0]},
+    },
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One case.
+
+    Attributes:
+        how: `kill` or `cut`.
+        stage: Of the job, or `serve`.
+        role: Whose machine, of cluster.ROLES.
+    """
+
+    how: str
+    stage: str
+    role: str
+
+    @property
+    def name(self) -> str:
+        """Of the case."""
+        return f"{self.how}-{self.role}-{self.stage}"
+
+
+ADAPTING = (
+    Fault("kill", "generate", "generation_actor"),
+    Fault("cut", "train", "train_worker"),
+    Fault("kill", "train", "driver"),
+    Fault("cut", "generate", "generation_actor"),
+    Fault("kill", "train", "train_worker"),
+    Fault("cut", "generate", "driver"),
+    Fault("kill", "generate", "driver"),
+    Fault("cut", "train", "driver"),
+)
+SERVING = (Fault("kill", "serve", "replica"), Fault("cut", "serve", "replica"))
+
+
+@dataclass
+class Sightings:
+    """On which machines the processes of each role were seen."""
+
+    machines: dict[str, set[int]] = field(default_factory=dict)
+
+    def look(self, cluster: Any) -> None:
+        """Look once."""
+        for role, found in cluster.look().items():
+            if role != "replica":
+                self.machines.setdefault(role, set()).update(found)
+
+    def as_dict(self) -> dict[str, list[int]]:
+        """Sorted."""
+        return {role: sorted(found) for role, found in self.machines.items()}
+
+
+class Bed:
+    """Files of the runs: a tiny target with its draft, prompts, a home per service."""
+
+    def __init__(self, directory: Path) -> None:
+        from tiny_models import fit_draft, register_draft, write_target
+
+        self.directory, self.home = directory, directory / "home"
+        self.home.mkdir()
+        self.target_dir = write_target(directory / "tiny-target", "llama")
+        target = load_target(TargetSpec(model=str(self.target_dir), dtype="float32"))
+        register_draft(self.home, fit_draft(target, steps=60), target)
+        self.prompts = directory / "prompts.jsonl"
+        rows = (json.dumps({"prompt": f"the user and the other assistant number {i}"}) for i in range(NUM_PROMPTS))
+        self.prompts.write_text("".join(row + "\n" for row in rows))
+
+    @contextmanager
+    def cluster(self, network: Any, members: Sequence[int], *, serve: bool = False) -> Iterator[Any]:
+        """A service with nodes on these machines."""
+        from cluster import Cluster
+
+        env = {
+            "EDA_SERVE": str(serve).lower(),
+            "EDA_BACKOFF_S": "0.2",
+            "EDA_DISPATCH_INTERVAL_S": "0.3",
+            "EDA_MAX_ATTEMPTS": "5",
+        }
+        with Cluster(network, self.home, env, members=members, allow=self.directory) as started:
+            yield started
+
+    def body(self, **changes: Any) -> dict[str, Any]:
+        """A job."""
+        return {
+            "model": str(self.target_dir),
+            "base_draft": "tiny@1",
+            "served_name": "tiny-tuned",
+            "dataset": {"source": str(self.prompts), "num_prompts": NUM_PROMPTS},
+            "config": merge(JOB, changes),
+            "force": True,
+        }
+
+
+def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
+    """One job to its end, with a fault in the middle of a stage."""
+    began, seen, struck = time.monotonic(), Sightings(), None
+    with Client(cluster.url, max_retries=20) as client:
+        first = client.create(bed.body())
+        for job in client.watch(first.id, interval_s=0.3):
+            seen.look(cluster)
+            if fault is not None and struck is None and job.stage == fault.stage and _is_amid(job.progress):
+                struck = strike(cluster, fault)
+                at = None if job.progress is None else f"{job.progress.step} of {job.progress.total_steps}"
+            if time.monotonic() - began > TIMEOUT_S:
+                break
+        events = client.events(first.id)
+    seconds = time.monotonic() - began
+    found: dict[str, Any] = {
+        "status": job.status,
+        "code": None if job.error is None else job.error.code,
+        "attempts": job.attempt,
+        "seconds": round(seconds, 1),
+        "machines": seen.as_dict(),
+        "resumed": [event.message for event in events if event.type in ("generate_resumed", "train_resumed")],
+        "pack_sha256": None,
+    }
+    if job.result_pack is not None:
+        found["pack_sha256"] = sha256_file(find_pack(job.result_pack, bed.home) / "pack.safetensors")
+    if struck is not None:
+        found |= {"machine": struck, "struck_at": at}
+        found["nodes_again_s"] = round(heal(cluster, struck, killed=fault is not None and fault.how == "kill"), 1)
+    return found
+
+
+def _is_amid(progress: Any) -> bool:
+    """Whether a stage is past its start and not near its end."""
+    return progress is not None and 0 < progress.step < 0.7 * progress.total_steps
+
+
+def strike(cluster: Any, fault: Fault) -> int | None:
+    """Kill or cut a machine with a process of the role, the driver's only if that is asked for; returns which."""
+    drivers = set(cluster.where("driver"))
+    found = [number for number in cluster.where(fault.role) if fault.role == "driver" or number not in drivers]
+    if not found:
+        return None
+    if fault.how == "kill":
+        cluster.kill(found[0])
+    else:
+        cluster.network.cut(found[0])
+    return found[0]
+
+
+def heal(cluster: Any, number: int, *, killed: bool) -> float:
+    """Put the machine back and wait until it is a node again; returns how long that took."""
+    if killed:
+        cluster.join(number)
+    else:
+        cluster.network.mend(number)
+    waited: float = cluster.wait_joined([number])
+    return waited
+
+
+def add(bed: Bed, cluster: Any, number: int) -> dict[str, Any]:
+    """A job that wants more actors than there is room for, and a machine that joins while it generates."""
+    seen, joined_at = Sightings(), None
+    with Client(cluster.url, max_retries=20) as client:
+        first = client.create(bed.body(selfgen={"num_actors": 7}))
+        for job in client.watch(first.id, interval_s=0.3):
+            if joined_at is None and job.stage == "generate" and job.progress is not None and job.progress.step > 0:
+                cluster.join(number)
+                joined_at = f"{job.progress.step} of {job.progress.total_steps}"
+            seen.look(cluster)
+    machines = seen.as_dict()
+    used = number in machines["generation_actor"]
+    return {"status": job.status, "joined_at": joined_at, "machines": machines, "added_machine_generated": used}
+
+
+@dataclass
+class Answers:
+    """What clients saw, in order of time: (seconds since the start, the text, or None for an error)."""
+
+    rows: list[tuple[float, str | None]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def ask_on(url: str, answers: Answers, began: float, stop: threading.Event) -> None:
+    """Ask the same question again and again, as a client with a timeout of ten seconds and no retries does."""
+    body = {"model": "m", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+    while not stop.is_set():
+        text = None
+        try:
+            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=10)
+            if answer.status_code == httpx.codes.OK:
+                text = answer.json()["choices"][0]["message"]["content"]
+            else:
+                answers.errors.append(str(answer.json()["error"]["code"]))
+        except httpx.HTTPError as error:
+            answers.errors.append(type(error).__name__)
+        answers.rows.append((time.monotonic() - began, text))
+        stop.wait(0.1)
+
+
+def serve(bed: Bed, cluster: Any, fault: Fault) -> dict[str, Any]:
+    """Two replicas on two machines under steady questions, and a fault on one machine."""
+    with Client(cluster.url) as client:
+        if "m" not in [each.name for each in client.deployments.list()]:
+            model = {"model": str(bed.target_dir), "dtype": "float32", "base_draft": "tiny@1"}
+            client.deployments.create({**model, "name": "m", "replicas": 2})
+        _wait_replicas(client)
+        before = sorted(cluster.where("replica"))
+        answers, stop, began = Answers(), threading.Event(), time.monotonic()
+        clients = [
+            threading.Thread(target=ask_on, args=(cluster.url, answers, began, stop), daemon=True) for _ in range(4)
+        ]
+        for each in clients:
+            each.start()
+        time.sleep(10)
+        struck, struck_s = strike(cluster, fault), time.monotonic() - began
+        stop.wait(SERVE_FOR_S)
+        recovered_s = _wait_replicas(client)
+        stop.set()
+        for each in clients:
+            each.join(30)
+    assert struck is not None
+    after = sorted(cluster.where("replica"))
+    heal(cluster, struck, killed=fault.how == "kill")
+    return {"machine": struck, "replicas_before": before, "replicas_after": after} | judge(
+        answers, struck_s, recovered_s
+    )
+
+
+def judge(answers: Answers, struck_s: float, recovered_s: float) -> dict[str, Any]:
+    """Numbers of one serving run."""
+    good = [at for at, text in sorted(answers.rows) if text is not None]
+    texts = {text for _, text in answers.rows if text is not None}
+    bad_after = [at for at, text in answers.rows if text is None and at > struck_s]
+    longest = max((after - before for before, after in itertools.pairwise(good)), default=0.0)
+    return {
+        "num_answers": len(good),
+        "num_errors": len(answers.errors),
+        "errors": {code: answers.errors.count(code) for code in sorted(set(answers.errors))},
+        "num_different_texts": len(texts),
+        "longest_gap_s": round(longest, 2),
+        "last_error_after_s": round(max(bad_after, default=struck_s) - struck_s, 1),
+        "second_replica_again_s": round(SERVE_FOR_S + recovered_s, 1),
+    }
+
+
+def _wait_replicas(client: Client) -> float:
+    began = time.monotonic()
+    while client.deployments.get("m").replicas.running < 2:
+        if time.monotonic() - began > TIMEOUT_S:
+            raise SystemExit("there are not two replicas")
+        time.sleep(0.3)
+    return time.monotonic() - began
+
+
+@dataclass
+class Results:
+    """What the file holds.
+
+    Attributes:
+        uninterrupted: The run without a fault.
+        added: The run during which a machine joined.
+        cases: Fault runs by name.
+    """
+
+    uninterrupted: dict[str, Any] | None = None
+    added: dict[str, Any] | None = None
+    cases: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls) -> Results:
+        """From the file, without the fault runs that did not end well."""
+        found = json.loads((RESULTS / RESULT).read_text(encoding="utf-8"))
+        cases = {name: case for name, case in found["cases"].items() if case["ends_well"]}
+        return cls(found["uninterrupted"], found["added"], cases)
+
+    def add(self, fault: Fault, case: dict[str, Any]) -> None:
+        """Judge a fault run and write the file."""
+        self.cases[fault.name] = {**case, "ends_well": self._ends_well(case)}
+        sys.stderr.write(f"{fault.name}: {json.dumps(self.cases[fault.name])}\n")
+        self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        machines = {} if self.uninterrupted is None else self.uninterrupted["machines"]
+        result = {
+            **header("make proof-nodes"),
+            "num_machines": NUM_MACHINES,
+            "uninterrupted": self.uninterrupted,
+            "num_machines_by_role": {role: len(found) for role, found in machines.items()},
+            "added": self.added,
+            "num_fault_runs": len(self.cases),
+            "num_ended_well": sum(case["ends_well"] for case in self.cases.values()),
+            "cases": self.cases,
+        }
+        write_result(RESULT, result)
+
+    def bad(self) -> list[str]:
+        """What did not end well."""
+        found = [name for name, case in self.cases.items() if not case["ends_well"]]
+        added = self.added
+        if added is not None and (added["status"] != "succeeded" or not added["added_machine_generated"]):
+            found.append("the added machine")
+        return found
+
+    def _ends_well(self, case: dict[str, Any]) -> bool:
+        if "num_answers" in case:
+            going_on = case["longest_gap_s"] < LONGEST_GAP_S and case["num_different_texts"] == 1
+            return bool(going_on and case["last_error_after_s"] < SERVE_FOR_S - LONGEST_GAP_S)
+        assert self.uninterrupted is not None
+        same = case["pack_sha256"] == self.uninterrupted["pack_sha256"]
+        return bool(case["status"] == "succeeded" and case.get("machine") is not None and same)
+
+
+def main() -> None:
+    """All runs; the program starts itself again on the first machine."""
+    from network import Network, network_here, run_on_head, why_not
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--resume", action="store_true", help="keep the runs of the result file that ended well")
+    parser.add_argument("--only", choices=("adapt", "serve"), help="one half")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up
+    network = network_here()
+    if network is None:
+        if (reason := why_not()) is not None:
+            raise SystemExit(reason)
+        with Network(NUM_MACHINES) as made:
+            raise SystemExit(run_on_head(made, ["-m", "benchmarks.nodes", *sys.argv[1:]]))
+    results = Results.read() if arguments.resume else Results()
+    # Not under /tmp, of which every machine has its own.
+    directory = Path(tempfile.mkdtemp(prefix="eda-nodes-", dir="/var/tmp"))
+    try:
+        bed = Bed(directory)
+        if arguments.only != "serve":
+            run_adapting(network, bed, results)
+        if arguments.only != "adapt":
+            run_serving(network, bed, results)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    if bad := results.bad():
+        raise SystemExit(f"these did not end well: {', '.join(bad)}")
+
+
+def run_adapting(network: Any, bed: Bed, results: Results) -> None:
+    """The uninterrupted run, the faults, the added machine."""
+    with bed.cluster(network, MEMBERS) as cluster:
+        if results.uninterrupted is None:
+            results.uninterrupted = adapt(bed, cluster, None)
+            sys.stderr.write(f"uninterrupted: {json.dumps(results.uninterrupted)}\n")
+            if results.uninterrupted["status"] != "succeeded":
+                raise SystemExit("the uninterrupted run did not succeed")
+        for fault in ADAPTING:
+            if fault.name not in results.cases:
+                results.add(fault, adapt(bed, cluster, fault))
+        if results.added is None:
+            results.added = add(bed, cluster, NUM_MACHINES - 1)
+            results.write()
+
+
+def run_serving(network: Any, bed: Bed, results: Results) -> None:
+    """The faults at the endpoint."""
+    todo = [fault for fault in SERVING if fault.name not in results.cases]
+    if todo:
+        with bed.cluster(network, MEMBERS, serve=True) as cluster:
+            for fault in todo:
+                results.add(fault, serve(bed, cluster, fault))
+
+
+if __name__ == "__main__":
+    main()

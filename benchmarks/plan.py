@@ -1,0 +1,188 @@
+"""The capacity plan against real runs, and what many jobs a day do: `make bench-plan` writes `results/plan.json`, `.png`.
+
+Three adaptations of SmolLM2's math target through the service. The first calibrates the plan; the other two, larger and
+with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64 GPUs are
+simulated, whose rates are assumptions (eda_service/planning/constants.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from eda_service.client import Client
+from eda_service.config import AdaptConfig
+from eda_service.planning.calibration import Calibration
+from eda_service.planning.constants import CORE, DEVICES
+from eda_service.planning.measured import Measured, measure
+from eda_service.planning.plan import Plan, make_plan
+from eda_service.planning.shapes import SHAPES
+from eda_service.planning.simulate import Load, simulate
+from eda_service.planning.workload import Lengths
+from eda_service.presets import merge, preset
+
+RESULT = "plan.json"
+TIMEOUT_S = 3600.0
+GOAL = 0.2
+STAGES = ("generate", "train", "evaluate")
+RATES = (10.0, 30.0, 60.0, 100.0, 130.0, 150.0, 200.0, 500.0, 1000.0)
+NUM_GPUS, GPUS_PER_JOB, DISK_TB = 64, 8, 20.0
+MATH = "reasoning-gym:gsm_symbolic?templates=0-79"
+BASE: dict[str, Any] = {
+    "dataset": {"source": MATH, "num_prompts": 72},
+    "selfgen": {"max_new_tokens": 64, "batch_size": 16, "shard_size": 32, "num_actors": 1},
+    "selection": {"num_reference_prompts": 16, "reference_max_new_tokens": 32},
+    "train": {"epochs": 6, "num_workers": 1},
+    "evaluation": {"num_prompts": 8, "max_new_tokens": 48, "num_timed_prompts": 2, "num_timed_repeats": 2},
+}
+JOBS: dict[str, dict[str, Any]] = {
+    "calibration": BASE,
+    "larger": merge(
+        BASE,
+        {
+            "dataset": {"num_prompts": 200},
+            "selfgen": {"max_new_tokens": 96, "batch_size": 32, "shard_size": 64},
+            "train": {"epochs": 8},
+            "evaluation": {"num_prompts": 16},
+        },
+    ),
+    "other settings": merge(
+        BASE,
+        {
+            "dataset": {"num_prompts": 136},
+            "selfgen": {"batch_size": 32, "answers_per_prompt": 2},
+            "train": {"epochs": 5, "draft_vocab_size": 4096, "loss": {"unroll_steps": 1}},
+        },
+    ),
+}
+
+
+def run_jobs() -> dict[str, Measured]:
+    """Adapt three times and read what each took."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
+    from running import Service
+
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="eda-plan-") as name:
+        home = Path(name) / "home"
+        home.mkdir()
+        with Service(home, {"EDA_SERVE": "false"}) as service, Client(str(service.facts["api_url"])) as client:
+            for label, config in JOBS.items():
+                body = {"model": "smollm2-135m-math", "preset": "demo", "force": True, "config": config}
+                # The demo's held-out prompts are of another source: keep them so, as many as are asked for.
+                body["config"] = merge(config, {"eval_dataset": {"num_prompts": config["evaluation"]["num_prompts"]}})
+                job = client.wait(client.create(body).id, timeout_s=TIMEOUT_S)
+                if job.status != "succeeded":
+                    raise SystemExit(f"the job {label!r} ended as {job.status}: {job.error}")
+                measured = measure(home / "runs" / job.id)
+                # The shipped target is an adapter over SmolLM2, whose sizes are known.
+                found[label] = replace(measured, shape=SHAPES["135m"])
+                sys.stderr.write(f"{label}: {json.dumps(measured.seconds)}\n")
+    return found
+
+
+def compare(measured: Measured, calibration: Calibration) -> dict[str, Any]:
+    """Planned over measured, stage by stage and in all."""
+    planned = measured.plan(CORE, calibration)
+    stages = {
+        name: {"planned_s": round(planned.stage(name).seconds, 1), "measured_s": round(measured.seconds[name], 1)}
+        for name in STAGES
+    }
+    total = {key: round(sum(stage[key] for stage in stages.values()), 1) for key in ("planned_s", "measured_s")}
+    rows = {**stages, "all three": total}
+    for row in rows.values():
+        row["ratio"] = round(row["planned_s"] / row["measured_s"], 3)
+    generated = planned.stage("generate").disk_bytes
+    disk = {"planned_bytes": round(generated), "measured_bytes": measured.disk_bytes}
+    return {
+        "lengths": asdict(measured.lengths),
+        "stages": rows,
+        "disk": {**disk, "ratio": round(generated / measured.disk_bytes, 3)},
+    }
+
+
+def seven_b() -> Plan:
+    """The plan that is simulated: the paper's settings, eight H100 a job."""
+    fields = merge(
+        {"target": {"model": "7b"}, **preset("paper_7b")},
+        {"selfgen": {"num_actors": GPUS_PER_JOB}, "train": {"num_workers": GPUS_PER_JOB, "use_gpu": True}},
+    )
+    return make_plan(AdaptConfig.model_validate(fields), SHAPES["7b"], DEVICES["h100"], Lengths(200.0, 160.0))
+
+
+def simulated(plan: Plan) -> dict[str, Any]:
+    """Queues at each rate, with plenty of disk and with little."""
+    running = NUM_GPUS // GPUS_PER_JOB + 1
+    little = 1e12 * DISK_TB / 20
+    return {
+        name: {
+            f"{rate:g}": asdict(simulate(plan, Load(rate, NUM_GPUS, max_running=running, disk_bytes=disk)))
+            for rate in RATES
+        }
+        for name, disk in (("disk_20_tb", 1e12 * DISK_TB), ("disk_1_tb", little))
+    }
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Waits and utilisation over the rate."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, (waits, busy) = plt.subplots(1, 2, figsize=(10, 3.6))
+    for name, rows in found.items():
+        rates = [float(rate) for rate in rows]
+        label = name.replace("_", " ")
+        for part, style in (("wait_p50_s", "-"), ("wait_p99_s", "--")):
+            hours = [row[part] / 3600 for row in rows.values()]
+            waits.plot(rates, hours, style, marker=".", label=f"{label}, {part.split('_')[1]}")
+        busy.plot(rates, [row["utilisation"] for row in rows.values()], marker=".", label=label)
+    waits.set(xscale="log", yscale="symlog", xlabel="variants a day", ylabel="wait, hours", title="7B on 64 H100")
+    busy.set(xscale="log", ylim=(0, 1), xlabel="variants a day", ylabel="devices busy", title="utilisation")
+    waits.legend(fontsize=7)
+    busy.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Runs, comparison, simulation; `--simulate` keeps the runs of the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--simulate", action="store_true", help="only the simulation")
+    arguments = parser.parse_args()
+    path = RESULTS / RESULT
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    checked = known.get("checked")
+    if not arguments.simulate:
+        runs = run_jobs()
+        calibration = runs["calibration"].calibration(CORE)
+        checked = {"calibration": asdict(calibration)} | {
+            name: compare(measured, calibration) for name, measured in runs.items() if name != "calibration"
+        }
+    plan = seven_b()
+    found = simulated(plan)
+    write_result(
+        RESULT,
+        {
+            **header("make bench-plan"),
+            "goal": f"planned within {GOAL:.0%} of measured",
+            "checked": checked,
+            "assumed": asdict(DEVICES["h100"]),
+            "seven_b": [asdict(stage) for stage in plan.stages],
+            "num_gpus": NUM_GPUS,
+            "gpus_per_job": GPUS_PER_JOB,
+            "simulated": found,
+        },
+    )
+    plot(found, RESULTS / "plan.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The process behind `eda join`: keeps one node in a cluster whose head is elsewhere.
+
+A node that Ray has given up (its machine was cut off, or the head was restarted) ends by itself and joins anew. What a
+killed one left running is found in `<home>/nodes/<address>.json` and stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from eda_service.artifacts.files import write_json
+from eda_service.cli.supervisor import Backoff, take_lock
+from eda_service.distributed import processes
+from eda_service.distributed.ray_node import NUM_LOGICAL_CPUS, JoinedNode, remove_temp_dir
+
+logger = logging.getLogger(__name__)
+
+
+class Member:
+    """Keeps one node in the cluster.
+
+    Args:
+        home: The service's state root, on shared storage.
+        address: The head's `host:port`.
+        node_ip: This machine's address.
+        num_cpus: Logical CPUs to offer; None: 8, or as many as there are cores.
+    """
+
+    def __init__(self, home: Path, *, address: str, node_ip: str, num_cpus: int | None) -> None:
+        self._path = home / "nodes" / f"{node_ip}.json"
+        self._backoff, self._stopping = Backoff(), threading.Event()
+        self._lock: IO[str] | None = None
+        self._node = JoinedNode(
+            home,
+            home / "logs" / f"node-{node_ip}.log",
+            head_address=address,
+            node_ip=node_ip,
+            num_cpus=num_cpus or max(NUM_LOGICAL_CPUS, os.cpu_count() or 1),
+        )
+
+    def start(self) -> None:
+        """Join, after stopping what a killed `eda join` of this address left running.
+
+        Raises:
+            InputError: The home is no service's, the address is no one of this machine's, or it has joined already.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = take_lock(self._path.with_suffix(".lock"), f"{self._path.stem} has joined already")
+        self._stop_leftovers()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        self._node.start()
+        write_json(self._path, {"pid": os.getpid(), "mark": self._node.mark, "ray_temp_dir": self._node.temp_dir})
+
+    def run(self) -> None:
+        """Start the node again whenever it ends, until a signal comes."""
+        while not self._stopping.wait(0.5):
+            if not self._node.is_alive() and self._backoff.is_due(time.monotonic()):
+                logger.warning("the node has left the cluster; joining again")
+                self._node.start()
+
+    def stop(self) -> None:
+        """Leave the cluster; the lock goes last."""
+        self._node.stop()
+        if self._lock is not None:
+            self._path.unlink(missing_ok=True)
+            self._lock.close()
+
+    def _stop_leftovers(self) -> None:
+        if not self._path.exists():
+            return
+        facts: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        processes.kill_marked(str(facts["mark"]))
+        remove_temp_dir(str(facts["ray_temp_dir"]))
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        logger.info("%s: leaving", signal.Signals(number).name)
+        self._stopping.set()

@@ -1,0 +1,190 @@
+"""One Ray node of ours as a child process: what a head and a node that joins it have in common, and the latter.
+
+A node has its own ports and its own directory, carries a mark, and is stopped with everything it started. Never
+`ray stop`: it would stop every Ray on the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+import eda_service
+from eda_service.distributed import processes
+from eda_service.distributed.ray_token import token_path, with_token
+from eda_service.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+NUM_LOGICAL_CPUS = 8  # more than cores: stages take fractions, and actors that hold every CPU would hang the rest
+OBJECT_STORE_BYTES = 500_000_000
+STOP_WAIT_S = 5  # a cancelled driver gets this long for a clean end; the promise is 10 s
+_LONGEST_TEMP_DIR = 40  # Ray adds about 60 characters for its sockets and Unix allows 107
+_STOP_TIMEOUT_S = 10.0
+_TEMP_PREFIX = "eda-ray-"
+_PORTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+    "node-manager-port",
+    "object-manager-port",
+)
+
+
+def repository_root() -> Path:
+    """Directory that holds the packages `eda_service`, `api` and `jobs`."""
+    return Path(eda_service.__file__).resolve().parents[1]
+
+
+def child_env(home: Path) -> dict[str, str]:
+    """Environment of our children: they find our packages, this interpreter, this home and its cluster's token."""
+    paths = [str(repository_root()), os.environ.get("PYTHONPATH", "")]
+    env = {
+        **os.environ,
+        "EDA_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    return with_token(env, home)
+
+
+def interface_of(node_ip: str) -> str:
+    """Name of the network interface that has an address.
+
+    Raises:
+        InputError: None of this machine has it.
+    """
+    addresses = psutil.net_if_addrs()
+    for name, found in addresses.items():
+        if any(each.family == socket.AF_INET and each.address == node_ip for each in found):
+            return str(name)
+    known = sorted(each.address for found in addresses.values() for each in found if each.family == socket.AF_INET)
+    raise InputError(f"this machine has no address {node_ip!r}; it has {', '.join(known)}", param="node_ip")
+
+
+def own_address_towards(address: str) -> str:
+    """The address of this machine that packets to `host:port` leave from; nothing is sent."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"{address!r} is not host:port; `eda up` prints the address to join", param="address")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))
+        except (OSError, OverflowError) as error:
+            raise InputError(f"no way from here to {address}: {error}", param="address") from error
+        return str(probe.getsockname()[0])
+
+
+def node_env(node_ip: str) -> dict[str, str]:
+    """What Ray and the training workers of one node read from their environment."""
+    interface = interface_of(node_ip)
+    env = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_JOB_STOP_SIGNAL": "SIGINT",  # Ray Train aborts cleanly on SIGINT, not on SIGTERM
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        # Without these gloo and NCCL take the address the hostname stands for, on many machines 127.0.1.1.
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
+        "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),
+    }
+    if shutil.which("nvidia-smi") is None:
+        env["DS_ACCELERATOR"] = "cpu"
+    return env
+
+
+def start_command(options: Mapping[str, object], *, flags: Sequence[str] = (), taken: Sequence[int] = ()) -> list[str]:
+    """`ray start --block` with these options, an own directory's worth of ports, and limits on what it takes.
+
+    Args:
+        options: Of `ray start`, without dashes.
+        flags: Options without a value.
+        taken: Ports that are spoken for.
+    """
+    worker_base = random.randrange(20_000, 31_000, 500)  # below the ephemeral ports, where free_ports looks
+    ports = zip(_PORTS, processes.free_ports(len(_PORTS), exclude=taken), strict=True)
+    every = {
+        **options,
+        "min-worker-port": worker_base,
+        "max-worker-port": worker_base + 499,
+        "object-store-memory": OBJECT_STORE_BYTES,
+        **dict(ports),
+    }
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *(f"--{flag}" for flag in flags)]
+    return [*start, *(f"--{name}={value}" for name, value in every.items())]
+
+
+class JoinedNode:
+    """A node of this machine in a cluster whose head is elsewhere.
+
+    Args:
+        home: State root that head and node share; holds the cluster's token.
+        log_path: Where the node's own output goes.
+        head_address: The head's `host:port`.
+        node_ip: Address of this machine that the other nodes reach it at.
+        num_cpus: Logical CPUs it offers.
+    """
+
+    def __init__(self, home: Path, log_path: Path, *, head_address: str, node_ip: str, num_cpus: int) -> None:
+        self._home, self._log_path = home, log_path
+        self._head_address, self._node_ip, self._num_cpus = head_address, node_ip, num_cpus
+        self._child: subprocess.Popen[bytes] | None = None
+        self.mark = secrets.token_hex(16)
+        self.temp_dir = short_temp_dir()
+
+    def start(self) -> None:
+        """Start the node, after removing whatever an earlier one left running.
+
+        Raises:
+            InputError: The home has no token, so it is not the cluster's.
+        """
+        if not token_path(self._home).is_file():
+            raise InputError(
+                f"{self._home} holds no cluster's token; give the --home of `eda up`, on storage both machines share",
+                param="home",
+            )
+        processes.kill_marked(self.mark)
+        options = {
+            "address": self._head_address,
+            "node-ip-address": self._node_ip,
+            "num-cpus": self._num_cpus,
+            "temp-dir": self.temp_dir,
+        }
+        env = {**child_env(self._home), **node_env(self._node_ip)}
+        self._child = processes.start(start_command(options), env=env, mark=self.mark, log_path=self._log_path)
+
+    def is_alive(self) -> bool:
+        """Whether the node's process runs."""
+        return self._child is not None and self._child.poll() is None
+
+    def stop(self) -> None:
+        """Stop the node and every process it started, and remove its directory."""
+        if self._child is not None:
+            processes.stop(self._child, mark=self.mark, timeout_s=_STOP_TIMEOUT_S)
+        remove_temp_dir(self.temp_dir)
+
+
+def remove_temp_dir(path: str) -> None:
+    """Remove a node's directory; a path that does not look like one of ours is left alone."""
+    if Path(path).name.startswith(_TEMP_PREFIX):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def short_temp_dir() -> str:
+    """A new directory whose path leaves room for the names of Ray's sockets."""
+    base = tempfile.gettempdir()
+    if len(base) > _LONGEST_TEMP_DIR - len("/eda-ray-xxxxxxxx"):
+        base = "/tmp"
+    with contextlib.suppress(OSError):
+        return tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=base)
+    return tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir="/tmp")

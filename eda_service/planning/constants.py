@@ -1,0 +1,111 @@
+"""Every constant of the plan, with its source. GPUs: published peaks times an assumed utilisation, not measured here.
+This machine's core: measured, from files under benchmarks/results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one worker multiplies and reads per second: effective rates, not peaks.
+
+    Attributes:
+        name: Of the device.
+        bandwidth_bytes_per_s: Weights and cached keys and values, while decoding.
+        decode_flops_per_s: Products of a decoding step.
+        prefill_flops_per_s: Products over whole prompts.
+        train_flops_per_s: Forward and backward of a draft.
+        memory_bytes: Of its own; None: it shares the machine's.
+        exchange_bytes_per_s: Between two workers.
+        step_overhead_s: Of an optimizer step beside its products: reading samples, the optimizer, the collective.
+        start_s: Processes of a stage: actors or a worker group, and what they import.
+        load_bytes_per_s: Weights from storage to where they are used.
+        is_measured: Here, rather than computed from published peaks.
+        source: Where the rates come from.
+    """
+
+    name: str
+    bandwidth_bytes_per_s: float
+    decode_flops_per_s: float
+    prefill_flops_per_s: float
+    train_flops_per_s: float
+    memory_bytes: float | None
+    exchange_bytes_per_s: float
+    step_overhead_s: float
+    start_s: float
+    load_bytes_per_s: float
+    is_measured: bool
+    source: str
+
+
+# Assumed, not measured: shares of a GPU's published peaks that these loops reach.
+BANDWIDTH_UTILISATION = 0.5
+DECODE_UTILISATION = 0.3
+PREFILL_UTILISATION = 0.4
+TRAIN_UTILISATION = 0.2
+_GPU_STEP_OVERHEAD_S = 0.05
+_GPU_START_S = 45.0
+_GPU_LOAD_BYTES_PER_S = 1e9
+_GPU_EXCHANGE_BYTES_PER_S = 50e9  # workers of one machine; over a network it is what that gives
+
+
+def _gpu(name: str, flops: float, bandwidth: float, memory: float, source: str) -> Device:
+    return Device(
+        name=name,
+        bandwidth_bytes_per_s=BANDWIDTH_UTILISATION * bandwidth,
+        decode_flops_per_s=DECODE_UTILISATION * flops,
+        prefill_flops_per_s=PREFILL_UTILISATION * flops,
+        train_flops_per_s=TRAIN_UTILISATION * flops,
+        memory_bytes=memory,
+        exchange_bytes_per_s=_GPU_EXCHANGE_BYTES_PER_S,
+        step_overhead_s=_GPU_STEP_OVERHEAD_S,
+        start_s=_GPU_START_S,
+        load_bytes_per_s=_GPU_LOAD_BYTES_PER_S,
+        is_measured=False,
+        source=f"{source}, dense bfloat16 peak; utilisation assumed",
+    )
+
+
+CORE = Device(
+    name="core",
+    # decode-growth.json, two threads: a round takes 10.5 ms + 0.79 ms a row (least squares over batches of 1 to 64),
+    # with 269 MB of weights and 134.5M parameters; a core has half of both.
+    bandwidth_bytes_per_s=12.8e9,
+    decode_flops_per_s=169e9,
+    prefill_flops_per_s=169e9,
+    # paper/math-eda_all-selfgen-s0.json: 928 steps in 246.9 s with one thread, held-out passes included.
+    train_flops_per_s=300e9,
+    memory_bytes=None,
+    exchange_bytes_per_s=1e9,  # assumed: loopback
+    step_overhead_s=0.0,
+    # demo-2026-11-24.json
+    start_s=20.0,
+    load_bytes_per_s=0.3e9,
+    is_measured=True,
+    source="benchmarks/results/decode-growth.json, paper/math-eda_all-selfgen-s0.json (AMD EPYC, AVX-512 BF16)",
+)
+
+DEVICES: dict[str, Device] = {
+    "h100": _gpu("h100", 989e12, 3.35e12, 80e9, "NVIDIA H100 SXM data sheet"),
+    "h200": _gpu("h200", 989e12, 4.8e12, 141e9, "NVIDIA H200 SXM data sheet"),
+    "a100": _gpu("a100", 312e12, 2.04e12, 80e9, "NVIDIA A100 80GB SXM data sheet"),
+    "l40s": _gpu("l40s", 362e12, 0.864e12, 48e9, "NVIDIA L40S data sheet"),
+    "core": CORE,
+}
+
+SIMULATED_DEPTH = 5
+"""Positions that a held-out pass of training drafts (`distributed.train_worker`)."""
+
+VALIDATE_S = 5.2
+"""demo-2026-11-24.json."""
+
+PUBLISH_S = 1.0
+"""Assumed: a pack is copied and hashed."""
+
+STORE_BYTES_PER_S = 1e9
+"""Assumed: what one machine reads from or writes to shared storage."""
+
+ACTIVATION_FACTOR = 16.0
+"""Assumed: bytes per token and hidden unit that one draft layer keeps for its backward pass, beside the logits."""

@@ -1,0 +1,94 @@
+"""What a job that has ended took, from its records, beside what its plan says; and the calibration that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.errors import InputError
+from eda_service.planning.calibration import Calibration
+from eda_service.planning.constants import Device
+from eda_service.planning.plan import Plan, make_plan
+from eda_service.planning.shapes import ModelShape, shape_of
+from eda_service.planning.workload import Lengths
+from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One job.
+
+    Attributes:
+        config: As it ran.
+        shape: Of its target.
+        lengths: Mean tokens of its samples.
+        seconds: By stage, start to end.
+        generate_work_s: Decoding of the reference and of the shards, of one actor.
+        train_work_s: In the training loop.
+        disk_bytes: Of the self-generated set's files.
+    """
+
+    config: AdaptConfig
+    shape: ModelShape
+    lengths: Lengths
+    seconds: dict[str, float]
+    generate_work_s: float
+    train_work_s: float
+    disk_bytes: int
+
+    def plan(self, device: Device, calibration: Calibration | None = None) -> Plan:
+        """The plan of the same job."""
+        return make_plan(self.config, self.shape, device, self.lengths, calibration)
+
+    def calibration(self, device: Device) -> Calibration:
+        """Factors that make the plan of this job what it took."""
+        planned = {stage.stage: stage for stage in self.plan(device).stages}
+
+        def factor(stage: str, work_s: float) -> float:
+            return work_s / (planned[stage].seconds - planned[stage].start_s)
+
+        return Calibration(
+            generate=factor("generate", self.generate_work_s),
+            train=factor("train", self.train_work_s),
+            evaluate=factor("evaluate", self.seconds["evaluate"] - planned["evaluate"].start_s),
+            generate_start_s=self.seconds["generate"] - self.generate_work_s,
+            train_start_s=self.seconds["train"] - self.train_work_s,
+            validate_s=self.seconds["validate"],
+        )
+
+
+def measure(run_root: Path) -> Measured:
+    """Read the records of a job.
+
+    Raises:
+        InputError: It has not ended with all of them.
+        ArtifactCorruptError: One does not parse.
+    """
+    run = RunDir(run_root)
+    validated = run.read_record(ValidateRecord, Stage.VALIDATE, verify=False)
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE, verify=False)
+    selected = run.read_record(SelectionManifest, Stage.SELECT, verify=False)
+    trained = run.read_record(DraftCheckpoint, Stage.TRAIN, verify=False)
+    evaluated = run.read_record(EvalReport, Stage.EVALUATE, verify=False)
+    if validated is None or generated is None or selected is None or trained is None or evaluated is None:
+        raise InputError(f"{run_root} lacks a stage's record; name the run directory of a job that ended", param="from")
+    config = run.config()
+    actors = min(config.selfgen.num_actors, max(1, generated.num_samples // config.selfgen.shard_size))
+    prompts = generated.num_tokens - generated.num_answer_tokens
+    return Measured(
+        config=config,
+        shape=shape_of(config.target.model),
+        lengths=Lengths(prompts / generated.num_samples, generated.num_answer_tokens / generated.num_samples),
+        seconds={
+            "validate": validated.seconds,
+            "generate": generated.seconds,
+            "select": selected.seconds,
+            "train": trained.seconds,
+            "evaluate": evaluated.seconds,
+        },
+        generate_work_s=generated.reference_seconds + generated.generation_seconds / actors,
+        train_work_s=trained.training_seconds,
+        disk_bytes=sum(entry.size_bytes for entry in generated.files),
+    )

@@ -1,0 +1,108 @@
+"""Sizes of targets: a few published ones by name, any other from its `config.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from eda_service.config import TargetSpec
+from eda_service.errors import InputError
+from eda_service.model.draft_config import DraftConfig
+
+WEIGHT_BYTES = 2
+FEATURE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder-only target.
+
+    Attributes:
+        hidden_size: D.
+        expert_width: Width of its FFN, m_s of its draft.
+        num_layers: Decoder layers.
+        num_heads: Query heads.
+        num_kv_heads: Key/value heads.
+        head_dim: Width of one head.
+        vocab_size: V.
+        num_parameters: Head included.
+    """
+
+    hidden_size: int
+    expert_width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    num_parameters: float
+
+    @property
+    def weight_bytes(self) -> float:
+        """In bfloat16."""
+        return WEIGHT_BYTES * self.num_parameters
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Keys and values of one token in all layers, in bfloat16."""
+        return 2.0 * WEIGHT_BYTES * self.num_layers * self.num_kv_heads * self.head_dim
+
+    @property
+    def draft(self) -> DraftConfig:
+        """A draft of one layer of this target."""
+        return DraftConfig(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            expert_width=self.expert_width,
+            vocab_size=self.vocab_size,
+            rope_theta=1e4,
+            rms_norm_eps=1e-6,
+        )
+
+
+SHAPES: dict[str, ModelShape] = {
+    "135m": ModelShape(576, 1536, 30, 9, 3, 64, 49_152, 134.5e6),  # SmolLM2-135M
+    "1.5b": ModelShape(1536, 8960, 28, 12, 2, 128, 151_936, 1.54e9),  # Qwen2.5-1.5B
+    "7b": ModelShape(3584, 18_944, 28, 28, 4, 128, 152_064, 7.62e9),  # Qwen2.5-7B, the paper's
+    "8b": ModelShape(4096, 14_336, 32, 32, 8, 128, 128_256, 8.03e9),  # Llama-3.1-8B
+    "14b": ModelShape(5120, 13_824, 48, 40, 8, 128, 152_064, 14.8e9),  # Qwen2.5-14B
+    "32b": ModelShape(5120, 27_648, 64, 40, 8, 128, 152_064, 32.8e9),  # Qwen2.5-32B
+    "70b": ModelShape(8192, 28_672, 80, 64, 8, 128, 128_256, 70.6e9),  # Llama-3.1-70B
+}
+
+
+def shape_of(model: str) -> ModelShape:
+    """The shape of a size by name, or of a target that is on this machine.
+
+    Raises:
+        InputError: Neither.
+        TargetNotFoundError: No such target.
+    """
+    if model.lower() in SHAPES:
+        return SHAPES[model.lower()]
+    from eda_service.target.facts import count_parameters
+    from eda_service.target.resolve import is_here, resolve_target
+
+    spec = TargetSpec(model=model)
+    if not is_here(spec):
+        raise InputError(
+            f"{model!r} is no size ({', '.join(SHAPES)}) and no target on this machine; name one of them", param="model"
+        )
+    directory = resolve_target(spec).model_dir
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    try:
+        heads = int(config["num_attention_heads"])
+        return ModelShape(
+            hidden_size=int(config["hidden_size"]),
+            expert_width=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+            vocab_size=int(config["vocab_size"]),
+            num_parameters=float(count_parameters(directory)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{directory / 'config.json'} does not name its sizes: {error}", param="model") from error

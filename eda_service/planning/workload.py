@@ -1,0 +1,139 @@
+"""What a job computes, whatever it runs on: tokens, decoding rounds, steps, bytes, stage by stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from eda_service.config import AdaptConfig, Answers, Selector
+from eda_service.distributed.estimate import num_samples, num_train_steps, split_samples, train_flops_per_token
+from eda_service.model.draft_config import PrivateConfig, parameter_counts
+from eda_service.planning.constants import SIMULATED_DEPTH
+from eda_service.planning.shapes import FEATURE_BYTES, ModelShape
+
+OPTIMIZER_BYTES = 12  # float32: two moments and the master weight
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of the data.
+
+    Attributes:
+        prompt: Of a rendered prompt.
+        answer: Of an answer.
+    """
+
+    prompt: float
+    answer: float
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Decoding of one worker.
+
+    Attributes:
+        rounds: Steps of the engine; each reads the weights once.
+        tokens: Rows over all rounds.
+        prompt_tokens: Read before.
+    """
+
+    rounds: float
+    tokens: float
+    prompt_tokens: float
+
+
+def decoding(num: int, batch_size: int, lengths: Lengths, longest: float) -> Decoding:
+    """Continuous batching: full batches while requests wait, then the batch drains until the longest is done."""
+    if num == 0:
+        return Decoding(0.0, 0.0, 0.0)
+    tokens = num * lengths.answer
+    waiting = tokens / min(batch_size, num)
+    return Decoding(waiting + longest - lengths.answer, tokens, num * lengths.prompt)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One job.
+
+    Attributes:
+        num_samples: Answers generated.
+        shards_per_actor: Of the actor that has most.
+        shard: Decoding of one shard.
+        reference: Decoding on the general prompts, one worker.
+        num_steps: Optimizer steps.
+        tokens_per_step: Over all workers.
+        heldout_tokens: Drafted in a held-out pass; there is one per epoch and one before.
+        flops_per_token: Of training.
+        trainable: Parameters.
+        draft_parameters: All of them.
+        evaluation: Decoding of one mode's acceptance.
+        num_modes: Of those.
+        timed: Decoding, one request at a time, of one mode and temperature with its repeats.
+        num_timed_modes: Of those.
+        feature_bytes: Hidden states of all samples.
+        kept_feature_bytes: Of those that selection keeps.
+    """
+
+    num_samples: int
+    shards_per_actor: int
+    shard: Decoding
+    reference: Decoding
+    num_steps: int
+    tokens_per_step: float
+    heldout_tokens: float
+    flops_per_token: float
+    trainable: int
+    draft_parameters: int
+    evaluation: Decoding
+    num_modes: int
+    timed: Decoding
+    num_timed_modes: int
+    feature_bytes: float
+    kept_feature_bytes: float
+
+
+def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Workload:
+    """Count a job's work.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        lengths: Of its data.
+    """
+    selfgen, selection, train, evaluation = config.selfgen, config.selection, config.train, config.evaluation
+    samples = num_samples(config)
+    in_shard = min(selfgen.shard_size, samples)
+    shards = math.ceil(samples / selfgen.shard_size)
+    longest = lengths.answer if selfgen.answers is Answers.DATASET else float(selfgen.max_new_tokens)
+    reference = Lengths(lengths.prompt, float(selection.reference_max_new_tokens))
+    answered = Lengths(lengths.prompt, min(lengths.answer, evaluation.max_new_tokens))
+    sample_tokens = min(train.max_tokens, lengths.prompt + lengths.answer)
+    training, heldout = split_samples(config)
+    width = max(8, round(shape.expert_width * train.private_width_fraction))
+    total, trainable = parameter_counts(
+        shape.draft, PrivateConfig(private_width=width, mix=train.mix), train_fc=train.train_fc
+    )
+    kept = 1.0 if selection.method is Selector.ALL else selection.keep_fraction
+    features = samples * (lengths.prompt + lengths.answer) * shape.hidden_size * FEATURE_BYTES
+    timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
+    temperatures = evaluation.timed_temperatures or evaluation.temperatures
+    return Workload(
+        num_samples=samples,
+        shards_per_actor=math.ceil(shards / selfgen.num_actors),
+        shard=decoding(in_shard, selfgen.batch_size, lengths, longest),
+        reference=decoding(
+            selection.num_reference_prompts, selfgen.batch_size, reference, selection.reference_max_new_tokens
+        ),
+        num_steps=num_train_steps(config),
+        tokens_per_step=min(train.batch_size, training) * sample_tokens * train.loss.unroll_steps,
+        heldout_tokens=(heldout or min(16, training)) * sample_tokens * SIMULATED_DEPTH,
+        flops_per_token=train_flops_per_token(train, shape.draft),
+        trainable=trainable,
+        draft_parameters=total,
+        evaluation=decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens),
+        num_modes=1 + 2 * len(evaluation.temperatures),
+        timed=decoding(timed, 1, answered, answered.answer),
+        num_timed_modes=3 * len(temperatures) if timed else 0,
+        feature_bytes=features,
+        kept_feature_bytes=kept * features,
+    )
