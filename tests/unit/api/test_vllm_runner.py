@@ -1,6 +1,6 @@
 """Orders through the vLLM runner, over a source that hands out vLLM's kind of outputs when the test says so.
 
-The real source is tested in `tests/vllm`; here is what must hold whatever vLLM does: places, counts, swaps and failures.
+The real source is tested in `tests/vllm`; here is what must hold whatever vLLM does: places, counts, swaps, failures.
 """
 
 from __future__ import annotations
