@@ -62,7 +62,7 @@ class VllmWriter:
             max_model_len=max_tokens,
             max_num_seqs=batch_size,
             enforce_eager=eager,
-            seed=seed % 2**31,
+            seed=seed,
             enable_prefix_caching=False,
             disable_log_stats=True,
             **settings,

@@ -46,7 +46,7 @@ def generated(home: Path, target: Target, prompts: Path, engine: str) -> tuple[S
             engine=engine,
             temperature=0.0,
             max_new_tokens=16,
-            max_prompt_tokens=48,
+            max_prompt_tokens=300,
             shard_size=8,
             threads_per_actor=1,
             vllm_eager=True,
@@ -68,7 +68,7 @@ def generated(home: Path, target: Target, prompts: Path, engine: str) -> tuple[S
 
 def test_the_self_generated_set_is_the_same(wide_home: Path, wide_target: Target, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
-    texts = [" ".join(WORDS[(i + j) % 6] for j in range(1 + i % 5)) for i in range(23)] + ["c" * 90]
+    texts = [" ".join(WORDS[(i + j) % 6] for j in range(1 + i % 5)) for i in range(23)] + ["c" * 320]
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     own, own_samples = generated(wide_home, wide_target, prompts, "eda")
     made, samples = generated(wide_home, wide_target, prompts, "vllm")

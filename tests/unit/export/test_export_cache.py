@@ -22,8 +22,8 @@ from eda_service.target.loader import Target, load_target
 
 @pytest.fixture
 def pack(tmp_path: Path, base_draft_dir: Path, tiny_target: Target) -> str:
-    home = base_draft_dir.parents[2]
-    return publish_adapted(home, base_draft_dir, tiny_target, TrainConfig(private_width_fraction=0.5), name=tmp_path.name)
+    home, train = base_draft_dir.parents[2], TrainConfig(private_width_fraction=0.5)
+    return publish_adapted(home, base_draft_dir, tiny_target, train, name=tmp_path.name)
 
 
 def test_a_target_without_an_adapter_is_its_own_directory(tiny_target: Target, tmp_path: Path) -> None:
