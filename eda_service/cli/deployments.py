@@ -34,6 +34,10 @@ ReplicasOption = Annotated[
 RoundOption = Annotated[
     int | None, typer.Option(min=1, max=60_000, help="In a range: another replica when rounds take longer.")
 ]
+VllmOption = Annotated[
+    list[str] | None,
+    typer.Option("--vllm", metavar="FIELD=JSON", help='Of engine vllm: form="dense", num_draft_tokens=4.'),
+]
 DriftOption = Annotated[
     list[str] | None,
     typer.Option("--drift", metavar="FIELD=JSON", help="Of the drift watch: below=0.7, keep_prompts=500, adapt=true."),
@@ -110,6 +114,9 @@ def create(
     pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
     replicas: ReplicasOption = None,
     round_ms: RoundOption = None,
+    engine: Annotated[Literal["eda", "vllm"], typer.Option(help="Who decodes.")] = "eda",
+    accelerator: Annotated[Literal["cpu", "gpu"] | None, typer.Option(help="What vLLM computes on.")] = None,
+    vllm: VllmOption = None,
     drift: DriftOption = None,
     labels: LabelsOption = None,
     force: ForceOption = False,
@@ -121,14 +128,18 @@ def create(
     if no_draft and base_draft is not None:
         raise InputError("--no-draft and --base-draft exclude each other; give one", param="base_draft")
     body: dict[str, Any] = {"model": model, "dtype": dtype, "labels": as_pairs(labels or [], "--label"), "force": force}
+    body["engine"] = engine
     given = {"name": name, "adapter": adapter, "revision": revision, "base_draft": base_draft, "pack": pack}
+    given["accelerator"] = accelerator
     body |= {key: value for key, value in given.items() if value is not None}
     if no_draft:
         body["base_draft"] = None
     if replicas is not None or round_ms is not None:
         body["replicas"] = _replicas(replicas, round_ms)
+    if vllm is not None:
+        body["vllm"] = _fields(vllm, "--vllm")
     if drift is not None:
-        body["drift"] = _drift(drift)
+        body["drift"] = _fields(drift, "--drift")
     with connect(url) as client:
         made = client.deployments.create(body)
         if wait:
@@ -165,7 +176,7 @@ def update(
             name,
             pack=None if no_pack else UNSET if pack is None else pack,
             replicas=None if replicas is None and round_ms is None else _replicas(replicas, round_ms),
-            drift=None if drift is None else _drift(drift),
+            drift=None if drift is None else _fields(drift, "--drift"),
             labels=None if labels is None else as_pairs(labels, "--label"),
             force=force,
             reason=reason,
@@ -213,13 +224,15 @@ def _replicas(text: str | None, round_ms: int | None) -> int | dict[str, int]:
     return scale if round_ms is None else {**scale, "round_ms": round_ms}
 
 
-def _drift(texts: list[str]) -> dict[str, Any]:
+def _fields(texts: list[str], option: str) -> dict[str, Any]:
+    """Settings as `FIELD=JSON`."""
     found = {}
-    for name, text in as_pairs(texts, "--drift").items():
+    for name, text in as_pairs(texts, option).items():
         try:
             found[name] = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"--drift {name}: {text[:64]!r} is no JSON value: {error.msg}", param="drift") from error
+            message = f"{option} {name}: {text[:64]!r} is no JSON value: {error.msg}"
+            raise InputError(message, param=option.removeprefix("--")) from error
     return found
 
 

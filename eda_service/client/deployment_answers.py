@@ -85,6 +85,9 @@ class Deployment(Answer):
     loaded_pack: str | None = None
     evaluation: Evaluation | None = None
     replicas: Replicas
+    engine: str = "eda"
+    accelerator: str | None = None
+    vllm: dict[str, Any] | None = None
     group: str = ""
     memory: Memory | None = None
     num_running: int | None = None

@@ -105,6 +105,7 @@ def vllm_writer(config: AdaptConfig, target: Target) -> Writer:
         stop_token_ids=target.stop_token_ids,
         max_tokens=min(settings.max_prompt_tokens + settings.max_new_tokens, target.max_context),
         batch_size=settings.batch_size,
+        eager=settings.vllm_eager,
         seed=config.seed,
         gpu_memory_fraction=settings.vllm_gpu_fraction if on_gpu else None,
     )

@@ -189,13 +189,14 @@ def _place(group: Group, gpus: float) -> dict[str, Any]:
 def _replicas(group: Group) -> dict[str, Any]:
     if group.min_replicas == group.max_replicas:
         return {"num_replicas": group.min_replicas}
+    batch = group.engine.vllm.max_num_seqs if group.engine.kind is EngineKind.VLLM else TARGET_ONGOING_REQUESTS
     scaling: dict[str, Any] = {
         "min_replicas": group.min_replicas,
         "max_replicas": group.max_replicas,
-        "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+        "target_ongoing_requests": batch,
     }
     if group.round_ms is not None:
-        bounds = {"requests": TARGET_ONGOING_REQUESTS, "round_s": group.round_ms / 1000}
+        bounds = {"requests": batch, "round_s": group.round_ms / 1000}
         scaling["policy"] = {"policy_function": SCALING_POLICY, "policy_kwargs": bounds}
     return {"autoscaling_config": scaling}
 

@@ -33,6 +33,7 @@ class VllmWriter:
         stop_token_ids: The target's own.
         max_tokens: Prompt plus answer of any request.
         batch_size: Sequences decoded together.
+        eager: Do not compile.
         seed: Of the one stream, and of each request's own where a GPU computes.
         gpu_memory_fraction: Of the GPU, for weights and cache; None: on a CPU.
     """
@@ -45,6 +46,7 @@ class VllmWriter:
         stop_token_ids: Collection[int],
         max_tokens: int,
         batch_size: int,
+        eager: bool,
         seed: int,
         gpu_memory_fraction: float | None,
     ) -> None:
@@ -59,7 +61,8 @@ class VllmWriter:
             dtype=dtype,
             max_model_len=max_tokens,
             max_num_seqs=batch_size,
-            seed=seed % 2**31,
+            enforce_eager=eager,
+            seed=seed,
             enable_prefix_caching=False,
             disable_log_stats=True,
             **settings,

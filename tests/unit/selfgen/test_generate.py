@@ -129,4 +129,4 @@ def test_answers_of_another_engine_give_the_same_prompts_masks_and_features(tiny
         assert (found.sample_id, found.token_ids) == (expected.sample_id, expected.token_ids)
         assert found.num_prompt_tokens == expected.num_prompt_tokens
         assert writer.prompts[found.sample_id] == found.token_ids[: found.num_prompt_tokens]
-        torch.testing.assert_close(found.features_TD, expected.features_TD, rtol=1e-2, atol=1e-2)  # float16 on storage
+        torch.testing.assert_close(found.features, expected.features, rtol=1e-2, atol=1e-2)  # float16 on storage
