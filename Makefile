@@ -10,7 +10,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
 	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
-	bench-ui profile-decode proof-lossless openapi format clean
+	bench-ui bench-storage profile-decode proof-lossless openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -112,6 +112,9 @@ bench-serving: $(STAMP)  ## the endpoint under load: streams, variants, packs sw
 bench-ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, axe-core
 	sh tests/install_chromium.sh
 	$(BIN)/python -m benchmarks.ui
+
+bench-storage: $(STAMP)  ## a job directory of 10,000 shards: resume, manifest, record; on disk and on S3
+	$(BIN)/python -m benchmarks.storage
 
 proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
 	$(BIN)/python -m benchmarks.clients

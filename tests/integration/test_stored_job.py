@@ -101,7 +101,7 @@ def test_a_job_lives_on_storage(
     assert not (service.home / "packs").exists()
     assert not any((service.home / "runs" / job.id).rglob("record.json"))
 
-    client.deployments.wait_ready(NAME, timeout_s=120)
+    client.deployments.wait_ready(NAME, timeout_s=240)
     with openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0) as chat:
         asked = [{"role": "user", "content": "the other"}]
         answer = chat.chat.completions.create(model=NAME, messages=asked, max_tokens=4)  # type: ignore[arg-type]
