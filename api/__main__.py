@@ -12,6 +12,7 @@ from api.app import create_app
 from api.auth import require_safe_host
 from api.server import make_server
 from api.settings import Settings
+from eda_service.artifacts.storage import current_storage
 from eda_service.errors import EdaError, InputError
 
 
@@ -22,6 +23,7 @@ def main() -> int:
     with ExitStack() as held:
         try:
             settings = Settings.from_env()
+            current_storage()  # what cannot be opened is said now
             held.enter_context(only_one(settings))
             app = create_app(settings)
             require_safe_host(app.state.store, settings.host)

@@ -1,8 +1,8 @@
 """A job directory of 10,000 shards: `make bench-storage` writes `benchmarks/results/storage.json`.
 
-About the paper's size: 70,000 samples, seven a shard, with small tensors, because what is measured is how many files and
-requests it takes. On disk and on a real S3 server on loopback (moto; one request at a time, in Python: slower than any
-store that is used in earnest), each: which shards are finished (what a resumed job asks first), the manifest of all of
+About the paper's size: 70,000 samples, seven a shard, with small tensors, because what is measured is how many files
+and requests it takes. On disk and on a real S3 server on loopback (moto: one request at a time, in Python, slower than
+any store used in earnest), each: which shards are finished (what a resumed job asks first), the manifest of all of
 them, the record written and read again. On S3 once more as a killed driver leaves it: 255 shards not in the journal.
 """
 
