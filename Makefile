@@ -128,6 +128,9 @@ bench-ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, ax
 	sh tests/install_chromium.sh
 	$(BIN)/python -m benchmarks.ui
 
+bench-storage: $(STAMP)  ## a job directory of 10,000 shards: resume, manifest, record; on disk and on S3
+	$(BIN)/python -m benchmarks.storage
+
 proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
 	$(BIN)/python -m benchmarks.clients
 

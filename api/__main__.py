@@ -14,6 +14,7 @@ from api.auth import require_safe_host
 from api.log_lines import OneLine
 from api.server import make_server
 from api.settings import Settings
+from eda_service.artifacts.storage import current_storage
 from eda_service.errors import EdaError, InputError
 
 _MAX_FILES = 65_536
@@ -29,6 +30,7 @@ def main() -> int:
     with ExitStack() as held:
         try:
             settings = Settings.from_env()
+            current_storage()  # what cannot be opened is said now
             held.enter_context(only_one(settings))
             app = create_app(settings)
             require_safe_host(app.state.store, settings.host)

@@ -34,7 +34,7 @@ from eda_service.artifacts.storage import current_storage
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.distributed.serve_config import Listen, ServeApi
-from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError
+from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, StorageError
 from eda_service.jobstore import Deployment, Job, JobStore
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,10 @@ class Dispatcher:
             logger.info("the Ray dashboard at %s is %s", self._ray.dashboard_url, "up" if session else "away")
         self.is_ray_reachable = session is not None
         self._tidy()
-        self._adopt_foreign()
+        try:
+            self._adopt_foreign()
+        except StorageError as error:
+            logger.warning("cannot look for jobs started by hand: %s", error.message)
         settings = self._settings
         for job in self._store.hold(holder=self.holder, lease_s=settings.lease_s):
             self._advance(job, session)
@@ -157,7 +160,7 @@ class Dispatcher:
     def _advance(self, job: Job, session: str | None) -> None:
         try:
             self._tracker.advance(job, session)
-        except ClusterUnreachableError as error:
+        except (ClusterUnreachableError, StorageError) as error:  # the attempt may well go on without us
             if self._waiting.get(job.id) != error.message:
                 self._waiting[job.id] = error.message
                 with contextlib.suppress(LeaseLostError):

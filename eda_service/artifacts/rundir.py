@@ -132,7 +132,9 @@ class RunDir:
         machine, and what came after it was made from the one record that is there.
         """
         name, value = _record_name(record.stage), record.model_dump(mode="json")
-        if self.store.is_remote and not self.create_value(name, value):
+        if self.store.is_remote:
+            if self.create_value(name, value):
+                return record
             with suppress(ArtifactCorruptError):
                 return self.read_record(type(record), record.stage) or record
         self.write_value(name, value)

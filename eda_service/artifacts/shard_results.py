@@ -47,9 +47,10 @@ class ShardResults:
             write_json(self._directory / f"{name}.json", value)
             return dict(value)
         self._run.store.upload(Stage.GENERATE, files)
-        if self._storage.create(self._key(name), json.dumps(value).encode("utf-8")):
-            return dict(value)
-        return self.read(name) or dict(value)
+        created = self._storage.create(self._key(name), json.dumps(value).encode("utf-8"))
+        for entry in files:  # hidden states of all shards would fill this machine's disk
+            (self._directory / entry.path).unlink()
+        return dict(value) if created else self.read(name) or dict(value)
 
     def note(self, name: str, value: Mapping[str, Any]) -> None:
         """Remember a finished shard for the journal; for the driver."""

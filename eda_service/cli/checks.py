@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import httpx
 from packaging.requirements import Requirement
 
 from eda_service import __version__
+from eda_service.artifacts.storage import current_storage
 from eda_service.cli.console import read_up
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError
@@ -75,6 +77,7 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         check_packages(_requirements()),
         check_home(home),
         check_disk(shutil.disk_usage(_existing(home)).free, home),
+        *check_storage(),
         check_token(home / "ray" / "auth_token"),
         *(check_port(port, is_ours=where is not None and service.state is not State.FAIL) for port in ports),
         check_gpu(),
@@ -141,6 +144,23 @@ def check_disk(free_bytes: int, home: Path) -> Check:
     if free_bytes < _LEAST_FREE_BYTES:
         return Check("disk", State.FAIL, text, step)
     return Check("disk", State.WARN, text, step) if free_bytes < _EASY_FREE_BYTES else Check("disk", State.OK, text)
+
+
+def check_storage() -> list[Check]:
+    """Storage by URL, where it is used, takes what is written and refuses to create what is there."""
+    key = f"checks/{secrets.token_hex(8)}"
+    try:
+        storage = current_storage()
+        if storage is None:
+            return []
+        created, again = storage.create(key, b""), storage.create(key, b"")
+        storage.delete([key])
+    except EdaError as error:
+        return [Check("storage", State.FAIL, error.message, "look at EDA_STORAGE, the bucket and its credentials")]
+    if created and not again:
+        return [Check("storage", State.OK, storage.url)]
+    text = f"{storage.url} creates what is there already"
+    return [Check("storage", State.FAIL, text, "use a store that knows conditional writes (If-None-Match)")]
 
 
 def check_token(path: Path) -> Check:

@@ -204,7 +204,8 @@ def _checkpoints(run: RunDir) -> str:
     """Where Ray Train keeps resumable checkpoints."""
     if run.store.storage is None:
         return str(run.stage_dir(Stage.TRAIN) / "ray")
-    return f"{run.store.storage.url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
+    url = run.store.storage.url.removeprefix("file://")  # Ray Train takes a directory by its path
+    return f"{url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
 
 
 def placement_strategy(config: TrainConfig) -> str:

@@ -28,7 +28,7 @@ from eda_service.config import TargetSpec
 from eda_service.records import Stage
 from eda_service.target.loader import load_target
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 NAME = "stored"
 CONFIG: dict[str, Any] = {
@@ -101,7 +101,7 @@ def test_a_job_lives_on_storage(
     assert not (service.home / "packs").exists()
     assert not any((service.home / "runs" / job.id).rglob("record.json"))
 
-    client.deployments.wait_ready(NAME, timeout_s=120)
+    client.deployments.wait_ready(NAME, timeout_s=300)
     with openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0) as chat:
         asked = [{"role": "user", "content": "the other"}]
         answer = chat.chat.completions.create(model=NAME, messages=asked, max_tokens=4)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from eda_service.artifacts.blobs import Blobs
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.journal import Journal
 from eda_service.artifacts.storage import Storage, current_storage, storage_env
+from eda_service.cli.checks import State, check_storage
 from eda_service.errors import ArtifactCorruptError, InputError, StorageError
 
 UPLOADER = """
@@ -98,6 +99,22 @@ def test_a_kill_in_an_upload_leaves_nothing_to_see(storage: Storage, tmp_path: P
             assert child.wait() == -9  # it had not finished
         assert storage.read("large") is None
         assert "large" not in storage.children("")
+
+
+def test_the_doctor_tries_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = check_storage()
+    assert (found.state, found.found) == (State.OK, storage.url)
+    assert storage.children("checks") == []
+    with monkeypatch.context() as patch:  # a server that takes no notice of the condition
+        patch.setattr(Storage, "create", lambda self, key, data: self.write(key, data) or True)
+        (found,) = check_storage()
+    assert found.state is State.FAIL
+    assert "If-None-Match" in found.next_step
+    monkeypatch.setenv("EDA_STORAGE", "ftp://host/x")
+    (found,) = check_storage()
+    assert found.state is State.FAIL
+    monkeypatch.delenv("EDA_STORAGE")
+    assert check_storage() == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from referencing import Registry, Resource
 
 VERSION = "1.34"
 _SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{VERSION}.0-local-strict"
-_ID = "/api/_definitions.json"  # what Kubernetes's definitions call themselves
+_ID = "https://kubernetes.io/api/_definitions.json"  # what Kubernetes's definitions call themselves
 _POD_TEMPLATE: dict[str, Any] = {"$ref": f"{_ID}#/$defs/io.k8s.api.core.v1.PodTemplateSpec"}
 _RESOURCES: dict[str, Any] = {"$ref": f"{_ID}#/$defs/io.k8s.api.core.v1.ResourceRequirements"}
 _SECURITY: dict[str, Any] = {"$ref": f"{_ID}#/$defs/io.k8s.api.core.v1.SecurityContext"}
