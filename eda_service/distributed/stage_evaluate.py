@@ -19,7 +19,7 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.distributed.prepare import read_prompt_file
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
 from eda_service.errors import ArtifactCorruptError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
@@ -50,7 +50,9 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
     if trained is None or selected is None or generated is None:
         raise ArtifactCorruptError(f"{run.root} lacks the train record; run the stages before evaluate first")
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
-    result = ray.get(_evaluate.remote(str(run.root), config.model_dump(mode="json")))
+    result = ray.get(
+        _evaluate.options(num_gpus=num_gpus(config.train)).remote(str(run.root), config.model_dump(mode="json"))
+    )
     acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
     paths = _plots(run, acceptance, trained, selected, generated)
     return EvalReport(

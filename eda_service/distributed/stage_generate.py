@@ -23,7 +23,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.distributed.generation_actor import ShardWriter, read_shard_json
 from eda_service.distributed.prepare import prepare_generation, read_prompt_file
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
 
@@ -40,7 +40,9 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     directory = run.stage_dir(Stage.GENERATE)
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
-    prepared: dict[str, Any] = ray.get(_prepare.remote(config.model_dump(mode="json"), str(directory), scored))
+    prepared: dict[str, Any] = ray.get(
+        _prepare.options(num_gpus=num_gpus(config.train)).remote(config.model_dump(mode="json"), str(directory), scored)
+    )
     shards = shards_of(directory, config.selfgen)
     _write_shards(run, config, directory, shards, scored)
     return manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, time.monotonic() - started)
@@ -137,7 +139,7 @@ def _write_shards(
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,
-        num_gpus=1 if config.train.use_gpu else 0,
+        num_gpus=num_gpus(config.train),
     )
     for _ in dataset.iter_rows():
         done += 1
