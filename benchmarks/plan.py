@@ -1,8 +1,8 @@
-"""The capacity plan against real runs, and what many jobs a day do: `make bench-plan` writes `results/plan.json`, `.png`.
+"""The capacity plan against real runs, and many jobs a day: `make bench-plan` writes `results/plan.json` and `.png`.
 
 Three adaptations of SmolLM2's math target through the service. The first calibrates the plan; the other two, larger and
-with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64 GPUs are
-simulated, whose rates are assumptions (eda_service/planning/constants.py).
+with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64 GPUs
+are simulated, whose rates are assumptions (eda_service/planning/constants.py).
 """
 
 from __future__ import annotations

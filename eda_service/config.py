@@ -207,6 +207,13 @@ class TrainConfig(Config):
     loss: LossConfig = LossConfig()
     epochs: int = Field(20, ge=1, le=1000, description="paper: 20")
     batch_size: int = Field(16, ge=1, le=4096, description="sequences per optimizer step over all workers (paper: 16)")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="sequences in one forward of a worker; the gradients of its share of a batch are accumulated, and "
+        "come out as those of one forward; None: all at once",
+    )
     learning_rate: float = Field(4e-5, gt=0.0, le=1.0, description="AdamW peak (paper: 4e-5)")
     warmup_fraction: Fraction = Field(0.05, description="linear warm-up, then cosine decay to 5 % of the peak")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW")

@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from eda_service.config import TrainConfig
+
 DRIVER_CPUS = 0.1
 MODEL_CPUS = 0.5
 TRAINER_CPUS = 0.5
@@ -28,6 +30,11 @@ def connect() -> None:
         ray.init(**options)
     else:
         ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
+
+
+def num_gpus(config: TrainConfig) -> int:
+    """GPUs of a process that holds a target or trains a draft."""
+    return 1 if config.use_gpu else 0
 
 
 def limit_threads(threads: int) -> None:

@@ -19,7 +19,7 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
 from eda_service.errors import ArtifactCorruptError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
@@ -55,7 +55,8 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
     heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
     inputs = {Stage.GENERATE.value: heldout, Stage.TRAIN.value: trained.files}
     plain = {stage: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()}
-    result = ray.get(_evaluate.remote(str(run.root), config.model_dump(mode="json"), plain))
+    task = _evaluate.options(num_gpus=num_gpus(config.train))
+    result = ray.get(task.remote(str(run.root), config.model_dump(mode="json"), plain))
     acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
     with open_tracks(run, config) as tracks:
         tracks.log(

@@ -32,7 +32,7 @@ from eda_service.distributed.prepare import (
     prepare_generation,
     read_prompt_file,
 )
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
 
@@ -50,7 +50,8 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     directory = run.stage_dir(Stage.GENERATE)
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
-    prepared: dict[str, Any] = ray.get(_prepare.remote(config.model_dump(mode="json"), str(directory), scored))
+    task = _prepare.options(num_gpus=num_gpus(config.train))
+    prepared: dict[str, Any] = ray.get(task.remote(config.model_dump(mode="json"), str(directory), scored))
     files = prepared_files(directory, prepared)
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
@@ -176,7 +177,7 @@ def _write_shards(
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,
-        num_gpus=1 if config.train.use_gpu else 0,
+        num_gpus=num_gpus(config.train),
     )
     for row in dataset.iter_rows():
         done += 1

@@ -62,7 +62,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     out_dir = run.stage_dir(Stage.TRAIN)
     payload = _payload(run, config, generated, selected, start_dir, out_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
-    outcome = _fit(run, config, payload)
+    outcome = fit(run, config, payload)
     if outcome["frozen_before"] != outcome["frozen_after"]:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
@@ -166,7 +166,7 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
     return path
 
 
-def _fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
+def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
     """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
     trainer = TorchTrainer(
         train_worker,

@@ -17,7 +17,7 @@ from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads
+from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
@@ -46,7 +46,9 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
     base_dir = find_draft(config.base_draft)
     draft = read_draft_manifest(base_dir)
-    looked: dict[str, Any] = ray.get(_look.remote(config.model_dump(mode="json")))
+    looked: dict[str, Any] = ray.get(
+        _look.options(num_gpus=num_gpus(config.train)).remote(config.model_dump(mode="json"))
+    )
     fingerprint = TargetFingerprint(**looked["fingerprint"])
     check_draft_fits(draft, fingerprint)
     prompts_sha256 = _check_prompts(config.dataset, config.seed)

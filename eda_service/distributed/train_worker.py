@@ -21,13 +21,19 @@ from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
-from eda_service.distributed.deepspeed_config import deepspeed_config, prepare_environment, without_cpu_kernels
+from eda_service.distributed.deepspeed_config import (
+    deepspeed_config,
+    prepare_environment,
+    whole_parameters,
+    without_cpu_kernels,
+)
 from eda_service.distributed.train_state import TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
 from eda_service.model.freezing import frozen_sha256
 from eda_service.records import CurvePoint, FileEntry, Stage
 from eda_service.target.packed import native_bfloat16
+from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
 from eda_service.training.loss import DraftLoss, Losses, mixed_precision
@@ -129,6 +135,11 @@ class Worker:
         self.state.seconds = self._seconds()
         return self.state.to_dict()
 
+    def frozen_sha256(self) -> str:
+        """Hash of the draft's frozen weights; all workers call it together."""
+        with whole_parameters(self.draft, self.train_config):
+            return frozen_sha256(self.draft)
+
     def _seconds(self) -> float:
         """In the loop so far, earlier starts included."""
         return time.monotonic() - self._began
@@ -140,22 +151,41 @@ class Worker:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.load(worker_share(indices, self.rank, self.world))
         # Feature noise of a step is the same whether the run came here at once or was resumed.
         torch.manual_seed((self.config.seed << 20) + self.state.step * self.world + self.rank)
-        losses: Losses = self.engine(batch, self.embed, self.head_WD)
-        value = self._mean_over_workers(losses.total.detach())
-        if not math.isfinite(value):
-            raise NonFiniteLossError(
-                f"the loss became {value} at step {self.state.step}; lower train.learning_rate ({config.learning_rate})"
-            )
-        self.engine.backward(losses.total)
-        self.engine.step()
+        losses, value = self._accumulate(worker_share(indices, self.rank, self.world))
         self.state.step += 1
         if self.rank == 0:
             self._log(losses, value, rate)
         if self.state.step % config.checkpoint_every_steps == 0 and self.state.step < self.total_steps:
             self._checkpoint()
+
+    def _accumulate(self, share: list[int]) -> tuple[Losses, float]:
+        """Forward and backward of the share, part by part, and the step at its end; the last part's losses, and the
+        mean of the whole over the workers.
+        """
+        parts, steps = num_parts(self.train_config, self.world), self.train_config.loss.unroll_steps
+        # DeepSpeed wants as many forwards of each worker: one too many sees a sample again and counts for nothing.
+        batches = [(self.load(part or share[:1]), bool(part)) for part in split(share, parts)]
+        divisors_S: list[float] | None = None
+        if parts > 1:
+            counts_S = torch.stack([step_counts(batch, steps) for batch, counts in batches if counts]).sum(0)
+            divisors_S = (counts_S.clamp(min=1) / parts).tolist()  # DeepSpeed divides by the number of parts
+        total = torch.zeros((), device=self.device)
+        for number, (batch, counts) in enumerate(batches, start=1):
+            losses: Losses = self.engine(batch, self.embed, self.head_WD, divisors_S)
+            loss = losses.total if counts else 0.0 * losses.total
+            total += loss.detach() / parts
+            if number == parts:
+                value = self._mean_over_workers(total)
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(
+                        f"the loss became {value} at step {self.state.step}; lower train.learning_rate "
+                        f"({self.train_config.learning_rate})"
+                    )
+            self.engine.backward(loss)
+            self.engine.step()
+        return losses, value
 
     def _mean_over_workers(self, value: Tensor) -> float:
         """The mean over the group, so that every worker sees a non-finite loss and all stop at the same step."""
@@ -196,13 +226,16 @@ class Worker:
         """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
         ids = self.heldout_ids or self.train_ids[:_HELDOUT_BATCH]
         batches = (self.load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
-        with mixed_precision(self.device, self.mixed):
-            value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
         step = self.state.step
-        if value > self.state.best_acceptance:
-            self.state.best_acceptance, self.state.best_step = value, step
-            if self.rank == 0:
-                self._save_best()
+        with whole_parameters(self.draft, self.train_config):
+            with mixed_precision(self.device, self.mixed):
+                value = simulated_acceptance_length(
+                    self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH
+                )
+            if value > self.state.best_acceptance:
+                self.state.best_acceptance, self.state.best_step = value, step
+                if self.rank == 0:
+                    self._save_best()
         if self.rank == 0:
             self.curve.append(
                 CurvePoint(
@@ -287,14 +320,14 @@ def train_worker(arguments: dict[str, Any]) -> None:
     draft_loss = DraftLoss(draft, config.train.loss, vocab_W, mixed=is_mixed(config.train))
     worker = Worker(payload, config, draft_loss, vocab_W)
     if config.train.use_gpu:
-        before = frozen_sha256(worker.draft)
+        before = worker.frozen_sha256()
     try:
         final = worker.fit()
     except NonFiniteLossError as error:
         # Written, not raised: Ray Train would restart the group, and the same steps would end the same way.
         outcome: dict[str, Any] = {"failure": error.message}
     else:
-        after = frozen_sha256(worker.draft)
+        after = worker.frozen_sha256()
         outcome = {**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after}
     finally:
         if worker.tracks is not None:

@@ -12,6 +12,7 @@ Shapes: B samples, S rows, L positions, D hidden, M unmasked tokens of a step, W
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -143,13 +144,22 @@ class DraftLoss(nn.Module):
         self.config = config
         self.mixed = mixed
 
-    def forward(self, batch: Batch, embed: nn.Module, head_WD: Tensor) -> Losses:
-        """Loss of a batch; a batch without unmasked tokens gives an exact zero."""
+    def forward(
+        self, batch: Batch, embed: nn.Module, head_WD: Tensor, divisors_S: Sequence[float] | None = None
+    ) -> Losses:
+        """Loss of a batch; a batch without unmasked tokens gives an exact zero.
+
+        Args:
+            batch: Samples.
+            embed: The target's embedding.
+            head_WD: Its head's rows of the draft vocabulary.
+            divisors_S: What each step's sums are divided by instead of the batch's own counts, where it is a part.
+        """
         # Here and not around the call: DeepSpeed switches an outer autocast off.
         with mixed_precision(head_WD.device, self.mixed):
-            return self._loss(batch, embed, head_WD)
+            return self._loss(batch, embed, head_WD, divisors_S)
 
-    def _loss(self, batch: Batch, embed: nn.Module, head_WD: Tensor) -> Losses:
+    def _loss(self, batch: Batch, embed: nn.Module, head_WD: Tensor, divisors_S: Sequence[float] | None) -> Losses:
         features_BLD = batch.features_BLD
         if self.config.feature_noise > 0:
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise
@@ -167,9 +177,14 @@ class DraftLoss(nn.Module):
             regression_M, cross_entropy_M = token_losses(
                 predicted_BSD[mask_BS], wanted.take(places_M), head_WD, self.config.distribution
             )
-            count = max(1, regression_M.shape[0])
+            count = max(1, regression_M.shape[0]) if divisors_S is None else divisors_S[step]
             regression.append(regression_M.sum() / count)
             cross_entropy.append(cross_entropy_M.sum() / count)
-        mean_regression, mean_cross_entropy = torch.stack(regression).mean(), torch.stack(cross_entropy).mean()
+        # A part may be shorter than the whole and have fewer steps: the mean is over the steps of the whole.
+        num_steps = len(regression) if divisors_S is None else len(divisors_S)
+        mean_regression, mean_cross_entropy = (
+            torch.stack(regression).sum() / num_steps,
+            torch.stack(cross_entropy).sum() / num_steps,
+        )
         total = self.config.regression_weight * mean_regression + self.config.cross_entropy_weight * mean_cross_entropy
         return Losses(total, mean_regression.detach(), mean_cross_entropy.detach())

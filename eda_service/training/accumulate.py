@@ -1,0 +1,35 @@
+"""Gradient accumulation: a worker's share of a batch in several forwards, with the gradient of one.
+
+Every term of the loss is a mean over the unmasked tokens of a step. Means of parts do not average to the mean of the
+whole, so each part's sums are divided by the whole share's counts, and the gradients of the parts add up to its own.
+
+Shapes: S unrolled steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eda_service.config import TrainConfig
+from eda_service.training.batches import Batch
+from eda_service.training.loss import step_mask
+
+
+def num_parts(config: TrainConfig, world_size: int) -> int:
+    """Forwards of each worker in an optimizer step."""
+    per_worker = -(-config.batch_size // world_size)
+    return -(-per_worker // (config.micro_batch_size or per_worker))
+
+
+def split(share: Sequence[int], parts: int) -> list[list[int]]:
+    """A worker's samples in that many parts of like size; of a short share some are empty."""
+    return [list(share[part::parts]) for part in range(parts)]
+
+
+def step_counts(batch: Batch, num_steps: int) -> Tensor:
+    """(S,) unmasked tokens of each unrolled step."""
+    mask_BS = step_mask(batch, 0)
+    return torch.stack([mask_BS[:, step:].sum() for step in range(num_steps)])
