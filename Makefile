@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := .venv-vllm/.installed
 UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
+AUDIT_STAMP := .venv-audit/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
 	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
-	bench-ui profile-decode proof-lossless openapi format clean
+	bench-ui profile-decode proof-lossless proof-exhaustion proof-soak fuzz audit sbom openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -71,6 +72,11 @@ $(CLIENTS_STAMP): benchmarks/requirements-clients.txt
 	.venv-clients/bin/python -m pip install --quiet --requirement benchmarks/requirements-clients.txt
 	touch $(CLIENTS_STAMP)
 
+$(AUDIT_STAMP): tests/requirements-audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --requirement tests/requirements-audit.txt
+	touch $(AUDIT_STAMP)
+
 bench-decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
@@ -123,6 +129,24 @@ proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
 	$(BIN)/python -m benchmarks.kills
+
+proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
+	sh tests/install_faketime.sh
+	$(BIN)/python -m benchmarks.exhaustion
+
+MINUTES ?= 60
+proof-soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+fuzz: $(STAMP)  ## readers of strangers' input, the API, broken HTTP, for MINUTES (60)
+	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
+
+audit: $(STAMP) $(AUDIT_STAMP)  ## known vulnerabilities of the pinned packages; asks PyPI's JSON API
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
+sbom: $(STAMP) $(AUDIT_STAMP)  ## out/sbom.json: what .venv holds, as CycloneDX
+	mkdir -p out
+	.venv-audit/bin/cyclonedx-py environment --output-reproducible -o out/sbom.json $(BIN)/python
 
 openapi: $(STAMP)  ## write docs/openapi.json
 	$(BIN)/python -m api.openapi
