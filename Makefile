@@ -7,6 +7,7 @@ VLLM_STAMP := .venv-vllm/.installed
 TRACKING_STAMP := $(VENV)/.installed-tracking
 UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
+AUDIT_STAMP := .venv-audit/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell grep -oE '^[a-z0-9-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
@@ -87,6 +88,11 @@ $(CLIENTS_STAMP): benchmarks/requirements-clients.txt
 	.venv-clients/bin/python -m pip install --quiet --requirement benchmarks/requirements-clients.txt
 	touch $(CLIENTS_STAMP)
 
+$(AUDIT_STAMP): tests/requirements-audit.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --requirement tests/requirements-audit.txt
+	touch $(AUDIT_STAMP)
+
 bench-decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
@@ -146,6 +152,24 @@ proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
 	$(BIN)/python -m benchmarks.kills
+
+proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
+	sh tests/install_faketime.sh
+	$(BIN)/python -m benchmarks.exhaustion
+
+MINUTES ?= 60
+proof-soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+fuzz: $(STAMP)  ## readers of strangers' input, the API, broken HTTP, for MINUTES (60)
+	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
+
+audit: $(STAMP) $(AUDIT_STAMP)  ## known vulnerabilities of the pinned packages; asks PyPI's JSON API
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
+sbom: $(STAMP) $(AUDIT_STAMP)  ## out/sbom.json: what .venv holds, as CycloneDX
+	mkdir -p out
+	.venv-audit/bin/cyclonedx-py environment --output-reproducible -o out/sbom.json $(BIN)/python
 
 docs: $(STAMP)  ## the documentation site in out/site, strict about links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -57,6 +57,27 @@ def test_each_model_reaches_its_group(client: TestClient, store: JobStore, proxy
     assert sent.headers["x-request-id"].startswith("req_")
 
 
+def test_headers_that_steer_serve_do_not_go_through(
+    client: TestClient, store: JobStore, proxy: ScriptedService
+) -> None:
+    """Serve takes `x-request-timeout-seconds` and its like from whoever asks."""
+    prefix = put(store, "a")
+    proxy.on("POST", f"{prefix}{CHAT}", Answer({"ok": True}))
+    steering = {
+        "x-request-timeout-seconds": "99999",
+        "x-request-disconnect-disabled": "true",
+        "serve_multiplexed_model_id": "b",
+        "authorization": "Bearer eda_1_2",
+        "cookie": "eda_session=x",
+        "x-forwarded-for": "127.0.0.1",
+    }
+    body = {"model": "a", "messages": HI}
+    assert client.post(CHAT, json=body, headers=steering).status_code == 200
+    (seen,) = proxy.seen("POST", f"{prefix}{CHAT}")
+    assert not steering.keys() & seen.headers.keys()
+    assert seen.headers["x-request-id"].startswith("req_")
+
+
 def test_a_stream_and_an_error_come_through_as_they_are(
     client: TestClient, store: JobStore, proxy: ScriptedService
 ) -> None:

@@ -129,3 +129,26 @@ def test_an_id_is_never_a_path_of_the_process_that_reads_it(tmp_path: Path, monk
     assert not is_here(TargetSpec(model="secret/model"))
     with pytest.raises(TargetNotFoundError, match="hub"):
         resolve_target(TargetSpec(model="secret/model"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"entrypoint": "touch /tmp/x"},
+        {"runtime_env": {"env_vars": {"LD_PRELOAD": "x"}}},
+        {"config": {"entrypoint": "x"}},
+        {"config": {"runtime_env": {}}},
+        {"config": {"target": {"trust_remote_code": True}}},
+        {"config": {"train": {"command": "x"}}},
+        {"dataset": {"source": "self", "script": "x"}},
+        {"base_draft": "small@1; touch /tmp/x"},
+        {"model": "org/model; touch /tmp/x"},
+        {"model": "$(id)"},
+        {"served_name": "`id`"},
+        {"preset": "demo --help"},
+    ],
+)
+def test_what_runs_cannot_be_named(client: TestClient, change: dict[str, Any]) -> None:
+    answer = send(client, change)
+    assert answer.status_code in (400, 404)
+    assert client.get("/v1/adaptations").json()["data"] == []

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from pack_files import put_pack
 
 from api.app import create_app
 from api.settings import Settings
-from eda_service.jobstore import JobStore
+from eda_service.jobstore import Deployment, JobStore
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 BODIES: dict[str, dict[str, Any]] = {
@@ -23,7 +24,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/fine_tuning/jobs": {"model": "org/model", "training_file": "self", "base_draft": "small@1"},
     "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"model": "m", "prompt": "Hi"},
+    "/v1/deployments/{name}": {"labels": {"a": "b"}},
+    "/v1/deployments/{name}/rollback": {},
+    "/v1/packs/{name}/champion": {"version": 1},
 }
+WITH_BODY = {"POST", "PUT", "PATCH"}
 OPEN = {"/health", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 ROUTES = sorted(
     (method, route.path)
@@ -32,6 +37,7 @@ ROUTES = sorted(
     for method in route.methods
 )
 OF_A_JOB = [(method, path) for method, path in ROUTES if "{job_id}" in path]
+OF_A_NAME = [(method, path) for method, path in ROUTES if "{name}" in path]
 
 
 @pytest.fixture
@@ -51,13 +57,17 @@ def key(store: JobStore, owner: str, *scopes: str) -> dict[str, str]:
     return {"authorization": f"Bearer {text}"}
 
 
-def call(client: TestClient, method: str, path: str, headers: dict[str, str], job_id: str = "adapt_x") -> Any:
-    url = re.sub(r"\{plot\}", "acceptance", path.replace("{job_id}", job_id).replace("{name}", "m"))
-    return client.request(method, url, headers=headers, json=BODIES.get(path) if method == "POST" else None)
+def call(
+    client: TestClient, method: str, path: str, headers: dict[str, str], job_id: str = "adapt_x", *, name: str = "m"
+) -> Any:
+    url = re.sub(r"\{plot\}", "acceptance", path.replace("{job_id}", job_id).replace("{name}", name))
+    return client.request(method, url, headers=headers, json=BODIES.get(path) if method in WITH_BODY else None)
 
 
 def test_every_route_is_listed_here_as_open_or_asks_for_a_key() -> None:
     assert len(OF_A_JOB) >= 11
+    assert len(OF_A_NAME) >= 8
+    assert all("{job_id}" in path or "{name}" in path or "{" not in path for _, path in ROUTES)
     assert {path for _, path in ROUTES} >= OPEN - {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
 
 
@@ -83,6 +93,26 @@ def test_another_owners_job_does_not_exist(app_client: TestClient, store: JobSto
     assert call(app_client, method, path, mine, job_id).status_code in {200, 404, 409}
     admin = key(store, "c", "admin")
     assert app_client.get(f"/v1/adaptations/{job_id}", headers=admin).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), OF_A_NAME)
+def test_another_owners_deployment_or_pack_does_not_exist(
+    app_client: TestClient, store: JobStore, settings: Settings, method: str, path: str
+) -> None:
+    """Of the same name: a deployment of ada's, and a pack that her job published."""
+    mine, other = key(store, "a"), key(store, "b")
+    job_id = app_client.post("/v1/adaptations", json=BODY, headers=mine).json()["id"]
+    put_pack(settings.home, "hers", 2.0, job_id=job_id)
+    target = {"model": "org/base", "adapter": None, "revision": None, "dtype": "auto"}
+    hers = Deployment(name="hers", owner="a", target=target, base_draft="small@1", pack=None)
+    store.put_deployment(hers, made_by="a", reason="x")
+    before = store.deployment("hers", owner="a")
+    answer, nowhere = (call(app_client, method, path, other, name=each) for each in ("hers", "none"))
+    assert answer.status_code == nowhere.status_code == 404, answer.text
+    wanted = re.sub(r"\bnone\b", "X", nowhere.json()["error"]["message"])
+    assert re.sub(r"\bhers\b", "X", answer.json()["error"]["message"]) == wanted
+    assert store.deployment("hers", owner="a") == before
+    assert call(app_client, method, path, mine, name="hers").status_code in {200, 204, 409, 503}
 
 
 def test_lists_and_keys_of_idempotency_are_each_owners_own(app_client: TestClient, store: JobStore) -> None:

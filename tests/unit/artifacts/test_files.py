@@ -10,6 +10,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from eda_service.artifacts.files import (
     file_entry,
@@ -22,6 +23,7 @@ from eda_service.artifacts.files import (
     write_json,
 )
 from eda_service.errors import ArtifactCorruptError, InsufficientStorageError
+from eda_service.records import FileEntry
 
 
 def test_hashes_are_sha256(tmp_path: Path) -> None:
@@ -147,3 +149,10 @@ def test_too_little_disk_states_need_free_and_next_step(tmp_path: Path, monkeypa
     assert "2.00 GB is free" in str(caught.value)
     assert "lower dataset.num_prompts" in str(caught.value)
     assert (caught.value.param, caught.value.code) == ("dataset.num_prompts", "insufficient_storage")
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/etc/passwd", "", "..", "a\0b"])
+def test_a_record_cannot_name_a_file_outside_of_its_directory(path: str) -> None:
+    with pytest.raises(ValidationError, match="inside its artifact"):
+        FileEntry(path=path, sha256="0", size_bytes=0)
+    assert FileEntry(path="a/..b/c", sha256="0", size_bytes=0).path == "a/..b/c"

@@ -231,3 +231,19 @@ def test_exported_embedding_and_head(
     assert torch.equal(embed.weight, head_VD) is tied
     assert not embed.weight.requires_grad
     assert not head_VD.requires_grad
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, target_dir: Callable[[str], Path]) -> None:
+    """Model, config and tokenizer each name a class in a file beside them, which would write a marker."""
+    model, marker = Path(shutil.copytree(target_dir("llama"), tmp_path / "model")), tmp_path / "ran"
+    (model / "custom.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Mine: pass\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((model / name).read_text())
+        settings["auto_map"] = {
+            "AutoConfig": "custom.Mine",
+            "AutoModelForCausalLM": "custom.Mine",
+            "AutoTokenizer": ["custom.Mine", "custom.Mine"],
+        }
+        (model / name).write_text(json.dumps(settings))
+    load_target(TargetSpec(model=str(model), dtype="float32"))
+    assert not marker.exists()
