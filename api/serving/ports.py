@@ -45,6 +45,10 @@ class Runner(Queue, Protocol):
         """Answers that run, wait, or are booked and not yet submitted."""
 
     @property
+    def num_running(self) -> int:
+        """Answers in the batch."""
+
+    @property
     def is_alive(self) -> bool:
         """Whether anything may still be counted."""
 

@@ -103,7 +103,7 @@ class VllmRunner:
     """
 
     def __init__(self, *, max_running: int, max_waiting: int) -> None:
-        self.max_open = max_running + max_waiting
+        self.max_open, self._max_running = max_running + max_waiting, max_running
         self.counts: defaultdict[tuple[str, str | None], ModelCounts] = defaultdict(ModelCounts)
         self.round_times = RoundTimes()
         self._loaded: Loaded | None = None
@@ -125,6 +125,11 @@ class VllmRunner:
     def num_open(self) -> int:
         """Answers that run, wait, or are booked and not yet submitted."""
         return self._num_open
+
+    @property
+    def num_running(self) -> int:
+        """Answers in the batch, at most."""
+        return min(len(self._running), self._max_running)
 
     @property
     def is_alive(self) -> bool:
