@@ -41,13 +41,13 @@ JOB: dict[str, Any] = {
     "model": MATH.target,
     "preset": "demo",
     "served_name": "monitored",
-    "webhook": {"url": "https://127.0.0.1:9/nobody-listens"},
+    "webhook": {"url": "https://localhost:9/nobody-listens"},
     "config": {
         "dataset": {"num_prompts": 24},
-        "selfgen": {"max_new_tokens": 32},
+        "selfgen": {"max_new_tokens": 32, "num_actors": 1},
         "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16},
-        "train": {"epochs": 1},
-        "evaluation": {"num_prompts": 4, "max_new_tokens": 16, "num_timed_prompts": 1, "num_timed_repeats": 1},
+        "train": {"epochs": 1, "num_workers": 1},
+        "evaluation": {"num_prompts": 4, "max_new_tokens": 16, "temperatures": [0.0], "num_timed_prompts": 0},
     },
 }
 _PATIENCE_S = 1500.0
@@ -151,8 +151,8 @@ def measure(bed: Bed, server: Prometheus) -> dict[str, Any]:
         asking = threading.Thread(target=ask, args=(bed.url, stop), daemon=True)
         asking.start()
         try:
-            client.deployments.wait_ready(MATH.target, timeout_s=600)
             job = client.create(JOB)
+            client.deployments.wait_ready(MATH.target, timeout_s=_PATIENCE_S)
             found = collect(server, [*dashboard_expressions(), *alert_expressions()])
             ended = client.wait(job.id, timeout_s=_PATIENCE_S)
         finally:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from eda_service import presets
 from eda_service.cli import view
-from eda_service.cli.arguments import as_pair, as_pairs
+from eda_service.cli.arguments import as_pair, as_pairs, as_path
 from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, out, print_json
 from eda_service.cli.jobs import finish
 from eda_service.errors import InputError
@@ -66,10 +65,10 @@ def adapt(
     as_json: JsonOption = False,
 ) -> None:
     """Adapt the base draft to a fine-tuned target, and serve the pair."""
-    dataset = {"source": None if data is None else _as_path(data), "num_prompts": num_prompts}
+    dataset = {"source": None if data is None else as_path(data), "num_prompts": num_prompts}
     given: dict[str, Any] = {
-        "model": _as_path(target),
-        "adapter": None if adapter is None else _as_path(adapter),
+        "model": as_path(target),
+        "adapter": None if adapter is None else as_path(adapter),
         "base_draft": base_draft,
         "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
         "preset": preset,
@@ -145,11 +144,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _as_path(value: str) -> str:
-    # The service does not share our working directory, so a path is made absolute; anything else is an id.
-    path = Path(value).expanduser()
-    if value.startswith(("/", "./", "../", "~")) or path.exists():
-        return str(path.absolute())
-    return value

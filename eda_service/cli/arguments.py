@@ -1,7 +1,8 @@
-"""Arguments that several commands take: a job's id, completed by the shell, and pairs of key and value."""
+"""Arguments that several commands take: a job's id, completed by the shell, pairs of key and value, paths."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,3 +45,11 @@ def as_pair(text: str, option: str) -> tuple[str, str]:
 def as_pairs(texts: list[str], option: str) -> dict[str, str]:
     """Several pairs as a dictionary."""
     return dict(as_pair(text, option) for text in texts)
+
+
+def as_path(value: str) -> str:
+    """A path made absolute, since the service does not share our working directory; anything else is an id."""
+    path = Path(value).expanduser()
+    if value.startswith(("/", "./", "../", "~")) or path.exists():
+        return str(path.absolute())
+    return value

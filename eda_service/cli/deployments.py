@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.arguments import as_pairs
+from eda_service.cli.arguments import as_pairs, as_path
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
@@ -127,10 +127,10 @@ def create(
     """Serve a target under a name."""
     if no_draft and base_draft is not None:
         raise InputError("--no-draft and --base-draft exclude each other; give one", param="base_draft")
-    body: dict[str, Any] = {"model": model, "dtype": dtype, "labels": as_pairs(labels or [], "--label"), "force": force}
-    body["engine"] = engine
-    given = {"name": name, "adapter": adapter, "revision": revision, "base_draft": base_draft, "pack": pack}
-    given["accelerator"] = accelerator
+    body: dict[str, Any] = {"dtype": dtype, "labels": as_pairs(labels or [], "--label"), "force": force}
+    body |= {"model": as_path(model), "engine": engine}
+    given = {"name": name, "revision": revision, "base_draft": base_draft, "pack": pack, "accelerator": accelerator}
+    given["adapter"] = None if adapter is None else as_path(adapter)
     body |= {key: value for key, value in given.items() if value is not None}
     if no_draft:
         body["base_draft"] = None

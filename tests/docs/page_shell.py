@@ -24,7 +24,7 @@ from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT
 _PORT = "127.0.0.1:8700"
 _UP = "eda up"
 _NUM_VERSIONS = 2
-_LIMIT_S = 1500.0
+_LIMIT_S = 3000.0
 _SHELL = 'set -eu -o pipefail -o allexport; [ -e "$STATE" ] && . "$STATE"; . "$SCRIPT"; export -p > "$STATE"'
 _PYTHON = '[ -e "$STATE" ] && . "$STATE"; exec python "$SCRIPT"'
 

@@ -13,7 +13,7 @@ from doc_blocks import PAGES, name_of, num_to_run, runnable
 from page_shell import PageShell
 from postgres import Postgres
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture

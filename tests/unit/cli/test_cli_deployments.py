@@ -53,6 +53,16 @@ def test_the_life_of_a_deployment(eda: Cli, live: LiveApi) -> None:
     assert eda("deployments", "show", name, url=live.url).exit_code == 2
 
 
+def test_directories_are_named_in_full(eda: Cli, live: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has a working directory of its own."""
+    monkeypatch.chdir(live.home)
+    (live.home / "my-lora").mkdir()
+    (live.home / "my-lora" / "adapter_config.json").write_text("{}")
+    body = made(eda, live, "--no-draft", "--adapter", "my-lora")
+    assert body["adapter"] == str(live.home / "my-lora")
+    assert eda("deployments", "rm", body["name"], url=live.url).exit_code == 0
+
+
 def test_without_speculation(eda: Cli, live: LiveApi) -> None:
     body = made(eda, live, "--no-draft", "--adapter", "org/lora", "--revision", "main", "--dtype", "float32")
     assert (body["base_draft"], body["adapter"], body["model"]) == (None, "org/lora", "org/model")
