@@ -10,7 +10,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
 	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
-	bench-ui profile-decode proof-lossless openapi format clean
+	bench-ui profile-decode proof-lossless bench-plan bench-scaling proof-nodes openapi format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -123,6 +123,18 @@ proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
 	$(BIN)/python -m benchmarks.kills
+
+proof-nodes: $(STAMP)  ## machines of network namespaces, killed and cut off in the middle; needs root
+	sh tests/multinode/install.sh
+	$(BIN)/python -m benchmarks.nodes $(if $(RESUME),--resume)
+
+bench-plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to 1,000 variants a day simulated
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.plan
+
+bench-scaling: $(STAMP)  ## self-generation on one core and on two
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.scaling
 
 openapi: $(STAMP)  ## write docs/openapi.json
 	$(BIN)/python -m api.openapi
