@@ -153,6 +153,18 @@ proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
 	$(BIN)/python -m benchmarks.kills
 
+proof-nodes: $(STAMP)  ## machines of network namespaces, killed and cut off in the middle; needs root
+	sh tests/multinode/install.sh
+	$(BIN)/python -m benchmarks.nodes $(if $(RESUME),--resume)
+
+bench-plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to 1,000 variants a day simulated
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.plan
+
+bench-scaling: $(STAMP)  ## self-generation on one core and on two
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.scaling
+
 proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
 	sh tests/install_faketime.sh
 	$(BIN)/python -m benchmarks.exhaustion

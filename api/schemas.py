@@ -76,7 +76,7 @@ class AdaptationRequest(Config):
     evaluation: EvalConfig | None = Field(None, description="evaluation settings; only the fields given are replaced")
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
     method: MethodRequest = MethodRequest()
-    preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b or best")
+    preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b, 70b or best")
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
     metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     priority: int = Field(50, ge=0, le=100, description="higher runs first")

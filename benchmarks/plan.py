@@ -144,7 +144,14 @@ def plot(found: dict[str, Any], path: Path) -> None:
             hours = [row[part] / 3600 for row in rows.values()]
             waits.plot(rates, hours, style, marker=".", label=f"{label}, {part.split('_')[1]}")
         busy.plot(rates, [row["utilisation"] for row in rows.values()], marker=".", label=label)
-    waits.set(xscale="log", yscale="symlog", xlabel="variants a day", ylabel="wait, hours", title="7B on 64 H100")
+    waits.set(
+        xscale="log",
+        yscale="symlog",
+        ylim=(0, None),
+        xlabel="variants a day",
+        ylabel="wait, hours",
+        title="7B on 64 H100",
+    )
     busy.set(xscale="log", ylim=(0, 1), xlabel="variants a day", ylabel="devices busy", title="utilisation")
     waits.legend(fontsize=7)
     busy.legend(fontsize=7)

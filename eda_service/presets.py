@@ -4,6 +4,8 @@
 `paper`     the paper's settings, with the released code's loss weights, fc trained, and a private expert of a quarter
             of the width: 27.3 % of a draft for SmolLM2-135M, where fc weighs more than at 7B
 `paper_7b`  the same with the half-width private expert of Table 4 (127.5M of 462.4M parameters)
+`70b`       paper_7b for a 70B target: ZeRO-2, small forwards, a draft vocabulary of 32,000. The target itself, 141 GB
+            in bfloat16, has to fit one device; not run
 `best`      beyond the paper: three unrolled steps, cross-entropy first, a full-width private expert, all samples
             (wins over the paper's recipe on the tasks of all three targets, benchmarks/results/paper; its parts one by
             one: not run yet)
@@ -62,6 +64,18 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": _PAPER,
     "paper_7b": {**_PAPER, "train": {**_PAPER["train"], "private_width_fraction": 0.5}},
+    "70b": {
+        **_PAPER,
+        "train": {
+            **_PAPER["train"],
+            "private_width_fraction": 0.5,
+            "use_gpu": True,
+            "num_workers": 8,
+            "zero_stage": 2,
+            "micro_batch_size": 1,
+            "draft_vocab_size": 32_000,
+        },
+    },
     "best": {
         **_PAPER,
         "selection": {**_PAPER["selection"], "method": "all"},

@@ -35,7 +35,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--base-draft", help="name@version")
     made.add_argument("--data", help="JSONL file, Hugging Face dataset id, reasoning-gym:<task>, or self")
     made.add_argument("--num-prompts", type=int)
-    made.add_argument("--preset", help="demo, paper, paper_7b or best")
+    made.add_argument("--preset", help="demo, paper, paper_7b, 70b or best")
     made.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="any field of AdaptConfig")
     return made
 

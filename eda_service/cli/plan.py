@@ -23,7 +23,7 @@ app = typer.Typer(help="Plan capacity; no service is asked.", invoke_without_com
 
 ModelOption = Annotated[str, typer.Option("--model", help="135m, 1.5b, 7b, 8b, 14b, 32b, 70b, or a target here.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="h100, h200, a100, l40s, or core (a CPU core).")]
-PresetOption = Annotated[str, typer.Option("--preset", help="demo, paper, paper_7b or best.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, paper, paper_7b, 70b or best.")]
 PromptOption = Annotated[float, typer.Option("--prompt-tokens", min=1, help="Mean tokens of a rendered prompt.")]
 AnswerOption = Annotated[
     float | None, typer.Option("--answer-tokens", min=1, help="Mean tokens of an answer; default: the cap.")

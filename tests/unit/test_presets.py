@@ -8,7 +8,7 @@ from eda_service.config import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.presets import merge, preset
 
-NAMES = ("demo", "paper", "paper_7b", "best")
+NAMES = ("demo", "paper", "paper_7b", "70b", "best")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -18,7 +18,7 @@ def test_every_preset_is_a_valid_config(name: str) -> None:
 
 
 def test_an_unknown_preset_lists_what_there_is() -> None:
-    with pytest.raises(InputError, match="no preset 'papre'; there are best, demo, paper, paper_7b") as caught:
+    with pytest.raises(InputError, match="no preset 'papre'; there are 70b, best, demo, paper, paper_7b") as caught:
         preset("papre")
     assert caught.value.param == "preset"
 
