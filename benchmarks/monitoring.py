@@ -33,7 +33,7 @@ from eda_service.distributed.processes import free_port
 logger = logging.getLogger(__name__)
 
 MATH = DOMAINS[0]
-WATCH = {"below": 1.0, "min_rounds": 100, "window_s": 86_400}
+WATCH = {"below": 1.0, "min_rounds": 40, "window_s": 86_400}
 SETTINGS = {"EDA_WEBHOOK_PRIVATE_ADDRESSES": "true", "EDA_DRIFT_INTERVAL_S": "1"}
 SCRAPE_S = 2
 QUESTIONS = ("What is {0} times 7?", "Ann has {0} apples and eats 3. How many are left?", "Who wrote play number {0}?")
@@ -145,6 +145,8 @@ def ask(url: str, stop: threading.Event) -> None:
 def measure(bed: Bed, server: Prometheus) -> dict[str, Any]:
     """Serve, ask and adapt until every expression has returned data, or patience ends."""
     stop = threading.Event()
+    while not server.num_values('up{job="eda"} > 0'):  # what happens before the first scrape is no increase
+        time.sleep(0.5)
     with Client(bed.url) as client:
         wanted = {"name": MATH.target, "model": MATH.target, "pack": f"{MATH.target}@champion"}
         client.deployments.create({**wanted, "drift": WATCH})

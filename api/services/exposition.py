@@ -144,9 +144,9 @@ class ServingCollector(Collector):
                     adapters.add_metric([each.model], each.adapter_bytes)
                 if each.pack_bytes is not None:
                     packs.add_metric([each.model], each.pack_bytes)
-            for name, number in found.swaps.items():
+            for name in sorted({each.model for each in found.loaded} | set(found.swaps)):
                 if name in self._visible:
-                    swaps.add_metric([name], number)
+                    swaps.add_metric([name], found.swaps.get(name, 0))
         yield from (info, adapters, packs, swaps)
 
     def _of_groups(self) -> Iterator[Metric]:

@@ -35,7 +35,7 @@ def deploy(store: JobStore, name: str, model: str, owner: str = "local") -> str:
     return group_key(target)
 
 
-def say(proxy: ScriptedService, group: str, *names: str, num_new_tokens: int = 10) -> None:
+def say(proxy: ScriptedService, group: str, *names: str, num_new_tokens: int = 10, num_swaps: int = 3) -> None:
     """A group's replicas have answered for these names."""
     variants = []
     for name in names:
@@ -46,7 +46,7 @@ def say(proxy: ScriptedService, group: str, *names: str, num_new_tokens: int = 1
             counts.first_token_s.observe(5000.0)
             variants.append(VariantMetrics(name, pack, counts, num_running=1, num_waiting=2))
     loaded = [LoadedModel(name, "p@2", "d@1", 40, 6, num_replicas=2) for name in names]
-    found = GroupMetrics(variants, loaded, dict.fromkeys(names, 3), 1000, 2)
+    found = GroupMetrics(variants, loaded, dict.fromkeys(names, num_swaps) if num_swaps else {}, 1000, 2)
     body = GROUP_METRICS.dump_json(found)
     headers = {"content-type": "application/json"}
     proxy.on("GET", f"/groups/{group}/internal/metrics", Answer(headers=headers, body=body))
@@ -105,6 +105,13 @@ def test_all_groups_are_joined_and_one_that_is_away_is_said_to_be(
     assert of(found, "eda_base_bytes", group=other) == 1000
 
 
+def test_what_has_not_happened_yet_is_0_so_that_the_first_time_counts(
+    client: TestClient, store: JobStore, proxy: ScriptedService
+) -> None:
+    say(proxy, deploy(store, "a", "org/base"), "a", num_swaps=0)
+    assert of(scrape(client), "eda_pack_swaps_total", model_name="a") == 0
+
+
 def test_with_keys_each_sees_its_own_and_nobody_without(
     client: TestClient, store: JobStore, proxy: ScriptedService
 ) -> None:
@@ -129,6 +136,9 @@ def test_jobs_and_answers_are_counted(client: TestClient, store: JobStore, proxy
         client.post("/v1/completions", json={"model": "a", "prompt": "x"})
     found = scrape(client)
     assert of(found, "eda_jobs", status="queued") == 1
+    assert [of(found, "eda_jobs", status=status) for status in ("running", "failed")] == [0, 0]
+    assert of(found, "eda_job_stage_seconds_count", stage="train") == 0
+    assert of(found, "eda_webhooks_total", outcome="gave_up") == 0
     assert of(found, "eda_endpoint_responses_total", code="200") == 2
     assert of(found, "eda_endpoint_responses_total", code="429") == 1
     assert of(found, "eda_dispatcher_pass_seconds_count") >= 1

@@ -57,7 +57,8 @@ def test_directories_are_named_in_full(eda: Cli, live: LiveApi, monkeypatch: pyt
     """The service has a working directory of its own."""
     monkeypatch.chdir(live.home)
     (live.home / "my-lora").mkdir()
-    (live.home / "my-lora" / "adapter_config.json").write_text("{}")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (live.home / "my-lora" / name).write_text("{}")
     body = made(eda, live, "--no-draft", "--adapter", "my-lora")
     assert body["adapter"] == str(live.home / "my-lora")
     assert eda("deployments", "rm", body["name"], url=live.url).exit_code == 0
