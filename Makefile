@@ -8,7 +8,7 @@ UI_STAMP := $(VENV)/.installed-ui
 CLIENTS_STAMP := .venv-clients/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
+.PHONY: help install demo test test-storage test-ui test-vllm check bench-demo bench-decode bench-growth bench-packs bench-base \
 	bench-paper bench-paper-timed bench-jobs bench-variants bench-serving proof-clients proof-drift proof-faults proof-kills \
 	bench-ui bench-storage profile-decode proof-lossless openapi format clean
 
@@ -38,6 +38,10 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## exports inside a real vLLM (CPU), and benc
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
+
+test-storage: $(STAMP)  ## an adaptation that goes on on another machine, over a real S3 server
+	sh tests/install_s3_server.sh
+	$(BIN)/python -m pytest tests/storage
 
 test-ui: $(UI_STAMP)  ## the web pages in Chromium, pictures in out/ui
 	$(BIN)/eda models fetch smollm2-135m-instruct
