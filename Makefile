@@ -39,6 +39,10 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## vLLM (CPU): exports, deployments, self-gen
 	.venv-vllm/bin/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
 
+test-storage: $(STAMP)  ## an adaptation that goes on on another machine, over a real S3 server
+	sh tests/install_s3_server.sh
+	$(BIN)/python -m pytest tests/storage
+
 test-docs: $(STAMP)  ## the documentation's shell and Python blocks, page by page, against real services
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	sh tests/install_postgres.sh

@@ -1,42 +1,30 @@
-"""A service whose runs, packs and drafts are on S3: a job runs all stages and is served from there, a machine with an
-empty disk skips what is done, and trains and evaluates again from what it fetches.
+"""A service whose runs, packs and drafts are on S3: a job runs all stages and is served from there, and a machine with
+an empty disk skips what is done.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 from running import REPOSITORY, Service
 from s3_server import S3Server
-from tiny_models import fit_draft, register_draft
+from small_job import CONFIG, store_draft, write_prompts
 
 from eda_service.artifacts.files import sha256_file
-from eda_service.artifacts.registry import publish_draft, stage_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import Storage
 from eda_service.client import Client
-from eda_service.config import TargetSpec
 from eda_service.records import Stage
-from eda_service.target.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 NAME = "stored"
-CONFIG: dict[str, Any] = {
-    "selfgen": {"max_new_tokens": 12, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
-    "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 8, "pca_dim": 8},
-    "train": {"epochs": 4, "batch_size": 4, "num_workers": 1, "checkpoint_every_steps": 4},
-    "evaluation": {"num_prompts": 4, "max_new_tokens": 8, "num_timed_prompts": 0, "temperatures": [0.0], "threads": 1},
-}
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +45,7 @@ def tiny_dir(target_dir: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="module")
 def service(env: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> Iterator[Service]:
     home, elsewhere = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("elsewhere")
-    target = load_target(TargetSpec(model=str(tiny_dir), dtype="float32"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDA_HOME", str(elsewhere))
-        staging = stage_draft("tiny", 1)
-        shutil.copytree(register_draft(elsewhere, fit_draft(target, steps=60), target), staging, dirs_exist_ok=True)
-        publish_draft(staging, "tiny", 1)
+    store_draft(tiny_dir, elsewhere)
     with Service(home, {**env, "EDA_BACKOFF_S": "0.2"}, allow=tiny_dir.parent.parent) as running:
         yield running
 
@@ -78,14 +61,12 @@ def adapt_again(job_id: str, home: Path, service: Service) -> None:
 def test_a_job_lives_on_storage(
     service: Service, client: Client, env: Mapping[str, str], tiny_dir: Path, tmp_path: Path
 ) -> None:
-    prompts = tiny_dir.parent / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"the user and the other number {n}"}) + "\n" for n in range(28)))
     job = client.create(
         {
             "model": str(tiny_dir),
             "base_draft": "tiny@1",
             "served_name": NAME,
-            "dataset": {"source": str(prompts), "num_prompts": 28},
+            "dataset": write_prompts(tiny_dir.parent / "prompts.jsonl"),
             "config": CONFIG,
         }
     )
@@ -119,15 +100,3 @@ def test_a_job_lives_on_storage(
     kinds = [event["type"] for event in run.read_events(num_events)]
     assert kinds == ["stage_skipped"] * 5 + ["stage_started", "stage_finished", "pack_published"]
     assert {path.name for path in run.root.rglob("*.safetensors")} == {"pack.safetensors"}
-
-    # Another one, after the records of two stages were lost: it trains and evaluates from what it fetches.
-    num_events += len(kinds)
-    for stage in (Stage.TRAIN, Stage.EVALUATE):
-        run.remove(f"{stage.value}/record.json")
-    adapt_again(job.id, tmp_path / "third", service)
-    third = RunDir.of_job(job.id, tmp_path / "third")
-    finished = [each["stage"] for each in third.read_events(num_events) if each["type"] == "stage_finished"]
-    assert finished == ["train", "evaluate", "publish"]
-    assert (third.root / "select").is_dir()
-    assert not list((third.root / "generate").glob("*.features.*"))
-    assert storage.read(f"packs/{NAME}/1.json") == manifest  # published once
