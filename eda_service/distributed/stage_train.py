@@ -22,7 +22,8 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards
-from eda_service.distributed.train_worker import OUTCOME, Payload, build_draft, train_worker
+from eda_service.distributed.train_inputs import Payload, build_draft
+from eda_service.distributed.train_worker import OUTCOME, train_worker
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
