@@ -23,7 +23,8 @@ from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards, shard_of
-from eda_service.distributed.train_worker import BEST, CURVE_FILE, OUTCOME, Payload, build_draft, train_worker
+from eda_service.distributed.train_inputs import Payload, build_draft
+from eda_service.distributed.train_worker import BEST, CURVE_FILE, OUTCOME, train_worker
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,

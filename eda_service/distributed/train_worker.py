@@ -9,30 +9,28 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.config import AdaptConfig
 from eda_service.distributed.deepspeed_config import (
     deepspeed_config,
     prepare_environment,
     whole_parameters,
     without_cpu_kernels,
 )
+from eda_service.distributed.train_inputs import Payload, build_draft, is_mixed, load_heads
 from eda_service.distributed.train_state import TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
 from eda_service.model.freezing import frozen_sha256
-from eda_service.records import CurvePoint, FileEntry, Stage
-from eda_service.target.packed import native_bfloat16
+from eda_service.records import CurvePoint, Stage
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
@@ -45,29 +43,6 @@ SIMULATED_DEPTH = 5
 OUTCOME, BEST, CURVE_FILE = "train/outcome.json", "train/best.json", "train/curve.jsonl"
 _HELDOUT_BATCH = 16
 _PROGRESS_EVERY_S = 2.0
-
-
-@dataclass
-class Payload:
-    """What a worker is given: paths and values, no tensors."""
-
-    run_root: str
-    out_dir: str
-    data_dir: str
-    shards: list[tuple[str, int]]
-    io_path: str
-    start_dir: str
-    vocab_path: str | None
-    inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-    def fetched(self, config: AdaptConfig) -> Payload:
-        """The same, once everything it names is on this machine."""
-        run = RunDir(Path(self.run_root))
-        for stage, entries in self.inputs.items():
-            run.store.fetch(Stage(stage), [FileEntry(**entry) for entry in entries])
-        if Path(self.start_dir).exists():
-            return self
-        return replace(self, start_dir=str(find_draft(config.base_draft)))
 
 
 class Worker:
@@ -298,16 +273,6 @@ class Worker:
             self.curve.truncate_after(self.state.step)
 
 
-def load_heads(
-    payload: Payload, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device
-) -> tuple[nn.Embedding, Tensor]:
-    """The target's embedding, and its head's rows of the draft vocabulary."""
-    from eda_service.target.io import load_io
-
-    embed, head_VD = load_io(Path(payload.io_path), dtype=dtype, device=device)
-    return embed, head_VD if vocab_W is None else head_VD[vocab_W.long().to(device)].contiguous()
-
-
 def train_worker(arguments: dict[str, Any]) -> None:
     """Entry point of every Ray Train worker."""
     config = AdaptConfig.model_validate(arguments["config"])
@@ -336,22 +301,3 @@ def train_worker(arguments: dict[str, Any]) -> None:
         # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
         worker.run.store.share(CURVE_FILE)
         worker.run.write_value(OUTCOME, outcome)
-
-
-def is_mixed(config: TrainConfig) -> bool:
-    """Whether products run in bfloat16 on float32 weights. On a GPU DeepSpeed's own bf16 mode does it."""
-    if config.use_gpu or config.precision == "float32":
-        return False
-    return config.precision == "bfloat16" or native_bfloat16()
-
-
-def build_draft(payload: Payload, config: TrainConfig, seed: int) -> tuple[Any, Tensor | None]:
-    """The draft in the form its method trains, and its vocabulary."""
-    from safetensors.torch import load_file
-
-    from eda_service.model.checkpoint import load_base_draft
-    from eda_service.model.freezing import prepare
-
-    loaded = load_base_draft(Path(payload.start_dir), dtype=torch.float32)
-    vocab_W = load_file(payload.vocab_path)["draft_vocab"] if payload.vocab_path else None
-    return prepare(loaded.draft, config, seed=seed), vocab_W

@@ -21,7 +21,7 @@ from eda_service.artifacts.shards import Sample, write_shard
 from eda_service.config import AdaptConfig
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_train import fit
-from eda_service.distributed.train_worker import Payload
+from eda_service.distributed.train_inputs import Payload
 from eda_service.model.draft import Draft
 from eda_service.records import Stage
 from eda_service.target.io import export_io
