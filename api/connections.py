@@ -14,12 +14,13 @@ from uvicorn.protocols.http import httptools_impl
 
 from api.errors import error_body
 
-HEADER_TIMEOUT_S = 10.0
+HEADER_TIMEOUT_S = 30.0
 BODY_TIMEOUT_S = 60.0
 MAX_HEADER_BYTES = 64 << 10
 MAX_REQUEST_BYTES = 8 << 20
 """On the wire: a body that is too large is read this far, so that its sender hears why."""
 MAX_CONNECTIONS = 4096
+_GRACE_S = 0.5
 
 
 class BoundedConnection(httptools_impl.HttpToolsProtocol):
@@ -62,6 +63,8 @@ class BoundedConnection(httptools_impl.HttpToolsProtocol):
             )
         elif self._num_bytes > MAX_REQUEST_BYTES:
             self.transport.abort()
+        elif self._in_headers and self._num_bytes and self._deadline is None:
+            self._wait_for(self.header_timeout_s)  # empty lines before a request, which the parser passes over
 
     def on_message_begin(self) -> None:
         """Another request begins."""
@@ -96,6 +99,10 @@ class BoundedConnection(httptools_impl.HttpToolsProtocol):
             self._deadline = None
 
     def _is_late(self) -> None:
+        # When this loop itself was held up, what is late may lie in the socket: timers come before it.
+        self._deadline = self.loop.call_later(_GRACE_S, self._end_late)
+
+    def _end_late(self) -> None:
         self._deadline = None
         is_answered = self.cycle is not None and self.cycle.response_started and not self._in_headers
         if is_answered or (self._in_headers and not self._num_bytes):

@@ -9,12 +9,15 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 
 _START = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-_HEADERS_END_S, _BODIES_END_S = 30.0, 90.0
+_HEADERS_END_S, _BODIES_END_S = 60.0, 90.0
+_OPENING_AT_ONCE = 50
 
 
 async def slow_clients(url: str, count: int) -> dict[str, Any]:
@@ -79,24 +82,32 @@ async def event_streams(url: str, job_id: str, count: int, end: Any) -> dict[str
         end: Called to end the job.
     """
     opened, told = asyncio.Event(), 0
-    num_open, num_refused = 0, 0
+    num_open = 0
+    failed: Counter[str] = Counter()
+    opening = asyncio.Semaphore(_OPENING_AT_ONCE)
     limits = httpx.Limits(max_connections=None)
 
     async def listen(http: httpx.AsyncClient) -> None:
-        nonlocal told, num_open, num_refused
+        nonlocal told, num_open
         text = b""
         try:
             headers = {"accept": "text/event-stream"}
-            async with http.stream("GET", f"{url}/v1/adaptations/{job_id}/events", headers=headers) as stream:
+            async with AsyncExitStack() as held:
+                async with opening:
+                    request = http.stream("GET", f"{url}/v1/adaptations/{job_id}/events", headers=headers)
+                    stream = await held.enter_async_context(request)
+                    chunks = stream.aiter_raw()
+                    text = await anext(chunks, b"")
                 if not stream.is_success:
-                    num_refused += 1
+                    failed[str(stream.status_code)] += 1
                     return
-                async for chunk in stream.aiter_raw():
-                    num_open += not text
+                num_open += 1
+                if num_open >= count:
+                    opened.set()
+                async for chunk in chunks:
                     text = (text + chunk)[-65536:]
-                    if num_open >= count:
-                        opened.set()
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            failed[type(error).__name__] += 1
             return
         told += b"job_cancelled" in text
 
@@ -112,7 +123,7 @@ async def event_streams(url: str, job_id: str, count: int, end: Any) -> dict[str
     return {
         "num_streams": count,
         "num_opened": num_open,
-        "num_refused": num_refused,
+        "failed": dict(failed),
         "num_told_the_end": told,
         "opened_s": round(opened_s, 1),
         "ended_s": round(time.monotonic() - began - opened_s, 1),

@@ -1,6 +1,7 @@
 """Live events: one look at the database serves every open stream.
 
-A stream asks for its job's events only when something was written since; between looks it sleeps on a signal.
+A stream asks for its job's events only when some were written, and sleeps on a signal between. Streams have few threads
+of their own to ask in, so that a thousand of them do not hold up a single request.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
+import anyio
+from anyio.to_thread import run_sync
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
@@ -19,7 +23,10 @@ from eda_service.jobstore import Event, JobStore
 logger = logging.getLogger(__name__)
 
 _PAGE = 100
-_KEEP_ALIVE_S = 5.0  # also the longest wait for an event whose sign was missed (see `last_event_id`)
+_KEEP_ALIVE_S = 5.0
+_LOOK_AFTER = 6  # so many keep-alives without a sign: one may have been missed
+_LATE = 100  # ids; on PostgreSQL an event may become visible after one with a higher id
+_NUM_THREADS = 4
 
 
 class EventFeed:
@@ -33,6 +40,8 @@ class EventFeed:
     def __init__(self, store: JobStore, *, interval_s: float = 0.25) -> None:
         self._store, self._interval_s = store, interval_s
         self._changed = asyncio.Event()
+        self._signals: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self._threads = anyio.CapacityLimiter(_NUM_THREADS)
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
 
@@ -51,6 +60,7 @@ class EventFeed:
         """End every stream after what it has sent; the process is going to stop."""
         self._is_ending = True
         self._changed.set()
+        self._wake(set(self._signals))
 
     @property
     def is_ending(self) -> bool:
@@ -70,34 +80,50 @@ class EventFeed:
             NotFoundError: No such job of this owner; take the first item before answering.
         """
         while not self._is_ending:
-            changed = self._changed  # taken before the look, so that nothing written meanwhile is slept through
-            job = await run_in_threadpool(self._store.get, job_id, owner=owner)
-            events, has_more = await run_in_threadpool(
-                self._store.events, job_id, owner=owner, after=after, limit=_PAGE
-            )
+            # Taken before the look, so that nothing written meanwhile is slept through.
+            signal = self._signals.setdefault(job_id, asyncio.Event())
+            is_over, (events, has_more) = await run_sync(self._read, job_id, owner, after, limiter=self._threads)
             for event in events:
                 after = event.id
                 yield _as_bytes(event)
             if has_more:
                 continue
-            if job.is_terminal:
+            if is_over:
                 return
             if not events:
                 yield KEEPALIVE_COMMENT
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), _KEEP_ALIVE_S)
+            for _ in range(_LOOK_AFTER):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(signal.wait(), _KEEP_ALIVE_S)
+                if signal.is_set():
+                    break
+                yield KEEPALIVE_COMMENT
+
+    def _read(self, job_id: str, owner: str | None, after: int) -> tuple[bool, tuple[list[Event], bool]]:
+        job = self._store.get(job_id, owner=owner)
+        return job.is_terminal, self._store.events(job_id, owner=owner, after=after, limit=_PAGE)
+
+    def _wake(self, jobs: set[str]) -> None:
+        for job_id in jobs:
+            signal = self._signals.pop(job_id, None)
+            if signal is not None:
+                signal.set()
 
     async def _look(self) -> None:
         last = -1
         while True:
             try:
                 newest = await run_in_threadpool(self._store.last_event_id)
+                changed: set[str] = set()
+                if newest != last and self._signals:
+                    changed = await run_in_threadpool(self._store.jobs_with_events, after=max(0, last) - _LATE)
             except Exception:
                 # The edge of a task that must live: streams fall back to their keep-alive pace until this passes.
                 logger.exception("cannot look for new events")
             else:
                 if newest != last:
                     last = newest
+                    self._wake(changed)
                     self._changed.set()
                     self._changed = asyncio.Event()
             await asyncio.sleep(self._interval_s)

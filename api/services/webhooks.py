@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+import certifi
 import httpx
 from standardwebhooks import Webhook
 
@@ -82,7 +83,7 @@ class Webhooks:
     ) -> None:
         self._store, self._settings, self._clock = store, settings, clock
         self._outcomes = instruments.webhooks
-        self._trusted = ssl.create_default_context(cafile=settings.webhook_ca_file)
+        self._trusted = ssl.create_default_context(cafile=settings.webhook_ca_file or certifi.where())
 
     def run_once(self) -> None:
         """Deliver what is due; a failure is put off, ever longer, and after the last attempt given up with an event."""

@@ -87,6 +87,11 @@ class EventLog(Database):
             found = session.scalars(query.limit(limit + 1)).all()
             return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
 
+    def jobs_with_events(self, *, after: int) -> set[str]:
+        """Jobs of the events with an id above `after`."""
+        with self._read() as session:
+            return set(session.scalars(select(EventRow.job_id).where(EventRow.id > after).distinct()))
+
     def last_event_id(self) -> int:
         """The highest id of any job's events: that it grew is the sign that something happened. On PostgreSQL an event
         of another job with a lower id may still become visible after it.

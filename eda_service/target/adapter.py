@@ -20,7 +20,6 @@ from torch import Tensor
 
 from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.errors import AdapterUnstackableError, TargetIncompatibleError
-from eda_service.target.adapter_check import read_config
 
 _TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
 # What says nothing about the function of the adapted model; anything else must be off, so that an option this code
@@ -68,17 +67,16 @@ def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -
     """Read and check an adapter.
 
     Args:
-        directory: Holds adapter_config.json and adapter_model.safetensors.
+        directory: Holds adapter_config.json and adapter_model.safetensors, as `resolve_target` has checked them.
         dtype: Of the target.
         device: Of the target.
 
     Raises:
         AdapterUnstackableError: It changes more than the seven linears of a layer, or in another way than LoRA.
-        UnsafeCheckpointError: A setting is one that is not read.
         TargetIncompatibleError: The file cannot be read, lacks half of an update, or holds a number that is not finite
             (it would reach the rows of others: zero times infinity).
     """
-    config = read_config(directory)
+    config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
     reason = unstackable_reason(config)
     if reason is not None:
         raise _unstackable(directory, reason)

@@ -116,8 +116,10 @@ def _read_line(stream: IO[bytes]) -> bytes:
         TimeoutError: It does not come.
     """
     deadline, parts = time.monotonic() + _TIMEOUT_S, b""
+    ready = select.poll()  # not `select.select`, which knows no file beyond the 1,024th
+    ready.register(stream, select.POLLIN | select.POLLHUP)
     while not parts.endswith(b"\n"):
-        if not select.select([stream], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise TimeoutError
         more = os.read(stream.fileno(), _READ_BYTES)
         if not more:

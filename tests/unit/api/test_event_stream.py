@@ -89,3 +89,41 @@ def test_what_cannot_be_streamed_is_an_error_and_no_stream(
     response = httpx.get(f"{api.url}/v1/adaptations/{job_id}/events", headers={**STREAM, **headers}, timeout=30)
     assert response.status_code == status
     assert response.json()["error"]["message"]
+
+
+def test_many_quiet_streams_ask_for_nothing(api: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a job's events its streams cost a comment now and then; an event reaches all of them."""
+    monkeypatch.setattr("api.services.feed._KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr("api.services.feed._LOOK_AFTER", 10_000)
+    quiet, busy = create(api), create(api)
+    asked: list[str] = []
+    real = api.store.events
+
+    def counted(job_id: str, **options: Any) -> Any:
+        asked.append(job_id)
+        return real(job_id, **options)
+
+    monkeypatch.setattr(api.store, "events", counted)
+    texts: list[str] = []
+
+    def listen() -> None:
+        texts.append(httpx.get(f"{api.url}/v1/adaptations/{quiet}/events", headers=STREAM, timeout=60).text)
+
+    threads = [threading.Thread(target=listen) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while asked.count(quiet) < len(threads):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.5)
+    before = asked.count(quiet)
+    for n in range(10):
+        api.store.add_event(busy, "step", f"step {n}")
+        time.sleep(0.1)
+    assert asked.count(quiet) - before <= len(threads)  # the late margin may ask once more
+    api.store.transition(quiet, Status.CANCELLED, event="job_cancelled", message="no more")
+    for thread in threads:
+        thread.join()
+    assert len(texts) == len(threads)
+    assert all("job_cancelled" in text and text.count(":") > 5 for text in texts)
