@@ -6,6 +6,7 @@ vLLM holds one target with one draft, so a group has one model; a new pack is a 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from eda_service.target.chat import stop_token_ids
 from eda_service.target.loader import choose_dtype, max_context_of
 
 MAX_WAITING = 64
+_SERVER = "api.serving.vllm_server"
 
 
 class EngineStartError(ResourceError):
@@ -121,6 +123,7 @@ class VllmGroup:
             self.runner.use(await self._start(*self._served))
 
     async def _start(self, model: ServedModel, files: _Files) -> Loaded:
+        await asyncio.to_thread(importlib.import_module, _SERVER)  # seconds, which the event loop must not wait for
         from api.serving.vllm_server import ServerPlan, start_server
 
         on_cpu = self._engine.accelerator is Accelerator.CPU

@@ -57,7 +57,8 @@ def test_a_draft_is_exported_once_and_again_when_damaged(pack: str, base_draft_d
 
     directory = export()
     weights = directory / WEIGHTS
-    written_at, tensors = weights.stat().st_mtime_ns, {name: each.clone() for name, each in load_file(weights).items()}
+    written_at = weights.stat().st_mtime_ns
+    tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}  # not a view of the damaged file
     assert export() == directory
     assert weights.stat().st_mtime_ns == written_at
     weights.write_bytes(weights.read_bytes()[:-1])
