@@ -109,7 +109,9 @@ class Storage:
         with _translated(self.url):
             listed = obstore.list_with_delimiter(self._store, prefix)
         paths = [*listed["common_prefixes"], *(str(entry["path"]) for entry in listed["objects"])]
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
+        # Some clients (Ray Train's) make an object for the prefix itself, as if it were a directory.
+        below = {path.strip("/") for path in paths} - {prefix.strip("/")}
+        return sorted(path.rsplit("/", 1)[-1] for path in below)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are none the less gone."""

@@ -35,6 +35,7 @@ def test_objects_are_read_as_written(storage: Storage, tmp_path: Path) -> None:
     assert storage.read_many(["a/b", "a/x", "a/c/d"]) == [b"two", None, b""]
     assert storage.children("a") == ["b", "c"]
     assert storage.children("nothing") == []
+    assert storage.children("") == ["a"]
     assert storage.get_file("a/b", tmp_path / "new" / "file")
     assert (tmp_path / "new" / "file").read_bytes() == b"two"
     assert not storage.get_file("a/x", tmp_path / "none")
