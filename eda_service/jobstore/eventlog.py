@@ -13,7 +13,6 @@ from eda_service.jobstore.database import Database
 from eda_service.jobstore.job import Event
 from eda_service.jobstore.models import EventRow
 
-
 _LATE = 100  # ids, on PostgreSQL; see `last_event_id`
 
 
