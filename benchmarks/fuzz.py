@@ -38,6 +38,7 @@ FIXED = (
     "an estimate beside an unreadable base draft was answered with 500",
     "a deeply nested line of a prompt file was answered with 500",
     "ids with a line break at their end were taken",
+    "a thousand event streams of one job held up every other request",
 )
 """Failures that fuzzing and probing found and that are mended; each has a test."""
 _SOUND = (

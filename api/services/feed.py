@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 _PAGE = 100
 _KEEP_ALIVE_S = 5.0
 _LOOK_AFTER = 6  # so many keep-alives without a sign: one may have been missed
-_LATE = 100  # ids; on PostgreSQL an event may become visible after one with a higher id
 _NUM_THREADS = 4
 
 
@@ -116,7 +115,7 @@ class EventFeed:
                 newest = await run_in_threadpool(self._store.last_event_id)
                 changed: set[str] = set()
                 if newest != last and self._signals:
-                    changed = await run_in_threadpool(self._store.jobs_with_events, after=max(0, last) - _LATE)
+                    changed = await run_in_threadpool(self._store.jobs_with_events, after=last)
             except Exception:
                 # The edge of a task that must live: streams fall back to their keep-alive pace until this passes.
                 logger.exception("cannot look for new events")

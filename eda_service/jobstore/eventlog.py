@@ -13,6 +13,8 @@ from eda_service.jobstore.database import Database
 from eda_service.jobstore.job import Event
 from eda_service.jobstore.models import EventRow
 
+_LATE = 100  # ids, on PostgreSQL; see `last_event_id`
+
 
 class EventLog(Database):
     """Writing and reading events. Those of one job become visible in the order of their ids, so a reader that goes on
@@ -88,9 +90,10 @@ class EventLog(Database):
             return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
 
     def jobs_with_events(self, *, after: int) -> set[str]:
-        """Jobs of the events with an id above `after`."""
+        """Jobs of the events that became visible since `after` was the highest id; perhaps some more."""
+        first = after - _LATE if self.backend == "postgresql" else after
         with self._read() as session:
-            return set(session.scalars(select(EventRow.job_id).where(EventRow.id > after).distinct()))
+            return set(session.scalars(select(EventRow.job_id).where(EventRow.id > first).distinct()))
 
     def last_event_id(self) -> int:
         """The highest id of any job's events: that it grew is the sign that something happened. On PostgreSQL an event
