@@ -17,7 +17,7 @@ DOCS = REPOSITORY / "docs"
 RUNNABLE = ("bash", "python")
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "hooks" not in path.parts)
 _OPENING = re.compile(r"^```(\w*)", re.MULTILINE)
-_COMMAND = re.compile(r"(?<![\w./-])eda (?=[a-z-])[^|;)&\n]*")
+_COMMAND = re.compile(r"(?<![\w./-])eda (?=[a-z-])[^|;)&>\n]*")
 
 Evaluate = Callable[[Example], None]
 
