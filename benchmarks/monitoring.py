@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 MATH = DOMAINS[0]
 WATCH = {"below": 1.0, "min_rounds": 40, "window_s": 86_400}
 SETTINGS = {"EDA_WEBHOOK_PRIVATE_ADDRESSES": "true", "EDA_DRIFT_INTERVAL_S": "1"}
-SCRAPE_S = 2
+SCRAPE_S = 5
 QUESTIONS = ("What is {0} times 7?", "Ann has {0} apples and eats 3. How many are left?", "Who wrote play number {0}?")
 JOB: dict[str, Any] = {
     "model": MATH.target,
@@ -84,6 +84,11 @@ class Prometheus:
         """Series of an instant query that have a number."""
         found = self.get("query", query=promql)["result"]
         return sum(not math.isnan(float(series["value"][1])) for series in found)
+
+    def wait_scraped(self) -> None:
+        """Until the newest scrape of the service came through."""
+        while not self.num_values('up{job="eda"} > 0'):
+            time.sleep(0.5)
 
     def is_ready(self) -> bool:
         """Whether it answers."""
@@ -145,8 +150,7 @@ def ask(url: str, stop: threading.Event) -> None:
 def measure(bed: Bed, server: Prometheus) -> dict[str, Any]:
     """Serve, ask and adapt until every expression has returned data, or patience ends."""
     stop = threading.Event()
-    while not server.num_values('up{job="eda"} > 0'):  # what happens before the first scrape is no increase
-        time.sleep(0.5)
+    server.wait_scraped()  # what happens before the first scrape is no increase
     with Client(bed.url) as client:
         wanted = {"name": MATH.target, "model": MATH.target, "pack": f"{MATH.target}@champion"}
         client.deployments.create({**wanted, "drift": WATCH})
@@ -160,6 +164,7 @@ def measure(bed: Bed, server: Prometheus) -> dict[str, Any]:
         finally:
             stop.set()
             asking.join(60)
+    server.wait_scraped()
     rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
     return {
         "job_status": ended.status,
