@@ -50,7 +50,7 @@ def test_help_shows_an_example_that_parses(eda: Cli, path: tuple[str, ...]) -> N
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(("eda", *path)))
 def test_every_command_that_shows_something_has_json(path: tuple[str, ...]) -> None:
-    if hasattr(ALL[path], "commands") or path in {("up",), ("demo",)}:
+    if hasattr(ALL[path], "commands") or path in {("up",), ("join",), ("demo",)}:
         return
     assert "--json" in {name for parameter in ALL[path].params for name in parameter.opts}
 
