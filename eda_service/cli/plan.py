@@ -14,15 +14,16 @@ from rich.table import Table
 
 from eda_service import presets
 from eda_service.cli.adapt import parse_overrides
-from eda_service.cli.console import JsonOption, example, out
+from eda_service.cli.console import Commands, JsonOption, example, out
 from eda_service.config import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.plan import Plan
 
 app = typer.Typer(
+    cls=Commands,
     help="Plan capacity; no service is asked.",
     invoke_without_command=True,
-    epilog=example("eda plan --model 7b --gpus 8", "eda plan --model 70b --preset 70b --json"),
+    epilog=example("eda plan --model 7b --gpus 8", "eda plan --model 7b --gpus 8 --set train.epochs=10 --json"),
 )
 
 ModelOption = Annotated[str, typer.Option("--model", help="135m, 1.5b, 7b, 8b, 14b, 32b, 70b, or a target here.")]
@@ -68,7 +69,7 @@ def plan(
         out.print(f"warning: {warning}")
 
 
-@app.command(epilog=example("eda plan simulate --variants-per-day 100 --variants-per-day 1000 --gpus 64"))
+@app.command(epilog=example("eda plan simulate --variants-per-day 10 --variants-per-day 1000 --gpus 64 --disk-tb 20"))
 def simulate(
     variants_per_day: Annotated[
         list[float], typer.Option("--variants-per-day", min=0.01, help="Mean jobs a day; repeatable.")

@@ -201,14 +201,13 @@ class Worker:
         """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
         ids = self.heldout_ids or self.train_ids[:_HELDOUT_BATCH]
         batches = (self.load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
+        with mixed_precision(self.device, self.mixed):
+            value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
         step = self.state.step
-        with whole_parameters(self.draft, self.train_config):
-            with mixed_precision(self.device, self.mixed):
-                value = simulated_acceptance_length(
-                    self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH
-                )
-            if value > self.state.best_acceptance:
-                self.state.best_acceptance, self.state.best_step = value, step
+        if value > self.state.best_acceptance:
+            self.state.best_acceptance, self.state.best_step = value, step
+            # Gathered after the forwards, which let go of what ZeRO-3 has put together.
+            with whole_parameters(self.draft, self.train_config):
                 if self.rank == 0:
                     self._save_best()
         if self.rank == 0:
