@@ -39,7 +39,7 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## vLLM (CPU): exports, deployments, self-gen
 	.venv-vllm/bin/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
 
-test-storage: $(STAMP)  ## an adaptation that goes on on another machine, over a real S3 server
+test-storage: $(STAMP)  ## jobs on a real S3 server: through the service, and going on on another machine
 	sh tests/install_s3_server.sh
 	$(BIN)/python -m pytest tests/storage
 

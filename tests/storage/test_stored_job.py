@@ -1,5 +1,5 @@
-"""A service whose runs, packs and drafts are on S3: a job runs all stages and is served from there, and a machine with
-an empty disk skips what is done.
+"""`make test-storage`: a service whose runs, packs and drafts are on S3. A job runs all stages and is served from
+there, and a machine with an empty disk skips what is done.
 """
 
 from __future__ import annotations
@@ -56,6 +56,13 @@ def adapt_again(job_id: str, home: Path, service: Service) -> None:
     command = [sys.executable, "-m", "jobs.adapt", "--job-id", job_id]
     done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    """Talks to the service."""
+    with Client(str(service.facts["api_url"])) as opened:
+        yield opened
 
 
 def test_a_job_lives_on_storage(
