@@ -10,13 +10,11 @@ answers must go on. Beside the faults: work is spread over machines, and a machi
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from benchmarks.faults import CONFIG
+from benchmarks.nodes_faults import TIMEOUT_S, Fault, heal, strike
+from benchmarks.nodes_serving import SERVE_FOR_S, serve
 from benchmarks.pairs import RESULTS, ROOT, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
@@ -40,9 +38,6 @@ sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "integration", "mult
 RESULT = "nodes.json"
 NUM_MACHINES = 5  # with the head; the last one joins late
 NUM_PROMPTS = 198
-TIMEOUT_S = 1800.0
-QUESTION = [{"role": "user", "content": "the other one and the user"}]
-SERVE_FOR_S = 120.0
 LONGEST_GAP_S = 10.0
 MEMBERS = list(range(1, NUM_MACHINES - 1))
 JOB = merge(
@@ -53,26 +48,6 @@ JOB = merge(
         "evaluation": {"num_prompts": 2, "max_new_tokens": 8, "temperatures": [0.0]},
     },
 )
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One case.
-
-    Attributes:
-        how: `kill` or `cut`.
-        stage: Of the job, or `serve`.
-        role: Whose machine, of cluster.ROLES.
-    """
-
-    how: str
-    stage: str
-    role: str
-
-    @property
-    def name(self) -> str:
-        """Of the case."""
-        return f"{self.how}-{self.role}-{self.stage}"
 
 
 ADAPTING = (
@@ -182,29 +157,6 @@ def _is_amid(progress: Any) -> bool:
     return progress is not None and 0 < progress.step < 0.7 * progress.total_steps
 
 
-def strike(cluster: Any, fault: Fault) -> int | None:
-    """Kill or cut a machine with a process of the role, the driver's only if that is asked for; returns which."""
-    drivers = set(cluster.where("driver"))
-    found = [number for number in cluster.where(fault.role) if fault.role == "driver" or number not in drivers]
-    if not found:
-        return None
-    if fault.how == "kill":
-        cluster.kill(found[0])
-    else:
-        cluster.network.cut(found[0])
-    return found[0]
-
-
-def heal(cluster: Any, number: int, *, killed: bool) -> float:
-    """Put the machine back and wait until it is a node again; returns how long that took."""
-    if killed:
-        cluster.join(number)
-    else:
-        cluster.network.mend(number)
-    waited: float = cluster.wait_joined([number])
-    return waited
-
-
 def add(bed: Bed, cluster: Any, number: int) -> dict[str, Any]:
     """A job that wants more actors than there is room for, and a machine that joins while it generates."""
     seen, joined_at = Sightings(), None
@@ -218,86 +170,6 @@ def add(bed: Bed, cluster: Any, number: int) -> dict[str, Any]:
     machines = seen.as_dict()
     used = number in machines["generation_actor"]
     return {"status": job.status, "joined_at": joined_at, "machines": machines, "added_machine_generated": used}
-
-
-@dataclass
-class Answers:
-    """What clients saw, in order of time: (seconds since the start, the text, or None for an error)."""
-
-    rows: list[tuple[float, str | None]] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-
-def ask_on(url: str, answers: Answers, began: float, stop: threading.Event) -> None:
-    """Ask the same question again and again, as a client with a timeout of ten seconds and no retries does."""
-    body = {"model": "m", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
-    while not stop.is_set():
-        text = None
-        try:
-            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=10)
-            if answer.status_code == httpx.codes.OK:
-                text = answer.json()["choices"][0]["message"]["content"]
-            else:
-                answers.errors.append(str(answer.json()["error"]["code"]))
-        except httpx.HTTPError as error:
-            answers.errors.append(type(error).__name__)
-        answers.rows.append((time.monotonic() - began, text))
-        stop.wait(0.1)
-
-
-def serve(bed: Bed, cluster: Any, fault: Fault) -> dict[str, Any]:
-    """Two replicas on two machines under steady questions, and a fault on one machine."""
-    with Client(cluster.url) as client:
-        if "m" not in [each.name for each in client.deployments.list()]:
-            model = {"model": str(bed.target_dir), "dtype": "float32", "base_draft": "tiny@1"}
-            client.deployments.create({**model, "name": "m", "replicas": 2})
-        _wait_replicas(client)
-        before = sorted(cluster.where("replica"))
-        answers, stop, began = Answers(), threading.Event(), time.monotonic()
-        clients = [
-            threading.Thread(target=ask_on, args=(cluster.url, answers, began, stop), daemon=True) for _ in range(4)
-        ]
-        for each in clients:
-            each.start()
-        time.sleep(10)
-        struck, struck_s = strike(cluster, fault), time.monotonic() - began
-        stop.wait(SERVE_FOR_S)
-        recovered_s = _wait_replicas(client)
-        stop.set()
-        for each in clients:
-            each.join(30)
-    assert struck is not None
-    after = sorted(cluster.where("replica"))
-    heal(cluster, struck, killed=fault.how == "kill")
-    return {"machine": struck, "replicas_before": before, "replicas_after": after} | judge(
-        answers, struck_s, recovered_s
-    )
-
-
-def judge(answers: Answers, struck_s: float, recovered_s: float) -> dict[str, Any]:
-    """Numbers of one serving run."""
-    good = [at for at, text in sorted(answers.rows) if text is not None]
-    texts = {text for _, text in answers.rows if text is not None}
-    bad_after = [at for at, text in answers.rows if text is None and at > struck_s]
-    longest = max((after - before for before, after in itertools.pairwise(good)), default=0.0)
-    return {
-        "num_answers": len(good),
-        "num_errors": len(answers.errors),
-        "errors": {code: answers.errors.count(code) for code in sorted(set(answers.errors))},
-        "num_different_texts": len(texts),
-        "longest_gap_s": round(longest, 2),
-        "last_error_after_s": round(max(bad_after, default=struck_s) - struck_s, 1),
-        "second_replica_again_s": round(SERVE_FOR_S + recovered_s, 1),
-    }
-
-
-def _wait_replicas(client: Client) -> float:
-    began = time.monotonic()
-    while client.deployments.get("m").replicas.running < 2:
-        if time.monotonic() - began > TIMEOUT_S:
-            raise SystemExit("there are not two replicas")
-        time.sleep(0.3)
-    return time.monotonic() - began
 
 
 @dataclass
@@ -411,7 +283,7 @@ def run_serving(network: Any, bed: Bed, results: Results) -> None:
     if todo:
         with bed.cluster(network, MEMBERS, serve=True) as cluster:
             for fault in todo:
-                results.add(fault, serve(bed, cluster, fault))
+                results.add(fault, serve(bed.target_dir, cluster, fault))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MIN_KEPT_PROMPTS = 16
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 
@@ -104,13 +103,6 @@ class EngineKind(StrEnum):
 
     EDA = "eda"
     VLLM = "vllm"
-
-
-class Accelerator(StrEnum):
-    """What vLLM computes on."""
-
-    CPU = "cpu"
-    GPU = "gpu"
 
 
 class SelfGenConfig(Config):
@@ -337,70 +329,4 @@ class AdaptConfig(Config):
                 f"evaluation.num_prompts is {self.evaluation.num_prompts} but dataset.num_prompts is only "
                 f"{self.dataset.num_prompts}: held-out prompts are split off the dataset; raise one or lower the other"
             )
-        return self
-
-
-class DriftConfig(Config):
-    """When a deployment's acceptance counts as fallen, and what then happens. Ours; the paper has no such thing."""
-
-    below: float = Field(0.8, gt=0.0, le=1.0, description="fraction of the pack's evaluation under which it has fallen")
-    min_rounds: int = Field(2000, ge=10, le=10_000_000, description="rounds that one judgement looks back on")
-    window_s: int = Field(3600, ge=10, le=604_800, description="no further back than this; with fewer rounds, none")
-    adapt: bool = Field(False, description="adapt again on kept prompts when it has fallen")
-    keep_prompts: int = Field(0, ge=0, le=5000, description="newest prompts that each replica keeps; 0: none")
-    redact: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
-        (), max_length=16, description="regular expressions; what they match is kept as [redacted]"
-    )
-    cool_down_s: int = Field(86_400, ge=0, le=31_536_000, description="least time between two adaptations of its own")
-
-    @model_validator(mode="after")
-    def _check(self) -> DriftConfig:
-        if self.adapt and self.keep_prompts < MIN_KEPT_PROMPTS:
-            raise ValueError(
-                f"adapt needs keep_prompts of at least {MIN_KEPT_PROMPTS}, it is {self.keep_prompts}: a draft is "
-                "adapted on the prompts that were kept"
-            )
-        for pattern in self.redact:
-            try:
-                re.compile(pattern)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"redact: {pattern[:64]!r} is no regular expression: {error}") from error
-        return self
-
-
-class VllmConfig(Config):
-    """How vLLM serves a deployment. Defaults without a source are ours, for a small model on a small machine."""
-
-    form: Literal["plugin", "dense"] = Field("plugin", description="of the exported draft; dense folds the gate")
-    num_draft_tokens: int = Field(3, ge=1, le=16, description="K of its chains: vLLM does not adapt their depth")
-    max_model_len: int = Field(2048, ge=16, le=1_048_576, description="prompt plus answer; the target's own at most")
-    max_num_seqs: int = Field(16, ge=1, le=4096, description="answers decoded together")
-    kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory of keys and values on a CPU")
-    gpu_memory_fraction: float = Field(0.9, gt=0.0, le=1.0, description="of each GPU, for weights and cache (vLLM)")
-    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs of one replica")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: one for each core there is")
-    enforce_eager: bool = Field(False, description="no compilation: slower answers, faster start")
-    swap: Literal["restart", "beside"] = Field(
-        "restart", description="a new pack: drain and start again, or start beside the old engine, in twice the memory"
-    )
-
-
-class EngineSpec(Config):
-    """What decodes a deployment."""
-
-    kind: EngineKind = EngineKind.EDA
-    accelerator: Accelerator = Accelerator.CPU
-    vllm: VllmConfig = VllmConfig()
-
-    @model_validator(mode="after")
-    def _check(self) -> EngineSpec:
-        if self.kind is EngineKind.EDA and (self.vllm != VllmConfig() or self.accelerator is not Accelerator.CPU):
-            raise ValueError("accelerator and vllm are settings of engine vllm; set engine to vllm or leave them out")
-        if self.accelerator is Accelerator.CPU and self.vllm.tensor_parallel_size > 1:
-            raise ValueError(
-                f"vllm.tensor_parallel_size is {self.vllm.tensor_parallel_size}, a CPU replica has one rank; set it to "
-                "1, or accelerator to gpu"
-            )
-        if self.accelerator is Accelerator.GPU and self.vllm.swap == "beside":
-            raise ValueError("vllm.swap is beside, and a replica's GPUs hold one engine; set it to restart")
         return self

@@ -15,7 +15,8 @@ from api.services.packs import Packs
 from api.settings import Settings
 from eda_service.artifacts import prompts
 from eda_service.artifacts.packs import PackVersion, regression
-from eda_service.config import AdaptConfig, DriftConfig, EngineKind, EngineSpec, TargetSpec
+from eda_service.config import AdaptConfig, EngineKind, TargetSpec
+from eda_service.deployment_config import DriftConfig, EngineSpec
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import (
     ConflictError,

@@ -19,11 +19,10 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
-from eda_service.names import is_model_id
+from eda_service.names import is_model_id, is_name
 from eda_service.records import MAX_ROW_BYTES
 
 _DRAFT_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(@\d{1,9})?$")
-_SERVED_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 _REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,127}$")
 _TASK = re.compile(r"^reasoning-gym:[a-z0-9_]{1,64}(\?[a-z0-9_=&,-]{1,128})?$")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -39,7 +38,7 @@ def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptCon
         InputError: A subclass that says which field is at fault.
     """
     draft = check_draft(config.base_draft, home)
-    if config.served_name is not None and not _SERVED_NAME.fullmatch(config.served_name):
+    if config.served_name is not None and not is_name(config.served_name):
         raise InputError("served_name may have letters, digits, `_`, `.` and `-`, at most 96", param="served_name")
     changes: dict[str, object] = {
         "base_draft": draft,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eda_service.artifacts.curve import Curve
+from eda_service.artifacts.curve import CURVE_FILE, Curve
 from eda_service.artifacts.rundir import RecordT, RunDir
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import (
@@ -61,4 +61,4 @@ def read_records(run: RunDir) -> JobRecords:
 
 def running_curve(run: RunDir) -> tuple[CurvePoint, ...]:
     """The points that training has written so far."""
-    return tuple(Curve(run.store.shared(f"{Stage.TRAIN.value}/curve.jsonl").parent).read())
+    return tuple(Curve(run.store.shared(CURVE_FILE).parent).read())

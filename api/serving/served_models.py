@@ -16,7 +16,8 @@ from api.serving.group import ServedGroup
 from api.serving.ports import Group
 from api.serving.schemas import FailedVariant, ReplicaMemory
 from api.serving.vllm_group import VllmGroup
-from eda_service.config import EngineKind, EngineSpec, TargetSpec
+from eda_service.config import EngineKind, TargetSpec
+from eda_service.deployment_config import EngineSpec
 from eda_service.distributed.base_group import Place, place_of, serving_chain
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import EdaError, ModelNotFoundError, ResourceError

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from api.serving.call import ServedPair
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
 from api.serving.vllm_runner import Loaded, VllmRunner
-from eda_service.config import Accelerator, TargetSpec
+from eda_service.config import TargetSpec
+from eda_service.deployment_config import Accelerator
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.errors import EdaError, ResourceError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import Form
-from eda_service.target.chat import stop_token_ids
-from eda_service.target.loader import choose_dtype, max_context_of
+from eda_service.target.chat import load_stop_token_ids, load_tokenizer
+from eda_service.target.loader import choose_dtype, load_config, max_context_of
 
 MAX_WAITING = 64
 _SERVER = "api.serving.vllm_server"
@@ -182,12 +182,9 @@ def _files(model: ServedModel) -> _Files:
             Form(settings.form),
             num_draft_tokens=settings.num_draft_tokens,
         )
-    tokenizer = AutoTokenizer.from_pretrained(target.directory, local_files_only=True)
-    generation = None
-    if (target.directory / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(target.directory, local_files_only=True)
-    config = AutoConfig.from_pretrained(target.directory, local_files_only=True)
-    return _Files(target, draft_dir, tokenizer, config, stop_token_ids(tokenizer, generation))
+    tokenizer = load_tokenizer(target.directory)
+    stop_ids = load_stop_token_ids(target.directory, tokenizer)
+    return _Files(target, draft_dir, tokenizer, load_config(target.directory), stop_ids)
 
 
 def _size(directory: Path) -> int:

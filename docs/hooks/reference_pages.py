@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
 from schema_tables import sections, table
 from typer.cli import get_docs_for_click
 from typer.main import get_command
@@ -20,7 +21,8 @@ from typer.main import get_command
 from api.errors import status_of
 from api.settings import Settings
 from eda_service.cli.main import app
-from eda_service.config import AdaptConfig, DriftConfig
+from eda_service.config import AdaptConfig
+from eda_service.deployment_config import DriftConfig, VllmConfig
 from eda_service.errors import EdaError
 
 _EXAMPLES = re.compile(r"^Examples?:\n\n((?:eda .*\n+)+)", re.MULTILINE)
@@ -57,9 +59,14 @@ def config_page() -> str:
         "fields are refused."
     )
     drift = "## `drift` of a deployment\n\n[What it does](../serving.md#drift)."
-    schema = DriftConfig.model_json_schema()
-    tables = [*sections(AdaptConfig), drift, table(schema, schema.get("$defs", {}), lambda name: f"drift.{name}")]
+    vllm = "## `vllm` of a deployment\n\nWith `engine` vllm; [what it does](../serving.md#on-vllm)."
+    tables = [*sections(AdaptConfig), drift, _fields(DriftConfig, "drift"), vllm, _fields(VllmConfig, "vllm")]
     return "\n\n".join([head, *tables]) + "\n"
+
+
+def _fields(model: type[BaseModel], path: str) -> str:
+    schema = model.model_json_schema()
+    return table(schema, schema.get("$defs", {}), lambda name: f"{path}.{name}")
 
 
 def settings_page() -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from eda_service.records import CurvePoint
+from eda_service.records import CurvePoint, Stage
+
+CURVE_FILE = f"{Stage.TRAIN.value}/curve.jsonl"
+"""In the run directory."""
 
 
 class Curve:
@@ -16,7 +19,7 @@ class Curve:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "curve.jsonl"
+        self._path = directory / Path(CURVE_FILE).name
 
     def truncate_after(self, step: int) -> None:
         """Forget points of steps that will be taken again."""

@@ -6,7 +6,6 @@ shipped in eda_service/assets/drafts.
 
 from __future__ import annotations
 
-import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -17,15 +16,15 @@ from eda_service.artifacts.rundir import home_dir
 from eda_service.artifacts.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
 from eda_service.artifacts.storage import current_storage
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
+from eda_service.names import is_name
 from eda_service.records import DraftManifest, PackManifest
 
 ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 
 
 def _split(reference: str, param: str) -> tuple[str, int | None]:
     name, at, version = reference.partition("@")
-    if not _NAME.fullmatch(name) or (at and not version.isdigit()):
+    if not is_name(name) or (at and not version.isdigit()):
         raise NotFoundError(
             f"{reference[:96]!r} is no name@version; write letters, digits, '.', '_', '-', then @ and a number",
             param=param,
@@ -118,7 +117,7 @@ def pack_names(home: Path | None = None) -> list[str]:
 
 def pack_versions(name: str, home: Path | None = None) -> list[int]:
     """Published versions of a pack, ascending; none for a name that is no pack's."""
-    return _shelf("packs", home).versions(name) if _NAME.fullmatch(name) else []
+    return _shelf("packs", home).versions(name) if is_name(name) else []
 
 
 def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:

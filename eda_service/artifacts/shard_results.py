@@ -42,10 +42,10 @@ class ShardResults:
 
     def write(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
         """Say that a shard is finished; returns what counts, which on storage is what was said first."""
-        files = [FileEntry(**entry) for entry in value["files"]]
         if self._storage is None:
             write_json(self._directory / f"{name}.json", value)
             return dict(value)
+        files = [FileEntry(**entry) for entry in value["files"]]
         self._run.store.upload(Stage.GENERATE, files)
         created = self._storage.create(self._key(name), json.dumps(value).encode("utf-8"))
         for entry in files:  # hidden states of all shards would fill this machine's disk

@@ -18,6 +18,8 @@ from eda_service.model.draft_config import DraftConfig
 if TYPE_CHECKING:
     import torch
 
+SIMULATED_DEPTH = 5
+"""Positions that a held-out pass of training drafts."""
 _FEATURE_BYTES = 2
 _IO_BYTES = 2
 _DECODING_EFFICIENCY = 0.25

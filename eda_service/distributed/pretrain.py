@@ -29,13 +29,10 @@ from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifes
 
 def draft_config_of(config: AdaptConfig) -> DraftConfig:
     """The shape of a draft for a target: one decoder layer of its family."""
-    from transformers import AutoConfig
-
+    from eda_service.target.loader import load_config
     from eda_service.target.resolve import resolve_target
 
-    model = AutoConfig.from_pretrained(
-        resolve_target(config.target).model_dir, local_files_only=True, trust_remote_code=False
-    )
+    model = load_config(resolve_target(config.target).model_dir)
     return DraftConfig(
         hidden_size=model.hidden_size,
         num_heads=model.num_attention_heads,

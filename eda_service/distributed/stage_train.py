@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from eda_service.artifacts.curve import Curve
+from eda_service.artifacts.curve import CURVE_FILE, Curve
 from eda_service.artifacts.files import file_entry, is_disk_full
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
@@ -24,7 +24,7 @@ from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards, shard_of
 from eda_service.distributed.train_inputs import Payload, build_draft
-from eda_service.distributed.train_worker import BEST, CURVE_FILE, OUTCOME, train_worker
+from eda_service.distributed.train_worker import BEST, OUTCOME, train_worker
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,

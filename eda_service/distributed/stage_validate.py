@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,9 +21,9 @@ from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.target.chat import load_tokenizer, render_prompt, stop_token_ids
+from eda_service.target.chat import load_stop_token_ids, load_tokenizer, render_prompt
 from eda_service.target.facts import count_parameters
-from eda_service.target.loader import choose_dtype
+from eda_service.target.loader import choose_dtype, fingerprint, load_config
 from eda_service.target.resolve import resolve_target
 from eda_service.training.tracking import check_installed
 
@@ -116,24 +115,14 @@ def _look(config: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
     """Identify a target from its files and check that its chat template renders a conversation with a known end."""
-    from transformers import AutoConfig, GenerationConfig
-
     from eda_service.errors import TargetIncompatibleError
-    from eda_service.target.loader import fingerprint
 
     resolved = resolve_target(config.target)
     tokenizer = load_tokenizer(resolved.model_dir)
-    generation = None
-    if (Path(resolved.model_dir) / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(resolved.model_dir, local_files_only=True)
     render_prompt(tokenizer, [{"role": "user", "content": "Hello"}])
-    if not stop_token_ids(tokenizer, generation):
+    if not load_stop_token_ids(resolved.model_dir, tokenizer):
         raise TargetIncompatibleError(
             f"{config.target.model} names no end-of-turn token; set eos_token_id in generation_config.json",
             param="target.model",
         )
-    return fingerprint(
-        resolved,
-        tokenizer,
-        AutoConfig.from_pretrained(resolved.model_dir, local_files_only=True, trust_remote_code=False),
-    )
+    return fingerprint(resolved, tokenizer, load_config(resolved.model_dir))

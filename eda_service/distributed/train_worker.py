@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eda_service.artifacts.curve import Curve
+from eda_service.artifacts.curve import CURVE_FILE, Curve
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
@@ -25,6 +25,7 @@ from eda_service.distributed.deepspeed_config import (
     whole_parameters,
     without_cpu_kernels,
 )
+from eda_service.distributed.estimate import SIMULATED_DEPTH
 from eda_service.distributed.train_inputs import Payload, build_draft, is_mixed, load_heads
 from eda_service.distributed.train_state import TrainState
 from eda_service.errors import NonFiniteLossError
@@ -39,8 +40,7 @@ from eda_service.training.schedule import learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
 from eda_service.training.tracking import open_tracks
 
-SIMULATED_DEPTH = 5
-OUTCOME, BEST, CURVE_FILE = "train/outcome.json", "train/best.json", "train/curve.jsonl"
+OUTCOME, BEST = "train/outcome.json", "train/best.json"
 _HELDOUT_BATCH = 16
 _PROGRESS_EVERY_S = 2.0
 

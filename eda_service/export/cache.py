@@ -11,8 +11,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer
-
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.rundir import home_dir
 from eda_service.config import TargetSpec
@@ -23,7 +21,8 @@ from eda_service.export.eda_config import SCHEMA_VERSION, Destination, Form
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
-from eda_service.target.loader import fingerprint
+from eda_service.target.chat import load_tokenizer
+from eda_service.target.loader import fingerprint, load_config
 from eda_service.target.merged import write_merged
 from eda_service.target.resolve import resolve_target
 
@@ -55,8 +54,7 @@ def whole_target(spec: TargetSpec, home: Path | None = None) -> WholeTarget:
         TargetIncompatibleError: The adapter does not fit its base.
     """
     found = resolve_target(spec)
-    tokenizer = AutoTokenizer.from_pretrained(found.model_dir, local_files_only=True)
-    made = fingerprint(found, tokenizer, AutoConfig.from_pretrained(found.model_dir, local_files_only=True))
+    made = fingerprint(found, load_tokenizer(found.model_dir), load_config(found.model_dir))
     if found.adapter_dir is None:
         return WholeTarget(found.model_dir, made)
     directory = exports_dir(home) / f"target-{_key(made.weights_sha256, spec.dtype)}"

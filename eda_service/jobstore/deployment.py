@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from eda_service.config import EngineSpec
+from eda_service.deployment_config import EngineSpec
 from eda_service.jobstore.job import Row
 
 

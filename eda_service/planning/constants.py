@@ -95,9 +95,6 @@ DEVICES: dict[str, Device] = {
     "core": CORE,
 }
 
-SIMULATED_DEPTH = 5
-"""Positions that a held-out pass of training drafts (`distributed.train_worker`)."""
-
 VALIDATE_S = 5.2
 """demo-2026-11-24.json."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
+from eda_service.artifacts import bounded_json
 from eda_service.config import TargetSpec
 from eda_service.errors import InputError
 from eda_service.model.draft_config import DraftConfig
@@ -91,8 +91,8 @@ def shape_of(model: str) -> ModelShape:
             f"{model!r} is no size ({', '.join(SHAPES)}) and no target on this machine; name one of them", param="model"
         )
     directory = resolve_target(spec).model_dir
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     try:
+        config = bounded_json.read_object(directory / "config.json")
         heads = int(config["num_attention_heads"])
         return ModelShape(
             hidden_size=int(config["hidden_size"]),

@@ -88,11 +88,15 @@ def generate(
             result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
     if writer is not None:
         given = writer.write(prompt_ids, {each: params[each] for each in prompt_ids})
-    for sample_id, ids in prompt_ids.items():
-        if sample_id in given:
-            engine.submit(sample_id, ids + given[sample_id], _READ)
-        else:
-            engine.submit(sample_id, ids, params[sample_id])
+    for sample_id, ids in list(prompt_ids.items()):
+        try:
+            if sample_id in given:
+                engine.submit(sample_id, ids + given[sample_id], _READ)
+            else:
+                engine.submit(sample_id, ids, params[sample_id])
+        except EdaError as error:  # an answer of another engine may leave no room to read it
+            del prompt_ids[sample_id]
+            result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
     answers: dict[str, list[int]] = {sample_id: [] for sample_id in prompt_ids}
     finished: dict[str, StepOutput] = {}
     while engine.has_work:

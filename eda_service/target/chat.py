@@ -90,6 +90,16 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_genera
         ) from error
 
 
+def load_stop_token_ids(model_dir: Path, tokenizer: Any) -> frozenset[int]:
+    """`stop_token_ids` of a directory's model, with its generation config where it has one."""
+    from transformers import GenerationConfig
+
+    generation = None
+    if (model_dir / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(model_dir, local_files_only=True)
+    return stop_token_ids(tokenizer, generation)
+
+
 def stop_token_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
     """Every token that ends an answer: the tokenizer's, the generation config's, and common end-of-turn tokens."""
     found: set[int] = set()

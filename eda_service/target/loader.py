@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.config import TargetSpec
@@ -231,6 +231,11 @@ def max_context_of(config: Any) -> int:
     if window and getattr(config, "use_sliding_window", True):
         return min(limit, int(window))
     return limit
+
+
+def load_config(model_dir: Path) -> Any:
+    """The model config of a directory, read without code of its own."""
+    return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
 
 
 def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:

@@ -8,7 +8,6 @@ directory (a relative one is written `./name`). A GGUF file is a source to conve
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,12 +17,11 @@ from eda_service.artifacts import bounded_json
 from eda_service.artifacts.tensor_header import read_header
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
-from eda_service.names import is_model_id
+from eda_service.names import is_model_id, is_name
 from eda_service.progress import Tell, silent
 from eda_service.target.adapter_check import check_adapter
 from eda_service.target.embedded import EMBEDDED, fetch
 
-_SHIPPED = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}$")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _MAX_BYTES = {"config.json": 1 << 20, "adapter_config.json": 1 << 20, "tokenizer.json": 256 << 20}
 _FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
@@ -48,7 +46,7 @@ def shipped_targets() -> Path:
 
 def shipped_base(model: str) -> str | None:
     """The base model of a tuned target shipped with the package; None for every other name."""
-    if not _SHIPPED.fullmatch(model):
+    if not is_name(model):
         return None
     adapter = shipped_targets() / model / "adapter_config.json"
     if not adapter.exists():
@@ -83,7 +81,7 @@ def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
 
 def is_here(spec: TargetSpec) -> bool:
     """Whether a target's files are on this machine, or come from a package registry, rather than from the model hub."""
-    shipped = _SHIPPED.fullmatch(spec.model) is not None and (shipped_targets() / spec.model).is_dir()
+    shipped = is_name(spec.model) and (shipped_targets() / spec.model).is_dir()
     return shipped or spec.model in EMBEDDED or not is_model_id(spec.model)
 
 

@@ -15,7 +15,8 @@ from doc_blocks import DOCS, REPOSITORY
 from typer_tree import ALL
 
 from api.settings import Settings
-from eda_service.config import AdaptConfig, DriftConfig
+from eda_service.config import AdaptConfig
+from eda_service.deployment_config import DriftConfig, VllmConfig
 
 _FETCHED = re.compile(r'<(?:script|img|iframe|source|link(?![^>]*canonical))[^>]*?(?:src|href)="((?:https?:)?//[^"]*)"')
 _CONFIG = """
@@ -60,7 +61,7 @@ def test_the_configuration_has_every_field(site: Path) -> None:
         return {name for each in models for name in each.get("properties", {})}
 
     shown = text_of(site / "reference" / "config.html")
-    wanted = names(AdaptConfig.model_json_schema()) | names(DriftConfig.model_json_schema())
+    wanted = set().union(*(names(each.model_json_schema()) for each in (AdaptConfig, DriftConfig, VllmConfig)))
     assert {name for name in wanted if not re.search(rf"\b{name}\b", shown)} == set()
     assert "train.loss.unroll_steps" in shown
     assert "at least 1, at most 8" in shown

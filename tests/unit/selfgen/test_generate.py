@@ -130,3 +130,15 @@ def test_answers_of_another_engine_give_the_same_prompts_masks_and_features(tiny
         assert found.num_prompt_tokens == expected.num_prompt_tokens
         assert writer.prompts[found.sample_id] == found.token_ids[: found.num_prompt_tokens]
         torch.testing.assert_close(found.features, expected.features, rtol=1e-2, atol=1e-2)  # float16 on storage
+
+
+def test_an_answer_that_leaves_no_room_to_be_read_costs_its_own_sample_alone(tiny_target: Target) -> None:
+    many = prompts("the", "other")
+    own = generate(tiny_target, many, CONFIG, seed=0)
+    answers = {each.sample_id: each.token_ids[each.num_prompt_tokens :] for each in own.samples}
+    writer = Recited({**answers, "p0": [5] * tiny_target.max_context})
+    made = generate(tiny_target, many, CONFIG, seed=0, writer=writer)
+    assert [sample.sample_id for sample in made.samples] == ["p1"]
+    (skipped,) = made.skipped
+    assert skipped.sample_id == "p0"
+    assert "tokens" in skipped.reason
