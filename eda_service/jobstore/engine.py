@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +90,28 @@ def _open_postgresql(url: URL) -> Engine:
 def _configure(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not emit its own BEGIN; `_begin` does
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
+    _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Turn WAL on, for as long as other processes may be opening the same new file.
+
+    Two that change the mode at once both hold a read lock that the other waits for, so SQLite refuses one of them
+    without asking the busy timeout; it is for us to come again.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:

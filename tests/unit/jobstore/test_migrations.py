@@ -148,6 +148,16 @@ def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
     assert schema(engine, leave_out="") == before
 
 
+def test_connections_may_turn_the_log_of_a_new_file_on_at_once(tmp_path: Path) -> None:
+    """SQLite refuses one of two that do it together, without waiting: one file in ten met that."""
+    for place in range(100):
+        engine = open_engine(f"sqlite:///{tmp_path}/{place}.db")
+        connections = at_once([engine.raw_connection] * 8)
+        for connection in connections:
+            connection.close()
+        engine.dispose()
+
+
 def test_many_processes_may_open_a_new_database_at_once(url: str) -> None:
     start_at = time.time() + 3  # all have imported by then
     command_line = [sys.executable, "-W", "error", "-c", _OPEN_AT, url, str(start_at)]
