@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,14 +149,19 @@ def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
     assert schema(engine, leave_out="") == before
 
 
-def test_connections_may_turn_the_log_of_a_new_file_on_at_once(tmp_path: Path) -> None:
-    """SQLite refuses one of two that do it together, without waiting: one file in ten met that."""
-    for place in range(100):
-        engine = open_engine(f"sqlite:///{tmp_path}/{place}.db")
-        connections = at_once([engine.raw_connection] * 8)
-        for connection in connections:
-            connection.close()
-        engine.dispose()
+def test_a_new_file_waits_for_a_writer_that_has_not_turned_the_log_on_yet(tmp_path: Path) -> None:
+    """SQLite refuses the change of mode at once then, whatever the busy timeout says."""
+    path = tmp_path / "eda.db"
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN IMMEDIATE")
+    let_go = threading.Timer(0.5, writer.commit)
+    let_go.start()
+    engine = open_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    engine.dispose()
+    let_go.join()
+    writer.close()
 
 
 def test_many_processes_may_open_a_new_database_at_once(url: str) -> None:
