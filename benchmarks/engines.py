@@ -73,7 +73,7 @@ class Transformers:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         answers, started = [], time.perf_counter()
         for ids in prompts:
-            ids_1P = torch.tensor([ids])
+            ids_1P = torch.tensor([ids], device=self.model.device)
             out = self.model.generate(
                 ids_1P,
                 attention_mask=torch.ones_like(ids_1P),
