@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from eda_service.config import TrainConfig
+from eda_service.config import DeviceName, TrainConfig
 
 DRIVER_CPUS = 0.1
 MODEL_CPUS = 0.5
@@ -35,6 +35,14 @@ def connect() -> None:
 def num_gpus(config: TrainConfig) -> int:
     """GPUs of a process that holds a target or trains a draft."""
     return 1 if config.use_gpu else 0
+
+
+def reserved_device() -> DeviceName:
+    """`cuda` for a process that Ray reserved a GPU for, else `auto`.
+
+    One that computed on the CPU all the same would be slow, and keep the GPU from others, and nobody would know why.
+    """
+    return "cuda" if ray.is_initialized() and ray.get_gpu_ids() else "auto"
 
 
 def limit_threads(threads: int) -> None:

@@ -114,13 +114,12 @@ class Evaluation:
     """Engines over one target: autoregressive, base draft, adapted draft."""
 
     def __init__(self, run: RunDir, config: AdaptConfig) -> None:
-        import torch
-
         from eda_service.target.chat import render_prompt
+        from eda_service.target.device import choose_device
         from eda_service.target.loader import load_target
 
         self.run, self.config = run, config
-        self.target = load_target(config.target, device="cuda" if torch.cuda.is_available() else "cpu")
+        self.target = load_target(config.target, device=choose_device(config.device))
         prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
         rendered = [render_prompt(self.target.tokenizer, prompt.messages) for prompt in prompts]
         most = config.selfgen.max_prompt_tokens

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import ray
-import torch
 
 from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text, write_json
 from eda_service.artifacts.fits import check_draft_fits
@@ -22,6 +21,7 @@ from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.chat import load_stop_token_ids, load_tokenizer, render_prompt
+from eda_service.target.device import choose_device
 from eda_service.target.facts import count_parameters
 from eda_service.target.loader import choose_dtype, fingerprint, load_config
 from eda_service.target.resolve import resolve_target
@@ -37,7 +37,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         BaseDraftMissingError, ArtifactCorruptError: The base draft.
         DatasetInvalidError: The prompts.
         InsufficientStorageError: The disk.
-        InputError: A tracker that is not installed.
+        InputError: A tracker that is not installed, or `device` is cuda and Ray shows no GPU.
     """
     started = time.monotonic()
     check_installed(config.track)
@@ -105,7 +105,7 @@ def _look(config: dict[str, Any]) -> dict[str, Any]:
     if settings.selfgen.engine is EngineKind.VLLM:
         require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(settings.selfgen.threads_per_actor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(settings.device)
     return {
         "fingerprint": fingerprint_target(settings).model_dump(),
         "num_parameters": count_parameters(resolve_target(settings.target).model_dir),
