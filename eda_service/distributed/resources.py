@@ -1,4 +1,4 @@
-"""Connecting to Ray, and logical CPU shares: fractions, so that actors never wait for each other on a small machine."""
+"""Connecting to Ray, and what a process takes of its machine: its GPU, threads and memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from typing import Any
 
 import ray
 
-from eda_service.config import DeviceName, TrainConfig
-
-DRIVER_CPUS = 0.1
-MODEL_CPUS = 0.5
-TRAINER_CPUS = 0.5
+from eda_service.config import DeviceName
 
 
 def connect() -> None:
@@ -30,11 +26,6 @@ def connect() -> None:
         ray.init(**options)
     else:
         ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
-
-
-def num_gpus(config: TrainConfig) -> int:
-    """GPUs of a process that holds a target or trains a draft."""
-    return 1 if config.use_gpu else 0
 
 
 def reserved_device() -> DeviceName:

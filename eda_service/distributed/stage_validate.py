@@ -8,14 +8,15 @@ from typing import Any
 
 import ray
 
-from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text, write_json
+from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text
 from eda_service.artifacts.fits import check_draft_fits
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
+from eda_service.distributed.placement import MODEL_CPUS, num_gpus
+from eda_service.distributed.resources import limit_threads
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
@@ -61,7 +62,6 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         draft=read_draft_config(base_dir),
         flops_per_s=looked["flops_per_s"],
     ).total
-    write_json(run.machine_path, {"flops_per_s": looked["flops_per_s"]})
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
