@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
+from eda_service.distributed.placement import Strategy
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
 from eda_service.records import Stage
@@ -94,10 +95,29 @@ class ChangeRequest(Config):
     priority: int = Field(ge=0, le=100, description="higher runs first")
 
 
+class StageNeedBody(BaseModel):
+    """What one stage asks Ray for, and what it takes."""
+
+    stage: Stage
+    placement: Strategy = Field(
+        description="driver: the job's own process; task: one Ray task; pool: actors, each wherever there is room; "
+        "pack, spread: a placement group"
+    )
+    workers: int
+    cpus: float = Field(description="logical CPUs of each worker")
+    gpus: int = Field(description="of each worker")
+    threads: int = Field(description="of each worker")
+    memory_bytes: int = Field(description="of one device, at most")
+    disk_bytes: int = Field(description="written, at the expected lengths")
+    seconds: float
+
+
 class EstimateBody(BaseModel):
-    """What a job will need; time is an order of magnitude, disk an upper bound."""
+    """What a job will need, from the model of `eda plan`; disk_bytes is an upper bound."""
 
     object: Literal["adaptation.estimate"] = "adaptation.estimate"
+    device: str = Field(description="what its workers compute on; h100 is assumed where it uses GPUs")
+    stages: list[StageNeedBody]
     disk_bytes: int
     free_disk_bytes: int
     num_samples: int

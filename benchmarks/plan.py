@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import sys
 import tempfile
-from dataclasses import asdict, replace
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import RESULTS, ROOT, header, write_result
-from eda_service.client import Client
+from eda_service.client import Adaptation, Client
 from eda_service.config import AdaptConfig
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES
@@ -29,6 +32,7 @@ from eda_service.presets import merge, preset
 
 RESULT = "plan.json"
 TIMEOUT_S = 3600.0
+LOOK_S = 5.0
 GOAL = 0.2
 STAGES = ("generate", "train", "evaluate")
 RATES = (10.0, 30.0, 60.0, 100.0, 130.0, 150.0, 200.0, 500.0, 1000.0)
@@ -63,7 +67,21 @@ JOBS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_jobs() -> dict[str, Measured]:
+@dataclass(frozen=True)
+class Run:
+    """One adaptation.
+
+    Attributes:
+        measured: From its records.
+        load: Processes that wanted a core, on average over the minute before each look; this job's own, of which two
+            run at most, count too. Above that others share the machine, and times are theirs as well.
+    """
+
+    measured: Measured
+    load: tuple[float, ...]
+
+
+def run_jobs() -> dict[str, Run]:
     """Adapt three times and read what each took."""
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
     from running import Service
@@ -77,14 +95,35 @@ def run_jobs() -> dict[str, Measured]:
                 body = {"model": "smollm2-135m-math", "preset": "demo", "force": True, "config": config}
                 # The demo's held-out prompts are of another source: keep them so, as many as are asked for.
                 body["config"] = merge(config, {"eval_dataset": {"num_prompts": config["evaluation"]["num_prompts"]}})
-                job = client.wait(client.create(body).id, timeout_s=TIMEOUT_S)
+                job, load = wait(client, client.create(body).id)
                 if job.status != "succeeded":
                     raise SystemExit(f"the job {label!r} ended as {job.status}: {job.error}")
                 measured = measure(home / "runs" / job.id)
                 # The shipped target is an adapter over SmolLM2, whose sizes are known.
-                found[label] = replace(measured, shape=SHAPES["135m"])
-                sys.stderr.write(f"{label}: {json.dumps(measured.seconds)}\n")
+                found[label] = Run(replace(measured, shape=SHAPES["135m"]), load)
+                sys.stderr.write(f"{label}: {json.dumps(measured.seconds)}, load {load}\n")
     return found
+
+
+def wait(client: Client, job_id: str) -> tuple[Adaptation, tuple[float, ...]]:
+    """A job when it has ended, and how busy the machine was meanwhile.
+
+    Raises:
+        SystemExit: It has not ended in time.
+    """
+    started, load = time.monotonic(), []
+    while time.monotonic() - started < TIMEOUT_S:
+        time.sleep(LOOK_S)
+        load.append(round(os.getloadavg()[0], 1))
+        job = client.get(job_id)
+        if job.is_terminal:
+            return job, tuple(load)
+    raise SystemExit(f"{job_id} has not ended in {TIMEOUT_S:.0f} s; run it on a quieter machine")
+
+
+def load_of(run: Run) -> dict[str, float]:
+    """The load average while a job ran."""
+    return {"min": min(run.load), "median": statistics.median(run.load), "max": max(run.load)}
 
 
 def compare(measured: Measured, calibration: Calibration) -> dict[str, Any]:
@@ -169,9 +208,9 @@ def main() -> None:
     checked = known.get("checked")
     if not arguments.simulate:
         runs = run_jobs()
-        calibration = runs["calibration"].calibration(CORE)
-        checked = {"calibration": asdict(calibration)} | {
-            name: compare(measured, calibration) for name, measured in runs.items() if name != "calibration"
+        calibration = runs["calibration"].measured.calibration(CORE)
+        checked = {"calibration": asdict(calibration), "load": {name: load_of(run) for name, run in runs.items()}} | {
+            name: compare(run.measured, calibration) for name, run in runs.items() if name != "calibration"
         }
     plan = seven_b()
     found = simulated(plan)

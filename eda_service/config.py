@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 class Config(BaseModel):
@@ -221,7 +222,7 @@ class TrainConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the matrix products; weights and optimizer stay float32 on a CPU. auto: bfloat16 where the "
-        "processor multiplies it natively",
+        "processor multiplies it natively, and on a GPU, where weights are bfloat16 too",
     )
     use_gpu: bool = Field(False, description="one GPU per worker")
     placement: Literal["auto", "pack", "spread"] = Field(
@@ -308,6 +309,11 @@ class AdaptConfig(Config):
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()
+    device: DeviceName = Field(
+        "auto",
+        description="where every stage computes. cuda: refused where processes see no GPU; auto: on a GPU where "
+        "they see one, else on the CPU. `train.use_gpu` reserves GPUs and has to agree",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random stream of the job")
     min_acceptance_ratio: float = Field(
         0.0,
@@ -321,6 +327,21 @@ class AdaptConfig(Config):
         """Name of the published pack and of the served pair: as asked for, else the adapter's or model's last part."""
         source = self.target.adapter or self.target.model
         return self.served_name or re.sub(r"[^\w.-]", "-", source.rstrip("/").rsplit("/", 1)[-1])[:96]
+
+    @model_validator(mode="after")
+    def _check_device(self) -> AdaptConfig:
+        # Ray does not hide a machine's GPUs from processes that reserved none: they would share one with its owner.
+        if self.device == "cuda" and not self.train.use_gpu:
+            raise ValueError(
+                "device is cuda but train.use_gpu is false, so that stages would compute on a GPU that Ray may give to "
+                "others; set train.use_gpu to true, or device to auto or cpu"
+            )
+        if self.device == "cpu" and self.train.use_gpu:
+            raise ValueError(
+                "device is cpu but train.use_gpu is true, so that every stage would hold a GPU it does not use; set "
+                "train.use_gpu to false, or device to auto or cuda"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_budget(self) -> AdaptConfig:

@@ -120,6 +120,21 @@ def open_run(arguments: argparse.Namespace) -> tuple[RunDir, AdaptConfig]:
     return run, config
 
 
+def config_of(arguments: argparse.Namespace) -> AdaptConfig:
+    """The config of --job-id, or that of the other arguments; nothing is made.
+
+    Raises:
+        NotFoundError: --job-id names no job.
+        InputError: The config is wrong.
+    """
+    if arguments.job_id is None:
+        return build_config(arguments)
+    run = RunDir.of_job(arguments.job_id)
+    if not run.read_job():
+        raise NotFoundError(f"no job {run.job_id} under {home_dir() / 'runs'}; leave --job-id out", param="job-id")
+    return run.config()
+
+
 def new_job_id() -> str:
     """`adapt_` and 26 characters that sort by time."""
     return f"adapt_{int(time.time() * 1000):012x}{secrets.token_hex(7)}"

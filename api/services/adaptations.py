@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
-from api.services.estimates import estimate
 from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.submission import to_config
 from api.services.webhooks import check_url
@@ -21,6 +21,7 @@ from eda_service.config import AdaptConfig, EngineKind
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
+from eda_service.planning.dry_run import dry_run
 from eda_service.records import CurvePoint, EvalReport, Stage
 
 _MAX_LOG_BYTES = 1 << 20
@@ -69,7 +70,7 @@ class Adaptations:
         config = self._checked(request)
         if request.webhook is not None:
             check_url(request.webhook.url)
-        return estimate(config, self._settings.home)
+        return EstimateBody.model_validate(asdict(dry_run(config, self._settings.home)))
 
     def _checked(self, request: AdaptationRequest) -> AdaptConfig:
         config = to_config(request)

@@ -19,7 +19,7 @@ from eda_service.config import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.distributed.base_group import BaseGroup, LoadedVariant
-from eda_service.distributed.resources import release_free_memory
+from eda_service.distributed.resources import release_free_memory, reserved_device
 from eda_service.distributed.serve_config import ServedModel
 
 MAX_BATCH = 16
@@ -47,11 +47,11 @@ class ServedGroup:
         num_draft_tokens: Longest chain; of all variants and for good, because seeded answers depend on it.
 
     Raises:
-        EdaError: The target cannot be loaded.
+        EdaError: The target cannot be loaded, or torch sees none of the GPUs that Ray reserved.
     """
 
     def __init__(self, base: TargetSpec, num_draft_tokens: int) -> None:
-        self.base = BaseGroup(base)
+        self.base = BaseGroup(base, reserved_device())
         target = self.base.target
         self.token_text = TokenText(target.tokenizer)
         engine = Engine(

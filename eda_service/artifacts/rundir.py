@@ -46,9 +46,9 @@ def home_dir() -> Path:
     return Path(os.environ.get("EDA_HOME", "~/.eda")).expanduser().resolve()
 
 
-def machine_path(home: Path) -> Path:
-    """Where the last job wrote down how fast its workers multiply: {"flops_per_s"}."""
-    return home / "machine.json"
+def calibration_path(home: Path) -> Path:
+    """Where the last job that ended left what it took beside its plan, for the plans of the next."""
+    return home / "calibration.json"
 
 
 def current_attempt() -> int:
@@ -85,9 +85,9 @@ class RunDir:
         self.write_value("job.json", facts | {"config": config.model_dump(mode="json")})
 
     @property
-    def machine_path(self) -> Path:
-        """`<home>/machine.json`: how fast the workers multiply, as the last job found it."""
-        return machine_path(self.root.parents[1])
+    def home(self) -> Path:
+        """Root of all state, of which this directory is a part."""
+        return self.root.parents[1]
 
     def read_job(self) -> dict[str, Any]:
         """`job.json` as written."""

@@ -18,6 +18,7 @@ from eda_service.cli.console import Commands, JsonOption, example, out
 from eda_service.config import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.plan import Plan
+from eda_service.planning.workload import PROMPT_TOKENS
 
 app = typer.Typer(
     cls=Commands,
@@ -49,7 +50,7 @@ def plan(
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices of one job.")] = 8,
     device: DeviceOption = "h100",
     preset: PresetOption = "paper_7b",
-    prompt_tokens: PromptOption = 200.0,
+    prompt_tokens: PromptOption = PROMPT_TOKENS,
     answer_tokens: AnswerOption = None,
     overrides: SetOption = None,
     calibrate_from: FromOption = None,
@@ -85,7 +86,7 @@ def simulate(
     model: ModelOption = "7b",
     device: DeviceOption = "h100",
     preset: PresetOption = "paper_7b",
-    prompt_tokens: PromptOption = 200.0,
+    prompt_tokens: PromptOption = PROMPT_TOKENS,
     answer_tokens: AnswerOption = None,
     overrides: SetOption = None,
     calibrate_from: FromOption = None,

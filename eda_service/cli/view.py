@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from eda_service.cli.console import err
 from eda_service.client import Adaptation, Client, Estimate, JobEvent
+from eda_service.client.answers import StageNeed
 from eda_service.records import STAGES
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
@@ -66,6 +67,7 @@ def estimate_text(estimate: Estimate) -> str:
     total = estimate.seconds.get("total")
     need, free = _size(estimate.disk_bytes), _size(estimate.free_disk_bytes)
     lines = [
+        *([needs_table(estimate.stages), ""] if estimate.stages else []),
         f"disk    {need} of {free} free: {'fits' if estimate.fits else 'does not fit'}",
         f"work    {estimate.num_samples:,} samples, {estimate.num_train_steps:,} training steps of "
         f"{estimate.trainable_parameters:,} parameters",
@@ -74,6 +76,19 @@ def estimate_text(estimate: Estimate) -> str:
         *(f"warning: {warning}" for warning in estimate.warnings),
     ]
     return "\n".join(lines)
+
+
+def needs_table(stages: Iterable[StageNeed]) -> str:
+    """What each stage asks Ray for, and what it takes: one line per stage."""
+    rows = [("STAGE", "PLACED", "WORKERS", "EACH", "MEMORY", "DISK", "TIME")]
+    for stage in stages:
+        gpus = f", {stage.gpus} GPU" if stage.gpus else ""
+        threads = f"{stage.threads} thread{'s' if stage.threads > 1 else ''}"
+        each = f"{stage.cpus:g} CPU{gpus}, {threads}" if stage.workers else ""
+        sizes = (_size(number) if number else "" for number in (stage.memory_bytes, stage.disk_bytes))
+        workers = str(stage.workers) if stage.workers else ""
+        rows.append((stage.stage, stage.placement, workers, each, *sizes, duration(stage.seconds)))
+    return columns(rows)
 
 
 def describe_end(job: Adaptation) -> str:

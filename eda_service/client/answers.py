@@ -77,8 +77,25 @@ class JobEvent(Answer):
     stage: str | None = None
 
 
+class StageNeed(Answer):
+    """What one stage asks Ray for (`cpus`, `gpus` and `threads` of each worker), and what it takes."""
+
+    stage: str
+    placement: str
+    workers: int
+    cpus: float
+    gpus: int
+    threads: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
 class Estimate(Answer):
-    """What a job would need, before anything is queued. `seconds` has one entry per stage, and `total`."""
+    """What a job would need, before anything is queued. `seconds` has one entry per part, and `total`."""
+
+    device: str = "unknown"
+    stages: tuple[StageNeed, ...] = ()
 
     disk_bytes: int
     free_disk_bytes: int

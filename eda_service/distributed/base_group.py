@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor
 
 from eda_service.artifacts.fits import check_draft_fits, check_pack_fits
 from eda_service.artifacts.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config import AdaptConfig, DeviceName, TargetSpec
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.model.head import DraftHead
 from eda_service.records import PackManifest, TargetFingerprint
 from eda_service.target.adapter import Adapter, read_adapter, unstackable_reason
+from eda_service.target.device import choose_device
 from eda_service.target.fused import is_fused
 from eda_service.target.loader import Target, fingerprint, load_target
 from eda_service.target.resolve import resolve_target
@@ -80,14 +80,16 @@ class BaseGroup:
 
     Args:
         base: What to load.
+        device: Where.
 
     Raises:
+        InputError: `device` is cuda and this process sees no GPU.
         TargetNotFoundError: No such target.
         TargetIncompatibleError: Not a decoder-only model this code can drive.
     """
 
-    def __init__(self, base: TargetSpec) -> None:
-        self.target: Target = load_target(base, device="cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, base: TargetSpec, device: DeviceName = "auto") -> None:
+        self.target: Target = load_target(base, device=choose_device(device))
         self._drafts: dict[str, DraftForm] = {}
         self._heads: WeakValueDictionary[str, DraftHead] = WeakValueDictionary()
 

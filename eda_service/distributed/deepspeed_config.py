@@ -34,7 +34,7 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "gradient_clipping": config.grad_clip,
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.use_gpu},
+        "bf16": {"enabled": config.use_gpu and config.precision != "float32"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

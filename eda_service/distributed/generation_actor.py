@@ -49,6 +49,7 @@ class ShardWriter:
         inputs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         from eda_service.distributed.resources import limit_threads
+        from eda_service.target.device import choose_device
         from eda_service.target.loader import load_target
 
         self.config = AdaptConfig.model_validate(config)
@@ -58,8 +59,7 @@ class ShardWriter:
         run.store.fetch(Stage.GENERATE, [FileEntry(**entry) for entry in inputs])
         self.results = ShardResults(run)
         self.reference = None if reference_path is None else ReferenceStatistics.load(Path(reference_path))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.target = load_target(self.config.target, device=device)
+        self.target = load_target(self.config.target, device=choose_device(self.config.device))
         self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

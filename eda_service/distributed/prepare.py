@@ -21,6 +21,7 @@ from eda_service.selection.projection import fit_reference
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
+from eda_service.target.device import choose_device
 from eda_service.target.io import export_io
 from eda_service.target.loader import Target, load_target
 
@@ -65,8 +66,7 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     if done.exists():
         value: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return value
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    target = load_target(config.target, device=device)
+    target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)

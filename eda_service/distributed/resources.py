@@ -1,4 +1,4 @@
-"""Connecting to Ray, and logical CPU shares: fractions, so that actors never wait for each other on a small machine."""
+"""Connecting to Ray, and what a process takes of its machine: its GPU, threads and memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from typing import Any
 
 import ray
 
-from eda_service.config import TrainConfig
-
-DRIVER_CPUS = 0.1
-MODEL_CPUS = 0.5
-TRAINER_CPUS = 0.5
+from eda_service.config import DeviceName
 
 
 def connect() -> None:
@@ -32,9 +28,12 @@ def connect() -> None:
         ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
 
 
-def num_gpus(config: TrainConfig) -> int:
-    """GPUs of a process that holds a target or trains a draft."""
-    return 1 if config.use_gpu else 0
+def reserved_device() -> DeviceName:
+    """`cuda` for a process that Ray reserved a GPU for, else `auto`.
+
+    One that computed on the CPU all the same would be slow, and keep the GPU from others, and nobody would know why.
+    """
+    return "cuda" if ray.is_initialized() and ray.get_gpu_ids() else "auto"
 
 
 def limit_threads(threads: int) -> None:

@@ -18,8 +18,9 @@ from eda_service.config import AdaptConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
+from eda_service.distributed.placement import MODEL_CPUS, num_gpus
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
+from eda_service.distributed.resources import limit_threads
 from eda_service.errors import ArtifactCorruptError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
@@ -114,13 +115,12 @@ class Evaluation:
     """Engines over one target: autoregressive, base draft, adapted draft."""
 
     def __init__(self, run: RunDir, config: AdaptConfig) -> None:
-        import torch
-
         from eda_service.target.chat import render_prompt
+        from eda_service.target.device import choose_device
         from eda_service.target.loader import load_target
 
         self.run, self.config = run, config
-        self.target = load_target(config.target, device="cuda" if torch.cuda.is_available() else "cpu")
+        self.target = load_target(config.target, device=choose_device(config.device))
         prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
         rendered = [render_prompt(self.target.tokenizer, prompt.messages) for prompt in prompts]
         most = config.selfgen.max_prompt_tokens

@@ -24,6 +24,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shard_results import ShardResults
 from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.distributed.generation_actor import ShardWriter
+from eda_service.distributed.placement import MODEL_CPUS, num_gpus
 from eda_service.distributed.prepare import (
     HELDOUT_FILE,
     IO_FILE,
@@ -32,7 +33,7 @@ from eda_service.distributed.prepare import (
     prepare_generation,
     read_prompt_file,
 )
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
+from eda_service.distributed.resources import limit_threads
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
 

@@ -19,9 +19,9 @@ from eda_service.artifacts.files import file_entry, is_disk_full
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.config import AdaptConfig
+from eda_service.distributed.placement import placements
 from eda_service.distributed.prepare import IO_FILE
-from eda_service.distributed.resources import TRAINER_CPUS
 from eda_service.distributed.stage_select import compact_shards, shard_of
 from eda_service.distributed.train_inputs import Payload, build_draft
 from eda_service.distributed.train_worker import BEST, OUTCOME, train_worker
@@ -169,15 +169,16 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
 
 def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
     """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
+    placed = placements(config)[Stage.TRAIN]
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "payload": vars(payload)},
         torch_config=TorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
-            num_workers=config.train.num_workers,
+            num_workers=placed.workers,
             use_gpu=config.train.use_gpu,
-            placement_strategy=placement_strategy(config.train),
-            resources_per_worker={"CPU": TRAINER_CPUS, **({"GPU": 1} if config.train.use_gpu else {})},
+            placement_strategy=placed.strategy.name,
+            resources_per_worker={"CPU": placed.cpus, **({"GPU": placed.gpus} if placed.gpus else {})},
         ),
         run_config=ray_train.RunConfig(
             name=run.job_id,
@@ -207,13 +208,6 @@ def _checkpoints(run: RunDir) -> str:
         return str(run.stage_dir(Stage.TRAIN) / "ray")
     url = run.store.storage.url.removeprefix("file://")  # Ray Train takes a directory by its path
     return f"{url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
-
-
-def placement_strategy(config: TrainConfig) -> str:
-    """Ray's name for how the worker group is laid over nodes."""
-    if config.placement == "auto":
-        return "PACK" if config.use_gpu else "SPREAD"
-    return config.placement.upper()
 
 
 def _as_own_error(error: BaseException) -> EdaError:

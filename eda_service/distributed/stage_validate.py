@@ -7,21 +7,22 @@ import time
 from typing import Any
 
 import ray
-import torch
 
-from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text, write_json
+from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text
 from eda_service.artifacts.fits import check_draft_fits
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
-from eda_service.distributed.resources import MODEL_CPUS, limit_threads, num_gpus
+from eda_service.distributed.placement import MODEL_CPUS, num_gpus
+from eda_service.distributed.resources import limit_threads
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.chat import load_stop_token_ids, load_tokenizer, render_prompt
+from eda_service.target.device import choose_device
 from eda_service.target.facts import count_parameters
 from eda_service.target.loader import choose_dtype, fingerprint, load_config
 from eda_service.target.resolve import resolve_target
@@ -37,7 +38,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         BaseDraftMissingError, ArtifactCorruptError: The base draft.
         DatasetInvalidError: The prompts.
         InsufficientStorageError: The disk.
-        InputError: A tracker that is not installed.
+        InputError: A tracker that is not installed, or `device` is cuda and Ray shows no GPU.
     """
     started = time.monotonic()
     check_installed(config.track)
@@ -61,7 +62,6 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         draft=read_draft_config(base_dir),
         flops_per_s=looked["flops_per_s"],
     ).total
-    write_json(run.machine_path, {"flops_per_s": looked["flops_per_s"]})
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -105,7 +105,7 @@ def _look(config: dict[str, Any]) -> dict[str, Any]:
     if settings.selfgen.engine is EngineKind.VLLM:
         require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(settings.selfgen.threads_per_actor)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(settings.device)
     return {
         "fingerprint": fingerprint_target(settings).model_dump(),
         "num_parameters": count_parameters(resolve_target(settings.target).model_dir),

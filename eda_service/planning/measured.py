@@ -11,7 +11,7 @@ from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
 from eda_service.planning.plan import Plan, make_plan
-from eda_service.planning.shapes import ModelShape, shape_of
+from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.planning.workload import Lengths
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 
@@ -79,7 +79,7 @@ def measure(run_root: Path) -> Measured:
     prompts = generated.num_tokens - generated.num_answer_tokens
     return Measured(
         config=config,
-        shape=shape_of(config.target.model),
+        shape=shape_of_target(config.target),
         lengths=Lengths(prompts / generated.num_samples, generated.num_answer_tokens / generated.num_samples),
         seconds={
             "validate": validated.seconds,

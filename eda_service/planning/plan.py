@@ -7,9 +7,10 @@ machine (decode-growth.json) and errs on the long side where a GPU overlaps them
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eda_service.config import AdaptConfig
+from eda_service.distributed.placement import DRIVER, Placement, placements
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import (
     ACTIVATION_FACTOR,
@@ -20,6 +21,7 @@ from eda_service.planning.constants import (
 )
 from eda_service.planning.shapes import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
+from eda_service.records import Stage
 
 _FLOAT32_BYTES = 4
 
@@ -38,6 +40,7 @@ class StagePlan:
         storage_bytes: Over the network to and from storage, if it is not on the machine itself.
         exchange_bytes: Gradients sent, all workers together: over the network where they are on several machines.
         memory_bytes: Of one device, at most.
+        placement: What it asks Ray for.
     """
 
     stage: str
@@ -49,6 +52,7 @@ class StagePlan:
     storage_bytes: float
     exchange_bytes: float
     memory_bytes: float
+    placement: Placement = DRIVER
 
     @property
     def device_hours(self) -> float:
@@ -126,6 +130,8 @@ def make_plan(
         _evaluate(config, shape, device, lengths, work, scale),
         StagePlan("publish", 0, PUBLISH_S, 0.0, 0.0, WEIGHT_BYTES * work.trainable, 0.0, 0.0, 0.0),
     )
+    placed = placements(config)
+    stages = tuple(replace(stage, placement=placed[Stage(stage.stage)]) for stage in stages)
     return Plan(device, stages, tuple(_warnings(device, stages)))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from eda_service.artifacts import bounded_json
 from eda_service.config import TargetSpec
 from eda_service.errors import InputError
 from eda_service.model.draft_config import DraftConfig
+from eda_service.target.facts import facts_of
+from eda_service.target.resolve import is_here
 
 WEIGHT_BYTES = 2
 FEATURE_BYTES = 2
@@ -79,30 +80,23 @@ def shape_of(model: str) -> ModelShape:
     Raises:
         InputError: Neither.
         TargetNotFoundError: No such target.
+        TargetIncompatibleError: Its files do not name its sizes.
     """
     if model.lower() in SHAPES:
         return SHAPES[model.lower()]
-    from eda_service.target.facts import count_parameters
-    from eda_service.target.resolve import is_here, resolve_target
-
     spec = TargetSpec(model=model)
     if not is_here(spec):
         raise InputError(
             f"{model!r} is no size ({', '.join(SHAPES)}) and no target on this machine; name one of them", param="model"
         )
-    directory = resolve_target(spec).model_dir
-    try:
-        config = bounded_json.read_object(directory / "config.json")
-        heads = int(config["num_attention_heads"])
-        return ModelShape(
-            hidden_size=int(config["hidden_size"]),
-            expert_width=int(config["intermediate_size"]),
-            num_layers=int(config["num_hidden_layers"]),
-            num_heads=heads,
-            num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            vocab_size=int(config["vocab_size"]),
-            num_parameters=float(count_parameters(directory)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{directory / 'config.json'} does not name its sizes: {error}", param="model") from error
+    return shape_of_target(spec)
+
+
+def shape_of_target(spec: TargetSpec) -> ModelShape:
+    """The shape of a target; of one on the model hub, without its weights.
+
+    Raises:
+        TargetNotFoundError: No such target, or the hub cannot be asked.
+        TargetIncompatibleError: Its files do not name its sizes.
+    """
+    return ModelShape(**asdict(facts_of(spec)))

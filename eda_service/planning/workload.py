@@ -32,6 +32,15 @@ class Lengths:
     answer: float
 
 
+PROMPT_TOKENS = 200.0
+"""Assumed of rendered prompts, where nothing is known of them."""
+
+
+def expected_lengths(config: AdaptConfig) -> Lengths:
+    """Of a job that has not run: prompts as assumed, answers as long as they may be."""
+    return Lengths(min(PROMPT_TOKENS, config.selfgen.max_prompt_tokens), float(config.selfgen.max_new_tokens))
+
+
 @dataclass(frozen=True)
 class Decoding:
     """Decoding of one worker.

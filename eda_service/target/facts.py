@@ -15,9 +15,25 @@ from eda_service.target.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolv
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """Attributes: D, V, and the elements of all weights, head included."""
+    """The sizes of a decoder-only target.
+
+    Attributes:
+        hidden_size: D.
+        expert_width: Width of its FFN.
+        num_layers: Decoder layers.
+        num_heads: Query heads.
+        num_kv_heads: Key/value heads.
+        head_dim: Width of one head.
+        vocab_size: V.
+        num_parameters: Elements of all weights, head included.
+    """
 
     hidden_size: int
+    expert_width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
     vocab_size: int
     num_parameters: int
 
@@ -39,8 +55,7 @@ def target_facts(model_dir: Path) -> TargetFacts:
     Raises:
         TargetIncompatibleError: The config does not name its sizes.
     """
-    hidden, vocab = _sizes(model_dir / "config.json")
-    return TargetFacts(hidden, vocab, count_parameters(model_dir))
+    return _facts(model_dir / "config.json", count_parameters(model_dir))
 
 
 def _hub_facts(name: str, revision: str | None) -> TargetFacts:
@@ -48,22 +63,32 @@ def _hub_facts(name: str, revision: str | None) -> TargetFacts:
     from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
     try:
-        hidden, vocab = _sizes(
-            Path(hf_hub_download(name, "config.json", revision=revision, etag_timeout=HUB_TIMEOUT_S))
-        )
+        path = Path(hf_hub_download(name, "config.json", revision=revision, etag_timeout=HUB_TIMEOUT_S))
         counts = HfApi().get_safetensors_metadata(name, revision=revision).parameter_count
     except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, OSError, ValueError) as error:
         raise hub_error(name, error, param="target.model") from error
-    return TargetFacts(hidden, vocab, sum(counts.values()))
+    return _facts(path, sum(counts.values()))
 
 
-def _sizes(path: Path) -> tuple[int, int]:
+def _facts(path: Path, num_parameters: int) -> TargetFacts:
     try:
         config = bounded_json.read_object(path)
-        return int(config["hidden_size"]), int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        heads = int(config["num_attention_heads"])
+        return TargetFacts(
+            hidden_size=int(config["hidden_size"]),
+            expert_width=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+            vocab_size=int(config["vocab_size"]),
+            num_parameters=num_parameters,
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OSError) as error:
         raise TargetIncompatibleError(
-            f"{path} has no whole hidden_size and vocab_size", param="target.model"
+            f"{path} does not name its sizes ({type(error).__name__}: {error}); name a decoder-only target of the "
+            "Llama, Qwen or Mistral kind",
+            param="target.model",
         ) from error
 
 

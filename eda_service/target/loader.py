@@ -34,6 +34,8 @@ from eda_service.target.slots import SlotCache
 
 logger = logging.getLogger(__name__)
 
+_CPU = torch.device("cpu")
+
 
 @dataclass
 class Target:
@@ -134,8 +136,12 @@ def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type != "cpu" or native_bfloat16() else torch.float32
 
 
-def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
+def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
     """Resolve, load and freeze a target.
+
+    Args:
+        spec: Its name.
+        device: Where its weights go; `choose_device` makes one of a job's config.
 
     Raises:
         TargetNotFoundError: No such id, revision, directory or adapter.
@@ -143,10 +149,9 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
         TargetIncompatibleError: Not a decoder-only model this code can drive.
     """
     resolved = resolve_target(spec)
-    where = torch.device(device)
-    dtype = choose_dtype(spec, where)
+    dtype = choose_dtype(spec, device)
     tokenizer = load_tokenizer(resolved.model_dir)
-    model = _load_model(resolved, dtype).to(where)
+    model = _load_model(resolved, dtype).to(device)
     body, head = model.get_decoder(), model.get_output_embeddings()
     if body is None or head is None or not hasattr(body, "norm"):
         raise TargetIncompatibleError(
@@ -168,8 +173,8 @@ def load_target(spec: TargetSpec, *, device: str = "cpu") -> Target:
         stop_token_ids=stop_token_ids(tokenizer, model.generation_config),
         max_context=max_context_of(model.config),
         dtype=dtype,
-        device=where,
-        adapters=_bank(decoder, dtype, where),
+        device=device,
+        adapters=_bank(decoder, dtype, device),
     )
 
 

@@ -64,6 +64,7 @@ BAD: list[tuple[str, Any]] = [
     ("seed", 2**31),
     ("min_acceptance_ratio", -0.1),
     ("base_draft", "x" * 129),
+    ("device", "gpu"),
 ]
 
 
@@ -104,6 +105,27 @@ def test_held_out_prompts_must_leave_some_to_train_on() -> None:
         AdaptConfig.model_validate(merge(BASE, {"dataset": {"num_prompts": 16}}))
     own = {"dataset": {"num_prompts": 16}, "eval_dataset": {"num_prompts": 16}}
     assert AdaptConfig.model_validate(merge(BASE, own)).eval_dataset is not None
+
+
+@pytest.mark.parametrize(
+    ("device", "use_gpu", "next_step"),
+    [
+        ("auto", False, None),
+        ("auto", True, None),
+        ("cpu", False, None),
+        ("cuda", True, None),
+        ("cuda", False, "set train.use_gpu to true, or device to auto or cpu"),
+        ("cpu", True, "set train.use_gpu to false, or device to auto or cuda"),
+    ],
+)
+def test_the_device_and_the_gpus_reserved_agree(device: str, use_gpu: bool, next_step: str | None) -> None:
+    values = merge(BASE, {"device": device, "train": {"use_gpu": use_gpu}})
+    if next_step is None:
+        assert AdaptConfig.model_validate(values).device == device
+        return
+    with pytest.raises(ValidationError, match=f"device is {device} but train.use_gpu is {use_gpu}".lower()) as caught:
+        AdaptConfig.model_validate(values)
+    assert next_step in str(caught.value)
 
 
 def test_json_round_trip() -> None:

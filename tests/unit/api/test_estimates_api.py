@@ -45,7 +45,7 @@ def test_an_estimate_says_what_the_job_needs_and_stores_nothing(
     width = PrivateConfig(private_width=shape.expert_width // 2)
     assert found["trainable_parameters"] == parameter_counts(shape, width, train_fc=False)[1]
     assert found["fits"] is True
-    assert [warning for warning in found["warnings"] if "no job has run here yet" not in warning] == []
+    assert [warning for warning in found["warnings"] if "no job has ended here yet" not in warning] == []
     seconds = found["seconds"]
     assert seconds["total"] == pytest.approx(
         sum(seconds[part] for part in ("start", "generate", "train", "evaluate")), abs=3
@@ -53,17 +53,40 @@ def test_an_estimate_says_what_the_job_needs_and_stores_nothing(
     assert client.get("/v1/adaptations").json()["data"] == []
 
 
-def test_time_follows_from_what_the_last_job_measured(
-    client: TestClient, settings: Settings, body: dict[str, Any]
-) -> None:
-    rates = (1e9, 2e9)
-    seconds = []
-    for rate in rates:
-        (settings.home / "machine.json").write_text(json.dumps({"flops_per_s": rate}))
-        found = client.post(MODES[0], json=body).json()
-        assert found["warnings"] == []
-        seconds.append(found["seconds"]["total"] - found["seconds"]["start"])
-    assert seconds[0] == pytest.approx(2 * seconds[1], abs=3)
+def test_each_stage_says_what_it_asks_of_ray_and_takes(client: TestClient, body: dict[str, Any]) -> None:
+    config = {"train": {"use_gpu": True, "num_workers": 4}, "selfgen": {"num_actors": 8, "shard_size": 25}}
+    found = client.post(MODES[0], json={**body, "config": config}).json()
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    placed = {name: (stage["placement"], stage["workers"], stage["gpus"]) for name, stage in stages.items()}
+    assert placed == {
+        "validate": ("task", 1, 1),
+        "generate": ("pool", 4, 1),  # 100 samples are four shards of 25: no work for eight actors
+        "select": ("driver", 0, 0),
+        "train": ("pack", 4, 1),
+        "evaluate": ("task", 1, 1),
+        "publish": ("driver", 0, 0),
+    }
+    assert found["device"] == "h100"
+    assert sum(stage["seconds"] for stage in stages.values()) == pytest.approx(found["seconds"]["total"], abs=1)
+    assert stages["generate"]["memory_bytes"] > 0 < stages["train"]["memory_bytes"]
+
+
+def test_time_follows_from_what_the_last_job_took(client: TestClient, settings: Settings, body: dict[str, Any]) -> None:
+    slow = {"dataset": {"source": "self", "num_prompts": 100_000}}  # so many that seconds can be read off
+    plain = client.post(MODES[0], json={**body, **slow}).json()
+    assert [warning for warning in plain["warnings"] if "no job has ended here yet" in warning]
+    factors = {"generate": 2.0, "train": 3.0, "evaluate": 1.0}
+    starts = {"generate_start_s": 40.0, "train_start_s": 50.0, "validate_s": 7.0}
+    kept = {"device": "core", "calibration": {**factors, **starts}}
+    (settings.home / "calibration.json").write_text(json.dumps(kept))
+    found = client.post(MODES[0], json={**body, **slow}).json()
+    assert not [warning for warning in found["warnings"] if "no job has ended here yet" in warning]
+    assert plain["seconds"]["generate"] > 20 < plain["seconds"]["train"]
+    copied_s = next(stage["seconds"] for stage in plain["stages"] if stage["stage"] == "select")
+    generated_s = found["seconds"]["generate"] - copied_s
+    assert generated_s == pytest.approx(2 * (plain["seconds"]["generate"] - copied_s), abs=2)
+    assert found["seconds"]["train"] == pytest.approx(3 * plain["seconds"]["train"], abs=2)
+    assert found["seconds"]["start"] == pytest.approx(40 + 50 + 7, abs=1)
 
 
 def test_a_draft_of_another_size_does_not_fit(client: TestClient, body: dict[str, Any]) -> None:

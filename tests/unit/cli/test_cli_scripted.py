@@ -11,6 +11,31 @@ from scripted_service import Answer, Request, ScriptedService, refusal, sse
 
 ESTIMATE: dict[str, Any] = {
     "object": "adaptation.estimate",
+    "device": "core",
+    "stages": [
+        {
+            "stage": "generate",
+            "placement": "pool",
+            "workers": 8,
+            "cpus": 0.5,
+            "gpus": 1,
+            "threads": 2,
+            "memory_bytes": 20_100_000_000,
+            "disk_bytes": 3_000_000,
+            "seconds": 85.0,
+        },
+        {
+            "stage": "select",
+            "placement": "driver",
+            "workers": 0,
+            "cpus": 0.0,
+            "gpus": 0,
+            "threads": 0,
+            "memory_bytes": 0,
+            "disk_bytes": 0,
+            "seconds": 0.0,
+        },
+    ],
     "disk_bytes": 2_500_000_000,
     "free_disk_bytes": 30_000_000,
     "num_samples": 320,
@@ -38,6 +63,10 @@ def test_dry_run_shows_the_estimate_and_queues_nothing(eda: Cli, scripted: Scrip
     done = eda("adapt", "org/model", "--preset", "demo", "--dry-run", url=scripted.url)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == [
+        "STAGE     PLACED  WORKERS  EACH                       MEMORY   DISK  TIME",
+        "generate  pool    8        0.5 CPU, 1 GPU, 2 threads  20.1 GB  3 MB  1m25s",
+        "select    driver                                                     0s",
+        "",
         "disk    2.5 GB of 30 MB free: does not fit",
         "work    320 samples, 1,400 training steps of 2,655,360 parameters",
         "time    about 2m47s (generate 1m15s, train 1m32s)",

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.config import TrainConfig
 from eda_service.distributed.ray_head import RayHead
 from eda_service.distributed.ray_node import JoinedNode, interface_of, node_env, own_address_towards, start_command
-from eda_service.distributed.stage_train import placement_strategy
 from eda_service.errors import InputError
 
 
@@ -64,10 +62,3 @@ def test_a_head_says_where_to_join(tmp_path: Path) -> None:
     finally:
         alone.stop()
         open_.stop()
-
-
-def test_workers_are_spread_on_cpus_and_packed_on_gpus() -> None:
-    assert placement_strategy(TrainConfig()) == "SPREAD"
-    assert placement_strategy(TrainConfig(use_gpu=True)) == "PACK"
-    assert placement_strategy(TrainConfig(placement="pack")) == "PACK"
-    assert placement_strategy(TrainConfig(use_gpu=True, placement="spread")) == "SPREAD"

@@ -1,0 +1,193 @@
+"""What a job will need, before it is one: placement, memory, disk, time, steps. Nothing is loaded that weighs and
+nothing is stored. Imports neither Ray nor torch, for the API's sake.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eda_service.artifacts import bounded_json
+from eda_service.artifacts.registry import find_draft
+from eda_service.config import AdaptConfig, Method
+from eda_service.distributed.estimate import disk_need_bytes, num_samples, num_train_steps
+from eda_service.errors import BaseDraftMissingError
+from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.planning.calibration import Calibration
+from eda_service.planning.kept import device_of, kept_calibration
+from eda_service.planning.plan import Plan, make_plan
+from eda_service.planning.shapes import ModelShape, shape_of_target
+from eda_service.planning.workload import expected_lengths
+
+
+@dataclass(frozen=True)
+class StageNeed:
+    """One stage.
+
+    Attributes:
+        stage: Its name.
+        placement: driver, task, pool, pack or spread (`eda_service.distributed.placement.Strategy`).
+        workers: Processes at most.
+        cpus: Logical CPUs of each.
+        gpus: Of each.
+        threads: Of each.
+        memory_bytes: Of one device, at most.
+        disk_bytes: Written, at the expected lengths.
+        seconds: From start to end.
+    """
+
+    stage: str
+    placement: str
+    workers: int
+    cpus: float
+    gpus: int
+    threads: int
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """One job.
+
+    Attributes:
+        device: What its workers compute on, by the plan's name.
+        stages: In order.
+        disk_bytes: Upper bound of what it writes.
+        free_disk_bytes: Where it would write.
+        num_samples: Answers generated.
+        num_train_steps: Optimizer steps.
+        trainable_parameters: Of its draft.
+        seconds: start, generate (with select), train, evaluate (with publish), total.
+        fits: The disk has room, and target and base draft have the same sizes.
+        warnings: What does not fit, and what is a guess.
+    """
+
+    device: str
+    stages: tuple[StageNeed, ...]
+    disk_bytes: int
+    free_disk_bytes: int
+    num_samples: int
+    num_train_steps: int
+    trainable_parameters: int
+    seconds: dict[str, float]
+    fits: bool
+    warnings: tuple[str, ...]
+
+
+def dry_run(config: AdaptConfig, home: Path, *, gpu: str | None = None) -> DryRun:
+    """Plan a config that passed the checks at submit.
+
+    Args:
+        config: The job.
+        home: Where it would run.
+        gpu: What it computes on, if it uses GPUs.
+
+    Raises:
+        InputError: The target cannot be found, its files do not say their sizes, or no GPU of that name.
+        BaseDraftMissingError: The base draft cannot be read.
+    """
+    draft = _draft_config(find_draft(config.base_draft, home))
+    shape, device = shape_of_target(config.target), device_of(config, gpu)
+    calibration = kept_calibration(home, device)
+    plan = make_plan(config, shape, device, expected_lengths(config), calibration)
+    need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    misfits = _misfits(shape, draft)
+    return DryRun(
+        device=device.name,
+        stages=stage_needs(plan),
+        disk_bytes=need,
+        free_disk_bytes=free,
+        num_samples=num_samples(config),
+        num_train_steps=num_train_steps(config),
+        trainable_parameters=_trainable(config, draft),
+        seconds=part_seconds(plan),
+        fits=need <= free and not misfits,
+        warnings=(*misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
+    )
+
+
+def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
+    """Stage by stage, what a plan asks for."""
+    return tuple(
+        StageNeed(
+            stage=stage.stage,
+            placement=stage.placement.strategy.value,
+            workers=stage.placement.workers,
+            cpus=stage.placement.cpus,
+            gpus=stage.placement.gpus,
+            threads=stage.placement.threads,
+            memory_bytes=round(stage.memory_bytes),
+            disk_bytes=round(stage.disk_bytes),
+            seconds=round(stage.seconds, 1),
+        )
+        for stage in plan.stages
+    )
+
+
+def part_seconds(plan: Plan) -> dict[str, float]:
+    """Whole seconds of a plan by part: starting processes apart from the work."""
+
+    def work(*names: str) -> float:
+        return sum(plan.stage(name).seconds - plan.stage(name).start_s for name in names)
+
+    parts = {
+        "start": sum(stage.start_s for stage in plan.stages),
+        "generate": work("generate", "select"),
+        "train": work("train"),
+        "evaluate": work("evaluate", "publish"),
+        "total": plan.seconds,
+    }
+    return {name: float(round(value)) for name, value in parts.items()}
+
+
+def _draft_config(directory: Path) -> DraftConfig:
+    path = directory / "config.json"
+    try:
+        return DraftConfig.model_validate(bounded_json.read_object(path))
+    except (ValueError, OSError) as error:
+        raise BaseDraftMissingError(
+            f"base draft {directory.parent.name}@{directory.name} cannot be read; register it again", param="base_draft"
+        ) from error
+
+
+def _trainable(config: AdaptConfig, draft: DraftConfig) -> int:
+    train = config.train
+    if train.method is not Method.EDA:
+        return parameter_counts(draft, None, train_fc=True)[1]
+    width = max(8, round(draft.expert_width * train.private_width_fraction))
+    return parameter_counts(draft, PrivateConfig(private_width=width, mix=train.mix), train_fc=train.train_fc)[1]
+
+
+def _misfits(shape: ModelShape, draft: DraftConfig) -> list[str]:
+    sizes = asdict(shape)
+    return [
+        f"the target's {name} is {sizes[name]}, the base draft's is {getattr(draft, name)}; name another base draft"
+        for name in ("hidden_size", "vocab_size")
+        if sizes[name] != getattr(draft, name)
+    ]
+
+
+def _warnings(config: AdaptConfig, need: int, free: int) -> list[str]:
+    found = []
+    if need > free:
+        found.append(
+            f"the job needs {need / 1e9:.2f} GB of disk and {free / 1e9:.2f} GB is free; lower dataset.num_prompts"
+        )
+    if config.train.method is Method.LORA:
+        found.append("trainable_parameters is that of the whole draft: the size of LoRA updates depends on the rank")
+    return found
+
+
+def _guesses(plan: Plan, calibration: Calibration | None) -> list[str]:
+    if calibration is not None:
+        return []
+    kind = "measured elsewhere" if plan.device.is_measured else "assumed"
+    return [
+        f"no job has ended here yet: the time is for device {plan.device.name} ({kind}: {plan.device.source}) and may "
+        "be far off"
+    ]

@@ -1,0 +1,61 @@
+"""The calibration that a job leaves behind when it has ended: the next dry runs are as fast as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from eda_service.artifacts.files import write_json
+from eda_service.artifacts.rundir import RunDir, calibration_path
+from eda_service.config import AdaptConfig
+from eda_service.errors import InputError
+from eda_service.planning.calibration import Calibration
+from eda_service.planning.constants import CORE, DEVICES, Device
+from eda_service.planning.measured import measure
+
+ASSUMED_GPU = "h100"
+"""What a job with GPUs is planned for where nobody says which."""
+
+
+def device_of(config: AdaptConfig, gpu: str | None = None) -> Device:
+    """What a job's workers compute on.
+
+    Args:
+        config: The job.
+        gpu: Which GPU, if it uses one.
+
+    Raises:
+        InputError: No GPU of that name.
+    """
+    gpus = [name for name, device in DEVICES.items() if device.memory_bytes is not None]
+    if gpu is not None and gpu not in gpus:
+        raise InputError(f"no GPU {gpu[:32]!r} is known; there are {', '.join(gpus)}", param="gpu")
+    return DEVICES[gpu or ASSUMED_GPU] if config.train.use_gpu else CORE
+
+
+def keep_calibration(run: RunDir) -> None:
+    """Write down what a job that has ended took beside its plan.
+
+    A job that was resumed, or is too small to tell, may give factors that say nothing: those are not kept.
+
+    Raises:
+        EdaError: A record is missing, or its target can no longer be found.
+    """
+    measured = measure(run.root)
+    device = device_of(measured.config)
+    values = asdict(measured.calibration(device))
+    if all(math.isfinite(value) and value > 0 for value in values.values()):
+        write_json(calibration_path(run.home), {"device": device.name, "calibration": values})
+
+
+def kept_calibration(home: Path, device: Device) -> Calibration | None:
+    """What the last job on such devices left; None before the first, and for other devices."""
+    try:
+        found = json.loads(calibration_path(home).read_text(encoding="utf-8"))
+        if found["device"] != device.name:
+            return None
+        return Calibration(**{name: float(value) for name, value in found["calibration"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,61 @@
+"""Every process that holds a target goes where the config's `device` says, and says so where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.distributed.base_group import BaseGroup
+from eda_service.distributed.generation_actor import ShardWriter
+from eda_service.distributed.prepare import prepare_generation
+from eda_service.distributed.resources import reserved_device
+from eda_service.distributed.stage_evaluate import Evaluation
+from eda_service.distributed.stage_validate import _look
+from eda_service.errors import InputError
+
+HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {
+    "validate": lambda config, _: _look._function(config.model_dump(mode="json")),
+    "prepare": lambda config, path: prepare_generation(config, path, with_reference=False),
+    "generate": lambda config, path: ShardWriter(config.model_dump(mode="json"), str(path / "generate"), None),
+    "evaluate": lambda config, path: Evaluation(RunDir(path), config),
+    "serve": lambda config, _: BaseGroup(config.target, config.device),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_a_stage_without_the_gpu_it_is_told_to_use_is_refused(
+    holder: Callable[[AdaptConfig, Path], Any],
+    new_target_dir: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    directory = new_target_dir(tmp_path / "target", "llama")
+    config = AdaptConfig.model_validate(
+        {"target": {"model": str(directory)}, "device": "cuda", "train": {"use_gpu": True}}
+    )
+    with pytest.raises(InputError, match="device is cuda and this process sees 0"):
+        holder(config, tmp_path)
+
+
+def test_a_target_stays_on_the_cpu_where_a_gpu_is_seen(
+    new_target_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    spec = TargetSpec(model=str(new_target_dir(tmp_path / "target", "llama")), dtype="float32")
+    assert BaseGroup(spec, "cpu").target.device.type == "cpu"
+
+
+def test_a_replica_uses_the_gpu_that_ray_reserved_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reserved_device() == "auto"
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    for given, wanted in (([], "auto"), ([0], "cuda")):
+        monkeypatch.setattr(ray, "get_gpu_ids", lambda given=given: given)
+        assert reserved_device() == wanted
