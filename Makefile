@@ -171,7 +171,7 @@ bench-scaling: $(STAMP)  ## self-generation on one core and on two
 
 proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
 	sh tests/install_faketime.sh
-	$(BIN)/python -m benchmarks.exhaustion
+	$(BIN)/python -m benchmarks.exhaustion $(if $(RESUME),--resume)
 
 MINUTES ?= 60
 KILL_EVERY_S ?= 60
