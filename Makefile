@@ -171,11 +171,12 @@ bench-scaling: $(STAMP)  ## self-generation on one core and on two
 
 proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
 	sh tests/install_faketime.sh
-	$(BIN)/python -m benchmarks.exhaustion
+	$(BIN)/python -m benchmarks.exhaustion $(if $(RESUME),--resume)
 
 MINUTES ?= 60
-proof-soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60)
-	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+KILL_EVERY_S ?= 60
+proof-soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60 KILL_EVERY_S=60)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --kill-every-s $(KILL_EVERY_S)
 
 fuzz: $(STAMP)  ## readers of strangers' input, the API, broken HTTP, for MINUTES (60)
 	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)

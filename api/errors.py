@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from starlette.exceptions import HTTPException
 
 from api.auth import InsufficientScopeError, InvalidKeyError
@@ -29,6 +30,8 @@ from eda_service.errors import (
 
 logger = logging.getLogger(__name__)
 
+DATABASE_ERRORS = (OperationalError, NoFreeConnectionError)
+"""What SQLAlchemy raises while a database is away, full, or busy for longer than is waited for."""
 MAX_ENTRIES = 10
 MAX_ENTRY_CHARACTERS = 200
 _NAME = re.compile(r"^[A-Za-z_][\w.-]{0,63}$")
@@ -131,18 +134,25 @@ def response_of(error: EdaError) -> JSONResponse:
     return error_response(status, error.message, param=error.param, code=error.code, headers=headers)
 
 
+def database_error(error: Exception) -> EdaError:
+    """One of `DATABASE_ERRORS` as an error of ours; its own text, without the statement, goes to the log alone.
+
+    Args:
+        error: The database does not take the request now: its disk is full, or it is away or busy for too long.
+    """
+    logger.error("the database: %s", str(error).splitlines()[0][:MAX_ENTRY_CHARACTERS])
+    if "disk is full" in str(error):
+        return InsufficientStorageError("the disk of the service's database is full; free space there and try again")
+    return DatabaseUnavailableError("the database does not answer; try again")
+
+
 async def _on_eda_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EdaError)
     return response_of(error)
 
 
 async def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
-    """The database does not take the request now: its disk is full, or it is away or busy for too long."""
-    logger.error("the database: %s", str(error).splitlines()[0][:MAX_ENTRY_CHARACTERS])
-    if "disk is full" in str(error):
-        full = InsufficientStorageError("the disk of the service's database is full; free space there and try again")
-        return response_of(full)
-    return response_of(DatabaseUnavailableError("the database does not answer; try again"))
+    return response_of(database_error(error))
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
@@ -164,6 +174,7 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Register the handlers; what none of them takes becomes a 500 in `api.middleware`."""
     app.add_exception_handler(EdaError, _on_eda_error)
-    app.add_exception_handler(OperationalError, _on_database_error)
+    for kind in DATABASE_ERRORS:
+        app.add_exception_handler(kind, _on_database_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -27,7 +27,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks import exhaustion_clients as clients
 from benchmarks.exhaustion_clock import clock_jumps
 from benchmarks.faults import HELD_OPEN, Bench
-from benchmarks.pairs import header, write_result
+from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, Client
@@ -205,11 +205,15 @@ def problems_of(name: str, case: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Every case, and after each the same questions."""
+    """Every case, and after each the same questions; cases that held are not run again with `--resume`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--resume", action="store_true", help="keep the cases of the result file that held")
     arguments = parser.parse_args()
-    found: dict[str, dict[str, Any]] = {}
+    found = held_before() if arguments.resume else {}
+
+    def is_wanted(name: str) -> bool:
+        return arguments.only in name and name not in found
 
     def note(name: str, case: dict[str, Any]) -> None:
         found[name] = {**case, "problems": problems_of(name, case)}
@@ -217,17 +221,24 @@ def main() -> None:
         write_result(RESULT, summary(found))
 
     with tempfile.TemporaryDirectory(prefix="eda-exhaustion-") as directory:
-        if arguments.only in "clock_jumps":
+        if is_wanted("clock_jumps"):
             note("clock_jumps", clock_jumps(Path(directory) / "clock"))
         os.environ["EDA_MAX_ATTEMPTS"] = "3"
         bench = Bench(Path(directory), {"EDA_SERVE": "true"})
         with small_disk(bench.home / "runs"), bench.service:
             exhaustion = Exhaustion(bench)
             for name, run in exhaustion.cases():
-                if arguments.only in name:
+                if is_wanted(name):
                     note(name, {**run(), **exhaustion.afterwards()})
     if any(case["problems"] for case in found.values()):
         raise SystemExit(f"something did not hold; see benchmarks/results/{RESULT}")
+
+
+def held_before() -> dict[str, dict[str, Any]]:
+    """The cases of the result file in which nothing broke."""
+    path = RESULTS / RESULT
+    known = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else {}
+    return {name: case for name, case in known.items() if not case["problems"]}
 
 
 def summary(found: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ _SHORTEST_LIFE_S = 120.0
 _WARM_S = 60.0  # of a process's life that its slope leaves out
 _MOST_GROWTH_MB_PER_H = 200.0
 _CANCEL_EVERY = 4
+_DONE = "data: [DONE]\n\n"
 _ENDS = {"job_succeeded", "job_failed", "job_cancelled"}
 
 
@@ -117,10 +118,7 @@ class Soak:
         body = {"model": "tiny", "messages": QUESTION, "max_tokens": 16, "seed": number, "stream": number % 2 == 0}
         try:
             answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)
-            is_whole = not body["stream"] or (
-                answer.text.endswith("data: [DONE]\n\n") and answer.text.count("data: [DONE]") == 1
-            )
-            outcome = str(answer.status_code) if is_whole else "stream_without_end"
+            outcome = outcome_of(answer, is_stream=bool(body["stream"]))
         except httpx.HTTPError as error:
             outcome = type(error).__name__
         self.requests[outcome] += 1
@@ -220,6 +218,14 @@ class Soak:
         return {kind: {"num_processes": len(each), "median": statistics.median(each)} for kind, each in slopes.items()}
 
 
+def outcome_of(answer: httpx.Response, *, is_stream: bool) -> str:
+    """The status; of a stream that began and lacks its one `[DONE]` that it does. What was refused is no stream."""
+    if not is_stream or not answer.is_success:
+        return str(answer.status_code)
+    is_whole = answer.text.endswith(_DONE) and answer.text.count(_DONE) == 1
+    return str(answer.status_code) if is_whole else "stream_without_end"
+
+
 def _line(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
@@ -239,13 +245,19 @@ def main() -> None:
         with bench.service:
             soak = Soak(bench, arguments.kill_every_s, arguments.seed)
             reference = soak.prepare()
+            began = time.monotonic()
             soak.run(arguments.minutes * 60)
+            ended = time.monotonic()
             jobs = soak.account(reference)
+            settled_s = time.monotonic() - ended
             left, marks = soak.left_running(), list(bench.service.facts["marks"])
         from running import left_of
 
         result = {
-            **header(f"make proof-soak MINUTES={arguments.minutes:g}"),
+            **header(f"make proof-soak MINUTES={arguments.minutes:g} KILL_EVERY_S={arguments.kill_every_s:g}"),
+            "seed": arguments.seed,
+            "traffic_s": round(ended - began, 1),
+            "settled_s": round(settled_s, 1),
             "num_kills": soak.kills.total(),
             "kills": dict(soak.kills),
             "jobs": jobs,

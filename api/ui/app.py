@@ -49,9 +49,8 @@ def create_ui(state: State, settings: Settings) -> FastAPI:
     ui.mount("/static", _Static(directory=STATIC), name="static")
     for module in (login, jobs, packs, deployments, playground):
         ui.include_router(module.router)
-    ui.add_exception_handler(EdaError, _on_error)
-    ui.add_exception_handler(RequestValidationError, _on_error)
-    ui.add_exception_handler(HTTPException, _on_error)
+    for kind in (EdaError, RequestValidationError, HTTPException, *errors.DATABASE_ERRORS):
+        ui.add_exception_handler(kind, _on_error)
     ui.add_middleware(_Headers)
     return ui
 
@@ -101,6 +100,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 def _as_ours(error: Exception) -> EdaError:
     if isinstance(error, EdaError):
         return error
+    if isinstance(error, errors.DATABASE_ERRORS):
+        return errors.database_error(error)
     if isinstance(error, RequestValidationError):
         message, param = errors.describe(error.errors(), skip=1)
         return InputError(message, param=param)
@@ -116,7 +117,8 @@ def _to_login(request: Request) -> Response:
 
 
 def _visitor(request: Request) -> Visitor | None:
+    """The visitor, where one is logged in and the database, which says so, answers."""
     try:
         return visitor_of(request)
-    except LoginNeededError:
+    except (LoginNeededError, *errors.DATABASE_ERRORS):
         return None

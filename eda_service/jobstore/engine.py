@@ -6,6 +6,8 @@ one fails with "database is locked" at once, whatever the busy timeout says.
 
 PostgreSQL runs with READ COMMITTED: every statement sees what was committed before it, so a count that is taken after
 a lock is a count of now. Writers lock the job's row (`rows.find`) or an advisory lock (`locks`).
+
+Neither puts a statement's values into the text of an error: logs show that, and values hold secrets of webhooks.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def open_engine(url: str) -> Engine:
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-    engine = create_engine(parsed, connect_args=arguments, json_serializer=to_json)
+    engine = create_engine(parsed, connect_args=arguments, hide_parameters=True, json_serializer=to_json)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
@@ -79,6 +81,7 @@ def _open_postgresql(url: URL) -> Engine:
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={"options": options, "application_name": "eda"},
+        hide_parameters=True,
         isolation_level="READ COMMITTED",
         json_serializer=to_json,
         max_overflow=_POOL_OVERFLOW,
