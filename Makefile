@@ -32,7 +32,15 @@ test: $(STAMP)  ## the whole test suite
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	sh tests/install_postgres.sh
 	sh tests/install_s3_server.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit
+	$(BIN)/python -m pytest tests/integration
+
+test-gpu: $(STAMP)  ## decoding, losses and a whole adaptation on a GPU, with the CUDA build of torch that it needs
+	$(BIN)/python -m pytest tests/gpu
+
+bench-gpu: $(STAMP)  ## adaptation and decoding on a GPU; benchmarks/results/gpu.json
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.gpu
 
 test-vllm: $(STAMP) $(VLLM_STAMP)  ## vLLM (CPU): exports, deployments, self-generation; benchmarks/results/vllm.json
 	$(BIN)/eda models fetch smollm2-135m-instruct

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ def adapt(arguments: argparse.Namespace) -> dict[str, Any]:
         **PAPER,
         **METHODS["eda"],
         **BEST,
-        "target.model": DOMAIN.target,
         "base_draft": BASE_DRAFT,
-        "dataset.source": arguments.source,
         "dataset.num_prompts": arguments.samples,
         "selfgen.temperature": 0.7,
         "selfgen.max_new_tokens": 128,
@@ -56,12 +55,12 @@ def adapt(arguments: argparse.Namespace) -> dict[str, Any]:
         "train.use_gpu": arguments.device == "cuda",
         "train.epochs": arguments.epochs,
         "evaluation.tree": TreeConfig().model_dump(),
-        "evaluation.num_prompts": 32,
+        "evaluation.num_prompts": arguments.heldout,
         "evaluation.batch_size": 32,
         "evaluation.num_timed_prompts": 0,
         "device": arguments.device,
     }
-    command = [sys.executable, "-m", "jobs.adapt"]
+    command = [sys.executable, "-m", "jobs.adapt", "--target", DOMAIN.target, "--data", arguments.source]
     command += [f"--set={path}={json.dumps(value)}" for path, value in settings.items()]
     home = Path(os.environ["EDA_HOME"])
     before = {path.name for path in (home / "runs").glob("*")}
@@ -145,9 +144,8 @@ def transformers_row(pair: Pair) -> Measured:
     return Measured("transformers", None, Transformers(model, sorted(pair.target.stop_token_ids)))
 
 
-def decode(pair: Pair, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows."""
-    rows: list[dict[str, Any]] = []
+def decode(pair: Pair, arguments: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each batch size and temperature, as they come."""
     single = pair.prompts[: arguments.prompts]
     settings = {"max_tokens": arguments.max_tokens, "repeats": arguments.repeats}
     for batch, prompts, temperature in ((1, single, 0.0), (1, single, 1.0), (BATCH, pair.prompts, 0.0)):
@@ -155,8 +153,7 @@ def decode(pair: Pair, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if (batch, temperature) == (1, 0.0):
             measured.append(transformers_row(pair))
         measure(measured, prompts, batch=batch, temperature=temperature, **settings)
-        rows += as_rows(measured, pair, batch=batch, temperature=temperature)
-    return rows
+        yield as_rows(measured, pair, batch=batch, temperature=temperature)
 
 
 def gpu_name(device: str) -> str:
@@ -170,6 +167,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--source", default=str(SHARED_DATA / DOMAIN.train), help="prompts to adapt on")
     parser.add_argument("--samples", type=int, default=432)
+    parser.add_argument("--heldout", type=int, default=32, help="prompts that acceptance is measured on")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=8, help="prompts decoded one by one")
     parser.add_argument("--max-tokens", type=int, default=96)
@@ -180,17 +178,19 @@ def main() -> None:
     made = adapt(arguments)
     sys.stderr.write(f"{json.dumps(made, indent=1)}\n")
     pair = load(Path(made.pop("root")), arguments)
-    rows = decode(pair, arguments)
-    show(rows)
+    rows: list[dict[str, Any]] = []
     result = {
         **header("make bench-gpu"),
         "gpu": gpu_name(arguments.device),
-        "dtype": str(pair.target.dtype),
+        "dtype": str(pair.target.dtype).removeprefix("torch."),
         "adaptation": made,
         "rows": rows,
     }
-    if not arguments.no_write:
-        sys.stderr.write(f"wrote {write_result('gpu.json', result)}\n")
+    for found in decode(pair, arguments):
+        rows += found
+        show(found)
+        if not arguments.no_write:
+            sys.stderr.write(f"wrote {write_result('gpu.json', result)}\n")
 
 
 if __name__ == "__main__":

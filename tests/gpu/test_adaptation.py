@@ -45,7 +45,11 @@ def test_a_job_runs_to_its_end(
     config["train"] |= {"use_gpu": device.type == "cuda", "zero_stage": zero_stage, "learning_rate": 1e-3}
     path = home / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
-    env = {**os.environ, "EDA_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    env = {
+        **os.environ,
+        "EDA_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+    }
     command = [sys.executable, "-m", "jobs.adapt", "--config", str(path)]
     done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -45,7 +45,9 @@ def test_loss_and_gradients_are_those_of_a_cpu(
 ) -> None:
     config = LossConfig(cross_entropy_weight=1.0, unroll_steps=3, distribution=distribution)
     vocab_W = torch.arange(0, VOCAB_SIZE, 2)
-    here = DraftLoss(prepare(random_draft(tiny_target), TrainConfig(method=method, lora_rank=4), seed=0), config, vocab_W)
+    here = DraftLoss(
+        prepare(random_draft(tiny_target), TrainConfig(method=method, lora_rank=4), seed=0), config, vocab_W
+    )
     there = copy.deepcopy(here).to(device)
     batch = batch_of_samples()
     moved = Batch(**{field.name: getattr(batch, field.name).to(device) for field in dataclasses.fields(batch)})
