@@ -85,9 +85,9 @@ def needs_table(stages: Iterable[StageNeed]) -> str:
         gpus = f", {stage.gpus} GPU" if stage.gpus else ""
         threads = f"{stage.threads} thread{'s' if stage.threads > 1 else ''}"
         each = f"{stage.cpus:g} CPU{gpus}, {threads}" if stage.workers else ""
-        sizes = (_size(number) if number else "" for number in (stage.memory_bytes, stage.disk_bytes))
         workers = str(stage.workers) if stage.workers else ""
-        rows.append((stage.stage, stage.placement, workers, each, *sizes, duration(stage.seconds)))
+        memory, disk = (_size(number) if number else "" for number in (stage.memory_bytes, stage.disk_bytes))
+        rows.append((stage.stage, stage.placement, workers, each, memory, disk, duration(stage.seconds)))
     return columns(rows)
 
 

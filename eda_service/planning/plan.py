@@ -131,8 +131,8 @@ def make_plan(
         StagePlan("publish", 0, PUBLISH_S, 0.0, 0.0, WEIGHT_BYTES * work.trainable, 0.0, 0.0, 0.0),
     )
     placed = placements(config)
-    stages = tuple(replace(stage, placement=placed[Stage(stage.stage)]) for stage in stages)
-    return Plan(device, stages, tuple(_warnings(device, stages)))
+    whole = tuple(replace(stage, placement=placed[Stage(stage.stage)]) for stage in stages)
+    return Plan(device, whole, tuple(_warnings(device, whole)))
 
 
 def decode_s(device: Device, share: float, shape: ModelShape, work: Decoding, context: float) -> float:
