@@ -39,6 +39,8 @@ FIXED = (
     "a deeply nested line of a prompt file was answered with 500",
     "ids with a line break at their end were taken",
     "a thousand event streams of one job held up every other request",
+    "a role that is a list in a prompt file was no error of ours",
+    "a file among the run directories stopped the dispatcher",
 )
 """Failures that fuzzing and probing found and that are mended; each has a test."""
 _SOUND = (
