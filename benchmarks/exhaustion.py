@@ -38,6 +38,13 @@ DISK_BYTES = 64 << 20
 MEMORY_BYTES = 16 << 20
 TIMEOUT_S = 900.0
 HEALTH_S = 10.0
+_STARVED = {"generate": "shard-00001", "train": "train/"}
+"""By stage, what a worker has just written when it gets no more memory."""
+NAMES = (
+    *("clock_jumps", "slow_clients", "event_streams", "endless_body", "bomb_prompts"),
+    *(f"full_disk_{stage.value}" for stage in STAGES),
+    *(f"no_memory_{stage}" for stage in _STARVED),
+)
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
 
 
@@ -92,7 +99,7 @@ class Exhaustion:
         yield "bomb_prompts", lambda: asyncio.run(clients.bomb_prompts(self.url, "tiny"))
         for stage in STAGES:
             yield f"full_disk_{stage.value}", lambda stage=stage.value: self.full_disk(stage)  # type: ignore[misc]
-        for name, match in (("generate", "shard-00001"), ("train", "train/")):
+        for name, match in _STARVED.items():
             yield f"no_memory_{name}", lambda match=match: self.no_memory(match)  # type: ignore[misc]
 
     def event_streams(self) -> dict[str, Any]:
@@ -246,6 +253,7 @@ def summary(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         **header("make proof-exhaustion"),
         "num_cases": len(found),
+        "not_run": [name for name in NAMES if name not in found],
         "num_held": sum(not case["problems"] for case in found.values()),
         "num_problems": sum(len(case["problems"]) for case in found.values()),
         "cases": found,

@@ -39,6 +39,8 @@ FIXED = (
     "a deeply nested line of a prompt file was answered with 500",
     "ids with a line break at their end were taken",
     "a thousand event streams of one job held up every other request",
+    "a role that is a list in a prompt file was no error of ours",
+    "a file among the run directories stopped the dispatcher",
 )
 """Failures that fuzzing and probing found and that are mended; each has a test."""
 _SOUND = (
@@ -76,7 +78,7 @@ def for_seconds(seconds: float, inputs: Any, check: Callable[[Any], None], *, ba
         try:
             seed(round_seed)(bounds(given(inputs)(timed)))()
         except (Exception, HypothesisException):
-            failures.append(traceback.format_exc(limit=-4)[-2000:])
+            failures.append(_told())
     return {"num_inputs": num_tried, "failures": failures}
 
 
@@ -98,7 +100,7 @@ def linked_calls(url: str, seconds: float) -> dict[str, Any]:
         try:
             machine.run(settings=bounds)
         except Exception:
-            failures.append(traceback.format_exc(limit=-4)[-2000:])
+            failures.append(_told())
     return {"num_inputs": machine.num_calls, "failures": failures}
 
 
@@ -130,6 +132,11 @@ def broken_http(url: str, seconds: float) -> dict[str, Any]:
     if not httpx.get(f"{url}/health", timeout=30).is_success:
         found["failures"].append("the service does not answer any more")
     return found
+
+
+def _told() -> str:
+    """The end of the traceback of what is being handled, with paths as they are in the repository."""
+    return traceback.format_exc(limit=-4).replace(f"{ROOT}/", "")[-2000:]
 
 
 def _say(name: str, result: dict[str, Any]) -> None:

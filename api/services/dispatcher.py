@@ -15,8 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-
-from pydantic import ValidationError
+from pathlib import Path
 
 from api.services import live
 from api.services.drift import DriftWatch
@@ -185,27 +184,31 @@ class Dispatcher:
 
     def _adopt_foreign(self) -> None:
         for name in self._found_runs():
-            if name in self._known:
-                continue
-            run = RunDir.of_job(name, self._settings.home)
+            if name not in self._known:
+                self._look_at(name)
+
+    def _look_at(self, name: str) -> None:
+        """Adopt a job that was started by hand. What is no job is told once, and holds up nothing."""
+        run = RunDir.of_job(name, self._settings.home)
+        try:
             facts = run.read_job()
             if not facts:
-                continue
+                return  # its job.json may be on the way
             self._known.add(name)
             if facts.get("origin") != "ray" or name in self._store.known_ids():
-                continue
-            try:
-                self._store.adopt(name, run.config(), created_at=int(facts["created_at"]))
-                logger.info("adopted %s, started on the cluster by hand", name)
-            except (ArtifactCorruptError, ValidationError, KeyError) as error:
-                logger.warning("%s is not a job: %s", run.root, error)
+                return
+            self._store.adopt(name, run.config(), created_at=int(facts["created_at"]))
+        except (ArtifactCorruptError, OSError, KeyError, TypeError, ValueError) as error:
+            self._known.add(name)
+            logger.warning("%s is not a job: %s", run.root, error)
+        else:
+            logger.info("adopted %s, started on the cluster by hand", name)
 
     def _found_runs(self) -> list[str]:
         """Names of run directories; storage is asked now and then only."""
         storage = current_storage()
         if storage is None:
-            runs = self._settings.home / "runs"
-            return [path.name for path in runs.iterdir()] if runs.is_dir() else []
+            return _directories(self._settings.home / "runs")
         if self._clock() - self._listed_at < _LISTING_INTERVAL_S:
             return []
         self._listed_at = self._clock()
@@ -229,3 +232,10 @@ class Dispatcher:
             bell.wait(interval_s)
             if bell is self._wake:
                 bell.clear()
+
+
+def _directories(path: Path) -> list[str]:
+    """Names of the directories in a directory that may not be there; files that somebody left are none."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+    return []

@@ -90,8 +90,18 @@ class RunDir:
         return self.root.parents[1]
 
     def read_job(self) -> dict[str, Any]:
-        """`job.json` as written."""
-        return self.read_value("job.json") or {}
+        """`job.json` as written; nothing when it is not there.
+
+        Raises:
+            ArtifactCorruptError: It is no JSON object.
+        """
+        try:
+            facts = self.read_value("job.json") or {}
+        except ValueError as error:
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} does not parse: {error}") from error
+        if not isinstance(facts, dict):
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} is no JSON object")
+        return facts
 
     def config(self) -> AdaptConfig:
         """The job's config.

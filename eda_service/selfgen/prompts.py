@@ -25,7 +25,7 @@ from eda_service.records import MAX_ROW_BYTES
 
 PARAM = "dataset.source"
 MAX_FILE_BYTES = 2 << 30
-_ROLES = frozenset({"system", "user", "assistant"})
+_ROLES = ("assistant", "system", "user")  # no set: a row may hold a list here, which a set cannot be asked for
 _REASONING_GYM = re.compile(r"^reasoning-gym:(?P<task>\w+)(\?templates=(?P<first>\d+)-(?P<last>\d+))?$")
 
 
@@ -156,7 +156,7 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
             and message["content"].strip()
         ):
             raise DatasetInvalidError(
-                f"{where}: each message needs a role of {sorted(_ROLES)} and a content that is not empty", param=PARAM
+                f"{where}: each message needs a role of {list(_ROLES)} and a content that is not empty", param=PARAM
             )
     if messages[-1]["role"] != "user":
         raise DatasetInvalidError(

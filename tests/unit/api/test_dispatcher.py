@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -123,6 +123,49 @@ def test_a_corrupt_run_directory_fails_with_a_code(
     dispatcher.run_once()
     dispatcher.run_once()
     assert store.known_ids() == {foreign.job_id}
+
+
+def a_file(runs: Path) -> None:
+    (runs / "left-here").write_bytes(b"x")
+
+
+def a_directory_in_its_place(runs: Path) -> None:
+    (runs / "strange" / "job.json").mkdir(parents=True)
+
+
+def with_content(content: bytes) -> Callable[[Path], None]:
+    def put(runs: Path) -> None:
+        (runs / "strange").mkdir()
+        (runs / "strange" / "job.json").write_bytes(content)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("put", "num_told"),
+    [
+        pytest.param(a_file, 0, id="a file among the runs"),
+        pytest.param(a_directory_in_its_place, 1, id="a directory as job.json"),
+        pytest.param(with_content(b'{"origin": "ra'), 1, id="cut short"),
+        pytest.param(with_content(b"\xff\xfe\x00"), 1, id="no text"),
+        pytest.param(with_content(b"[1, 2]"), 1, id="no object"),
+        pytest.param(with_content(b'{"origin": "ray", "created_at": null}'), 1, id="without a config"),
+    ],
+)
+def test_what_is_no_job_among_the_runs_is_told_once_and_holds_up_nothing(
+    dispatcher: Dispatcher,
+    store: JobStore,
+    settings: Settings,
+    foreign: RunDir,
+    caplog: pytest.LogCaptureFixture,
+    put: Callable[[Path], None],
+    num_told: int,
+) -> None:
+    put(settings.home / "runs")
+    dispatcher.run_once()
+    dispatcher.run_once()
+    assert store.known_ids() == {foreign.job_id}
+    assert sum("is not a job" in record.getMessage() for record in caplog.records) == num_told
 
 
 def test_a_new_dispatcher_finds_everything_again(

@@ -75,6 +75,8 @@ def test_windows_line_ends_are_read(path: Path) -> None:
         ('{"prompt": "   "}', "line 3: each message needs a role .* content that is not empty"),
         ('{"messages": ["hello"]}', "line 3: each message needs"),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "line 3: each message needs a role of"),
+        ('{"messages": [{"role": [], "content": "x"}]}', "line 3: each message needs a role of"),
+        ('{"messages": [{"role": {}, "content": "x"}]}', "line 3: each message needs a role of"),
         ('{"messages": [{"role": "user"}]}', "line 3: each message needs"),
         ('{"messages": [{"role": "user", "content": ["x"]}]}', "line 3: each message needs"),
         (
