@@ -15,6 +15,7 @@ _STEP_COST = 0.1
 _SMALLEST_COST = 0.02
 _PRIOR_WEIGHT = 8.0
 _OUTLIER = 2.0
+_FORGOTTEN_AFTER = 500
 
 
 @dataclass
@@ -30,9 +31,16 @@ class Clock:
     _counts: dict[tuple[int, int], int] = field(default_factory=dict)
     _medians: dict[tuple[int, int], float] = field(default_factory=dict)
     _speculative: dict[int, deque[float]] = field(default_factory=dict)
+    _seen_at: dict[tuple[int, int], int] = field(default_factory=dict)
+    _num_rounds: int = 0
 
     def add(self, rows: int, depth: int, seconds: float) -> None:
         """Take one round that drafted `depth` tokens per row."""
+        self._num_rounds += 1
+        if depth and not self._is_fresh(rows, depth):
+            self._last.pop((rows, depth), None)
+            self._counts.pop((rows, depth), None)
+        self._seen_at[rows, depth] = self._num_rounds
         last = self._last.setdefault((rows, depth), deque(maxlen=_WINDOW))
         last.append(seconds)
         self._counts[rows, depth] = self._counts.get((rows, depth), 0) + 1
@@ -43,6 +51,10 @@ class Clock:
     def known(self, rows: int, depth: int) -> bool:
         """Whether such a round was seen."""
         return (rows, depth) in self._medians
+
+    def _is_fresh(self, rows: int, depth: int) -> bool:
+        """Whether such a round was seen lately."""
+        return self._num_rounds - self._seen_at.get((rows, depth), -_FORGOTTEN_AFTER) < _FORGOTTEN_AFTER
 
     def step(self, rows: int) -> float:
         """Seconds of an autoregressive step; 1 before one was seen."""
@@ -67,7 +79,7 @@ class Clock:
         seen = [
             (d, t, min(self._counts[r, d], _WINDOW))
             for (r, d), t in self._medians.items()
-            if r == rows and d and self._counts[r, d] >= _FEWEST
+            if r == rows and d and self._counts[r, d] >= _FEWEST and self._is_fresh(r, d)
         ]
         weight = sum(w for _, _, w in seen)
         if not weight:

@@ -18,6 +18,7 @@ Shapes: B rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -80,6 +81,7 @@ _REQUEST_PRIOR_WEIGHT = 8
 _PRIOR = 0.7
 _PROBE_EVERY = 30
 _PROBE_SHARE = 0.02
+_WARM_AFTER = 2
 _LONGEST_PAUSE = 1000
 _FULL_EVERY = 50
 _BASELINE_EVERY = 100
@@ -107,6 +109,8 @@ class Adaptive:
         self._since_probe = 0
         self._pause = _PROBE_EVERY
         self._is_probe = False
+        self._num_probes = 0
+        self._num_drafted: Counter[tuple[int, int]] = Counter()
         self._rate = 0.0
 
     def depth(self, live: Sequence[LiveRequest], most: int) -> int:
@@ -188,12 +192,11 @@ class Adaptive:
     ) -> None:
         """Learn times and chances."""
         if self._is_probe:
-            step = self._clock.step(len(live))
-            steps_lost = (seconds + catch_up_seconds - step) / step
-            self._pause = min(max(_PROBE_EVERY, round(steps_lost / _PROBE_SHARE)), _LONGEST_PAUSE)
+            self._plan_next_probe(len(live), seconds + catch_up_seconds)
         proposed = max((result.num_proposed for result in results), default=0)
         drafted = min(depth, proposed)
-        self._clock.add(len(live), drafted, seconds)
+        if not self._is_cold(len(live), drafted):
+            self._clock.add(len(live), drafted, seconds)
         for i, (request, result) in enumerate(zip(live, results, strict=True)):
             if not result.num_proposed or not result.finite:
                 continue
@@ -209,6 +212,23 @@ class Adaptive:
                     self._hits[_bin(self._asked[level][i])].learn(hit, _CHANCE_MEMORY)
                 if 0 < level <= len(self._asked):
                     self._next_hits[_bin(self._asked[level - 1][i])].learn(hit, _CHANCE_MEMORY)
+
+    def _is_cold(self, rows: int, drafted: int) -> bool:
+        """Whether a round says nothing about the next ones: a GPU loads kernels when a shape first needs them.
+
+        Such rounds take 30 times as long. Believed, they would switch speculation off for good.
+        """
+        if self._read_confidence or not drafted:
+            return False
+        self._num_drafted[rows, drafted] += 1
+        return self._num_drafted[rows, drafted] <= _WARM_AFTER
+
+    def _plan_next_probe(self, rows: int, seconds: float) -> None:
+        """The dearer a probe was, the later the next: they may take a fiftieth of the time. The first ones tell little."""
+        step = self._clock.step(rows)
+        self._num_probes += 1
+        longest = _LONGEST_PAUSE if self._read_confidence else min(_LONGEST_PAUSE, _PROBE_EVERY * self._num_probes)
+        self._pause = min(max(_PROBE_EVERY, round((seconds - step) / step / _PROBE_SHARE)), longest)
 
 
 def _bin(probability: float) -> int:

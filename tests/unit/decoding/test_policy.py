@@ -42,9 +42,10 @@ def simulate(
     draft_cost: float = 0.0,
     told: bool = False,
     catch_up: float = 0.0,
+    first_rounds: int = 0,
 ) -> tuple[float, list[int]]:
     """(tokens per unit of time, depths) on a machine where a round of depth d takes 1 + [d > 0] draft + d step, and
-    `catch_up` more if it drafts after one that did not.
+    `catch_up` more if it drafts after one that did not. The first rounds of each depth take 30 times as long.
 
     With `told`, the draft's probability is 0.95 where the target will accept and 0.15 where it will not.
     """
@@ -60,6 +61,7 @@ def simulate(
                 depth = level + 1
                 break
         took = 1.0 + step_cost * depth + (draft_cost if depth else 0.0)
+        took *= 30.0 if depths.count(depth) < first_rounds else 1.0
         results = []
         for each, hits in zip(live, rows_hits, strict=True):
             accepted = [*hits[:depth], False].index(False)
@@ -107,6 +109,26 @@ def test_a_draft_that_never_hits_costs_less_than_three_percent(read_confidence: 
     rate, depths = simulate(policy, [request()], chance=0.0, step_cost=0.1, draft_cost=0.1, num_rounds=1000)
     assert rate > 0.97
     assert depths.count(0) > 900
+
+
+@pytest.mark.parametrize("first_rounds", [1, 2, 3])
+def test_kernels_that_are_loaded_when_first_needed_do_not_switch_speculation_off(first_rounds: int) -> None:
+    """An H100's times, in its plain steps: with a draft that would have paid half again, nothing was drafted for good."""
+    policy, live = Adaptive(read_confidence=False), [request()]
+    machine = {"chance": 0.57, "step_cost": 0.045, "draft_cost": 0.27}
+    simulate(policy, live, **machine, num_rounds=100, first_rounds=first_rounds)
+    rate, depths = simulate(policy, live, **machine, num_rounds=500)
+    assert sum(depth > 0 for depth in depths) > 450
+    assert rate > 1.3
+
+
+def test_what_was_slow_for_a_while_is_tried_again() -> None:
+    policy, live = Adaptive(read_confidence=False), [request()]
+    slow = {"chance": 0.6, "step_cost": 1.0, "draft_cost": 2.0}
+    _, depths = simulate(policy, live, **slow, num_rounds=300)
+    assert sum(depth > 0 for depth in depths[100:]) < 60
+    rate, depths = simulate(policy, live, chance=0.6, step_cost=0.05, draft_cost=0.2, num_rounds=2500)
+    assert sum(depth > 0 for depth in depths[1500:]) > 900
 
 
 def test_dear_probes_are_rare() -> None:
