@@ -224,7 +224,7 @@ class Adaptive:
         return self._num_drafted[rows, drafted] <= _WARM_AFTER
 
     def _plan_next_probe(self, rows: int, seconds: float) -> None:
-        """The dearer a probe was, the later the next: they may take a fiftieth of the time. The first ones tell little."""
+        """The dearer a probe was, the later the next: they may take a fiftieth of the time. First ones tell little."""
         step = self._clock.step(rows)
         self._num_probes += 1
         longest = _LONGEST_PAUSE if self._read_confidence else min(_LONGEST_PAUSE, _PROBE_EVERY * self._num_probes)

@@ -113,7 +113,7 @@ def test_a_draft_that_never_hits_costs_less_than_three_percent(read_confidence: 
 
 @pytest.mark.parametrize("first_rounds", [1, 2, 3])
 def test_kernels_that_are_loaded_when_first_needed_do_not_switch_speculation_off(first_rounds: int) -> None:
-    """An H100's times, in its plain steps: with a draft that would have paid half again, nothing was drafted for good."""
+    """An H100's times, in its plain steps, where nothing was drafted though that would have paid half again."""
     policy, live = Adaptive(read_confidence=False), [request()]
     machine = {"chance": 0.57, "step_cost": 0.045, "draft_cost": 0.27}
     simulate(policy, live, **machine, num_rounds=100, first_rounds=first_rounds)
@@ -127,7 +127,7 @@ def test_what_was_slow_for_a_while_is_tried_again() -> None:
     slow = {"chance": 0.6, "step_cost": 1.0, "draft_cost": 2.0}
     _, depths = simulate(policy, live, **slow, num_rounds=300)
     assert sum(depth > 0 for depth in depths[100:]) < 60
-    rate, depths = simulate(policy, live, chance=0.6, step_cost=0.05, draft_cost=0.2, num_rounds=2500)
+    _, depths = simulate(policy, live, chance=0.6, step_cost=0.05, draft_cost=0.2, num_rounds=2500)
     assert sum(depth > 0 for depth in depths[1500:]) > 900
 
 
