@@ -32,6 +32,7 @@ STOP_WAIT_S = 5  # a cancelled driver gets this long for a clean end; the promis
 _LONGEST_TEMP_DIR = 40  # Ray adds about 60 characters for its sockets and Unix allows 107
 _STOP_TIMEOUT_S = 10.0
 _TEMP_PREFIX = "eda-ray-"
+_NICENESS = "RAY_worker_niceness"
 _PORTS = (
     "dashboard-agent-listen-port",
     "dashboard-agent-grpc-port",
@@ -94,6 +95,8 @@ def node_env(node_ip: str) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_JOB_STOP_SIGNAL": "SIGINT",  # Ray Train aborts cleanly on SIGINT, not on SIGTERM
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        # Ray's default of 15 leaves a replica or a trainer 3 % of a core that anything else on the machine wants too.
+        _NICENESS: os.environ.get(_NICENESS, "0"),
         # Without these gloo and NCCL take the address the hostname stands for, on many machines 127.0.1.1.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
         "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),

@@ -25,6 +25,7 @@ def connect() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # as `ray_node.node_env`
         ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
 
 

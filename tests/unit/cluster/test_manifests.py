@@ -156,7 +156,8 @@ def test_the_api_reads_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     } <= mounted
 
 
-def test_ray_pods_are_told_what_eda_up_tells_its_head() -> None:
+def test_ray_pods_are_told_what_eda_up_tells_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
     told = find(BUILT["base"], "ConfigMap", "eda-ray-settings")["data"]
     own = {"DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}  # of one machine; a pod has one address
     assert {name: value for name, value in node_env("127.0.0.1").items() if name not in own} == told

@@ -12,6 +12,13 @@ from eda_service.distributed.ray_node import JoinedNode, interface_of, node_env,
 from eda_service.errors import InputError
 
 
+def test_workers_are_as_important_as_what_else_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    assert node_env("127.0.0.1")["RAY_worker_niceness"] == "0"
+    monkeypatch.setenv("RAY_worker_niceness", "10")
+    assert node_env("127.0.0.1")["RAY_worker_niceness"] == "10"
+
+
 def test_an_address_has_the_interface_that_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     name = interface_of("127.0.0.1")
