@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from eda_service.config import DeviceName
+from eda_service.errors import InputError
 
 
 def connect() -> None:
@@ -27,6 +28,29 @@ def connect() -> None:
     else:
         os.environ.setdefault("RAY_worker_niceness", "0")  # as `ray_node.node_env`
         ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
+
+
+def require_gpus(wanted: int) -> str | None:
+    """Whether Ray has what a job's processes ask for, before the first of them waits for it.
+
+    Returns:
+        None, or what the job is going to wait for: a cluster may have a machine with GPUs join, or add one by itself.
+
+    Raises:
+        InputError: Ray has no GPU and is this process's own, so that none can join.
+    """
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if found >= wanted:
+        return None
+    if "RAY_ADDRESS" in os.environ:
+        return (
+            f"waiting for a machine with GPUs: each process asks for {wanted}, the cluster has {found} (`ray status`)"
+        )
+    raise InputError(
+        f"train.use_gpu asks for {wanted} GPU for each process and Ray finds {found} on this machine; go where "
+        "`eda doctor` lists one, or set train.use_gpu to false",
+        param="train.use_gpu",
+    )
 
 
 def reserved_device() -> DeviceName:

@@ -16,7 +16,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
 from eda_service.distributed.placement import MODEL_CPUS, num_gpus
-from eda_service.distributed.resources import limit_threads
+from eda_service.distributed.resources import limit_threads, require_gpus
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
@@ -38,7 +38,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         BaseDraftMissingError, ArtifactCorruptError: The base draft.
         DatasetInvalidError: The prompts.
         InsufficientStorageError: The disk.
-        InputError: A tracker that is not installed, or `device` is cuda and Ray shows no GPU.
+        InputError: A tracker that is not installed, `device` is cuda and Ray shows no GPU, or `train.use_gpu` and a Ray
+            of this process's own has none.
     """
     started = time.monotonic()
     check_installed(config.track)
@@ -46,6 +47,9 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
     base_dir = find_draft(config.base_draft)
     draft = read_draft_manifest(base_dir)
+    waiting = require_gpus(num_gpus(config.train))
+    if waiting is not None:
+        run.event("waiting_for_gpus", waiting, stage=Stage.VALIDATE, level="warning")
     looked: dict[str, Any] = ray.get(
         _look.options(num_gpus=num_gpus(config.train)).remote(config.model_dump(mode="json"))
     )

@@ -15,7 +15,7 @@ from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.distributed.base_group import BaseGroup
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.prepare import prepare_generation
-from eda_service.distributed.resources import reserved_device
+from eda_service.distributed.resources import require_gpus, reserved_device
 from eda_service.distributed.stage_evaluate import Evaluation
 from eda_service.distributed.stage_validate import _look
 from eda_service.errors import InputError
@@ -59,3 +59,17 @@ def test_a_replica_uses_the_gpu_that_ray_reserved_for_it(monkeypatch: pytest.Mon
     for given, wanted in (([], "auto"), ([0], "cuda")):
         monkeypatch.setattr(ray, "get_gpu_ids", lambda given=given: given)
         assert reserved_device() == wanted
+
+
+def test_gpus_that_a_ray_of_our_own_has_not_are_refused_and_a_cluster_s_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    assert require_gpus(0) is None
+    with pytest.raises(InputError, match=r"asks for 1 GPU for each process and Ray finds 0 .* train\.use_gpu to false"):
+        require_gpus(1)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert "waiting for a machine with GPUs" in str(require_gpus(1))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    assert require_gpus(1) is None
