@@ -44,15 +44,9 @@ def write_shards(run: RunDir, config: AdaptConfig, prepared: dict[str, object], 
         writer({name: [value] for name, value in shard.items()})
 
 
-def without_times(record: SelfGenManifest) -> dict[str, object]:
+def without_times(record: Record) -> dict[str, object]:
     times = {"created_at", "seconds", "generation_seconds", "scoring_seconds", "reference_seconds"}
-    return record.model_dump(mode="json", exclude=times | {"reference_fit_seconds", "files", "scores"})
-
-
-def scores_of(record: SelfGenManifest) -> tuple[list[object], list[float]]:
-    """Samples and their values."""
-    samples = [score.model_dump(exclude={"sample_value"}) for score in record.scores]
-    return list(samples), [score.sample_value for score in record.scores]
+    return record.model_dump(mode="json", exclude=times | {"reference_fit_seconds", "files"})
 
 
 def features_of(record: Record) -> list[str]:
@@ -107,9 +101,6 @@ def test_every_stage_on_another_machine(
     write_shards(plain, config, prepared, shards)
     record = plain.write_record(manifest_of(config, plain.root / "generate", names, prepared, 1.0))
     assert without_times(record) == without_times(generated)
-    (samples, values), (wanted, wanted_values) = scores_of(record), scores_of(generated)
-    assert samples == wanted
-    assert values == pytest.approx(wanted_values, rel=1e-9)  # BLAS's threads add in no fixed order
     assert features_of(run_select(plain, config)) == features_of(selected)
 
 
