@@ -24,9 +24,15 @@ from eda_service.model.head import DraftHead
 from eda_service.target.loader import Target, load_target
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # for fixtures of a session too
 
 TargetFactory = Callable[[str], Target]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever code under test has set before: sums in float32 depend on the number of threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
