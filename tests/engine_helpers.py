@@ -1,4 +1,4 @@
-"""What the engine's tests share: prompts, one call that decodes a list of requests, a speculative engine."""
+"""What the engine's tests share: prompts, a call that decodes them all, a speculative engine, transformers' answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
@@ -33,6 +34,18 @@ def decode(engine: Engine, prompts: Sequence[list[int]], params: Sequence[Sampli
         engine.submit(str(i), ids, each)
     done = run_to_end(engine)
     return [answer(done[str(i)]) for i in range(len(prompts))]
+
+
+def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max_new_tokens: int) -> list[int]:
+    """What transformers' own `generate` answers at T=0."""
+    out = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(target.stop_token_ids),
+    )
+    return [int(token) for token in out[0, len(ids) :]]
 
 
 def speculative(target: Target, draft: Draft, *, vocab_W: torch.Tensor | None = None, **changes: Any) -> Engine:

@@ -6,6 +6,7 @@ Hidden size 32, two layers, grouped-query attention, 112 tokens: production code
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from eda_service.artifacts.files import file_entry, write_json
+from eda_service.artifacts.shards import Sample
 from eda_service.config import LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
@@ -185,3 +187,17 @@ def register_draft(home: Path, draft: Draft, target: Target, *, name: str = "tin
     )
     write_json(directory / "manifest.json", manifest.model_dump(mode="json"))
     return directory
+
+
+def random_samples(lengths: Sequence[int]) -> list[Sample]:
+    """Samples with prompts of three tokens and hidden states of the tiny targets' width, [L-1, 32]."""
+    rng = torch.Generator().manual_seed(0)
+    return [
+        Sample(
+            f"s{i}",
+            torch.randint(3, VOCAB_SIZE, (n,), generator=rng).tolist(),
+            3,
+            torch.randn(n - 1, 32, generator=rng),
+        )
+        for i, n in enumerate(lengths)
+    ]

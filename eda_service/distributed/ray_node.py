@@ -32,7 +32,6 @@ STOP_WAIT_S = 5  # a cancelled driver gets this long for a clean end; the promis
 _LONGEST_TEMP_DIR = 40  # Ray adds about 60 characters for its sockets and Unix allows 107
 _STOP_TIMEOUT_S = 10.0
 _TEMP_PREFIX = "eda-ray-"
-_NICENESS = "RAY_worker_niceness"
 _PORTS = (
     "dashboard-agent-listen-port",
     "dashboard-agent-grpc-port",
@@ -87,6 +86,15 @@ def own_address_towards(address: str) -> str:
         return str(probe.getsockname()[0])
 
 
+def worker_niceness() -> dict[str, str]:
+    """What Ray reads the niceness of its workers from: 0 unless the environment says otherwise.
+
+    Ray's default of 15 leaves a replica or a trainer 3 % of a core that anything else on the machine wants too.
+    """
+    name = "RAY_worker_niceness"
+    return {name: os.environ.get(name, "0")}
+
+
 def node_env(node_ip: str) -> dict[str, str]:
     """What Ray and the training workers of one node read from their environment."""
     interface = interface_of(node_ip)
@@ -95,8 +103,7 @@ def node_env(node_ip: str) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "RAY_JOB_STOP_SIGNAL": "SIGINT",  # Ray Train aborts cleanly on SIGINT, not on SIGTERM
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
-        # Ray's default of 15 leaves a replica or a trainer 3 % of a core that anything else on the machine wants too.
-        _NICENESS: os.environ.get(_NICENESS, "0"),
+        **worker_niceness(),
         # Without these gloo and NCCL take the address the hostname stands for, on many machines 127.0.1.1.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
         "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from eda_service.config import DeviceName
+from eda_service.distributed.ray_node import worker_niceness
 from eda_service.errors import InputError
 
 
@@ -26,7 +27,7 @@ def connect() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # as `ray_node.node_env`
+        os.environ.update(worker_niceness())
         ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_helpers import answer, decode, make_prompts, speculative
+from engine_helpers import answer, decode, make_prompts, reference_answer, speculative
 from scipy import stats
 from transformers import PreTrainedModel
 
@@ -36,17 +36,6 @@ _LEVEL = 1e-3
 
 TargetOn = Callable[[str], Target]
 DraftOn = Callable[[str], Draft]
-
-
-def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max_new_tokens: int) -> list[int]:
-    out = model.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(target.stop_token_ids),
-    )
-    return [int(token) for token in out[0, len(ids) :]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

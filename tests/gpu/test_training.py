@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_models import VOCAB_SIZE, random_draft
+from tiny_models import VOCAB_SIZE, random_draft, random_samples
 
-from eda_service.artifacts.shards import Sample
 from eda_service.config import DistributionLoss, LossConfig, Method, TrainConfig
 from eda_service.model.freezing import frozen_sha256, prepare
 from eda_service.target.loader import Target
@@ -18,20 +17,6 @@ from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss
 
 _LENGTHS = (5, 19, 8, 12)
-
-
-def batch_of_samples() -> Batch:
-    rng = torch.Generator().manual_seed(0)
-    made = [
-        Sample(
-            f"s{i}",
-            torch.randint(3, VOCAB_SIZE, (n,), generator=rng).tolist(),
-            3,
-            torch.randn(n - 1, 32, generator=rng),
-        )
-        for i, n in enumerate(_LENGTHS)
-    ]
-    return collate(made, max_tokens=64, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("method", [Method.EDA, Method.LORA, Method.FULL_FT])
@@ -49,7 +34,7 @@ def test_loss_and_gradients_are_those_of_a_cpu(
         prepare(random_draft(tiny_target), TrainConfig(method=method, lora_rank=4), seed=0), config, vocab_W
     )
     there = copy.deepcopy(here).to(device)
-    batch = batch_of_samples()
+    batch = collate(random_samples(_LENGTHS), max_tokens=64, dtype=torch.float32)
     moved = Batch(**{field.name: getattr(batch, field.name).to(device) for field in dataclasses.fields(batch)})
     target = target_on("llama")
     wanted = here(batch, tiny_target.embed, tiny_target.head_weight[vocab_W])

@@ -14,11 +14,11 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
-from tiny_models import VOCAB_SIZE, register_draft
+from tiny_models import random_samples, register_draft
 
 from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shards import Sample, write_shard
+from eda_service.artifacts.shards import write_shard
 from eda_service.config import AdaptConfig
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_train import fit
@@ -58,16 +58,7 @@ def files(
     root = tmp_path_factory.mktemp("zero")
     rng = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, 24, (33,), generator=rng).tolist()
-    samples = [
-        Sample(
-            f"s{i}",
-            torch.randint(3, VOCAB_SIZE, (n,), generator=rng).tolist(),
-            4,
-            torch.randn(n - 1, 32, generator=rng),
-        )
-        for i, n in enumerate(lengths)
-    ]
-    write_shard(root / "data", "shard-00000", samples)
+    write_shard(root / "data", "shard-00000", random_samples(lengths))
     export_io(tiny_target, root / "io.safetensors")
     register_draft(root, make_fitted_draft("llama"), tiny_target)
     return root

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import DraftMaker, TargetMaker, answer, decode, make_prompts, speculative
+from engine_helpers import DraftMaker, TargetMaker, answer, decode, make_prompts, reference_answer, speculative
 from transformers import PreTrainedModel
 
 from eda_service.config import TreeConfig
@@ -25,17 +25,6 @@ from eda_service.target.loader import Target
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 families = pytest.mark.parametrize("family", FAMILIES)
 TREE = TreeConfig(size=7, depth=3, width=3)
-
-
-def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max_new_tokens: int) -> list[int]:
-    out = model.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(target.stop_token_ids),
-    )
-    return [int(token) for token in out[0, len(ids) :]]
 
 
 @families

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import VOCAB_SIZE, random_draft
+from tiny_models import random_draft, random_samples
 
-from eda_service.artifacts.shards import Sample
 from eda_service.config import LossConfig, TrainConfig
 from eda_service.target.loader import Target
 from eda_service.training.accumulate import num_parts, split, step_counts
@@ -16,24 +15,11 @@ from eda_service.training.loss import DraftLoss
 LENGTHS = (5, 19, 8, 12, 30)
 
 
-def samples() -> list[Sample]:
-    rng = torch.Generator().manual_seed(0)
-    return [
-        Sample(
-            f"s{i}",
-            torch.randint(3, VOCAB_SIZE, (n,), generator=rng).tolist(),
-            3,
-            torch.randn(n - 1, 32, generator=rng),
-        )
-        for i, n in enumerate(LENGTHS)
-    ]
-
-
 @pytest.mark.parametrize("parts", [1, 2, 5])
 @pytest.mark.parametrize("unroll_steps", [1, 3])
 def test_parts_add_up_to_the_whole(tiny_target: Target, parts: int, unroll_steps: int) -> None:
     loss = DraftLoss(random_draft(tiny_target), LossConfig(cross_entropy_weight=1.0, unroll_steps=unroll_steps))
-    head_WD, made = tiny_target.head_weight.clone(), samples()
+    head_WD, made = tiny_target.head_weight.clone(), random_samples(LENGTHS)
     whole = collate(made, max_tokens=64, dtype=torch.float32)
     expected = loss(whole, tiny_target.embed, head_WD)
     expected.total.backward()
@@ -53,7 +39,7 @@ def test_parts_add_up_to_the_whole(tiny_target: Target, parts: int, unroll_steps
 def test_means_of_parts_would_not(tiny_target: Target) -> None:
     """The test above would notice: parts of other lengths weigh the same in a mean of means."""
     loss = DraftLoss(random_draft(tiny_target), LossConfig())
-    made, head_WD = samples(), tiny_target.head_weight.clone()
+    made, head_WD = random_samples(LENGTHS), tiny_target.head_weight.clone()
     whole = loss(collate(made, max_tokens=64, dtype=torch.float32), tiny_target.embed, head_WD).total.item()
     batches = [collate([made[i] for i in part], max_tokens=64, dtype=torch.float32) for part in split(range(5), 2)]
     parts = [loss(batch, tiny_target.embed, head_WD).total.item() for batch in batches]
