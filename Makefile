@@ -108,6 +108,9 @@ $(AUDIT_STAMP): tests/requirements-audit.txt
 bench-decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
+bench-padding: $(STAMP)  ## what of a training batch is padding
+	$(BIN)/python -m benchmarks.padding
+
 bench-growth: $(STAMP)  ## how a round's cost grows with batch, context and tree size
 	$(BIN)/python -m benchmarks.decode_growth
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from eda_service.records import CurvePoint, Stage
@@ -21,9 +21,9 @@ class Curve:
     def __init__(self, directory: Path) -> None:
         self._path = directory / Path(CURVE_FILE).name
 
-    def truncate_after(self, step: int) -> None:
-        """Forget points of steps that will be taken again."""
-        kept = [point.model_dump_json() for point in self.read() if point.step <= step]
+    def keep(self, wanted: Callable[[CurvePoint], bool]) -> None:
+        """Forget the other points: their steps will be taken again."""
+        kept = [point.model_dump_json() for point in self.read() if wanted(point)]
         self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def append(self, point: CurvePoint) -> None:

@@ -23,6 +23,7 @@ from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shard_results import ShardResults
 from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
+from eda_service.distributed.early_training import EarlyTraining
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.placement import MODEL_CPUS, num_gpus
 from eda_service.distributed.prepare import (
@@ -46,6 +47,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
 
     Raises:
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
+        EdaError: Early training failed, as stage train does.
     """
     started = time.monotonic()
     directory = run.stage_dir(Stage.GENERATE)
@@ -56,8 +58,11 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     files = prepared_files(directory, prepared)
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
-    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [])
-    return manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, time.monotonic() - started)
+    names = [shard["shard"] for shard in shards]
+    early = EarlyTraining(run, config, files.values(), names)
+    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], early)
+    early.wait()
+    return manifest_of(config, directory, names, prepared, time.monotonic() - started)
 
 
 def manifest_of(
@@ -155,13 +160,19 @@ def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
 
 
 def _write_shards(
-    run: RunDir, config: AdaptConfig, directory: Path, shards: list[dict[str, str]], reference: Sequence[FileEntry]
+    run: RunDir,
+    config: AdaptConfig,
+    directory: Path,
+    shards: list[dict[str, str]],
+    reference: Sequence[FileEntry],
+    early: EarlyTraining,
 ) -> None:
     """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
     results = ShardResults(run)
     finished = results.finished([shard["shard"] for shard in shards])
     todo = [shard for shard in shards if shard["shard"] not in finished]
     done = len(finished)
+    early.note(finished)
     run.progress(Stage.GENERATE, step=done, total_steps=len(shards))
     if not todo:
         results.flush()
@@ -182,7 +193,9 @@ def _write_shards(
     )
     for row in dataset.iter_rows():
         done += 1
-        results.note(row["shard"], json.loads(row["result"]))
+        result = json.loads(row["result"])
+        results.note(row["shard"], result)
+        early.note({row["shard"]: result})
         pace = (time.monotonic() - started) / max(1, done - len(finished))
         run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()

@@ -6,7 +6,8 @@ Order matters for a crash: compact files, then the record, then deletion; a re-r
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.provenance import library_versions
@@ -33,16 +34,9 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
     run.progress(Stage.SELECT, step=0, total_steps=1)
     scores, selection = generated.scores, config.selection
     ranking_started = time.monotonic()
-    kept = select(
-        [score.sample_id for score in scores],
-        [score.sample_value for score in scores],
-        selection.method,
-        selection.keep_fraction,
-        seed=config.seed,
-    )
+    chosen = select_scores(scores, config)
     ranking_seconds = time.monotonic() - ranking_started
-    chosen = [scores[i] for i in kept]
-    files = _write_compact(run, generated, chosen)
+    files = write_compact(run, generated.files, chosen, Stage.SELECT)
     run.progress(Stage.SELECT, step=1, total_steps=1)
     added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
     ranked = selection.method in (Selector.PCA, Selector.REVERSED)
@@ -66,11 +60,34 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
     )
 
 
-def _write_compact(run: RunDir, generated: SelfGenManifest, chosen: list[SampleScore]) -> list[FileEntry]:
-    """Copy the chosen rows shard by shard; one shard is in memory at a time."""
-    source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
+def select_scores(scores: Sequence[SampleScore], config: AdaptConfig) -> list[SampleScore]:
+    """Those of samples that the config's selector keeps."""
+    selection = config.selection
+    kept = select(
+        [score.sample_id for score in scores],
+        [score.sample_value for score in scores],
+        selection.method,
+        selection.keep_fraction,
+        seed=config.seed,
+    )
+    return [scores[i] for i in kept]
+
+
+def write_compact(
+    run: RunDir, generated: Iterable[FileEntry], chosen: Iterable[SampleScore], stage: Stage, folder: str = ""
+) -> list[FileEntry]:
+    """Copy the chosen rows shard by shard; one shard is in memory at a time.
+
+    Args:
+        run: The job.
+        generated: Files of the generate stage.
+        chosen: Samples.
+        stage: That gets the shards.
+        folder: In the stage's directory; the entries' paths begin with it.
+    """
+    source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(stage)
     entries: dict[str, list[FileEntry]] = {}
-    for entry in generated.files:
+    for entry in generated:
         entries.setdefault(shard_of(entry), []).append(entry)
     rows: dict[str, list[int]] = {}
     for score in chosen:
@@ -78,9 +95,9 @@ def _write_compact(run: RunDir, generated: SelfGenManifest, chosen: list[SampleS
     files = []
     for name, numbers in sorted(rows.items()):
         run.store.fetch(Stage.GENERATE, entries[name])
-        paths = write_shard(destination, name, list(read_shard(source, name, sorted(numbers))))
+        paths = write_shard(destination / folder, name, list(read_shard(source, name, sorted(numbers))))
         written = [file_entry(destination, path) for path in paths]
-        run.store.upload(Stage.SELECT, written)
+        run.store.upload(stage, written)
         files += written
         if run.store.is_remote:  # it can be fetched again, and this machine need not hold all shards at once
             features_path(source, name).unlink()
@@ -89,12 +106,12 @@ def _write_compact(run: RunDir, generated: SelfGenManifest, chosen: list[SampleS
 
 def shard_of(entry: FileEntry) -> str:
     """The shard that a file belongs to, by its name."""
-    return entry.path.split(".")[0]
+    return PurePosixPath(entry.path).name.split(".")[0]
 
 
-def compact_shards(directory: Path, manifest: SelectionManifest) -> list[tuple[str, int]]:
+def compact_shards(directory: Path, files: Iterable[FileEntry]) -> list[tuple[str, int]]:
     """(shard, number of samples) of a compact set, in order."""
-    names = sorted({shard_of(entry) for entry in manifest.files})
+    names = sorted({shard_of(entry) for entry in files})
     return [(name, sum(1 for _ in read_shard(directory, name, features=False))) for name in names]
 
 

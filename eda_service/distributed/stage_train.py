@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
 
+EARLY = "train/early.json"
+"""What early training did, once it is done (`early_training`)."""
+EARLY_FOLDER = "early"
+"""Of its samples, in the stage's directory."""
+
 
 def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> DraftCheckpoint:
     """Train and keep the best checkpoint as `train/pack`.
@@ -61,7 +67,11 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
     start_dir = start_dir or find_draft(config.base_draft)
     out_dir = run.stage_dir(Stage.TRAIN)
-    payload = _payload(run, config, generated, selected, start_dir, out_dir)
+    early = run.read_value(EARLY)
+    names = vocabulary_shards(early, generated.files)
+    payload = payload_of(run, config, generated.files, names, (Stage.SELECT, "", selected.files), start_dir)
+    if early is not None:
+        payload = after_early(run, payload, early)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = fit(run, config, payload)
     if outcome["frozen_before"] != outcome["frozen_after"]:
@@ -109,36 +119,69 @@ def _fetch_best(run: RunDir, out_dir: Path) -> tuple[FileEntry, ...]:
     return files
 
 
-def _payload(
+def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
+    """Those that hold samples without their hidden states."""
+    return [entry for entry in files if entry.path.endswith(".tokens.safetensors")]
+
+
+def vocabulary_shards(early: Mapping[str, Any] | None, generated: Iterable[FileEntry]) -> list[str]:
+    """Whose answers the draft vocabulary is ranked over: it has to stand when the first group starts."""
+    return [shard_of(entry) for entry in tokens_of(generated)] if early is None else list(early["generated"])
+
+
+def payload_of(
     run: RunDir,
     config: AdaptConfig,
-    generated: SelfGenManifest,
-    selected: SelectionManifest,
+    generated: Sequence[FileEntry],
+    ranked: Sequence[str],
+    compact: tuple[Stage, str, Sequence[FileEntry]],
     start_dir: Path,
-    out_dir: Path,
 ) -> Payload:
-    generate_dir, select_dir = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
-    tokens = [entry for entry in generated.files if entry.path.endswith(".tokens.safetensors")]
-    run.store.fetch(Stage.GENERATE, tokens)
-    run.store.fetch(Stage.SELECT, [entry for entry in selected.files if entry.path.endswith(".tokens.safetensors")])
-    vocabulary = _vocabulary(run, config, [shard_of(entry) for entry in tokens], start_dir, out_dir)
+    """What a worker group needs.
+
+    Args:
+        run: The job.
+        config: The job's config.
+        generated: Files of the generate stage.
+        ranked: Its shards whose answers the draft vocabulary is ranked over.
+        compact: Samples to train on: stage, folder in its directory, files.
+        start_dir: Draft to start from.
+    """
+    stage, folder, files = compact
+    generate_dir, out_dir = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.TRAIN)
+    data_dir = run.stage_dir(stage) / folder
+    run.store.fetch(Stage.GENERATE, tokens_of(generated))
+    run.store.fetch(stage, tokens_of(files))
+    vocabulary = _vocabulary(run, config, ranked, start_dir, out_dir)
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
-    inputs = {
-        Stage.GENERATE: [entry for entry in generated.files if entry.path == IO_FILE],
-        Stage.SELECT: list(selected.files),
-        Stage.TRAIN: made,
-    }
+    inputs = {Stage.GENERATE: [entry for entry in generated if entry.path == IO_FILE], Stage.TRAIN: made}
+    inputs[stage] = [*inputs.get(stage, ()), *files]
     return Payload(
         run_root=str(run.root),
         out_dir=str(out_dir),
-        data_dir=str(select_dir),
-        shards=compact_shards(select_dir, selected),
+        data_dir=str(data_dir),
+        shards=compact_shards(data_dir, files),
         io_path=str(generate_dir / IO_FILE),
         start_dir=str(start_dir),
         vocab_path=None if vocabulary is None else str(vocabulary),
         inputs={stage.value: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()},
+    )
+
+
+def after_early(run: RunDir, payload: Payload, early: Mapping[str, Any]) -> Payload:
+    """The same for a group that goes on from early training: it holds out none of the prompts seen there."""
+    entries = [FileEntry(**entry) for entry in early["files"]]
+    run.store.fetch(Stage.TRAIN, entries)
+    inputs = payload.inputs | {Stage.TRAIN.value: [*payload.inputs.get(Stage.TRAIN.value, []), *early["files"]]}
+    directory = run.stage_dir(Stage.TRAIN) / EARLY_FOLDER
+    return replace(
+        payload,
+        inputs=inputs,
+        early_dir=str(directory),
+        early_shards=compact_shards(directory, entries),
+        early_steps=early["num_steps"],
     )
 
 
@@ -148,7 +191,7 @@ def _own_start(run: RunDir, start_dir: Path) -> list[Path]:
 
 
 def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_dir: Path, out_dir: Path) -> Path | None:
-    """Rank the draft vocabulary over the whole self-generated set (tokens stay after selection)."""
+    """Rank the draft vocabulary over these shards of the self-generated set (tokens stay after selection)."""
     from safetensors.torch import save_file
 
     from eda_service.artifacts.shards import read_shard

@@ -18,7 +18,22 @@ from eda_service.target.packed import native_bfloat16
 
 @dataclass
 class Payload:
-    """What a worker is given: paths and values, no tensors."""
+    """What a worker is given: paths and values, no tensors.
+
+    Attributes:
+        run_root: The job's directory.
+        out_dir: Of the train stage.
+        data_dir: Holds the compact set.
+        shards: (name, number of samples) of it, in order.
+        io_path: The target's embedding and head.
+        start_dir: Draft to start from.
+        vocab_path: Draft vocabulary; None: the target's.
+        inputs: Files by stage that have to be on the worker's machine.
+        early_dir: Holds what early training has learned from.
+        early_shards: As `shards`; empty: there was no early training.
+        early_steps: Optimizer steps it took.
+        early_of: For early training itself: the optimizer steps of the whole run, as far as they can be known.
+    """
 
     run_root: str
     out_dir: str
@@ -28,6 +43,10 @@ class Payload:
     start_dir: str
     vocab_path: str | None
     inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    early_dir: str = ""
+    early_shards: list[tuple[str, int]] = field(default_factory=list)
+    early_steps: int = 0
+    early_of: int | None = None
 
     def fetched(self, config: AdaptConfig) -> Payload:
         """The same, once everything it names is on this machine."""

@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ from eda_service.training.schedule import learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
 from eda_service.training.tracking import open_tracks
 
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
 OUTCOME, BEST = "train/outcome.json", "train/best.json"
 _HELDOUT_BATCH = 16
 _PROGRESS_EVERY_S = 2.0
@@ -58,8 +61,10 @@ class Worker:
         self.run = RunDir(Path(payload.run_root))
         self.out_dir = Path(payload.out_dir)
         self.data = CompactSet(Path(payload.data_dir), payload.shards)
-        fraction = config.train.heldout_fraction
-        self.train_ids, self.heldout_ids = split_heldout(self.data.prompts(), fraction, seed=config.seed)
+        self.is_early = payload.early_of is not None
+        fraction = 0.0 if self.is_early else config.train.heldout_fraction
+        seen = frozenset(CompactSet(Path(payload.early_dir), payload.early_shards).prompts())
+        self.train_ids, self.heldout_ids = split_heldout(self.data.prompts(), fraction, seed=config.seed, seen=seen)
         parameters = [p for p in draft_loss.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.train.weight_decay)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -78,6 +83,7 @@ class Worker:
         self.curve = Curve(self.out_dir)
         self.tracks = open_tracks(self.run, config) if self.rank == 0 else None
         self._reported_at = 0.0
+        self._checkpointed = 0
         self._began = time.monotonic()
 
     @property
@@ -86,9 +92,17 @@ class Worker:
         return -(-len(self.train_ids) // self.train_config.batch_size)
 
     @property
+    def epochs(self) -> int:
+        """Epochs of this group."""
+        config = self.train_config
+        if self.is_early:
+            return config.early_epochs
+        return config.late_epochs if self.payload.early_steps else config.epochs
+
+    @property
     def total_steps(self) -> int:
         """Optimizer steps of the run."""
-        return self.steps_per_epoch * self.train_config.epochs
+        return self.payload.early_of or self.payload.early_steps + self.steps_per_epoch * self.epochs
 
     def load(self, indices: list[int]) -> Batch:
         """Read a batch on to the worker's device."""
@@ -97,18 +111,40 @@ class Worker:
 
     def fit(self) -> dict[str, Any]:
         """All epochs; returns the final state."""
-        self._resume()
-        self._began = time.monotonic() - self.state.seconds
-        if self.state.step == 0:
-            self.state.initial_acceptance = self._evaluate()
-        lengths = self.data.lengths(self.train_ids)
-        for epoch in range(self.state.step // self.steps_per_epoch, self.train_config.epochs):
+        self._start()
+        lengths, before = self.data.lengths(self.train_ids), self.payload.early_steps
+        for epoch in range((self.state.step - before) // self.steps_per_epoch, self.epochs):
             batches = epoch_batches(lengths, self.train_config.batch_size, seed=self.config.seed, epoch=epoch)
-            for batch in batches[self.state.step - epoch * self.steps_per_epoch :]:
+            for batch in batches[self.state.step - before - epoch * self.steps_per_epoch :]:
                 self._step([self.train_ids[i] for i in batch])
-            self._evaluate()
+            if not self.is_early:
+                self._evaluate()
+        if self.is_early:
+            self._checkpoint()
         self.state.seconds = self._seconds()
         return self.state.to_dict()
+
+    def _start(self) -> None:
+        """Go on from the last checkpoint, if there is one. The base draft's acceptance is measured before the first
+        step; after early training, which holds nothing out, by the group that takes its checkpoint over.
+        """
+        from ray import train
+
+        checkpoint = train.get_checkpoint()
+        early = self.payload.early_steps
+        taken_over = checkpoint is not None and early > 0 and Path(checkpoint.path).name == _checkpoint_name(early)
+        if self.rank == 0:
+            self.run.store.shared(CURVE_FILE)
+            if checkpoint is None or taken_over:
+                last = early if taken_over else -1
+                self.curve.keep(lambda point: point.step <= last and point.simulated_acceptance_length is None)
+        if not self.is_early and (checkpoint is None or taken_over):
+            self.state.initial_acceptance = self._evaluate()
+        if checkpoint is not None:
+            self._resume(checkpoint, taken_over=taken_over)
+        self._began = time.monotonic() - self.state.seconds
+        if taken_over:
+            self._evaluate()
 
     def frozen_sha256(self) -> str:
         """Hash of the draft's frozen weights; all workers call it together."""
@@ -194,7 +230,8 @@ class Worker:
         now = time.monotonic()
         if now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
-            self.run.progress(Stage.TRAIN, step=step, total_steps=self.total_steps)
+            if not self.is_early:  # generation reports then
+                self.run.progress(Stage.TRAIN, step=step, total_steps=self.total_steps)
             self.run.store.share(CURVE_FILE)
 
     def _evaluate(self) -> float:
@@ -243,33 +280,42 @@ class Worker:
             self.run.write_value(BEST, {"files": [entry.model_dump() for entry in entries]})
 
     def _checkpoint(self) -> None:
-        """A resumable checkpoint through Ray Train: weights, optimizer shard of every rank, state."""
+        """A resumable checkpoint through Ray Train, one a step: weights, optimizer shard of every rank, state."""
         from ray import train
 
+        if self.state.step == self._checkpointed:
+            return
+        self._checkpointed = self.state.step
         self.state.seconds = self._seconds()
         with tempfile.TemporaryDirectory() as directory:
             self.engine.save_checkpoint(
                 directory, tag="state", client_state=self.state.to_dict(), exclude_frozen_parameters=True
             )
             checkpoint = train.Checkpoint.from_directory(directory)
-            train.report(
-                {"step": self.state.step}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{self.state.step}"
+            name = _checkpoint_name(self.state.step)
+            train.report({"step": self.state.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    def _resume(self, checkpoint: Checkpoint, *, taken_over: bool) -> None:
+        with checkpoint.as_directory() as directory:
+            _, client = self.engine.load_checkpoint(directory, tag="state", load_module_strict=False)
+        before = self.state
+        self.state = TrainState(**{name: client[name] for name in TrainState().to_dict() if name in client})
+        self._checkpointed = self.state.step
+        if taken_over:
+            self.state.initial_acceptance, self.state.best_acceptance = (
+                before.initial_acceptance,
+                before.best_acceptance,
             )
-
-    def _resume(self) -> None:
-        from ray import train
-
-        checkpoint = train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as directory:
-                _, client = self.engine.load_checkpoint(directory, tag="state", load_module_strict=False)
-            self.state = TrainState(**{name: client[name] for name in TrainState().to_dict() if name in client})
+        else:
             self.state.restarts += 1
-            if self.rank == 0:
-                self.run.event("train_resumed", f"resumed from step {self.state.step}", stage=Stage.TRAIN)
         if self.rank == 0:
-            self.run.store.shared(CURVE_FILE)
-            self.curve.truncate_after(self.state.step)
+            self.curve.keep(lambda point: point.step <= self.state.step)
+            if not taken_over:
+                self.run.event("train_resumed", f"resumed from step {self.state.step}", stage=Stage.TRAIN)
+
+
+def _checkpoint_name(step: int) -> str:
+    return f"step-{step}"
 
 
 def train_worker(arguments: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
-"""A client of the module's service."""
+"""A client of the module's service, and a Ray of this process's own for modules that run stages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+import ray
 from running import Service
 
 from eda_service.client import Client
+from eda_service.distributed.resources import connect
 
 
 @pytest.fixture
@@ -15,3 +17,14 @@ def client(service: Service) -> Iterator[Client]:
     """Talks to whatever `service` the test's module starts."""
     with Client(str(service.facts["api_url"])) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A private local Ray."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        connect()
+        yield
+        ray.shutdown()

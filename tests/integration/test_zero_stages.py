@@ -6,12 +6,11 @@ equal curves are equal training. Whole weights are hashed and written by both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from safetensors.torch import load_file
 from tiny_models import random_samples, register_draft
@@ -20,7 +19,6 @@ from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import write_shard
 from eda_service.config import AdaptConfig
-from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_train import fit
 from eda_service.distributed.train_inputs import Payload
 from eda_service.model.draft import Draft
@@ -39,16 +37,6 @@ TRAIN: dict[str, Any] = {
     "checkpoint_every_steps": 4,
     "loss": {"unroll_steps": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        connect()
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

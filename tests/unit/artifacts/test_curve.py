@@ -27,6 +27,6 @@ def test_half_a_line_is_none_and_a_resumed_run_writes_over_it(tmp_path: Path) ->
     path = tmp_path / "curve.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"step": 4, "lo', encoding="utf-8")
     assert [each.step for each in curve.read()] == [1, 2, 3]
-    curve.truncate_after(2)
+    curve.keep(lambda each: each.step <= 2)
     curve.append(point(3))
     assert [each.step for each in curve.read()] == [1, 2, 3]

@@ -91,7 +91,7 @@ def test_every_stage_on_another_machine(
 
     run = RunDir.of_job("job")
     run.store.fetch(Stage.SELECT, selected.files)
-    sizes = compact_shards(run.root / "select", selected)
+    sizes = compact_shards(run.root / "select", selected.files)
     assert sum(size for _, size in sizes) == selected.num_selected == 8
 
     monkeypatch.delenv("EDA_STORAGE")  # the same on one disk
