@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
-from eda_service.distributed.placement import Strategy
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
+from eda_service.planning.placement import Strategy
 from eda_service.records import Stage
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]

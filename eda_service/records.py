@@ -93,7 +93,7 @@ class ValidateRecord(Record):
     prompts_sha256: str
     disk_need_bytes: int
     disk_free_bytes: int
-    estimated_seconds: float = Field(description="of the whole job, an order of magnitude")
+    estimated_seconds: float = Field(description="of the whole job, by the capacity plan")
 
 
 class SkippedRow(Frozen):

@@ -18,7 +18,6 @@ from eda_service.config import AdaptConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
-from eda_service.distributed.placement import MODEL_CPUS, num_gpus
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.distributed.resources import limit_threads
 from eda_service.errors import ArtifactCorruptError
@@ -26,6 +25,7 @@ from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.evaluation.speed import BASELINE, measure_speed
+from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.records import (
     AcceptanceRow,
     DraftCheckpoint,

@@ -25,7 +25,6 @@ from eda_service.artifacts.shard_results import ShardResults
 from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.distributed.early_training import EarlyTraining
 from eda_service.distributed.generation_actor import ShardWriter
-from eda_service.distributed.placement import MODEL_CPUS, num_gpus
 from eda_service.distributed.prepare import (
     HELDOUT_FILE,
     IO_FILE,
@@ -36,6 +35,7 @@ from eda_service.distributed.prepare import (
 )
 from eda_service.distributed.resources import limit_threads
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
+from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
 
 logger = logging.getLogger(__name__)

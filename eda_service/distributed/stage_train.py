@@ -21,7 +21,6 @@ from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
-from eda_service.distributed.placement import placements
 from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.stage_select import compact_shards, shard_of
 from eda_service.distributed.train_inputs import Payload, build_draft
@@ -36,6 +35,7 @@ from eda_service.errors import (
 )
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.model.freezing import count_parameters
+from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
 from eda_service.training.vocabulary import rank_vocabulary
 

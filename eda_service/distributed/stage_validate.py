@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -14,17 +15,17 @@ from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
-from eda_service.distributed.estimate import disk_need_bytes, estimate_time, measure_flops
-from eda_service.distributed.placement import MODEL_CPUS, num_gpus
 from eda_service.distributed.resources import limit_threads, require_gpus
 from eda_service.distributed.vllm_environment import require_vllm
-from eda_service.model.checkpoint import read_draft_config
+from eda_service.planning.dry_run import expected_plan
+from eda_service.planning.estimate import disk_need_bytes
+from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.chat import load_stop_token_ids, load_tokenizer, render_prompt
 from eda_service.target.device import choose_device
-from eda_service.target.facts import count_parameters
-from eda_service.target.loader import choose_dtype, fingerprint, load_config
+from eda_service.target.loader import fingerprint, load_config
 from eda_service.target.resolve import resolve_target
 from eda_service.training.tracking import check_installed
 
@@ -60,12 +61,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         _check_prompts(config.eval_dataset, config.seed + 1)
     need = disk_need_bytes(config, hidden_size=fingerprint.hidden_size, vocab_size=fingerprint.vocab_size)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
-    seconds = estimate_time(
-        config,
-        num_target_parameters=looked["num_parameters"],
-        draft=read_draft_config(base_dir),
-        flops_per_s=looked["flops_per_s"],
-    ).total
+    plan, _ = expected_plan(config, ModelShape(**looked["shape"]), run.home)
+    seconds = plan.seconds
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -104,16 +101,15 @@ def _check_prompts(dataset: DatasetSpec, seed: int) -> str:
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _look(config: dict[str, Any]) -> dict[str, Any]:
-    """What needs the target's files: its fingerprint and size, and this machine's speed in its dtype."""
+    """What needs the target's files: its fingerprint and sizes. `device` is tried where the stages will compute."""
     settings = AdaptConfig.model_validate(config)
     if settings.selfgen.engine is EngineKind.VLLM:
         require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(settings.selfgen.threads_per_actor)
-    device = choose_device(settings.device)
+    choose_device(settings.device)
     return {
         "fingerprint": fingerprint_target(settings).model_dump(),
-        "num_parameters": count_parameters(resolve_target(settings.target).model_dir),
-        "flops_per_s": measure_flops(choose_dtype(settings.target, device), device),
+        "shape": asdict(shape_of_target(settings.target)),
     }
 
 

@@ -25,12 +25,12 @@ from eda_service.distributed.deepspeed_config import (
     whole_parameters,
     without_cpu_kernels,
 )
-from eda_service.distributed.estimate import SIMULATED_DEPTH
 from eda_service.distributed.train_inputs import Payload, build_draft, is_mixed, load_heads
 from eda_service.distributed.train_state import TrainState
 from eda_service.errors import NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
 from eda_service.model.freezing import frozen_sha256
+from eda_service.planning.estimate import SIMULATED_DEPTH
 from eda_service.records import CurvePoint, Stage
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share

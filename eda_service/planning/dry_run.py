@@ -11,10 +11,10 @@ from pathlib import Path
 from eda_service.artifacts import bounded_json
 from eda_service.artifacts.registry import find_draft
 from eda_service.config import AdaptConfig, Method
-from eda_service.distributed.estimate import disk_need_bytes, num_samples, num_train_steps
 from eda_service.errors import BaseDraftMissingError
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.planning.calibration import Calibration
+from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.shapes import ModelShape, shape_of_target
@@ -27,7 +27,7 @@ class StageNeed:
 
     Attributes:
         stage: Its name.
-        placement: driver, task, pool, pack or spread (`eda_service.distributed.placement.Strategy`).
+        placement: driver, task, pool, pack or spread (`eda_service.planning.placement.Strategy`).
         workers: Processes at most.
         cpus: Logical CPUs of each.
         gpus: Of each.
@@ -90,15 +90,14 @@ def dry_run(config: AdaptConfig, home: Path, *, gpu: str | None = None) -> DryRu
         BaseDraftMissingError: The base draft cannot be read.
     """
     draft = _draft_config(find_draft(config.base_draft, home))
-    shape, device = shape_of_target(config.target), device_of(config, gpu)
-    calibration = kept_calibration(home, device)
-    plan = make_plan(config, shape, device, expected_lengths(config), calibration)
+    shape = shape_of_target(config.target)
+    plan, calibration = expected_plan(config, shape, home, gpu=gpu)
     need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     misfits = _misfits(shape, draft)
     return DryRun(
-        device=device.name,
+        device=plan.device.name,
         stages=stage_needs(plan),
         disk_bytes=need,
         free_disk_bytes=free,
@@ -109,6 +108,25 @@ def dry_run(config: AdaptConfig, home: Path, *, gpu: str | None = None) -> DryRu
         fits=need <= free and not misfits,
         warnings=(*misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
     )
+
+
+def expected_plan(
+    config: AdaptConfig, shape: ModelShape, home: Path, *, gpu: str | None = None
+) -> tuple[Plan, Calibration | None]:
+    """The plan of a job that has not run, as fast as the last one of its home was, and what that left.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        home: Where it runs.
+        gpu: What it computes on, if it uses GPUs.
+
+    Raises:
+        InputError: No GPU of that name.
+    """
+    device = device_of(config, gpu)
+    calibration = kept_calibration(home, device)
+    return make_plan(config, shape, device, expected_lengths(config), calibration), calibration
 
 
 def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:

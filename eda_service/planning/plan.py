@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, replace
 
 from eda_service.config import AdaptConfig
-from eda_service.distributed.placement import DRIVER, Placement, placements
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import (
     ACTIVATION_FACTOR,
@@ -19,6 +18,7 @@ from eda_service.planning.constants import (
     VALIDATE_S,
     Device,
 )
+from eda_service.planning.placement import DRIVER, Placement, placements
 from eda_service.planning.shapes import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
 from eda_service.records import Stage

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 
 from eda_service.config import AdaptConfig, Answers, Selector
-from eda_service.distributed.estimate import (
+from eda_service.model.draft_config import PrivateConfig, parameter_counts
+from eda_service.planning.estimate import (
     SIMULATED_DEPTH,
     num_samples,
     num_train_steps,
     split_samples,
     train_flops_per_token,
 )
-from eda_service.model.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.shapes import FEATURE_BYTES, ModelShape
 
 OPTIMIZER_BYTES = 12  # float32: two moments and the master weight

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eda_service.config import AdaptConfig, TrainConfig
-from eda_service.distributed.placement import Placement, Strategy, group_strategy, placements
+from eda_service.planning.placement import Placement, Strategy, group_strategy, placements
 from eda_service.records import STAGES, Stage
 
 

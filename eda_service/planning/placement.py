@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from eda_service.config import AdaptConfig, TrainConfig
-from eda_service.distributed.estimate import num_samples
+from eda_service.planning.estimate import num_samples
 from eda_service.records import Stage
 
 MODEL_CPUS = 0.5

@@ -1,0 +1,55 @@
+"""Counts that follow from a config alone: samples, optimizer steps, the upper bound of bytes on disk.
+
+Imports neither Ray nor torch, for the API's sake.
+"""
+
+from __future__ import annotations
+
+import math
+
+from eda_service.config import AdaptConfig, Selector, TrainConfig
+from eda_service.model.draft_config import DraftConfig
+
+SIMULATED_DEPTH = 5
+"""Positions that a held-out pass of training drafts."""
+_FEATURE_BYTES = 2
+_IO_BYTES = 2
+
+
+def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
+    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones and of those that early
+    training learns from, embedding and head.
+    """
+    samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
+    tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
+    features = tokens * hidden_size * _FEATURE_BYTES
+    io = 2 * vocab_size * hidden_size * _IO_BYTES
+    train = config.train
+    copies = config.selection.keep_fraction * (1 + (train.early_fraction if train.early_epochs else 0))
+    return int(features * (1 + copies)) + io
+
+
+def num_samples(config: AdaptConfig) -> int:
+    """Answers that are generated: to the prompts of the data set but for the held-out ones."""
+    prompts = config.dataset.num_prompts - (0 if config.eval_dataset else config.evaluation.num_prompts)
+    return prompts * config.selfgen.answers_per_prompt
+
+
+def split_samples(config: AdaptConfig) -> tuple[int, int]:
+    """(samples that train, samples held out in training) of those that selection keeps."""
+    share = 1.0 if config.selection.method is Selector.ALL else config.selection.keep_fraction
+    kept = round(num_samples(config) * share)
+    heldout = min(64, round(kept * config.train.heldout_fraction))
+    return max(1, kept - heldout), heldout
+
+
+def num_train_steps(config: AdaptConfig) -> int:
+    """Optimizer steps of the job, if no prompt is skipped."""
+    return math.ceil(split_samples(config)[0] / config.train.batch_size) * config.train.epochs
+
+
+def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:
+    """Forward and backward of one drafted position: the experts, and the head's rows of the draft vocabulary."""
+    rows = train.draft_vocab_size or draft.vocab_size
+    experts = 6.0 * (2 + train.private_width_fraction) * 3 * draft.hidden_size * draft.expert_width
+    return experts + 8.0 * rows * draft.hidden_size

@@ -1,0 +1,32 @@
+"""What a job is said to need, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from eda_service.config import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec, TrainConfig
+from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
+
+
+def job(**changes: object) -> AdaptConfig:
+    settings = {
+        "target": TargetSpec(model="m"),
+        "dataset": DatasetSpec(num_prompts=100),
+        "selfgen": SelfGenConfig(max_prompt_tokens=30, max_new_tokens=20),
+        "selection": SelectionConfig(keep_fraction=0.5),
+        "train": TrainConfig(epochs=1, max_tokens=64),
+    }
+    return AdaptConfig.model_validate({**settings, **changes})
+
+
+def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
+    # 100 prompts x 50 tokens x 10 features x 2 bytes, and half of it again; embedding and head of 100 x 10 x 2 bytes
+    assert disk_need_bytes(job(), hidden_size=10, vocab_size=100) == 150_000 + 4_000
+    early = job(train=TrainConfig(epochs=4, early_epochs=4, early_fraction=0.5))
+    assert disk_need_bytes(early, hidden_size=10, vocab_size=100) == 175_000 + 4_000
+
+
+def test_steps_are_those_of_the_kept_samples() -> None:
+    # 100 prompts, 16 held out for the evaluation; half of 84 kept, 4 of them held out; 38 in batches of 16, one pass
+    assert num_samples(job()) == 84
+    assert num_train_steps(job()) == 3
+    assert num_samples(job(selfgen=SelfGenConfig(answers_per_prompt=3))) == 3 * 84
+    assert num_train_steps(job(train=TrainConfig(epochs=2, batch_size=8, max_tokens=64))) == 2 * 5
