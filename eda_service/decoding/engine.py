@@ -14,17 +14,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from eda_service.config import TreeConfig
 from eda_service.decoding.admission import check_request, prefill_groups
 from eda_service.decoding.draft_parts import DraftForm, whole_parts
 from eda_service.decoding.live import LiveRequest, adapters_of
-from eda_service.decoding.logprobs import score_prompt, score_rows
+from eda_service.decoding.outcomes import Outcomes, add_logprobs
 from eda_service.decoding.policy import AlwaysSpeculate, Policy
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
-from eda_service.decoding.rounds import Rounds, RowResult
+from eda_service.decoding.rounds import Rounds
 from eda_service.decoding.sampling import is_finite
 from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
 from eda_service.errors import TargetIncompatibleError
@@ -68,10 +67,10 @@ class Engine:
         self.target = target
         self.max_batch = max_batch
         self.max_tokens = min(max_tokens, target.max_context)
-        self.capture_features = capture_features
         self._seed = seed
         self._num_seen = 0
         self._proposer: Proposer | None = None
+        self._outcomes = Outcomes(drafts=False, capture_features=capture_features)
         self._policy: Policy = policy or AlwaysSpeculate()
         self._depth = num_draft_tokens if tree is None else tree.depth
         num_nodes = num_draft_tokens if tree is None else tree.size
@@ -92,6 +91,7 @@ class Engine:
             most = self.max_tokens + self._num_places + 1
             self._proposer = Proposer(form, self.target.embed, num_slots=self.max_batch, max_tokens=most)
             self._rounds.proposer = self._proposer
+            self._outcomes.drafts = True
         elif form.parts.config != self._proposer.form.parts.config:
             raise TargetIncompatibleError(
                 "the draft has another shape than the drafts loaded here; use a base draft made like theirs",
@@ -223,48 +223,12 @@ class Engine:
             request.stats.queue_s, request.stats.prefill_s = begun - request.arrived_s, time.perf_counter() - begun
         self._live.extend(group)
         outputs = [
-            self._start(request, features_BPD[i], first, is_fine)
+            self._outcomes.of_prefill(request, features_BPD[i], first, is_fine)
             for i, (request, first, is_fine) in enumerate(zip(group, first_ids, finite, strict=True))
         ]
-        self._add_logprobs(group, outputs, first_ids, logits_B1V, features_BPD)
+        add_logprobs(group, outputs, first_ids, logits_B1V, features_BPD, self.target.head)
         self._leave_ended(outputs, first_slot=slot)
         return outputs
-
-    def _add_logprobs(
-        self,
-        group: list[LiveRequest],
-        outputs: Sequence[StepOutput],
-        first_ids: list[int],
-        logits_B1V: Tensor,
-        features_BPD: Tensor,
-    ) -> None:
-        """Score first tokens and prompts of requests that ask."""
-        scored = score_rows(group, logits_B1V, [[0]] * len(group), [[first] for first in first_ids])
-        for i, (request, output) in enumerate(zip(group, outputs, strict=True)):
-            found = scored[i]
-            output.logprobs = None if found is None else found[: len(output.new_token_ids)]
-            if request.params.score_prompt:
-                output.prompt_logprobs = score_prompt(request, features_BPD[i], self.target.head)
-
-    def _start(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
-        """Take one request's prefill result; `features_PD` is padded."""
-        if not finite:
-            return StepOutput(request.request_id, [], "error", request.stats, "the target gave non-finite logits")
-        length = len(request.prompt_ids)
-        request.consume(1)
-        request.num_cached = length
-        if self._proposer is not None and request.params.speculate:
-            # The draft sees the prompt when it first drafts: never, where speculation does not pay.
-            request.hold_back([*request.prompt_ids[1:], first], features_PD[:length], keep=False)
-        else:
-            request.pending_start = length - 1
-            request.hold_back([first], features_PD[length - 1 : length], keep=False)
-        if self.capture_features:
-            request.captured.append(features_PD[:length].clone())
-        if request.num_left == 0:
-            return self._output(request, [], "length")
-        emitted, reason = request.accept([first])
-        return self._output(request, emitted, reason)
 
     def _round(self) -> list[StepOutput]:
         """Propose, verify, emit."""
@@ -278,36 +242,11 @@ class Engine:
         started = time.perf_counter()
         results = self._rounds.run(live, depth, self._policy.confidence(live, depth))
         self._policy.observe(live, depth, results, time.perf_counter() - started, started - begun)
-        outputs = [self._advance(request, result, depth) for request, result in zip(live, results, strict=True)]
+        outputs = [
+            self._outcomes.of_round(request, result, depth) for request, result in zip(live, results, strict=True)
+        ]
         self._leave_ended(outputs, first_slot=0)
         return outputs
-
-    def _advance(self, request: LiveRequest, result: RowResult, depth: int) -> StepOutput:
-        """Take one row's result."""
-        if not result.finite:
-            return StepOutput(request.request_id, [], "error", request.stats, "the target gave non-finite logits")
-        emitted, reason = request.accept(result.token_ids)
-        request.stats.count_round(result.num_proposed, len(emitted), depth if result.num_proposed else 0)
-        features_LD = self._features_before(result, len(emitted))
-        if self._proposer is not None:
-            request.hold_back(emitted, features_LD, keep=depth == 0 and request.params.speculate)
-        request.num_cached += len(emitted)
-        if self.capture_features:
-            request.captured.append(features_LD.clone())
-        output = self._output(request, emitted, reason)
-        output.num_accepted = len(emitted) - 1
-        output.logprobs = None if result.logprobs is None else result.logprobs[: len(emitted)]
-        return output
-
-    @staticmethod
-    def _features_before(result: RowResult, count: int) -> Tensor:
-        """Features of the places before the emitted tokens (count, D); of a chain and a lucky tree they are a slice."""
-        nodes = result.nodes[:count]
-        return result.features_LD[:count] if nodes[-1] == count - 1 else result.features_LD[nodes]
-
-    def _output(self, request: LiveRequest, emitted: list[int], reason: str | None) -> StepOutput:
-        features = torch.cat(request.captured) if reason is not None and request.captured else None
-        return StepOutput(request.request_id, emitted, reason, request.stats, features_TD=features)
 
     def _leave_ended(self, outputs: Sequence[StepOutput], *, first_slot: int) -> None:
         """Free the slots of ended requests, highest first, so that what moves is not to be freed itself."""

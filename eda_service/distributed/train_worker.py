@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from eda_service.artifacts.curve import CURVE_FILE, Curve
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
@@ -26,26 +25,25 @@ from eda_service.distributed.deepspeed_config import (
     without_cpu_kernels,
 )
 from eda_service.distributed.train_inputs import Payload, build_draft, is_mixed, load_heads
+from eda_service.distributed.train_log import TrainLog
 from eda_service.distributed.train_state import TrainState
-from eda_service.errors import NonFiniteLossError
+from eda_service.errors import ArtifactCorruptError, NonFiniteLossError
 from eda_service.model.checkpoint import save_pack
 from eda_service.model.freezing import frozen_sha256
 from eda_service.planning.estimate import SIMULATED_DEPTH
-from eda_service.records import CurvePoint, Stage
+from eda_service.records import Stage
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
 from eda_service.training.loss import DraftLoss, Losses, mixed_precision
 from eda_service.training.schedule import learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
-from eda_service.training.tracking import open_tracks
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint
 
 OUTCOME, BEST = "train/outcome.json", "train/best.json"
 _HELDOUT_BATCH = 16
-_PROGRESS_EVERY_S = 2.0
 
 
 class Worker:
@@ -80,9 +78,7 @@ class Worker:
         self.embed, self.head_WD = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
         self.vocab_W = vocab_W
         self.state = TrainState()
-        self.curve = Curve(self.out_dir)
-        self.tracks = open_tracks(self.run, config) if self.rank == 0 else None
-        self._reported_at = 0.0
+        self.log = TrainLog(self.run, config, is_first=self.rank == 0, is_early=self.is_early)
         self._checkpointed = 0
         self._began = time.monotonic()
 
@@ -133,13 +129,12 @@ class Worker:
         checkpoint = train.get_checkpoint()
         early = self.payload.early_steps
         taken_over = checkpoint is not None and early > 0 and Path(checkpoint.path).name == _checkpoint_name(early)
-        if self.rank == 0:
-            self.run.store.shared(CURVE_FILE)
-            if checkpoint is None or taken_over:
-                last = early if taken_over else -1
-                self.curve.keep(lambda point: point.step <= last and point.simulated_acceptance_length is None)
-        if not self.is_early and (checkpoint is None or taken_over):
-            self.state.initial_acceptance = self._evaluate()
+        if checkpoint is None and early:
+            raise ArtifactCorruptError("the checkpoint that early training left is gone; submit the job anew")
+        if checkpoint is None or taken_over:
+            self.log.begin(early)
+            if not self.is_early:
+                self.state.initial_acceptance = self._evaluate()
         if checkpoint is not None:
             self._resume(checkpoint, taken_over=taken_over)
         self._began = time.monotonic() - self.state.seconds
@@ -166,8 +161,7 @@ class Worker:
         torch.manual_seed((self.config.seed << 20) + self.state.step * self.world + self.rank)
         losses, value = self._accumulate(worker_share(indices, self.rank, self.world))
         self.state.step += 1
-        if self.rank == 0:
-            self._log(losses, value, rate)
+        self._log(losses, value, rate)
         if self.state.step % config.checkpoint_every_steps == 0 and self.state.step < self.total_steps:
             self._checkpoint()
 
@@ -207,32 +201,9 @@ class Worker:
         return mean
 
     def _log(self, losses: Losses, value: float, rate: float) -> None:
-        step = self.state.step
-        if step % max(1, self.steps_per_epoch // 4) == 0:
-            terms = losses.regression.item(), losses.cross_entropy.item()
-            point = CurvePoint(
-                step=step,
-                loss=value,
-                regression_loss=terms[0],
-                cross_entropy_loss=terms[1],
-                learning_rate=rate,
-                seconds=self._seconds(),
-            )
-            self.curve.append(point)
-            self._track(
-                {
-                    "loss/total": value,
-                    "loss/regression": terms[0],
-                    "loss/cross_entropy": terms[1],
-                    "learning_rate": rate,
-                }
-            )
-        now = time.monotonic()
-        if now - self._reported_at > _PROGRESS_EVERY_S:
-            self._reported_at = now
-            if not self.is_early:  # generation reports then
-                self.run.progress(Stage.TRAIN, step=step, total_steps=self.total_steps)
-            self.run.store.share(CURVE_FILE)
+        if self.state.step % max(1, self.steps_per_epoch // 4) == 0:
+            self.log.step(self.state.step, losses, value, rate, self._seconds())
+        self.log.progress(self.state.step, self.total_steps)
 
     def _evaluate(self) -> float:
         """Simulated acceptance on held-out samples; rank 0 keeps the best weights."""
@@ -247,24 +218,8 @@ class Worker:
             with whole_parameters(self.draft, self.train_config):
                 if self.rank == 0:
                     self._save_best()
-        if self.rank == 0:
-            self.curve.append(
-                CurvePoint(
-                    step=step,
-                    loss=0.0,
-                    regression_loss=0.0,
-                    cross_entropy_loss=0.0,
-                    learning_rate=0.0,
-                    simulated_acceptance_length=value,
-                    seconds=self._seconds(),
-                )
-            )
-            self._track({"acceptance/simulated": value})
+        self.log.acceptance(step, value, self._seconds())
         return value
-
-    def _track(self, values: dict[str, float]) -> None:
-        if self.tracks is not None:
-            self.tracks.log(values, self.state.step)
 
     def _save_best(self) -> None:
         staging = Path(tempfile.mkdtemp(prefix=".best-", dir=self.out_dir))
@@ -308,10 +263,7 @@ class Worker:
             )
         else:
             self.state.restarts += 1
-        if self.rank == 0:
-            self.curve.keep(lambda point: point.step <= self.state.step)
-            if not taken_over:
-                self.run.event("train_resumed", f"resumed from step {self.state.step}", stage=Stage.TRAIN)
+        self.log.resume(self.state.step, taken_over=taken_over)
 
 
 def _checkpoint_name(step: int) -> str:
@@ -340,9 +292,8 @@ def train_worker(arguments: dict[str, Any]) -> None:
         after = worker.frozen_sha256()
         outcome = {**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after}
     finally:
-        if worker.tracks is not None:
-            worker.tracks.close()
+        worker.log.close()
     if worker.rank == 0:
+        worker.log.share()
         # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
-        worker.run.store.share(CURVE_FILE)
         worker.run.write_value(OUTCOME, outcome)

@@ -1,0 +1,107 @@
+"""What training says of itself: the curve, the trackers, the job's progress. Rank 0 writes, the others say nothing."""
+
+from __future__ import annotations
+
+import time
+
+from eda_service.artifacts.curve import CURVE_FILE, Curve
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.records import CurvePoint, Stage
+from eda_service.training.loss import Losses
+from eda_service.training.tracking import open_tracks
+
+_PROGRESS_EVERY_S = 2.0
+
+
+class TrainLog:
+    """Of one worker.
+
+    Args:
+        run: The job.
+        config: The job's config.
+        is_first: Whether this worker is rank 0.
+        is_early: Generation runs meanwhile and reports the progress.
+    """
+
+    def __init__(self, run: RunDir, config: AdaptConfig, *, is_first: bool, is_early: bool) -> None:
+        self._run, self._is_first, self._is_early = run, is_first, is_early
+        self._curve = Curve(run.stage_dir(Stage.TRAIN))
+        self._tracks = open_tracks(run, config) if is_first else None
+        self._reported_at = 0.0
+
+    def begin(self, early_steps: int) -> None:
+        """Of a draft that no group has evaluated yet: nothing is kept but the losses of early training."""
+        if self._is_first:
+            self._run.store.shared(CURVE_FILE)
+            self._curve.keep(lambda point: point.step <= early_steps and point.simulated_acceptance_length is None)
+
+    def resume(self, step: int, *, taken_over: bool) -> None:
+        """Steps after this one will be taken again."""
+        if self._is_first:
+            if not taken_over:
+                self._run.store.shared(CURVE_FILE)
+                self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
+            self._curve.keep(lambda point: point.step <= step)
+
+    def step(self, step: int, losses: Losses, value: float, rate: float, seconds: float) -> None:
+        """A point of the loss curve: `value` is the mean over the workers, the terms are this worker's."""
+        if self._is_first:
+            regression, cross_entropy = losses.regression.item(), losses.cross_entropy.item()
+            self._curve.append(
+                CurvePoint(
+                    step=step,
+                    loss=value,
+                    regression_loss=regression,
+                    cross_entropy_loss=cross_entropy,
+                    learning_rate=rate,
+                    seconds=seconds,
+                )
+            )
+            self._track(
+                step,
+                {
+                    "loss/total": value,
+                    "loss/regression": regression,
+                    "loss/cross_entropy": cross_entropy,
+                    "learning_rate": rate,
+                },
+            )
+
+    def progress(self, step: int, total_steps: int) -> None:
+        """Now and then: where training stands."""
+        now = time.monotonic()
+        if self._is_first and now - self._reported_at > _PROGRESS_EVERY_S:
+            self._reported_at = now
+            if not self._is_early:
+                self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps)
+            self._run.store.share(CURVE_FILE)
+
+    def acceptance(self, step: int, value: float, seconds: float) -> None:
+        """A point of the acceptance curve."""
+        if self._is_first:
+            self._curve.append(
+                CurvePoint(
+                    step=step,
+                    loss=0.0,
+                    regression_loss=0.0,
+                    cross_entropy_loss=0.0,
+                    learning_rate=0.0,
+                    simulated_acceptance_length=value,
+                    seconds=seconds,
+                )
+            )
+            self._track(step, {"acceptance/simulated": value})
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._tracks is not None:
+            self._tracks.close()
+
+    def share(self) -> None:
+        """Let other machines see the whole curve."""
+        self._run.store.share(CURVE_FILE)
+
+    def _track(self, step: int, values: dict[str, float]) -> None:
+        if self._tracks is not None:
+            self._tracks.log(values, step)
