@@ -151,6 +151,8 @@ def beyond(domain: str) -> Iterator[Cell]:
         "lk": {"train.loss.distribution": "lk"},
         "no_fc": {"train.train_fc": False},
         "quarter_width": {"train.private_width_fraction": 0.25},
+        "double_width": {"train.private_width_fraction": 2.0},
+        "half_rate": {"train.learning_rate": 7.5e-4},
         "full_ft": {"train.method": "full_ft"},
     }
     for name, settings in changed.items():
