@@ -196,6 +196,9 @@ class TrainConfig(Config):
     mix: Mix = Field(Mix.SOFTMAX, description="Eq. 4 or the released code's sum")
     private_width_fraction: float = Field(1.0, gt=0.0, le=4.0, description="m_p / m_s; paper_7b uses 0.5")
     train_fc: bool = Field(False, description="also train fc and store it in the pack (released code: yes)")
+    train_attention: bool = Field(
+        False, description="also train the draft's attention and store it in the pack (ours; the paper freezes it)"
+    )
     lora_rank: int = Field(32, ge=1, le=1024, description="rank for method lora")
     loss: LossConfig = LossConfig()
     epochs: int = Field(20, ge=1, le=1000, description="paper: 20")

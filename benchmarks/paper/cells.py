@@ -152,6 +152,7 @@ def beyond(domain: str) -> Iterator[Cell]:
         "no_fc": {"train.train_fc": False},
         "quarter_width": {"train.private_width_fraction": 0.25},
         "double_width": {"train.private_width_fraction": 2.0},
+        "attention": {"train.train_attention": True},
         "half_rate": {"train.learning_rate": 7.5e-4},
         "full_ft": {"train.method": "full_ft"},
     }

@@ -27,7 +27,9 @@ class PrivateConfig(Config):
     mix: Mix = Mix.SOFTMAX
 
 
-def parameter_counts(config: DraftConfig, private: PrivateConfig | None, *, train_fc: bool) -> tuple[int, int]:
+def parameter_counts(
+    config: DraftConfig, private: PrivateConfig | None, *, train_fc: bool, train_attention: bool = False
+) -> tuple[int, int]:
     """(all parameters, trainable parameters) of a draft, embedding and lm_head not counted (they are the target's).
 
     Without `private` everything trains. Checked against Table 4: d=3584, m=18944 with a half-width private expert.
@@ -39,4 +41,4 @@ def parameter_counts(config: DraftConfig, private: PrivateConfig | None, *, trai
     if private is None:
         return base, base
     added = 3 * d * private.private_width + (2 * d if private.mix is Mix.SOFTMAX else 0)
-    return base + added, added + (fc if train_fc else 0)
+    return base + added, added + (fc if train_fc else 0) + (attention if train_attention else 0)

@@ -2,7 +2,8 @@
 
 | method  | trained                                   |
 |---------|-------------------------------------------|
-| eda     | private expert and gate (fc by option)    |
+| eda     | private expert and gate (by option fc,    |
+|         | attention)                                |
 | full_ft | everything, from the base draft           |
 | retrain | everything, from random weights           |
 | lora    | low-rank updates of every linear layer    |
@@ -35,9 +36,11 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
     if config.method is Method.EDA:
         width = max(8, round(draft.config.expert_width * config.private_width_fraction))
         draft.add_private(PrivateConfig(private_width=width, mix=config.mix))
+        trained = [".mlp.private.", ".mlp.gate."]
+        trained += ["fc.weight"] if config.train_fc else []
+        trained += [".self_attn."] if config.train_attention else []
         for name, parameter in draft.named_parameters():
-            trained = ".mlp.private." in name or ".mlp.gate." in name or (config.train_fc and name == "fc.weight")
-            parameter.requires_grad_(trained)
+            parameter.requires_grad_(any(part in name for part in trained))
     elif config.method is Method.LORA:
         _add_lora(draft, config.lora_rank)
     else:

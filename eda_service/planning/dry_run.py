@@ -178,7 +178,9 @@ def _trainable(config: AdaptConfig, draft: DraftConfig) -> int:
     if train.method is not Method.EDA:
         return parameter_counts(draft, None, train_fc=True)[1]
     width = max(8, round(draft.expert_width * train.private_width_fraction))
-    return parameter_counts(draft, PrivateConfig(private_width=width, mix=train.mix), train_fc=train.train_fc)[1]
+    private = PrivateConfig(private_width=width, mix=train.mix)
+    counts = parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
+    return counts[1]
 
 
 def _misfits(shape: ModelShape, draft: DraftConfig) -> list[str]:

@@ -125,7 +125,10 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
     training, heldout = split_samples(config)
     width = max(8, round(shape.expert_width * train.private_width_fraction))
     total, trainable = parameter_counts(
-        shape.draft, PrivateConfig(private_width=width, mix=train.mix), train_fc=train.train_fc
+        shape.draft,
+        PrivateConfig(private_width=width, mix=train.mix),
+        train_fc=train.train_fc,
+        train_attention=train.train_attention,
     )
     kept = 1.0 if selection.method is Selector.ALL else selection.keep_fraction
     features = samples * (lengths.prompt + lengths.answer) * shape.hidden_size * FEATURE_BYTES

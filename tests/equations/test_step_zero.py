@@ -30,6 +30,7 @@ FORMS = {
     "eda_softmax_small": TrainConfig(method=Method.EDA, mix=Mix.SOFTMAX, private_width_fraction=0.5),
     "eda_sum_small": TrainConfig(method=Method.EDA, mix=Mix.SUM, private_width_fraction=0.5),
     "eda_train_fc": TrainConfig(method=Method.EDA, train_fc=True),
+    "eda_train_attention": TrainConfig(method=Method.EDA, train_attention=True),
     "full_ft": TrainConfig(method=Method.FULL_FT),
     "lora": TrainConfig(method=Method.LORA, lora_rank=4),
 }
@@ -48,6 +49,7 @@ TRAINED = {
     "eda_softmax_small": _PRIVATE | _GATE,
     "eda_sum_small": _PRIVATE,
     "eda_train_fc": _PRIVATE | _GATE | {"fc.weight"},
+    "eda_train_attention": _PRIVATE | _GATE | {f"layers.0.self_attn.{name}_proj.weight" for name in "qkvo"},
     "full_ft": {f"{name}.weight" for name in _LINEARS} | {"layers.0.post_attention_layernorm.weight"},
     "lora": {f"{name}.lora_{side}.default.weight" for name in _LINEARS for side in "AB"},
 }
@@ -176,7 +178,8 @@ def test_counts_follow_the_closed_form(tiny_draft: Draft, form: str) -> None:
         return
     width = round(shape.expert_width * config.private_width_fraction)
     private = PrivateConfig(private_width=width, mix=config.mix) if config.method is Method.EDA else None
-    assert (total, trained) == parameter_counts(shape, private, train_fc=config.train_fc)
+    options = {"train_fc": config.train_fc, "train_attention": config.train_attention}
+    assert (total, trained) == parameter_counts(shape, private, **options)
 
 
 def test_table_4_of_the_paper() -> None:

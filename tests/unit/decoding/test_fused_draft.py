@@ -23,9 +23,10 @@ from eda_service.training.unroll import unroll
 @pytest.mark.parametrize("mix", list(Mix))
 @pytest.mark.parametrize("width", [48, 24], ids=["full width", "half width"])
 @pytest.mark.parametrize("shared", [False, True], ids=["whole", "over a shared base"])
+@pytest.mark.parametrize("attention", [False, True], ids=["its attention", "own attention"])
 @torch.no_grad()
 def test_an_adapted_draft_decodes_as_it_was_trained(
-    shared: bool, mix: Mix, width: int, tiny_target: Target, new_draft: Callable[..., Draft]
+    attention: bool, shared: bool, mix: Mix, width: int, tiny_target: Target, new_draft: Callable[..., Draft]
 ) -> None:
     """Gate and private expert random, so that neither is neutral."""
     draft = new_draft(tiny_target, seed=4)
@@ -33,6 +34,8 @@ def test_an_adapted_draft_decodes_as_it_was_trained(
     draft.add_private(PrivateConfig(private_width=width, mix=mix))
     rng = torch.Generator().manual_seed(0)
     trained = {"fc.weight": draft.fc.weight, **dict(draft.layer.mlp.named_parameters(prefix="layers.0.mlp"))}
+    if attention:
+        trained |= dict(draft.layer.self_attn.named_parameters(prefix="layers.0.self_attn"))
     trained = {name: p for name, p in trained.items() if ".shared." not in name}
     for parameter in trained.values():
         parameter.normal_(std=0.3, generator=rng)

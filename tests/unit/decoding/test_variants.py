@@ -57,15 +57,15 @@ class Group:
         return engine
 
 
-def adapted(base: Draft, seed: int, *, mix: Mix = Mix.SOFTMAX, width: int = 48, fc: bool = False) -> Draft:
-    """The base draft with a private expert whose gate and weights are random, and perhaps another fc."""
+def adapted(base: Draft, seed: int, *, mix: Mix = Mix.SOFTMAX, width: int = 48, also: str = "none") -> Draft:
+    """The base draft with a private expert whose gate and weights are random, and perhaps other weights moved."""
     draft = copy.deepcopy(base)
     draft.add_private(PrivateConfig(private_width=width, mix=mix))
     rng = torch.Generator().manual_seed(seed)
     for name, parameter in draft.named_parameters():
         if ".private." in name or ".gate.proj" in name:
             parameter.data.normal_(std=0.05, generator=rng)
-        elif fc and name == "fc.weight":
+        elif also in name:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=rng)
     return draft.requires_grad_(False)
 
@@ -86,14 +86,17 @@ def group(
     base = shared_parts(draft)
     names = frozenset({"layers.0.mlp.private.up_proj.weight", "layers.0.mlp.gate.proj.weight"})
     gated = adapted_parts(adapted(draft, 1), base, names)
-    summed = adapted_parts(adapted(draft, 2, mix=Mix.SUM, width=24, fc=True), base, names | {"fc.weight"})
+    summed = adapted_parts(adapted(draft, 2, mix=Mix.SUM, width=24, also="fc.weight"), base, names | {"fc.weight"})
     halved = adapted_parts(adapted(draft, 3, width=24), base, names)
+    attention = {name for name, _ in draft.named_parameters() if ".self_attn." in name}
+    attentive = adapted_parts(adapted(draft, 4, also=".self_attn."), base, names | attention)
     whole = whole_parts(new_draft(target, seed=9).requires_grad_(False))
     variants = {
         "plain": Served(None, DraftForm(base, head)),
         "gated": Served(adapters[0], DraftForm(gated, head)),
         "summed": Served(adapters[1], DraftForm(summed, half)),
         "halved": Served(adapters[0], DraftForm(halved, half)),
+        "attentive": Served(adapters[1], DraftForm(attentive, head)),
         "whole": Served(adapters[2], DraftForm(whole, head)),
         "draftless": Served(adapters[2], None),
     }
@@ -136,7 +139,7 @@ def test_greedy_answers_are_the_merged_models(tmp_path: Path, group: Group) -> N
     names = list(group.variants)
     requests = requests_of(names)
     mixed = run(group.engine(*names), requests)
-    paths = {"gated": 0, "halved": 0, "summed": 1, "whole": 2, "draftless": 2, "plain": None}
+    paths = {"gated": 0, "halved": 0, "summed": 1, "attentive": 1, "whole": 2, "draftless": 2, "plain": None}
     different = 0
     for i, (name, ids, params) in enumerate(requests):
         adapter = None if paths[name] is None else str(tmp_path / f"adapter-{paths[name]}")

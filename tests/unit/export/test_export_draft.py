@@ -27,6 +27,7 @@ from eda_service.training.unroll import unroll
 VOCAB_W = torch.arange(1, 111, 2)
 EDA = TrainConfig(method=Method.EDA, private_width_fraction=0.5)
 EDA_SUM = TrainConfig(method=Method.EDA, mix=Mix.SUM, train_fc=True)
+EDA_ATTENTION = TrainConfig(method=Method.EDA, train_attention=True)
 OTHERS = [TrainConfig(method=Method.FULL_FT), TrainConfig(method=Method.LORA, lora_rank=4)]
 
 
@@ -52,7 +53,9 @@ def outputs(draft: Draft, target: Target) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("destination", list(Destination))
-@pytest.mark.parametrize("train", [EDA, EDA_SUM, *OTHERS], ids=["eda", "sum", "full_ft", "lora"])
+@pytest.mark.parametrize(
+    "train", [EDA, EDA_SUM, EDA_ATTENTION, *OTHERS], ids=["eda", "sum", "attention", "full_ft", "lora"]
+)
 def test_a_plugin_export_computes_what_the_pack_does(
     destination: Destination, train: TrainConfig, home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path
 ) -> None:

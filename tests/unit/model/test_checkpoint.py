@@ -27,9 +27,18 @@ METHODS = {
     "eda": TrainConfig(method=Method.EDA),
     "eda_small": TrainConfig(method=Method.EDA, private_width_fraction=0.25),
     "eda_sum_fc": TrainConfig(method=Method.EDA, mix=Mix.SUM, train_fc=True),
+    "eda_attention": TrainConfig(method=Method.EDA, train_attention=True),
     "full_ft": TrainConfig(method=Method.FULL_FT),
     "retrain": TrainConfig(method=Method.RETRAIN),
     "lora": TrainConfig(method=Method.LORA, lora_rank=4),
+}
+
+_OF_ALL = {".private.", "draft_vocab"}
+EDA_PARTS = {
+    "eda": _OF_ALL | {".mlp.gate."},
+    "eda_small": _OF_ALL | {".mlp.gate."},
+    "eda_sum_fc": _OF_ALL | {"fc.weight"},
+    "eda_attention": _OF_ALL | {".mlp.gate.", ".self_attn."},
 }
 
 
@@ -84,7 +93,9 @@ def test_pack_holds_the_trained_tensors_and_nothing_else(tmp_path: Path, tiny_dr
     stored = load_file(tmp_path / "pack.safetensors")
     assert stored.keys() == trained_state(adapted).keys() | {"draft_vocab"}
     if METHODS[name].method is Method.EDA:
-        assert all(".private." in key or ".mlp.gate." in key or key in ("fc.weight", "draft_vocab") for key in stored)
+        parts = (".private.", ".mlp.gate.", "draft_vocab", "fc.weight", ".self_attn.")
+        assert {part for part in parts if any(part in key for key in stored)} == EDA_PARTS[name]
+        assert all(any(part in key for part in parts) for key in stored)
         frozen = sum(p.numel() for p in adapted.parameters() if not p.requires_grad) * 2
         assert (tmp_path / "pack.safetensors").stat().st_size < sum(t.nbytes for t in stored.values()) + frozen / 4
 
