@@ -47,6 +47,9 @@ test-vllm: $(STAMP) $(VLLM_STAMP)  ## vLLM (CPU): exports, deployments, self-gen
 	.venv-vllm/bin/python -m pytest tests/vllm
 	$(BIN)/python -m benchmarks.vllm_export
 
+test-drift: $(STAMP)  ## a pack below its claim on a tiny target: event, job on kept prompts, new pack, new claim
+	$(BIN)/python -m pytest tests/drift
+
 test-storage: $(STAMP)  ## jobs on a real S3 server: through the service, and going on on another machine
 	sh tests/install_s3_server.sh
 	$(BIN)/python -m pytest tests/storage
