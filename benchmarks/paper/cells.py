@@ -33,6 +33,8 @@ BEST: Settings = {
     "train.private_width_fraction": 1.0,
 }
 """On top of it: the candidate for the preset `best`; `beyond` takes its parts out one at a time."""
+PAPER_LOSS: Settings = {"train.loss.regression_weight": 1.0, "train.loss.cross_entropy_weight": 0.1}
+"""The released code's weights."""
 METHODS: dict[str, Settings] = {
     "training-free": {},
     "full_ft": {"train.method": "full_ft"},
@@ -153,6 +155,8 @@ def beyond(domain: str) -> Iterator[Cell]:
         "quarter_width": {"train.private_width_fraction": 0.25},
         "double_width": {"train.private_width_fraction": 2.0},
         "attention": {"train.train_attention": True},
+        "paper_loss": PAPER_LOSS,
+        "paper_loss_attention": {**PAPER_LOSS, "train.train_attention": True},
         "half_rate": {"train.learning_rate": 7.5e-4},
         "full_ft": {"train.method": "full_ft"},
     }
