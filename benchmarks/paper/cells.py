@@ -157,6 +157,11 @@ def beyond(domain: str) -> Iterator[Cell]:
         "attention": {"train.train_attention": True},
         "paper_loss": PAPER_LOSS,
         "paper_loss_attention": {**PAPER_LOSS, "train.train_attention": True},
+        "paper_loss_attention_quarter": {
+            **PAPER_LOSS,
+            "train.train_attention": True,
+            "train.private_width_fraction": 0.25,
+        },
         "half_rate": {"train.learning_rate": 7.5e-4},
         "full_ft": {"train.method": "full_ft"},
     }
