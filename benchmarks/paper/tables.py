@@ -160,21 +160,21 @@ def cost_table(found: dict[str, Result]) -> list[str]:
 
 
 def ablation_table(found: dict[str, Result], group: str, title: str) -> list[str]:
-    """One line per cell of a group, against the paper's recipe and `best`."""
+    """One line per cell of a group, against the paper's recipe or the first candidate for `best`."""
     cells: list[Cell] = list(GROUPS[group]("math"))
-    base, best = found.get("math-eda-selfgen-s0"), found.get("math-best-selfgen-s0")
+    base, candidate = found.get("math-eda-selfgen-s0"), found.get("math-candidate-selfgen-s0")
     if base is None:
         return []
     rows = []
     for cell in cells:
         result = found.get(cell.name)
         if result is not None:
-            length, against = result["acceptance_length"], best if cell.method.startswith("best") else base
+            length, against = result["acceptance_length"], candidate if cell.method.startswith("candidate") else base
             over = None if against is None else length / against["acceptance_length"]
             counts = str(result["selected"]["num_samples"]), f"{result['trained']['seconds'] / 60:.1f} min"
             rows.append([cell.method, cell.data, *counts, f"{length:.3f}", "-" if over is None else f"{over:.3f}"])
     rows.sort(key=lambda row: -float(row[4]))
-    head = ["variant", "data", "samples", "training", "acceptance length", "over EDA, or over best"]
+    head = ["variant", "data", "samples", "training", "acceptance length", "over EDA, or over the candidate"]
     return [f"### {title}", "", *table(head, rows)] if rows else []
 
 
