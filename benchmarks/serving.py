@@ -22,6 +22,7 @@ import httpx
 
 from benchmarks import serving_scaling, serving_swap
 from benchmarks.bed import BASE, Bed, put_fourth, smollm2_service
+from benchmarks.cpu_shares import cpu_shares
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, header, write_result
 from benchmarks.serving_load import Seen, body_of, closed_loop
 from benchmarks.serving_prompts import sums
@@ -59,7 +60,9 @@ def measure_streams(bed: Bed, seconds: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     before = bare(bed, max(STREAMS), seconds)
     for num_streams in STREAMS:
-        found[str(num_streams)] = closed_loop(bed.url, bodies([MATH.name]), num_streams, seconds).summary()
+        with cpu_shares(bed) as shares:
+            seen = closed_loop(bed.url, bodies([MATH.name]), num_streams, seconds)
+        found[str(num_streams)] = seen.summary() | {"cpu_shares": shares}
         logger.info("%d streams: %s", num_streams, found[str(num_streams)])
     after = bare(bed, max(STREAMS), seconds)
     served, mean = found[str(max(STREAMS))]["tokens_per_s"], (before + after) / 2

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from benchmarks.bed import Bed
-from benchmarks.serving_load import body_of
+from benchmarks.serving_load import body_of, quantiles
 
 NUM_STREAMS = 16
 
@@ -25,6 +26,7 @@ class Outcome:
     """Of all requests of one run."""
 
     texts: list[tuple[int, str]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -41,9 +43,10 @@ async def _ask_all(url: str, bodies: list[dict[str, Any]], num_requests: int) ->
 
         async def stream() -> None:
             for number in numbers:
-                which = number % len(bodies)
+                which, began_s = number % len(bodies), time.monotonic()
                 try:
                     found.texts.append((which, await _ask(http, bodies[which])))
+                    found.seconds.append(time.monotonic() - began_s)
                 except httpx.HTTPError as error:
                     found.failures.append(repr(error))
 
@@ -93,4 +96,5 @@ def measure(bed: Bed, name: str, pack: str, messages: list[Any], num_requests: i
         "failures": found.failures[:3],
         "num_equal": num_equal,
         "num_changed": len(found.texts) - num_equal,
+        "answer_ms": quantiles(found.seconds) | {"max": round(1e3 * max(found.seconds, default=0.0), 2)},
     }

@@ -2,7 +2,8 @@
 
 Models over one base target share an engine (`ServedGroup`); a target that cannot share has one of its own. The
 dispatcher changes `user_config`; Serve calls `reconfigure` on the live replica, which loads what is new beside what
-runs and swaps it in between two rounds: requests that run end on the version they began with.
+runs and swaps it in between two rounds: requests that run end on the version they began with, and new ones come
+meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from api.serving.call import ServedPair
 from api.serving.group_metrics import GroupMetrics
 from api.serving.hub import RemoteHub
 from api.serving.keeper import PromptKeeper
+from api.serving.maker import Maker, stops_for_a_swap
 from api.serving.publisher import Publisher
 from api.serving.requests import GenerationRequest
 from api.serving.routes import router
@@ -57,25 +59,34 @@ class Endpoint:
         hub = RemoteHub(here.app_name)
         self._publisher = Publisher(here.replica_tag, hub, self.pairs, self._models.memory)
         self._keeper = PromptKeeper(home_dir(), here.replica_tag)
+        self._maker = Maker(self._models.make, self._publisher.look)
+        self._has_begun = False
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve the models of the config."""
-        await self._models.make(map(ServedModel.model_validate, user_config["models"]))
+        """Serve the models of the config: when it returns, or, where others can be answered meanwhile, soon after."""
+        models = [ServedModel.model_validate(each) for each in user_config["models"]]
         self._keeper.configure(user_config.get("keep", {}))
-        self._publisher.look()
+        if self._has_begun and not any(map(stops_for_a_swap, models)):
+            self._maker.soon(models)
+        else:
+            await self._maker.now(models)
+        self._has_begun = True
         self._publisher.start()
 
     async def __del__(self) -> None:
+        await self._maker.stop()
         await self._publisher.stop()
         await self._keeper.stop()
         self._models.retire()
 
     def check_health(self) -> None:
-        """Have this replica replaced when an engine has failed.
+        """Have this replica replaced when an engine has failed, or what is wanted cannot be loaded.
 
         Raises:
-            RuntimeError: An engine has failed.
+            RuntimeError: An engine has failed, or a config could not be made.
         """
+        if self._maker.failure is not None:
+            raise RuntimeError(f"the models could not be loaded: {self._maker.failure}")
         broken = self._models.broken
         if broken:
             raise RuntimeError(f"the engine of {', '.join(broken)} has failed")

@@ -118,7 +118,7 @@ def beyond(domain: str) -> Iterator[Cell]:
     """One change at a time on the paper's recipe, and one on the first candidate for `best`; the second paper's
     sources.
 
-    `online` learns every sample once, as it comes, `eda_all` of `selection` the same samples eight times.
+    `online` learns every sample once, as it comes, `eda_all` of `selection` the same samples four times.
     """
     paper = {**PAPER, **METHODS["eda"], **SELECTED}
     added: dict[str, Settings] = {

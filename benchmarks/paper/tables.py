@@ -171,11 +171,36 @@ def ablation_table(found: dict[str, Result], group: str, title: str) -> list[str
         if result is not None:
             length, against = result["acceptance_length"], candidate if cell.method.startswith("candidate") else base
             over = None if against is None else length / against["acceptance_length"]
-            counts = str(result["selected"]["num_samples"]), f"{result['trained']['seconds'] / 60:.1f} min"
+            trained = result["trained"]
+            selected, trainable = result["selected"]["num_samples"], trained["num_trainable"] / 1e6
+            counts = str(selected), f"{trainable:.2f}M", str(trained["num_steps"])
             rows.append([cell.method, cell.data, *counts, f"{length:.3f}", "-" if over is None else f"{over:.3f}"])
-    rows.sort(key=lambda row: -float(row[4]))
-    head = ["variant", "data", "samples", "training", "acceptance length", "over EDA, or over the candidate"]
+    rows.sort(key=lambda row: -float(row[5]))
+    head = ["variant", "data", "samples", "trained", "steps", "acceptance length", "over EDA, or over the candidate"]
     return [f"### {title}", "", *table(head, rows)] if rows else []
+
+
+SECOND_PAPER = {
+    "white-box, offline: distributions, half of the samples four times": "eda-selfgen",
+    "black-box: sampled tokens only, else the same": "eda_black_box-selfgen",
+    "online: each of all samples once, as it comes": "eda_online-selfgen",
+    "prompts of users (the domain's training set)": "candidate-selfgen",
+    "curated prompts (another set of the domain)": "candidate-curated",
+    "synthetic prompts (Magpie, from the tuned target)": "candidate-magpie",
+}
+"""Cells by what the paper on domain drafts (arXiv 2503.07807) compares: the first three, the last three."""
+
+
+def second_paper_table(found: dict[str, Result]) -> list[str]:
+    """Distillation and data sources."""
+    rows = []
+    for words, key in SECOND_PAPER.items():
+        result = found.get(f"math-{key}-s0")
+        if result is not None:
+            steps = str(result["trained"]["num_steps"])
+            rows.append([words, key.rpartition("-")[0], steps, f"{result['acceptance_length']:.3f}"])
+    head = ["what is learnt", "variant", "steps", "acceptance length"]
+    return ["### Domain drafts (the second paper): distillation and sources, math", "", *table(head, rows)]
 
 
 def figure_1(found: dict[str, Result], path: Path) -> None:
@@ -231,6 +256,7 @@ def main() -> None:
         *cost_table(found),
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
         *ablation_table(found, "beyond", "Beyond the paper"),
+        *second_paper_table(found),
         "![Acceptance by method and domain](figure-1.png)",
         "![Acceptance by budget and selector](figure-3.png)",
         "![One answer, what the target corrected in red](figure-4.png)",

@@ -184,20 +184,21 @@ def test_a_swap_ends_running_answers_first_and_a_killed_replica_leaves_nothing(
     assert first
     with Client(str(service.facts["api_url"])) as client:
         client.deployments.update("m", pack=packs[1], force=True)
-        refused: list[Any] = []
+        meanwhile, refused = [], []
         while client.deployments.get("m").loaded_pack != packs[1]:
             try:
-                ask(asking, 1)
-            except openai.InternalServerError as error:  # 503 while vLLM starts
-                refused.append(error)
-            time.sleep(1)
+                meanwhile.append(ask(asking, 1).choices[0].message.content)  # it waits while vLLM starts
+            except openai.InternalServerError as error:  # it came between the drain and Serve's word of it
+                refused.append((error.status_code, error.code, int(error.response.headers["retry-after"]) > 0))
+            time.sleep(0.2)
         client.deployments.wait_ready("m", timeout_s=READY_S)
     thread.join(60)
     assert texts == [greedy(long)]
-    assert {(error.status_code, error.code) for error in refused} == {(503, "endpoint_unavailable")}
-    assert all(int(error.response.headers["retry-after"]) > 0 for error in refused)
+    assert set(meanwhile) == {greedy(1)}
+    assert set(refused) <= {(503, "endpoint_unavailable", True)}
     assert ask(asking).choices[0].message.content == greedy(NUM_TOKENS)
-    assert metrics(service)['eda_pack_info{base_draft="tiny@1",model_name="m",pack="two@1"}'] == 1
+    swapped = 'eda_pack_info{base_draft="tiny@1",model_name="m",pack="two@1"}'
+    wait_until(lambda: metrics(service).get(swapped) == 1, 20)  # a replica that is slow to answer is left out
     assert len(list(exports_dir(wide_home).glob("draft-*"))) == 2
     second = engines_of(wide_home)
     assert second

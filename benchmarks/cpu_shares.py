@@ -1,0 +1,47 @@
+"""Whose CPU time a load takes: the processes of a service by role, and the load generator."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks.bed import Bed
+from eda_service.distributed.processes import marked
+
+ROLES = {
+    "ServeReplica": "replica",
+    "ProxyActor": "serve proxy",
+    "ServeController": "serve controller",
+    "-m api": "api",
+    "raylet/raylet": "raylet",
+    "gcs_server": "gcs",
+}
+"""By what a process's command line holds; any other of the service is `other ray`."""
+
+
+def cpu_seconds(bed: Bed) -> Counter[str]:
+    """CPU seconds so far, by role."""
+    up = json.loads((bed.home / "up.json").read_text(encoding="utf-8"))
+    found: Counter[str] = Counter()
+    for process in {each.pid: each for mark in up["marks"] for each in marked(mark)}.values():
+        with contextlib.suppress(psutil.Error):
+            words, times = " ".join(process.cmdline()), process.cpu_times()
+            role = next((role for part, role in ROLES.items() if part in words), "other ray")
+            found[role] += times.user + times.system
+    times = psutil.Process().cpu_times()
+    found["load generator"] = times.user + times.system
+    return found
+
+
+@contextlib.contextmanager
+def cpu_shares(bed: Bed) -> Iterator[dict[str, float]]:
+    """Fills the dict at its end: each role's share of what all took."""
+    before, shares = cpu_seconds(bed), {}
+    yield shares
+    spent = {role: seconds - before[role] for role, seconds in cpu_seconds(bed).items()}
+    total = sum(spent.values())
+    shares |= {role: round(seconds / total, 3) for role, seconds in sorted(spent.items(), key=lambda each: -each[1])}
