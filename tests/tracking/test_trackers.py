@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,10 @@ def records(folder: Path) -> list[Any]:
 
 def test_wandb_writes_offline_runs_of_the_job(run: RunDir) -> None:
     log_in_two_parts(run, config("wandb"))
-    found = records(run.root / "train")
+    deadline = time.monotonic() + 20  # W&B's own process writes the last records, and may do so after `finish`
+    while [each.WhichOneof("record_type") for each in (found := records(run.root / "train"))].count("exit") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     runs = [each.run for each in found if each.WhichOneof("record_type") == "run"]
     assert {(each.run_id, each.project, each.display_name) for each in runs} == {(JOB, "drafts", "support")}
     rows = [
