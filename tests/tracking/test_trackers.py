@@ -106,9 +106,11 @@ def records(folder: Path) -> list[Any]:
 def test_wandb_writes_offline_runs_of_the_job(run: RunDir) -> None:
     log_in_two_parts(run, config("wandb"))
     deadline = time.monotonic() + 20  # W&B's own process writes the last records, and may do so after `finish`
-    while [each.WhichOneof("record_type") for each in (found := records(run.root / "train"))].count("exit") < 2:
+    found = records(run.root / "train")
+    while [each.WhichOneof("record_type") for each in found].count("exit") < 2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+        found = records(run.root / "train")
     runs = [each.run for each in found if each.WhichOneof("record_type") == "run"]
     assert {(each.run_id, each.project, each.display_name) for each in runs} == {(JOB, "drafts", "support")}
     rows = [
