@@ -55,26 +55,26 @@ def bare(bed: Bed, num_streams: int, seconds: float) -> float:
     return float(json.loads(done.stdout)["tokens_per_s"])
 
 
-def measure_streams(bed: Bed, seconds: float) -> dict[str, Any]:
-    """Each number of streams to one deployment, and the bare engine before and after the largest.
+def measure_streams(bed: Bed, seconds: float, streams: Sequence[int] = STREAMS) -> dict[str, Any]:
+    """Each number of streams, the largest last, to one deployment, and the bare engine before and after the largest.
 
     The deployment is alone on its base, as the bare engine's target is: both have the adapter merged.
     """
     found: dict[str, Any] = {}
     bed.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
-    before = bare(bed, max(STREAMS), seconds)
-    for num_streams in STREAMS:
+    before = bare(bed, max(streams), seconds)
+    for num_streams in streams:
         with cpu_shares(bed) as shares:
             seen = closed_loop(bed.url, bodies([MATH.name]), num_streams, seconds)
         found[str(num_streams)] = seen.summary() | {"cpu_shares": shares}
         logger.info("%d streams: %s", num_streams, found[str(num_streams)])
-    after = bare(bed, max(STREAMS), seconds)
+    after = bare(bed, max(streams), seconds)
     bed.remove(MATH.name)
-    served, mean = found[str(max(STREAMS))]["tokens_per_s"], (before + after) / 2
+    served, mean = found[str(max(streams))]["tokens_per_s"], (before + after) / 2
     return {
         "streams": found,
         "num_errors": sum(each["num_errors"] for each in found.values()),
-        "throughput_16_over_1": served / found["1"]["tokens_per_s"],
+        "throughput_16_over_1": served / found["1"]["tokens_per_s"] if "1" in found else None,
         "bare_tokens_per_s": {"before": before, "after": after},
         "overhead_fraction": 1 - served / mean,
     }
@@ -133,10 +133,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--swap-requests", type=int, default=500)
+    parser.add_argument("--overhead", action="store_true", help="16 streams and the bare engine, nothing else")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     seconds = 10.0 if arguments.quick else arguments.seconds
+    if arguments.overhead:
+        command = f"python -m benchmarks.serving --overhead --seconds {seconds:g}"
+        with smollm2_service() as bed:
+            found = measure_streams(bed, seconds, STREAMS[-1:])
+        write_result(
+            "serving-overhead.json", {**header(command), "seconds": seconds, "max_tokens": MAX_TOKENS, **found}
+        )
+        return
     num_swap_requests = 60 if arguments.quick else arguments.swap_requests
     command = "make bench-serving QUICK=1" if arguments.quick else "make bench-serving"
     result: dict[str, Any] = {**header(command), "seconds": seconds, "max_tokens": MAX_TOKENS}

@@ -21,21 +21,20 @@ from eda_service.config import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
-from eda_service.distributed.base_group import BaseGroup, place_of, serving_chain
+from eda_service.distributed.base_group import BaseGroup, serving_chain
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.target.chat import render_prompt
 
 
 def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int]]]:
-    """An engine as a replica makes it, with one variant, and prompts."""
+    """An engine as a replica makes it for a model that is alone, its adapter merged, and prompts."""
     model = ServedModel(name="only", target={"model": target}, base_draft=base_draft, pack=pack)
-    place = place_of(TargetSpec(model=target))
-    group = BaseGroup(place.base)
+    group = BaseGroup(TargetSpec(model=target))
     policy = Adaptive(read_confidence=group.target.device.type == "cpu")
     chain = serving_chain(model)
     engine = Engine(group.target, num_draft_tokens=chain, policy=policy, max_batch=MAX_BATCH, max_tokens=MAX_TOKENS)
-    variant = group.load(model, place.adapter_dir)
+    variant = group.load(model, None)
     engine.add_variant("only", adapter=variant.adapter, form=variant.form)
     return engine, [render_prompt(group.target.tokenizer, messages) for messages in sums()]
 
