@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, Domain
 from eda_service.client import Client
 from eda_service.config import TargetSpec
+from eda_service.distributed.processes import marked
 from eda_service.records import TargetFingerprint
 from eda_service.target.loader import load_target
 from eda_service.target.resolve import shipped_targets
@@ -49,6 +51,11 @@ class Bed:
         """Delete a deployment."""
         with Client(self.url) as client:
             client.deployments.delete(name)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every live process of the service."""
+        up = json.loads((self.home / "up.json").read_text(encoding="utf-8"))
+        return list({each.pid: each for mark in up["marks"] for each in marked(mark)}.values())
 
     def switch(self, name: str, pack: str | None) -> None:
         """Give a deployment another pack and wait until new requests get it."""

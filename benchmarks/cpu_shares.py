@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.bed import Bed
-from eda_service.distributed.processes import marked
 
 ROLES = {
     "ServeReplica": "replica",
@@ -25,9 +23,8 @@ ROLES = {
 
 def cpu_seconds(bed: Bed) -> Counter[str]:
     """CPU seconds so far, by role."""
-    up = json.loads((bed.home / "up.json").read_text(encoding="utf-8"))
     found: Counter[str] = Counter()
-    for process in {each.pid: each for mark in up["marks"] for each in marked(mark)}.values():
+    for process in bed.processes():
         with contextlib.suppress(psutil.Error):
             words, times = " ".join(process.cmdline()), process.cpu_times()
             role = next((role for part, role in ROLES.items() if part in words), "other ray")

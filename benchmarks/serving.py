@@ -26,7 +26,6 @@ from benchmarks.cpu_shares import cpu_shares
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, header, write_result
 from benchmarks.serving_load import Seen, body_of, closed_loop
 from benchmarks.serving_prompts import sums
-from eda_service.distributed.processes import marked
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +81,7 @@ def measure_streams(bed: Bed, seconds: float, streams: Sequence[int] = STREAMS) 
 
 def replica_bytes(bed: Bed) -> int:
     """Resident size of the one replica."""
-    up = json.loads((bed.home / "up.json").read_text(encoding="utf-8"))
-    found = {process.pid: process for mark in up["marks"] for process in marked(mark)}
-    replicas = [each for each in found.values() if "ServeReplica" in " ".join(each.cmdline())]
+    replicas = [each for each in bed.processes() if "ServeReplica" in " ".join(each.cmdline())]
     assert len(replicas) == 1, replicas
     return int(replicas[0].memory_info().rss)
 
