@@ -215,6 +215,9 @@ openapi: $(STAMP)  ## write docs/openapi.json
 bench-demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
 	$(BIN)/python benchmarks/run_demo.py
 
+bench-quickstart: $(STAMP)  ## the documentation's quickstart in a fresh clone, timed block by block
+	$(BIN)/python -m benchmarks.quickstart
+
 format: $(STAMP)  ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
