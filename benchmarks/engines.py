@@ -182,6 +182,8 @@ def _vllm_environment(threads: int | None) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
+        # Else its engine core, a process of its own, spins on a core that the worker's threads need.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     environment.pop("OMP_NUM_THREADS", None)
     if threads is None:

@@ -130,7 +130,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--swap-requests", type=int, default=500)
-    parser.add_argument("--overhead", action="store_true", help="16 streams and the bare engine, nothing else")
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument("--overhead", action="store_true", help="16 streams and the bare engine, nothing else")
+    alone.add_argument("--memory", action="store_true", help="the base alone and with four variants, nothing else")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -142,6 +144,12 @@ def main() -> None:
         write_result(
             "serving-overhead.json", {**header(command), "seconds": seconds, "max_tokens": MAX_TOKENS, **found}
         )
+        return
+    if arguments.memory:
+        command = f"python -m benchmarks.serving --memory --seconds {seconds:g}"
+        with smollm2_service() as bed:
+            memory = measure_memory(bed, seconds)
+        write_result("serving-memory.json", {**header(command), "seconds": seconds, **memory})
         return
     num_swap_requests = 60 if arguments.quick else arguments.swap_requests
     command = "make bench-serving QUICK=1" if arguments.quick else "make bench-serving"

@@ -16,6 +16,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -131,13 +132,19 @@ class Bed:
     def start(self, draft: str | None, **settings: Any) -> Vllm:
         """vLLM with an export, or without a draft."""
         directory = None if draft is None else self.workdir / draft
-        log = self.workdir / f"vllm-{len(self._started)}.log"
+        log = self.workdir / f"vllm-{draft}-{settings.get('dtype')}.log"
         settings = {"disable_log_stats": draft is None, "max_num_seqs": BATCH, "threads": self.threads} | settings
         stop_ids, target_dir = sorted(self.pair.target.stop_token_ids), self.workdir / "target"
         started = time.perf_counter()
-        self._started.append(Vllm(target_dir, directory, NUM_DRAFTED, stop_ids, log, **settings))
+        engine = Vllm(target_dir, directory, NUM_DRAFTED, stop_ids, log, **settings)
+        self._started.append(engine)
         sys.stderr.write(f"vLLM with {draft}: ready after {time.perf_counter() - started:.0f} s\n")
-        return self._started[-1]
+        return engine
+
+    def start_all(self, *drafts: str | None, **settings: Any) -> list[Vllm]:
+        """The same for several, at once: a start computes on one thread."""
+        with ThreadPoolExecutor(len(drafts)) as pool:
+            return list(pool.map(lambda draft: self.start(draft, **settings), drafts))
 
     def close(self) -> None:
         """End all that still run."""
@@ -146,7 +153,7 @@ class Bed:
 
 
 def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
-    """Everything in bfloat16, and greedy identity in float32 as well; at most two engines at a time."""
+    """Everything in bfloat16, and greedy identity in float32 as well; an engine that is not asked idles."""
     pair, most = bed.pair, arguments.max_tokens
 
     def answers(engine: Vllm) -> dict[str, Any]:
@@ -154,15 +161,14 @@ def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None
 
     ours = {name: timed(name, lambda name=name: own_engine(pair, name, pair.prompts, most)) for name in _OWN}
     keep("ours", ours)
-    plain, plugin = bed.start(None), bed.start("plugin")
+    plain, plugin, dense = bed.start_all(None, "plugin", "dense")
     without, gated = answers(plain), answers(plugin)
     keep("vllm_plugin", counted(gated))
     keep("greedy_identity_plugin", identity(pair.target, pair.prompts, without, gated))
     few, engines = pair.prompts[: arguments.timed], {"plain": plain, "plugin": plugin}
     keep("speed_batch_1", timed("speed", lambda: speed(engines, few, most, arguments.repeats)))
     keep("sampling_at_t1", timed("T=1", lambda: law(plain, plugin, pair.prompts)))
-    bed.close()
-    folded = answers(bed.start("dense"))
+    folded = answers(dense)
     bed.close()
     keep("vllm_dense", counted(folded))
     keep("greedy_identity_dense", identity(pair.target, pair.prompts, without, folded))
@@ -171,13 +177,11 @@ def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None
 
 
 def float32_identity(bed: Bed, max_tokens: int) -> dict[str, Any]:
-    """The same in float32, where near ties are rare, on fewer prompts."""
+    """The same in float32, where near ties are rare, on fewer prompts and without waiting for a compiler."""
     prompts = bed.pair.prompts[:_FLOAT32_PROMPTS]
-    answers = []
-    for draft in (None, "plugin"):
-        engine = bed.start(draft, dtype="float32")
-        answers.append(engine.ask(prompts, temperature=0.0, max_tokens=max_tokens))
-        bed.close()
+    engines = bed.start_all(None, "plugin", dtype="float32", enforce_eager=True)
+    answers = [engine.ask(prompts, temperature=0.0, max_tokens=max_tokens) for engine in engines]
+    bed.close()
     target = load_target(bed.pair.target.spec.model_copy(update={"dtype": "float32"}))
     return identity(target, prompts, *answers)
 

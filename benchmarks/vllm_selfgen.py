@@ -126,7 +126,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", help="a job's config: run one engine for the parent")
-    parser.add_argument("--prompts", type=int, default=128, help="of a shard")
+    parser.add_argument("--prompts", type=int, default=64, help="of a shard")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
