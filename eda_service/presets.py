@@ -7,7 +7,7 @@
 `70b`       paper_7b for a 70B target: ZeRO-2, small forwards, a draft vocabulary of 32,000. The target itself, 141 GB
             in bfloat16, has to fit one device; not run
 `best`      beyond the paper: three unrolled steps, a full-width private expert, trained attention, all samples; ahead
-            of the paper's recipe in math and code, its parts one by one in benchmarks/results/paper
+            of the paper's recipe in every domain, its parts one by one in benchmarks/results/paper
 """
 
 from __future__ import annotations
