@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from api.serving.call import ServedPair
@@ -81,14 +81,18 @@ class ServedGroup:
         Raises:
             EdaError: It cannot be loaded or does not fit; what was served under the name stays.
         """
+        served = Served(await self._add(model, adapter_dir), int(time.time()))
+        self._served[model.name] = served
+        await asyncio.to_thread(release_free_memory)
+        return self._pair_of(served)
+
+    async def _add(self, model: ServedModel, adapter_dir: Path | None) -> LoadedVariant:
+        """Read a variant and give it to the engine, whose stacks hold the adapter from then on."""
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
         await self.runner.call(
             lambda engine: engine.add_variant(model.name, adapter=variant.adapter, form=variant.form)
         )
-        served = Served(variant, int(time.time()))
-        self._served[model.name] = served
-        await asyncio.to_thread(release_free_memory)
-        return self._pair_of(served)
+        return replace(variant, adapter=None)
 
     async def remove(self, name: str) -> None:
         """Take no more requests for a variant; a group without variants ends with its last request.

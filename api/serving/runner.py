@@ -229,17 +229,19 @@ class EngineRunner:
 
     def _read_inbox(self) -> None:
         while not self._engine.has_work or not self._inbox.empty():
-            item = self._inbox.get()
-            if isinstance(item, _Submit):
-                self._submit(item)
-            elif isinstance(item, _Cancel):
-                self._cancel(item)
-            elif isinstance(item, _Call):
-                item.run(self._engine)
-            elif isinstance(item, _Stop):
-                self._stopping = True
+            self._handle(self._inbox.get())  # no name for it here: while there is nothing to do it would be kept
             if self._stopping and self._num_open == 0:
                 return
+
+    def _handle(self, item: _Submit | _Cancel | _Call | _Stop | _Wake) -> None:
+        if isinstance(item, _Submit):
+            self._submit(item)
+        elif isinstance(item, _Cancel):
+            self._cancel(item)
+        elif isinstance(item, _Call):
+            item.run(self._engine)
+        elif isinstance(item, _Stop):
+            self._stopping = True
 
     def _submit(self, item: _Submit) -> None:
         order = item.order

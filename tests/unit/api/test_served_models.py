@@ -7,8 +7,10 @@ Everything real but Serve: tiny targets on disk, adapters saved by peft, a regis
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,13 @@ from eda_service.artifacts.registry import publish_pack, stage_pack
 from eda_service.config import AdaptConfig, TargetSpec, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.distributed import base_group
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import NotFoundError, ResourceError
 from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
 from eda_service.records import PackManifest, Stage
+from eda_service.target.adapter import Adapter, read_adapter
 from eda_service.target.loader import load_target
 
 PROMPT = [30, 40, 50]
@@ -137,6 +141,30 @@ def test_models_of_one_base_share_an_engine_and_each_answers_as_its_merged_model
         assert sizes["a"].adapter_bytes == sizes["b"].adapter_bytes > 0
         assert sizes["a"].pack_bytes > sizes["b"].pack_bytes == 0
         assert {name: models[name].num_spec_tokens for name in specs} == {"base": 5, "a": 5, "b": 0}
+
+    run(scenario())
+
+
+def test_an_adapter_is_held_once(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[weakref.ref[Adapter]] = []
+
+    def reading(*args: Any, **kwargs: Any) -> Adapter:
+        adapter = read_adapter(*args, **kwargs)
+        read.append(weakref.ref(adapter))
+        return adapter
+
+    monkeypatch.setattr(base_group, "read_adapter", reading)
+    names, model_dir = ("a", "b"), target_dir("llama")
+    config = [
+        served(name, spec_of(model_dir, each), base_draft=None) for name, each in zip(names, adapters, strict=True)
+    ]
+
+    async def scenario() -> None:
+        await models.make(config)
+        gc.collect()
+        assert [ref() for ref in read] == [None, None]  # the engine's stacks have them
 
     run(scenario())
 
