@@ -81,7 +81,7 @@ class Reader:
         script = f"python - <<'PYTHON'\n{text}\nPYTHON" if language == "python" else text
         # The page activates the environment once and sets shell variables: each block is a shell of its own here.
         state = self._home / "shell"
-        keep = f"trap 'export -p > \"{state}\"' EXIT" if not text.startswith(_UP) else ":"
+        keep = f"trap 'export -p > \"{state}\"' EXIT"
         return ["bash", "-c", f'set -eu -o allexport; [ ! -e "{state}" ] || . "{state}"; {keep}\n{script}']
 
     @property
