@@ -91,8 +91,26 @@ def worker_niceness() -> dict[str, str]:
 
     Ray's default of 15 leaves a replica or a trainer 3 % of a core that anything else on the machine wants too.
     """
-    name = "RAY_worker_niceness"
-    return {name: os.environ.get(name, "0")}
+    return _unless_set({"RAY_worker_niceness": "0"})
+
+
+def serve_threads() -> dict[str, str]:
+    """How Ray Serve divides its work, unless the environment says otherwise: one event loop for each process.
+
+    Serve's own default runs a deployment's code and the router on further threads and its controller ten times a
+    second: all of it wants the cores that decode. Ours computes on the engine's thread, so nothing blocks the loop.
+    """
+    return _unless_set(
+        {
+            "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+            "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        }
+    )
+
+
+def _unless_set(defaults: Mapping[str, str]) -> dict[str, str]:
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
 def node_env(node_ip: str) -> dict[str, str]:
@@ -104,6 +122,7 @@ def node_env(node_ip: str) -> dict[str, str]:
         "RAY_JOB_STOP_SIGNAL": "SIGINT",  # Ray Train aborts cleanly on SIGINT, not on SIGTERM
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         **worker_niceness(),
+        **serve_threads(),
         # Without these gloo and NCCL take the address the hostname stands for, on many machines 127.0.1.1.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
         "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),

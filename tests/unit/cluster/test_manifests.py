@@ -17,7 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from api.serving.app import Endpoint
 from api.settings import Settings
-from eda_service.distributed.ray_node import node_env
+from eda_service.distributed.ray_node import node_env, serve_threads, worker_niceness
 from eda_service.distributed.serve_config import Listen, build_config, groups_of
 from eda_service.jobstore import Deployment
 
@@ -157,7 +157,8 @@ def test_the_api_reads_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ray_pods_are_told_what_eda_up_tells_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    for name in (*worker_niceness(), *serve_threads()):
+        monkeypatch.delenv(name, raising=False)
     told = find(BUILT["base"], "ConfigMap", "eda-ray-settings")["data"]
     own = {"DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}  # of one machine; a pod has one address
     assert {name: value for name, value in node_env("127.0.0.1").items() if name not in own} == told

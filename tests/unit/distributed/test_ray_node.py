@@ -12,11 +12,20 @@ from eda_service.distributed.ray_node import JoinedNode, interface_of, node_env,
 from eda_service.errors import InputError
 
 
-def test_workers_are_as_important_as_what_else_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_worker_niceness", raising=False)
-    assert node_env("127.0.0.1")["RAY_worker_niceness"] == "0"
-    monkeypatch.setenv("RAY_worker_niceness", "10")
-    assert node_env("127.0.0.1")["RAY_worker_niceness"] == "10"
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("RAY_worker_niceness", "0"),
+        ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0"),
+        ("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0"),
+        ("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5"),
+    ],
+)
+def test_what_ray_is_told_can_be_told_otherwise(monkeypatch: pytest.MonkeyPatch, name: str, ours: str) -> None:
+    monkeypatch.delenv(name, raising=False)
+    assert node_env("127.0.0.1")[name] == ours
+    monkeypatch.setenv(name, "10")
+    assert node_env("127.0.0.1")[name] == "10"
 
 
 def test_an_address_has_the_interface_that_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
