@@ -164,16 +164,15 @@ def _generate(
     fixed = 2 * load + device.start_s if scale.generate_start_s is None else scale.generate_start_s
     batch = min(selfgen.batch_size, selfgen.shard_size)
     cache = batch * (lengths.prompt + selfgen.max_new_tokens) * shape.kv_bytes_per_token
-    ends = 2.0 * shape.vocab_size * shape.hidden_size * WEIGHT_BYTES
     return StagePlan(
         stage="generate",
         devices=math.ceil(selfgen.num_actors * share),
         seconds=fixed + scale.generate * (reference + shards),
         start_s=fixed,
         tokens=work.num_samples * lengths.answer + work.reference.tokens,
-        disk_bytes=work.feature_bytes + ends,
+        disk_bytes=work.feature_bytes + shape.io_bytes,
         exchange_bytes=0.0,
-        storage_bytes=work.feature_bytes + ends + (1 + selfgen.num_actors) * shape.weight_bytes,
+        storage_bytes=work.feature_bytes + shape.io_bytes + (1 + selfgen.num_actors) * shape.weight_bytes,
         memory_bytes=shape.weight_bytes + cache + batch * selfgen.max_new_tokens * shape.hidden_size * FEATURE_BYTES,
     )
 

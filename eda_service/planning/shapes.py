@@ -27,6 +27,7 @@ class ModelShape:
         head_dim: Width of one head.
         vocab_size: V.
         num_parameters: Head included.
+        is_tied: Whether the head is the token embedding, stored once.
     """
 
     hidden_size: int
@@ -37,11 +38,17 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     num_parameters: float
+    is_tied: bool = False
 
     @property
     def weight_bytes(self) -> float:
         """In bfloat16."""
         return WEIGHT_BYTES * self.num_parameters
+
+    @property
+    def io_bytes(self) -> float:
+        """Token embedding and head as they are exported for training, in bfloat16."""
+        return (1.0 if self.is_tied else 2.0) * WEIGHT_BYTES * self.vocab_size * self.hidden_size
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -64,8 +71,8 @@ class ModelShape:
 
 
 SHAPES: dict[str, ModelShape] = {
-    "135m": ModelShape(576, 1536, 30, 9, 3, 64, 49_152, 134.5e6),  # SmolLM2-135M
-    "1.5b": ModelShape(1536, 8960, 28, 12, 2, 128, 151_936, 1.54e9),  # Qwen2.5-1.5B
+    "135m": ModelShape(576, 1536, 30, 9, 3, 64, 49_152, 134.5e6, is_tied=True),  # SmolLM2-135M
+    "1.5b": ModelShape(1536, 8960, 28, 12, 2, 128, 151_936, 1.54e9, is_tied=True),  # Qwen2.5-1.5B
     "7b": ModelShape(3584, 18_944, 28, 28, 4, 128, 152_064, 7.62e9),  # Qwen2.5-7B, the paper's
     "8b": ModelShape(4096, 14_336, 32, 32, 8, 128, 128_256, 8.03e9),  # Llama-3.1-8B
     "14b": ModelShape(5120, 13_824, 48, 40, 8, 128, 152_064, 14.8e9),  # Qwen2.5-14B

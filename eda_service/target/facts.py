@@ -26,6 +26,7 @@ class TargetFacts:
         head_dim: Width of one head.
         vocab_size: V.
         num_parameters: Elements of all weights, head included.
+        is_tied: Whether the head is the token embedding, as the config says.
     """
 
     hidden_size: int
@@ -36,6 +37,7 @@ class TargetFacts:
     head_dim: int
     vocab_size: int
     num_parameters: int
+    is_tied: bool
 
 
 def facts_of(spec: TargetSpec) -> TargetFacts:
@@ -83,6 +85,7 @@ def _facts(path: Path, num_parameters: int) -> TargetFacts:
             head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
             vocab_size=int(config["vocab_size"]),
             num_parameters=num_parameters,
+            is_tied=bool(config.get("tie_word_embeddings")),
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OSError) as error:
         raise TargetIncompatibleError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eda_service.config import AdaptConfig
+from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device
 from eda_service.planning.measured import Measured
@@ -123,3 +123,16 @@ def test_the_shape_of_a_target_that_is_here(tmp_path: Path) -> None:
     assert (shape.hidden_size, shape.num_layers, shape.num_kv_heads, shape.head_dim) == (32, 2, 2, 16)
     # 2 x 112 x 32 ends, per layer q 32x64, k and v 32x32, o 64x32, FFN 3 x 32 x 48 and norms; final norm
     assert shape.num_parameters == 2 * 112 * 32 + 2 * (2 * 2048 + 2 * 1024 + 3 * 1536 + 2 * 32 + 2 * 16) + 32
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # tied to its embedding, and a head of its own
+def test_the_ends_are_as_large_as_their_export(family: str, tmp_path: Path) -> None:
+    from tiny_models import write_target
+
+    from eda_service.target.io import export_io
+    from eda_service.target.loader import load_target
+
+    target_dir = write_target(tmp_path / "t", family)
+    export_io(load_target(TargetSpec(model=str(target_dir))), tmp_path / "io.safetensors")
+    written = (tmp_path / "io.safetensors").stat().st_size
+    assert shape_of(str(target_dir)).io_bytes == pytest.approx(written, abs=300)  # the header
