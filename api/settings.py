@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -26,7 +27,17 @@ class Settings(Config):
     serve_upstream: str = Field(
         "", description="base URL of Serve where it runs on another machine; empty: this one's loopback"
     )
+    serve_proxy_location: Literal["HeadOnly", "EveryNode"] = Field(
+        "HeadOnly",
+        description="nodes with a proxy of Serve; EveryNode: those with replicas too, which outlive the head",
+    )
     serve_gpus: float = Field(0.0, ge=0.0, le=64.0, description="GPUs of one endpoint replica")
+    serve_max_replicas_per_node: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="replicas of one base model on one node; None: no limit, and two may meet on one",
+    )
     drain_s: int = Field(20, ge=0, le=3600, description="what open requests get to finish when this process stops")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")

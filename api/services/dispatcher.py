@@ -32,7 +32,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import current_storage
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
-from eda_service.distributed.serve_config import Listen, ServeApi
+from eda_service.distributed.serve_config import Listen, Placement, ServeApi
 from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, StorageError
 from eda_service.jobstore import Deployment, Job, JobStore
 
@@ -66,8 +66,9 @@ class Dispatcher:
         self._instruments = instruments or Instruments()
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
-        listen = Listen(settings.serve_host, settings.serve_port)
-        self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, settings.serve_gpus)
+        listen = Listen(settings.serve_host, settings.serve_port, settings.serve_proxy_location)
+        placement = Placement(settings.serve_gpus, settings.serve_max_replicas_per_node)
+        self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement)
         self._replicas = Replicas(settings.serve_url)
         packs = Packs(store, settings.home)
         readaptation = Readaptation(store, packs, settings, self.wake, clock=clock)

@@ -8,7 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
-from eda_service.distributed.serve_config import Application, Listen, ServeApi, build_config, groups_of
+from eda_service.distributed.serve_config import (
+    ANYWHERE,
+    Application,
+    Listen,
+    Placement,
+    ServeApi,
+    build_config,
+    groups_of,
+)
 from eda_service.jobstore import JobStore
 
 logger = logging.getLogger(__name__)
@@ -20,8 +28,8 @@ _WORST_FIRST = ("DEPLOY_FAILED", "UNHEALTHY", "NOT_STARTED", "DEPLOYING", "DELET
 class Serving:
     """Level-triggered: applies the config when it differs from what was applied last, or when Serve has lost a part."""
 
-    def __init__(self, store: JobStore, api: ServeApi, listen: Listen, gpus: float = 0.0) -> None:
-        self._store, self._api, self._listen, self._gpus = store, api, listen, gpus
+    def __init__(self, store: JobStore, api: ServeApi, listen: Listen, placement: Placement = ANYWHERE) -> None:
+        self._store, self._api, self._listen, self._placement = store, api, listen, placement
         self._applied: dict[str, Any] | None = None
         self.applications: Mapping[str, Application] = {}
 
@@ -38,7 +46,7 @@ class Serving:
     def reconcile(self) -> None:
         """One look; a Serve that does not answer is tried again at the next one."""
         groups = groups_of(self._store.deployments())
-        wanted = build_config(groups, self._listen, gpus=self._gpus)
+        wanted = build_config(groups, self._listen, self._placement)
         try:
             self.applications = self._remembering(self._api.applications())
             if not groups and not self.applications:

@@ -77,10 +77,34 @@ class Group:
 
 @dataclass(frozen=True)
 class Listen:
-    """Where Serve's proxy listens."""
+    """Where Serve's proxies listen.
+
+    Attributes:
+        host: Address, on each node with a proxy.
+        port: Likewise.
+        proxy_location: `HeadOnly`, or `EveryNode` that has a replica and the head; Serve's own terms.
+    """
 
     host: str
     port: int
+    proxy_location: str = "HeadOnly"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where replicas go.
+
+    Attributes:
+        gpus: Of each replica of ours.
+        max_per_node: Replicas of a group on one node, those on vLLM aside, which have their GPUs to part them. None:
+            no limit, and two may meet on a node that then takes both with it.
+    """
+
+    gpus: float = 0.0
+    max_per_node: int | None = None
+
+
+ANYWHERE = Placement()
 
 
 @dataclass(frozen=True)
@@ -150,16 +174,16 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
     ]
 
 
-def build_config(groups: Sequence[Group], listen: Listen, *, gpus: float = 0.0) -> dict[str, Any]:
+def build_config(groups: Sequence[Group], listen: Listen, placement: Placement = ANYWHERE) -> dict[str, Any]:
     """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
 
     Args:
         groups: What is served.
         listen: Where.
-        gpus: Of each replica.
+        placement: Of replicas.
     """
     return {
-        "proxy_location": "HeadOnly",
+        "proxy_location": listen.proxy_location,
         "http_options": {"host": listen.host, "port": listen.port},
         "applications": [
             {
@@ -167,7 +191,12 @@ def build_config(groups: Sequence[Group], listen: Listen, *, gpus: float = 0.0) 
                 "route_prefix": route_prefix_of(group.key),
                 "import_path": IMPORT_PATH,
                 "deployments": [
-                    {"name": DEPLOYMENT, **_replicas(group), **_place(group, gpus), "user_config": _user_config(group)}
+                    {
+                        "name": DEPLOYMENT,
+                        **_replicas(group),
+                        **_place(group, placement),
+                        "user_config": _user_config(group),
+                    }
                 ],
             }
             for group in groups
@@ -180,10 +209,12 @@ def _user_config(group: Group) -> dict[str, Any]:
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
 
 
-def _place(group: Group, gpus: float) -> dict[str, Any]:
+def _place(group: Group, placement: Placement) -> dict[str, Any]:
     """Where a replica runs: ours with its GPUs, if any; a vLLM replica's processes and GPUs together with it."""
     if group.engine.kind is EngineKind.EDA:
-        return {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
+        gpus, most = placement.gpus, placement.max_per_node
+        place: dict[str, Any] = {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
+        return place if most is None else {**place, "max_replicas_per_node": most}
     return {"placement_group_bundles": bundles(group.engine, REPLICA_CPUS), "placement_group_strategy": "PACK"}
 
 

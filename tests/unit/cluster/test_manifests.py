@@ -18,7 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 from api.serving.app import Endpoint
 from api.settings import Settings
 from eda_service.distributed.ray_node import node_env, serve_threads, worker_niceness
-from eda_service.distributed.serve_config import Listen, build_config, groups_of
+from eda_service.distributed.serve_config import Listen, Placement, build_config, groups_of
 from eda_service.jobstore import Deployment
 
 SECRETS = documents(ROOT / "kubernetes" / "base" / "secrets.example.yaml")
@@ -173,7 +173,7 @@ def test_the_endpoints_are_what_the_service_would_deploy() -> None:
         name=model["name"], target=model["target"], base_draft=model["base_draft"], pack=model["pack"],
         min_replicas=1, max_replicas=4,
     )  # fmt: skip
-    wanted = build_config(groups_of([deployment]), Listen("0.0.0.0", 8000), gpus=1.0)
+    wanted = build_config(groups_of([deployment]), Listen("0.0.0.0", 8000), Placement(1.0))
     assert config == {**wanted, "proxy_location": "EveryNode"}
     assert parsed.applications[0].deployments[0].name == Endpoint.name
 

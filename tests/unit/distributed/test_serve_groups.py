@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from eda_service.distributed.serve_config import Listen, build_config, group_key, groups_of
+from eda_service.distributed.serve_config import Listen, Placement, build_config, group_key, groups_of
 from eda_service.jobstore import Deployment
 
 
@@ -70,9 +70,31 @@ def test_a_deployment_on_vllm_is_a_group_of_its_own_placed_with_its_gpus() -> No
     assert model.engine.vllm.tensor_parallel_size == 2
 
 
+def test_proxies_are_on_the_head_or_on_every_node_with_a_replica() -> None:
+    found = groups_of([deployment("a")])
+    for listen, wanted in ((Listen("0.0.0.0", 8000), "HeadOnly"), (Listen("0.0.0.0", 8000, "EveryNode"), "EveryNode")):
+        assert ServeDeploySchema.model_validate(build_config(found, listen)).proxy_location.value == wanted
+
+
+def test_replicas_keep_apart_where_the_service_says_so_but_for_vllms() -> None:
+    gpu = {"kind": "vllm", "accelerator": "gpu"}
+    found = groups_of([deployment("a"), deployment("c").model_copy(update={"engine": gpu})])
+    parsed = ServeDeploySchema.model_validate(build_config(found, Listen("0.0.0.0", 8000), Placement(1.0, 1)))
+    ours, vllms = sorted((app.deployments[0] for app in parsed.applications), key=_name)
+    assert ours.max_replicas_per_node == 1
+    assert ours.ray_actor_options.num_gpus == 1.0
+    assert vllms.placement_group_bundles == [{"CPU": 0.5, "GPU": 1.0}]
+    (anywhere,) = build_config(found[:1], Listen("0.0.0.0", 8000))["applications"][0]["deployments"]
+    assert "max_replicas_per_node" not in anywhere
+
+
+def _name(deployed: Any) -> str:
+    return str(deployed.user_config["models"][0]["name"])
+
+
 def test_replicas_take_gpus_where_the_service_says_so() -> None:
     listen = Listen("0.0.0.0", 8000)
-    plain, with_gpus = (build_config(groups_of([deployment("a")]), listen, gpus=gpus) for gpus in (0.0, 1.0))
+    plain, with_gpus = (build_config(groups_of([deployment("a")]), listen, Placement(gpus)) for gpus in (0.0, 1.0))
     actor = ServeDeploySchema.model_validate(with_gpus).applications[0].deployments[0].ray_actor_options
     assert (actor.num_gpus, actor.num_cpus) == (1.0, 0.5)
     assert "ray_actor_options" not in plain["applications"][0]["deployments"][0]
