@@ -179,6 +179,10 @@ proof-nodes: $(STAMP)  ## machines of network namespaces, killed and cut off in 
 	sh tests/multinode/install.sh
 	$(BIN)/python -m benchmarks.nodes $(if $(RESUME),--resume)
 
+proof-gcs: $(STAMP)  ## Ray's head dies and comes back, its state in Redis; needs root
+	sh tests/multinode/install.sh
+	$(BIN)/python -m benchmarks.gcs
+
 bench-plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to 1,000 variants a day simulated
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.plan

@@ -105,6 +105,7 @@ class Bed:
             "EDA_BACKOFF_S": "0.2",
             "EDA_DISPATCH_INTERVAL_S": "0.3",
             "EDA_MAX_ATTEMPTS": "5",
+            "EDA_SERVE_MAX_REPLICAS_PER_NODE": "1",  # a machine that dies takes one of two with it
         }
         with Cluster(network, self.home, env, members=members, allow=self.directory) as started:
             yield started
@@ -128,7 +129,7 @@ def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
         first = client.create(bed.body())
         for job in client.watch(first.id, interval_s=0.3):
             seen.look(cluster)
-            if fault is not None and struck is None and job.stage == fault.stage and _is_amid(job.progress):
+            if fault is not None and struck is None and job.stage == fault.stage and is_amid(job.progress):
                 struck = strike(cluster, fault)
                 at = None if job.progress is None else f"{job.progress.step} of {job.progress.total_steps}"
             if time.monotonic() - began > TIMEOUT_S:
@@ -152,7 +153,7 @@ def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
     return found
 
 
-def _is_amid(progress: Any) -> bool:
+def is_amid(progress: Any) -> bool:
     """Whether a stage is past its start and not near its end."""
     return progress is not None and 0 < progress.step < 0.7 * progress.total_steps
 
@@ -161,7 +162,8 @@ def add(bed: Bed, cluster: Any, number: int) -> dict[str, Any]:
     """A job that wants more actors than there is room for, and a machine that joins while it generates."""
     seen, joined_at = Sightings(), None
     with Client(cluster.url, max_retries=20) as client:
-        first = client.create(bed.body(selfgen={"num_actors": 7}))
+        # Long enough for a machine that joins to start an actor before the last shard is taken.
+        first = client.create(bed.body(selfgen={"num_actors": 7, "answers_per_prompt": 6}, train={"epochs": 1}))
         for job in client.watch(first.id, interval_s=0.3):
             if joined_at is None and job.stage == "generate" and job.progress is not None and job.progress.step > 0:
                 cluster.join(number)
@@ -191,7 +193,8 @@ class Results:
         """From the file, without the fault runs that did not end well."""
         found = json.loads((RESULTS / RESULT).read_text(encoding="utf-8"))
         cases = {name: case for name, case in found["cases"].items() if case["ends_well"]}
-        return cls(found["uninterrupted"], found["added"], cases)
+        added = found["added"]
+        return cls(found["uninterrupted"], added if _got_work(added) else None, cases)
 
     def add(self, fault: Fault, case: dict[str, Any]) -> None:
         """Judge a fault run and write the file."""
@@ -217,8 +220,7 @@ class Results:
     def bad(self) -> list[str]:
         """What did not end well."""
         found = [name for name, case in self.cases.items() if not case["ends_well"]]
-        added = self.added
-        if added is not None and (added["status"] != "succeeded" or not added["added_machine_generated"]):
+        if self.added is not None and not _got_work(self.added):
             found.append("the added machine")
         return found
 
@@ -229,6 +231,11 @@ class Results:
         assert self.uninterrupted is not None
         same = case["pack_sha256"] == self.uninterrupted["pack_sha256"]
         return bool(case["status"] == "succeeded" and case.get("machine") is not None and same)
+
+
+def _got_work(added: dict[str, Any] | None) -> bool:
+    """Whether the job of `add` succeeded and the machine that joined had a part in it."""
+    return added is not None and added["status"] == "succeeded" and bool(added["added_machine_generated"])
 
 
 def main() -> None:

@@ -46,10 +46,9 @@ def ask_on(url: str, answers: Answers, began: float, stop: threading.Event) -> N
 def serve(target_dir: Path, cluster: Any, fault: Fault) -> dict[str, Any]:
     """Two replicas on two machines under steady questions, and a fault on one machine."""
     with Client(cluster.url) as client:
-        if "m" not in [each.name for each in client.deployments.list()]:
-            model = {"model": str(target_dir), "dtype": "float32", "base_draft": "tiny@1"}
-            client.deployments.create({**model, "name": "m", "replicas": 2})
-        _wait_replicas(client)
+        model = {"model": str(target_dir), "dtype": "float32", "base_draft": "tiny@1"}
+        client.deployments.create({**model, "name": "m", "replicas": 2})  # or it is there, of the run before
+        wait_replicas(client)
         before = sorted(cluster.where("replica"))
         answers, stop, began = Answers(), threading.Event(), time.monotonic()
         clients = [
@@ -60,19 +59,23 @@ def serve(target_dir: Path, cluster: Any, fault: Fault) -> dict[str, Any]:
         time.sleep(10)
         struck, struck_s = strike(cluster, fault), time.monotonic() - began
         stop.wait(SERVE_FOR_S)
-        recovered_s = _wait_replicas(client)
+        recovered_s = wait_replicas(client)
         stop.set()
         for each in clients:
             each.join(30)
     assert struck is not None
     after = sorted(cluster.where("replica"))
     heal(cluster, struck, killed=fault.how == "kill")
-    return {"machine": struck, "replicas_before": before, "replicas_after": after} | judge(
-        answers, struck_s, recovered_s
-    )
+    return {
+        "machine": struck,
+        "replicas_before": before,
+        "replicas_after": after,
+        **judge(answers, struck_s),
+        "second_replica_again_s": round(SERVE_FOR_S + recovered_s, 1),
+    }
 
 
-def judge(answers: Answers, struck_s: float, recovered_s: float) -> dict[str, Any]:
+def judge(answers: Answers, struck_s: float) -> dict[str, Any]:
     """Numbers of one serving run."""
     good = [at for at, text in sorted(answers.rows) if text is not None]
     texts = {text for _, text in answers.rows if text is not None}
@@ -85,11 +88,11 @@ def judge(answers: Answers, struck_s: float, recovered_s: float) -> dict[str, An
         "num_different_texts": len(texts),
         "longest_gap_s": round(longest, 2),
         "last_error_after_s": round(max(bad_after, default=struck_s) - struck_s, 1),
-        "second_replica_again_s": round(SERVE_FOR_S + recovered_s, 1),
     }
 
 
-def _wait_replicas(client: Client) -> float:
+def wait_replicas(client: Client) -> float:
+    """Wait until two replicas of `m` run; returns how long that took."""
     began = time.monotonic()
     while client.deployments.get("m").replicas.running < 2:
         if time.monotonic() - began > TIMEOUT_S:

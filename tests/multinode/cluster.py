@@ -26,6 +26,19 @@ ROLES = {
 }
 
 
+def look(network: Network) -> dict[str, dict[int, int]]:
+    """By role the machine of each process id, from the processes themselves."""
+    found: dict[str, dict[int, int]] = {role: {} for role in ROLES}
+    for number in range(network.size):
+        for pid in network.pids(number):
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                for role, start in ROLES.items():
+                    if line.startswith(start):
+                        found[role][pid] = number
+    return found
+
+
 class Cluster:
     """Runs on the network's first machine, which offers no processors: work goes to the others.
 
@@ -115,12 +128,4 @@ class Cluster:
 
     def look(self) -> dict[str, list[int]]:
         """The same for every role."""
-        found: dict[str, list[int]] = {role: [] for role in ROLES}
-        for number in range(self.network.size):
-            for pid in self.network.pids(number):
-                with contextlib.suppress(OSError):
-                    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    for role, start in ROLES.items():
-                        if line.startswith(start):
-                            found[role].append(number)
-        return found
+        return {role: list(found.values()) for role, found in look(self.network).items()}
