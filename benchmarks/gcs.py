@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from benchmarks.nodes import Bed, is_amid
 from benchmarks.nodes_faults import TIMEOUT_S
-from benchmarks.nodes_serving import Answers, ask_on, judge, wait_replicas
+from benchmarks.nodes_serving import asking, judge, wait_replicas
 from benchmarks.pairs import ROOT, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
@@ -64,20 +63,12 @@ def serve(bed: Bed, start: Callable[[dict[str, str]], Any], location: str) -> di
         client.deployments.create({**model, "name": "m", "replicas": 2})
         wait_replicas(client)
         before = cluster.pids("replica")
-        answers, stop, began = Answers(), threading.Event(), time.monotonic()
-        clients = [
-            threading.Thread(target=ask_on, args=(cluster.url, answers, began, stop), daemon=True) for _ in range(4)
-        ]
-        for each in clients:
-            each.start()
-        time.sleep(10)
-        struck_s = time.monotonic() - began
-        gone_s = away(cluster)
-        wait_replicas(client)
-        time.sleep(20)
-        stop.set()
-        for each in clients:
-            each.join(30)
+        with asking(cluster.url) as (answers, began):
+            time.sleep(10)
+            struck_s = time.monotonic() - began
+            gone_s = away(cluster)
+            wait_replicas(client)
+            time.sleep(20)
         after = cluster.pids("replica")
         further_s = load_further(client, {**model, "name": "n"})
         kept = cluster.pids("replica")

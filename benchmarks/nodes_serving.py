@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,22 @@ class Answers:
     errors: list[str] = field(default_factory=list)
 
 
-def ask_on(url: str, answers: Answers, began: float, stop: threading.Event) -> None:
+@contextmanager
+def asking(url: str) -> Iterator[tuple[Answers, float]]:
+    """Four clients that ask on; yields what they see and the monotonic time that it counts from."""
+    answers, stop, began = Answers(), threading.Event(), time.monotonic()
+    clients = [threading.Thread(target=_ask_on, args=(url, answers, began, stop), daemon=True) for _ in range(4)]
+    for each in clients:
+        each.start()
+    try:
+        yield answers, began
+    finally:
+        stop.set()
+        for each in clients:
+            each.join(30)
+
+
+def _ask_on(url: str, answers: Answers, began: float, stop: threading.Event) -> None:
     """Ask the same question again and again, as a client with a timeout of ten seconds and no retries does."""
     body = {"model": "m", "messages": QUESTION, "temperature": 0, "max_tokens": 24}
     while not stop.is_set():
@@ -50,19 +67,11 @@ def serve(target_dir: Path, cluster: Any, fault: Fault) -> dict[str, Any]:
         client.deployments.create({**model, "name": "m", "replicas": 2})  # or it is there, of the run before
         wait_replicas(client)
         before = sorted(cluster.where("replica"))
-        answers, stop, began = Answers(), threading.Event(), time.monotonic()
-        clients = [
-            threading.Thread(target=ask_on, args=(cluster.url, answers, began, stop), daemon=True) for _ in range(4)
-        ]
-        for each in clients:
-            each.start()
-        time.sleep(10)
-        struck, struck_s = strike(cluster, fault), time.monotonic() - began
-        stop.wait(SERVE_FOR_S)
-        recovered_s = wait_replicas(client)
-        stop.set()
-        for each in clients:
-            each.join(30)
+        with asking(cluster.url) as (answers, began):
+            time.sleep(10)
+            struck, struck_s = strike(cluster, fault), time.monotonic() - began
+            time.sleep(SERVE_FOR_S)
+            recovered_s = wait_replicas(client)
     assert struck is not None
     after = sorted(cluster.where("replica"))
     heal(cluster, struck, killed=fault.how == "kill")
