@@ -20,12 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.nodes import Bed, is_amid
+from benchmarks.nodes import SETTINGS, Bed, is_amid, outcome
 from benchmarks.nodes_faults import TIMEOUT_S
 from benchmarks.nodes_serving import asking, judge, wait_replicas
 from benchmarks.pairs import ROOT, header, write_result
-from eda_service.artifacts.files import sha256_file
-from eda_service.artifacts.registry import find_pack
 from eda_service.client import Client
 
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "integration", "multinode")]
@@ -36,12 +34,6 @@ AWAY_S = 20.0
 LOCATIONS = {"EveryNode": 2, "HeadOnly": 1}
 """Where Serve has proxies, and the machine whose proxy the API asks."""
 STAGES = ("generate", "train")
-SETTINGS = {
-    "EDA_BACKOFF_S": "0.2",
-    "EDA_DISPATCH_INTERVAL_S": "0.3",
-    "EDA_MAX_ATTEMPTS": "5",
-    "EDA_SERVE_MAX_REPLICAS_PER_NODE": "1",
-}
 
 
 def away(cluster: Any) -> float:
@@ -90,10 +82,7 @@ def load_further(client: Client, model: dict[str, Any]) -> float:
     """Deploy one more model, which the controller has to load into the replicas; returns how long that took."""
     began = time.monotonic()
     client.deployments.create(model)
-    while client.deployments.get(model["name"]).state != "ready":
-        if time.monotonic() - began > TIMEOUT_S:
-            raise SystemExit(f"{model['name']} is not loaded")
-        time.sleep(0.3)
+    client.deployments.wait_ready(model["name"], interval_s=0.3)
     return time.monotonic() - began
 
 
@@ -107,18 +96,7 @@ def adapt(bed: Bed, cluster: Any, client: Client, stage: str | None) -> dict[str
             found = {"struck_at": at, "head_gone_s": round(away(cluster), 1)}
         if time.monotonic() - began > TIMEOUT_S:
             break
-    pack = None
-    if job.result_pack is not None:
-        pack = sha256_file(find_pack(job.result_pack, bed.home) / "pack.safetensors")
-    error = None if job.error is None else job.error.code
-    return {
-        "status": job.status,
-        "code": error,
-        "attempts": job.attempt,
-        "seconds": round(time.monotonic() - began, 1),
-        "pack_sha256": pack,
-        **found,
-    }
+    return {**outcome(bed, job, began), **found}
 
 
 def jobs(bed: Bed, start: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
@@ -137,18 +115,14 @@ def jobs(bed: Bed, start: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
 
 def main() -> None:
     """All runs; the program starts itself again on the first machine."""
-    from network import Network, network_here, run_on_head, why_not
+    from network import on_head
     from redis_cluster import RedisCluster
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up
-    network = network_here()
-    if network is None:
-        if (reason := why_not()) is not None:
-            raise SystemExit(reason)
-        with Network(NUM_MACHINES) as made:
-            raise SystemExit(run_on_head(made, ["-m", "benchmarks.gcs"]))
-    installed = subprocess.run(["sh", str(ROOT / "tests" / "install_redis.sh")], check=True, capture_output=True)
+    # Before the network, whose machines reach nothing outside; there it only says where Redis is.
+    installed = subprocess.run(["sh", str(ROOT / "tests" / "install_redis.sh")], check=True, stdout=subprocess.PIPE)
     redis = Path(installed.stdout.decode().strip())
+    network = on_head(NUM_MACHINES, ["-m", "benchmarks.gcs"])
     directory = Path(tempfile.mkdtemp(prefix="eda-gcs-", dir="/var/tmp"))  # of /tmp every machine has its own
     result: dict[str, Any] = {**header("make proof-gcs"), "away_s": AWAY_S, "serving": {}, "jobs": {}}
     try:
@@ -156,9 +130,7 @@ def main() -> None:
 
         def start(env: dict[str, str]) -> Any:
             upstream = LOCATIONS[env.get("EDA_SERVE_PROXY_LOCATION", "HeadOnly")]
-            address = f"http://{network.address(upstream)}:8000"
-            settings = {**SETTINGS, "EDA_SERVE_UPSTREAM": address, **env}
-            return RedisCluster(network, bed.home, redis, settings, allow=directory)
+            return RedisCluster(network, bed.home, redis, {**SETTINGS, **env}, upstream=upstream, allow=directory)
 
         for location in LOCATIONS:
             result["serving"][location] = serve(bed, start, location)

@@ -28,7 +28,7 @@ from benchmarks.nodes_serving import SERVE_FOR_S, serve
 from benchmarks.pairs import RESULTS, ROOT, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
-from eda_service.client import Client
+from eda_service.client import Adaptation, Client
 from eda_service.config import TargetSpec
 from eda_service.presets import merge
 from eda_service.target.loader import load_target
@@ -40,6 +40,12 @@ NUM_MACHINES = 5  # with the head; the last one joins late
 NUM_PROMPTS = 198
 LONGEST_GAP_S = 10.0
 MEMBERS = list(range(1, NUM_MACHINES - 1))
+SETTINGS = {
+    "EDA_BACKOFF_S": "0.2",
+    "EDA_DISPATCH_INTERVAL_S": "0.3",
+    "EDA_MAX_ATTEMPTS": "5",
+    "EDA_SERVE_MAX_REPLICAS_PER_NODE": "1",  # a machine that dies takes one of two with it
+}
 JOB = merge(
     CONFIG,
     {
@@ -100,13 +106,7 @@ class Bed:
         """A service with nodes on these machines."""
         from cluster import Cluster
 
-        env = {
-            "EDA_SERVE": str(serve).lower(),
-            "EDA_BACKOFF_S": "0.2",
-            "EDA_DISPATCH_INTERVAL_S": "0.3",
-            "EDA_MAX_ATTEMPTS": "5",
-            "EDA_SERVE_MAX_REPLICAS_PER_NODE": "1",  # a machine that dies takes one of two with it
-        }
+        env = {**SETTINGS, "EDA_SERVE": str(serve).lower()}
         with Cluster(network, self.home, env, members=members, allow=self.directory) as started:
             yield started
 
@@ -135,22 +135,29 @@ def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
             if time.monotonic() - began > TIMEOUT_S:
                 break
         events = client.events(first.id)
-    seconds = time.monotonic() - began
-    found: dict[str, Any] = {
-        "status": job.status,
-        "code": None if job.error is None else job.error.code,
-        "attempts": job.attempt,
-        "seconds": round(seconds, 1),
+    found = {
+        **outcome(bed, job, began),
         "machines": seen.as_dict(),
         "resumed": [event.message for event in events if event.type in ("generate_resumed", "train_resumed")],
-        "pack_sha256": None,
     }
-    if job.result_pack is not None:
-        found["pack_sha256"] = sha256_file(find_pack(job.result_pack, bed.home) / "pack.safetensors")
     if struck is not None:
         found |= {"machine": struck, "struck_at": at}
         found["nodes_again_s"] = round(heal(cluster, struck, killed=fault is not None and fault.how == "kill"), 1)
     return found
+
+
+def outcome(bed: Bed, job: Adaptation, began: float) -> dict[str, Any]:
+    """How a job ended that began at a monotonic time, and the hash of its pack."""
+    seconds, pack = time.monotonic() - began, None
+    if job.result_pack is not None:
+        pack = sha256_file(find_pack(job.result_pack, bed.home) / "pack.safetensors")
+    return {
+        "status": job.status,
+        "code": None if job.error is None else job.error.code,
+        "attempts": job.attempt,
+        "seconds": round(seconds, 1),
+        "pack_sha256": pack,
+    }
 
 
 def is_amid(progress: Any) -> bool:
@@ -240,19 +247,14 @@ def _got_work(added: dict[str, Any] | None) -> bool:
 
 def main() -> None:
     """All runs; the program starts itself again on the first machine."""
-    from network import Network, network_here, run_on_head, why_not
+    from network import on_head
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--resume", action="store_true", help="keep the runs of the result file that ended well")
     parser.add_argument("--only", choices=("adapt", "serve"), help="one half")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up
-    network = network_here()
-    if network is None:
-        if (reason := why_not()) is not None:
-            raise SystemExit(reason)
-        with Network(NUM_MACHINES) as made:
-            raise SystemExit(run_on_head(made, ["-m", "benchmarks.nodes", *sys.argv[1:]]))
+    network = on_head(NUM_MACHINES, ["-m", "benchmarks.nodes", *sys.argv[1:]])
     results = Results.read() if arguments.resume else Results()
     # Not under /tmp, of which every machine has its own.
     directory = Path(tempfile.mkdtemp(prefix="eda-nodes-", dir="/var/tmp"))

@@ -147,6 +147,19 @@ def run_on_head(network: Network, command: Sequence[str]) -> int:
     return subprocess.run(network.command(_HEAD, [sys.executable, *command]), check=False, env=env).returncode
 
 
+def on_head(size: int, command: Sequence[str]) -> Network:
+    """The network whose head this process runs on. Elsewhere: make one, run a Python program on its head, and exit as
+    that does.
+    """
+    network = network_here()
+    if network is not None:
+        return network
+    if (reason := why_not()) is not None:
+        raise SystemExit(reason)
+    with Network(size) as made:
+        raise SystemExit(run_on_head(made, command))
+
+
 def network_here() -> Network | None:
     """The network whose head this process runs on, if it does."""
     size, _, key = os.environ.get(_VARIABLE, "").partition(":")

@@ -46,11 +46,15 @@ class RedisCluster:
         home: State root, which all machines share.
         redis: Root of an unpacked Redis (tests/install_redis.sh).
         env: Settings of the API.
+        upstream: Machine whose Serve proxy the API asks.
         allow: Directory whose files requests may name.
     """
 
-    def __init__(self, network: Network, home: Path, redis: Path, env: Mapping[str, str], *, allow: Path) -> None:
-        self.network, self.home, self._redis, self._allow = network, home, redis, allow
+    def __init__(
+        self, network: Network, home: Path, redis: Path, env: Mapping[str, str], *, upstream: int, allow: Path
+    ) -> None:
+        self.network, self.home, self._redis = network, home, redis
+        self._upstream, self._allow = upstream, allow
         self._logs = home / "logs"
         self._logs.mkdir(exist_ok=True)
         self._env, self._password = dict(env), secrets.token_hex(8)
@@ -89,10 +93,6 @@ class RedisCluster:
     def url(self) -> str:
         """Of the API."""
         return f"http://127.0.0.1:{_API_PORT}"
-
-    def serve_url(self, number: int) -> str:
-        """Of a machine's proxy, if it has one."""
-        return f"http://{self.network.address(number)}:{_SERVE_PORT}"
 
     def start_head(self) -> None:
         """Start the head; the second time it finds the first one's state."""
@@ -153,6 +153,7 @@ class RedisCluster:
             "EDA_RAY_DASHBOARD_URL": f"http://{self.network.address(HEAD)}:{_DASHBOARD_PORT}",
             "EDA_SERVE_HOST": "0.0.0.0",
             "EDA_SERVE_PORT": str(_SERVE_PORT),
+            "EDA_SERVE_UPSTREAM": f"http://{self.network.address(self._upstream)}:{_SERVE_PORT}",
             "EDA_LOCAL_ROOTS": str(self._allow),
             **self._env,
         }
