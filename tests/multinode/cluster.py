@@ -39,6 +39,16 @@ def look(network: Network) -> dict[str, dict[int, int]]:
     return found
 
 
+def alive(network: Network, dashboard_url: str, home: Path) -> set[int] | None:
+    """Machines that Ray counts as nodes; None when the dashboard is too busy to say."""
+    try:
+        answer = httpx.get(f"{dashboard_url}/api/v0/nodes", headers=auth_headers(token_path(home)), timeout=30)
+        nodes = answer.raise_for_status().json()["data"]["result"]["result"]
+    except httpx.HTTPError:
+        return None
+    return {network.number(node["node_ip"]) for node in nodes if node["state"] == "ALIVE"}
+
+
 class Cluster:
     """Runs on the network's first machine, which offers no processors: work goes to the others.
 
@@ -104,14 +114,8 @@ class Cluster:
         self._children.pop(number).wait(30)
 
     def alive(self) -> set[int] | None:
-        """Machines that Ray counts as nodes, the head not among them; None when the dashboard is too busy to say."""
-        url = f"{self.service.facts['dashboard_url']}/api/v0/nodes"
-        try:
-            answer = httpx.get(url, headers=auth_headers(token_path(self.home)), timeout=30)
-            nodes = answer.raise_for_status().json()["data"]["result"]["result"]
-        except httpx.HTTPError:
-            return None
-        return {self.network.number(node["node_ip"]) for node in nodes if node["state"] == "ALIVE"} - {0}
+        """Machines that Ray counts as nodes; None when the dashboard is too busy to say."""
+        return alive(self.network, str(self.service.facts["dashboard_url"]), self.home)
 
     def wait_joined(self, numbers: Sequence[int]) -> float:
         """Wait until these machines are nodes; returns how long that took."""

@@ -21,7 +21,7 @@ import yaml
 from network import INTERFACE, Network
 from running import REPOSITORY
 
-from cluster import look
+from cluster import alive, look
 from eda_service.client import Client
 from eda_service.distributed.ray_node import OBJECT_STORE_BYTES, child_env
 from eda_service.distributed.ray_token import auth_headers, ensure_token, token_path
@@ -66,8 +66,10 @@ class RedisCluster:
             self._start_redis()
             self.start_head()
             self.wait(self.is_head_up, "the head's dashboard")
-            for number in range(HEAD + 1, self.network.size):
+            workers = range(HEAD + 1, self.network.size)
+            for number in workers:
                 self._ray(number, [f"--address={self.network.address(HEAD)}:{_GCS_PORT}", "--num-cpus=2"])
+            self.wait(lambda: self._alive() >= set(workers), "a worker")
             self._start_api()
             self.wait(self._is_api_up, "the API")
         except BaseException:
@@ -110,15 +112,22 @@ class RedisCluster:
 
     def is_head_up(self) -> bool:
         """Whether the dashboard takes jobs."""
-        url = f"http://{self.network.address(HEAD)}:{_DASHBOARD_PORT}/api/jobs/"
+        url = f"{self._dashboard_url}/api/jobs/"
         with contextlib.suppress(httpx.HTTPError):
             return httpx.get(url, headers=auth_headers(token_path(self.home)), timeout=10).is_success
         return False
 
     def wait(self, check: Callable[[], bool], what: str) -> float:
-        """Wait for something; returns how long that took."""
+        """Wait for something; returns how long that took.
+
+        Raises:
+            AssertionError: It takes too long, or a process of the cluster has ended.
+        """
         began = time.monotonic()
         while not check():
+            for name, child in self._children.items():
+                if child.poll() is not None:
+                    raise AssertionError(f"{name} has ended while {what} was awaited; logs in {self._logs}")
             if time.monotonic() - began > START_TIMEOUT_S:
                 raise AssertionError(f"{what} is not there after {START_TIMEOUT_S:.0f} s; logs in {self._logs}")
             time.sleep(0.3)
@@ -127,6 +136,13 @@ class RedisCluster:
     def pids(self, role: str) -> dict[int, int]:
         """Processes of a role (`cluster.ROLES`) and the machine of each."""
         return look(self.network)[role]
+
+    @property
+    def _dashboard_url(self) -> str:
+        return f"http://{self.network.address(HEAD)}:{_DASHBOARD_PORT}"
+
+    def _alive(self) -> set[int]:
+        return alive(self.network, self._dashboard_url, self.home) or set()
 
     def _is_api_up(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -150,7 +166,7 @@ class RedisCluster:
         env = {
             **child_env(self.home),
             "EDA_PORT": str(_API_PORT),
-            "EDA_RAY_DASHBOARD_URL": f"http://{self.network.address(HEAD)}:{_DASHBOARD_PORT}",
+            "EDA_RAY_DASHBOARD_URL": self._dashboard_url,
             "EDA_SERVE_HOST": "0.0.0.0",
             "EDA_SERVE_PORT": str(_SERVE_PORT),
             "EDA_SERVE_UPSTREAM": f"http://{self.network.address(self._upstream)}:{_SERVE_PORT}",
