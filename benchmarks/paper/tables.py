@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.pairs import RESULTS
-from benchmarks.paper.cells import GROUPS, Cell
+from benchmarks.paper.cells import GROUPS, HEADLINES, NUM_SEEDS, Cell
 from benchmarks.paper.goals import goal_rows
 from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
 
@@ -28,6 +28,22 @@ NAMES = {
     "eda-selfgen": "EDA, self-generated, 50 % (the paper's)",
     "best-selfgen": "EDA, `best` recipe",
 }
+PAIRS = {
+    "eda_selfgen_over_fullft_original": ("eda-selfgen", "full_ft-original"),
+    "eda_selfgen_over_fullft_selfgen": ("eda-selfgen", "full_ft-selfgen"),
+    "best_over_eda_selfgen": ("best-selfgen", "eda-selfgen"),
+    "best_over_fullft_original": ("best-selfgen", "full_ft-original"),
+    "best_over_fullft_selfgen": ("best-selfgen", "full_ft-selfgen"),
+    "eda_selfgen_over_training_free": ("eda-selfgen", "training-free-none"),
+    "best_over_training_free": ("best-selfgen", "training-free-none"),
+    "eda_original_over_fullft_original": ("eda-original", "full_ft-original"),
+}
+SELECTION_PAIRS = {
+    "pca50_over_all": ("eda-selfgen", "eda_all-selfgen"),
+    "pca50_over_random50": ("eda-selfgen", "eda_random_50-selfgen"),
+    "pca50_over_reversed50": ("eda-selfgen", "eda_reversed_50-selfgen"),
+}
+"""Ratios of the summary: what is above, what is below, by method and data."""
 
 
 def results() -> dict[str, Result]:
@@ -53,36 +69,30 @@ def mean_length(result: Result, temperature: float = 0.0, mode: str = "tree") ->
     return None if not lengths or None in lengths else fmean(length for length in lengths if length is not None)
 
 
-def ratio(found: dict[str, Result], above: str, below: str) -> float | None:
-    """Of two cells' headline numbers."""
-    if above not in found or below not in found:
+def ratio(found: dict[str, Result], domain: str, above: str, below: str, seed: int = 0) -> float | None:
+    """Of two cells' headline numbers, by method and data; None where one is missing. No training: one seed."""
+    other = 0 if below == "training-free-none" else seed
+    over, under = found.get(f"{domain}-{above}-s{seed}"), found.get(f"{domain}-{below}-s{other}")
+    if over is None or under is None:
         return None
-    return round(found[above]["acceptance_length"] / found[below]["acceptance_length"], 4)
+    return round(over["acceptance_length"] / under["acceptance_length"], 4)
 
 
 def summary(found: dict[str, Result]) -> dict[str, Any]:
-    """The ratios asked for, under plain names; None where a cell is missing."""
+    """The ratios asked for, under plain names: the first seed's, None where a cell is missing, and `.seeds`, what
+    every seed says whose cells are there.
+    """
     made: dict[str, Any] = {}
     for domain in domains_in(found):
-        cell = {key: f"{domain}-{key}-s0" for key in NAMES}
-        pairs = {
-            "eda_selfgen_over_fullft_original": ("eda-selfgen", "full_ft-original"),
-            "eda_selfgen_over_fullft_selfgen": ("eda-selfgen", "full_ft-selfgen"),
-            "best_over_eda_selfgen": ("best-selfgen", "eda-selfgen"),
-            "best_over_fullft_selfgen": ("best-selfgen", "full_ft-selfgen"),
-            "eda_selfgen_over_training_free": ("eda-selfgen", "training-free-none"),
-            "best_over_training_free": ("best-selfgen", "training-free-none"),
-            "eda_original_over_fullft_original": ("eda-original", "full_ft-original"),
-        }
-        for name, (above, below) in pairs.items():
-            made[f"{domain}.{name}"] = ratio(found, cell[above], cell[below])
-        for key in ("eda-selfgen", "full_ft-original", "best-selfgen"):
-            lengths = [found[name]["acceptance_length"] for s in range(3) if (name := f"{domain}-{key}-s{s}") in found]
-            made[f"{domain}.{key}.seeds"] = lengths
-    half = "math-eda-selfgen-s0"
-    for name, other in (("all", "eda_all"), ("random50", "eda_random_50"), ("reversed50", "eda_reversed_50")):
-        made[f"math.pca50_over_{name}"] = ratio(found, half, f"math-{other}-selfgen-s0")
-    for domain in domains_in(found):
+        for name, (above, below) in (PAIRS | (SELECTION_PAIRS if domain == "math" else {})).items():
+            ratios = [ratio(found, domain, above, below, seed) for seed in range(NUM_SEEDS)]
+            made[f"{domain}.{name}"] = ratios[0]
+            made[f"{domain}.{name}.seeds"] = [each for each in ratios if each is not None]
+        for key in HEADLINES:
+            names = [f"{domain}-{key}-s{seed}" for seed in range(NUM_SEEDS)]
+            made[f"{domain}.{key}.seeds"] = [found[name]["acceptance_length"] for name in names if name in found]
+        for key, timed in speedups(found, domain).items():
+            made[f"{domain}.{key}.speedup"] = timed.get("T0", {}).get("median")
         made |= cost(found, domain)
     return made
 
@@ -101,9 +111,7 @@ def cost(found: dict[str, Result], domain: str) -> dict[str, Any]:
         f"{domain}.trainable_fraction": eda["trained"]["trainable_fraction"],
         f"{domain}.train_seconds_eda_over_retrain": round(eda["trained"]["seconds"] / whole, 4),
         f"{domain}.seconds_to_retrained_acceptance_over_retrain": None if until is None else round(until / whole, 4),
-        f"{domain}.eda_over_retrained_acceptance": ratio(
-            found, f"{domain}-eda-selfgen-s0", f"{domain}-retrain-selfgen-s0"
-        ),
+        f"{domain}.eda_over_retrained_acceptance": ratio(found, domain, "eda-selfgen", "retrain-selfgen"),
     }
 
 
@@ -137,6 +145,29 @@ def main_tables(found: dict[str, Result]) -> list[str]:
                 rows.append([NAMES[key], *map(shown, row), shown(mean), shown(chain), shown(paper)])
             lines += table(["method", *tasks, "mean", "chain of 5", "paper, 7B"], rows)
     return lines
+
+
+def speedups(found: dict[str, Result], domain: str) -> dict[str, Result]:
+    """What `make bench-paper-timed` found: by method and data, of the seed that was timed."""
+    seeds = {key: [found.get(f"{domain}-{key}-s{seed}", {}) for seed in range(NUM_SEEDS)] for key in NAMES}
+    timed = {key: next((r["speedup"] for r in results if r.get("speedup")), None) for key, results in seeds.items()}
+    return {key: speedup for key, speedup in timed.items() if speedup is not None}
+
+
+def speed_table(found: dict[str, Result]) -> list[str]:
+    """Decoding with each draft beside decoding with none."""
+    columns = {(domain, temperature): speedups(found, domain) for domain in domains_in(found) for temperature in (0, 1)}
+    keys = [key for key in NAMES if any(key in timed for timed in columns.values())]
+    rows = []
+    for key in keys:
+        row = [NAMES[key]]
+        for (_, temperature), timed in columns.items():
+            spread = timed.get(key, {}).get(f"T{temperature}")
+            row.append("-" if spread is None else "{median:.2f} ({min:.2f} to {max:.2f})".format(**spread))
+        rows.append(row)
+    title = "### Speed: tokens a second over decoding without a draft, one request at a time (`make bench-paper-timed`)"
+    head = ["method", *(f"{domain}, T={temperature}" for domain, temperature in columns)]
+    return [title, "", *table(head, rows)] if rows else []
 
 
 def cost_table(found: dict[str, Result]) -> list[str]:
@@ -251,8 +282,9 @@ def main() -> None:
         "",
         "### Goals (acceptance_length, tree 60/5/10, T=0, means over a domain's tasks)",
         "",
-        *table(["ratio in `summary.json`", "goal", "measured", ""], goal_rows(summary(found))),
+        *table(["ratio in `summary.json`", "goal", "measured", "", "over the seeds"], goal_rows(summary(found))),
         *main_tables(found),
+        *speed_table(found),
         *cost_table(found),
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
         *ablation_table(found, "beyond", "Beyond the paper"),

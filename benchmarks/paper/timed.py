@@ -1,7 +1,8 @@
 """Wall clock of the headline cells, for a quiet machine: `make bench-paper-timed` fills `speedup` into their files.
 
 Every draft of a domain, and none, in turns over the same prompts, one at a time, as an endpoint decodes (chains whose
-depth adapts); medians of the repeats.
+depth adapts); medians of the repeats. A method is timed with the pack of its first seed that is on this machine: packs
+stay where their cells ran, only results are committed.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.pairs import SHARED_DATA
+from benchmarks.pairs import SHARED_DATA, header
+from benchmarks.paper.cells import NUM_SEEDS
 from benchmarks.paper.domains import PaperDomain, domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
@@ -21,27 +26,67 @@ from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.speed import BASELINE, measure_speed
-from eda_service.records import Stage
+from eda_service.records import SpeedRow, Stage
 from eda_service.target.loader import load_target
 
 TIMED = ("training-free-none", "full_ft-original", "lora-original", "eda-original", "eda-selfgen", "best-selfgen")
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A cell whose draft can be timed here.
+
+    Attributes:
+        path: Of its result.
+        pack: What it trained; None for the base draft alone.
+    """
+
+    path: Path
+    pack: Path | None
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """The file's content."""
+        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        return found
+
+    def add(self, temperature: float, row: SpeedRow, repeats: int) -> None:
+        """Write a measurement into the file, with where and when it was made."""
+        speedup = (row.speedup_over_autoregressive, row.speedup_min, row.speedup_max)
+        found = {key: round(value, 3) for key, value in zip(("median", "min", "max"), speedup, strict=True)}
+        made = self.result["speedup"] or {}
+        facts = {key: header("make bench-paper-timed")[key] for key in ("date", "commit", "machine")}
+        self.result["speedup"] = {**made, **facts, "repeats": repeats, f"T{temperature:g}": found}
+        self.path.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
+        sys.stderr.write(f"{self.path.stem} T={temperature:g}: {found}\n")
+
+
+def timed_cells(domain: str, results: Path = OUT, home: Path = HOME) -> dict[str, Timed]:
+    """The cells to time by method and data: of each its first seed that has a result and its pack here."""
+    found: dict[str, Timed] = {}
+    for key in TIMED:
+        for seed in range(NUM_SEEDS):
+            path = results / f"{domain}-{key}-s{seed}.json"
+            trains = not key.startswith("training-free")
+            pack = RunDir.of_job(path.stem, home).root / Stage.TRAIN.value / "pack" if trains else None
+            if path.exists() and (pack is None or pack.exists()):
+                found[key] = Timed(path, pack)
+                break
+        else:
+            sys.stderr.write(f"{domain}-{key}: no pack on this machine, not timed; run one of its cells here\n")
+    return found
+
+
 def time_domain(domain: PaperDomain, data: Path, prompts_per_task: int, repeats: int) -> None:
     """Measure and write a domain's cells."""
     name = domain.name
-    paths = {key: OUT / f"{name}-{key}-s0.json" for key in TIMED}
-    cells = {key: json.loads(path.read_text(encoding="utf-8")) for key, path in paths.items() if path.exists()}
+    cells = timed_cells(name)
     target = load_target(domain.target)
     engines = {BASELINE: make_engine(target, None, num_draft_tokens=1, max_batch=1, max_tokens=MAX_PROMPT_TOKENS + 256)}
     for key, cell in cells.items():
-        pack = None if key.startswith("training") else RunDir.of_job(paths[key].stem, HOME).root / Stage.TRAIN / "pack"
-        if pack is not None and not pack.exists():
-            sys.stderr.write(f"{pack} is gone: {key} is not timed; run its cell again\n")
-            continue
         engines[key] = make_engine(
             target,
-            load_drafts(find_draft(cell["base_draft"]), pack, target=target),
+            load_drafts(find_draft(cell.result["base_draft"]), cell.pack, target=target),
             num_draft_tokens=CHAIN,
             adaptive=True,
             max_batch=1,
@@ -57,13 +102,7 @@ def time_domain(domain: PaperDomain, data: Path, prompts_per_task: int, repeats:
         )
         for row in rows:
             if row.mode in cells:
-                spread = (row.speedup_over_autoregressive, row.speedup_min, row.speedup_max)
-                found = {key: round(value, 3) for key, value in zip(("median", "min", "max"), spread, strict=True)}
-                timed = cells[row.mode]["speedup"] or {}
-                cells[row.mode]["speedup"] = {**timed, f"T{temperature:g}": found}
-                sys.stderr.write(f"{name} {row.mode} T={temperature:g}: {found}\n")
-    for key, cell in cells.items():
-        paths[key].write_text(json.dumps(cell, indent=1) + "\n", encoding="utf-8")
+                cells[row.mode].add(temperature, row, repeats)
 
 
 def main() -> None:

@@ -13,13 +13,15 @@ from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
 from benchmarks.paper.run import cells
-from benchmarks.paper.tables import domains_in, mean_length, summary
+from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
+from benchmarks.paper.timed import timed_cells
 from eda_service.artifacts.registry import find_draft
 from eda_service.errors import InputError
 from eda_service.evaluation.replay import Transcript
 from eda_service.model.checkpoint import read_draft_config
 from eda_service.model.draft_config import PrivateConfig, parameter_counts
+from eda_service.records import SpeedRow
 
 
 def every_cell() -> list[Cell]:
@@ -149,10 +151,54 @@ def test_domains_of_your_own_come_after_the_papers() -> None:
 def test_goals_are_met_missed_or_waiting() -> None:
     rows = {row[0]: row for row in goal_rows({"math.pca50_over_all": 0.99, "math.trainable_fraction": 0.3})}
     assert len(rows) == len(AT_LEAST) + len(AT_MOST)
-    assert rows["`math.pca50_over_all`"][2:] == ["0.990", "met"]
-    assert rows["`math.trainable_fraction`"][2:] == ["0.300", "missed"]
-    assert rows["`code.best_over_eda_selfgen`"][2:] == ["-", "cell not run yet"]
+    assert rows["`math.pca50_over_all`"][2:4] == ["0.990", "met"]
+    assert rows["`math.trainable_fraction`"][2:4] == ["0.300", "missed"]
+    assert rows["`code.best_over_eda_selfgen`"][2:4] == ["-", "cell not run yet"]
+
+
+def test_a_goal_is_shown_over_its_seeds() -> None:
+    lengths = {"eda-selfgen": (3.0, 3.3), "full_ft-original": (3.0, 3.0, 3.0), "training-free-none": (1.5,)}
+    made = summary({f"math-{key}-s{seed}": result(n) for key, found in lengths.items() for seed, n in enumerate(found)})
+    assert made["math.eda_selfgen_over_fullft_original.seeds"] == [1.0, 1.1]
+    assert made["math.eda_selfgen_over_training_free.seeds"] == [2.0, 2.2]
+    rows = {row[0]: row for row in goal_rows(made)}
+    assert rows["`math.eda_selfgen_over_fullft_original`"][4] == "1.050 (1.000 to 1.100, 2 seeds)"
+    assert rows["`math.best_over_eda_selfgen`"][4] == "-"
 
 
 def test_goals_name_what_the_summary_says() -> None:
     assert set(AT_LEAST) | set(AT_MOST) <= set(summary(COMPLETE))
+
+
+def test_the_first_seed_whose_pack_is_here_is_timed(tmp_path: Path) -> None:
+    for name in ("math-training-free-none-s0", "math-eda-selfgen-s0", "math-eda-selfgen-s1", "math-best-selfgen-s0"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"speedup": None}))
+    (pack := tmp_path / "runs" / "math-eda-selfgen-s1" / "train" / "pack").mkdir(parents=True)
+    cells = timed_cells("math", tmp_path, tmp_path)
+    assert {key: (cell.path.stem, cell.pack) for key, cell in cells.items()} == {
+        "training-free-none": ("math-training-free-none-s0", None),
+        "eda-selfgen": ("math-eda-selfgen-s1", pack),
+    }
+
+
+def test_a_speedup_is_written_with_its_machine_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "math-training-free-none-s0.json"
+    path.write_text(json.dumps({**result(1.5), "speedup": None}))
+    (cell,) = timed_cells("math", tmp_path, tmp_path).values()
+    for temperature, median in ((0.0, 1.25), (1.0, 0.9)):
+        row = SpeedRow(
+            mode="training-free-none",
+            num_draft_tokens=5,
+            temperature=temperature,
+            tokens_per_s=80.0,
+            speedup_over_autoregressive=median,
+            speedup_min=median - 0.1,
+            speedup_max=median + 0.1,
+        )
+        cell.add(temperature, row, repeats=3)
+    found = {path.stem: json.loads(path.read_text())}
+    written = found[path.stem]["speedup"]
+    assert (written["T0"]["median"], written["T1"]["min"], written["repeats"]) == (1.25, 0.8, 3)
+    assert {"date", "commit", "machine"} <= set(written)
+    assert "| Training-free | 1.25 (1.15 to 1.35) | 0.90 (0.80 to 1.00) |" in "\n".join(speed_table(found))
+    assert summary(found)["math.training-free-none.speedup"] == 1.25
