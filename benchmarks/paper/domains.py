@@ -5,8 +5,8 @@ Three are shipped. Another one is a JSON file, so that the harness runs on targe
     {"name": "law", "target": {"model": "org/base", "adapter": "org/law-lora"}, "train": "train/law.jsonl",
      "num_samples": 400, "tasks": {"barexam": "eval/law/barexam.jsonl"}}
 
-Paths are relative to `--data`; rows are those of `eda_service.selfgen.prompts`, and data "original" needs a
-`reference` in each row of `train`.
+Paths are relative to `--data`; rows are those of `eda_service.selfgen.prompts`. Where a row of `train` has no
+`reference`, there is no data "original", and its cells are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from benchmarks.pairs import DOMAINS, PARTS, ROOT, split_rows
 from eda_service.config import Config, TargetSpec
 from eda_service.errors import InputError
-from eda_service.selfgen.prompts import Prompt
+from eda_service.selfgen.prompts import Prompt, read_jsonl
 
 Source = str | Callable[[], list[Prompt]]
 NUM_HELD_OUT = 8
@@ -157,6 +157,11 @@ def require_files(domain: PaperDomain, data: Path) -> None:
             "lower num_samples",
             param="num_samples",
         )
+
+
+def has_references(domain: PaperDomain, data: Path) -> bool:
+    """Whether each row of `train` has the data set's own answer, so that there is data "original" to learn from."""
+    return all(prompt.reference is not None for prompt in read_jsonl(data / domain.train))
 
 
 def prompt_file(domain: PaperDomain, data: Path) -> Path:

@@ -24,7 +24,7 @@ import torch
 from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header
 from benchmarks.paper.cells import ABLATIONS, GROUPS, Cell
 from benchmarks.paper.data import config_of, generated_set, link
-from benchmarks.paper.domains import PaperDomain, domains_of, prompt_file, require_files
+from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
@@ -69,6 +69,11 @@ class Bench:
     def target(self) -> Target:
         """The tuned target."""
         return load_target(self.domain.target)
+
+    @cached_property
+    def has_references(self) -> bool:
+        """Whether there is data "original"."""
+        return has_references(self.domain, self.data)
 
     @cached_property
     def prompts(self) -> Path:
@@ -236,6 +241,9 @@ def main() -> None:
         for cell in cells(domain.name, [name for name in groups if name not in ABLATIONS or domain.name in ablated]):
             path = arguments.out / f"{cell.name}.json"
             if path.exists() or (arguments.only and arguments.only not in cell.name):
+                continue
+            if cell.data == "original" and not bench.has_references:
+                sys.stderr.write(f"{cell.name}: left out, rows of {domain.train} have no reference\n")
                 continue
             result = bench.run(cell)
             partial = path.with_suffix(".partial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,11 +45,16 @@ SELECTION_PAIRS = {
     "pca50_over_reversed50": ("eda-selfgen", "eda_reversed_50-selfgen"),
 }
 """Ratios of the summary: what is above, what is below, by method and data."""
+FIGURES = {
+    "figure-1.png": "Acceptance by method and domain",
+    "figure-3.png": "Acceptance by budget and selector",
+    "figure-4.png": "One answer, what the target corrected in red",
+}
 
 
-def results() -> dict[str, Result]:
+def results(out: Path = OUT) -> dict[str, Result]:
     """Finished cells by name."""
-    paths = sorted(OUT.glob("*-s*.json"))
+    paths = sorted(out.glob("*-s*.json"))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
@@ -126,6 +132,15 @@ def shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
+def goal_table(found: dict[str, Result]) -> list[str]:
+    """The project's goals, in its own domains."""
+    if not any(result["cell"]["domain"] in IN_PAPER for result in found.values()):
+        return []
+    head = ["ratio in `summary.json`", "goal", "measured", "", "over the seeds"]
+    title = "### Goals (acceptance_length, tree 60/5/10, T=0, means over a domain's tasks)"
+    return [title, "", *table(head, goal_rows(summary(found)))]
+
+
 def main_tables(found: dict[str, Result]) -> list[str]:
     """Tables 1 to 3: every task, method and temperature of a domain."""
     lines: list[str] = []
@@ -136,7 +151,8 @@ def main_tables(found: dict[str, Result]) -> list[str]:
         tasks = list(next(iter(cells.values()))["tasks"])
         for temperature in (0.0, 1.0):
             published = LENGTHS.get((domain, temperature), {})
-            lines += [f"### Table {number}: {domain}, T={temperature:g}, tree 60/5/10 (acceptance length)", ""]
+            table_of_paper = f"Table {number}: " if domain in IN_PAPER else ""
+            lines += [f"### {table_of_paper}{domain}, T={temperature:g}, tree 60/5/10 (acceptance length)", ""]
             rows = []
             for key, result in cells.items():
                 row = [task_length(result, task, temperature, "tree") for task in tasks]
@@ -231,7 +247,8 @@ def second_paper_table(found: dict[str, Result]) -> list[str]:
             steps = str(result["trained"]["num_steps"])
             rows.append([words, key.rpartition("-")[0], steps, f"{result['acceptance_length']:.3f}"])
     head = ["what is learnt", "variant", "steps", "acceptance length"]
-    return ["### Domain drafts (the second paper): distillation and sources, math", "", *table(head, rows)]
+    title = "### Domain drafts (the second paper): distillation and sources, math"
+    return [title, "", *table(head, rows)] if rows else []
 
 
 def figure_1(found: dict[str, Result], path: Path) -> None:
@@ -239,7 +256,7 @@ def figure_1(found: dict[str, Result], path: Path) -> None:
     from matplotlib.figure import Figure
 
     keys = ("training-free-none", "full_ft-original", "eda-selfgen", "best-selfgen")
-    domains = domains_in(found)
+    domains = [domain for domain in domains_in(found) if any(f"{domain}-{key}-s0" in found for key in keys)]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, key in enumerate(keys):
@@ -270,33 +287,32 @@ def figure_3(found: dict[str, Result], path: Path) -> None:
 
 def main() -> None:
     """Write everything that the finished cells allow."""
-    found = results()
-    (OUT / "summary.json").write_text(json.dumps(summary(found), indent=1) + "\n", encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
+    out = parser.parse_args().out
+    found = results(out)
+    (out / "summary.json").write_text(json.dumps(summary(found), indent=1) + "\n", encoding="utf-8")
     paper = ", ".join(f"{name} {value}" for name, value in SELECTION.items())
     ratios = ", ".join(f"{name} {value}" for name, value in RATIOS.items())
     lines = [
-        "# The paper's tables on SmolLM2-135M",
+        "# The paper's tables",
         "",
-        f"Rebuilt by `make bench-paper` from {len(found)} cells. The paper's targets have 7B parameters and other",
-        f"data: ratios are compared, not lengths. Its EDA over Full-FT on original data, T=0: {ratios}.",
+        f"Rebuilt by `make bench-paper` from {len(found)} cells. The paper's targets have 7B parameters, the shipped",
+        f"ones 135M, and other data: ratios are compared. Its EDA over Full-FT on original data, T=0: {ratios}.",
         "",
-        "### Goals (acceptance_length, tree 60/5/10, T=0, means over a domain's tasks)",
-        "",
-        *table(["ratio in `summary.json`", "goal", "measured", "", "over the seeds"], goal_rows(summary(found))),
+        *goal_table(found),
         *main_tables(found),
         *speed_table(found),
         *cost_table(found),
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
         *ablation_table(found, "beyond", "Beyond the paper"),
         *second_paper_table(found),
-        "![Acceptance by method and domain](figure-1.png)",
-        "![Acceptance by budget and selector](figure-3.png)",
-        "![One answer, what the target corrected in red](figure-4.png)",
-        "",
     ]
-    (OUT / "tables.md").write_text("\n".join(lines), encoding="utf-8")
-    figure_1(found, OUT / "figure-1.png")
-    figure_3(found, OUT / "figure-3.png")
+    figure_1(found, out / "figure-1.png")
+    if "math-eda_all-selfgen-s0" in found:
+        figure_3(found, out / "figure-3.png")
+    lines += [f"![{words}]({name})" for name, words in FIGURES.items() if (out / name).exists()]
+    (out / "tables.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,12 +61,12 @@ class Timed:
         sys.stderr.write(f"{self.path.stem} T={temperature:g}: {found}\n")
 
 
-def timed_cells(domain: str, results: Path = OUT, home: Path = HOME) -> dict[str, Timed]:
+def timed_cells(domain: str, out: Path, home: Path = HOME) -> dict[str, Timed]:
     """The cells to time by method and data: of each its first seed that has a result and its pack here."""
     found: dict[str, Timed] = {}
     for key in TIMED:
         for seed in range(NUM_SEEDS):
-            path = results / f"{domain}-{key}-s{seed}.json"
+            path = out / f"{domain}-{key}-s{seed}.json"
             trains = not key.startswith("training-free")
             pack = RunDir.of_job(path.stem, home).root / Stage.TRAIN.value / "pack" if trains else None
             if path.exists() and (pack is None or pack.exists()):
@@ -77,10 +77,10 @@ def timed_cells(domain: str, results: Path = OUT, home: Path = HOME) -> dict[str
     return found
 
 
-def time_domain(domain: PaperDomain, data: Path, prompts_per_task: int, repeats: int) -> None:
+def time_domain(domain: PaperDomain, data: Path, out: Path, prompts_per_task: int, repeats: int) -> None:
     """Measure and write a domain's cells."""
     name = domain.name
-    cells = timed_cells(name)
+    cells = timed_cells(name, out)
     target = load_target(domain.target)
     engines = {BASELINE: make_engine(target, None, num_draft_tokens=1, max_batch=1, max_tokens=MAX_PROMPT_TOKENS + 256)}
     for key, cell in cells.items():
@@ -111,13 +111,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED_DATA)
     parser.add_argument("--domains", help="shipped ones, separated by commas; default: all")
     parser.add_argument("--domain", type=Path, action="append", default=[], help="JSON file of a domain of your own")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
     parser.add_argument("--prompts-per-task", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for domain in domains_of(arguments.domains, arguments.domain):
-        time_domain(domain, arguments.data, arguments.prompts_per_task, arguments.repeats)
+        time_domain(domain, arguments.data, arguments.out, arguments.prompts_per_task, arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.paper.cells import GROUPS, SELECTED, Cell
 from benchmarks.paper.data import config_of
-from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, require_files
+from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, has_references, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
 from benchmarks.paper.run import cells
 from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
@@ -87,6 +87,19 @@ def test_a_domains_files_are_checked_before_anything_runs(tmp_path: Path) -> Non
         require_files(domain, tmp_path)
     (tmp_path / domain.train).write_text("{}\n" * 24)
     require_files(domain, tmp_path)
+
+
+@pytest.mark.parametrize(("reference", "there"), [("an answer", True), ("", False), (None, False)])
+def test_without_answers_of_its_own_a_data_set_is_no_original(
+    tmp_path: Path, reference: str | None, *, there: bool
+) -> None:
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(DOMAIN))
+    domain = DomainFile.read(path)
+    (tmp_path / "train").mkdir()
+    rows = [{"prompt": "one", "reference": "1"}, {"prompt": "two", "reference": reference}]
+    (tmp_path / domain.train).write_text("\n".join(map(json.dumps, rows)))
+    assert has_references(domain, tmp_path) is there
 
 
 def test_an_unknown_domain_is_named() -> None:
