@@ -206,6 +206,17 @@ def cost_table(found: dict[str, Result]) -> list[str]:
     return ["### Table 4: overhead, math", "", *table(head, rows)] if rows else []
 
 
+def hours_table(found: dict[str, Result]) -> list[str]:
+    """What the cells took, a core each: self-generation by the first cell that needs it, training, measuring."""
+    rows = []
+    for group, cells in GROUPS.items():
+        names = [cell.name for domain in domains_in(found) for cell in cells(domain) if cell.name in found]
+        if names:
+            seconds = sum(found[name]["seconds"]["all"] for name in names)
+            rows.append([group, str(len(names)), f"{seconds / 3600:.1f}"])
+    return ["### Time, one core a cell", "", *table(["group", "cells", "core hours"], rows)] if rows else []
+
+
 def ablation_table(found: dict[str, Result], group: str, title: str) -> list[str]:
     """One line per cell of a group, against the paper's recipe or the first candidate for `best`."""
     cells: list[Cell] = list(GROUPS[group]("math"))
@@ -307,6 +318,7 @@ def main() -> None:
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
         *ablation_table(found, "beyond", "Beyond the paper"),
         *second_paper_table(found),
+        *hours_table(found),
     ]
     figure_1(found, out / "figure-1.png")
     if "math-eda_all-selfgen-s0" in found:
