@@ -172,7 +172,8 @@ def speedups(found: dict[str, Result], domain: str) -> dict[str, Result]:
 
 def speed_table(found: dict[str, Result]) -> list[str]:
     """Decoding with each draft beside decoding with none."""
-    columns = {(domain, temperature): speedups(found, domain) for domain in domains_in(found) for temperature in (0, 1)}
+    timed_domains = {domain: timed for domain in domains_in(found) if (timed := speedups(found, domain))}
+    columns = {(domain, temperature): timed for domain, timed in timed_domains.items() for temperature in (0, 1)}
     keys = [key for key in NAMES if any(key in timed for timed in columns.values())]
     rows = []
     for key in keys:
