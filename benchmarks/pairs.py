@@ -113,17 +113,16 @@ def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
     return Pair(domain, target, drafts, [render_prompt(target.tokenizer, prompt.messages) for prompt in prompts])
 
 
-def header(command: str) -> dict[str, Any]:
-    """What every result file begins with."""
+def when_and_where() -> dict[str, Any]:
+    """Date, commit and machine of a measurement."""
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, check=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {
-        "command": command,
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "commit": commit,
-        "machine": machine(),
-        "library_versions": library_versions(),
-    }
+    return {"date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(), "commit": commit, "machine": machine()}
+
+
+def header(command: str) -> dict[str, Any]:
+    """What every result file begins with."""
+    return {"command": command, **when_and_where(), "library_versions": library_versions()}
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:

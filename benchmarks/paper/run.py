@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header
+from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header, when_and_where
 from benchmarks.paper.cells import ABLATIONS, GROUPS, Cell
 from benchmarks.paper.data import config_of, generated_set, link
 from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
@@ -106,12 +106,10 @@ class Bench:
     def again(self, cell: Cell, result: dict[str, Any]) -> dict[str, Any] | None:
         """A finished cell with its pack measured again; None if that is not on this machine."""
         pack = None if cell.method == "training-free" else pack_of(cell.name)
-        if pack is not None and not pack.exists():
+        if pack is not None and not is_whole(pack):
             return None
         measured, gate = self._measure(cell, pack)
-        facts = header("make bench-paper")
-        when = {key: facts[key] for key in ("date", "commit", "machine")}
-        return {**result, "tasks": measured, **headline(measured), "gate": gate, "measured_again": when}
+        return {**result, "tasks": measured, **headline(measured), "gate": gate, "measured_again": when_and_where()}
 
     def _train(self, cell: Cell) -> tuple[Path, dict[str, Any]]:
         connect()
@@ -153,6 +151,11 @@ class Bench:
 def pack_of(cell: str, home: Path = HOME) -> Path:
     """Where a cell's training leaves its pack."""
     return RunDir.of_job(cell, home).root / Stage.TRAIN.value / "pack"
+
+
+def is_whole(pack: Path) -> bool:
+    """Whether the training that leaves a pack there has ended: while it runs, its best so far is there."""
+    return pack.is_dir() and (pack.parent / "record.json").is_file()
 
 
 def _described(generated: SelfGenManifest, selected: SelectionManifest, trained: DraftCheckpoint) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import SHARED_DATA, header
+from benchmarks.pairs import SHARED_DATA, when_and_where
 from benchmarks.paper.cells import NUM_SEEDS
 from benchmarks.paper.domains import PaperDomain, domains_of
-from benchmarks.paper.run import CHAIN, HOME, OUT, pack_of
+from benchmarks.paper.run import CHAIN, HOME, OUT, is_whole, pack_of
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
 from eda_service.distributed.endpoint import load_drafts, make_engine
@@ -54,8 +54,7 @@ class Timed:
         speedup = (row.speedup_over_autoregressive, row.speedup_min, row.speedup_max)
         found = {key: round(value, 3) for key, value in zip(("median", "min", "max"), speedup, strict=True)}
         made = self.result["speedup"] or {}
-        facts = {key: header("make bench-paper-timed")[key] for key in ("date", "commit", "machine")}
-        self.result["speedup"] = {**made, **facts, "repeats": repeats, f"T{temperature:g}": found}
+        self.result["speedup"] = {**made, **when_and_where(), "repeats": repeats, f"T{temperature:g}": found}
         self.path.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
         sys.stderr.write(f"{self.path.stem} T={temperature:g}: {found}\n")
 
@@ -68,7 +67,7 @@ def timed_cells(domain: str, out: Path, home: Path = HOME) -> dict[str, Timed]:
             path = out / f"{domain}-{key}-s{seed}.json"
             trains = not key.startswith("training-free")
             pack = pack_of(path.stem, home) if trains else None
-            if path.exists() and (pack is None or pack.exists()):
+            if path.exists() and (pack is None or is_whole(pack)):
                 found[key] = Timed(path, pack)
                 break
         else:

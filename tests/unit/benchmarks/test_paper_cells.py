@@ -14,7 +14,7 @@ from benchmarks.paper.cells import GROUPS, SELECTED, Cell
 from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, has_references, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
-from benchmarks.paper.run import cells, run_once
+from benchmarks.paper.run import Bench, cells, run_once
 from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
 from benchmarks.paper.timed import timed_cells
@@ -188,27 +188,19 @@ def test_cells_measured_on_different_tasks_are_not_compared() -> None:
         summary({"math-eda-selfgen-s0": fewer, "math-full_ft-original-s0": more})
 
 
-class Bench:
-    """Of a domain whose packs are gone; nothing is to be trained."""
-
-    domain = SHIPPED[0]
-    has_references = True
-
-    def again(self, cell: Cell, result: object) -> None:
-        return None
-
-
 def test_a_finished_cell_stays_as_it_is_and_without_its_pack_is_not_measured_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "math-eda-selfgen-s0.json"
+    cell = Cell("never_trained", "eda", "selfgen")
+    path = tmp_path / f"{cell.name}.json"
     path.write_text("{}")
-    cell = Cell("math", "eda", "selfgen")
+    bench = Bench(SHIPPED[0], "smollm2-135m@3", tmp_path)
     for again in (False, True):
-        run_once(Bench(), cell, path, again=again)  # type: ignore[arg-type]
+        run_once(bench, cell, path, again=again)
     assert path.read_text() == "{}"
-    assert capsys.readouterr().err == "math-eda-selfgen-s0: its pack is not on this machine\n"
-    run_once(Bench(), cell, tmp_path / "not-there.json", again=True)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "never_trained-eda-selfgen-s0: its pack is not on this machine\n"
+    run_once(bench, cell, tmp_path / "not-there.json", again=True)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_task_whose_package_is_missing_is_an_error_before_anything_runs(
@@ -230,11 +222,13 @@ def test_goals_name_what_the_summary_says() -> None:
 def test_the_first_seed_whose_pack_is_here_is_timed(tmp_path: Path) -> None:
     for name in ("math-training-free-none-s0", "math-eda-selfgen-s0", "math-eda-selfgen-s1", "math-best-selfgen-s0"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"speedup": None}))
-    (pack := tmp_path / "runs" / "math-eda-selfgen-s1" / "train" / "pack").mkdir(parents=True)
+    for name in ("math-eda-selfgen-s1", "math-best-selfgen-s0"):  # the second is still training
+        (tmp_path / "runs" / name / "train" / "pack").mkdir(parents=True)
+    (train := tmp_path / "runs" / "math-eda-selfgen-s1" / "train").joinpath("record.json").touch()
     cells = timed_cells("math", tmp_path, tmp_path)
     assert {key: (cell.path.stem, cell.pack) for key, cell in cells.items()} == {
         "training-free-none": ("math-training-free-none-s0", None),
-        "eda-selfgen": ("math-eda-selfgen-s1", pack),
+        "eda-selfgen": ("math-eda-selfgen-s1", train / "pack"),
     }
 
 
