@@ -225,6 +225,14 @@ class TrainConfig(Config):
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW")
     grad_clip: float = Field(0.5, gt=0.0, le=100.0, description="global norm (released code: 0.5)")
     heldout_fraction: float = Field(0.1, ge=0.0, le=0.5, description="sequences kept out for simulated acceptance")
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="epochs in a row without a better simulated acceptance on the held-out sequences after which "
+        "training ends; the learning rate still decays over all of `epochs`; None: all epochs. The best weights are "
+        "kept either way",
+    )
     max_tokens: int = Field(512, ge=16, le=131_072, description="longer sequences are cut")
     draft_vocab_size: int | None = Field(
         None, ge=64, description="output rows the draft scores, by frequency in the self-generated set; None: all"
@@ -257,6 +265,15 @@ class TrainConfig(Config):
             raise ValueError(
                 f"train.early_epochs is {self.early_epochs} on {self.early_fraction:g} of the shards: that leaves none "
                 f"of the {self.epochs} epochs for the whole set; lower it or raise train.epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_early_stopping(self) -> TrainConfig:
+        if self.early_stopping_patience is not None and not self.heldout_fraction:
+            raise ValueError(
+                "train.early_stopping_patience needs held-out sequences and train.heldout_fraction is 0; raise it to "
+                "0.1, or leave early_stopping_patience out"
             )
         return self
 

@@ -152,6 +152,8 @@ def beyond(domain: str) -> Iterator[Cell]:
         "full_width": {"train.private_width_fraction": 1.0},
         "mix_sum": {"train.mix": "sum"},
         "online": {"selection.method": "all", "train.epochs": 1},
+        "epochs_16": {"train.epochs": 16},
+        "early_stopping": {"train.epochs": 16, "train.early_stopping_patience": 2},
     }
     for name, settings in added.items():
         yield Cell(domain, f"eda_{name}", "selfgen", settings={**paper, **settings})

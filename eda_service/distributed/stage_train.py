@@ -95,7 +95,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
             else ""
         },
         files=files,
-        num_steps=outcome["total_steps"],
+        num_steps=outcome["step"],
         best_step=outcome["best_step"],
         num_parameters=total,
         num_trainable=trainable,

@@ -42,7 +42,16 @@ class TrainLog:
             if not taken_over:
                 self._run.store.shared(CURVE_FILE)
                 self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
-            self._curve.keep(lambda point: point.step <= step)
+            # What was measured at this step came after its checkpoint, and is measured again.
+            self._curve.keep(
+                lambda point: point.step < step or (point.step == step and point.simulated_acceptance_length is None)
+            )
+
+    def stopped_early(self, step: int, best_step: int) -> None:
+        """No epoch after `best_step` was better."""
+        if self._is_first:
+            message = f"stopped at step {step}: simulated acceptance has not risen since step {best_step}"
+            self._run.event("train_stopped_early", message, stage=Stage.TRAIN)
 
     def step(self, step: int, losses: Losses, value: float, rate: float, seconds: float) -> None:
         """A point of the loss curve: `value` is the mean over the workers, the terms are this worker's."""

@@ -110,6 +110,9 @@ class Worker:
         self._start()
         lengths, before = self.data.lengths(self.train_ids), self.payload.early_steps
         for epoch in range((self.state.step - before) // self.steps_per_epoch, self.epochs):
+            if self._has_stopped_improving():
+                self.log.stopped_early(self.state.step, self.state.best_step)
+                break
             batches = epoch_batches(lengths, self.train_config.batch_size, seed=self.config.seed, epoch=epoch)
             for batch in batches[self.state.step - before - epoch * self.steps_per_epoch :]:
                 self._step([self.train_ids[i] for i in batch])
@@ -138,8 +141,18 @@ class Worker:
         if checkpoint is not None:
             self._resume(checkpoint, taken_over=taken_over)
         self._began = time.monotonic() - self.state.seconds
-        if taken_over:
+        # A checkpoint at the end of an epoch was written before the epoch was evaluated.
+        ends_epoch = (self.state.step - early) % self.steps_per_epoch == 0
+        if checkpoint is not None and ends_epoch and not self.is_early:
             self._evaluate()
+
+    def _has_stopped_improving(self) -> bool:
+        """At the end of an epoch: whether `early_stopping_patience` epochs have passed without better weights."""
+        patience = self.train_config.early_stopping_patience
+        if patience is None or self.is_early:
+            return False
+        since_best = self.state.step - max(self.state.best_step, self.payload.early_steps)
+        return since_best >= patience * self.steps_per_epoch
 
     def frozen_sha256(self) -> str:
         """Hash of the draft's frozen weights; all workers call it together."""
@@ -193,7 +206,7 @@ class Worker:
         return losses, value
 
     def _mean_over_workers(self, value: Tensor) -> float:
-        """The mean over the group, so that every worker sees a non-finite loss and all stop at the same step."""
+        """The mean over the group: every worker decides on the same number, a non-finite loss included."""
         total = value.clone()
         if self.world > 1:
             torch.distributed.all_reduce(total)
@@ -211,6 +224,8 @@ class Worker:
         batches = (self.load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
         with mixed_precision(self.device, self.mixed):
             value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
+        # The same number for all, so that every worker keeps the same weights and stops at the same epoch.
+        value = self._mean_over_workers(torch.tensor(value, dtype=torch.float64, device=self.device))
         step = self.state.step
         if value > self.state.best_acceptance:
             self.state.best_acceptance, self.state.best_step = value, step
@@ -290,7 +305,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         outcome: dict[str, Any] = {"failure": error.message}
     else:
         after = worker.frozen_sha256()
-        outcome = {**final, "total_steps": worker.total_steps, "frozen_before": before, "frozen_after": after}
+        outcome = {**final, "frozen_before": before, "frozen_after": after}
     finally:
         worker.log.close()
     if worker.rank == 0:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from eda_service.config import AdaptConfig, Method, Mix, Selector
+from eda_service.config import AdaptConfig, Method, Mix, Selector, TrainConfig
 from eda_service.presets import merge
 
 BASE: dict[str, Any] = {"target": {"model": "org/model"}}
@@ -175,3 +175,9 @@ def test_every_field_is_described() -> None:
         return found
 
     assert undocumented(AdaptConfig) == []
+
+
+def test_early_stopping_needs_held_out_sequences() -> None:
+    assert TrainConfig(early_stopping_patience=2).early_stopping_patience == 2
+    with pytest.raises(ValidationError, match=r"early_stopping_patience needs held-out.*heldout_fraction is 0"):
+        TrainConfig(early_stopping_patience=2, heldout_fraction=0.0)
