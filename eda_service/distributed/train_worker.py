@@ -36,7 +36,7 @@ from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
 from eda_service.training.loss import DraftLoss, Losses, mixed_precision
-from eda_service.training.schedule import learning_rate
+from eda_service.training.schedule import has_stopped_improving, learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
 
 if TYPE_CHECKING:
@@ -147,12 +147,13 @@ class Worker:
             self._evaluate()
 
     def _has_stopped_improving(self) -> bool:
-        """At the end of an epoch: whether `early_stopping_patience` epochs have passed without better weights."""
-        patience = self.train_config.early_stopping_patience
-        if patience is None or self.is_early:
-            return False
-        since_best = self.state.step - max(self.state.best_step, self.payload.early_steps)
-        return since_best >= patience * self.steps_per_epoch
+        """At the end of an epoch. Early training, which evaluates nothing, does not stop and does not count."""
+        return not self.is_early and has_stopped_improving(
+            self.state.step,
+            max(self.state.best_step, self.payload.early_steps),
+            steps_per_epoch=self.steps_per_epoch,
+            patience=self.train_config.early_stopping_patience,
+        )
 
     def frozen_sha256(self) -> str:
         """Hash of the draft's frozen weights; all workers call it together."""

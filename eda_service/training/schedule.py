@@ -1,4 +1,6 @@
-"""Learning rate as a pure function of the step: linear warm-up, then cosine decay to 5 % of the peak."""
+"""Learning rate as a pure function of the step: linear warm-up, then cosine decay to 5 % of the peak; when to stop
+before the last of them.
+"""
 
 from __future__ import annotations
 
@@ -14,3 +16,11 @@ def learning_rate(step: int, total_steps: int, *, peak: float, warmup_fraction: 
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, total_steps - warmup)
     return peak * (_FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def has_stopped_improving(step: int, best_step: int, *, steps_per_epoch: int, patience: int | None) -> bool:
+    """Whether `patience` epochs have passed since the best evaluation (or since evaluations began, if that was later).
+
+    It follows from the steps alone, so a run that goes on from a checkpoint stops where it would have stopped.
+    """
+    return patience is not None and step - best_step >= patience * steps_per_epoch
