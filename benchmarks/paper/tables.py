@@ -13,6 +13,7 @@ from benchmarks.pairs import RESULTS
 from benchmarks.paper.cells import GROUPS, HEADLINES, NUM_SEEDS, Cell
 from benchmarks.paper.goals import goal_rows
 from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
+from benchmarks.paper.stopping import stopping_rows
 
 OUT = RESULTS / "paper"
 IN_PAPER = ("math", "code", "medical")
@@ -272,6 +273,13 @@ def second_paper_table(found: dict[str, Result]) -> list[str]:
     return [title, "", *table(head, rows)] if rows else []
 
 
+def stopping_table(found: dict[str, Result]) -> list[str]:
+    """Early stopping, by patience."""
+    head = ["patience, epochs", "cells that end early", "epochs spared", "acceptance lost, mean of these", "most"]
+    title = "### `train.early_stopping_patience`, read from every cell's curve of simulated acceptance"
+    return [title, "", *table(head, stopping_rows(found.values()))]
+
+
 def figure_1(found: dict[str, Result], path: Path) -> None:
     """Bars: training-free, Full-FT on original data, EDA, best; by domain."""
     from matplotlib.figure import Figure
@@ -328,6 +336,7 @@ def main() -> None:
         *ablation_table(found, "selection", f"Figure 3: selection (the paper, on GSM8K: {paper})"),
         *ablation_table(found, "beyond", "Beyond the paper"),
         *second_paper_table(found),
+        *stopping_table(found),
         *hours_table(found),
     ]
     figure_1(found, out / "figure-1.png")

@@ -15,6 +15,7 @@ from benchmarks.paper.data import config_of
 from benchmarks.paper.domains import SHIPPED, DomainFile, domains_of, has_references, require_files
 from benchmarks.paper.goals import AT_LEAST, AT_MOST, goal_rows
 from benchmarks.paper.run import Bench, cells, run_once
+from benchmarks.paper.stopping import stopped_at, stopping_rows
 from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
 from benchmarks.paper.timed import timed_cells
@@ -253,3 +254,25 @@ def test_a_speedup_is_written_with_its_machine_and_shown(tmp_path: Path) -> None
     assert {"date", "commit", "machine"} <= set(written)
     assert "| Training-free | 1.25 (1.15 to 1.35) | 0.90 (0.80 to 1.00) |" in "\n".join(speed_table(found))
     assert summary(found)["math.training-free-none.speedup"] == 1.25
+
+
+@pytest.mark.parametrize(
+    ("lengths", "patience", "epoch"),
+    [
+        ([1.0, 2.0, 1.9, 3.0, 2.9], 1, 2),
+        ([1.0, 2.0, 1.9, 3.0, 2.9], 2, 4),
+        ([1.0, 1.0, 1.0, 3.0], 2, 2),
+        ([1.0, 2.0, 3.0], 1, 2),
+    ],
+)
+def test_where_early_stopping_would_have_ended_a_cell(lengths: list[float], patience: int, epoch: int) -> None:
+    assert stopped_at(lengths, patience) == epoch
+
+
+def test_what_early_stopping_spares_and_costs() -> None:
+    """Of three epochs and four, one cell ends after two and misses 3.0 for 2.0, the other goes on to its end."""
+    curves = ([1.0, 2.0, 1.9, 3.0], [1.0, 1.5, 2.0, 2.5, 2.6])
+    cells = [{"trained": {"curve": [[float(i), length] for i, length in enumerate(curve)]}} for curve in curves]
+    rows = stopping_rows([*cells, {"trained": None}])
+    assert rows[0] == ["1", "1 of 2", f"{1 / 7:.1%}", f"{1 / 3:.1%}", f"{1 / 3:.1%}"]
+    assert rows[1] == ["2", "0 of 2", "0.0%", "-", "-"]
