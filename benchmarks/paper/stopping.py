@@ -30,12 +30,12 @@ def stopping_rows(results: Iterable[dict[str, Any]]) -> list[list[str]]:
     """
     curves = [[length for _, length in result["trained"]["curve"]] for result in results if result.get("trained")]
     curves = [curve for curve in curves if len(curve) > 1]
+    epochs = sum(len(curve) - 1 for curve in curves)
     rows = []
-    for patience in PATIENCES:
+    for patience in PATIENCES if curves else ():
         ends = [(curve, stopped_at(curve, patience)) for curve in curves]
         early = [(curve, end) for curve, end in ends if end < len(curve) - 1]
-        epochs = sum(len(curve) - 1 for curve in curves)
-        spared = sum(len(curve) - 1 - end for curve, end in early) / epochs if epochs else 0.0
+        spared = sum(len(curve) - 1 - end for curve, end in early) / epochs
         lost = [1 - max(curve[: end + 1]) / max(curve) for curve, end in early]
         losses = [f"{sum(lost) / len(lost):.1%}", f"{max(lost):.1%}"] if lost else ["-", "-"]
         rows.append([str(patience), f"{len(early)} of {len(curves)}", f"{spared:.1%}", *losses])

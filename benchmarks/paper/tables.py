@@ -277,7 +277,8 @@ def stopping_table(found: dict[str, Result]) -> list[str]:
     """Early stopping, by patience."""
     head = ["patience, epochs", "cells that end early", "epochs spared", "acceptance lost, mean of these", "most"]
     title = "### `train.early_stopping_patience`, read from every cell's curve of simulated acceptance"
-    return [title, "", *table(head, stopping_rows(found.values()))]
+    rows = stopping_rows(found.values())
+    return [title, "", *table(head, rows)] if rows else []
 
 
 def figure_1(found: dict[str, Result], path: Path) -> None:

@@ -19,7 +19,7 @@ def learning_rate(step: int, total_steps: int, *, peak: float, warmup_fraction: 
 
 
 def has_stopped_improving(step: int, best_step: int, *, steps_per_epoch: int, patience: int | None) -> bool:
-    """Whether `patience` epochs have passed since the best evaluation (or since evaluations began, if that was later).
+    """Whether `patience` epochs have passed since `best_step`; None never stops.
 
     It follows from the steps alone, so a run that goes on from a checkpoint stops where it would have stopped.
     """

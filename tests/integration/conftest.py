@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import ray
 from running import Service
+from training_group import write_inputs
 
 from eda_service.client import Client
 from eda_service.distributed.resources import connect
+from eda_service.model.draft import Draft
+from eda_service.target.loader import Target
 
 
 @pytest.fixture
@@ -28,3 +32,11 @@ def cluster() -> Iterator[None]:
         connect()
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def group_inputs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_target: Target, make_fitted_draft: Callable[..., Draft]
+) -> Path:
+    """What the groups of `training_group` train on."""
+    return write_inputs(tmp_path_factory.mktemp("group"), tiny_target, make_fitted_draft("llama"))

@@ -5,25 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_group import curve_of, pack_of, train, write_inputs
+from training_group import curve_of, pack_of, train
 
 from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RunDir
-from eda_service.model.draft import Draft
-from eda_service.target.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def files(
-    tmp_path_factory: pytest.TempPathFactory, tiny_target: Target, make_fitted_draft: Callable[..., Draft]
-) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("stopping"), tiny_target, make_fitted_draft("llama"))
 
 
 def evaluations(files: Path, name: str) -> dict[int, float]:
@@ -31,34 +21,36 @@ def evaluations(files: Path, name: str) -> dict[int, float]:
     return {step: length for step, length in points.items() if length is not None}
 
 
-def test_training_ends_after_epochs_without_gain_and_a_restart_ends_it_there_too(cluster: None, files: Path) -> None:
+def test_training_ends_after_epochs_without_gain_and_a_restart_ends_it_there_too(
+    cluster: None, group_inputs: Path
+) -> None:
     """At a rate at which no draft can get better, two epochs of patience are two epochs of training."""
     settings = {"epochs": 6, "learning_rate": 1e-12, "early_stopping_patience": 2, "checkpoint_every_steps": 5}
-    ended = train(files, "hopeless", **settings)
+    ended = train(group_inputs, "hopeless", **settings)
     assert (ended["step"], ended["best_step"]) == (10, 0)
-    assert list(evaluations(files, "hopeless")) == [0, 5, 10]
-    stops = [event for event in RunDir(files / "runs" / "hopeless").read_events() if "stopped" in event["type"]]
+    assert list(evaluations(group_inputs, "hopeless")) == [0, 5, 10]
+    stops = [event for event in RunDir(group_inputs / "runs" / "hopeless").read_events() if "stopped" in event["type"]]
     assert [event["message"] for event in stops] == [
         "stopped at step 10: simulated acceptance has not risen since step 0"
     ]
-    pack = pack_of(files, "hopeless").read_bytes()
-    again = train(files, "hopeless", **settings)  # from the checkpoint of step 10
+    pack = pack_of(group_inputs, "hopeless").read_bytes()
+    again = train(group_inputs, "hopeless", **settings)  # from the checkpoint of step 10
     assert (again["step"], again["best_step"], again["restarts"]) == (10, 0, 1)
-    assert pack_of(files, "hopeless").read_bytes() == pack
+    assert pack_of(group_inputs, "hopeless").read_bytes() == pack
 
 
-def test_an_epoch_whose_end_was_checkpointed_but_not_evaluated_is_evaluated(cluster: None, files: Path) -> None:
+def test_an_epoch_whose_end_was_checkpointed_but_not_evaluated_is_evaluated(cluster: None, group_inputs: Path) -> None:
     """What a crash between the two leaves: a checkpoint of step 10, and a curve that ends there without acceptance.
 
     Three epochs of patience are as many as there are: none is left out.
     """
     settings = {"epochs": 3, "checkpoint_every_steps": 5, "num_workers": 1, "early_stopping_patience": 3}
-    ended = train(files, "crashed", **settings)
+    ended = train(group_inputs, "crashed", **settings)
     assert ended["step"] == 15
-    before = evaluations(files, "crashed")
+    before = evaluations(group_inputs, "crashed")
     assert list(before) == [0, 5, 10, 15]
-    curve = Curve(files / "runs" / "crashed" / "train")
+    curve = Curve(group_inputs / "runs" / "crashed" / "train")
     curve.keep(lambda point: point.step < 10 or (point.step == 10 and point.simulated_acceptance_length is None))
-    again = train(files, "crashed", **settings)
-    assert evaluations(files, "crashed") == before
+    again = train(group_inputs, "crashed", **settings)
+    assert evaluations(group_inputs, "crashed") == before
     assert (again["best_step"], again["best_acceptance"]) == (ended["best_step"], ended["best_acceptance"])

@@ -6,39 +6,28 @@ equal curves are equal training. Whole weights are hashed and written by both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from training_group import curve_of, pack_of, train, write_inputs
-
-from eda_service.model.draft import Draft
-from eda_service.target.loader import Target
+from training_group import curve_of, pack_of, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def files(
-    tmp_path_factory: pytest.TempPathFactory, tiny_target: Target, make_fitted_draft: Callable[..., Draft]
-) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("zero"), tiny_target, make_fitted_draft("llama"))
 
 
 def losses(files: Path, name: str) -> list[float]:
     return [point.loss for point in curve_of(files, name) if point.loss]
 
 
-def test_partitioned_and_accumulated_training_takes_the_same_steps(cluster: None, files: Path) -> None:
-    plain = train(files, "zero-0", zero_stage=0)
-    split = train(files, "zero-3", zero_stage=3, micro_batch_size=1)
-    expected = losses(files, "zero-0")
+def test_partitioned_and_accumulated_training_takes_the_same_steps(cluster: None, group_inputs: Path) -> None:
+    plain = train(group_inputs, "zero-0", zero_stage=0)
+    split = train(group_inputs, "zero-3", zero_stage=3, micro_batch_size=1)
+    expected = losses(group_inputs, "zero-0")
     assert len(expected) == plain["step"] == split["step"]
     assert sum(expected[-5:]) < 0.97 * sum(expected[:5])
-    assert losses(files, "zero-3") == pytest.approx(expected, rel=1e-3)
+    assert losses(group_inputs, "zero-3") == pytest.approx(expected, rel=1e-3)
     assert split["frozen_after"] == split["frozen_before"] == plain["frozen_after"]
-    pack, same_pack = (load_file(pack_of(files, name)) for name in ("zero-0", "zero-3"))
+    pack, same_pack = (load_file(pack_of(group_inputs, name)) for name in ("zero-0", "zero-3"))
     assert {name: tensor.shape for name, tensor in same_pack.items()} == {
         name: tensor.shape for name, tensor in pack.items()
     }

@@ -276,3 +276,4 @@ def test_what_early_stopping_spares_and_costs() -> None:
     rows = stopping_rows([*cells, {"trained": None}])
     assert rows[0] == ["1", "1 of 2", f"{1 / 7:.1%}", f"{1 / 3:.1%}", f"{1 / 3:.1%}"]
     assert rows[1] == ["2", "0 of 2", "0.0%", "-", "-"]
+    assert stopping_rows([{"trained": None}]) == []
