@@ -9,12 +9,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
+from eda_service.names import NAME_PATTERN
 from eda_service.planning.placement import Strategy
 from eda_service.records import Stage
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-ServedName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]{0,95}$")]
+ServedName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
 
 MAX_DEPTH = 16

@@ -6,11 +6,12 @@ made from these in `eda_service.distributed`, never written by hand elsewhere.
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from eda_service.names import as_name
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
@@ -334,7 +335,7 @@ class TrackConfig(Config):
         description="each needs its extra (`mlflow`, `wandb`); addresses and keys come from the service's environment",
     )
     project: str = Field(
-        "eda", pattern=r"^[\w.-]{1,96}$", description="MLflow's experiment and W&B's project", max_length=96
+        "eda", pattern=r"^[A-Za-z0-9_.-]{1,96}$", description="MLflow's experiment and W&B's project", max_length=96
     )
 
 
@@ -370,7 +371,7 @@ class AdaptConfig(Config):
     def public_name(self) -> str:
         """Name of the published pack and of the served pair: as asked for, else the adapter's or model's last part."""
         source = self.target.adapter or self.target.model
-        return self.served_name or re.sub(r"[^\w.-]", "-", source.rstrip("/").rsplit("/", 1)[-1])[:96]
+        return self.served_name or as_name(source.rstrip("/").rsplit("/", 1)[-1])
 
     @model_validator(mode="after")
     def _check_device(self) -> AdaptConfig:

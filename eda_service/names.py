@@ -1,11 +1,25 @@
-"""Names of ours, ids on a model hub, and what is a path: no text is both of the last two."""
+"""Names of ours, ids on a model hub, and what is a path: no text is both of the last two.
+
+One rule for every name (packs, drafts, deployments, shipped targets): ASCII letters, digits, `_`, `.` and `-`, at most
+96 of them, a letter or digit first. Names become parts of paths, of URLs and of HTTP headers, and none of these takes
+every letter that Unicode has.
+"""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
-_MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+"""What a name is, without anchors."""
+NAME_RULE = "ASCII letters, digits, '_', '.' and '-', at most 96, a letter or digit first"
+"""The same in words, for messages."""
+
+_NAME = re.compile(NAME_PATTERN)
+_MODEL_ID = re.compile(f"{NAME_PATTERN}(/{NAME_PATTERN})?")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+_MAX_SUGGESTED = 3
 
 
 def is_name(text: str) -> bool:
@@ -20,3 +34,14 @@ def is_model_id(text: str) -> bool:
     allowed roots.
     """
     return _MODEL_ID.fullmatch(text) is not None
+
+
+def as_name(text: str) -> str:
+    """The name that is closest to a text, for what was named by others: the last part of a path or of a hub id."""
+    return _NOT_IN_A_NAME.sub("-", text).lstrip("_.-")[:96] or "model"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known names that are close to one that is not known, or an empty text."""
+    close = difflib.get_close_matches(name[:256], list(known), n=_MAX_SUGGESTED, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

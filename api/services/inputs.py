@@ -19,11 +19,11 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
-from eda_service.names import is_model_id, is_name
+from eda_service.names import NAME_PATTERN, NAME_RULE, is_model_id, is_name
 from eda_service.records import MAX_ROW_BYTES
 
-_DRAFT_ID = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}(@\d{1,9})?$")
-_REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,127}$")
+_DRAFT_ID = re.compile(f"{NAME_PATTERN}(@[0-9]{{1,9}})?")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _TASK = re.compile(r"^reasoning-gym:[a-z0-9_]{1,64}(\?[a-z0-9_=&,-]{1,128})?$")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _CHECKED_LINES = 1000
@@ -39,7 +39,7 @@ def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptCon
     """
     draft = check_draft(config.base_draft, home)
     if config.served_name is not None and not is_name(config.served_name):
-        raise InputError("served_name may have letters, digits, `_`, `.` and `-`, at most 96", param="served_name")
+        raise InputError(f"served_name is no name; write {NAME_RULE}", param="served_name")
     changes: dict[str, object] = {
         "base_draft": draft,
         "target": check_target(config.target, roots),

@@ -13,8 +13,9 @@ from eda_service.artifacts import registry
 from eda_service.artifacts.packs import PackVersion, champion, read_pack
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Job, JobStore
+from eda_service.names import NAME_PATTERN
 
-_REFERENCE = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]{0,95})(@(?P<which>latest|champion|\d{1,9}))?$")
+_REFERENCE = re.compile(f"(?P<name>{NAME_PATTERN})(@(?P<which>latest|champion|[0-9]{{1,9}}))?")
 
 
 class Packs:

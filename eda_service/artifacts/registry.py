@@ -6,6 +6,7 @@ shipped in eda_service/assets/drafts.
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -16,18 +17,18 @@ from eda_service.artifacts.rundir import home_dir
 from eda_service.artifacts.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
 from eda_service.artifacts.storage import current_storage
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
-from eda_service.names import is_name
+from eda_service.names import NAME_RULE, is_name
 from eda_service.records import DraftManifest, PackManifest
 
 ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
+_VERSION = re.compile(r"[0-9]{1,9}")
 
 
 def _split(reference: str, param: str) -> tuple[str, int | None]:
     name, at, version = reference.partition("@")
-    if not is_name(name) or (at and not version.isdigit()):
+    if not is_name(name) or (at and not _VERSION.fullmatch(version)):
         raise NotFoundError(
-            f"{reference[:96]!r} is no name@version; write letters, digits, '.', '_', '-', then @ and a number",
-            param=param,
+            f"{reference[:96]!r} is no name@version; write {NAME_RULE}, then @ and a number", param=param
         )
     return name, int(version) if at else None
 

@@ -10,6 +10,7 @@ from eda_service.client.answers import Page
 from eda_service.client.calls import Call, given, one, page_of
 from eda_service.client.deployment_answers import Deployment, DeploymentEvent, Pack
 from eda_service.errors import InputError
+from eda_service.names import NAME_PATTERN
 
 
 class Unset:
@@ -18,7 +19,7 @@ class Unset:
 
 UNSET: Final = Unset()
 _ROOT, _PACKS = "/v1/deployments", "/v1/packs"
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]{0,127}$")
+_NAME = re.compile(NAME_PATTERN)
 
 
 def create(body: Mapping[str, Any]) -> Call[Deployment]:

@@ -14,6 +14,7 @@ class Deployment(Row):
     """Something that Serve must offer: `name` at /v1/models."""
 
     name: str
+    uid: str = Field(default="", description="its own id, made by the store; of a name made again it is another")
     owner: str = "local"
     target: dict[str, Any] = Field(description="TargetSpec as JSON")
     base_draft: str | None = Field(description="name@version; None: without speculation")

@@ -13,6 +13,7 @@ from eda_service.errors import NotFoundError, StaleDeploymentError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.deployment import SERVED, Deployment, Revision
+from eda_service.jobstore.ids import new_deployment_uid
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, RevisionRow
 
@@ -110,12 +111,14 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
         )
     fields = deployment.model_dump(exclude={"revision", "created_at", "updated_at"})
     if row is None:
+        fields["uid"] = new_deployment_uid()
         row = DeploymentRow(**fields, revision=1, created_at=now, updated_at=now)
         session.add(row)
         session.flush()  # its revision's foreign key needs it
     else:
         for name, value in fields.items():
-            setattr(row, name, value)
+            if name != "uid":  # it stays for the deployment's life
+                setattr(row, name, value)
         row.revision, row.updated_at = stored + 1, now
     session.add(
         RevisionRow(

@@ -16,6 +16,11 @@ def ulid(now_s: float | None = None) -> str:
     return "".join(_ALPHABET[(value >> (5 * place)) & 31] for place in reversed(range(_NUM_CHARACTERS)))
 
 
+def new_deployment_uid() -> str:
+    """A new deployment's own id: `dep_` and a ULID. A name that is deleted and made again is another deployment."""
+    return f"dep_{ulid()}"
+
+
 def new_job_id(now_s: float | None = None) -> str:
     """A new job id: `adapt_` and a ULID."""
     return f"adapt_{ulid(now_s)}"

@@ -45,6 +45,8 @@ class Job(Row):
     ray_session: str | None = Field(default=None, description="the Ray session that accepted this attempt")
     stage_deadlines: dict[str, float] = Field(default_factory=dict, description="stage to its longest time, seconds")
     webhook_url: str | None = Field(default=None, description="where the end of the job is told")
+    cpus: float = Field(default=0.0, description="logical CPUs that it asks Ray for at a time, at most; 0: not known")
+    gpus: int = Field(default=0, description="GPUs that it asks Ray for at a time, at most")
 
     @property
     def ray_submission_id(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SECONDS = BigInteger().with_variant(Integer(), "sqlite")  # since the epoch; 32 bits end in 2038
@@ -49,6 +49,8 @@ class JobRow(Base):
     ray_session: Mapped[str | None] = mapped_column(String(128), default=None)
     stage_deadlines: Mapped[dict[str, float]] = mapped_column(JSON, default=dict, server_default="{}")
     webhook: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    cpus: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
+    gpus: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
 
     __table_args__ = (
         Index("ix_jobs_queue", "status", "priority", "seq"),
@@ -96,6 +98,7 @@ class DeploymentRow(Base):
     __tablename__ = "deployments"
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    uid: Mapped[str] = mapped_column(String(32), server_default="none")
     owner: Mapped[str] = mapped_column(String(64), index=True)
     target: Mapped[dict[str, Any]] = mapped_column(JSON)
     base_draft: Mapped[str | None] = mapped_column(String(128))
