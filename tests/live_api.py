@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from waiting import wait_for
 
 from api.app import create_app
 from api.connections import BoundedConnection
@@ -18,7 +18,6 @@ from api.settings import Settings
 from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
 
-_START_TIMEOUT_S = 30.0
 BODY = {"model": "org/model", "base_draft": "small@1"}
 
 
@@ -57,11 +56,12 @@ def live_api(root: Path) -> Iterator[LiveApi]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not server.started:
+
+        def is_up() -> bool:
             assert thread.is_alive(), "uvicorn ended"
-            assert time.monotonic() < deadline, "uvicorn did not start in time"
-            time.sleep(0.01)
+            return server.started
+
+        wait_for(is_up, what="uvicorn", interval_s=0.01)
         yield LiveApi(f"http://127.0.0.1:{settings.port}", settings.home, app.state.store)
     finally:
         server.should_exit = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI
+from waiting import wait_for
 
 from api import errors
 from api.middleware import Envelope
@@ -89,9 +90,13 @@ class LiveEndpoint:
         """Seconds until nothing is open and no slot is taken."""
         began = time.monotonic()
         runner = self.runner(name)
-        while runner.num_open or runner.num_running:
-            assert time.monotonic() - began < timeout_s, (runner.num_open, runner.num_running)
-            time.sleep(0.002)
+        wait_for(
+            lambda: not runner.num_open and not runner.num_running,
+            what="an idle engine",
+            progress=lambda: (runner.num_open, runner.num_running),
+            stall_s=timeout_s,
+            interval_s=0.002,
+        )
         return time.monotonic() - began
 
 
@@ -119,11 +124,9 @@ class Brake:
 
     def one_round(self) -> None:
         """Let one round happen and wait for its end."""
-        done, deadline = self._num_done, time.monotonic() + 10
+        done = self._num_done
         self.allow(1)
-        while self._num_done == done:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_for(lambda: self._num_done > done, what="one round", stall_s=60, interval_s=0.001)
 
     def break_next_round(self) -> None:
         """The next round fails as a broken kernel does."""

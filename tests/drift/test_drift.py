@@ -8,7 +8,6 @@ That acceptance rises is measured on SmolLM2, by `make proof-drift`.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pack_files import put_pack
 from running import Service
 from test_adapt_and_serve import CONFIG
 from tiny_models import fit_draft, register_draft
+from waiting import TEST_TIMEOUT_S, Stall
 
 from eda_service.client import Client
 from eda_service.config import TargetSpec, TrainConfig
@@ -27,7 +27,7 @@ from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
 from eda_service.target.loader import load_target
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 NAME, CLAIM = "tiny-tuned", 2.5
 WORDS = [
@@ -82,10 +82,10 @@ def events(url: str) -> list[str]:
     return [each["type"] for each in reversed(found)]
 
 
-def ask_until(url: str, asked: Iterator[str], holds: Callable[[], bool], *, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
+def ask_until(url: str, asked: Iterator[str], holds: Callable[[], bool], what: str) -> None:
+    stall = Stall(what, lambda: (drift(url), events(url)))
     while not holds():
-        assert time.monotonic() < deadline, (drift(url), events(url))
+        stall.check()
         for _ in range(4):
             ask(url, next(asked))
 
@@ -110,9 +110,9 @@ def test_a_fall_is_seen_adapted_to_and_ended(service: Service, tiny_dir: Path) -
         settings = {"min_rounds": 300, "adapt": True, "keep_prompts": 40, "redact": ["stone"]}
         shared = {"model": str(tiny_dir), "dtype": "float32", "base_draft": "tiny@1"}
         client.deployments.create({**shared, "name": NAME, "pack": f"{NAME}@latest", "drift": settings})
-        client.deployments.wait_ready(NAME, timeout_s=300)
+        service.wait_served(client, NAME)
         asked = texts()
-        ask_until(url, asked, lambda: "adaptation_queued" in events(url), timeout_s=300)
+        ask_until(url, asked, lambda: "adaptation_queued" in events(url), "a job of the drift's")
         fallen = drift(url)
         assert fallen["is_below"]
         assert events(url) == ["acceptance_drift", "adaptation_queued"]
@@ -123,12 +123,12 @@ def test_a_fall_is_seen_adapted_to_and_ended(service: Service, tiny_dir: Path) -
         )
         assert "[redacted]" in kept
         assert "stone" not in kept
-        ended = client.wait(job.id, timeout_s=500)
+        ended = service.wait_job(client, job.id)
         assert ended.status == "succeeded", client.logs(job.id)
-        ready = client.deployments.wait_ready(NAME, timeout_s=200)
+        ready = service.wait_served(client, NAME)
         assert ready.loaded_pack == ended.result_pack == f"{NAME}@2"
 
-        ask_until(url, asked, lambda: drift(url)["ratio"] is not None, timeout_s=300)
+        ask_until(url, asked, lambda: drift(url)["ratio"] is not None, "a measured ratio")
         risen = drift(url)
         assert (fallen["expected"], risen["expected"]) == (CLAIM, pytest.approx(claim_of(client, ended.result_pack)))
         assert not risen["is_below"]

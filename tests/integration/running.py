@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
+import psutil  # type: ignore[import-untyped]
+from service_pulse import pulse_of
+from waiting import STALL_S, Stall, wait_for, work_of
 
 from eda_service.cli.console import read_up
+from eda_service.client import Adaptation, Client, Deployment
 from eda_service.distributed.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-UP_TIMEOUT_S = 240.0
-CLI_TIMEOUT_S = 300.0
+CLI_TIMEOUT_S = 600.0
+ResultT = TypeVar("ResultT")
+
+
+def listeners_of(process: psutil.Process) -> list[tuple[str, str]]:
+    """What a process and its descendants listen on: address, and name of the process that does."""
+    family = [process, *process.children(recursive=True)]
+    names = {each.pid: " ".join(each.cmdline())[:200] for each in family}
+    found = [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.pid in names]
+    return [(str(each.laddr.ip).removeprefix("::ffff:"), names[each.pid]) for each in found]
+
+
+def off_loopback(listeners: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that another machine can reach."""
+    return [each for each in listeners if not ipaddress.ip_address(each[0]).is_loopback]
 
 
 def left_of(marks: Sequence[str]) -> list[int]:
@@ -40,12 +57,23 @@ class Service:
         env: Settings on top of this process's environment.
         allow: Directory whose files requests may name, besides home and the repository.
         options: More of `eda up`.
+        cwd: Where it is started.
+        umask: What it is started with.
     """
 
     def __init__(
-        self, home: Path, env: Mapping[str, str], *, allow: Path | None = None, options: Sequence[str] = ()
+        self,
+        home: Path,
+        env: Mapping[str, str],
+        *,
+        allow: Path | None = None,
+        options: Sequence[str] = (),
+        cwd: Path = REPOSITORY,
+        umask: int = 0o022,
     ) -> None:
-        self.home, self._env = home, {**os.environ, "OMP_NUM_THREADS": "1", **env}
+        paths = os.pathsep.join(path for path in (str(REPOSITORY), os.environ.get("PYTHONPATH")) if path)
+        self.home, self._env = home, {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **env}
+        self._cwd, self._umask = cwd, umask
         self._options = [*([] if allow is None else ["--allow", str(allow)]), *options]
         self._ports = ["--port", str(free_port()), "--serve-port", str(free_port())]
         self._log = (home / "up.log").open("ab")
@@ -53,8 +81,10 @@ class Service:
 
     def _start(self) -> subprocess.Popen[bytes]:
         options = ["--home", str(self.home), *self._ports, *self._options]
-        command = [sys.executable, "-m", "eda_service.cli.main", "up", *options]
-        return subprocess.Popen(command, env=self._env, cwd=REPOSITORY, stdout=self._log, stderr=self._log)
+        command = [sys.executable, "-P", "-m", "eda_service.cli.main", "up", *options]
+        return subprocess.Popen(
+            command, env=self._env, cwd=self._cwd, umask=self._umask, stdout=self._log, stderr=self._log
+        )
 
     def __enter__(self) -> Self:
         try:
@@ -84,14 +114,14 @@ class Service:
         return found
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + UP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            assert self.child.poll() is None, (self.home / "up.log").read_text()
+        log = self.home / "up.log"
+
+        def is_up() -> bool:
+            assert self.child.poll() is None, log.read_text()
             facts = read_up(self.home)
-            if facts is not None and facts["pid"] == self.child.pid and self._is_ready(facts):
-                return
-            time.sleep(0.3)
-        raise AssertionError((self.home / "up.log").read_text())
+            return facts is not None and facts["pid"] == self.child.pid and self._is_ready(facts)
+
+        wait_for(is_up, what=f"the service of {self.home}; see {log}", progress=lambda: work_of(self.child.pid))
 
     @staticmethod
     def _is_ready(facts: dict[str, Any]) -> bool:
@@ -99,6 +129,36 @@ class Service:
             return bool(httpx.get(f"{facts['api_url']}/health", timeout=10).json()["ray_reachable"])
         except httpx.HTTPError:
             return False
+
+    def pulse(self) -> object:
+        """What changes while the service works on something."""
+        return pulse_of(self.facts)
+
+    def wait_for(self, condition: Callable[[], ResultT], what: str, *, stall_s: float = STALL_S) -> ResultT:
+        """The condition's value once it is true, as long as the service works on something."""
+        return wait_for(condition, what=what, progress=self.pulse, stall_s=stall_s)
+
+    def wait_job(self, client: Client, job_id: str) -> Adaptation:
+        """The job once it has ended, as long as there is progress."""
+        stall = Stall(f"the end of job {job_id}", self.pulse)
+        for job in client.watch(job_id):
+            if job.is_terminal:
+                return job
+            stall.check()
+        raise AssertionError("watch ends with a terminal job")
+
+    def wait_served(self, client: Client, name: str, *, replicas: int = 1) -> Deployment:
+        """The deployment once requests get what it wants from so many replicas."""
+
+        def found() -> Deployment | None:
+            deployment = client.deployments.get(name)
+            assert deployment.state != "failed", deployment.reason
+            is_there = deployment.state == "ready" and deployment.replicas.running >= replicas
+            return deployment if is_there else None
+
+        ready = self.wait_for(found, f"deployment {name} with {replicas} replicas")
+        assert ready is not None
+        return ready
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `eda` against this service."""

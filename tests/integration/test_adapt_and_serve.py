@@ -23,6 +23,7 @@ import torch
 from running import Service
 from tiny_models import fit_draft, register_draft
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from waiting import TEST_TIMEOUT_S
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.client import Adaptation, ApiError, Client
@@ -31,7 +32,7 @@ from eda_service.distributed import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
 from eda_service.target.loader import load_target
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 NAME = "tiny-tuned"
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
@@ -114,9 +115,9 @@ def adapted(service: Service, files: Path, tiny_dir: Path) -> Adaptation:
     with Client(str(service.facts["api_url"])) as client:
         job = client.create(body(tiny_dir, files))
         kill_one_train_worker(service, client, job.id)
-        ended = client.wait(job.id, timeout_s=300)
+        ended = service.wait_job(client, job.id)
         assert ended.status == "succeeded", client.logs(job.id)
-        client.deployments.wait_ready(NAME, timeout_s=120)
+        service.wait_served(client, NAME)
         return ended
 
 
@@ -265,7 +266,7 @@ def test_cancel_in_training_leaves_nothing(
 
 
 def test_bad_jobs_are_refused_or_fail_with_the_field(
-    client: Client, files: Path, tiny_dir: Path, adapted: Adaptation
+    service: Service, client: Client, files: Path, tiny_dir: Path, adapted: Adaptation
 ) -> None:
     empty, broken = files / "empty.jsonl", files / "broken.jsonl"
     empty.write_text("\n", encoding="utf-8")
@@ -288,6 +289,6 @@ def test_bad_jobs_are_refused_or_fail_with_the_field(
         ({"base_draft": "smollm2-135m@2"}, "target_incompatible", "base_draft"),
         ({"model": "no/such-model"}, "target_not_found", "target.model"),
     ):
-        job = client.wait(client.create(body(tiny_dir, files, **changes)).id, timeout_s=120)
+        job = service.wait_job(client, client.create(body(tiny_dir, files, **changes)).id)
         assert job.error is not None
         assert (job.status, job.error.code, job.error.param, job.attempt) == ("failed", code, param, 1)

@@ -20,6 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from running import Service
 from tiny_models import fit_draft, register_draft
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from waiting import TEST_TIMEOUT_S
 
 from eda_service.client import ApiError, Client
 from eda_service.config import TargetSpec, TrainConfig
@@ -28,7 +29,7 @@ from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
 from eda_service.target.loader import load_target
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
 NUM_TOKENS = 24
@@ -96,7 +97,7 @@ def deployed(service: Service, base_dir: Path, adapter_dir: Path) -> None:
         client.deployments.create({**shared, "name": "plain"})
         client.deployments.create({**shared, "name": "tuned", "adapter": str(adapter_dir), "pack": "tuned@1"})
         for name in ("plain", "tuned"):
-            client.deployments.wait_ready(name, timeout_s=240)
+            service.wait_served(client, name)
 
 
 def ask(service: Service, model: str) -> httpx.Response:
@@ -147,7 +148,7 @@ def test_a_swap_changes_no_answer_and_fails_none(
         for pack in ("tuned@2", "tuned@1", "tuned@latest"):
             force = pack != "tuned@2"
             wanted = client.deployments.update("tuned", pack=pack, force=force)
-            assert client.deployments.wait_ready("tuned", timeout_s=120).loaded_pack == wanted.pack
+            assert service.wait_served(client, "tuned").loaded_pack == wanted.pack
             before = len(answers)
             while len(answers) < before + 6:
                 assert all(thread.is_alive() for thread in threads)
@@ -166,7 +167,7 @@ def test_a_worse_pack_is_refused_and_a_rollback_is_live(service: Service, client
         client.deployments.update("tuned", pack="tuned@latest")
     assert (caught.value.status, caught.value.code) == (409, "acceptance_regression")
     client.deployments.rollback("tuned", revision=1)
-    ready = client.deployments.wait_ready("tuned", timeout_s=120)
+    ready = service.wait_served(client, "tuned")
     assert (ready.loaded_pack, ready.pack_ref) == ("tuned@1", "tuned@1")
     assert ready.revisions[0].reason == "rolled back to revision 1"
 
@@ -175,17 +176,15 @@ def test_a_pack_of_another_target_fails_and_the_old_state_goes_on_answering(
     service: Service, client: Client, deployed: None, greedy: dict[str, str]
 ) -> None:
     client.deployments.update("plain", pack="tuned@2")
-    deadline = time.monotonic() + 120
-    while (found := client.deployments.get("plain")).state != "failed":
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    service.wait_for(lambda: client.deployments.get("plain").state == "failed", "a failed deployment")
+    found = client.deployments.get("plain")
     assert found.reason is not None
     assert "was made for" in found.reason
     assert (found.pack, found.loaded_pack) == ("tuned@2", None)
     assert said(ask(service, "plain")) == greedy["plain"]
     assert said(ask(service, "tuned")) == greedy["tuned"]
     client.deployments.rollback("plain")
-    assert client.deployments.wait_ready("plain", timeout_s=120).loaded_pack is None
+    assert service.wait_served(client, "plain").loaded_pack is None
 
 
 def test_another_base_is_another_group_which_loads_and_goes(
@@ -202,7 +201,7 @@ def test_another_base_is_another_group_which_loads_and_goes(
     if loading.status_code != 200:  # a quiet machine may have loaded it by now
         assert (loading.status_code, loading.json()["error"]["code"]) == (503, "endpoint_unavailable")
         assert "retry-after" in loading.headers
-    ready = client.deployments.wait_ready("other", timeout_s=240)
+    ready = service.wait_served(client, "other")
     assert len(applications(service)) == 2
     assert ready.group != client.deployments.get("plain").group
     assert said(ask(service, "other"))
@@ -217,25 +216,17 @@ def test_another_base_is_another_group_which_loads_and_goes(
 
 def test_replicas_follow_and_without_deployments_nothing_runs(service: Service, client: Client, deployed: None) -> None:
     client.deployments.update("plain", replicas=2)
-    deadline = time.monotonic() + 120
-    while client.deployments.get("plain").replicas.running < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    service.wait_for(lambda: client.deployments.get("plain").replicas.running == 2, "two replicas")
     group = client.deployments.update("plain", replicas={"min": 1, "max": 3}).group
-    deadline = time.monotonic() + 60
-    while (scaling := scaling_of(service, group)) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    scaling = service.wait_for(lambda: scaling_of(service, group), "an autoscaling that Serve has taken over")
+    assert scaling is not None
     assert (scaling["min_replicas"], scaling["max_replicas"]) == (1, 3)
-    assert client.deployments.wait_ready("plain", timeout_s=60).replicas.running >= 1
+    assert service.wait_served(client, "plain").replicas.running >= 1
     for name in ("plain", "tuned"):
         client.deployments.delete(name)
     wait_applications(service, 0)
     assert client.models() == []
-    deadline = time.monotonic() + 60
-    while client.health()["serve"] is not None:  # as the dispatcher's last look found it
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    service.wait_for(lambda: client.health()["serve"] is None, "the dispatcher's next look")
 
 
 def scaling_of(service: Service, group: str) -> dict[str, Any] | None:
@@ -248,7 +239,4 @@ def scaling_of(service: Service, group: str) -> dict[str, Any] | None:
 
 
 def wait_applications(service: Service, number: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(applications(service)) != number:
-        assert time.monotonic() < deadline, applications(service)
-        time.sleep(0.3)
+    service.wait_for(lambda: len(applications(service)) == number, f"{number} applications")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from training_group import curve_of, pack_of, train
+from waiting import TEST_TIMEOUT_S
 
 from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RunDir
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def evaluations(files: Path, name: str) -> dict[int, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small_job import CONFIG, write_prompts
 from tiny_models import register_draft
+from waiting import TEST_TIMEOUT_S
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import read_shard
@@ -20,7 +21,7 @@ from eda_service.model.draft import Draft
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
 from eda_service.target.loader import Target
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 TRAIN = {**CONFIG["train"], "early_epochs": 3, "early_fraction": 0.34, "heldout_fraction": 0.2, "learning_rate": 1e-3}
 

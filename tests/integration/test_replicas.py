@@ -22,13 +22,14 @@ import torch
 from running import Service
 from tiny_models import fit_draft, register_draft
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from waiting import TEST_TIMEOUT_S, wait_for
 
 from eda_service.client import Client
 from eda_service.config import TargetSpec
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.target.loader import load_target
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
 NUM_TOKENS = 24
@@ -45,11 +46,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, target_dir: Callable[[str]
         with Client(str(running.facts["api_url"])) as client:
             body = {"model": str(base_dir), "dtype": "float32", "base_draft": "tiny@1", "name": "m", "replicas": 2}
             client.deployments.create(body)
-            client.deployments.wait_ready("m", timeout_s=300)
-            deadline = time.monotonic() + 300
-            while client.deployments.get("m").replicas.running < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.3)
+            running.wait_served(client, "m", replicas=2)
         yield running
 
 
@@ -125,10 +122,12 @@ def test_the_sum_over_replicas_is_what_clients_got_in_every_scrape(service: Serv
     for _ in range(12):
         ask(service, seen)
     assert (seen.errors, set(seen.texts)) == ([], {greedy})
-    deadline = time.monotonic() + 30  # the other replica's part comes with its next report
-    while of(scrape(service), "vllm:generation_tokens_total") < seen.num_tokens:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_for(  # the other replica's part comes with its next report
+        lambda: of(scrape(service), "vllm:generation_tokens_total") >= seen.num_tokens,
+        what=f"{seen.num_tokens} tokens in the sum over replicas",
+        progress=lambda: of(scrape(service), "vllm:generation_tokens_total"),
+        stall_s=60,
+    )
     for _ in range(10):
         found = scrape(service)
         assert of(found, "vllm:generation_tokens_total") == seen.num_tokens
@@ -156,10 +155,7 @@ def test_a_killed_replica_takes_only_its_own_requests_and_no_counter_back(servic
         os.kill(pid, signal.SIGKILL)
         wait_more(seen, threads, 60)
         lost = len(seen.errors)
-        deadline = time.monotonic() + 240
-        while killed in (there := replicas(service)) or len(there) < 2:
-            assert time.monotonic() < deadline, there
-            time.sleep(0.5)
+        service.wait_for(lambda: killed not in (there := replicas(service)) and len(there) == 2, "another replica")
         wait_more(seen, threads, 24)
     finally:
         stopping.set()
@@ -174,8 +170,10 @@ def test_a_killed_replica_takes_only_its_own_requests_and_no_counter_back(servic
 
 
 def wait_more(seen: Outcomes, threads: list[threading.Thread], number: int) -> None:
-    wanted, deadline = seen.num + number, time.monotonic() + 180
-    while seen.num < wanted:
-        assert time.monotonic() < deadline, seen
+    wanted = seen.num + number
+
+    def there() -> bool:
         assert all(thread.is_alive() for thread in threads)
-        time.sleep(0.05)
+        return seen.num >= wanted
+
+    wait_for(there, what=f"{number} more answers", progress=lambda: seen.num, interval_s=0.05)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from postgres import Postgres
-from running import REPOSITORY, UP_TIMEOUT_S, Service
+from running import REPOSITORY, Service
+from waiting import TEST_TIMEOUT_S, wait_for, work_of
 
 from eda_service.client import Client
 from eda_service.distributed.processes import free_port
@@ -23,7 +24,7 @@ from eda_service.distributed.ray_token import token_path
 ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
 NUM_JOBS = 8
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +73,13 @@ def second(service: Service, settings: dict[str, str], tmp_path: Path) -> Iterat
 
 
 def wait_ready(url: str, child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + UP_TIMEOUT_S
-    while time.monotonic() < deadline:
+    def is_up() -> bool:
         assert child.poll() is None
-        try:
-            if httpx.get(f"{url}/health", timeout=10).json()["ray_reachable"]:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError("the second API did not come up")
+        with contextlib.suppress(httpx.HTTPError):
+            return bool(httpx.get(f"{url}/health", timeout=10).json()["ray_reachable"])
+        return False
+
+    wait_for(is_up, what="the second API", progress=lambda: work_of(child.pid))
 
 
 def test_two_apis_share_the_work_and_one_may_die(service: Service, second: tuple[str, subprocess.Popen[bytes]]) -> None:
@@ -102,12 +100,11 @@ def test_two_apis_share_the_work_and_one_may_die(service: Service, second: tuple
     assert len(made) == 2 * NUM_JOBS
     assert len(set(made)) == NUM_JOBS, "the same key at both made two jobs"
     with Client(url) as other:
-        while not any(job.status == "succeeded" for job in other.page()):
-            time.sleep(0.1)
+        service.wait_for(lambda: any(job.status == "succeeded" for job in other.page()), "the first job's end")
     os.kill(process.pid, signal.SIGKILL)
     with Client(apis[0]) as client:
         for job_id in set(made):
-            job = client.wait(job_id, timeout_s=180)
+            job = service.wait_job(client, job_id)
             kinds = [event.type for event in client.events(job_id)]
             assert (job.status, job.attempt) == ("succeeded", 1), kinds
             assert [kinds.count(kind) for kind in ("job_created", "attempt_started", "job_succeeded")] == [1, 1, 1]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from training_group import curve_of, pack_of, train
+from waiting import TEST_TIMEOUT_S
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def losses(files: Path, name: str) -> list[float]:

@@ -15,6 +15,7 @@ import pytest
 from running import REPOSITORY, Service
 from s3_server import S3Server
 from small_job import CONFIG, store_draft, write_prompts
+from waiting import TEST_TIMEOUT_S
 
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.rundir import RunDir
@@ -22,7 +23,7 @@ from eda_service.artifacts.storage import Storage
 from eda_service.client import Client
 from eda_service.records import Stage
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 NAME = "stored"
 
@@ -77,7 +78,7 @@ def test_a_job_lives_on_storage(
             "config": CONFIG,
         }
     )
-    done = client.wait(job.id, timeout_s=400)
+    done = service.wait_job(client, job.id)
     assert (done.status, done.error, done.result_pack) == ("succeeded", None, f"{NAME}@1")
     stages = [event.type for event in client.events(job.id) if event.type.startswith("stage_")]
     assert stages == ["stage_started", "stage_finished"] * len(Stage)
@@ -89,7 +90,7 @@ def test_a_job_lives_on_storage(
     assert not (service.home / "packs").exists()
     assert not any((service.home / "runs" / job.id).rglob("record.json"))
 
-    client.deployments.wait_ready(NAME, timeout_s=300)
+    service.wait_served(client, NAME)
     with openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0) as chat:
         asked = [{"role": "user", "content": "the other"}]
         answer = chat.chat.completions.create(model=NAME, messages=asked, max_tokens=4)  # type: ignore[arg-type]

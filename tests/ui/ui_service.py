@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 from job_files import finish_job, write_records
 from pack_files import put_pack
+from waiting import wait_for, work_of
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
@@ -28,7 +29,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "smollm2-135m-math"
 ADAPTED, PLAIN = TARGET, f"{TARGET}-base"
 SERVED = {"model": TARGET, "adapter": None, "revision": None, "dtype": "auto"}
-_READY_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,16 @@ def _process(home: Path, serve_port: int) -> Iterator[str]:
     }
     with (home / "api.log").open("ab") as log:
         child = subprocess.Popen([sys.executable, "-m", "api"], env=env, cwd=REPOSITORY, stdout=log, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + _READY_S
+    url = f"http://127.0.0.1:{port}"
+
+    def is_up() -> bool:
+        assert child.poll() is None, (home / "api.log").read_text()
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/health", timeout=5).is_success
+        return False
+
     try:
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health", timeout=5).is_success:
-                    break
-            assert child.poll() is None, (home / "api.log").read_text()
-            assert time.monotonic() < deadline, (home / "api.log").read_text()
-            time.sleep(0.2)
+        wait_for(is_up, what=f"the API; see {home / 'api.log'}", progress=lambda: work_of(child.pid))
         yield url
     finally:
         child.terminate()
