@@ -16,6 +16,7 @@ from api.server import make_server
 from api.settings import Settings
 from eda_service.artifacts.storage import current_storage
 from eda_service.errors import EdaError, InputError
+from eda_service.private_files import keep_private, private_home
 
 _MAX_FILES = 65_536
 
@@ -25,11 +26,13 @@ def main() -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    keep_private()
     _raise_file_limit()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the dispatcher asks Ray every second
     with ExitStack() as held:
         try:
             settings = Settings.from_env()
+            private_home(settings.home)
             current_storage()  # what cannot be opened is said now
             held.enter_context(only_one(settings))
             app = create_app(settings)
@@ -59,7 +62,6 @@ def only_one(settings: Settings) -> Iterator[None]:
     if not settings.store_url.startswith("sqlite"):
         yield
         return
-    settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / "api.lock").open("w", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,7 @@ from eda_service.artifacts.rundir import RunDir, home_dir
 from eda_service.config import AdaptConfig
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.presets import merge, preset
+from eda_service.private_files import keep_private
 
 logger = logging.getLogger("jobs")
 
@@ -143,6 +144,7 @@ def new_job_id() -> str:
 def main(made: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None]) -> None:
     """Parse, run, and turn our errors into one line and an exit code."""
     arguments = made.parse_args()
+    keep_private()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         body(arguments)

@@ -10,6 +10,7 @@ import typer
 from eda_service.artifacts.rundir import home_dir
 from eda_service.cli.console import out
 from eda_service.cli.service import HomeOption
+from eda_service.private_files import keep_private
 
 
 def join(
@@ -28,6 +29,7 @@ def join(
     from eda_service.distributed.ray_node import own_address_towards
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    keep_private()
     root = (home or home_dir()).expanduser().resolve()
     own = node_ip or own_address_towards(address)
     member = Member(root, address=address, node_ip=own, num_cpus=num_cpus)

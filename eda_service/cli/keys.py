@@ -16,6 +16,7 @@ from eda_service.cli import view
 from eda_service.cli.console import Commands, JsonOption, err, example, print_json
 from eda_service.cli.service import HomeOption
 from eda_service.client import ServiceUnreachableError
+from eda_service.private_files import private_home
 from eda_service.scopes import Scope
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def open_store(home: Path) -> JobStore:
     """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
     from eda_service.jobstore import JobStore
 
-    home.mkdir(parents=True, exist_ok=True)
+    private_home(home)
     return JobStore(os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}")
 
 

@@ -19,7 +19,9 @@ from typing import IO, Any
 from eda_service.artifacts.files import write_json
 from eda_service.cli.supervisor import Backoff, take_lock
 from eda_service.distributed import processes
-from eda_service.distributed.ray_node import NUM_LOGICAL_CPUS, JoinedNode, remove_temp_dir
+from eda_service.distributed.node_directory import remove_node_directory
+from eda_service.distributed.ray_node import NUM_LOGICAL_CPUS, JoinedNode
+from eda_service.private_files import private_home
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Member:
     """
 
     def __init__(self, home: Path, *, address: str, node_ip: str, num_cpus: int | None) -> None:
+        self._home = home
         self._path = home / "nodes" / f"{node_ip}.json"
         self._backoff, self._stopping = Backoff(), threading.Event()
         self._lock: IO[str] | None = None
@@ -52,13 +55,16 @@ class Member:
         Raises:
             InputError: The home is no service's, the address is no one of this machine's, or it has joined already.
         """
+        private_home(self._home)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self._path.with_suffix(".lock"), f"{self._path.stem} has joined already")
         self._stop_leftovers()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._node.start()
-        write_json(self._path, {"pid": os.getpid(), "mark": self._node.mark, "ray_temp_dir": self._node.temp_dir})
+        write_json(
+            self._path, {"pid": os.getpid(), "mark": self._node.mark, "ray_temp_dir": str(self._node.directory.path)}
+        )
 
     def run(self) -> None:
         """Start the node again whenever it ends, until a signal comes."""
@@ -79,7 +85,7 @@ class Member:
             return
         facts: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
         processes.kill_marked(str(facts["mark"]))
-        remove_temp_dir(str(facts["ray_temp_dir"]))
+        remove_node_directory(str(facts["ray_temp_dir"]))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         logger.info("%s: leaving", signal.Signals(number).name)

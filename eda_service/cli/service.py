@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -9,14 +10,17 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import psutil  # type: ignore[import-untyped]
 import typer
 
 from eda_service.artifacts.rundir import home_dir
 from eda_service.cli.console import JsonOption, err, out, print_json, read_up
 from eda_service.errors import EdaError
+from eda_service.private_files import keep_private
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 _DOWN_TIMEOUT_S = 90.0
+_END_TIMEOUT_S = 5.0
 
 
 def up(
@@ -43,6 +47,7 @@ def up(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    keep_private()
     root = (home or home_dir()).expanduser().resolve()
     roots = [Path.cwd(), *(path.expanduser().resolve() for path in allow or [])]
     parent = os.getppid() if with_parent else None
@@ -92,7 +97,14 @@ def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
                     f"the service (pid {facts['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
                 )
             time.sleep(0.2)
+        _wait_gone(int(facts["pid"]))
     _say_down(root, True, as_json)
+
+
+def _wait_gone(pid: int) -> None:
+    """The supervisor lets go of its home just before its process ends."""
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(pid).wait(_END_TIMEOUT_S)
 
 
 def _say_down(root: Path, stopped: bool, as_json: bool) -> None:

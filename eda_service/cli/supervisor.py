@@ -26,11 +26,13 @@ from eda_service.artifacts.files import write_json
 from eda_service.cli.console import read_up
 from eda_service.cli.keys import open_store
 from eda_service.distributed import processes
+from eda_service.distributed.node_directory import remove_node_directory
 from eda_service.distributed.ray_head import RayHead
-from eda_service.distributed.ray_node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, remove_temp_dir
+from eda_service.distributed.ray_node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
 from eda_service.distributed.ray_token import ensure_token, token_path
 from eda_service.errors import EdaError, InputError
 from eda_service.loopback import require_loopback
+from eda_service.private_files import private_home
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +131,11 @@ class Supervisor:
                 "RAY_ADDRESS": self._ray.dashboard_url,
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN_PATH": str(token_path(self._home)),
+                **loopback_only(self._ray.is_alone),
             },
             "pids": {"api": None if self._api is None else self._api.pid, "ray_head": self._ray.pid},
             "marks": [self._mark, self._ray.mark],
-            "ray_temp_dir": self._ray.temp_dir,
+            "ray_temp_dir": str(self._ray.directory.path),
         }
 
     def start(self) -> None:
@@ -142,7 +145,7 @@ class Supervisor:
             InputError: A supervisor runs for this home, or a port is taken.
             EdaError: A child did not come up; its log's last lines are in the message.
         """
-        self._home.mkdir(parents=True, exist_ok=True)
+        private_home(self._home)
         self._lock = _take_lock(self._home)
         self._stop_leftovers()
         for port in (self._port, self._serve_port):
@@ -151,7 +154,12 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         ensure_token(self._home)  # before the API starts, which reads it once
         self._ray = RayHead(
-            self._home, self._logs / "ray_head.log", node_ip=self._node_ip, port=self._ray_port, num_cpus=self._num_cpus
+            self._home,
+            self._logs / "ray_head.log",
+            node_ip=self._node_ip,
+            port=self._ray_port,
+            num_cpus=self._num_cpus,
+            local_roots=self._roots,
         )
         self._ray.start()
         self._start_api()
@@ -229,7 +237,7 @@ class Supervisor:
         # The lock is ours, so the supervisor that wrote this is dead; its children may not be.
         for mark in facts.get("marks", []):
             processes.kill_marked(str(mark))
-        remove_temp_dir(str(facts.get("ray_temp_dir", "")))
+        remove_node_directory(str(facts.get("ray_temp_dir", "")))
         (self._home / "up.json").unlink(missing_ok=True)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

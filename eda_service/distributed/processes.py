@@ -1,7 +1,8 @@
 """Child processes that are ours: started in a session of their own, marked, and stopped with everything they started.
 
-Ray's workers and job drivers start sessions of their own, so a process group does not hold them all. Every process
-inherits its parent's environment, so a random mark in there finds all descendants, also those whose parents are dead.
+Job drivers start sessions of their own, so one session does not hold them all. Every process inherits its parent's
+environment, so a random mark in there finds descendants, also those whose parents are dead; who has overwritten his
+is found by his session and his parents.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -55,49 +56,103 @@ def start(command: Sequence[str], *, env: Mapping[str, str], mark: str, log_path
         )
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """Every live process of this user that carries the mark, except the caller."""
-    found = []
-    for process in psutil.process_iter():
-        # A process may end, or belong to somebody else, while it is looked at: then it is not ours to stop.
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and _carries(process, mark):
-                found.append(process)
-    return found
+def marked(mark: str, sessions: Collection[int] = ()) -> list[psutil.Process]:
+    """Every live process of this user that is ours, except the caller.
+
+    A process that set its title may have written it over its whole environment, mark included (Ray's agents and the
+    parts of its dashboard do): it is known by the session it shares with one that carries the mark, or as a descendant
+    of one. Sessions are ours, because `start` gives each child one of its own.
+
+    Args:
+        mark: What `start` was given.
+        sessions: Ids of sessions known to be ours, though nobody in them may carry the mark any more.
+    """
+    everybody = {process.pid: process for process in psutil.process_iter() if process.pid != os.getpid()}
+    ours = {pid for pid, process in everybody.items() if _carries(process, mark)}
+    known = {*sessions, *sessions_of(ours)} - {os.getsid(0)}
+    parents = {pid: _parent(process) for pid, process in everybody.items()}
+    ours |= {pid for pid in everybody if _session(pid) in known}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return [everybody[pid] for pid in sorted(ours) if _is_alive(everybody[pid])]
+
+
+def sessions_of(pids: Iterable[int]) -> set[int]:
+    """Ids of the sessions these processes are in, where they still are."""
+    return {session for session in map(_session, pids) if session is not None}
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return None
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        return int(process.ppid())
+    return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:
     # Not psutil's environ() where /proc is: a process that set its title may have zeros in front of its environment,
     # and psutil stops reading at the first one (seen with Ray's dashboard agent).
     raw = Path(f"/proc/{process.pid}/environ")
-    if raw.exists():
-        return f"{MARK}={mark}".encode() in raw.read_bytes().split(b"\0")
-    return bool(process.environ().get(MARK) == mark)
+    # A process may end, or belong to somebody else, while it is looked at: then it is not ours to stop.
+    with contextlib.suppress(psutil.Error, OSError):
+        if raw.exists():
+            return f"{MARK}={mark}".encode() in raw.read_bytes().split(b"\0")
+        return bool(process.environ().get(MARK) == mark)
+    return False
 
 
 def stop(child: subprocess.Popen[bytes], *, mark: str, timeout_s: float) -> None:
-    """SIGTERM the child and wait; then SIGKILL whatever carries the mark."""
+    """SIGTERM the child and wait; then SIGKILL whatever else is ours, and wait until it is gone."""
+    before = marked(mark)
+    sessions = {child.pid, *sessions_of(process.pid for process in before)}
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout_s)
-    kill_marked(mark)
+    kill_marked(mark, sessions=sessions)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(5)
+    # Those that the child ended itself may still be on their way out, with their ports and files.
+    _wait_gone(before, timeout_s=5.0)
 
 
-def kill_marked(mark: str, *, timeout_s: float = 10.0) -> int:
-    """SIGKILL every process that carries the mark, until none is left; returns how many there were."""
+def kill_marked(mark: str, *, sessions: Collection[int] = (), timeout_s: float = 10.0) -> int:
+    """SIGKILL every process of ours until none is left; returns how many there were.
+
+    Args:
+        mark: What `start` was given.
+        sessions: Ids of sessions known to be ours, though nobody in them may carry the mark any more.
+        timeout_s: Most time of it.
+    """
     deadline = time.monotonic() + timeout_s
+    known = set(sessions)
     killed: dict[int, psutil.Process] = {}
-    while (left := marked(mark)) and time.monotonic() < deadline:
+    while (left := marked(mark, known)) and time.monotonic() < deadline:
+        known |= sessions_of(process.pid for process in left)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
                 killed[process.pid] = process
         time.sleep(0.1)
     # A dying process shows no environment any more but holds its ports until it is gone.
-    psutil.wait_procs(list(killed.values()), timeout=max(0.0, deadline - time.monotonic()))
+    _wait_gone(list(killed.values()), timeout_s=max(0.0, deadline - time.monotonic()))
     if killed:
         logger.info("killed %d leftover processes", len(killed))
     return len(killed)
+
+
+def _wait_gone(found: Sequence[psutil.Process], *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while any(map(_is_alive, found)) and time.monotonic() < deadline:
+        time.sleep(0.05)

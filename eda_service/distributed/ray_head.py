@@ -6,20 +6,21 @@ loopback either way, and the cluster's token guards the rest.
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 
 from eda_service.distributed import processes
+from eda_service.distributed.node_directory import NodeDirectory
 from eda_service.distributed.ray_node import (
     LOOPBACK,
     NUM_LOGICAL_CPUS,
     child_env,
     node_env,
-    remove_temp_dir,
-    short_temp_dir,
     start_command,
 )
 from eda_service.distributed.ray_token import auth_headers, ensure_token, token_path
@@ -38,6 +39,7 @@ class RayHead:
         node_ip: Address that other nodes join it at.
         port: Port they join it at; None: a free one.
         num_cpus: Logical CPUs it offers; 0 leaves all work to the nodes that join.
+        local_roots: Directories whose files requests may name, for jobs and replicas that open them.
     """
 
     def __init__(
@@ -48,14 +50,16 @@ class RayHead:
         node_ip: str = LOOPBACK,
         port: int | None = None,
         num_cpus: int = NUM_LOGICAL_CPUS,
+        local_roots: Sequence[Path] = (),
     ) -> None:
         self._home, self._log_path = home, log_path
         self._node_ip, self._num_cpus = node_ip, num_cpus
+        self._local_roots = os.pathsep.join(str(root) for root in local_roots)
         free = processes.free_ports(3, exclude=() if port is None else (port,))
         self._gcs_port, self._dashboard_port, self._client_port = port or free[0], free[1], free[2]
         self._child: subprocess.Popen[bytes] | None = None
         self.mark = secrets.token_hex(16)
-        self.temp_dir = short_temp_dir()
+        self.directory = NodeDirectory()
 
     @property
     def address(self) -> str:
@@ -83,9 +87,14 @@ class RayHead:
         Raises:
             InputError: No interface of this machine has the node's address.
         """
-        env = {**child_env(self._home), **node_env(self._node_ip)}
+        env = {
+            **child_env(self._home),
+            **node_env(self._node_ip, alone=self.is_alone),
+            **self.directory.env,
+            "EDA_LOCAL_ROOTS": self._local_roots,
+        }
         ensure_token(self._home)
-        processes.kill_marked(self.mark)
+        processes.kill_marked(self.mark, sessions=() if self._child is None else (self._child.pid,))
         self._child = processes.start(self._command(), env=env, mark=self.mark, log_path=self._log_path)
 
     def is_alive(self) -> bool:
@@ -111,7 +120,7 @@ class RayHead:
         """Stop the head and every process it started, and remove its directory."""
         if self._child is not None:
             processes.stop(self._child, mark=self.mark, timeout_s=_STOP_TIMEOUT_S)
-        remove_temp_dir(self.temp_dir)
+        self.directory.remove()
 
     def _command(self) -> list[str]:
         options = {
@@ -121,6 +130,6 @@ class RayHead:
             "dashboard-port": self._dashboard_port,
             "ray-client-server-port": self._client_port,
             "num-cpus": self._num_cpus,
-            "temp-dir": self.temp_dir,
+            "temp-dir": self.directory.ray,
         }
         return start_command(options, flags=["head"], taken=[self._gcs_port, self._dashboard_port, self._client_port])

@@ -6,7 +6,6 @@ A node has its own ports and its own directory, carries a mark, and is stopped w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import secrets
@@ -14,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import psutil  # type: ignore[import-untyped]
 
 import eda_service
 from eda_service.distributed import processes
+from eda_service.distributed.node_directory import NodeDirectory
 from eda_service.distributed.ray_token import token_path, with_token
 from eda_service.errors import InputError
 
@@ -29,9 +28,7 @@ LOOPBACK = "127.0.0.1"
 NUM_LOGICAL_CPUS = 8  # more than cores: stages take fractions, and actors that hold every CPU would hang the rest
 OBJECT_STORE_BYTES = 500_000_000
 STOP_WAIT_S = 5  # a cancelled driver gets this long for a clean end; the promise is 10 s
-_LONGEST_TEMP_DIR = 40  # Ray adds about 60 characters for its sockets and Unix allows 107
 _STOP_TIMEOUT_S = 10.0
-_TEMP_PREFIX = "eda-ray-"
 _PORTS = (
     "dashboard-agent-listen-port",
     "dashboard-agent-grpc-port",
@@ -48,12 +45,16 @@ def repository_root() -> Path:
 
 
 def child_env(home: Path) -> dict[str, str]:
-    """Environment of our children: they find our packages, this interpreter, this home and its cluster's token."""
+    """Environment of our children: they find our packages, this interpreter, this home and its cluster's token.
+
+    They import nothing from the directory that they were started in, where a user may have a file of any name.
+    """
     paths = [str(repository_root()), os.environ.get("PYTHONPATH", "")]
     env = {
         **os.environ,
         "EDA_HOME": str(home),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONSAFEPATH": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
     return with_token(env, home)
@@ -109,12 +110,37 @@ def serve_threads() -> dict[str, str]:
     )
 
 
+def no_metrics() -> dict[str, str]:
+    """Ray's three exporters of metrics off, unless the environment says otherwise.
+
+    They answer whoever asks, without a token. The service has its own at `/metrics`. The exporters of dashboard and
+    autoscaler have no switch; at a port that is none they do not start, which their logs report.
+    """
+    return _unless_set(
+        {"RAY_enable_metrics_collection": "0", "DASHBOARD_METRIC_PORT": "-1", "AUTOSCALER_METRIC_PORT": "-1"}
+    )
+
+
+def loopback_only(alone: bool) -> dict[str, str]:
+    """Whether a node listens on loopback only: every server of Ray's, its workers' and its replicas' included.
+
+    Ray replaces a loopback address by one that others can reach, whatever it is given, but for this switch. Its name
+    is of the systems where it is off by default; it does the same on Linux.
+    """
+    return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if alone else "1"}
+
+
 def _unless_set(defaults: Mapping[str, str]) -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
-def node_env(node_ip: str) -> dict[str, str]:
-    """What Ray and the training workers of one node read from their environment."""
+def node_env(node_ip: str, *, alone: bool = False) -> dict[str, str]:
+    """What Ray and the training workers of one node read from their environment.
+
+    Args:
+        node_ip: The node's address.
+        alone: No other node ever joins it.
+    """
     interface = interface_of(node_ip)
     env = {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -123,6 +149,8 @@ def node_env(node_ip: str) -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         **worker_niceness(),
         **serve_threads(),
+        **no_metrics(),
+        **loopback_only(alone),
         # Without these gloo and NCCL take the address the hostname stands for, on many machines 127.0.1.1.
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", interface),
         "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", interface),
@@ -169,7 +197,7 @@ class JoinedNode:
         self._head_address, self._node_ip, self._num_cpus = head_address, node_ip, num_cpus
         self._child: subprocess.Popen[bytes] | None = None
         self.mark = secrets.token_hex(16)
-        self.temp_dir = short_temp_dir()
+        self.directory = NodeDirectory()
 
     def start(self) -> None:
         """Start the node, after removing whatever an earlier one left running.
@@ -182,14 +210,14 @@ class JoinedNode:
                 f"{self._home} holds no cluster's token; give the --home of `eda up`, on storage both machines share",
                 param="home",
             )
-        processes.kill_marked(self.mark)
+        processes.kill_marked(self.mark, sessions=() if self._child is None else (self._child.pid,))
         options = {
             "address": self._head_address,
             "node-ip-address": self._node_ip,
             "num-cpus": self._num_cpus,
-            "temp-dir": self.temp_dir,
+            "temp-dir": self.directory.ray,
         }
-        env = {**child_env(self._home), **node_env(self._node_ip)}
+        env = {**child_env(self._home), **node_env(self._node_ip), **self.directory.env}
         self._child = processes.start(start_command(options), env=env, mark=self.mark, log_path=self._log_path)
 
     def is_alive(self) -> bool:
@@ -200,20 +228,4 @@ class JoinedNode:
         """Stop the node and every process it started, and remove its directory."""
         if self._child is not None:
             processes.stop(self._child, mark=self.mark, timeout_s=_STOP_TIMEOUT_S)
-        remove_temp_dir(self.temp_dir)
-
-
-def remove_temp_dir(path: str) -> None:
-    """Remove a node's directory; a path that does not look like one of ours is left alone."""
-    if Path(path).name.startswith(_TEMP_PREFIX):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def short_temp_dir() -> str:
-    """A new directory whose path leaves room for the names of Ray's sockets."""
-    base = tempfile.gettempdir()
-    if len(base) > _LONGEST_TEMP_DIR - len("/eda-ray-xxxxxxxx"):
-        base = "/tmp"
-    with contextlib.suppress(OSError):
-        return tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=base)
-    return tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir="/tmp")
+        self.directory.remove()

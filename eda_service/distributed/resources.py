@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -10,16 +11,19 @@ import os
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from eda_service.config import DeviceName
-from eda_service.distributed.ray_node import worker_niceness
+from eda_service.distributed.node_directory import NodeDirectory
+from eda_service.distributed.ray_node import loopback_only, no_metrics, worker_niceness
 from eda_service.errors import InputError
 
 
 def connect() -> None:
     """Join the cluster this process belongs to (a Ray job's `RAY_ADDRESS`), or start a private local one.
 
-    A private one takes a few logical CPUs whatever the machine has, and stops with this process.
+    A private one takes a few logical CPUs whatever the machine has, listens on loopback, keeps its files from other
+    users and stops with this process.
     """
     if ray.is_initialized():
         return
@@ -27,8 +31,27 @@ def connect() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:
-        os.environ.update(worker_niceness())
-        ray.init(address="local", num_cpus=8, object_store_memory=500_000_000, include_dashboard=False, **options)
+        _start_private(options)
+
+
+def _start_private(options: dict[str, Any]) -> None:
+    os.environ.update({**worker_niceness(), **no_metrics(), **loopback_only(True)})
+    ray_constants.ENABLE_RAY_CLUSTER = False  # what the environment says; this process has read it at its import
+    directory = NodeDirectory()
+    atexit.register(_end_private, directory)
+    ray.init(
+        address="local",
+        num_cpus=8,
+        object_store_memory=500_000_000,
+        include_dashboard=False,
+        _temp_dir=str(directory.ray),
+        **options,
+    )
+
+
+def _end_private(directory: NodeDirectory) -> None:
+    ray.shutdown()
+    directory.remove()
 
 
 def require_gpus(wanted: int) -> str | None:

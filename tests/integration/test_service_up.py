@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
-from running import REPOSITORY, UP_TIMEOUT_S, Service, left_of
+from running import REPOSITORY, Service, left_of
+from waiting import TEST_TIMEOUT_S
 
 from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client
@@ -25,9 +26,8 @@ from eda_service.distributed.processes import free_port
 from eda_service.distributed.ray_token import auth_headers, token_path
 
 ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
-JOB_TIMEOUT_S = 180.0
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,14 @@ def test_a_final_error_is_not_tried_again(service: Service, client: Client) -> N
     assert (ended.error.code, ended.error.param) == ("dataset_invalid", "dataset.source")
 
 
-def test_a_lost_attempt_is_tried_again(client: Client) -> None:
-    job = client.wait(create(client, "die-once").id, timeout_s=JOB_TIMEOUT_S)
+def test_a_lost_attempt_is_tried_again(service: Service, client: Client) -> None:
+    job = service.wait_job(client, create(client, "die-once").id)
     assert (job.status, job.attempt) == ("succeeded", 2)
     assert "attempt_lost" in types(client, job.id)
 
 
-def test_attempts_are_finite_and_the_error_has_the_last_output(client: Client) -> None:
-    job = client.wait(create(client, "die").id, timeout_s=JOB_TIMEOUT_S)
+def test_attempts_are_finite_and_the_error_has_the_last_output(service: Service, client: Client) -> None:
+    job = service.wait_job(client, create(client, "die").id)
     assert (job.status, job.attempt) == ("failed", 3)
     assert job.error is not None
     assert job.error.code == "worker_lost"
@@ -117,11 +117,8 @@ def test_a_job_started_on_the_cluster_by_hand_is_a_job(service: Service, client:
     assert httpx.post(url, json=body, timeout=60).status_code == 401  # the cluster has a token of its own
     headers = auth_headers(token_path(service.home))
     httpx.post(url, json=body, headers=headers, timeout=60).raise_for_status()
-    deadline = time.monotonic() + JOB_TIMEOUT_S
-    while not any(job.id == "hand-1" for job in client.page()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    job = client.wait("hand-1", timeout_s=JOB_TIMEOUT_S)
+    service.wait_for(lambda: any(job.id == "hand-1" for job in client.page()), "the job in the list")
+    job = service.wait_job(client, "hand-1")
     assert (job.status, job.result_pack) == ("succeeded", "tiny@1")
 
 
@@ -129,7 +126,7 @@ def test_a_killed_api_comes_back_and_the_job_is_unharmed(service: Service, clien
     job = create(client, "slow")
     wait_for_stage(client, job.id, "validate")
     os.kill(service.facts["pids"]["api"], signal.SIGKILL)
-    client.wait(job.id, timeout_s=JOB_TIMEOUT_S)
+    service.wait_job(client, job.id)
     assert (client.get(job.id).status, client.get(job.id).attempt) == ("succeeded", 1)
     assert service.cli("jobs", "retry", job.id).returncode == 2
 
@@ -138,7 +135,7 @@ def test_a_killed_ray_head_comes_back_and_the_job_runs_again(service: Service, c
     job = create(client, "slow")
     wait_for_stage(client, job.id, "validate")
     os.kill(service.facts["pids"]["ray_head"], signal.SIGKILL)
-    ended = client.wait(job.id, timeout_s=UP_TIMEOUT_S)
+    ended = service.wait_job(client, job.id)
     assert (ended.status, ended.attempt) == ("succeeded", 2)
 
 
@@ -150,16 +147,20 @@ def test_a_killed_supervisor_leaves_nothing_that_the_next_one_does_not_stop(serv
     service.child.wait()
     service.start_again()
     assert left_of(marks) == []
-    ended = client.wait(job.id, timeout_s=UP_TIMEOUT_S)
+    ended = service.wait_job(client, job.id)
     assert (ended.status, ended.attempt) == ("succeeded", 2)
 
 
 def test_down_stops_everything(service: Service) -> None:
     marks = service.facts["marks"]
     temp_dir = Path(service.facts["ray_temp_dir"])
+    # Ray's agents and the parts of its dashboard write their titles over their environment, and the marks in it.
+    family = psutil.Process(service.child.pid).children(recursive=True)
+    assert any("ray::DashboardAgent" in " ".join(each.cmdline()) for each in family)
     assert service.cli("down", "--home", str(service.home)).returncode == 0
-    assert service.child.wait(30) == 0
+    assert [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
     assert left_of(marks) == []
+    assert service.child.wait(30) == 0
     assert not temp_dir.exists()
     assert read_up(service.home) is None
     service.start_again()  # for the fixture's end, and because a home must survive being stopped

@@ -63,7 +63,7 @@ def test_a_home_without_a_token_is_no_cluster(tmp_path: Path) -> None:
             node.start()
     finally:
         node.stop()
-    assert not Path(node.temp_dir).exists()
+    assert not node.directory.path.exists()
 
 
 def test_a_head_says_where_to_join(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""What keeps the service's files from other users of the machine: a umask, and a home that only its owner can enter.
+
+A umask is of a whole process and of all it starts, so only the service's own processes set it. Commands that write
+files for the user (an export, a report) keep the user's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_OTHERS = 0o077
+_PRIVATE_DIR = 0o700
+
+
+def keep_private() -> None:
+    """From now on no file that this process or a child of it makes can be read or written by another user."""
+    os.umask(_OTHERS)
+
+
+def private_home(home: Path) -> Path:
+    """Make a state root that only its owner can enter, or make an existing one so; says once when it did.
+
+    A volume that belongs to somebody else, as Kubernetes mounts it with a group, is left as it is.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIR)
+    mode = stat.S_IMODE(home.stat().st_mode)
+    if not mode & _OTHERS:
+        return home
+    try:
+        home.chmod(_PRIVATE_DIR)
+    except PermissionError:
+        logger.warning("%s is open to other users (mode %03o) and belongs to another one: it stays so", home, mode)
+    else:
+        logger.info("%s was open to other users (mode %03o); now only its owner can enter it", home, mode)
+    return home
