@@ -272,15 +272,17 @@ class LogsBody(BaseModel):
 
 
 class HealthBody(BaseModel):
-    """State of the service's parts."""
+    """State of the service; of its parts only for who may read jobs, once there are keys."""
 
     status: Literal["ok", "degraded"]
-    version: str
-    ray_reachable: bool
-    serve: str | None = Field(description="Serve's word for the application; None: nothing is deployed")
-    dispatcher_lag_s: float = Field(description="seconds since the dispatcher last finished a look at everything")
-    dispatcher_pass_s: float = Field(description="what that look took")
-    jobs: dict[str, int]
+    version: str | None = None
+    ray_reachable: bool | None = None
+    serve: str | None = Field(None, description="Serve's word for the application; null: nothing is deployed")
+    dispatcher_lag_s: float | None = Field(
+        None, description="seconds since the dispatcher last finished a look at everything"
+    )
+    dispatcher_pass_s: float | None = Field(None, description="what that look took")
+    jobs: dict[str, int] | None = Field(None, description="how many there are of each status")
 
 
 def _method(config: AdaptConfig) -> MethodBody:

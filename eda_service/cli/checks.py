@@ -239,7 +239,8 @@ def check_service(url: str | None, health: dict[str, Any] | None, home: Path) ->
         return Check(
             "service", State.FAIL, f"{url} does not answer", f"eda up; what happened is in {home}/logs/api.log"
         )
-    text = f"{url} is {health['status']}, version {health['version']}"
+    version = health.get("version")
+    text = f"{url} is {health['status']}" + (f", version {version}" if version else "")
     if health["status"] != "ok":
         return Check("service", State.WARN, text, f"see the checks below, and {home}/logs")
     return Check("service", State.OK, text)
@@ -249,6 +250,10 @@ def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
     """The service reaches its cluster."""
     if health is None:
         return Check("ray", State.OK, f"Ray {metadata.version('ray')} is installed; `eda up` starts a head")
+    if health.get("ray_reachable") is None:
+        return Check(
+            "ray", State.WARN, "the service says it to who has a key that reads jobs", "export EDA_API_KEY=eda_..."
+        )
     if health["ray_reachable"]:
         return Check("ray", State.OK, f"answers; the dispatcher looked {health['dispatcher_lag_s']:.0f} s ago")
     step = f"jobs wait until it does; the head's own output is in {home}/logs/ray_head.log"

@@ -93,7 +93,8 @@ def _wait_up(child: subprocess.Popen[bytes], home: Path, log_path: Path) -> Clie
         if facts is not None and facts["pid"] == child.pid:
             client = Client(str(facts["api_url"]))
             with contextlib.suppress(ServiceUnreachableError, ApiError):
-                if client.health()["ray_reachable"]:
+                health = client.health()
+                if health.get("ray_reachable", health["status"] == "ok"):  # without a key it is not said
                     return client
             client.close()
         time.sleep(0.3)

@@ -191,7 +191,7 @@ class AsyncClient:
         return await self._send(calls.report_page(job_id))
 
     async def health(self) -> dict[str, Any]:
-        """State of the service's parts."""
+        """State of the service's parts; once there are keys, `status` alone for who cannot read jobs."""
         return await self._send(calls.health())
 
     async def models(self) -> list[str]:

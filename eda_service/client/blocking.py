@@ -183,7 +183,7 @@ class Client:
         return self._send(calls.report_page(job_id))
 
     def health(self) -> dict[str, Any]:
-        """State of the service's parts."""
+        """State of the service's parts; once there are keys, `status` alone for who cannot read jobs."""
         return self._send(calls.health())
 
     def models(self) -> list[str]:

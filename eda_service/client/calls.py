@@ -152,7 +152,7 @@ def report_page(job_id: str) -> Call[str]:
 
 
 def health() -> Call[dict[str, Any]]:
-    """State of the service's parts."""
+    """State of the service's parts; once there are keys, `status` alone for who cannot read jobs."""
     return Call("GET", "/health", dict, repeatable=True)
 
 

@@ -256,6 +256,19 @@ def test_health_says_what_is_away(client: TestClient) -> None:
     assert body["jobs"] == {"queued": 1}
 
 
+@pytest.mark.parametrize(("scope", "knows_more"), [("jobs:read", True), ("admin", True), ("infer", False)])
+def test_health_tells_a_stranger_its_status_alone(client: TestClient, scope: str, knows_more: bool) -> None:
+    """A probe has no key; how many jobs there are, and of which version the service is, is not for everybody."""
+    post(client)
+    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    _, key = store.create_key("me", "test", [scope], None)
+    for header in ({}, {"authorization": "Bearer eda_no_key"}, {"authorization": "Basic x"}):
+        answer = client.get("/health", headers=header)
+        assert (answer.status_code, answer.json()) == (200, {"status": "degraded"})
+    body = client.get("/health", headers={"authorization": f"Bearer {key}"}).json()
+    assert ("jobs" in body, "version" in body, "ray_reachable" in body) == (knows_more,) * 3
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "example.org"])
 def test_only_loopback_is_bound_until_there_are_keys(host: str, client: TestClient) -> None:
     store: JobStore = client.app.state.store  # type: ignore[attr-defined]

@@ -89,6 +89,14 @@ def test_a_good_service_is_well(eda: Cli, scripted: ScriptedService) -> None:
     assert [found[name]["state"] for name in ("service", "ray", "api key")] == ["ok", "ok", "ok"]
 
 
+def test_one_that_tells_a_stranger_nothing_is_not_called_ill(eda: Cli, scripted: ScriptedService) -> None:
+    scripted.on("GET", "/health", Answer({"status": "ok"}))
+    scripted.on("GET", "/v1/adaptations", refusal(401, "invalid_api_key"))
+    _, found = look(eda, "--url", scripted.url)
+    assert [found[name]["state"] for name in ("service", "ray", "api key")] == ["ok", "warn", "fail"]
+    assert "EDA_API_KEY" in found["ray"]["next_step"]
+
+
 def test_one_that_answers_with_errors_or_not_at_all_fails(eda: Cli, scripted: ScriptedService) -> None:
     scripted.on("GET", "/health", refusal(500, "internal"))
     for url in (scripted.url, "http://127.0.0.1:9"):
