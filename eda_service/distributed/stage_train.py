@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ray import train as ray_train
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from eda_service.artifacts.curve import CURVE_FILE, Curve
@@ -21,6 +21,7 @@ from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
+from eda_service.distributed.bound_torch import BoundTorchConfig
 from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.stage_select import compact_shards, shard_of
 from eda_service.distributed.train_inputs import Payload, build_draft
@@ -216,7 +217,7 @@ def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "payload": vars(payload)},
-        torch_config=TorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
+        torch_config=BoundTorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
             num_workers=placed.workers,
             use_gpu=config.train.use_gpu,

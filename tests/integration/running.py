@@ -29,7 +29,10 @@ ResultT = TypeVar("ResultT")
 def listeners_of(process: psutil.Process) -> list[tuple[str, str]]:
     """What a process and its descendants listen on: address, and name of the process that does."""
     family = [process, *process.children(recursive=True)]
-    names = {each.pid: " ".join(each.cmdline())[:200] for each in family}
+    names = {}
+    for each in family:
+        with contextlib.suppress(psutil.Error):
+            names[each.pid] = " ".join(each.cmdline())[:200]
     found = [each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.pid in names]
     return [(str(each.laddr.ip).removeprefix("::ffff:"), names[each.pid]) for each in found]
 
