@@ -27,6 +27,7 @@ from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
 from eda_service.artifacts.rundir import home_dir
+from eda_service.distributed.bound_serve import bind_replica
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.scaling import ROUND_S
 from eda_service.distributed.serve_config import REPLICA_CPUS, ServedModel
@@ -52,6 +53,7 @@ class Endpoint:
     """Serves every model of its `user_config`."""
 
     def __init__(self) -> None:
+        bind_replica()
         limit_kernel_cache()
         self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
         self._models = ServedModels()

@@ -98,6 +98,13 @@ def test_nothing_that_lies_where_it_was_started_is_run(used: Service, root: Path
     assert not (root / "taken").exists()
 
 
+def test_jobs_and_replicas_are_told_the_roots_that_requests_are_held_to(used: Service, root: Path) -> None:
+    """They open files by themselves, so what the API allows is in the environment that Ray's workers inherit."""
+    pids = used.facts["pids"]
+    told, held = (psutil.Process(pids[name]).environ()["EDA_LOCAL_ROOTS"] for name in ("ray_head", "api"))
+    assert told == held == str(root / "cwd")
+
+
 def test_every_listener_is_on_loopback(used: Service) -> None:
     """Ray's head and agents, its workers, the API: one node needs nothing else."""
     found = listeners_of(psutil.Process(used.child.pid))

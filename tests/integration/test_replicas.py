@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
-from running import Service
+from running import Service, listeners_of, off_loopback
 from tiny_models import fit_draft, register_draft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import TEST_TIMEOUT_S, wait_for
@@ -134,6 +135,16 @@ def test_the_sum_over_replicas_is_what_clients_got_in_every_scrape(service: Serv
         assert of(found, "vllm:time_to_first_token_seconds_count") == 12
         (running,) = [value for name, value in found.items() if name.startswith("eda_replicas{")]
         assert running == 2
+
+
+def test_replicas_and_their_proxy_listen_on_loopback(service: Service) -> None:
+    found = listeners_of(psutil.Process(service.child.pid))
+    assert {name for name in ("ServeReplica", "ProxyActor", "ServeController") if any(name in c for _, c in found)} == {
+        "ServeReplica",
+        "ProxyActor",
+        "ServeController",
+    }
+    assert off_loopback(found) == []
 
 
 def test_a_killed_replica_takes_only_its_own_requests_and_no_counter_back(service: Service, greedy: str) -> None:

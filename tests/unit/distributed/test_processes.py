@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -44,3 +45,32 @@ def test_a_marked_process_and_its_child_are_stopped(sleeper: str) -> None:
     pids = [process.pid for process in processes.marked(mark)]
     processes.stop(parent, mark=mark, timeout_s=1)
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+@pytest.mark.parametrize(("own_session", "orphaned"), [(False, False), (False, True), (True, False)])
+def test_who_wrote_a_title_over_his_mark_is_found_by_session_or_parents(own_session: bool, orphaned: bool) -> None:
+    """As Ray's agents and the parts of its dashboard do; one with neither mark, session nor parents is nobody's."""
+    hidden = (
+        "import ray, time; ray._raylet.setproctitle('ray::' + 'x' * 9000); print('set', flush=True); time.sleep(60)"
+    )
+    child = f"subprocess.Popen([sys.executable, '-c', {hidden!r}], start_new_session={own_session})"
+    code = f"import subprocess, sys, time; child = {child}; print(child.pid, flush=True); time.sleep(60)"
+    mark = f"test-{time.time_ns()}"
+    env = {processes.MARK: mark}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "set\n"
+    assert mark.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    if orphaned:
+        parent.kill()
+        parent.wait()
+        assert processes.marked(mark) == []
+        assert [each.pid for each in processes.marked(mark, {parent.pid})] == [pid]
+    else:
+        assert pid in [each.pid for each in processes.marked(mark)]
+    processes.stop(parent, mark=mark, timeout_s=1)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    parent.stdout.close()
