@@ -149,6 +149,8 @@ class Roots:
             if (status.st_dev, status.st_ino) in seen:
                 return [], real, status
             seen.add((status.st_dev, status.st_ino))
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             listed = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 return sorted(os.listdir(listed)), real, status
