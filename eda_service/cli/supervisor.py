@@ -24,7 +24,7 @@ import httpx
 
 from eda_service.artifacts.files import write_json
 from eda_service.cli.console import read_up
-from eda_service.cli.keys import open_store
+from eda_service.cli.keys import database_name, open_store
 from eda_service.distributed import processes
 from eda_service.distributed.ray_head import RayHead
 from eda_service.distributed.ray_node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, remove_temp_dir
@@ -125,6 +125,7 @@ class Supervisor:
             "ray_joinable": not self._ray.is_alone,
             "dashboard_url": self._ray.dashboard_url,
             "home": str(self._home),
+            "database": database_name(self._home),
             "ray_env": {
                 "RAY_ADDRESS": self._ray.dashboard_url,
                 "RAY_AUTH_MODE": "token",

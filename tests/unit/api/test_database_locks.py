@@ -12,21 +12,19 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
+from named_requests import BODY, named_requests
 
 from api.app import create_app
 from api.settings import Settings
 
-BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
-DEPLOYMENT: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 BESIDE = ("", "-wal", "-shm")
 Identity = tuple[int, int]
 
@@ -124,44 +122,6 @@ def disguises(database: Path, home: Path, allowed: Path) -> list[str]:
     return [*real, str(home), str(database.parent), dotted, f"{allowed}/soft-directory/{database.name}", *made]
 
 
-def requests(path: str) -> list[tuple[str, str, Mapping[str, Any] | None]]:
-    """Every route that takes a path, a name or an id, with this in its place."""
-    dataset, model, adapter = {"source": path}, {"model": path}, {"model": "org/model", "adapter": path}
-    adaptations: list[dict[str, Any]] = [
-        {**BODY, "dataset": dataset},
-        {**BODY, "eval_dataset": dataset},
-        {**BODY, **model},
-        {**BODY, **adapter},
-        {**BODY, "revision": path},
-        {**BODY, "base_draft": path},
-        {**BODY, "served_name": path},
-        {**BODY, "preset": path},
-        {**BODY, "config": {"dataset": dataset}},
-        {**BODY, "config": {"target": model}},
-        {**BODY, "config": {"target": adapter}},
-        {**BODY, "config": {"served_name": path, "base_draft": path, "track": {"project": path}}},
-    ]
-    tuning = [{**BODY, "training_file": path}, {**BODY, "training_file": "self", "validation_file": path}]
-    tuning += [{**BODY, "training_file": "self", **each} for each in (model, adapter)]
-    made: list[tuple[str, str, Mapping[str, Any] | None]] = []
-    for body in adaptations:
-        made += [("POST", "/v1/adaptations", body), ("POST", "/v1/adaptations/estimate", body)]
-        made.append(("POST", "/v1/adaptations", {**body, "dry_run": True}))
-    made += [("POST", "/v1/fine_tuning/jobs", body) for body in tuning]
-    for changes in (model, adapter, {"pack": path}, {"base_draft": path}, {"name": path}, {"revision": path}):
-        made.append(("POST", "/v1/deployments", {**DEPLOYMENT, **changes}))
-    for parts in (quote(path, safe=""), quote(path)):
-        for route in ("adaptations", "fine_tuning/jobs", "deployments", "packs", "models"):
-            made.append(("GET", f"/v1/{route}/{parts}", None))
-        made += [("DELETE", f"/v1/deployments/{parts}", None), ("PATCH", f"/v1/deployments/{parts}", {"pack": path})]
-        made += [("PUT", f"/v1/packs/{parts}/champion", {"version": None})]
-        made += [("GET", f"/ui/{page}/{parts}", None) for page in ("jobs", "deployments", "static")]
-        made += [("GET", f"/v1/adaptations/adapt_0/{part}", None) for part in (f"logs?stage={parts}", "report.html")]
-    made += [("POST", "/v1/completions", {"model": path, "prompt": "x"})]
-    made += [("GET", f"/v1/adaptations?after={quote(path, safe='')}", None)]
-    return made
-
-
 def place(tmp_path: Path, layout: str) -> tuple[Path, tuple[Path, ...], str]:
     """(where the database is, roots, its URL) of one way to set a service up."""
     home, allowed = tmp_path / "home", tmp_path / "allowed"
@@ -182,7 +142,7 @@ def test_no_request_makes_the_api_open_its_database(settings: Settings, tmp_path
         paths = disguises(database, settings.home, tmp_path / "allowed")
         with watching(database) as check:
             for path in paths:
-                for method, route, body in requests(path):
+                for method, route, body in named_requests(path):
                     answer = client.request(method, route, json=body)
                     what = f"{method} {route} {body}: {answer.status_code} {answer.text[:200]}"
                     assert answer.status_code < 500 or answer.json()["error"]["code"] != "internal", what
