@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from eda_service.artifacts.allowed import roots_for
+from eda_service.artifacts.beneath import Roots
 from eda_service.artifacts.rundir import home_dir
 from eda_service.config import Config
 from eda_service.distributed.vllm_environment import has_vllm
@@ -42,7 +44,7 @@ class Settings(Config):
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under home")
-    local_roots: tuple[Path, ...] = Field((), description="directories under which local paths may be named; plus home")
+    local_roots: tuple[Path, ...] = Field((), description="directories under which local paths may be named")
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")
@@ -98,9 +100,9 @@ class Settings(Config):
         return self.database_url or f"sqlite:///{self.home / 'eda.db'}"
 
     @property
-    def allowed_roots(self) -> tuple[Path, ...]:
-        """Roots of local paths, with symbolic links resolved."""
-        return tuple(root.expanduser().resolve() for root in (self.home, *self.local_roots))
+    def roots(self) -> Roots:
+        """Where requests may name files: never in the home. A root that is a link is followed when this is asked."""
+        return roots_for(self.local_roots, self.home)
 
     @classmethod
     def from_env(cls) -> Settings:

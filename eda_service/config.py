@@ -88,6 +88,12 @@ class DatasetSpec(Config):
         max_length=512,
     )
     split: str = Field("train", description="split of a Hugging Face dataset", max_length=64)
+    sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="hash of the copy that the service made of a file at submit, which the job reads; set by the "
+        "service, and what a caller sends is not used",
+    )
     num_prompts: int = Field(256, ge=8, le=1_000_000, description="prompts used; the paper has 68,000 per stage")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import secrets
 import sys
 import time
@@ -78,7 +79,7 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
 
 def _as_path(value: str | None) -> str | None:
     """What is there, seen from here, as an absolute path; stages take a name without one for an id."""
-    return str(Path(value).absolute()) if value and Path(value).exists() else value
+    return str(Path(value).absolute()) if value and os.path.exists(value) else value
 
 
 def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:

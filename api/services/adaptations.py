@@ -12,12 +12,12 @@ from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.job_records import JobRecords, read_records, running_curve
-from api.services.submission import to_config
+from api.services.submission import explicit_numbers, to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, EngineKind
+from eda_service.config import EngineKind
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
@@ -38,6 +38,7 @@ class Adaptations:
 
     def __init__(self, store: JobStore, settings: Settings, wake: Callable[[], None]) -> None:
         self._store, self._settings, self._wake = store, settings, wake
+        self._roots = settings.roots
 
     def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request and queue it; returns the job and whether it is new.
@@ -47,8 +48,9 @@ class Adaptations:
             ConflictError: The idempotency key belongs to another request.
             QuotaExceededError: The caller has too many queued jobs.
         """
-        config = self._checked(request)
         webhook = request.webhook
+        told = None if webhook is None else {"url": check_url(webhook.url), "secret": webhook.secret}
+        config = self._checked(request, keep=True).config
         job, made = self._store.create(
             config,
             owner=caller.owner,
@@ -58,7 +60,7 @@ class Adaptations:
             idempotency_key=idempotency_key,
             request_sha256=sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True)),
             force=request.force,
-            webhook=None if webhook is None else {"url": check_url(webhook.url), "secret": webhook.secret},
+            webhook=told,
             stage_deadlines={stage.value: seconds for stage, seconds in request.stage_deadlines.items()},
             max_queued_per_owner=self._settings.max_queued_per_owner,
         )
@@ -67,16 +69,23 @@ class Adaptations:
 
     def estimate(self, request: AdaptationRequest) -> EstimateBody:
         """What the job would need; the same checks as `create`, nothing stored."""
-        config = self._checked(request)
         if request.webhook is not None:
             check_url(request.webhook.url)
-        return EstimateBody.model_validate(asdict(dry_run(config, self._settings.home)))
+        checked = self._checked(request, keep=False)
+        estimate = asdict(dry_run(checked.config, self._settings.home))
+        return EstimateBody.model_validate(estimate | {"warnings": [*checked.notes, *estimate["warnings"]]})
 
-    def _checked(self, request: AdaptationRequest) -> AdaptConfig:
+    def _checked(self, request: AdaptationRequest, *, keep: bool) -> inputs.Checked:
         config = to_config(request)
         if config.selfgen.engine is EngineKind.VLLM and not self._settings.has_vllm:
             raise missing("where this service runs", param="selfgen.engine")
-        return inputs.check(config, home=self._settings.home, roots=self._settings.allowed_roots)
+        return inputs.check(
+            config,
+            home=self._settings.home,
+            roots=self._roots,
+            explicit=explicit_numbers(request),
+            keep=keep,
+        )
 
     def get(self, job_id: str, caller: Caller) -> Job:
         """One job."""

@@ -46,6 +46,7 @@ class Deployments:
 
     def __init__(self, store: JobStore, packs: Packs, settings: Settings, changed: Callable[[], None]) -> None:
         self._store, self._packs, self._settings, self._changed = store, packs, settings, changed
+        self._roots = settings.roots
 
     def create(self, request: DeploymentRequest, caller: Caller) -> tuple[Deployment, bool]:
         """Deploy something; returns it and whether it is new (else an equal one was there).
@@ -157,7 +158,7 @@ class Deployments:
 
     def _wanted(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
         asked = TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"}))
-        target = inputs.check_target(asked, self._settings.allowed_roots)
+        target = inputs.check_target(asked, self._roots)
         return Deployment(
             name=request.name or AdaptConfig(target=target).public_name,
             owner=caller.owner,

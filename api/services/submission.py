@@ -44,6 +44,17 @@ def to_config(request: AdaptationRequest) -> AdaptConfig:
         raise config_error(error) from error
 
 
+def explicit_numbers(request: AdaptationRequest) -> frozenset[str]:
+    """Which numbers of prompts the caller has given, rather than a preset or a default."""
+    found = set()
+    for part in ("dataset", "eval_dataset", "evaluation"):
+        own, overrides = getattr(request, part), request.config.get(part)
+        given = set() if own is None else own.model_fields_set
+        if "num_prompts" in given or (isinstance(overrides, Mapping) and "num_prompts" in overrides):
+            found.add(f"{part}.num_prompts")
+    return frozenset(found)
+
+
 def _fields(request: AdaptationRequest) -> dict[str, Any]:
     given = request.model_dump(mode="json", exclude_unset=True)
     layer: dict[str, Any] = {name: given[name] for name in _COPIED if given.get(name) is not None}

@@ -19,6 +19,7 @@ from api.services.instruments import Instruments
 from api.services.packs import Packs
 from api.services.promotion import promote
 from api.settings import Settings
+from eda_service.artifacts.allowed import roots_env
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import storage_env
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
@@ -103,6 +104,7 @@ class Tracker:
         if found is None:
             run.create(job.adapt_config(), origin="api")
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}
+            env |= roots_env(self._settings.local_roots)
             self._ray.submit(job.ray_submission_id, f"{self._settings.job_command} --job-id {job.id}", env_vars=env)
             logger.info("submitted %s", job.ray_submission_id)
         self._store.mark_submitted(job.id, token=job.lease_token, ray_session=session)

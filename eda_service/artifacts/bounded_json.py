@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from eda_service.regular_files import open_regular
 
 MAX_BYTES = 16 << 20
 
@@ -14,12 +17,13 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
     Raises:
         ValueError: The file is too large, or holds no JSON object; the message says which.
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file.
     """
-    size_bytes = path.stat().st_size
-    if size_bytes > max_bytes:
-        raise ValueError(f"it has {size_bytes} bytes, the limit is {max_bytes}")
-    value = parse(path.read_text(encoding="utf-8"))
+    with open_regular(path) as stream:
+        size_bytes = os.fstat(stream.fileno()).st_size
+        if size_bytes > max_bytes:
+            raise ValueError(f"it has {size_bytes} bytes, the limit is {max_bytes}")
+        value = parse(stream.read(max_bytes).decode("utf-8"))
     if not isinstance(value, dict):
         raise ValueError("it holds no JSON object")
     return value

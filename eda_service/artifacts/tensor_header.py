@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eda_service.errors import UnsafeCheckpointError
+from eda_service.regular_files import open_regular
 
 MAX_HEADER_BYTES = 32 << 20
 _MAX_TENSORS = 100_000
@@ -54,8 +56,8 @@ def read_header(path: Path, *, param: str | None = None) -> dict[str, TensorPlac
         UnsafeCheckpointError: The header does not describe exactly the bytes that follow it.
     """
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
             start = stream.read(_LENGTH_BYTES)
             length = int.from_bytes(start, "little")
             if len(start) < _LENGTH_BYTES or not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - _LENGTH_BYTES):

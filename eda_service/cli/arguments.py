@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def as_pairs(texts: list[str], option: str) -> dict[str, str]:
 
 def as_path(value: str) -> str:
     """A path made absolute, since the service does not share our working directory; anything else is an id."""
-    path = Path(value).expanduser()
-    if value.startswith(("/", "./", "../", "~")) or path.exists():
-        return str(path.absolute())
+    path = os.path.expanduser(value)
+    if value.startswith(("/", "./", "../", "~")) or os.path.exists(path):  # neither raises, whatever the text
+        return str(Path(path).absolute())
     return value

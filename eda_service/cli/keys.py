@@ -13,9 +13,10 @@ import typer
 
 from eda_service.artifacts.rundir import home_dir
 from eda_service.cli import view
-from eda_service.cli.console import Commands, JsonOption, err, example, print_json
+from eda_service.cli.console import Commands, JsonOption, err, example, print_json, read_up
 from eda_service.cli.service import HomeOption
 from eda_service.client import ServiceUnreachableError
+from eda_service.errors import InputError
 from eda_service.private_files import private_home
 from eda_service.scopes import Scope
 
@@ -96,8 +97,10 @@ def _keys(home: Path | None) -> Iterator[JobStore]:
     from sqlalchemy.exc import OperationalError
 
     store: JobStore | None = None
+    root = (home or home_dir()).expanduser().resolve()
+    _require_same_database(root)
     try:
-        store = open_store((home or home_dir()).expanduser().resolve())
+        store = open_store(root)
         yield store
     except OperationalError as error:  # its text may hold the database's password
         raise ServiceUnreachableError("the database does not answer; check EDA_DATABASE_URL or --home") from error
@@ -106,12 +109,45 @@ def _keys(home: Path | None) -> Iterator[JobStore]:
             store.close()
 
 
-def open_store(home: Path) -> JobStore:
+def _require_same_database(home: Path) -> None:
+    """Check that the service that runs for this home has the database that this process would open.
+
+    Raises:
+        InputError: It has another: a key that is made or revoked here would change nothing there.
+    """
+    from eda_service.cli.supervisor import is_running
+
+    facts = read_up(home)
+    theirs, ours = (facts or {}).get("database"), database_name(home)
+    if theirs not in (None, ours) and is_running(home):
+        raise InputError(
+            f"the service of {home} keeps its keys in {theirs}, this command would open {ours}; set EDA_DATABASE_URL "
+            "as `eda up` had it, or unset it",
+            param="home",
+        )
+
+
+def database_url(home: Path) -> str:
     """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
+    return os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}"
+
+
+def database_name(home: Path) -> str:
+    """The same database as text that holds no secret: a file without links, or a URL without its password."""
+    from sqlalchemy.engine import make_url
+
+    url = make_url(database_url(home))
+    if url.get_backend_name() == "sqlite":
+        return str(Path(url.database or "").resolve())
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def open_store(home: Path) -> JobStore:
+    """The service's database, opened."""
     from eda_service.jobstore import JobStore
 
     private_home(home)
-    return JobStore(os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}")
+    return JobStore(database_url(home))
 
 
 def _fields(key: KeyInfo) -> dict[str, Any]:

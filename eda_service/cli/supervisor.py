@@ -24,7 +24,7 @@ import httpx
 
 from eda_service.artifacts.files import write_json
 from eda_service.cli.console import read_up
-from eda_service.cli.keys import open_store
+from eda_service.cli.keys import database_name, open_store
 from eda_service.distributed import processes
 from eda_service.distributed.node_directory import remove_node_directory
 from eda_service.distributed.ray_head import RayHead
@@ -127,6 +127,7 @@ class Supervisor:
             "ray_joinable": not self._ray.is_alone,
             "dashboard_url": self._ray.dashboard_url,
             "home": str(self._home),
+            "database": database_name(self._home),
             "ray_env": {
                 "RAY_ADDRESS": self._ray.dashboard_url,
                 "RAY_AUTH_MODE": "token",

@@ -107,9 +107,10 @@ class BaseGroup:
             NotFoundError: No such pack or base draft.
         """
         adapter = None
+        resolved = resolve_target(TargetSpec.model_validate(model.target))
         if adapter_dir is not None:
             adapter = read_adapter(adapter_dir, dtype=self.target.dtype, device=self.target.device)
-        resolved = resolve_target(TargetSpec.model_validate(model.target))
+            resolved.require_unchanged()
         made = fingerprint(resolved, self.target.tokenizer, self.target.config)
         if model.base_draft is None:
             return LoadedVariant(model, adapter, None, 0, made.weights_sha256)

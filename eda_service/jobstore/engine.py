@@ -24,6 +24,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 from eda_service.errors import InputError
+from eda_service.regular_files import protect_database
 
 BUSY_TIMEOUT_S = 30
 IDLE_TRANSACTION_TIMEOUT_S = 60  # a dispatcher that was suspended in a transaction must not hold its locks for ever
@@ -93,6 +94,9 @@ def _open_postgresql(url: URL) -> Engine:
 def _configure(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not emit its own BEGIN; `_begin` does
     cursor = connection.cursor()
+    for _, _, path in cursor.execute("PRAGMA database_list").fetchall():
+        if path:  # empty for a database in memory
+            protect_database(path)
     for pragma in (f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     _write_ahead(cursor)

@@ -147,6 +147,7 @@ def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
         TargetNotFoundError: No such id, revision, directory or adapter.
         UnsafeCheckpointError: Only pickled weights are there.
         TargetIncompatibleError: Not a decoder-only model this code can drive.
+        ArtifactCorruptError: Its files were changed while they were read.
     """
     resolved = resolve_target(spec)
     dtype = choose_dtype(spec, device)
@@ -159,6 +160,7 @@ def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
             "use a Llama, Qwen2, Qwen3 or Mistral style model",
             param="target.model",
         )
+    resolved.require_unchanged()
     head_weight = head.weight.detach()
     decoder = make_decoder(body, model.config, head_dim_of(model.config))
     return Target(

@@ -21,6 +21,7 @@ from eda_service.names import is_model_id, is_name
 from eda_service.progress import Tell, silent
 from eda_service.target.adapter_check import check_adapter
 from eda_service.target.embedded import EMBEDDED, fetch
+from eda_service.target.given import GivenDirectory, look_at
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _MAX_BYTES = {"config.json": 1 << 20, "adapter_config.json": 1 << 20, "tokenizer.json": 256 << 20}
@@ -30,13 +31,27 @@ HUB_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """Where a target lies, and the names it goes by."""
+    """Where a target lies, and the names it goes by.
+
+    Attributes:
+        given: Directories of its that were named by path, as they were when they were looked at.
+    """
 
     model_dir: Path
     adapter_dir: Path | None
     model: str
     revision: str | None
     adapter: str | None
+    given: tuple[GivenDirectory, ...] = ()
+
+    def require_unchanged(self) -> None:
+        """Check, after reading, that nobody has exchanged files meanwhile.
+
+        Raises:
+            ArtifactCorruptError: Somebody has.
+        """
+        for directory in self.given:
+            directory.require_unchanged()
 
 
 def shipped_targets() -> Path:
@@ -63,6 +78,8 @@ def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
 
     Raises:
         TargetNotFoundError: No such name, directory, revision or adapter.
+        InputError: A directory that a request named leads out of the allowed roots.
+        ArtifactCorruptError: Its files were changed while they were checked.
         UnsafeCheckpointError: Weights are there only in a pickled format.
         TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
     """
@@ -70,13 +87,16 @@ def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
     if base is not None:
         shipped = _check_adapter(shipped_targets() / spec.model)
         return ResolvedTarget(_check_model(fetch(base, tell)), shipped, base, None, spec.model)
-    model_dir, revision = _find(spec.model, spec.revision, param="target.model", tell=tell)
+    model_dir, revision, model_given = _find(spec.model, spec.revision, param="target.model", tell=tell)
     _check_model(model_dir)
-    adapter_dir = None
+    adapter_dir, adapter_given = None, None
     if spec.adapter is not None:
-        adapter_dir = _check_adapter(_find(spec.adapter, None, param="target.adapter")[0])
-        check_adapter(adapter_dir, model_dir)
-    return ResolvedTarget(model_dir, adapter_dir, spec.model, revision, spec.adapter)
+        adapter_dir, _, adapter_given = _find(spec.adapter, None, param="target.adapter")
+        check_adapter(_check_adapter(adapter_dir), model_dir)
+    given = tuple(each for each in (model_given, adapter_given) if each is not None)
+    found = ResolvedTarget(model_dir, adapter_dir, spec.model, revision, spec.adapter, given)
+    found.require_unchanged()
+    return found
 
 
 def is_here(spec: TargetSpec) -> bool:
@@ -95,18 +115,22 @@ def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError
     )
 
 
-def _find(name: str, revision: str | None, *, param: str, tell: Tell = silent) -> tuple[Path, str | None]:
+def _find(
+    name: str, revision: str | None, *, param: str, tell: Tell = silent
+) -> tuple[Path, str | None, GivenDirectory | None]:
+    """Directory, commit (of the hub's), and what the directory was when it was looked at (of one named by path)."""
     if name in EMBEDDED:
-        return fetch(name, tell), None
+        return fetch(name, tell), None, None
     if is_model_id(name):
-        return _from_hub(name, revision, param=param)
+        return *_from_hub(name, revision, param=param), None
     try:
         path = Path(name).expanduser()
         is_dir, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, or a home of nobody
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of nobody, a NUL
         raise TargetNotFoundError(f"{name[:128]!r} is no directory here: {error}", param=param) from error
     if is_dir:
-        return path.resolve(), None
+        given = look_at(path, param=param)
+        return given.path, None, given
     if is_file:
         raise TargetNotFoundError(f"{name} is a file; give the directory that holds config.json", param=param)
     raise TargetNotFoundError(f"{name[:128]!r} is no directory here and no model id (owner/name)", param=param)

@@ -56,7 +56,7 @@ def test_create_answers_with_the_job(client: TestClient) -> None:
     assert (job["status"], job["stage"], job["attempt"], job["max_attempts"]) == ("queued", None, 0, 3)
     assert (job["model"], job["base_draft"], job["served_name"]) == ("org/model", "small@1", "math")
     assert (job["seed"], job["priority"], job["metadata"]) == (3, 70, {"team": "math"})
-    assert job["dataset"] == {"source": "reasoning-gym:gsm", "split": "train", "num_prompts": 64}
+    assert job["dataset"] == {"source": "reasoning-gym:gsm", "split": "train", "num_prompts": 64, "sha256": None}
     assert job["method"]["eda"]["keep_fraction"] == 0.25
     config = job["config"]
     assert (config["train"]["epochs"], config["train"]["zero_stage"]) == (2, 0)
@@ -242,10 +242,10 @@ def test_local_datasets(client: TestClient, tmp_path: Path) -> None:
     path = tmp_path / "allowed" / "prompts.jsonl"
     dataset = {"source": str(path)}
     assert "nothing is" in assert_error(post(client, dataset=dataset), 400, "dataset_invalid", "dataset.source")
-    for text, word in (("", "no prompt"), ("\n\n", "no prompt"), ('{"a": 1}\n{', "line 2"), ("[1]\n", "line 1")):
+    for text, word in (("", "empty"), ("\n\n", "empty"), ('{"prompt": "x"}\n{', "line 2"), ("[1]\n", "line 1")):
         path.write_text(text)
         assert word in assert_error(post(client, dataset=dataset), 400, "dataset_invalid", "dataset.source")
-    path.write_text(json.dumps({"prompt": "hello"}) + "\n")
+    path.write_text("".join(json.dumps({"prompt": f"hello {n}"}) + "\n" for n in range(32)))
     assert post(client, dataset=dataset).json()["dataset"]["source"] == str(path)
 
 

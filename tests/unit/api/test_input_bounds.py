@@ -102,8 +102,8 @@ def test_a_link_inside_a_checkpoint_that_leads_out_is_refused(client: TestClient
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b"[" * 200_000, "line 1 is not JSON"),
-        (b'{"prompt": "\\ud800"}', "line 1 is not JSON"),
+        (b"[" * 200_000, "line 1: not JSON"),
+        (b'{"prompt": "\\ud800"}', "line 1: not JSON"),
         (b'{"prompt": "' + b"x" * (8 << 20) + b'"}', "more than"),
     ],
 )

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from api.app import create_app
 from api.settings import Settings
+from eda_service.cli.keys import database_name
 from eda_service.cli.main import app
+from eda_service.cli.supervisor import take_lock
 
 
 @pytest.fixture
@@ -48,3 +50,29 @@ def test_a_key_is_shown_once_opens_the_service_and_can_be_revoked(runner: CliRun
 )
 def test_bad_input_is_exit_code_2(runner: CliRunner, arguments: list[str]) -> None:
     assert runner.invoke(app, ["keys", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [["create", "x"], ["ls"], ["revoke", "x"]])
+def test_a_running_service_with_another_database_is_told(
+    runner: CliRunner, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is revoked in another database goes on working: that is no success."""
+    theirs = "postgresql://eda:***@db.example/eda"
+    (tmp_path / "up.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9", "database": theirs}))
+    with take_lock(tmp_path / "up.lock", "taken"):
+        refused = runner.invoke(app, ["keys", *command])
+        assert refused.exit_code == 2
+        assert theirs in refused.stderr
+        assert str(tmp_path / "eda.db") in refused.stderr
+        assert not (tmp_path / "eda.db").exists()
+        (tmp_path / "up.json").write_text(json.dumps({"database": database_name(tmp_path)}))
+        assert "keeps its keys" not in runner.invoke(app, ["keys", *command]).stderr
+    (tmp_path / "up.json").write_text(json.dumps({"database": theirs}))  # of a supervisor that was killed
+    assert "keeps its keys" not in runner.invoke(app, ["keys", *command]).stderr
+
+
+def test_a_databases_name_holds_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDA_DATABASE_URL", "postgresql+psycopg://eda:secret@db.example/eda?sslpassword=secret")
+    assert database_name(tmp_path) == "postgresql+psycopg://eda:***@db.example/eda"
+    monkeypatch.setenv("EDA_DATABASE_URL", f"sqlite:///{tmp_path}/x/../eda.db")
+    assert database_name(tmp_path) == str(tmp_path / "eda.db")

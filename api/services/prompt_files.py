@@ -1,0 +1,75 @@
+"""Prompt files at submit: opened once, every row read as the job will read it, and copied meanwhile."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.services.paths import given
+from eda_service.artifacts.beneath import Roots
+from eda_service.artifacts.input_files import copying
+from eda_service.config import DatasetSpec
+from eda_service.errors import DatasetInvalidError
+from eda_service.selfgen.prompts import Survey, read_rows, survey
+
+MIN_PROMPTS = 8
+"""The least that `dataset.num_prompts` may be."""
+
+
+@dataclass(frozen=True)
+class CheckedPrompts:
+    """A prompt file that was read to its end.
+
+    Attributes:
+        spec: With the hash of the copy, and with at most as many prompts as there are.
+        survey: What is in the file.
+    """
+
+    spec: DatasetSpec
+    survey: Survey
+
+
+def check_prompt_file(
+    spec: DatasetSpec, field: str, *, roots: Roots, home: Path, is_number_given: bool, keep: bool
+) -> CheckedPrompts:
+    """Read a prompt file through, and copy it.
+
+    Args:
+        spec: Its path and how many prompts are wanted.
+        field: `dataset` or `eval_dataset`.
+        roots: Where it may lie.
+        home: Where the copy goes.
+        is_number_given: Whether the caller asked for that number; if not, it is lowered to what there is.
+        keep: Whether a job will read it; else nothing is copied.
+
+    Raises:
+        DatasetInvalidError: It cannot be read, a row is malformed, or there are too few prompts.
+        InputError: It does not lie beneath a root.
+        InsufficientStorageError, StorageError: The service cannot copy it.
+    """
+    param = f"{field}.source"
+    with given(param, roots):
+        stream, _ = roots.open_file(spec.source)
+    with stream, copying(home) if keep else nullcontext() as copy:
+        try:
+            rows = read_rows(stream, shown=param, param=param, tee=None if copy is None else copy.write)
+            found = survey(rows, shown=param, enough=spec.num_prompts, param=param)
+        except OSError as error:
+            raise DatasetInvalidError(f"{param} cannot be read to its end: {error.strerror}", param=param) from error
+        number = _number(spec, field, found.num_distinct, is_number_given=is_number_given)
+        sha256 = None if copy is None else copy.publish()
+    return CheckedPrompts(spec.model_copy(update={"num_prompts": number, "sha256": sha256}), found)
+
+
+def _number(spec: DatasetSpec, field: str, found: int, *, is_number_given: bool) -> int:
+    if found >= spec.num_prompts:
+        return spec.num_prompts
+    if is_number_given or found < MIN_PROMPTS:
+        wanted = f"{field}.num_prompts is {spec.num_prompts}" if is_number_given else f"at least {MIN_PROMPTS} are used"
+        raise DatasetInvalidError(
+            f"{field}.source has {found} distinct prompts, {wanted}; add prompts"
+            + (f" or set {field}.num_prompts to {found}" if found >= MIN_PROMPTS else ""),
+            param=f"{field}.num_prompts" if is_number_given else f"{field}.source",
+        )
+    return found

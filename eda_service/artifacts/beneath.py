@@ -1,0 +1,259 @@
+"""Files that a caller names: opened once, by descriptor, beneath the directories in which names are allowed.
+
+A path is walked component by component (`openat` with `O_PATH | O_NOFOLLOW`), so that nothing that is exchanged
+meanwhile leads anywhere else. A symbolic link is followed only if what it names lies beneath a root too; a path that
+leaves the roots is refused before anything out there is looked at, so that no answer tells what is there. Below a root
+nothing leads into a private directory: the service's home, its storage, `/proc`.
+
+What is found is opened for reading through its descriptor, as `eda_service.regular_files` says.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from eda_service.regular_files import place, reopen, require_harmless
+
+MAX_LINKS = 40
+MAX_ENTRIES = 10_000
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_ALWAYS_PRIVATE = Path("/proc")
+
+
+class OutsideError(Exception):
+    """A path, or the entry of a directory that `entry` names, leads out of the roots or into a private directory."""
+
+    def __init__(self, entry: str = "") -> None:
+        super().__init__(entry)
+        self.entry = entry
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """One state of one file: another file under its name, or another content, has another identity."""
+
+    device: int
+    inode: int
+    changed_ns: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> FileIdentity:
+        """The identity in what `stat` says."""
+        return cls(found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size)
+
+
+@dataclass(frozen=True)
+class Roots:
+    """Directories beneath which files may be named.
+
+    Attributes:
+        allowed: Each as it may be written, with the directory it is: a root that is a link is followed once, here.
+        private: Directories that nothing beneath a root leads into.
+    """
+
+    allowed: tuple[tuple[str, Path], ...]
+    private: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, allowed: Iterable[Path], private: Iterable[Path]) -> Roots:
+        """Resolve directories; a root that is a part of a private directory is none."""
+        kept_apart = tuple(path.expanduser().resolve() for path in private)
+        found: dict[str, Path] = {}
+        for path in allowed:
+            written = Path(os.path.abspath(path.expanduser()))
+            real = written.resolve()
+            if not any(real.is_relative_to(each) for each in kept_apart):
+                found |= {str(written): real, str(real): real}
+        outermost_first = sorted(found.items(), key=lambda each: len(each[1].parts))
+        return cls(tuple(outermost_first), (*kept_apart, _ALWAYS_PRIVATE))
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """The roots, without links."""
+        return tuple(dict.fromkeys(real for _, real in self.allowed))
+
+    def names(self, path: str) -> bool:
+        """Whether a path is written as one beneath a root; nothing is looked at."""
+        return _enter(self, path) is not None
+
+    def open_file(self, path: str) -> tuple[BinaryIO, Path]:
+        """Open a regular file for reading; with its path without links.
+
+        Raises:
+            OutsideError: It does not lie beneath a root.
+            OSError: It is no regular file, or cannot be opened.
+            ValueError: It holds a NUL.
+        """
+        descriptor, real = _Walk(self).follow(path)
+        try:
+            return reopen(descriptor), real
+        finally:
+            os.close(descriptor)
+
+    def files(self, directory: str) -> tuple[Path, dict[str, FileIdentity]]:
+        """A directory's path without links, and what is in it and in its subdirectories by its relative path.
+
+        The directory itself is `.`, and the names of those below end in `/`: one that is renamed away and back has
+        another time of change.
+
+        Raises:
+            OutsideError: The directory, or something in it, does not lie beneath a root.
+            OSError: Something in it is neither a file nor a directory, there are more than `MAX_ENTRIES` things in it,
+                or it cannot be read.
+            ValueError: The path holds a NUL.
+        """
+        found: dict[str, FileIdentity] = {}
+        seen: set[tuple[int, int]] = set()
+        top, real, status = self._list(directory, seen)
+        found["."] = FileIdentity.of(status)
+        pending = deque(top)
+        num_entries = 0
+        while pending:
+            name = pending.popleft()
+            num_entries += 1
+            if num_entries > MAX_ENTRIES:
+                raise OSError(errno.EFBIG, f"it holds more than {MAX_ENTRIES} files")
+            descriptor = self._entry(real, name)
+            try:
+                status = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                pending.extend(f"{name}/{each}" for each in self._list(f"{real}/{name}", seen)[0])
+                name += "/"
+            else:
+                require_harmless(status)
+            found[name] = FileIdentity.of(status)
+        return real, found
+
+    def _entry(self, directory: Path, name: str) -> int:
+        try:
+            return _Walk(self).follow(f"{directory}/{name}")[0]
+        except OutsideError:
+            raise OutsideError(name) from None
+
+    def _list(self, directory: str, seen: set[tuple[int, int]]) -> tuple[list[str], Path, os.stat_result]:
+        """Names in a directory, none if it was seen before; its path without links; and what it is."""
+        descriptor, real = _Walk(self).follow(directory)
+        try:
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) in seen:
+                return [], real, status
+            seen.add((status.st_dev, status.st_ino))
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            listed = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return sorted(os.listdir(listed)), real, status
+            finally:
+                os.close(listed)
+        finally:
+            os.close(descriptor)
+
+
+class _Walk:
+    """One path on its way down from a root.
+
+    Args:
+        roots: Where it may go.
+    """
+
+    def __init__(self, roots: Roots) -> None:
+        self._roots = roots
+        self._private = {found for path in roots.private if (found := place(path)) is not None}
+        self._root = Path("/")
+        self._descriptors: list[int] = []
+        self._names: list[str] = []
+        self._pending: deque[str] = deque()
+
+    def follow(self, path: str) -> tuple[int, Path]:
+        """An `O_PATH` descriptor of what a path leads to, for the caller to close, and the path without links."""
+        num_links = 0
+        try:
+            self._start(path)
+            while self._pending:
+                part = self._pending.popleft()
+                if part == "..":
+                    self._up()
+                    continue
+                target = self._down(part)
+                if target is not None:
+                    num_links += 1
+                    if num_links > MAX_LINKS:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    self._link(target)
+            return self._descriptors.pop(), self._root.joinpath(*self._names)
+        finally:
+            self._close()
+
+    def _start(self, path: str) -> None:
+        entered = _enter(self._roots, path)
+        if entered is None:
+            raise OutsideError
+        self._close()
+        self._root, parts = entered
+        self._pending = deque(parts)
+        self._push(os.open(self._root, _LOOK | os.O_DIRECTORY))
+
+    def _down(self, name: str) -> str | None:
+        """Step into what has a name here; a link is not stepped into, but its text returned."""
+        descriptor = os.open(name, _LOOK, dir_fd=self._descriptors[-1])
+        if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+            try:
+                return os.readlink("", dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+        self._push(descriptor)
+        self._names.append(name)
+        return None
+
+    def _push(self, descriptor: int) -> None:
+        self._descriptors.append(descriptor)
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) in self._private:
+            raise OutsideError
+
+    def _up(self) -> None:
+        if self._names:
+            self._names.pop()
+            os.close(self._descriptors.pop())
+            return
+        self._start(posixpath.normpath(posixpath.join(self._root.parent, *self._pending)))
+
+    def _link(self, target: str) -> None:
+        if target.startswith("/"):
+            self._start("/".join([target, *self._pending]))
+        else:
+            self._pending.extendleft(reversed(_parts(target)))
+
+    def _close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+        self._names.clear()
+
+
+def _enter(roots: Roots, path: str) -> tuple[Path, list[str]] | None:
+    """The root that a path is written beneath, and the rest of the path; None for any other path."""
+    if "\0" in path:
+        raise ValueError("a path holds no NUL")
+    parts = _parts(path)
+    if not path.startswith("/"):
+        return None
+    for written, real in roots.allowed:
+        above = _parts(written)
+        if parts[: len(above)] == above:
+            return real, parts[len(above) :]
+    return None
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]

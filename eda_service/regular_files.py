@@ -1,0 +1,70 @@
+"""Opening files that others have written, without harm to the databases that this process uses.
+
+Closing *any* ordinary descriptor of a file drops all POSIX locks that a process holds on it (fcntl(2), "Record locks").
+SQLite's are among them: once they are gone another process may take the database for unused and remove the write-ahead
+log that this one still writes to, and what was committed is lost. So nothing but the database layer opens these files.
+A file is first opened with `O_PATH`, which reads nothing and whose closing drops no lock, and only what proves to be a
+regular file and no database is opened through that descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_BESIDE_DATABASE = ("", "-wal", "-shm", "-journal")
+
+_databases: set[str] = set()
+
+
+def protect_database(path: str) -> None:
+    """Never open this database file, nor those that SQLite keeps beside it, in this process."""
+    _databases.add(path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, if it is a regular file and no database that this process uses.
+
+    Raises:
+        OSError: It is neither, or cannot be opened.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return reopen(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reopen(descriptor: int) -> BinaryIO:
+    """A stream of the file that an `O_PATH` descriptor stands for.
+
+    Raises:
+        OSError: As `open_regular`.
+    """
+    require_harmless(os.fstat(descriptor))
+    return os.fdopen(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC), "rb")
+
+
+def require_harmless(status: os.stat_result) -> None:
+    """Check that opening and closing a file does no harm.
+
+    Raises:
+        OSError: It is no regular file, or a database of this process, under whatever name.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    held = {place(f"{path}{suffix}") for path in _databases for suffix in _BESIDE_DATABASE}
+    if (status.st_dev, status.st_ino) in held:
+        raise OSError(errno.EACCES, "it is no file of a caller's")
+
+
+def place(path: Path | str) -> tuple[int, int] | None:
+    """Device and inode of a path; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
