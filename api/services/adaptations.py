@@ -107,7 +107,12 @@ class Adaptations:
         return job
 
     def retry(self, job_id: str, caller: Caller) -> Job:
-        """Queue a failed or cancelled job again; stages whose records are valid are not repeated."""
+        """Queue a failed or cancelled job again; stages whose records are valid are not repeated.
+
+        Raises:
+            ConflictError: The job is in another state, or it was started by hand.
+            QuotaExceededError: The owner has too many queued jobs.
+        """
         job = self.get(job_id, caller)
         if job.origin == "ray":
             raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
@@ -117,6 +122,7 @@ class Adaptations:
             Status.QUEUED,
             event="job_retried",
             message="queued again by request",
+            only_from={Status.FAILED, Status.CANCELLED},
             extra_attempts=max(budget, 0),
             max_queued_per_owner=self._settings.max_queued_per_owner,
         )

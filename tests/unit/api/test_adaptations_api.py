@@ -15,7 +15,7 @@ from api.auth import require_safe_host
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import InputError
-from eda_service.jobstore import JobStore
+from eda_service.jobstore import JobStore, Status
 from eda_service.records import Stage
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
@@ -199,6 +199,19 @@ def test_cancel_and_retry_of_a_queued_job(client: TestClient) -> None:
     later = client.get(f"/v1/adaptations/{job_id}/events", params={"after": events["first_id"]}).json()
     assert len(later["data"]) == 2
     assert_error(client.get(f"/v1/adaptations/{job_id}/events", params={"after": "x"}), 400, "invalid_request", "after")
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.CANCELLING, Status.SUCCEEDED])
+def test_a_job_that_is_not_over_or_is_done_is_not_retried(client: TestClient, store: JobStore, status: Status) -> None:
+    job_id = post(client).json()["id"]
+    store.transition(job_id, Status.RUNNING, event="attempt_started", message="x")
+    if status is not Status.RUNNING:
+        store.transition(job_id, status, event="x", message="x")
+    refused = client.post(f"/v1/adaptations/{job_id}/retry")
+    assert_error(refused, 409, "conflict", "status")
+    assert f"is {status.value}; only a job that is cancelled or failed" in refused.json()["error"]["message"]
+    assert refused.headers["x-should-retry"] == "false"
+    assert store.get(job_id).status is status
 
 
 def test_jobs_survive_a_restart_of_the_api(settings: Settings) -> None:
