@@ -79,6 +79,8 @@ class AdaptationRequest(Config):
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
     method: MethodRequest = MethodRequest()
     preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b, 70b or best")
+    deploy: bool | None = Field(None, description="false: publish the pack and serve what is served (deploy.enabled)")
+    min_gain: float | None = Field(None, ge=0.0, le=10.0, description="deploy.min_gain")
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
     metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     priority: int = Field(50, ge=0, le=100, description="higher runs first")

@@ -65,6 +65,24 @@ def test_create_answers_with_the_job(client: TestClient) -> None:
     assert client.get(f"/v1/adaptations/{job['id']}").json() == job
 
 
+@pytest.mark.parametrize(
+    ("request_fields", "wanted"),
+    [
+        ({}, (True, 1.02, 1.0)),
+        ({"deploy": False}, (False, 1.02, 1.0)),
+        ({"min_gain": 0}, (True, 0.0, 1.0)),
+        ({"deploy": True, "min_gain": 1.1, "config": {"deploy": {"min_speed_gain": None}}}, (True, 1.1, None)),
+        ({"min_gain": 1.1, "config": {"deploy": {"min_gain": 1.3}}}, (True, 1.3, 1.0)),
+    ],
+)
+def test_what_a_pack_has_to_gain_is_part_of_the_request(
+    client: TestClient, request_fields: dict[str, Any], wanted: tuple[bool, float, float | None]
+) -> None:
+    deploy = post(client, **request_fields).json()["config"]["deploy"]
+    assert (deploy["enabled"], deploy["min_gain"], deploy["min_speed_gain"]) == wanted
+    assert_error(post(client, min_gain=-1), 400, "invalid_request", "min_gain")
+
+
 def test_a_preset_lies_below_the_request(client: TestClient) -> None:
     job = post(client, preset="demo", dataset={"num_prompts": 99}, method={"eda": {"epochs": 1}}).json()
     assert job["dataset"]["num_prompts"] == 99

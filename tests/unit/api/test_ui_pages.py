@@ -122,7 +122,7 @@ def test_a_failed_job_says_why_and_can_be_retried(client: TestClient, store: Job
     assert store.get(job_id).status in {"queued", "running"}
     again = client.post(f"/ui/jobs/{job_id}/retry", data={"token": token}, headers=HTML)
     assert again.status_code == 409
-    assert "cannot become" in parse(again.text).one("main").text
+    assert "only a job that is cancelled or failed" in parse(again.text).one("main").text
 
 
 def test_names_that_try_to_be_markup_are_text(client: TestClient, store: JobStore, settings: Settings) -> None:

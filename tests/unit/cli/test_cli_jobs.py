@@ -47,6 +47,13 @@ def test_adapt_makes_the_job_that_was_asked_for(eda: Cli, live: LiveApi) -> None
     assert (config["train"]["epochs"], config["train"]["zero_stage"], config["seed"]) == (2, 0, 3)
 
 
+def test_adapt_says_whether_and_when_to_deploy(eda: Cli, live: LiveApi) -> None:
+    deploy = adapt(eda, live, "--no-deploy", "--min-gain", "1.1")["config"]["deploy"]
+    assert (deploy["enabled"], deploy["min_gain"]) == (False, 1.1)
+    assert adapt(eda, live)["config"]["deploy"]["enabled"]
+    assert eda("adapt", "org/model", "--min-gain", "-1", url=live.url).exit_code == 2
+
+
 def test_adapt_says_how_to_watch(eda: Cli, live: LiveApi) -> None:
     done = eda("adapt", "org/model", "--base-draft", "small@1", "--force", url=live.url)
     assert (done.exit_code, done.stderr) == (0, "")
