@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from eda_service.artifacts.packs import measured_on
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
@@ -189,6 +190,7 @@ class AdaptationBody(BaseModel):
     ray_submission_id: str | None
     result_pack: str | None
     report: str | None
+    measured_on: str = Field(description="which held-out prompts the evaluation is made on, in words")
     error: JobErrorBody | None
     config: AdaptConfig
 
@@ -215,6 +217,7 @@ class AdaptationBody(BaseModel):
             metadata=job.labels,
             ray_submission_id=job.ray_submission_id if job.origin == "api" and job.submitted_at else None,
             report=f"/v1/adaptations/{job.id}/report" if job.status is Status.SUCCEEDED else None,
+            measured_on=measured_on(config),
             config=config,
         )  # fmt: skip
 

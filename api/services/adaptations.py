@@ -16,6 +16,7 @@ from api.services.submission import to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
+from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, EngineKind
 from eda_service.distributed.vllm_environment import missing
@@ -147,7 +148,7 @@ class Adaptations:
         report = self._run_dir(job).read_record(EvalReport, Stage.EVALUATE, verify=False)
         if report is None:
             raise NotFoundError(f"job {job_id} is {job.status.value} and has no report; wait for its stage `evaluate`")
-        return report
+        return report.model_copy(update={"measured_on": report.measured_on or measured_on(job.adapt_config())})
 
     def records(self, job_id: str, caller: Caller) -> JobRecords:
         """What the job's stages have written down so far."""

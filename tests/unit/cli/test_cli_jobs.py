@@ -125,6 +125,23 @@ def test_exit_code_of_an_ended_job(eda: Cli, live: LiveApi, command: str, end: S
     assert (shown.exit_code, end.value in shown.stdout) == (0, True)
 
 
+@pytest.mark.parametrize("command", ["wait", "watch", "show"])
+@pytest.mark.parametrize("kept", [None, "too little gain: [1.000]"])
+def test_the_end_says_what_was_measured_and_what_became_of_the_pack(
+    eda: Cli, live: LiveApi, command: str, kept: str | None
+) -> None:
+    job_id = adapt(eda, live, "--data", "reasoning-gym:gsm", "--name", "math")["id"]
+    live.store.transition(job_id, Status.RUNNING, event="note", message="")
+    live.store.transition(
+        job_id, Status.SUCCEEDED, event="job_succeeded", message="", result_pack="math@2", deployment_kept=kept
+    )
+    done = eda("jobs", command, job_id, url=live.url)
+    told = (done.stdout if command == "show" else done.stderr).replace("\n", " ")
+    assert "published math@2 (measured on 16 prompts split off reasoning-gym:gsm), " in told
+    assert ("served as math" in told) is (kept is None)
+    assert (f"not deployed: {kept}" in told) is (kept is not None)
+
+
 def test_wait_has_a_limit(eda: Cli, live: LiveApi) -> None:
     job_id = adapt(eda, live)["id"]
     done = eda("jobs", "wait", job_id, "--timeout", "0.1", url=live.url)
