@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from eda_service.artifacts.packs import measured_on
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
@@ -79,6 +80,8 @@ class AdaptationRequest(Config):
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
     method: MethodRequest = MethodRequest()
     preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b, 70b or best")
+    deploy: bool | None = Field(None, description="false: publish the pack and serve what is served (deploy.enabled)")
+    min_gain: float | None = Field(None, ge=0.0, le=10.0, description="deploy.min_gain")
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
     metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     priority: int = Field(50, ge=0, le=100, description="higher runs first")
@@ -187,6 +190,7 @@ class AdaptationBody(BaseModel):
     ray_submission_id: str | None
     result_pack: str | None
     report: str | None
+    measured_on: str = Field(description="which held-out prompts the evaluation is made on, in words")
     error: JobErrorBody | None
     config: AdaptConfig
 
@@ -213,6 +217,7 @@ class AdaptationBody(BaseModel):
             metadata=job.labels,
             ray_submission_id=job.ray_submission_id if job.origin == "api" and job.submitted_at else None,
             report=f"/v1/adaptations/{job.id}/report" if job.status is Status.SUCCEEDED else None,
+            measured_on=measured_on(config),
             config=config,
         )  # fmt: skip
 

@@ -100,6 +100,7 @@ class EvaluationBody(BaseModel):
     num_draft_tokens: int
     tree: dict[str, int] | None
     dataset: str
+    measured_on: str = Field(description="which held-out prompts, in words")
 
 
 class ReplicasBody(BaseModel):

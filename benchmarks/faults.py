@@ -48,6 +48,7 @@ CONFIG: dict[str, Any] = {
         "loss": {"feature_noise": 0.1},
     },
     "evaluation": {"num_prompts": 6, "max_new_tokens": 16, "num_timed_prompts": 0, "threads": 1},
+    "deploy": {"min_gain": 0, "min_speed_gain": 0},
 }
 HELD_OPEN = {
     "select": {"op": "replace", "match": "select/record.json"},

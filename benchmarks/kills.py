@@ -54,6 +54,7 @@ BODY: dict[str, Any] = {
         "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16},
         "train": {"epochs": 4, "checkpoint_every_steps": 4, "num_workers": 1},
         "evaluation": {"num_prompts": 4, "max_new_tokens": 32, "num_timed_prompts": 0},
+        "deploy": {"min_gain": 0, "min_speed_gain": 0},
     },
 }
 

@@ -48,6 +48,7 @@ JOB: dict[str, Any] = {
         "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16},
         "train": {"epochs": 1, "num_workers": 1},
         "evaluation": {"num_prompts": 4, "max_new_tokens": 16, "temperatures": [0.0], "num_timed_prompts": 0},
+        "deploy": {"min_gain": 0, "min_speed_gain": 0},
     },
 }
 _PATIENCE_S = 1500.0

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from eda_service.deploy_config import DeployConfig
 from eda_service.names import as_name
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -359,6 +360,7 @@ class AdaptConfig(Config):
     selection: SelectionConfig = SelectionConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
+    deploy: DeployConfig = DeployConfig()
     track: TrackConfig = TrackConfig()
     device: DeviceName = Field(
         "auto",

@@ -141,6 +141,12 @@ class WorsePackError(ConflictError):
     code = "acceptance_regression"
 
 
+class PackNotComparedError(ConflictError):
+    """No measurement has both a pack and the one that it would replace."""
+
+    code = "pack_not_compared"
+
+
 class ResourceError(EdaError):
     """The machine or cluster lacks something the job needs."""
 

@@ -187,7 +187,7 @@ class AcceptanceRow(Frozen):
 class SpeedRow(Frozen):
     """Wall clock of one mode at one temperature, batch 1; medians over interleaved repeats."""
 
-    mode: str = Field(description="autoregressive, base_draft or adapted_draft")
+    mode: str = Field(description="autoregressive, base_draft, adapted_draft or, of a rival, pack:name@version")
     num_draft_tokens: int = Field(description="chain length; the acceptance rows have their own")
     temperature: float
     tokens_per_s: float
@@ -207,6 +207,30 @@ class LosslessCheck(Frozen):
     dtype: str
 
 
+class Role(StrEnum):
+    """Why a published pack is measured beside a new one."""
+
+    SERVED = "served"
+    CHAMPION = "champion"
+
+
+class Rival(Frozen):
+    """A published pack that was measured beside the new one: same prompts, settings and engine, in the same run."""
+
+    pack: str = Field(description="name@version")
+    roles: tuple[Role, ...]
+    acceptance: tuple[AcceptanceRow, ...] = ()
+    speed: tuple[SpeedRow, ...] = ()
+    left_out: str | None = Field(None, description="why it could not be measured; None: it was")
+
+
+class FixedScores(Frozen):
+    """Acceptance lengths on the fixed evaluation of a pack's name and target."""
+
+    evaluation: str = Field(description="sha256 of the fixed evaluation; equal ones were measured alike")
+    lengths: dict[str, float] = Field(description="by name@version; `adapted_draft` is the job's own pack")
+
+
 class EvalReport(Record):
     """What adaptation did, measured in the same engine."""
 
@@ -215,6 +239,17 @@ class EvalReport(Record):
     speed: tuple[SpeedRow, ...]
     lossless: LosslessCheck
     machine: dict[str, str]
+    measured_on: str = Field("", description="which held-out prompts, in words; empty in older records")
+    rivals: tuple[Rival, ...] = ()
+    fixed: FixedScores | None = None
+
+
+class RivalScore(Frozen):
+    """What a pack's job measured for another pack, beside its own."""
+
+    pack: str = Field(description="name@version")
+    acceptance_length: float = Field(description="at the evaluation's first temperature")
+    speedup: float | None = Field(description="over decoding without a draft; None: speed was not measured")
 
 
 class PackManifest(Record):
@@ -228,6 +263,10 @@ class PackManifest(Record):
     num_parameters: int
     num_trainable: int
     metrics: dict[str, float]
+    measured_on: str = Field("", description="which held-out prompts, in words; empty in older manifests")
+    rivals: tuple[RivalScore, ...] = Field((), description="packs that were measured beside it")
+    unmeasured_rivals: dict[str, str] = Field({}, description="packs that could not be measured, and why")
+    fixed: FixedScores | None = Field(None, description="of this pack and its rivals, by name@version")
 
 
 class DraftManifest(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from pack_files import put_pack
@@ -23,6 +24,7 @@ def publish_adapted(
     vocab_W: Tensor | None = None,
     std: float = 0.05,
     name: str = "adapted",
+    **pack: Any,
 ) -> str:
     """Publish the next version; returns name@version.
 
@@ -35,6 +37,7 @@ def publish_adapted(
         std: How far the trained tensors are moved from where training starts; a gate ten times as far, so that it
             varies with its input.
         name: Of the pack.
+        pack: More of what `put_pack` takes.
     """
     draft = prepare(load_base_draft(base_dir, dtype=torch.float32).draft, train, seed=1)
     rng = torch.Generator().manual_seed(7)
@@ -47,4 +50,5 @@ def publish_adapted(
     files.mkdir(exist_ok=True)
     save_pack(files, draft, train, vocab_W)
     base = f"{base_dir.parent.name}@{base_dir.name}"
-    return put_pack(home, name, 2.0, files=files, target=target.fingerprint, base_draft=base, method=train.method.value)
+    made = {"files": files, "target": target.fingerprint, "base_draft": base, "method": train.method.value}
+    return put_pack(home, name, 2.0, **{**made, **pack})

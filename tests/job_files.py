@@ -39,8 +39,10 @@ def record_of(stage: Stage) -> dict[str, Any]:
     return found
 
 
-def finish_job(store: JobStore, home: Path, job: Job) -> Job:
-    """Take a queued job through all stages: its run directory, its pack and its row."""
+def finish_job(store: JobStore, home: Path, job: Job, *, kept: str | None = None) -> Job:
+    """Take a queued job through all stages: its run directory, its pack and its row; `kept` says why its pack is not
+    deployed.
+    """
     run = RunDir.of_job(job.id, home)
     config = job.adapt_config()
     run.create(config, origin="api")
@@ -54,7 +56,12 @@ def finish_job(store: JobStore, home: Path, job: Job) -> Job:
     lengths = rows["adapted_draft", 0.0], rows["base_draft", 0.0]
     pack = put_pack(home, config.public_name, lengths[0], base=lengths[1], job_id=job.id, created_at=int(time.time()))
     return store.transition(
-        job.id, Status.SUCCEEDED, event="job_succeeded", message=f"published {pack}", result_pack=pack
+        job.id,
+        Status.SUCCEEDED,
+        event="job_succeeded",
+        message=f"published {pack}",
+        result_pack=pack,
+        deployment_kept=kept,
     )
 
 

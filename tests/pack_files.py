@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts.files import file_entry, write_json
-from eda_service.artifacts.packs import ADAPTED, BASE, acceptance_key
+from eda_service.artifacts.packs import ADAPTED, BASE, acceptance_key, speedup_key
 from eda_service.artifacts.registry import publish_pack, reserve_version, stage_pack
 from eda_service.config import AdaptConfig
-from eda_service.records import PackManifest, Stage, TargetFingerprint
+from eda_service.records import FixedScores, PackManifest, RivalScore, Stage, TargetFingerprint
 
 WEIGHTS = "w" * 64
 
@@ -31,6 +32,11 @@ def put_pack(
     prompts: str = "p",
     method: str = "eda",
     created_at: int = 1,
+    speedup: float | None = None,
+    base_speedup: float | None = None,
+    rivals: Mapping[str, float | tuple[float, float]] | None = None,
+    unmeasured: Mapping[str, str] | None = None,
+    fixed: tuple[str, Mapping[str, float]] | None = None,
     **config: Any,
 ) -> str:
     """Publish the next version of a pack; returns name@version.
@@ -49,6 +55,11 @@ def put_pack(
         created_at: When, in seconds since the epoch.
         prompts: Stands for the hash of the prompts.
         method: What was trained.
+        speedup: Of the pack over decoding without a draft; None: speed was not measured.
+        base_speedup: Of the base draft alone.
+        rivals: name@version to what the pack's job measured for it: acceptance length, or that and speedup.
+        unmeasured: name@version to why it could not be measured.
+        fixed: A fixed evaluation, and the acceptance lengths there by name@version.
         config: Fields of its AdaptConfig.
     """
     version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
@@ -74,11 +85,24 @@ def put_pack(
         target=target or fingerprint(weights_sha256=weights_sha256),
         num_parameters=10,
         num_trainable=4,
-        metrics={acceptance_key(ADAPTED, 0.0): acceptance_length, acceptance_key(BASE, 0.0): base},
+        metrics={acceptance_key(ADAPTED, 0.0): acceptance_length, acceptance_key(BASE, 0.0): base}
+        | {
+            speedup_key(draft, 0.0): value
+            for draft, value in ((ADAPTED, speedup), (BASE, base_speedup))
+            if value is not None
+        },
+        rivals=tuple(_rival(pack, measured) for pack, measured in (rivals or {}).items()),
+        unmeasured_rivals=dict(unmeasured or {}),
+        fixed=None if fixed is None else FixedScores(evaluation=fixed[0], lengths=dict(fixed[1])),
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     publish_pack(staging, name, version, home)
     return f"{name}@{version}"
+
+
+def _rival(pack: str, measured: float | tuple[float, float]) -> RivalScore:
+    length, speedup = measured if isinstance(measured, tuple) else (measured, None)
+    return RivalScore(pack=pack, acceptance_length=length, speedup=speedup)
 
 
 def fingerprint(**fields: Any) -> TargetFingerprint:

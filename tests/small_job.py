@@ -19,6 +19,7 @@ CONFIG: dict[str, Any] = {
     "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 8, "pca_dim": 8},
     "train": {"epochs": 4, "batch_size": 4, "num_workers": 1, "checkpoint_every_steps": 4},
     "evaluation": {"num_prompts": 4, "max_new_tokens": 8, "num_timed_prompts": 0, "temperatures": [0.0], "threads": 1},
+    "deploy": {"min_gain": 0, "min_speed_gain": 0},  # a random target's draft gains nothing; it is served all the same
 }
 
 

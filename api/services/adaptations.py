@@ -16,6 +16,7 @@ from api.services.submission import explicit_numbers, to_config
 from api.services.webhooks import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
+from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import EngineKind
 from eda_service.distributed.vllm_environment import missing
@@ -116,7 +117,12 @@ class Adaptations:
         return job
 
     def retry(self, job_id: str, caller: Caller) -> Job:
-        """Queue a failed or cancelled job again; stages whose records are valid are not repeated."""
+        """Queue a failed or cancelled job again; stages whose records are valid are not repeated.
+
+        Raises:
+            ConflictError: The job is in another state, or it was started by hand.
+            QuotaExceededError: The owner has too many queued jobs.
+        """
         job = self.get(job_id, caller)
         if job.origin == "ray":
             raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
@@ -126,6 +132,7 @@ class Adaptations:
             Status.QUEUED,
             event="job_retried",
             message="queued again by request",
+            only_from={Status.FAILED, Status.CANCELLED},
             extra_attempts=max(budget, 0),
             max_queued_per_owner=self._settings.max_queued_per_owner,
         )
@@ -150,7 +157,7 @@ class Adaptations:
         report = self._run_dir(job).read_record(EvalReport, Stage.EVALUATE, verify=False)
         if report is None:
             raise NotFoundError(f"job {job_id} is {job.status.value} and has no report; wait for its stage `evaluate`")
-        return report
+        return report.model_copy(update={"measured_on": report.measured_on or measured_on(job.adapt_config())})
 
     def records(self, job_id: str, caller: Caller) -> JobRecords:
         """What the job's stages have written down so far."""

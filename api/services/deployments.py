@@ -14,7 +14,8 @@ from api.services import inputs
 from api.services.packs import Packs
 from api.settings import Settings
 from eda_service.artifacts import prompts
-from eda_service.artifacts.packs import PackVersion, regression
+from eda_service.artifacts.gate import Comparison, beside_base, regression
+from eda_service.artifacts.packs import PackVersion
 from eda_service.config import AdaptConfig, EngineKind, TargetSpec
 from eda_service.deployment_config import DriftConfig, EngineSpec
 from eda_service.distributed.vllm_environment import missing
@@ -23,6 +24,7 @@ from eda_service.errors import (
     InputError,
     NameTakenError,
     NotFoundError,
+    PackNotComparedError,
     QuotaExceededError,
     StaleDeploymentError,
     WorsePackError,
@@ -64,7 +66,7 @@ class Deployments:
         if equal is not None:
             return equal, False
         if pack is not None and not request.force:
-            _require_no_regression(pack, None)
+            _require_no_regression(beside_base(pack))
         self._require_room(caller)
         try:
             made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
@@ -101,6 +103,7 @@ class Deployments:
 
         Raises:
             WorsePackError: The pack measured less than the one that is served.
+            PackNotComparedError: No measurement has both.
         """
         given = request.model_fields_set
 
@@ -188,10 +191,24 @@ class Deployments:
         if pack.reference == current.pack:
             return changes
         if not request.force:
-            _require_no_regression(pack, self._packs.served(current.pack))
+            self._require_no_worse(pack, current, caller)
         if pack.manifest is not None:
             changes["base_draft"] = pack.manifest.base_draft
         return changes
+
+    def _require_no_worse(self, pack: PackVersion, current: Deployment, caller: Caller) -> None:
+        served = self._packs.served(current.pack)
+        if served is None:  # the base draft alone, or a pack that is gone
+            _require_no_regression(beside_base(pack))
+            return
+        found = self._packs.compared(pack, served, caller)
+        if found is None:
+            raise PackNotComparedError(
+                f"{pack.reference} and {served.reference}, which {current.name} serves, have no measurement in common; "
+                "`force` deploys it all the same, and a job that adapts again measures both",
+                param="pack",
+            )
+        _require_no_regression(found)
 
     def _of_pack(self, pack: PackVersion | None, written: str | None) -> dict[str, Any]:
         if pack is None:
@@ -240,8 +257,8 @@ class Deployments:
         raise ConflictError(f"{current.name} never served anything else; there is nothing to go back to")
 
 
-def _require_no_regression(pack: PackVersion, served: PackVersion | None) -> None:
-    why = regression(pack, served)
+def _require_no_regression(found: Comparison | None) -> None:
+    why = None if found is None else regression(found)
     if why is not None:
         raise WorsePackError(f"{why}; `force` deploys it anyway", param="pack")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from api.auth import Caller
 from eda_service.artifacts import registry
-from eda_service.artifacts.packs import PackVersion, champion, read_pack
+from eda_service.artifacts.gate import Comparison, champion, common
+from eda_service.artifacts.packs import PackVersion, read_pack
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Job, JobStore
 from eda_service.names import NAME_PATTERN
@@ -114,15 +115,31 @@ class Packs:
         except (NotFoundError, ValueError):
             return None
 
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """Every published version of a pack, whoever sees it."""
+        return tuple(registry.pack_versions(name, self._home))
+
+    def best_measured(self, name: str, owner: str) -> PackVersion | None:
+        """The version of a pack that an owner's jobs have to beat, whatever is pinned; None without any measured."""
+        return champion(self._visible_versions(name, owner))
+
+    def compared(self, new: PackVersion, old: PackVersion, caller: Caller) -> Comparison | None:
+        """Two packs in a measurement that both have part in, as far as the caller sees; None without any."""
+        others = (each for name in {new.name, old.name} for each in self._visible_versions(name, caller.sees))
+        return common(new, old, others)
+
     def job_of(self, pack: PackVersion) -> Job | None:
         """The job that published a version, when it is known here."""
         return self._job(pack.name, pack.version)
 
     def _of_owner(self, name: str, owner: str | None) -> list[PackVersion]:
-        found = self._visible(name, owner)
+        found = self._visible_versions(name, owner)
         if not found:
             raise NotFoundError(f"no pack {name[:96]!r}; GET /v1/packs lists them", param="pack")
-        return [read_pack(name, version, self._home) for version in found]
+        return found
+
+    def _visible_versions(self, name: str, owner: str | None) -> list[PackVersion]:
+        return [read_pack(name, version, self._home) for version in self._visible(name, owner)]
 
     def _visible(self, name: str, owner: str | None) -> list[int]:
         versions = registry.pack_versions(name, self._home)

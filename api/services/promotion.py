@@ -1,26 +1,35 @@
-"""What a finished job does to the deployment of its name: makes it, swaps its pack, or keeps it and says why."""
+"""What a finished job does to the deployment of its name: makes it, swaps its pack, or keeps it and says why.
+
+A pack takes over when its own job measured it beside what it would replace and it gained enough (`config.deploy`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from api.services.packs import Packs
-from eda_service.artifacts.packs import PackVersion, regression
+from eda_service.artifacts.gate import Comparison, beside, beside_base, shortfall
+from eda_service.artifacts.packs import PackVersion
+from eda_service.deploy_config import DeployConfig
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, Job, JobStore
+
+_BY_HAND = "deploy it by hand, or adapt again with a lower deploy.min_gain"
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """Exactly one of the two is there.
+    """What becomes of the deployment; nothing where both are None: it serves the pack already.
 
     Attributes:
         deployment: As it shall be.
         kept: Why it stays as it is.
+        told: What decided, in words that follow "serving as".
     """
 
     deployment: Deployment | None
     kept: str | None
+    told: str = ""
 
 
 def promote(store: JobStore, packs: Packs, job: Job, pack: str) -> Promotion:
@@ -37,25 +46,46 @@ def promote(store: JobStore, packs: Packs, job: Job, pack: str) -> Promotion:
         "job_id": job.id,
     }
     name = config.public_name
+    current: Deployment | None
     try:
         current = store.deployment(name)
     except NotFoundError:
-        latest = f"{pack.partition('@')[0]}@latest"
-        return Promotion(Deployment(name=name, owner=job.owner, pack_ref=latest, **served), None)
-    kept = _reason_to_keep(packs, current, job, pack)
+        current = None
+    if current is not None and current.owner == job.owner and current.pack == pack:
+        return Promotion(None, None, "as it was already")
+    kept, told = _decide(packs, current, job, pack, config.deploy)
     if kept is not None:
         return Promotion(None, kept)
-    return Promotion(current.model_copy(update=served), None)
+    if current is None:
+        latest = f"{pack.partition('@')[0]}@latest"
+        return Promotion(Deployment(name=name, owner=job.owner, pack_ref=latest, **served), None, told)
+    return Promotion(current.model_copy(update=served), None, told)
 
 
-def _reason_to_keep(packs: Packs, current: Deployment, job: Job, pack: str) -> str | None:
-    if current.owner != job.owner:
-        return f"the name {current.name} is taken by another owner; deploy {pack} under another one"
+def _decide(
+    packs: Packs, current: Deployment | None, job: Job, pack: str, gate: DeployConfig
+) -> tuple[str | None, str]:
+    """Why the deployment stays as it is, else None; and what decided."""
+    if current is not None and current.owner != job.owner:
+        return f"the name {current.name} is taken by another owner; deploy {pack} under another one", ""
+    if not gate.enabled:
+        return f"the job was not to deploy (deploy.enabled is false); deploy {pack} by hand", ""
     try:
         new, versions = packs.published_by(job.owner, pack)
-        return _pinned(packs, current, new, versions) or _worse(packs, current, new)
+        kept = None if current is None else _pinned(packs, current, new, versions)
     except NotFoundError as error:
-        return error.message
+        kept = error.message
+    return (kept, "") if kept is not None else _gate(current, new, gate)
+
+
+def _gate(current: Deployment | None, new: PackVersion, gate: DeployConfig) -> tuple[str | None, str]:
+    if gate.is_open:
+        return None, "whatever it gains, as deploy.min_gain is 0"
+    served = None if current is None else current.pack
+    found = beside_base(new) if served is None else beside(new, served)
+    if found is None:
+        return _not_compared(new, served), ""
+    return _too_little(found, gate, current), found.in_words()
 
 
 def _pinned(packs: Packs, current: Deployment, new: PackVersion, versions: list[PackVersion]) -> str | None:
@@ -70,6 +100,24 @@ def _pinned(packs: Packs, current: Deployment, new: PackVersion, versions: list[
     return None if best == new else f"{current.name} follows {current.pack_ref}, which is {best.reference}"
 
 
-def _worse(packs: Packs, current: Deployment, new: PackVersion) -> str | None:
-    why = regression(new, packs.served(current.pack))
-    return None if why is None else f"acceptance_regression: {why}; {current.name} keeps {current.pack}"
+def _not_compared(new: PackVersion, served: str | None) -> str:
+    if new.evaluation is None or served is None:
+        return f"{new.reference} does not say what it measured; {_BY_HAND}"
+    why = new.evaluation.unmeasured_rivals.get(served)
+    if why is not None:
+        return f"{new.reference} could not be measured beside {served}, which is served: {why}; {_BY_HAND}"
+    return (
+        f"{new.reference} was not measured beside {served}, which is served: it was not when the job began to "
+        "evaluate; deploy it by hand, or adapt again"
+    )
+
+
+def _too_little(found: Comparison, gate: DeployConfig, current: Deployment | None) -> str | None:
+    why = shortfall(found, gate)
+    if why is None:
+        return None
+    kind = "acceptance_regression" if found.length < found.old_length else "too little gain"
+    keeps = (
+        "nothing is deployed" if current is None else f"{current.name} keeps {current.pack or 'the base draft alone'}"
+    )
+    return f"{kind}: {found.new} has {why}; {keeps}; {_BY_HAND}"

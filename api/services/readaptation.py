@@ -81,7 +81,9 @@ class Readaptation:
         self._wake()
 
     def _config(self, deployment: Deployment, source: str, num_prompts: int) -> AdaptConfig:
-        """As the served pack was made, on other prompts."""
+        """As the served pack was made, on other prompts. The new pack shall be served if it gains as much as that one
+        had to, also where that one was published first and deployed by hand.
+        """
         served = self._packs.served(deployment.pack)
         made_with = {} if served is None or served.manifest is None else served.manifest.config
         evaluation = dict(made_with.get("evaluation", {}))
@@ -95,6 +97,7 @@ class Readaptation:
                 "dataset": {"source": source, "num_prompts": num_prompts},
                 "eval_dataset": None,
                 "evaluation": {**evaluation, "num_prompts": held_out},
+                "deploy": {**made_with.get("deploy", {}), "enabled": True},
             }
         )
 

@@ -25,6 +25,7 @@ _HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("train", "learning_rate"),
     "unroll_steps": ("train", "loss", "unroll_steps"),
 }
+_DEPLOY = {"deploy": "enabled", "min_gain": "min_gain"}
 _COPIED = ("base_draft", "served_name", "seed", "dataset", "eval_dataset", "evaluation")
 
 
@@ -61,6 +62,9 @@ def _fields(request: AdaptationRequest) -> dict[str, Any]:
     target = {name: given[name] for name in ("model", "revision", "adapter") if given.get(name) is not None}
     if target:
         layer["target"] = target
+    deploy = {name: given[key] for key, name in _DEPLOY.items() if given.get(key) is not None}
+    if deploy:
+        layer["deploy"] = deploy
     method = given.get("method", {})
     if "type" in method:
         layer["train"] = {"method": method["type"]}

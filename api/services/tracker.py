@@ -18,6 +18,7 @@ from typing import Any
 from api.services.instruments import Instruments
 from api.services.packs import Packs
 from api.services.promotion import promote
+from api.services.rivalry import Rivalry
 from api.settings import Settings
 from eda_service.artifacts.allowed import roots_env
 from eda_service.artifacts.rundir import RunDir
@@ -55,6 +56,7 @@ class Tracker:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
         self._instruments = instruments
         self._packs = Packs(store, settings.home)
+        self._rivalry = Rivalry(store, self._packs, clock=clock)
 
     def advance(self, job: Job, session: str | None) -> None:
         """Take one look at a running or cancelling job.
@@ -74,8 +76,11 @@ class Tracker:
         result = run.read_result(attempt=job.attempt)
         self.read_files(job, run)  # after the result: what the driver told before it is not missed
         if result is not None:
+            self._rivalry.forget(job.id)
             self._finish(job, result)
-        elif job.origin == "ray":
+            return
+        self._rivalry.tell(job, run)
+        if job.origin == "ray":
             self._advance_foreign(job, run)
         else:
             self._advance_own(job, run, session)
@@ -103,6 +108,7 @@ class Tracker:
             return
         if found is None:
             run.create(job.adapt_config(), origin="api")
+            self._rivalry.tell(job, run)
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}
             env |= roots_env(self._settings.local_roots)
             self._ray.submit(job.ray_submission_id, f"{self._settings.job_command} --job-id {job.id}", env_vars=env)
@@ -173,7 +179,7 @@ class Tracker:
         name = job.adapt_config().public_name
         for _ in range(_MAX_CHANGES_IN_BETWEEN):
             promotion = promote(self._store, self._packs, job, pack)
-            what = f"serving as {name}" if promotion.kept is None else f"{name} is as it was"
+            what = f"serving as {name}, {promotion.told}" if promotion.kept is None else f"{name} is as it was"
             # Whoever changes the deployment in between is not overwritten: what to do is decided anew.
             with contextlib.suppress(StaleDeploymentError):
                 self._store.transition(

@@ -118,7 +118,7 @@ def _version_body(pack: PackVersion, packs: Packs) -> PackVersionBody:
 def _evaluation(pack: PackVersion | None) -> EvaluationBody | None:
     if pack is None or pack.evaluation is None:
         return None
-    return EvaluationBody(**pack.evaluation.model_dump(exclude={"compared_by"}))
+    return EvaluationBody(**pack.evaluation.model_dump(include=set(EvaluationBody.model_fields)))
 
 
 def _revision_body(revision: Revision) -> RevisionBody:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from api.services.job_records import JobRecords
 from api.ui.rendering import duration, percent, size
 from eda_service.artifacts.packs import PackVersion
-from eda_service.jobstore import Job, Status
+from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Record, Stage
 
 _BAR_UNITS = 100.0
@@ -65,6 +65,14 @@ def row_of(job: Job) -> JobRow:
         owner=job.owner,
         is_live=not job.is_terminal,
     )
+
+
+def deployment_in_words(events: Iterable[Event]) -> str | None:
+    """What became of a finished job's pack, by the job's events: served, or kept from it and why; None while neither is
+    among them.
+    """
+    messages = {event.type: event.message for event in events}
+    return messages.get("deployment_kept") or messages.get("job_succeeded")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from api.services.job_records import JobRecords
 from api.ui.charts import Chart
 from api.ui.job_charts import charts_of
-from eda_service.artifacts.packs import ADAPTED, BASE
+from eda_service.artifacts.packs import ADAPTED, BASE, measured_on
+from eda_service.config import AdaptConfig
 from eda_service.records import EvalReport, SpeedRow
 
 
@@ -31,40 +32,50 @@ class Result:
         rows: Of the evaluation.
         headline: Acceptance length before and after, at the first temperature.
         depth: Draft tokens per round in the evaluation.
+        measured_on: Which held-out prompts, in words.
+        left_out: Packs that should have been measured beside the job's own, and why they were not.
     """
 
     rows: tuple[ResultRow, ...]
     headline: tuple[float, float] | None
     depth: int | None
+    measured_on: str
+    left_out: tuple[tuple[str, str], ...]
     charts: tuple[Chart, ...]
 
 
-def result_of(records: JobRecords) -> Result:
+def result_of(records: JobRecords, config: AdaptConfig) -> Result:
     """The result of a job that may still run."""
     report = records.report
+    rivals = () if report is None else report.rivals
     return Result(
         rows=() if report is None else tuple(_rows(report)),
         headline=None if report is None else _headline(report),
         depth=None if report is None else report.num_draft_tokens,
+        measured_on=(report.measured_on if report is not None else "") or measured_on(config),
+        left_out=tuple((each.pack, each.left_out) for each in rivals if each.left_out is not None),
         charts=tuple(charts_of(records)),
     )
 
 
 def _rows(report: EvalReport) -> list[ResultRow]:
-    """No draft, base draft, adapted draft, for each temperature."""
+    """No draft, base draft, adapted draft and the packs measured beside it, for each temperature."""
     speeds = {(row.mode, row.temperature): row for row in report.speed}
+    speeds |= {(row.mode, row.temperature): row for rival in report.rivals for row in rival.speed}
+    names = {row.draft: f"{each.pack} ({', '.join(each.roles)})" for each in report.rivals for row in each.acceptance}
+    accepted = [*report.acceptance, *(row for each in report.rivals for row in each.acceptance)]
     rows = []
     for temperature in sorted({row.temperature for row in report.acceptance}):
         plain = speeds.get(("autoregressive", temperature))
         if plain is not None:
             rows.append(ResultRow(temperature, "no draft", 1.0, None, plain.tokens_per_s, _speedup(plain)))
-        for row in report.acceptance:
+        for row in accepted:
             if row.temperature == temperature:
                 timed = speeds.get((row.draft, temperature))
                 rows.append(
                     ResultRow(
                         temperature,
-                        row.draft.replace("_", " "),
+                        names.get(row.draft, row.draft.replace("_", " ")),
                         row.acceptance_length,
                         row.acceptance_rate,
                         None if timed is None else timed.tokens_per_s,

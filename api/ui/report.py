@@ -11,10 +11,11 @@ from starlette.responses import Response
 from api.auth import Caller
 from api.services.adaptations import Adaptations
 from api.services.packs import Packs
-from api.ui.job_page import row_of, stages_of
+from api.ui.job_page import deployment_in_words, row_of, stages_of
 from api.ui.job_result import result_of
 from api.ui.rendering import STATIC, environment
 
+_NUM_EVENTS = 20  # the end of a job is among its last
 _HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "cache-control": "no-store"}
 
 
@@ -26,6 +27,7 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
     """
     report = adaptations.report(job_id, caller)
     job, records = adaptations.get(job_id, caller), adaptations.records(job_id, caller)
+    events, _ = adaptations.newest_events(job_id, caller, before=0, limit=_NUM_EVENTS)
     text = (
         environment()
         .get_template("report.html")
@@ -34,7 +36,8 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
             job=job,
             config=job.adapt_config(),
             report=report,
-            result=result_of(records),
+            result=result_of(records, job.adapt_config()),
+            told=deployment_in_words(events),
             stages=stages_of(job, records, packs.served(job.result_pack)),
             settings=json.dumps(job.config, indent=2),
             style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),

@@ -63,14 +63,16 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8"))
 
 
-def claim_file(path: Path, text: str) -> bool:
+def claim_file(path: Path, text: str, *, mode: int = 0o666) -> bool:
     """Create a file with its whole content unless there is one; whether it was created.
 
-    A link to a finished file: nobody, and no process after a crash, ever reads half of a claim.
+    A link to a finished file: nobody, and no process after a crash, ever reads half of a claim. The file is never open
+    to more than `mode`, less what the umask takes away.
     """
     temporary = temporary_name(path)
     try:
-        with temporary.open("x", encoding="utf-8") as stream:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

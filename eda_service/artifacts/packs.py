@@ -1,13 +1,10 @@
-"""What packs have measured, and which of two is worse: the gate before a served pack is replaced, and `@champion`.
-
-Two acceptance lengths can be compared when they come from the same target, prompts, tree and settings. Otherwise a pack
-is held against what its own job measured for the base draft alone, the value without any training.
+"""What packs say of themselves: who made them for what, and what their jobs measured. Which of two is worse is said by
+`eda_service.artifacts.gate`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from eda_service.artifacts.registry import find_pack_manifest
 from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError
-from eda_service.records import PackManifest
+from eda_service.records import FixedScores, PackManifest, RivalScore
 
 ADAPTED, BASE = "adapted_draft", "base_draft"
 PROMPTS = "prompts"  # in the manifest's inputs: hash of the prompts that the held-out ones were split off
 
 
 class PackEvaluation(BaseModel):
-    """What a pack's job measured, at the first temperature of its evaluation."""
+    """What a pack's job measured, at the first temperature of its evaluation; speeds at the first that was timed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,11 +29,16 @@ class PackEvaluation(BaseModel):
     acceptance_length: float
     base_acceptance_length: float
     speedup: float | None
+    base_speedup: float | None = None
     num_prompts: int
     num_draft_tokens: int
     tree: dict[str, int] | None
     dataset: str
+    measured_on: str
     compared_by: str
+    rivals: tuple[RivalScore, ...] = ()
+    unmeasured_rivals: dict[str, str] = {}
+    fixed: FixedScores | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,32 @@ def acceptance_key(draft: str, temperature: float) -> str:
     return f"{draft}.acceptance_length.t{temperature:g}"
 
 
+def speedup_key(mode: str, temperature: float) -> str:
+    """The name in a manifest's metrics of a mode's speed over decoding without a draft."""
+    return f"{mode}.speedup.t{temperature:g}"
+
+
+def timed_temperature(config: AdaptConfig) -> float:
+    """The temperature at which speeds are compared: the first that is timed."""
+    return (config.evaluation.timed_temperatures or config.evaluation.temperatures)[0]
+
+
+def measured_on(config: AdaptConfig, num_prompts: int | None = None) -> str:
+    """On which held-out prompts a job measures, in words for people.
+
+    Args:
+        config: Of the job.
+        num_prompts: As many as were really measured; None: as many as the config asks for.
+    """
+    held_out, wanted = config.eval_dataset, config.evaluation.num_prompts
+    source = (held_out or config.dataset).source
+    count = num_prompts or (wanted if held_out is None else min(wanted, held_out.num_prompts))
+    if source == "self":
+        return f"{count} {'of the ' if held_out is None else ''}prompts that the target wrote itself"
+    name = source.rsplit("/", 1)[-1] if source.startswith("/") else source
+    return f"{count} prompts {'split off' if held_out is None else 'of'} {name}"
+
+
 def read_pack(name: str, version: int, home: Path | None = None) -> PackVersion:
     """A published version, its files not verified: whoever loads them does that.
 
@@ -87,17 +115,22 @@ def evaluation_of(manifest: PackManifest) -> PackEvaluation | None:
         lengths = {draft: manifest.metrics[acceptance_key(draft, temperature)] for draft in (ADAPTED, BASE)}
     except (ValidationError, KeyError):
         return None
-    evaluation, tree = config.evaluation, config.evaluation.tree
+    evaluation, tree, timed = config.evaluation, config.evaluation.tree, timed_temperature(config)
     return PackEvaluation(
         temperature=temperature,
         acceptance_length=lengths[ADAPTED],
         base_acceptance_length=lengths[BASE],
-        speedup=manifest.metrics.get(f"{ADAPTED}.speedup.t{temperature:g}"),
+        speedup=manifest.metrics.get(speedup_key(ADAPTED, timed)),
+        base_speedup=manifest.metrics.get(speedup_key(BASE, timed)),
         num_prompts=evaluation.num_prompts,
         num_draft_tokens=evaluation.depth,
         tree=None if tree is None else tree.model_dump(),
         dataset=(config.eval_dataset or config.dataset).source,
+        measured_on=manifest.measured_on or measured_on(config),
         compared_by=_compared_by(manifest, config),
+        rivals=manifest.rivals,
+        unmeasured_rivals=manifest.unmeasured_rivals,
+        fixed=manifest.fixed,
     )
 
 
@@ -112,36 +145,3 @@ def _compared_by(manifest: PackManifest, config: AdaptConfig) -> str:
     else:
         parts.append(config.eval_dataset.model_dump(mode="json"))
     return json.dumps(parts, sort_keys=True)
-
-
-def regression(new: PackVersion, old: PackVersion | None) -> str | None:
-    """Why `new` should not be served instead of `old`, with both numbers; None when it may.
-
-    Args:
-        new: The pack that shall be served.
-        old: The pack that it would replace; None: the base draft alone is served, or nothing.
-    """
-    mine = new.evaluation
-    if mine is None:
-        return None
-    before = None if old is None else old.evaluation
-    if old is not None and before is not None and before.compared_by == mine.compared_by:
-        rival, length = old.reference, before.acceptance_length
-    else:
-        rival, length = "its base draft alone", mine.base_acceptance_length
-    if mine.acceptance_length >= length:
-        return None
-    return (
-        f"pack {new.reference} has acceptance_length {mine.acceptance_length:.3f}, below the {length:.3f} of {rival} "
-        "on the same evaluation"
-    )
-
-
-def champion(versions: Sequence[PackVersion]) -> PackVersion | None:
-    """The best of those that were measured as the newest was, the newer of equals; None without any measured."""
-    measured = [(each, each.evaluation) for each in versions if each.evaluation is not None]
-    if not measured:
-        return None
-    newest = max(measured, key=lambda pair: pair[0].version)[1]
-    equal = [pair for pair in measured if pair[1].compared_by == newest.compared_by]
-    return max(equal, key=lambda pair: (pair[1].acceptance_length, pair[0].version))[0]

@@ -126,6 +126,16 @@ def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None
     return _shelf("packs", home).job_id(name, version)
 
 
+def find_evaluation(name: str, key: str, home: Path | None = None) -> str | None:
+    """The fixed evaluation of a pack's name under a key, as stored; None without one."""
+    return _shelf("packs", home).evaluation(name, key)
+
+
+def create_evaluation(name: str, key: str, text: str, home: Path | None = None) -> bool:
+    """Store a fixed evaluation unless there is one; whether it was stored. Only this user may read it."""
+    return _shelf("packs", home).create_evaluation(name, key, text)
+
+
 def read_pack_manifest(directory: Path) -> PackManifest:
     """A pack's manifest, its files verified.
 

@@ -2,12 +2,14 @@
 
     <root>/<name>/<version>/            files and manifest.json, renamed into place together
     <root>/<name>/.<version>.job        the job that has reserved the number
+    <root>/<name>/.evaluation-<key>.json  prompts that all versions are measured on (`fixed_evaluation`); part of none
 
 On storage, below `packs/` or `drafts/`:
 
     <name>/files/<sha256>               content, uploaded first
     <name>/<version>.json               the manifest, created last and once: with it the version is there
     <name>/<version>.job                as above
+    <name>/evaluation-<key>.json        as above
 
 and a copy of what was asked for under `<home>/cache/<sha256 of the manifest>/<name>/<version>/`. The manifest names
 everything by hash, so a copy is right for ever, whatever storage this home is pointed at next.
@@ -51,6 +53,12 @@ class Shelf(Protocol):
 
     def claim(self, name: str, version: int, job_id: str) -> bool:
         """Reserve a number for a job; whether it has it now."""
+
+    def evaluation(self, name: str, key: str) -> str | None:
+        """A fixed evaluation of a name; None without one."""
+
+    def create_evaluation(self, name: str, key: str, text: str) -> bool:
+        """Store a fixed evaluation unless there is one; whether it was stored."""
 
     def staging(self, name: str, version: int) -> Path:
         """An empty directory to prepare a version in."""
@@ -103,6 +111,19 @@ class DirectoryShelf:
         path.parent.mkdir(parents=True, exist_ok=True)
         return claim_file(path, job_id) or path.read_text(encoding="utf-8") == job_id
 
+    def evaluation(self, name: str, key: str) -> str | None:
+        """A fixed evaluation of a name; None without one."""
+        try:
+            return self._evaluation(name, key).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def create_evaluation(self, name: str, key: str, text: str) -> bool:
+        """Store a fixed evaluation unless there is one; whether it was stored. Only this user may read it."""
+        path = self._evaluation(name, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return claim_file(path, text, mode=0o600)
+
     def staging(self, name: str, version: int) -> Path:
         """An empty directory beside the version's place; what a killed attempt left there is removed."""
         return _emptied(self._root / name / f".staging-{version}")
@@ -114,6 +135,9 @@ class DirectoryShelf:
 
     def _claim(self, name: str, version: int) -> Path:
         return self._root / name / f".{version}.job"
+
+    def _evaluation(self, name: str, key: str) -> Path:
+        return self._root / name / f".evaluation-{key}.json"
 
 
 class StorageShelf:
@@ -171,6 +195,15 @@ class StorageShelf:
         created = self._storage.create(self._claim(name, version), job_id.encode("utf-8"))
         return created or self.job_id(name, version) == job_id
 
+    def evaluation(self, name: str, key: str) -> str | None:
+        """A fixed evaluation of a name; None without one."""
+        data = self._storage.read(self._evaluation(name, key))
+        return None if data is None else data.decode("utf-8")
+
+    def create_evaluation(self, name: str, key: str, text: str) -> bool:
+        """Store a fixed evaluation unless there is one; whether it was stored."""
+        return self._storage.create(self._evaluation(name, key), text.encode("utf-8"))
+
     def staging(self, name: str, version: int) -> Path:
         """An empty directory of this process."""
         self._cache.mkdir(parents=True, exist_ok=True)
@@ -192,6 +225,9 @@ class StorageShelf:
 
     def _claim(self, name: str, version: int) -> str:
         return f"{self._prefix}/{name}/{version}.job"
+
+    def _evaluation(self, name: str, key: str) -> str:
+        return f"{self._prefix}/{name}/evaluation-{key}.json"
 
 
 @lru_cache(maxsize=4096)

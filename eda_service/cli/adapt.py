@@ -34,6 +34,18 @@ def adapt(
     name: Annotated[str | None, typer.Option(help="Name at /v1/models.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of every random stream.")] = None,
     priority: Annotated[int, typer.Option(min=0, max=100, help="Higher runs first.")] = 50,
+    no_deploy: Annotated[
+        bool, typer.Option("--no-deploy", help="Publish the pack and leave what is served as it is.")
+    ] = False,
+    min_gain: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=10.0,
+            metavar="RATIO",
+            help="Serve the pack if its acceptance is this many times that of what it would replace (1.02).",
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Any field of the config; repeatable.")
     ] = None,
@@ -75,6 +87,8 @@ def adapt(
         "served_name": name,
         "seed": seed,
         "priority": priority,
+        "deploy": False if no_deploy else None,
+        "min_gain": min_gain,
         "config": parse_overrides(overrides or []),
         "metadata": as_pairs(labels or [], "--metadata"),
         "force": force,

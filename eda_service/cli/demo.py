@@ -118,6 +118,9 @@ def _adapt_and_ask(
     summary = {**summarise(run), "seconds_adaptation": round(seconds_adaptation, 1), "job_id": job.id}
     write_json(output / "summary.json", summary)
     print_report(run)
+    kept = view.why_kept(client, job.id)
+    if kept is not None:
+        _step("kept", kept)
     _step("serve", f"wait for {job.served_name} at {client.base_url}/v1")
     client.deployments.wait_ready(job.served_name, timeout_s=_SERVE_TIMEOUT_S)
     _step("ask", question)

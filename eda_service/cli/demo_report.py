@@ -95,7 +95,8 @@ def _acceptance(report: EvalReport, draft: str, temperature: float) -> Acceptanc
 
 def _title(report: EvalReport) -> str:
     """Acceptance is quoted at full length; where time counts, depth adapts."""
-    return f"before and after (K={report.num_draft_tokens}; the speedup with adaptive depth, as served)"
+    on = f" on {report.measured_on}" if report.measured_on else ""
+    return f"before and after{on} (K={report.num_draft_tokens}; the speedup with adaptive depth, as served)"
 
 
 def _spread(speed: SpeedRow) -> str:

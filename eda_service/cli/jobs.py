@@ -65,12 +65,12 @@ def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False
     """Show one job."""
     with connect(url) as client:
         job = client.get(job_id)
-    if as_json:
-        print_json(job)
-        return
-    typer.echo(view.jobs_table([job]))
-    if job.is_terminal:
-        out.print(view.describe_end(job))
+        if as_json:
+            print_json(job)
+            return
+        typer.echo(view.jobs_table([job]))
+        if job.is_terminal:
+            out.print(view.describe_end(client, job))
 
 
 @app.command(epilog=example("eda jobs watch adapt_01KD"))
@@ -95,7 +95,7 @@ def wait(
             job = client.wait(job_id, timeout_s=timeout_s)
         except TimeoutError as error:
             raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
-        err.print(view.describe_end(job))
+        err.print(view.describe_end(client, job))
         finish(job, as_json)
 
 

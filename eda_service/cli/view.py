@@ -91,11 +91,19 @@ def needs_table(stages: Iterable[StageNeed]) -> str:
     return columns(rows)
 
 
-def describe_end(job: Adaptation) -> str:
-    """One line about a terminal job, as rich markup."""
+def why_kept(client: Client, job_id: str) -> str | None:
+    """Why a finished job's pack was not deployed; None when it was."""
+    return next((event.message for event in client.events(job_id) if event.type == "deployment_kept"), None)
+
+
+def describe_end(client: Client, job: Adaptation) -> str:
+    """One line about a terminal job, as rich markup: what became of its pack is in its events."""
     line = f"{job.id} {coloured(job.status)}"
     if job.result_pack:
-        line += f": published {job.result_pack}, served as {job.served_name}"
+        kept = why_kept(client, job.id)
+        served = f"served as {job.served_name}" if kept is None else f"not deployed: {kept}"
+        measured = f" (measured on {job.measured_on})" if job.measured_on else ""
+        line += f": published {job.result_pack}{measured}, {served}".replace("[", r"\[")
     if job.error:
         line += f": {job.error.code}: " + job.error.message.replace("[", r"\[")
     return line
@@ -141,7 +149,7 @@ def _watch_live(client: Client, job_id: str) -> Adaptation:
         began: dict[str, float] = {}
         for job in client.watch(job_id):
             _draw(progress, tasks, began, job, rate)
-    err.print(describe_end(job))
+    err.print(describe_end(client, job))
     return job
 
 
@@ -182,5 +190,5 @@ def _watch_lines(client: Client, job_id: str) -> Adaptation:
             percent = f"{job.progress.percent:3.0f} %" if job.progress else ""
             err.print(f"{job.status} {job.stage or ''} {percent}".rstrip())
         last = state
-    err.print(describe_end(job))
+    err.print(describe_end(client, job))
     return job

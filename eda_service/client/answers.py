@@ -57,6 +57,7 @@ class Adaptation(Answer):
     priority: int = 50
     metadata: dict[str, str] = {}
     result_pack: str | None = None
+    measured_on: str = ""
     error: JobError | None = None
     config: dict[str, Any] = {}
 

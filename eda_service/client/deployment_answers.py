@@ -16,6 +16,7 @@ class Evaluation(Answer):
     acceptance_length: float
     base_acceptance_length: float
     speedup: float | None = None
+    measured_on: str = ""
 
 
 class Replicas(Answer):

@@ -1,7 +1,10 @@
-"""Stage evaluate: base and adapted draft against the same target, in the same engine, in one Ray task."""
+"""Stage evaluate: the base draft, the adapted draft and the packs that it has to beat, against the same target, on the
+same prompts, in the same engine, in one Ray task.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +13,10 @@ from typing import Any
 import ray
 
 from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.packs import ADAPTED, BASE
+from eda_service.artifacts.packs import ADAPTED, BASE, measured_on
 from eda_service.artifacts.provenance import library_versions, machine
 from eda_service.artifacts.registry import find_draft
+from eda_service.artifacts.rivals import Rivals, read_rivals
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.decoding.engine import Engine
@@ -20,7 +24,8 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.distributed.resources import limit_threads
-from eda_service.errors import ArtifactCorruptError
+from eda_service.distributed.side_by_side import PREFIX, load_rivals, measure_fixed
+from eda_service.errors import ArtifactCorruptError, EdaError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
@@ -31,33 +36,50 @@ from eda_service.records import (
     DraftCheckpoint,
     EvalReport,
     FileEntry,
+    FixedScores,
     LosslessCheck,
+    Rival,
     SelectionManifest,
     SelfGenManifest,
     SpeedRow,
     Stage,
+    TargetFingerprint,
+    ValidateRecord,
 )
 from eda_service.training.tracking import open_tracks
 
+logger = logging.getLogger(__name__)
+
 
 def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
-    """Measure acceptance, speed and losslessness, and draw the plots.
+    """Measure acceptance, speed and losslessness, beside the packs that the dispatcher named, and draw the plots.
 
     Raises:
         ArtifactCorruptError: An earlier record is missing.
     """
     started = time.monotonic()
+    validated = run.read_record(ValidateRecord, Stage.VALIDATE)
     trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
     selected = run.read_record(SelectionManifest, Stage.SELECT)
     generated = run.read_record(SelfGenManifest, Stage.GENERATE)
-    if trained is None or selected is None or generated is None:
-        raise ArtifactCorruptError(f"{run.root} lacks the train record; run the stages before evaluate first")
+    if validated is None or trained is None or selected is None or generated is None:
+        raise ArtifactCorruptError(f"{run.root} lacks a record; run the stages before evaluate first")
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
     heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
     inputs = {Stage.GENERATE.value: heldout, Stage.TRAIN.value: trained.files}
     plain = {stage: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()}
+    beside = {"rivals": read_rivals(run).model_dump(mode="json"), "target": validated.target.model_dump(mode="json")}
     task = _evaluate.options(num_gpus=num_gpus(config.train))
-    result = ray.get(task.remote(str(run.root), config.model_dump(mode="json"), plain))
+    result = ray.get(task.remote(str(run.root), config.model_dump(mode="json"), plain, beside))
+    rivals = tuple(Rival.model_validate(rival) for rival in result["rivals"])
+    for each in rivals:
+        if each.left_out is not None:
+            run.event(
+                "rival_left_out",
+                f"not measured beside {each.pack}: {each.left_out}",
+                stage=Stage.EVALUATE,
+                level="warning",
+            )
     acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
     with open_tracks(run, config) as tracks:
         tracks.log(
@@ -81,6 +103,9 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
         speed=tuple(SpeedRow(**row) for row in result["speed"]),
         lossless=LosslessCheck(**result["lossless"]),
         machine=machine(),
+        measured_on=measured_on(config, result["num_prompts"]),
+        rivals=rivals,
+        fixed=None if result["fixed"] is None else FixedScores(**result["fixed"]),
     )
 
 
@@ -102,17 +127,20 @@ def _plots(
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _evaluate(run_root: str, config: dict[str, Any], inputs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _evaluate(
+    run_root: str, config: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], beside: dict[str, Any]
+) -> dict[str, Any]:
     settings = AdaptConfig.model_validate(config)
     limit_threads(settings.evaluation.threads)
     run = RunDir(Path(run_root))
     for stage, entries in inputs.items():
         run.store.fetch(Stage(stage), [FileEntry(**entry) for entry in entries])
-    return Evaluation(run, settings).measure()
+    rivals = Rivals.model_validate(beside["rivals"])
+    return Evaluation(run, settings).measure(rivals, TargetFingerprint.model_validate(beside["target"]))
 
 
 class Evaluation:
-    """Engines over one target: autoregressive, base draft, adapted draft."""
+    """Engines over one target: autoregressive, base draft, adapted draft and rivals."""
 
     def __init__(self, run: RunDir, config: AdaptConfig) -> None:
         from eda_service.target.chat import render_prompt
@@ -122,27 +150,75 @@ class Evaluation:
         self.run, self.config = run, config
         self.target = load_target(config.target, device=choose_device(config.device))
         prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
-        rendered = [render_prompt(self.target.tokenizer, prompt.messages) for prompt in prompts]
-        most = config.selfgen.max_prompt_tokens
-        self.prompts = [ids for ids in rendered if len(ids) <= most][: config.evaluation.num_prompts]
+        rendered = [(prompt, render_prompt(self.target.tokenizer, prompt.messages)) for prompt in prompts]
+        most, count = config.selfgen.max_prompt_tokens, config.evaluation.num_prompts
+        fitting = [pair for pair in rendered if len(pair[1]) <= most][:count]
+        self.heldout = [prompt for prompt, _ in fitting]
+        self.prompts = [ids for _, ids in fitting]
         base_dir = find_draft(config.base_draft)
         pack_dir = run.stage_dir(Stage.TRAIN) / "pack"
         self.drafts = {
             BASE: load_drafts(base_dir, None, target=self.target),
             ADAPTED: load_drafts(base_dir, pack_dir, target=self.target),
         }
-        self._step = 0
-        self._total = len(config.evaluation.temperatures) * 3 + 1
+        self._step = self._total = 0
 
-    def measure(self) -> dict[str, Any]:
-        """Everything the report needs, as plain values."""
+    def measure(self, rivals: Rivals, fingerprint: TargetFingerprint) -> dict[str, Any]:
+        """Everything the report needs, as plain values.
+
+        Args:
+            rivals: Published packs to measure beside the job's own.
+            fingerprint: Of the target, as it was validated.
+        """
+        loaded = load_rivals(rivals, self.target, fingerprint)
+        self.drafts |= {PREFIX + pack: draft for pack, draft in loaded.drafts.items()}
+        self._total = len(self.config.evaluation.temperatures) * (len(self.drafts) + 1) + 2
         acceptance, lossless = self._acceptance()
         speed = self._speed() if self.config.evaluation.num_timed_prompts else []
+        measured = [
+            Rival(
+                pack=pack,
+                roles=roles,
+                acceptance=tuple(row for row in acceptance if row.draft == PREFIX + pack),
+                speed=tuple(row for row in speed if row.mode == PREFIX + pack),
+                left_out=loaded.left_out.get(pack),
+            )
+            for pack, roles in rivals.packs.items()
+        ]
+        fixed = self._fixed(rivals.owner, fingerprint, acceptance)
         return {
-            "acceptance": [row.model_dump() for row in acceptance],
-            "speed": [row.model_dump() for row in speed],
+            "acceptance": [row.model_dump() for row in acceptance if row.draft in (BASE, ADAPTED)],
+            "speed": [row.model_dump() for row in speed if row.mode in (BASELINE, BASE, ADAPTED)],
             "lossless": lossless.model_dump(),
+            "rivals": [rival.model_dump(mode="json") for rival in measured],
+            "fixed": None if fixed is None else fixed.model_dump(),
+            "num_prompts": len(self.prompts),
         }
+
+    def _fixed(
+        self, owner: str, fingerprint: TargetFingerprint, acceptance: Sequence[AcceptanceRow]
+    ) -> FixedScores | None:
+        """The champion's scale; a job whose own numbers are there does not fail for it."""
+        first = self.config.evaluation.temperatures[0]
+        measured = {
+            row.draft.removeprefix(PREFIX): row.acceptance_length for row in acceptance if row.temperature == first
+        }
+        try:
+            scores = measure_fixed(
+                self.config,
+                self.target,
+                fingerprint,
+                owner=owner,
+                drafts={name.removeprefix(PREFIX): draft for name, draft in self.drafts.items() if name != BASE},
+                heldout=self.heldout,
+                measured=measured,
+            )
+        except (EdaError, OSError) as error:
+            logger.warning("not measured on the fixed evaluation: %s", error)
+            self.run.event("fixed_evaluation_left_out", str(error)[:400], stage=Stage.EVALUATE, level="warning")
+            return None
+        self._tick()
+        return scores
 
     def _batched(self, name: str) -> Engine:
         """For acceptance: every round drafts the whole chain or tree."""
@@ -184,7 +260,7 @@ class Evaluation:
         speculative: list[list[int]] | None = None
         for temperature in settings.temperatures:
             params = SamplingParams(temperature=temperature, max_new_tokens=settings.max_new_tokens)
-            for name in (BASE, ADAPTED):
+            for name in self.drafts:
                 decoded = decode_all(self._batched(name), self.prompts, params)
                 rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.depth))
                 self._tick()
@@ -196,7 +272,7 @@ class Evaluation:
 
     def _speed(self) -> list[SpeedRow]:
         settings = self.config.evaluation
-        engines = {name: self._served(name) for name in (BASELINE, BASE, ADAPTED)}
+        engines = {name: self._served(name) for name in (BASELINE, *self.drafts)}
         rows: list[SpeedRow] = []
         for temperature in settings.timed_temperatures or settings.temperatures:
             rows += measure_speed(

@@ -6,13 +6,22 @@ import shutil
 import time
 
 from eda_service.artifacts.files import file_entry, write_json
-from eda_service.artifacts.packs import ADAPTED, BASE, PROMPTS, acceptance_key
+from eda_service.artifacts.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
-from eda_service.records import DraftCheckpoint, EvalReport, PackManifest, SelectionManifest, Stage, ValidateRecord
+from eda_service.records import (
+    DraftCheckpoint,
+    EvalReport,
+    FixedScores,
+    PackManifest,
+    RivalScore,
+    SelectionManifest,
+    Stage,
+    ValidateRecord,
+)
 
 
 def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
@@ -62,6 +71,10 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
             num_parameters=trained.num_parameters,
             num_trainable=trained.num_trainable,
             metrics=metrics,
+            measured_on=report.measured_on,
+            rivals=rival_scores(report, config),
+            unmeasured_rivals={each.pack: each.left_out for each in report.rivals if each.left_out is not None},
+            fixed=_own_name(report.fixed, f"{name}@{version}"),
         )
         write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
         published = read_pack_manifest(publish_pack(staging, name, version))
@@ -81,8 +94,30 @@ def pack_metrics(report: EvalReport, trained: DraftCheckpoint, selected: Selecti
     for row in report.acceptance:
         metrics[acceptance_key(row.draft, row.temperature)] = row.acceptance_length
     for speed in report.speed:
-        metrics[f"{speed.mode}.speedup.t{speed.temperature:g}"] = speed.speedup_over_autoregressive
+        metrics[speedup_key(speed.mode, speed.temperature)] = speed.speedup_over_autoregressive
     first = report.acceptance[0].temperature
     lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
     metrics["acceptance_ratio"] = lengths[ADAPTED] / lengths[BASE]
     return metrics
+
+
+def rival_scores(report: EvalReport, config: AdaptConfig) -> tuple[RivalScore, ...]:
+    """What the report says of the packs that were measured beside the new one, where packs are compared."""
+    first, timed = report.acceptance[0].temperature, timed_temperature(config)
+    found = []
+    for rival in report.rivals:
+        lengths = [row.acceptance_length for row in rival.acceptance if row.temperature == first]
+        speeds = [row.speedup_over_autoregressive for row in rival.speed if row.temperature == timed]
+        if lengths:
+            found.append(
+                RivalScore(pack=rival.pack, acceptance_length=lengths[0], speedup=speeds[0] if speeds else None)
+            )
+    return tuple(found)
+
+
+def _own_name(fixed: FixedScores | None, pack: str) -> FixedScores | None:
+    """The scores with the job's own pack under the name that it is published as."""
+    if fixed is None:
+        return None
+    lengths = {pack if draft == ADAPTED else draft: length for draft, length in fixed.lengths.items()}
+    return fixed.model_copy(update={"lengths": lengths})

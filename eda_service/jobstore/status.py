@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from eda_service.errors import ConflictError
@@ -33,12 +34,17 @@ LIVE: frozenset[Status] = frozenset({Status.QUEUED, Status.RUNNING, Status.CANCE
 TERMINAL: frozenset[Status] = frozenset(Status) - LIVE
 
 
-def require_legal(job_id: str, source: Status, destination: Status) -> None:
-    """Check one move against the table.
+def require_legal(
+    job_id: str, source: Status, destination: Status, *, only_from: Collection[Status] | None = None
+) -> None:
+    """Check one move against the table, and against the states that a caller means to leave.
 
     Raises:
-        ConflictError: The table has no such move.
+        ConflictError: The table has no such move, or `source` is none of `only_from`.
     """
+    if only_from is not None and source not in only_from:
+        wanted = " or ".join(sorted(each.value for each in only_from))
+        raise ConflictError(f"job {job_id} is {source.value}; only a job that is {wanted} can do this", param="status")
     if destination not in LEGAL[source]:
         moves = ", ".join(sorted(LEGAL[source])) or "none"
         raise ConflictError(

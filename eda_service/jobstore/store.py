@@ -7,7 +7,7 @@ parts are `Intake` (how jobs come in), `Leases` (what runs next and who looks af
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import func, select
@@ -94,23 +94,25 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
         max_queued_per_owner: int | None = None,
         deployment: Deployment | None = None,
         deployment_kept: str | None = None,
+        only_from: Collection[Status] | None = None,
         token: int | None = None,
     ) -> Job:
         """Make one legal move; event, webhook and the deployment of a success are written in the same transaction.
 
         A move out of running or cancelling ends the lease; its token stays, so the holder may still add events.
-        `deployment_kept` says why the success changes no deployment, in an event of its own.
+        `deployment_kept` says why the success changes no deployment, in an event of its own. `only_from` are the states
+        that the caller means to leave, where the table of moves would allow others.
 
         Raises:
             NotFoundError: No such job.
             LeaseLostError: `token` is not the lease's.
-            ConflictError: The table of moves has no such move.
+            ConflictError: The table of moves has no such move, or the job is in none of `only_from`.
             QuotaExceededError: It is a move into the queue, and the owner has `max_queued_per_owner` jobs there.
             StaleDeploymentError: The deployment was changed after `deployment` was made from it.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
-            require_legal(job_id, Status(row.status), to)
+            require_legal(job_id, Status(row.status), to, only_from=only_from)
             if to is Status.QUEUED:
                 require_room(session, row.owner, max_queued_per_owner)
             row.status, row.not_before = to.value, not_before

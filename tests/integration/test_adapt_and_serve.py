@@ -47,6 +47,7 @@ CONFIG: dict[str, Any] = {
         "num_timed_repeats": 1,
         "threads": 1,
     },
+    "deploy": {"min_gain": 0, "min_speed_gain": 0},  # a random target's draft gains nothing; it is served all the same
 }
 
 

@@ -15,7 +15,7 @@ from api.services.job_records import JobRecords
 from api.services.packs import Packs
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
-from api.ui.job_page import row_of, stages_of
+from api.ui.job_page import deployment_in_words, row_of, stages_of
 from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
 from api.ui.report import report_file
@@ -92,7 +92,8 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         row=row_of(job),
         config=job.adapt_config(),
         stages=stages_of(job, records, packs.served(job.result_pack)),
-        result=result_of(records),
+        result=result_of(records, job.adapt_config()),
+        told=deployment_in_words(events),
         unreadable=records.unreadable,
         logged=adaptations.logged(job_id, visitor.caller),
         events=events,
@@ -166,6 +167,7 @@ class _JobLooks:
         self._seen: tuple[Status, str | None] | None = None
         self._records: JobRecords | None = None
         self._drawn: tuple[JobRecords, str] | None = None
+        self._told: str | None = None
 
     def look(self) -> streams.Look:
         """The job now."""
@@ -174,14 +176,15 @@ class _JobLooks:
             self._job_id, self._visitor.caller, after=self._after, limit=_NUM_EVENTS
         )
         self._after = events[-1].id if events else self._after
+        self._told = deployment_in_words(events) or self._told
         records = self._records_of(job)
         stages = stages_of(job, records, self._packs.served(job.result_pack))
         return streams.Look(
             parts={
-                "state": part("_jobs.html", "state", job, row_of(job)),
+                "state": part("_jobs.html", "state", job, row_of(job), self._told),
                 "stages": part("_jobs.html", "timeline", stages),
                 "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
-                "outcome": self._outcome_of(records),
+                "outcome": self._outcome_of(records, job),
             },
             added=[("events", part("_jobs.html", "event", event)) for event in events],
             is_over=job.is_terminal and not has_more,
@@ -200,8 +203,8 @@ class _JobLooks:
                 self._records = replace(self._records, curve=curve)
         return self._records
 
-    def _outcome_of(self, records: JobRecords) -> str:
+    def _outcome_of(self, records: JobRecords, job: Job) -> str:
         """Drawn once for the same records."""
         if self._drawn is None or self._drawn[0] is not records:
-            self._drawn = records, part("_result.html", "show", result_of(records))
+            self._drawn = records, part("_result.html", "show", result_of(records, job.adapt_config()))
         return self._drawn[1]

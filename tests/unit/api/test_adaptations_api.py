@@ -15,7 +15,7 @@ from api.auth import require_safe_host
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import InputError
-from eda_service.jobstore import JobStore
+from eda_service.jobstore import JobStore, Status
 from eda_service.records import Stage
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
@@ -63,6 +63,24 @@ def test_create_answers_with_the_job(client: TestClient) -> None:
     assert config["train"]["loss"]["unroll_steps"] == 3
     assert config["selection"]["method"] == "random"
     assert client.get(f"/v1/adaptations/{job['id']}").json() == job
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "wanted"),
+    [
+        ({}, (True, 1.02, 1.0)),
+        ({"deploy": False}, (False, 1.02, 1.0)),
+        ({"min_gain": 0}, (True, 0.0, 1.0)),
+        ({"deploy": True, "min_gain": 1.1, "config": {"deploy": {"min_speed_gain": None}}}, (True, 1.1, None)),
+        ({"min_gain": 1.1, "config": {"deploy": {"min_gain": 1.3}}}, (True, 1.3, 1.0)),
+    ],
+)
+def test_what_a_pack_has_to_gain_is_part_of_the_request(
+    client: TestClient, request_fields: dict[str, Any], wanted: tuple[bool, float, float | None]
+) -> None:
+    deploy = post(client, **request_fields).json()["config"]["deploy"]
+    assert (deploy["enabled"], deploy["min_gain"], deploy["min_speed_gain"]) == wanted
+    assert_error(post(client, min_gain=-1), 400, "invalid_request", "min_gain")
 
 
 def test_a_preset_lies_below_the_request(client: TestClient) -> None:
@@ -199,6 +217,19 @@ def test_cancel_and_retry_of_a_queued_job(client: TestClient) -> None:
     later = client.get(f"/v1/adaptations/{job_id}/events", params={"after": events["first_id"]}).json()
     assert len(later["data"]) == 2
     assert_error(client.get(f"/v1/adaptations/{job_id}/events", params={"after": "x"}), 400, "invalid_request", "after")
+
+
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.CANCELLING, Status.SUCCEEDED])
+def test_a_job_that_is_not_over_or_is_done_is_not_retried(client: TestClient, store: JobStore, status: Status) -> None:
+    job_id = post(client).json()["id"]
+    store.transition(job_id, Status.RUNNING, event="attempt_started", message="x")
+    if status is not Status.RUNNING:
+        store.transition(job_id, status, event="x", message="x")
+    refused = client.post(f"/v1/adaptations/{job_id}/retry")
+    assert_error(refused, 409, "conflict", "status")
+    assert f"is {status.value}; only a job that is cancelled or failed" in refused.json()["error"]["message"]
+    assert refused.headers["x-should-retry"] == "false"
+    assert store.get(job_id).status is status
 
 
 def test_jobs_survive_a_restart_of_the_api(settings: Settings) -> None:

@@ -164,6 +164,34 @@ def test_a_worse_pack_is_refused_with_both_numbers_unless_forced(client: TestCli
     assert deploy(client, name="bad", pack="bad", force=True).status_code == 201
 
 
+def test_a_pack_that_was_never_measured_with_the_served_one_needs_force(client: TestClient, settings: Settings) -> None:
+    for prompts in ("p", "q"):
+        put_pack(settings.home, "math", 2.0, prompts=prompts)
+    deploy(client, pack="math@1")
+    refused = client.patch("/v1/deployments/pair", json={"pack": "math@2"})
+    assert code(refused, 409) == ("pack_not_compared", "pack")
+    assert "math@2 and math@1, which pair serves, have no measurement in common; `force`" in refused.text
+    assert refused.headers["x-should-retry"] == "false"
+    assert client.patch("/v1/deployments/pair", json={"pack": "math@2", "force": True}).json()["pack"] == "math@2"
+    assert client.post("/v1/deployments/pair/rollback", json={}).json()["pack"] == "math@1"
+
+
+def test_what_one_measurement_says_of_both_decides(client: TestClient, settings: Settings) -> None:
+    put_pack(settings.home, "math", 9.0, prompts="a")
+    put_pack(settings.home, "math", 2.0, prompts="b", rivals={"math@1": 2.1})
+    put_pack(settings.home, "math", 2.0, prompts="c", rivals={"math@1": 2.0}, fixed=("f", {"math@3": 2.5}))
+    put_pack(settings.home, "math", 9.0, prompts="d", fixed=("f", {"math@4": 2.4}))
+    deploy(client, pack="math@1")
+
+    def swap(pack: str) -> Any:
+        return client.patch("/v1/deployments/pair", json={"pack": pack})
+
+    assert "2.000, below the 2.100 of math@1" in swap("math@2").text
+    assert swap("math@3").json()["pack"] == "math@3"  # equal: a person asked for it
+    assert "2.400, below the 2.500 of math@3" in swap("math@4").text
+    assert swap("math@1").json()["pack"] == "math@1"
+
+
 def test_the_champion_is_measured_or_pinned(client: TestClient, settings: Settings) -> None:
     for length in (2.0, 2.5, 2.4):
         put_pack(settings.home, "math", length)

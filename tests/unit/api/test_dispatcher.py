@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pack_files import put_pack
 
 from api.services.dispatcher import Dispatcher
 from api.settings import Settings
@@ -59,7 +60,7 @@ def foreign(settings: Settings) -> RunDir:
 
 
 def test_a_job_started_by_hand_is_adopted_and_followed(
-    dispatcher: Dispatcher, store: JobStore, foreign: RunDir
+    dispatcher: Dispatcher, store: JobStore, settings: Settings, foreign: RunDir
 ) -> None:
     dispatcher.run_once()
     job = store.get("by-hand-1")
@@ -71,7 +72,7 @@ def test_a_job_started_by_hand_is_adopted_and_followed(
     assert job.stage == "train"
     assert job.progress is not None
     assert job.progress["percent"] == 50.0
-    foreign.succeed("pack@1")
+    foreign.succeed(put_pack(settings.home, "pack", 2.0, job_id="by-hand-1"))
     dispatcher.run_once()
     job = store.get("by-hand-1")
     assert (job.status, job.result_pack) == (Status.SUCCEEDED, "pack@1")
@@ -174,7 +175,7 @@ def test_a_new_dispatcher_finds_everything_again(
     foreign.event("first", "one")
     dispatcher.run_once()
     foreign.event("second", "two")
-    foreign.succeed("pack@2")
+    foreign.succeed(put_pack(settings.home, "pack", 2.0, job_id="by-hand-1"))
     second = Dispatcher(store, settings, clock=clock)
     second.run_once()
     assert store.get("by-hand-1").status is Status.RUNNING  # the first one still has the lease
@@ -190,7 +191,7 @@ def test_a_dispatcher_that_stops_leaves_its_jobs_to_the_next_at_once(
 ) -> None:
     dispatcher.run_once()
     dispatcher.stop()
-    foreign.succeed("pack@2")
+    foreign.succeed(put_pack(settings.home, "pack", 2.0, job_id="by-hand-1"))
     second = Dispatcher(store, settings, clock=clock)
     second.run_once()
     second.stop()

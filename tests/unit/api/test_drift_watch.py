@@ -77,7 +77,9 @@ def serve_port(proxy: ScriptedService) -> int:
 @pytest.fixture
 def world(settings: Settings, proxy: ScriptedService) -> Iterator[World]:
     evaluation = {"num_draft_tokens": 1, "num_prompts": 8}
-    assert put_pack(settings.home, "math", 1.8, evaluation=evaluation, train={"epochs": 3}) == "math@1"
+    deploy = {"enabled": False, "min_gain": 1.05}
+    pack = put_pack(settings.home, "math", 1.8, evaluation=evaluation, train={"epochs": 3}, deploy=deploy)
+    assert pack == "math@1"
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield World(client, settings, proxy)
 
@@ -123,6 +125,7 @@ def test_a_fall_queues_one_job_like_the_packs_own_on_the_kept_prompts(world: Wor
     config = job.adapt_config()
     assert (config.public_name, config.train.epochs, config.base_draft) == ("math", 3, "small@1")
     assert (config.dataset.num_prompts, config.evaluation.num_prompts) == (40, 8)
+    assert (config.deploy.enabled, config.deploy.min_gain) == (True, 1.05)  # by the gate of the pack's own job
     source = Path(config.dataset.source)
     assert oct(source.stat().st_mode & 0o777) == "0o600"
     lines = [json.loads(line) for line in source.read_text().splitlines()]

@@ -14,7 +14,7 @@ from pack_files import put_pack
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.jobstore import JobStore, Status
-from eda_service.records import Stage
+from eda_service.records import EvalReport, Rival, Role, SpeedRow, Stage
 
 HTML = {"accept": "text/html"}
 BODY = {"model": "org/model", "base_draft": "small@1"}
@@ -122,7 +122,7 @@ def test_a_failed_job_says_why_and_can_be_retried(client: TestClient, store: Job
     assert store.get(job_id).status in {"queued", "running"}
     again = client.post(f"/ui/jobs/{job_id}/retry", data={"token": token}, headers=HTML)
     assert again.status_code == 409
-    assert "cannot become" in parse(again.text).one("main").text
+    assert "only a job that is cancelled or failed" in parse(again.text).one("main").text
 
 
 def test_names_that_try_to_be_markup_are_text(client: TestClient, store: JobStore, settings: Settings) -> None:
@@ -194,3 +194,42 @@ def test_the_report_needs_nothing_else(client: TestClient, finished: str) -> Non
         assert record_of(Stage.EVALUATE)["machine"]["processor"] in page.text
         assert len(answer.content) < 300_000
     assert client.get(f"/v1/adaptations/{create(client)}/report.html").status_code == 404
+
+
+def test_page_and_report_show_rivals_what_was_measured_on_and_what_became_of_the_pack(
+    client: TestClient, store: JobStore, settings: Settings
+) -> None:
+    job_id = create(client, dataset={"source": "reasoning-gym:gsm", "num_prompts": 64}, served_name="math")
+    job = finish_job(store, settings.home, store.get(job_id), kept="too little gain: <1.000>")
+    run = RunDir.of_job(job.id, settings.home)
+    report = run.read_record(EvalReport, Stage.EVALUATE, verify=False)
+    assert report is not None
+    served = report.acceptance[0].model_copy(update={"draft": "pack:math@7", "acceptance_length": 2.22})
+    speed = SpeedRow(
+        mode="pack:math@7",
+        num_draft_tokens=5,
+        temperature=served.temperature,
+        tokens_per_s=12.34,
+        speedup_over_autoregressive=1.5,
+        speedup_min=1.4,
+        speedup_max=1.6,
+    )
+    rivals = (
+        Rival(pack="math@7", roles=(Role.SERVED, Role.CHAMPION), acceptance=(served,), speed=(speed,)),
+        Rival(pack="math@6", roles=(Role.CHAMPION,), left_out=HOSTILE),
+    )
+    run.write_record(report.model_copy(update={"rivals": rivals}))
+    for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/report.html"):
+        page = read(client, path)
+        (row,) = [each for each in rows(page) if each and each[0] == "math@7 (served, champion)"]
+        assert (row[2], *row[4:]) == ("2.22", "12.3", "1.50× (1.40–1.60)")
+        assert f"math@6 was not measured: {HOSTILE}" in page.text
+        assert any("on 16 prompts split off reasoning-gym:gsm" in each.text for each in page.all("caption"))
+        assert "too little gain: <1.000>" in page.text
+    body = client.get(f"/v1/adaptations/{job_id}/report").json()
+    assert body["measured_on"] == "16 prompts split off reasoning-gym:gsm"
+    assert [each["pack"] for each in body["rivals"]] == ["math@7", "math@6"]
+    assert client.get(f"/v1/adaptations/{job_id}").json()["measured_on"] == body["measured_on"]
+    (version,) = client.get("/v1/packs/math").json()["versions"]
+    assert version["evaluation"]["measured_on"] == "16 of the prompts that the target wrote itself"
+    assert "16 of the prompts that the target wrote itself" in read(client, "/packs").text

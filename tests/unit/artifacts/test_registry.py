@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +14,14 @@ import pytest
 from eda_service.artifacts import registry
 from eda_service.artifacts.files import claim_file
 from eda_service.artifacts.registry import (
+    create_evaluation,
     discard,
     find_draft,
+    find_evaluation,
     find_pack,
     list_drafts,
+    pack_names,
+    pack_versions,
     publish_pack,
     read_draft_manifest,
     read_pack_manifest,
@@ -48,6 +53,18 @@ def test_a_registered_draft_is_found_and_verified(base_draft_dir: Path, home: Pa
     assert (manifest.name, manifest.version) == ("tiny", 1)
     assert {entry.path for entry in manifest.files} == {"config.json", "draft.safetensors"}
     assert list_drafts() == ["tiny@1"]
+
+
+def test_a_fixed_evaluation_is_made_once_for_this_user_alone_and_is_no_pack(home: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: create_evaluation("math", "0123456789abcdef", f"{n}" * 1000), range(8)))
+    assert made.count(True) == 1
+    assert find_evaluation("math", "0123456789abcdef") == f"{made.index(True)}" * 1000
+    (path,) = (home / "packs" / "math").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (pack_names(), pack_versions("math"), find_evaluation("math", "f" * 16)) == ([], [], None)
+    put_pack(home, "math", 1)
+    assert pack_versions("math") == [1]
 
 
 def test_the_newest_version_is_by_number_not_by_text(

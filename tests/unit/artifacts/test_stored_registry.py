@@ -12,7 +12,9 @@ from stored import machine
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.packs import read_pack
 from eda_service.artifacts.registry import (
+    create_evaluation,
     find_draft,
+    find_evaluation,
     find_pack,
     has_draft,
     list_drafts,
@@ -55,6 +57,16 @@ def test_numbers_are_reserved_once_among_machines(storage: Storage, home: Path) 
         assert reserve_version("math", "job-b") == 2
         assert reserve_version("math", "job-a") == 1
         assert pack_versions("math") == []
+
+
+def test_a_fixed_evaluation_is_made_once_among_machines_and_is_no_pack(storage: Storage, home: Path) -> None:
+    assert find_evaluation("math", "0123456789abcdef") is None
+    assert create_evaluation("math", "0123456789abcdef", "first")
+    with machine(home / "second"):
+        assert not create_evaluation("math", "0123456789abcdef", "second")
+        assert find_evaluation("math", "0123456789abcdef") == "first"
+        assert (pack_names(), pack_versions("math")) == ([], [])
+        assert reserve_version("math", "job-a") == 1
 
 
 def test_files_without_a_manifest_are_no_pack(storage: Storage, home: Path) -> None:

@@ -47,6 +47,13 @@ def test_adapt_makes_the_job_that_was_asked_for(eda: Cli, live: LiveApi) -> None
     assert (config["train"]["epochs"], config["train"]["zero_stage"], config["seed"]) == (2, 0, 3)
 
 
+def test_adapt_says_whether_and_when_to_deploy(eda: Cli, live: LiveApi) -> None:
+    deploy = adapt(eda, live, "--no-deploy", "--min-gain", "1.1")["config"]["deploy"]
+    assert (deploy["enabled"], deploy["min_gain"]) == (False, 1.1)
+    assert adapt(eda, live)["config"]["deploy"]["enabled"]
+    assert eda("adapt", "org/model", "--min-gain", "-1", url=live.url).exit_code == 2
+
+
 def test_adapt_says_how_to_watch(eda: Cli, live: LiveApi) -> None:
     done = eda("adapt", "org/model", "--base-draft", "small@1", "--force", url=live.url)
     assert (done.exit_code, done.stderr) == (0, "")
@@ -116,6 +123,23 @@ def test_exit_code_of_an_ended_job(eda: Cli, live: LiveApi, command: str, end: S
     assert ("out_of_memory: no [memory]" in done.stderr) is (error is not None)
     shown = eda("jobs", "show", job_id, url=live.url)
     assert (shown.exit_code, end.value in shown.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("command", ["wait", "watch", "show"])
+@pytest.mark.parametrize("kept", [None, "too little gain: [1.000]"])
+def test_the_end_says_what_was_measured_and_what_became_of_the_pack(
+    eda: Cli, live: LiveApi, command: str, kept: str | None
+) -> None:
+    job_id = adapt(eda, live, "--data", "reasoning-gym:gsm", "--name", "math")["id"]
+    live.store.transition(job_id, Status.RUNNING, event="note", message="")
+    live.store.transition(
+        job_id, Status.SUCCEEDED, event="job_succeeded", message="", result_pack="math@2", deployment_kept=kept
+    )
+    done = eda("jobs", command, job_id, url=live.url)
+    told = (done.stdout if command == "show" else done.stderr).replace("\n", " ")
+    assert "published math@2 (measured on 16 prompts split off reasoning-gym:gsm), " in told
+    assert ("served as math" in told) is (kept is None)
+    assert (f"not deployed: {kept}" in told) is (kept is not None)
 
 
 def test_wait_has_a_limit(eda: Cli, live: LiveApi) -> None:

@@ -223,3 +223,28 @@ def test_a_job_that_somebody_is_writing_is_skipped_and_not_waited_for(store: Job
     assert claimed is not None
     assert claimed.id == third.id
     assert [job.id for job in store.hold(holder="dispatcher", lease_s=30)] == [first.id, third.id]
+
+
+def test_a_job_is_retried_once_however_many_ask_while_it_is_claimed(store: JobStore, open_store: Opener) -> None:
+    job, _ = store.create(config())
+    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
+    stores = [open_store() for _ in range(6)]
+
+    def retry_and_claim(each: JobStore) -> int:
+        done = 0
+        for _ in range(6):
+            with contextlib.suppress(ConflictError):
+                each.transition(
+                    job.id,
+                    Status.QUEUED,
+                    event="job_retried",
+                    message="x",
+                    only_from={Status.FAILED, Status.CANCELLED},
+                )
+                done += 1
+            each.claim(max_running=10)
+        return done
+
+    assert sum(at_once([partial(retry_and_claim, each) for each in stores])) == 1
+    assert (store.get(job.id).status, store.get(job.id).attempt) == (Status.RUNNING, 1)
+    assert [event.type for event in store.events(job.id)[0]].count("attempt_started") == 1

@@ -1,0 +1,32 @@
+"""What a job's pack has to gain before it is served."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DeployConfig(BaseModel):
+    """Whether the finished pack is served, and what it has to gain over what it would replace. Ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="false: the pack is published and no deployment is made or changed")
+    min_gain: float = Field(
+        1.02,
+        ge=0.0,
+        le=10.0,
+        description="acceptance_length of the new pack over that of what it would replace (the served pack, or the "
+        "base draft alone), both measured by this job; below it the pack is published and not deployed",
+    )
+    min_speed_gain: float | None = Field(
+        1.0,
+        ge=0.0,
+        le=10.0,
+        description="speed of the new pack over that of what it would replace has to be above this, where the job "
+        "measures speed; None or 0: speed is not looked at",
+    )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every pack is deployed, whatever it measured."""
+        return self.min_gain == 0 and not self.min_speed_gain

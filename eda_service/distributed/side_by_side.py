@@ -1,0 +1,118 @@
+"""Published packs measured beside a job's own: loading those that fit, and the fixed evaluation of the pack's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eda_service.artifacts import fixed_evaluation
+from eda_service.artifacts.fits import check_pack_fits
+from eda_service.artifacts.fixed_evaluation import FixedEvaluation
+from eda_service.artifacts.registry import find_draft, find_pack, read_pack_manifest
+from eda_service.artifacts.rivals import Rivals
+from eda_service.config import AdaptConfig
+from eda_service.decoding.request import SamplingParams
+from eda_service.distributed.endpoint import load_drafts, make_engine
+from eda_service.errors import EdaError
+from eda_service.evaluation.acceptance import summarise
+from eda_service.evaluation.decode import decode_all
+from eda_service.model.checkpoint import LoadedDraft
+from eda_service.records import FixedScores, TargetFingerprint
+from eda_service.selfgen.prompts import Prompt
+from eda_service.target.chat import render_prompt
+from eda_service.target.loader import Target
+
+PREFIX = "pack:"
+"""Of a rival's name among the drafts of an evaluation: `pack:math@3`."""
+
+
+@dataclass
+class LoadedRivals:
+    """Rivals by name@version.
+
+    Attributes:
+        drafts: Ready to decode.
+        left_out: Why the others are not.
+    """
+
+    drafts: dict[str, LoadedDraft] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def load_rivals(rivals: Rivals, target: Target, fingerprint: TargetFingerprint) -> LoadedRivals:
+    """Load what can be loaded; a rival that cannot be is no reason to fail the job.
+
+    Args:
+        rivals: As the dispatcher told.
+        target: What decodes.
+        fingerprint: Of that target; a pack for another one is left out.
+    """
+    found = LoadedRivals()
+    for pack in rivals.packs:
+        try:
+            found.drafts[pack] = _load(pack, target, fingerprint)
+        except EdaError as error:
+            found.left_out[pack] = error.message
+        except (OSError, ValueError) as error:
+            found.left_out[pack] = f"{pack} cannot be read: {type(error).__name__}: {error}"[:400]
+    return found
+
+
+def _load(pack: str, target: Target, fingerprint: TargetFingerprint) -> LoadedDraft:
+    directory = find_pack(pack)
+    manifest = read_pack_manifest(directory)
+    check_pack_fits(manifest, fingerprint)
+    return load_drafts(find_draft(manifest.base_draft), directory, target=target)
+
+
+def measure_fixed(
+    config: AdaptConfig,
+    target: Target,
+    fingerprint: TargetFingerprint,
+    *,
+    owner: str,
+    drafts: Mapping[str, LoadedDraft],
+    heldout: Sequence[Prompt],
+    measured: Mapping[str, float],
+) -> FixedScores:
+    """Measure the job's own pack on the fixed evaluation of its name and target, and the rivals that have no score
+    there. Where there is no fixed evaluation yet, the job's own prompts become it.
+
+    Args:
+        config: Of the job.
+        target: What decodes.
+        fingerprint: Of that target.
+        owner: Whose pack it is.
+        drafts: `adapted_draft`, and rivals by name@version.
+        heldout: The prompts that the job has measured.
+        measured: Acceptance lengths of these drafts there, at the first temperature.
+
+    Raises:
+        ArtifactCorruptError: The fixed evaluation cannot be used.
+    """
+    name = config.public_name
+    proposal = fixed_evaluation.propose(config, [prompt.messages for prompt in heldout])
+    fixed, digest = fixed_evaluation.find_or_create(name, fixed_evaluation.key_of(owner, fingerprint), proposal)
+    if fixed == proposal and config.evaluation.tree is None and len(heldout) == len(fixed.prompts):
+        return FixedScores(evaluation=digest, lengths={draft: measured[draft] for draft in drafts})
+    known = fixed_evaluation.scored(name, digest)
+    lengths = {
+        draft: _length(fixed, draft, loaded, target, config.evaluation.batch_size)
+        for draft, loaded in drafts.items()
+        if draft not in known
+    }
+    return FixedScores(evaluation=digest, lengths=lengths)
+
+
+def _length(fixed: FixedEvaluation, draft: str, loaded: LoadedDraft, target: Target, max_batch: int) -> float:
+    prompts = [render_prompt(target.tokenizer, list(messages)) for messages in fixed.prompts]
+    engine = make_engine(
+        target,
+        loaded,
+        num_draft_tokens=fixed.num_draft_tokens,
+        max_batch=max_batch,
+        max_tokens=max(map(len, prompts)) + fixed.max_new_tokens,
+    )
+    params = SamplingParams(temperature=fixed.temperature, max_new_tokens=fixed.max_new_tokens)
+    stats = decode_all(engine, prompts, params).stats
+    return summarise(draft, fixed.temperature, stats, num_draft_tokens=fixed.num_draft_tokens).acceptance_length

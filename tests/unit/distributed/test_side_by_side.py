@@ -1,0 +1,139 @@
+"""Published packs measured beside a job's own: which are loaded, what is measured, and on which evaluation."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adapted_packs import publish_adapted
+from tiny_models import register_draft
+from trained_job import PROMPTS, TRAIN, trained_job
+
+from eda_service.artifacts.packs import ADAPTED, BASE
+from eda_service.artifacts.rivals import Rivals
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig
+from eda_service.distributed.side_by_side import PREFIX
+from eda_service.distributed.stage_evaluate import Evaluation
+from eda_service.model.draft import Draft
+from eda_service.target.loader import Target
+
+SERVED = Rivals(served="math@1", champion="math@1")
+OTHER_PROMPTS = tuple(f"the assistant wants {n} of them" for n in range(3))
+
+
+def measure(job: tuple[RunDir, AdaptConfig], target: Target, rivals: Rivals) -> dict[str, Any]:
+    return Evaluation(*job).measure(rivals, target.fingerprint)
+
+
+def lengths(rows: list[dict[str, Any]], draft: str) -> list[tuple[float, float, int]]:
+    return [(row["temperature"], row["acceptance_length"], row["num_rounds"]) for row in rows if row["draft"] == draft]
+
+
+def fixed_files(home: Path) -> list[Path]:
+    return sorted((home / "packs" / "math").glob(".evaluation-*"))
+
+
+def test_a_rival_is_measured_as_if_it_were_the_jobs_own(home: Path, base_draft_dir: Path, tiny_target: Target) -> None:
+    publish_adapted(home, base_draft_dir, tiny_target, TRAIN, std=0.01, name="math")
+    own = measure(trained_job(home, base_draft_dir, tiny_target, "alone", std=0.01), tiny_target, Rivals())
+    job = trained_job(home, base_draft_dir, tiny_target, "beside", std=0.05, num_timed_prompts=1, num_timed_repeats=2)
+    found = measure(job, tiny_target, SERVED)
+    (rival,) = found["rivals"]
+    assert (rival["pack"], rival["roles"], rival["left_out"]) == ("math@1", ["served", "champion"], None)
+    assert lengths(rival["acceptance"], "pack:math@1") == lengths(own["acceptance"], ADAPTED)
+    assert len(lengths(rival["acceptance"], "pack:math@1")) == 2
+    assert lengths(found["acceptance"], ADAPTED) != lengths(own["acceptance"], ADAPTED)
+    assert {row["draft"] for row in found["acceptance"]} == {BASE, ADAPTED}
+    assert {row["mode"] for row in rival["speed"]} == {PREFIX + "math@1"}
+    assert len(rival["speed"]) == 2
+    assert len(found["speed"]) == 6
+    assert own["rivals"] == []
+
+
+def test_a_rival_that_cannot_be_measured_is_left_out_with_its_reason(
+    home: Path,
+    base_draft_dir: Path,
+    tiny_target: Target,
+    make_target: Callable[[str], Target],
+    make_fitted_draft: Callable[[str], Draft],
+) -> None:
+    other = make_target("qwen2")
+    publish_adapted(home, base_draft_dir, other, TRAIN, name="math")
+    job = trained_job(home, base_draft_dir, tiny_target, "job", std=0.01)
+    gone = register_draft(home, make_fitted_draft("llama"), tiny_target, name="short-lived")
+    publish_adapted(home, gone, tiny_target, TRAIN, name="math")
+    shutil.rmtree(gone)
+    publish_adapted(home, base_draft_dir, tiny_target, TRAIN, name="math")
+    (home / "packs" / "math" / "3" / "pack.safetensors").write_bytes(b"other")
+    reasons = {}
+    for pack in ("math@1", "math@2", "math@3", "math@4"):
+        found = measure(job, tiny_target, Rivals(served=pack))
+        (rival,) = found["rivals"]
+        assert (rival["acceptance"], rival["speed"]) == ([], [])
+        assert len(found["acceptance"]) == 4
+        reasons[pack] = rival["left_out"]
+    assert "weights_sha256" in reasons["math@1"]
+    assert "no base draft 'short-lived@1'" in reasons["math@2"]
+    assert "sha256" in reasons["math@3"]
+    assert "no pack 'math@4'" in reasons["math@4"]
+
+
+def test_the_first_job_makes_the_fixed_evaluation_and_the_next_ones_are_measured_there(
+    home: Path, base_draft_dir: Path, tiny_target: Target
+) -> None:
+    publish_adapted(home, base_draft_dir, tiny_target, TRAIN, std=0.01, name="math")
+    first = measure(trained_job(home, base_draft_dir, tiny_target, "first", std=0.0), tiny_target, Rivals())
+    (path,) = fixed_files(home)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert all(prompt in path.read_text() for prompt in PROMPTS)
+    assert first["fixed"]["lengths"] == {ADAPTED: first["acceptance"][1]["acceptance_length"]}
+    assert not list((home / "packs" / "math" / "1").glob("*evaluation*"))
+
+    tree = {"size": 8, "depth": 3, "width": 2}
+    job = trained_job(home, base_draft_dir, tiny_target, "next", std=0.0, prompts=OTHER_PROMPTS, tree=tree)
+    found = measure(job, tiny_target, SERVED)
+    assert fixed_files(home) == [path]
+    assert found["fixed"]["evaluation"] == first["fixed"]["evaluation"]
+    assert found["fixed"]["lengths"][ADAPTED] == first["fixed"]["lengths"][ADAPTED]  # equal packs, equal there
+    assert found["acceptance"][1]["acceptance_length"] != first["fixed"]["lengths"][ADAPTED]
+    own = measure(trained_job(home, base_draft_dir, tiny_target, "same", std=0.01), tiny_target, Rivals())
+    assert found["fixed"]["lengths"]["math@1"] == own["acceptance"][1]["acceptance_length"]
+
+
+def test_a_rival_that_has_a_score_there_is_not_measured_again(
+    home: Path, base_draft_dir: Path, tiny_target: Target
+) -> None:
+    first = measure(trained_job(home, base_draft_dir, tiny_target, "first", std=0.0), tiny_target, Rivals())
+    scores = {"fixed": (first["fixed"]["evaluation"], {"math@1": 1.5})}
+    publish_adapted(home, base_draft_dir, tiny_target, TRAIN, std=0.01, name="math", **scores)
+    job = trained_job(home, base_draft_dir, tiny_target, "next", std=0.01, prompts=OTHER_PROMPTS)
+    assert set(measure(job, tiny_target, SERVED)["fixed"]["lengths"]) == {ADAPTED}
+
+
+def test_each_owner_has_a_fixed_evaluation_of_its_own(home: Path, base_draft_dir: Path, tiny_target: Target) -> None:
+    job = trained_job(home, base_draft_dir, tiny_target, "job", std=0.01)
+    ids = {
+        measure(job, tiny_target, Rivals(owner="ada"))["fixed"]["evaluation"],
+        measure(
+            trained_job(home, base_draft_dir, tiny_target, "his", std=0.01, prompts=OTHER_PROMPTS),
+            tiny_target,
+            Rivals(owner="bob"),
+        )["fixed"]["evaluation"],
+    }
+    assert len(ids) == len(fixed_files(home)) == 2
+
+
+def test_a_fixed_evaluation_that_cannot_be_used_fails_no_job(
+    home: Path, base_draft_dir: Path, tiny_target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = trained_job(home, base_draft_dir, tiny_target, "job", std=0.01)
+    measure(job, tiny_target, Rivals())
+    fixed_files(home)[0].write_text("{}")
+    assert measure(job, tiny_target, Rivals())["fixed"] is None
+    (event,) = [each for each in job[0].read_events() if each["type"] == "fixed_evaluation_left_out"]
+    assert "does not parse; remove it" in event["message"]
