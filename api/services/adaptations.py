@@ -13,7 +13,7 @@ from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.submission import to_config
-from api.services.webhooks import check_url
+from api.services.webhook_urls import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.rundir import RunDir
@@ -58,7 +58,7 @@ class Adaptations:
             idempotency_key=idempotency_key,
             request_sha256=sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True)),
             force=request.force,
-            webhook=None if webhook is None else {"url": check_url(webhook.url), "secret": webhook.secret},
+            webhook=None if webhook is None else {"url": self._checked_url(webhook.url), "secret": webhook.secret},
             stage_deadlines={stage.value: seconds for stage, seconds in request.stage_deadlines.items()},
             max_queued_per_owner=self._settings.max_queued_per_owner,
         )
@@ -69,8 +69,11 @@ class Adaptations:
         """What the job would need; the same checks as `create`, nothing stored."""
         config = self._checked(request)
         if request.webhook is not None:
-            check_url(request.webhook.url)
+            self._checked_url(request.webhook.url)
         return EstimateBody.model_validate(asdict(dry_run(config, self._settings.home)))
+
+    def _checked_url(self, url: str) -> str:
+        return check_url(url, private=self._settings.webhook_private_addresses)
 
     def _checked(self, request: AdaptationRequest) -> AdaptConfig:
         config = to_config(request)

@@ -49,6 +49,8 @@ def promote(store: JobStore, packs: Packs, job: Job, pack: str) -> Promotion:
 
 
 def _reason_to_keep(packs: Packs, current: Deployment, job: Job, pack: str) -> str | None:
+    if current.unreadable is not None:
+        return f"the row of {current.name} cannot be read; delete that deployment and make it again with {pack}"
     if current.owner != job.owner:
         return f"the name {current.name} is taken by another owner; deploy {pack} under another one"
     try:
