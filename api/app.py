@@ -23,6 +23,7 @@ from api.services.metrics import Metrics
 from api.services.packs import Packs
 from api.settings import Settings
 from api.ui.app import create_ui
+from api.vault import open_vault
 from eda_service import __version__
 from eda_service.jobstore import JobStore
 
@@ -36,7 +37,8 @@ def create_app(settings: Settings) -> FastAPI:
     Returns:
         The application; `state.settings` holds what it was built with.
     """
-    store = JobStore(settings.store_url)
+    store = JobStore(settings.store_url, vault=open_vault(settings))
+    store.seal_secrets()
     instruments = Instruments()
     dispatcher = Dispatcher(store, settings, instruments)
     gateway = Gateway(settings.serve_url, instruments)

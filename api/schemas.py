@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from eda_service.artifacts.packs import measured_on
 from eda_service.config import AdaptConfig, Config, DatasetSpec, EvalConfig, Method, Selector
@@ -201,11 +201,13 @@ class AdaptationBody(BaseModel):
         return cls(
             **job.model_dump(
                 include={
-                    "id", "created_at", "started_at", "finished_at", "status", "stage", "progress", "attempt",
-                    "max_attempts", "priority", "origin", "result_pack", "error", "owner", "stage_deadlines",
-                    "webhook_url",
+                    "id", "created_at", "started_at", "finished_at", "status", "stage", "attempt", "max_attempts",
+                    "priority", "origin", "result_pack", "owner", "webhook_url",
                 }
             ),
+            progress=_progress(job),
+            error=_error(job),
+            stage_deadlines={stage: int(seconds) for stage, seconds in job.stage_deadlines.items()},
             model=config.target.model,
             model_revision=config.target.revision,
             adapter=config.target.adapter,
@@ -288,6 +290,20 @@ class HealthBody(BaseModel):
     )
     dispatcher_pass_s: float | None = Field(None, description="what that look took")
     jobs: dict[str, int] | None = Field(None, description="how many there are of each status")
+
+
+def _progress(job: Job) -> ProgressBody | None:
+    try:
+        return None if job.progress is None else ProgressBody.model_validate(job.progress)
+    except ValidationError:  # the next heartbeat replaces it
+        return None
+
+
+def _error(job: Job) -> JobErrorBody | None:
+    """Why it failed; of a row that cannot be read, what is wrong with it."""
+    if job.error is None and job.unreadable is not None:
+        return JobErrorBody(code="artifact_corrupt", message=f"its row cannot be read: {job.unreadable}")
+    return None if job.error is None else JobErrorBody.model_validate(job.error)
 
 
 def _method(config: AdaptConfig) -> MethodBody:

@@ -102,7 +102,8 @@ def status_of(job: Job) -> OpenAIStatus:
 def job_of(job: Job) -> FineTuningJob:
     """A job as OpenAI's object."""
     config = job.adapt_config()
-    eta_s = (job.progress or {}).get("eta_s")
+    progress = job.progress or {}
+    eta_s, updated_at = progress.get("eta_s"), progress.get("updated_at")
     numbers = {"batch_size": config.train.batch_size, "n_epochs": config.train.epochs}
     return FineTuningJob(
         id=job.id,
@@ -122,7 +123,7 @@ def job_of(job: Job) -> FineTuningJob:
         status=status_of(job),
         training_file=config.dataset.source,
         validation_file=None if config.eval_dataset is None else config.eval_dataset.source,
-        estimated_finish=None if eta_s is None or job.progress is None else int(job.progress["updated_at"] + eta_s),
+        estimated_finish=None if eta_s is None or updated_at is None else int(updated_at + eta_s),
         metadata=job.labels,
     )
 

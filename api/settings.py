@@ -44,6 +44,11 @@ class Settings(Config):
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under home")
+    secrets_key: str = Field(
+        "",
+        repr=False,
+        description="keys that seal secrets in the database, by commas, the first one seals; empty: a file under home",
+    )
     local_roots: tuple[Path, ...] = Field((), description="directories under which local paths may be named")
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")

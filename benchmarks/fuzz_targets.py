@@ -26,7 +26,7 @@ from safetensors.torch import save
 
 from api.schemas import AdaptationRequest
 from api.services.submission import to_config
-from api.services.webhooks import check_url
+from api.services.webhook_urls import check_url
 from api.serving.requests import ChatRequest, CompletionRequest
 from benchmarks.pairs import DOMAINS
 from eda_service.artifacts.rundir import RunDir

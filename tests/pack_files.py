@@ -97,6 +97,8 @@ def put_pack(
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     publish_pack(staging, name, version, home)
+    if job_id is None:
+        (home / "packs" / name / f".{version}.job").unlink(missing_ok=True)
     return f"{name}@{version}"
 
 

@@ -13,7 +13,7 @@ from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
 from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.submission import explicit_numbers, to_config
-from api.services.webhooks import check_url
+from api.services.webhook_urls import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.packs import measured_on
@@ -50,7 +50,7 @@ class Adaptations:
             QuotaExceededError: The caller has too many queued jobs.
         """
         webhook = request.webhook
-        told = None if webhook is None else {"url": check_url(webhook.url), "secret": webhook.secret}
+        told = None if webhook is None else {"url": self._checked_url(webhook.url), "secret": webhook.secret}
         config = self._checked(request, keep=True).config
         job, made = self._store.create(
             config,
@@ -71,10 +71,13 @@ class Adaptations:
     def estimate(self, request: AdaptationRequest) -> EstimateBody:
         """What the job would need; the same checks as `create`, nothing stored."""
         if request.webhook is not None:
-            check_url(request.webhook.url)
+            self._checked_url(request.webhook.url)
         checked = self._checked(request, keep=False)
         estimate = asdict(dry_run(checked.config, self._settings.home))
         return EstimateBody.model_validate(estimate | {"warnings": [*checked.notes, *estimate["warnings"]]})
+
+    def _checked_url(self, url: str) -> str:
+        return check_url(url, private=self._settings.webhook_private_addresses)
 
     def _checked(self, request: AdaptationRequest, *, keep: bool) -> inputs.Checked:
         config = to_config(request)

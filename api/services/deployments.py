@@ -20,6 +20,7 @@ from eda_service.config import AdaptConfig, EngineKind, TargetSpec
 from eda_service.deployment_config import DriftConfig, EngineSpec
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import (
+    ArtifactCorruptError,
     ConflictError,
     InputError,
     NameTakenError,
@@ -83,7 +84,8 @@ class Deployments:
 
     def page(self, caller: Caller, *, limit: int, after: str | None) -> tuple[list[Deployment], bool]:
         """Deployments by name, and whether there are more."""
-        found = [each for each in self._store.deployments(owner=caller.sees) if after is None or each.name > after]
+        found = self._store.deployments(owner=caller.sees, unreadable=True)
+        found = [each for each in found if after is None or each.name > after]
         return found[:limit], len(found) > limit
 
     def get(self, name: str, caller: Caller) -> Deployment:
@@ -148,6 +150,7 @@ class Deployments:
     def _update(self, name: str, caller: Caller, changed: Callable[[Deployment], tuple[Deployment, str]]) -> Deployment:
         for _ in range(_ATTEMPTS):
             current = self._store.deployment(name, owner=caller.sees)
+            _require_readable(current)
             wanted, reason = changed(current)
             if wanted == current:
                 return current
@@ -237,7 +240,8 @@ class Deployments:
         return there if all(getattr(there, field) == getattr(wanted, field) for field in _COMPARED) else None
 
     def _require_room(self, caller: Caller) -> None:
-        found, limit = len(self._store.deployments(owner=caller.owner)), self._settings.max_deployments_per_owner
+        found = len(self._store.deployments(owner=caller.owner, unreadable=True))
+        limit = self._settings.max_deployments_per_owner
         if found >= limit:
             raise QuotaExceededError(f"{found} deployments are this owner's and the limit is {limit}; delete one")
 
@@ -255,6 +259,14 @@ class Deployments:
             if (each.target, each.base_draft, each.pack) != served:
                 return each
         raise ConflictError(f"{current.name} never served anything else; there is nothing to go back to")
+
+
+def _require_readable(deployment: Deployment) -> None:
+    if deployment.unreadable is not None:
+        raise ArtifactCorruptError(
+            f"the row of {deployment.name} cannot be read ({deployment.unreadable}), so it cannot be changed; "
+            "delete it and make it again"
+        )
 
 
 def _require_no_regression(found: Comparison | None) -> None:

@@ -75,7 +75,12 @@ class Directory:
 
     def _read(self) -> None:
         before, began_at = self._num_changes, self._clock()
-        entries = {each.name: Entry(each, route_prefix_of(group_of(each))) for each in self._store.deployments()}
+        entries: dict[str, Entry] = {}
+        for each in self._store.deployments(unreadable=True):
+            if each.unreadable is None:
+                entries[each.name] = Entry(each, route_prefix_of(group_of(each)))
+            elif (known := self._entries.get(each.name)) is not None and known.deployment.owner == each.owner:
+                entries[each.name] = known  # its replicas go on as they were before the row was damaged
         self._entries = entries
         if self._num_changes == before:  # else these rows may be older than a change
             self._read_at = began_at

@@ -1,8 +1,9 @@
 """The dispatcher: makes the cluster match the rows, level-triggered.
 
 Each pass starts from nothing but the database, the run directories and what Ray answers, so a restart needs no recovery
-of its own. One pass: adopt jobs started by hand, advance every live job, claim and submit while there is room; beside
-it, make Serve offer every deployment.
+of its own. One pass: adopt jobs that have no row, end those whose row cannot be read, advance every live job, claim and
+submit while there is room; beside it, make Serve offer every deployment. Each step, and each object in a step, is on
+its own: what goes wrong with one is told once and keeps none of the others waiting.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from api.services import live
+from api.services.adoption import Adoption
 from api.services.drift import DriftWatch
 from api.services.instruments import Instruments
 from api.services.live import Live
@@ -26,10 +27,9 @@ from api.services.readaptation import Readaptation
 from api.services.replicas import Replicas
 from api.services.serving import Serving
 from api.services.tracker import Tracker
+from api.services.troubles import Troubles
 from api.services.webhooks import Webhooks
 from api.settings import Settings
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.storage import current_storage
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.distributed.serve_config import Listen, Placement, ServeApi
@@ -38,9 +38,9 @@ from eda_service.jobstore import Deployment, Job, JobStore
 
 logger = logging.getLogger(__name__)
 
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what is raised by data of another form
 _STOP_TIMEOUT_S = 15.0
 _TIDY_INTERVAL_S = 3600.0
-_LISTING_INTERVAL_S = 15.0
 _DAY_S = 86_400
 
 
@@ -76,8 +76,9 @@ class Dispatcher:
         self._tracker = Tracker(store, settings, self._ray, self._instruments, clock=clock)
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._known = store.known_ids()
-        self._tidied_at = self._listed_at = 0.0
+        self._adoption = Adoption(store, settings, clock=clock)
+        self._troubles = Troubles(logger, clock=clock)
+        self._tidied_at = self._swept_at = 0.0
         self._waiting: dict[str, str] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
@@ -133,14 +134,45 @@ class Dispatcher:
         if (session is not None) != self.is_ray_reachable:
             logger.info("the Ray dashboard at %s is %s", self._ray.dashboard_url, "up" if session else "away")
         self.is_ray_reachable = session is not None
-        self._tidy()
+        steps: dict[str, Callable[[], None]] = {
+            "forgetting old keys": self._tidy,
+            "adopting jobs without a row": self._adopt,
+            "ending jobs that cannot be read": lambda: self._end_unreadable(session),
+            "advancing live jobs": lambda: self._advance_held(session),
+            "starting queued jobs": lambda: self._start_queued(session),
+        }
+        is_whole = True
+        for what, step in steps.items():
+            is_whole = self._step(what, step) and is_whole
+        self.last_pass_s = time.monotonic() - started
+        self._instruments.pass_s.observe(self.last_pass_s)
+        self._instruments.show_unreadable(self._store.num_unreadable)
+        if is_whole:
+            self.last_pass_at = self._clock()
+            self._instruments.passed_at.set(self.last_pass_at)
+
+    def _step(self, what: str, step: Callable[[], None]) -> bool:
+        """One part of a pass; when it fails the next is done all the same. Whether it went well."""
         try:
-            self._adopt_foreign()
+            step()
+        except Exception as error:
+            self._troubles.tell(what, error)
+            return False
+        self._troubles.over(what)
+        return True
+
+    def _adopt(self) -> None:
+        try:
+            self._adoption.run_once()
         except StorageError as error:
-            logger.warning("cannot look for jobs started by hand: %s", error.message)
-        settings = self._settings
-        for job in self._store.hold(holder=self.holder, lease_s=settings.lease_s):
+            logger.warning("cannot look for jobs without a row: %s", error.message)
+
+    def _advance_held(self, session: str | None) -> None:
+        for job in self._store.hold(holder=self.holder, lease_s=self._settings.lease_s):
             self._advance(job, session)
+
+    def _start_queued(self, session: str | None) -> None:
+        settings = self._settings
         while session is not None:
             claimed = self._store.claim(
                 max_running=settings.max_running,
@@ -153,28 +185,38 @@ class Dispatcher:
             if claimed.attempt == 1:
                 self._instruments.queue_wait_s.observe(max(0.0, self._clock() - claimed.created_at))
             self._advance(claimed, session)
-        self.last_pass_at, self.last_pass_s = self._clock(), time.monotonic() - started
-        self._instruments.pass_s.observe(self.last_pass_s)
-        self._instruments.passed_at.set(self.last_pass_at)
 
     def _advance(self, job: Job, session: str | None) -> None:
+        """One look at one job. Whatever goes wrong with it holds up no other."""
+        what = f"advancing {job.id}"
+        try:
+            self._advance_or_end(job, session)
+        except LeaseLostError as error:
+            logger.warning("%s: %s", job.id, error.message)
+        except _DAMAGE as error:
+            # Files of the job that are not what they should be: perhaps half of a write, which the next look sees whole
+            if self._troubles.tell(what, error) >= self._settings.grace_s:
+                damaged = _damaged(error)
+                self._step(f"ending {job.id}", lambda: self._tracker.give_up(job, damaged))
+        except Exception as error:
+            # The edge of a thread that must live: the traceback is logged and the job is looked at again.
+            self._troubles.tell(what, error)
+        else:
+            self._troubles.over(what)
+
+    def _advance_or_end(self, job: Job, session: str | None) -> None:
         try:
             self._tracker.advance(job, session)
         except (ClusterUnreachableError, StorageError) as error:  # the attempt may well go on without us
             if self._waiting.get(job.id) != error.message:
                 self._waiting[job.id] = error.message
-                with contextlib.suppress(LeaseLostError):
-                    self._store.add_event(
-                        job.id, "waiting_for_cluster", error.message, level="warning", token=job.lease_token
-                    )
-        except LeaseLostError as error:
-            logger.warning("%s: %s", job.id, error.message)
+                self._store.add_event(
+                    job.id, "waiting_for_cluster", error.message, level="warning", token=job.lease_token
+                )
+        except LeaseLostError:
+            raise
         except EdaError as error:
-            with contextlib.suppress(LeaseLostError):
-                self._tracker.fail(job, error)
-        except Exception:
-            # The edge of a thread that must live: the traceback is logged and the job is looked at again.
-            logger.exception("cannot advance %s", job.id)
+            self._tracker.fail(job, error)
 
     def _tidy(self) -> None:
         """Once an hour, forget idempotency keys that are too old to be repeated."""
@@ -183,37 +225,16 @@ class Dispatcher:
             self._tidied_at = now
             self._store.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
 
-    def _adopt_foreign(self) -> None:
-        for name in self._found_runs():
-            if name not in self._known:
-                self._look_at(name)
-
-    def _look_at(self, name: str) -> None:
-        """Adopt a job that was started by hand. What is no job is told once, and holds up nothing."""
-        run = RunDir.of_job(name, self._settings.home)
-        try:
-            facts = run.read_job()
-            if not facts:
-                return  # its job.json may be on the way
-            self._known.add(name)
-            if facts.get("origin") != "ray" or name in self._store.known_ids():
-                return
-            self._store.adopt(name, run.config(), created_at=int(facts["created_at"]))
-        except (ArtifactCorruptError, OSError, KeyError, TypeError, ValueError) as error:
-            self._known.add(name)
-            logger.warning("%s is not a job: %s", run.root, error)
-        else:
-            logger.info("adopted %s, started on the cluster by hand", name)
-
-    def _found_runs(self) -> list[str]:
-        """Names of run directories; storage is asked now and then only."""
-        storage = current_storage()
-        if storage is None:
-            return _directories(self._settings.home / "runs")
-        if self._clock() - self._listed_at < _LISTING_INTERVAL_S:
-            return []
-        self._listed_at = self._clock()
-        return storage.children("runs")
+    def _end_unreadable(self, session: str | None) -> None:
+        """End jobs whose rows cannot be read; once an hour also those that no look comes upon."""
+        now = self._clock()
+        everything = now - self._swept_at >= _TIDY_INTERVAL_S
+        for submission in self._store.end_unreadable(holder=self.holder, everything=everything):
+            logger.error("ended the job of %s: its row cannot be read", submission)
+            if session is not None:
+                with contextlib.suppress(ClusterUnreachableError):
+                    self._ray.stop(submission)
+        self._swept_at = now if everything else self._swept_at
 
     def _serve_once(self) -> None:
         if self.is_ray_reachable and self._settings.serve:
@@ -225,18 +246,12 @@ class Dispatcher:
 
     def _loop(self, one_pass: Callable[[], None], bell: threading.Event, interval_s: float) -> None:
         while not self._stopping.is_set():
-            try:
-                one_pass()
-            except Exception:
-                # Same edge as in `_advance`: a full disk or a locked database passes, a dead dispatcher would not.
-                logger.exception("a dispatcher pass failed")
+            # Same edge as in `_advance`: a full disk or a locked database passes, a dead dispatcher would not.
+            self._step(f"a pass of {threading.current_thread().name}", one_pass)
             bell.wait(interval_s)
             if bell is self._wake:
                 bell.clear()
 
 
-def _directories(path: Path) -> list[str]:
-    """Names of the directories in a directory that may not be there; files that somebody left are none."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
-    return []
+def _damaged(error: Exception) -> ArtifactCorruptError:
+    return ArtifactCorruptError(f"what the job has written cannot be used: {type(error).__name__}: {str(error)[:300]}")

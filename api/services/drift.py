@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from api.schemas_deployments import DriftBody
@@ -12,6 +13,7 @@ from api.services.acceptance import Window
 from api.services.packs import Packs
 from api.services.readaptation import Readaptation
 from api.services.replicas import Replicas
+from api.services.troubles import Troubles
 from api.serving.counts import ModelCounts
 from eda_service.artifacts.packs import PackEvaluation
 from eda_service.deployment_config import DriftConfig
@@ -64,6 +66,7 @@ class DriftWatch:
     ) -> None:
         self._store, self._packs, self._replicas, self._clock = store, packs, replicas, clock
         self._readaptation = readaptation
+        self._troubles = Troubles(logger)
         self._windows: dict[tuple[str, str], Window] = {}
         self.judgements: dict[str, Judgement] = {}
 
@@ -80,10 +83,11 @@ class DriftWatch:
             for variant in group.variants
         }
         for deployment in watched.values():
-            counts = totals.get((deployment.name, deployment.pack))
-            evaluation = self._evaluation(deployment)
-            if counts is not None and evaluation is not None:
-                self._judge(deployment, counts, evaluation)
+            with self._one(f"judging the acceptance of {deployment.name}"):
+                counts = totals.get((deployment.name, deployment.pack))
+                evaluation = self._evaluation(deployment)
+                if counts is not None and evaluation is not None:
+                    self._judge(deployment, counts, evaluation)
         self._adapt(watched)
 
     def describe(self, deployment: Deployment) -> DriftBody:
@@ -139,6 +143,17 @@ class DriftWatch:
             deployment = watched.get(drift.name)
             if deployment is None or not drift.is_below or drift.is_handled or deployment.pack != drift.pack:
                 continue
-            settings = DriftConfig.model_validate(deployment.drift)
-            if settings.adapt:
-                self._readaptation.consider(deployment, drift, settings)
+            with self._one(f"adapting {deployment.name} again"):
+                settings = DriftConfig.model_validate(deployment.drift)
+                if settings.adapt:
+                    self._readaptation.consider(deployment, drift, settings)
+
+    @contextmanager
+    def _one(self, what: str) -> Iterator[None]:
+        """What goes wrong with one deployment is told, and keeps nobody from looking at the others."""
+        try:
+            yield
+        except Exception as error:
+            self._troubles.tell(what, error)
+        else:
+            self._troubles.over(what)

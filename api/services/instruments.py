@@ -5,10 +5,16 @@ Each API process has its own; Prometheus adds them up.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from eda_service.records import STAGES
 
+UNREADABLE_TABLES = (
+    "api_keys", "deployment_drift", "deployment_events", "deployment_revisions", "deployments", "events", "jobs",
+    "webhook_outbox",
+)  # fmt: skip
 WEBHOOK_OUTCOMES = ("delivered", "failed", "gave_up")
 _WAIT_S = (0.5, 1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 _STAGE_S = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 43_200, 86_400)
@@ -25,6 +31,7 @@ class Instruments:
         pass_s: One look of the dispatcher at everything.
         webhooks: By outcome: delivered, failed, gave_up.
         passed_at: End of the last one.
+        unreadable: By table: rows that could not be read when they were last looked at.
         responses: By HTTP status: answers of the endpoint.
     """
 
@@ -56,6 +63,14 @@ class Instruments:
         )
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
+        self.unreadable = Gauge(
+            "eda_unreadable_rows", "Rows that could not be read at the last look.", ["table"], registry=self.registry
+        )
         self.responses = Counter(
             "eda_endpoint_responses", "Answers of the endpoint by HTTP status.", ["code"], registry=self.registry
         )
+
+    def show_unreadable(self, numbers: Mapping[str, int]) -> None:
+        """Set the numbers of rows that cannot be read, by table."""
+        for table in UNREADABLE_TABLES:
+            self.unreadable.labels(table).set(numbers.get(table, 0))

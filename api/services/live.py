@@ -54,16 +54,23 @@ def look(
         replicas: Answers for them.
         away: Why nothing can be served at all, if so.
     """
+    bad = {each.name: _unreadable(each) for each in deployments if each.unreadable is not None}
+    deployments = [each for each in deployments if each.unreadable is None]
     keys = {each.name: group_of(each) for each in deployments}
     if away is not None:
-        return {name: Live(State.PENDING, away, key) for name, key in keys.items()}
+        return bad | {name: Live(State.PENDING, away, key) for name, key in keys.items()}
     found = {key: applications.get(application_of(key)) for key in set(keys.values())}
     loaded = {
         key: replicas.loaded(key)
         for key, application in found.items()
         if application is not None and application.num_running
     }
-    return {each.name: _one(each, keys[each.name], found, loaded) for each in deployments}
+    return bad | {each.name: _one(each, keys[each.name], found, loaded) for each in deployments}
+
+
+def _unreadable(deployment: Deployment) -> Live:
+    """What is served of it is what was served before its row was damaged."""
+    return Live(State.FAILED, f"its row cannot be read: {deployment.unreadable}", group_of(deployment))
 
 
 def _one(

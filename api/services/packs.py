@@ -1,6 +1,7 @@
 """The packs resource: versions with what they measured, aliases, and the champion.
 
-A pack belongs to the owner of the job that published it; one that no known job published is everybody's.
+A pack belongs to the owner of the job that published it; one that no job published is everybody's, and one whose job
+has lost its row is seen by an admin alone.
 """
 
 from __future__ import annotations
@@ -145,8 +146,14 @@ class Packs:
         versions = registry.pack_versions(name, self._home)
         if owner is None:
             return versions
-        jobs = {version: self._job(name, version) for version in versions}
-        return [version for version, job in jobs.items() if job is None or job.owner == owner]
+        return [version for version in versions if self._is_of(name, version, owner)]
+
+    def _is_of(self, name: str, version: int, owner: str) -> bool:
+        """Whether an owner sees a version; one whose job has lost its row is nobody's until it is adopted."""
+        job = self._job(name, version)
+        if job is not None:
+            return job.owner == owner
+        return registry.pack_job_id(name, version, self._home) is None
 
     def _job(self, name: str, version: int) -> Job | None:
         job_id = registry.pack_job_id(name, version, self._home)

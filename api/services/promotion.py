@@ -66,6 +66,8 @@ def _decide(
     packs: Packs, current: Deployment | None, job: Job, pack: str, gate: DeployConfig
 ) -> tuple[str | None, str]:
     """Why the deployment stays as it is, else None; and what decided."""
+    if current is not None and current.unreadable is not None:
+        return f"the row of {current.name} cannot be read; delete that deployment and make it again with {pack}", ""
     if current is not None and current.owner != job.owner:
         return f"the name {current.name} is taken by another owner; deploy {pack} under another one", ""
     if not gate.enabled:

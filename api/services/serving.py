@@ -16,6 +16,7 @@ from eda_service.distributed.serve_config import (
     ServeApi,
     build_config,
     groups_of,
+    keeping,
 )
 from eda_service.jobstore import JobStore
 
@@ -45,19 +46,30 @@ class Serving:
 
     def reconcile(self) -> None:
         """One look; a Serve that does not answer is tried again at the next one."""
-        groups = groups_of(self._store.deployments())
+        found = self._store.deployments(unreadable=True)
+        groups = groups_of(each for each in found if each.unreadable is None)
         wanted = build_config(groups, self._listen, self._placement)
         try:
             self.applications = self._remembering(self._api.applications())
-            if not groups and not self.applications:
+            wanted = self._keeping(wanted, {each.name for each in found if each.unreadable is not None})
+            names = {application["name"] for application in wanted["applications"]}
+            if not names and not self.applications:
                 return  # nothing to offer and nothing there: no controller that would hold memory for nothing
-            if wanted == self._applied and {group.application for group in groups} <= set(self.applications):
+            if wanted == self._applied and names <= set(self.applications):
                 return
             self._api.apply(wanted)
             self._applied = wanted
             logger.info("serving %s", ", ".join(model.name for group in groups for model in group.models) or "nothing")
         except ClusterUnreachableError as error:
             logger.warning("cannot update Serve: %s", error.message)
+
+    def _keeping(self, wanted: dict[str, Any], unreadable: set[str]) -> dict[str, Any]:
+        """The same with what was served under the names whose rows cannot be read, by what is known of it."""
+        if not unreadable:
+            return wanted
+        if self._applied is not None:
+            return keeping(wanted, self._applied["applications"], unreadable)
+        return keeping(wanted, [each.config for each in self.applications.values()], unreadable)
 
     def _remembering(self, found: dict[str, Application]) -> dict[str, Application]:
         """The same, with the replicas that were known where Serve lists none: they run on while it applies a change."""

@@ -21,6 +21,7 @@ from api.services.promotion import promote
 from api.services.rivalry import Rivalry
 from api.settings import Settings
 from eda_service.artifacts.allowed import roots_env
+from eda_service.artifacts.job_facts import JobFacts
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import storage_env
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
@@ -89,6 +90,15 @@ class Tracker:
         """End an attempt whose files or config cannot be used; a retryable error is tried again."""
         self._failed(job, _body(error))
 
+    def give_up(self, job: Job, error: EdaError) -> None:
+        """Stop an attempt and end it: the service cannot use what it has written.
+
+        Raises:
+            ClusterUnreachableError: Ray does not answer, so nothing was ended.
+        """
+        self._ray.stop(job.ray_submission_id)
+        self._failed(job, _body(error))
+
     def read_files(self, job: Job, run: RunDir) -> None:
         """Import new events and the last heartbeat."""
         lines = run.read_events(job.events_read)
@@ -107,7 +117,9 @@ class Tracker:
             self._cancelled(job)
             return
         if found is None:
-            run.create(job.adapt_config(), origin="api")
+            shown = job.model_dump(include=set(JobFacts.model_fields))
+            facts = JobFacts.model_validate(shown | self._store.kept_facts(job.id))
+            run.create(job.adapt_config(), origin="api", created_at=job.created_at, facts=facts)
             self._rivalry.tell(job, run)
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}
             env |= roots_env(self._settings.local_roots)

@@ -1,21 +1,20 @@
 """Delivers the outbox: Standard Webhooks (https://www.standardwebhooks.com), signed, retried, to public addresses.
 
 A row is written in the transaction of the event it tells of, so none is forgotten; it is delivered at least once, under
-the same `webhook-id` each time.
+the same `webhook-id` each time. Each delivery is on its own: whatever goes wrong with one, the others are sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
-import ipaddress
 import json
 import logging
-import re
 import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import certifi
@@ -23,8 +22,10 @@ import httpx
 from standardwebhooks import Webhook
 
 from api.services.instruments import Instruments
+from api.services.troubles import Troubles
+from api.services.webhook_urls import check_url
 from api.settings import Settings
-from eda_service.errors import InputError
+from eda_service.errors import InputError, NotFoundError
 from eda_service.jobstore import JobStore
 from eda_service.jobstore.job import Delivery
 from eda_service.public_address import is_public
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 _TIMEOUT_S = 10.0
 _WHOLE_TIMEOUT_S = 20.0  # a receiver that sends a byte now and then never runs into the other
 _AT_ONCE = 8
-_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 3600.0
 _MAX_ATTEMPTS = 12
 _HTTPS_PORT = 443
@@ -44,28 +44,8 @@ class DeliveryError(Exception):
     """One attempt failed; the message is kept with the row."""
 
 
-def check_url(url: str) -> str:
-    """A URL that may be given at submit: https, a host, no user, no address of a private network.
-
-    Raises:
-        InputError: It is not.
-    """
-    try:
-        if _NOT_IN_A_URL.search(url):
-            raise ValueError("a character that no URL has")
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise InputError("webhook.url is no URL", param="webhook.url") from error
-    if parts.scheme != "https" or not parts.hostname or parts.username or parts.password:
-        raise InputError("webhook.url is not of the form https://host/path", param="webhook.url")
-    try:
-        ipaddress.ip_address(parts.hostname.split("%")[0])
-    except ValueError:
-        return url
-    if not is_public(parts.hostname):
-        raise InputError("webhook.url names a private address; only public ones are called", param="webhook.url")
-    return url
+class UndeliverableError(DeliveryError):
+    """No later attempt will do better: what is wrong is the delivery itself."""
 
 
 class Webhooks:
@@ -82,7 +62,7 @@ class Webhooks:
         self, store: JobStore, settings: Settings, instruments: Instruments, *, clock: Callable[[], float] = time.time
     ) -> None:
         self._store, self._settings, self._clock = store, settings, clock
-        self._outcomes = instruments.webhooks
+        self._outcomes, self._troubles = instruments.webhooks, Troubles(logger)
         self._trusted = ssl.create_default_context(cafile=settings.webhook_ca_file or certifi.where())
 
     def run_once(self) -> None:
@@ -103,16 +83,38 @@ class Webhooks:
             await asyncio.gather(*map(deliver, due))
 
     async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
+        what = f"noting what became of webhook {delivery.id}"
+        try:
+            await self._try_once(http, delivery)
+        except Exception as error:  # the database: the delivery is due again at the next look, and so are the others
+            self._troubles.tell(what, error)
+        else:
+            self._troubles.over(what)
+
+    async def _try_once(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         try:
             async with asyncio.timeout(_WHOLE_TIMEOUT_S):
                 await self._deliver(http, delivery)
+        except UndeliverableError as error:
+            self._give_up(delivery, str(error))
         except (DeliveryError, httpx.HTTPError, TimeoutError) as error:
             self._put_off(delivery, str(error) or type(error).__name__)
+        except Exception as error:
+            # Nothing that we know of; it is this delivery's trouble, with the patience that every other has.
+            self._troubles.tell(f"sending webhook {delivery.id}", error)
+            self._put_off(delivery, f"it cannot be sent: {type(error).__name__}")
         else:
-            self._store.webhook_delivered(delivery.id)
+            with suppress(NotFoundError):
+                self._store.webhook_delivered(delivery.id)
             self._outcomes.labels("delivered").inc()
 
     async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
+        if delivery.unreadable is not None:
+            raise UndeliverableError(delivery.unreadable)
+        try:
+            url = check_url(delivery.url, private=True)  # what is private is seen by the address that is called
+        except InputError as error:
+            raise UndeliverableError(error.message) from error
         body = json.dumps(delivery.payload, separators=(",", ":"))
         now = datetime.datetime.fromtimestamp(self._clock(), tz=datetime.UTC)
         name = f"msg_{delivery.job_id}_{delivery.id}"
@@ -121,9 +123,9 @@ class Webhooks:
             "webhook-id": name,
             "webhook-timestamp": str(int(now.timestamp())),
         }
-        if delivery.secret:
-            headers["webhook-signature"] = Webhook(delivery.secret).sign(name, now, body)
-        parts = urlsplit(delivery.url)
+        if delivery.secret is not None:
+            headers["webhook-signature"] = _signature(delivery.secret, name, now, body)
+        parts = urlsplit(url)
         assert parts.hostname is not None
         address = await self._address_of(parts.hostname, parts.port or _HTTPS_PORT)
         # The connection goes to the address that was checked: a name may resolve differently the next moment.
@@ -149,13 +151,29 @@ class Webhooks:
             raise DeliveryError(f"{host} resolves to a private address; only public ones are called")
         return sorted(found)[0]
 
+    def _give_up(self, delivery: Delivery, reason: str) -> None:
+        logger.warning("webhook %d of %s is given up: %s", delivery.id, delivery.job_id, reason)
+        self._store.webhook_gave_up(delivery.id, reason)
+        self._outcomes.labels("gave_up").inc()
+
     def _put_off(self, delivery: Delivery, reason: str) -> None:
         attempts = delivery.attempts + 1
-        logger.warning("webhook of %s, attempt %d: %s", delivery.job_id, attempts, reason)
         if attempts >= _MAX_ATTEMPTS:
-            self._store.webhook_gave_up(delivery.id, reason)
-            self._outcomes.labels("gave_up").inc()
+            self._give_up(delivery, reason)
             return
+        logger.warning("webhook %d of %s, attempt %d: %s", delivery.id, delivery.job_id, attempts, reason)
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempts - 1))
         self._store.webhook_failed(delivery.id, reason, not_before=int(self._clock() + wait_s))
         self._outcomes.labels("failed").inc()
+
+
+def _signature(secret: str, name: str, now: datetime.datetime, body: str) -> str:
+    """A signature by Standard Webhooks; a message whose secret is none is never sent without one.
+
+    Raises:
+        UndeliverableError: The secret is no base64.
+    """
+    try:
+        return Webhook(secret).sign(name, now, body)
+    except (ValueError, RuntimeError) as error:
+        raise UndeliverableError("its secret is no base64, so it cannot be signed") from error

@@ -1,7 +1,7 @@
 """The run directory of one job: the only channel between the job's processes and the API.
 
     <home>/runs/<job_id>/
-        job.json            the AdaptConfig, written once by whoever creates the job, with its origin
+        job.json            the AdaptConfig with its origin, and what else the job's row says (`JobFacts`)
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from eda_service.artifacts.files import verify_files, write_bytes
+from eda_service.artifacts.job_facts import JobFacts
 from eda_service.artifacts.run_files import DiskFiles, RunFiles, StoredFiles
 from eda_service.artifacts.run_store import RunStore
 from eda_service.artifacts.storage import current_storage
@@ -78,11 +79,23 @@ class RunDir:
         """The run directory of a job under `home` (default: `home_dir()`)."""
         return cls((home or home_dir()) / "runs" / job_id)
 
-    def create(self, config: AdaptConfig, *, origin: str) -> None:
-        """Write `job.json`; the directory counts as a job once this file is there."""
+    def create(
+        self, config: AdaptConfig, *, origin: str, created_at: int | None = None, facts: JobFacts | None = None
+    ) -> None:
+        """Write `job.json`; the directory counts as a job once this file is there.
+
+        Args:
+            config: What to do.
+            origin: `api`, or another word for whoever started the job.
+            created_at: When, in seconds since the epoch; None: now.
+            facts: What else its row says, for the case that the row is lost.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        facts = {"id": self.job_id, "origin": origin, "created_at": int(time.time())}
-        self.write_value("job.json", facts | {"config": config.model_dump(mode="json")})
+        now = int(time.time())
+        written = {"id": self.job_id, "origin": origin, "created_at": now if created_at is None else created_at}
+        if facts is not None:
+            written |= facts.model_dump(mode="json")
+        self.write_value("job.json", written | {"config": config.model_dump(mode="json")})
 
     @property
     def home(self) -> Path:
@@ -102,6 +115,30 @@ class RunDir:
         if not isinstance(facts, dict):
             raise ArtifactCorruptError(f"{self.root / 'job.json'} is no JSON object")
         return facts
+
+    def facts(self) -> JobFacts | None:
+        """What the job's row said beside the config; None where a version wrote it that did not keep that.
+
+        Raises:
+            ArtifactCorruptError: It does not validate.
+        """
+        written = self.read_job()
+        if "owner" not in written:
+            return None
+        try:
+            return JobFacts.model_validate(written)
+        except ValidationError as error:
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} is invalid: {error}") from error
+
+    def last_attempt(self) -> int:
+        """The highest attempt that any of its files tells of, at least 1."""
+        told: list[int] = [1]
+        for name in ("progress.json", "result.json"):
+            with suppress(ValueError, TypeError, AttributeError):
+                told.append(int((self.read_value(name) or {}).get("attempt", 1)))
+        with suppress(ValueError):
+            told.append(self._newest_attempt())
+        return max(told)
 
     def config(self) -> AdaptConfig:
         """The job's config.

@@ -10,9 +10,10 @@ applied to live replicas in place: a new pack is swapped in without a restart.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +116,13 @@ class Application:
         status: `RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, `UNHEALTHY`, ...
         message: Why, when it is not running.
         num_running: Replicas that take requests; None while Serve builds the application and does not list them.
+        config: What was applied for it last, as Serve remembers it; None when it does not say.
     """
 
     status: str
     message: str
     num_running: int | None
+    config: Mapping[str, Any] | None = None
 
 
 def group_key(target: Mapping[str, Any]) -> str:
@@ -204,6 +207,46 @@ def build_config(groups: Sequence[Group], listen: Listen, placement: Placement =
     }
 
 
+def keeping(
+    wanted: dict[str, Any], applied: Iterable[Mapping[str, Any] | None], names: Collection[str]
+) -> dict[str, Any]:
+    """A wanted state that goes on serving some names as they were served before.
+
+    Args:
+        wanted: From `build_config`, without those names.
+        applied: Applications as they were applied before.
+        names: Of deployments whose rows cannot be read now: to serve nothing there would end what works.
+    """
+    applications = {each["name"]: each for each in wanted["applications"]}
+    for before in applied:
+        old = None if before is None else _models_of(before)
+        models = [each for each in old or () if each.get("name") in names]
+        if before is None or not models:
+            continue
+        kept = copy.deepcopy(dict(applications.get(before["name"], before)))
+        config = kept["deployments"][0]["user_config"]
+        others = [each for each in config["models"] if each.get("name") not in names]
+        config["models"] = sorted([*others, *models], key=lambda each: str(each["name"]))
+        if before["name"] not in applications:
+            config["models"] = models
+        keep = before["deployments"][0]["user_config"].get("keep", {})
+        known = {str(each["name"]) for each in config["models"]}
+        keep = {name: value for name, value in {**keep, **config.get("keep", {})}.items() if name in known}
+        config.pop("keep", None)
+        if keep:
+            config["keep"] = keep
+        applications[before["name"]] = kept
+    return {**wanted, "applications": [applications[name] for name in sorted(applications)]}
+
+
+def _models_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The models in an application's config; none where it has another form than ours."""
+    try:
+        return list(application["deployments"][0]["user_config"]["models"])
+    except (KeyError, IndexError, TypeError):
+        return []
+
+
 def _user_config(group: Group) -> dict[str, Any]:
     models = [model.model_dump(mode="json", exclude_defaults=True) for model in group.models]
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
@@ -273,4 +316,5 @@ class ServeApi:
 def _application(details: Mapping[str, Any]) -> Application:
     replicas = details.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas")
     running = None if replicas is None else sum(replica.get("state") == "RUNNING" for replica in replicas)
-    return Application(str(details.get("status")), str(details.get("message", "")), running)
+    config = details.get("deployed_app_config")
+    return Application(str(details.get("status")), str(details.get("message", "")), running, config)

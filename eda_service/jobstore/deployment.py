@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from eda_service.deployment_config import EngineSpec
-from eda_service.jobstore.job import Row
+from eda_service.config import TargetSpec
+from eda_service.deployment_config import DriftConfig, EngineSpec
+from eda_service.jobstore.job import UNREADABLE
+from eda_service.jobstore.row import Row, Seconds, parses
+
+_Target = Annotated[dict[str, Any], AfterValidator(parses(TargetSpec))]
+_Engine = Annotated[dict[str, Any], AfterValidator(parses(EngineSpec))]
+_Drift = Annotated[dict[str, Any], AfterValidator(parses(DriftConfig))]
+_NumReplicas = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class Deployment(Row):
     """Something that Serve must offer: `name` at /v1/models."""
 
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "name": UNREADABLE, "owner": "", "target": {"model": UNREADABLE}, "base_draft": None, "pack": None
+    }  # fmt: skip
+
     name: str
     uid: str = Field(default="", description="its own id, made by the store; of a name made again it is another")
     owner: str = "local"
-    target: dict[str, Any] = Field(description="TargetSpec as JSON")
+    target: _Target = Field(description="TargetSpec as JSON")
     base_draft: str | None = Field(description="name@version; None: without speculation")
     pack: str | None = Field(description="name@version; None: the base draft alone")
     pack_ref: str | None = Field(default=None, description="the pack as it was written, `name@latest` for example")
-    min_replicas: int = 1
-    max_replicas: int = 1
-    round_ms: int | None = Field(default=None, description="scale up when rounds take longer")
-    engine: dict[str, Any] = Field(default_factory=dict, description="EngineSpec as JSON; what is not there is default")
+    min_replicas: _NumReplicas = 1
+    max_replicas: _NumReplicas = 1
+    round_ms: Annotated[int, Field(ge=1)] | None = Field(default=None, description="scale up when rounds take longer")
+    engine: _Engine = Field(default_factory=dict, description="EngineSpec as JSON; what is not there is default")
     labels: dict[str, str] = Field(default_factory=dict)
-    drift: dict[str, Any] = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
+    drift: _Drift = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
     job_id: str | None = Field(default=None, description="the job whose pack is served")
-    revision: int = Field(default=0, description="number of changes; 0: not stored yet")
-    created_at: int = 0
-    updated_at: int = 0
+    revision: int = Field(default=0, ge=0, description="number of changes; 0: not stored yet")
+    created_at: Seconds = 0
+    updated_at: Seconds = 0
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _check_range(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min_replicas", value):
+            raise ValueError("is below min_replicas")
+        return value
 
     @property
     def engine_spec(self) -> EngineSpec:
@@ -40,9 +59,13 @@ class Deployment(Row):
 class DeploymentEvent(Row):
     """Something that happened to a deployment."""
 
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "id": 0, "name": UNREADABLE, "at": 0, "level": "error", "type": UNREADABLE, "message": UNREADABLE, "data": {}
+    }  # fmt: skip
+
     id: int
     name: str
-    at: int
+    at: Seconds
     level: str
     type: str
     message: str
@@ -61,8 +84,8 @@ class Drift(Row):
     name: str
     pack: str
     is_below: bool
-    crossed_at: int
-    adapted_at: int | None = None
+    crossed_at: Seconds
+    adapted_at: Seconds | None = None
     is_handled: bool = False
 
 
@@ -71,17 +94,17 @@ class Revision(Row):
 
     name: str
     revision: int
-    target: dict[str, Any]
+    target: _Target
     base_draft: str | None
     pack: str | None
     pack_ref: str | None
-    min_replicas: int
-    max_replicas: int
+    min_replicas: _NumReplicas
+    max_replicas: _NumReplicas
     round_ms: int | None
     job_id: str | None
     made_by: str
     reason: str
-    created_at: int
+    created_at: Seconds
 
     @property
     def content(self) -> dict[str, Any]:

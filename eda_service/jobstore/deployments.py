@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from eda_service.errors import NotFoundError, StaleDeploymentError
+from eda_service.errors import ConflictError, NotFoundError, StaleDeploymentError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.deployment import SERVED, Deployment, Revision
@@ -35,7 +35,8 @@ class Deployments(Database):
             StaleDeploymentError: There is another revision by now.
         """
         with self._write.begin() as session:
-            return write(session, deployment, self._now(), made_by=made_by, reason=reason)
+            row = write(session, deployment, self._now(), made_by=made_by, reason=reason)
+            return Deployment.model_validate(row)
 
     def delete_deployment(self, name: str, *, owner: str | None = None) -> None:
         """Forget a deployment and its history.
@@ -50,22 +51,30 @@ class Deployments(Database):
                 session.execute(delete(kind).where(kind.name == row.name))
             session.delete(row)
 
-    def deployments(self, *, owner: str | None = None) -> list[Deployment]:
-        """Everything Serve must offer, or one owner's part of it, by name."""
+    def deployments(self, *, owner: str | None = None, unreadable: bool = False) -> list[Deployment]:
+        """Everything Serve must offer, or one owner's part of it, by name.
+
+        Args:
+            owner: Whose; None: everybody's.
+            unreadable: Also those whose rows cannot be read, with what can be: to be shown, not to be served.
+        """
         query = select(DeploymentRow).order_by(DeploymentRow.name)
         if owner is not None:
             query = query.where(DeploymentRow.owner == owner)
         with self._read() as session:
-            return [Deployment.model_validate(row) for row in session.scalars(query)]
+            found = session.scalars(query).all()
+            if unreadable:
+                return [self._reader.reduced(Deployment, row) for row in found]
+            return self._reader.read_all(Deployment, found)
 
     def deployment(self, name: str, *, owner: str | None = None) -> Deployment:
-        """One deployment.
+        """One deployment; of a row that cannot be read, what can be, and `unreadable` says what is missing.
 
         Raises:
             NotFoundError: No such deployment of this owner.
         """
         with self._read() as session:
-            return Deployment.model_validate(find(session, name, owner))
+            return self._reader.reduced(Deployment, find(session, name, owner))
 
     def revisions(self, name: str, *, owner: str | None = None, limit: int = 100) -> list[Revision]:
         """A deployment's history, newest first.
@@ -76,7 +85,7 @@ class Deployments(Database):
         with self._read() as session:
             row = find(session, name, owner)
             query = select(RevisionRow).where(RevisionRow.name == row.name).order_by(RevisionRow.revision.desc())
-            return [Revision.model_validate(each) for each in session.scalars(query.limit(limit))]
+            return self._reader.read_all(Revision, session.scalars(query.limit(limit)))
 
     def pin_champion(self, owner: str, name: str, version: int | None) -> None:
         """Say which version of a pack an owner's `name@champion` is; None: the best measured one again."""
@@ -91,15 +100,22 @@ class Deployments(Database):
         """The version that the owner has pinned, if any."""
         with self._read() as session:
             row = session.get(ChampionRow, (owner, name))
-            return None if row is None else row.version
+            return row.version if row is not None and isinstance(row.version, int) else None
 
 
-def write(session: Session, deployment: Deployment, now: int, *, made_by: str, reason: str) -> Deployment:
+def write(session: Session, deployment: Deployment, now: int, *, made_by: str, reason: str) -> DeploymentRow:
     """Insert or change a deployment inside the caller's transaction, with its revision.
 
     Raises:
+        ConflictError: `deployment` was made from a row that cannot be read: placeholders must not be stored.
         StaleDeploymentError: The stored revision is not the one that `deployment` was made from.
     """
+    if deployment.unreadable is not None:
+        raise ConflictError(
+            f"the row of deployment {deployment.name} cannot be read ({deployment.unreadable}); "
+            "delete the deployment and make it again",
+            param="name",
+        )
     lock(session, Space.DEPLOYMENT, deployment.name)
     row = session.get(DeploymentRow, deployment.name)
     stored = 0 if row is None else row.revision
@@ -131,7 +147,7 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
         )
     )
     session.flush()
-    return Deployment.model_validate(row)
+    return row
 
 
 def find(session: Session, name: str, owner: str | None) -> DeploymentRow:

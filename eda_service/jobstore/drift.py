@@ -55,7 +55,7 @@ class DriftLog(Database):
     def drifts(self) -> dict[str, Drift]:
         """The state of every deployment that was ever seen to fall, by name."""
         with self._read() as session:
-            return {row.name: Drift.model_validate(row) for row in session.scalars(select(DriftRow))}
+            return {each.name: each for each in self._reader.read_all(Drift, session.scalars(select(DriftRow)))}
 
     def num_drift_events(self) -> dict[str, int]:
         """How often each deployment has fallen."""
@@ -78,7 +78,7 @@ class DriftLog(Database):
             if before:
                 query = query.where(DeploymentEventRow.id < before)
             found = session.scalars(query.order_by(DeploymentEventRow.id.desc()).limit(limit + 1)).all()
-            return [DeploymentEvent.model_validate(each) for each in found[:limit]], len(found) > limit
+            return [self._reader.reduced(DeploymentEvent, each) for each in found[:limit]], len(found) > limit
 
 
 def _add(session: Session, name: str, now: int, kind: str, message: str, level: str, data: Mapping[str, Any]) -> None:

@@ -13,21 +13,28 @@ Neither puts a statement's values into the text of an error: logs show that, and
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import sqlite3
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from eda_service.errors import InputError
+from eda_service.jobstore.reading import from_json
 from eda_service.regular_files import protect_database
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30
 IDLE_TRANSACTION_TIMEOUT_S = 60  # a dispatcher that was suspended in a transaction must not hold its locks for ever
+_AS_TEXT = partial(str, encoding="utf-8", errors="replace")  # one row that is not UTF-8 must not end a whole query
 _POOL_SIZE, _POOL_OVERFLOW = 10, 10  # PostgreSQL's default is 100 connections for all replicas together
 
 
@@ -46,7 +53,13 @@ def open_engine(url: str) -> Engine:
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-    engine = create_engine(parsed, connect_args=arguments, hide_parameters=True, json_serializer=to_json)
+    engine = create_engine(
+        parsed,
+        connect_args=arguments,
+        hide_parameters=True,
+        json_deserializer=from_json,
+        json_serializer=to_json,
+    )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
@@ -55,6 +68,19 @@ def open_engine(url: str) -> Engine:
 def reader(engine: Engine) -> Engine:
     """The same engine and pool, with transactions that only read and so never wait for a writer."""
     return engine.execution_options(eda_read_only=True)
+
+
+def rewrite(engine: Engine) -> None:
+    """Write a SQLite file anew from what is in it, so that nothing that was replaced stays in its pages or its log.
+
+    It needs room for a second copy for a while; where that is not to be had, the log says so and the file stays.
+    """
+    with engine.connect().execution_options(eda_autocommit=True) as connection:
+        try:
+            connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except OperationalError as error:
+            logger.warning("the database file was not written anew, old pages may hold secrets: %s", error.orig)
 
 
 def to_json(value: Any) -> str:
@@ -84,6 +110,7 @@ def _open_postgresql(url: URL) -> Engine:
         connect_args={"options": options, "application_name": "eda"},
         hide_parameters=True,
         isolation_level="READ COMMITTED",
+        json_deserializer=from_json,
         json_serializer=to_json,
         max_overflow=_POOL_OVERFLOW,
         pool_pre_ping=True,
@@ -93,6 +120,7 @@ def _open_postgresql(url: URL) -> Engine:
 
 def _configure(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not emit its own BEGIN; `_begin` does
+    connection.text_factory = _AS_TEXT
     cursor = connection.cursor()
     for _, _, path in cursor.execute("PRAGMA database_list").fetchall():
         if path:  # empty for a database in memory
@@ -122,5 +150,7 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    if connection.get_execution_options().get("eda_autocommit", False):
+        return
     read_only = connection.get_execution_options().get("eda_read_only", False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -71,7 +71,7 @@ class EventLog(Database):
         with self._read() as session:
             rows.find(session, job_id, owner=owner)
             found = session.scalars(query.limit(limit + 1)).all()
-            return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
+            return [self._reader.reduced(Event, row) for row in found[:limit]], len(found) > limit
 
     def newest_events(
         self, job_id: str, *, owner: str | None = None, before: int = 0, limit: int = 100
@@ -87,7 +87,7 @@ class EventLog(Database):
         with self._read() as session:
             rows.find(session, job_id, owner=owner)
             found = session.scalars(query.limit(limit + 1)).all()
-            return [Event.model_validate(row) for row in found[:limit]], len(found) > limit
+            return [self._reader.reduced(Event, row) for row in found[:limit]], len(found) > limit
 
     def jobs_with_events(self, *, after: int) -> set[str]:
         """Jobs of the events that became visible since `after` was the highest id; perhaps some more."""

@@ -1,4 +1,4 @@
-"""How a job comes into the queue: by request (with idempotency, deduplication and a quota) or found on the cluster.
+"""How a job comes into the queue by request, with idempotency, deduplication and a quota.
 
 A key that does not exist yet and a count cannot be locked as rows, so each check first takes its advisory lock: of many
 equal requests at once, one makes the job and the others wait for it and return it.
@@ -21,6 +21,7 @@ from eda_service.jobstore.job import Job
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import IdempotencyRow, JobRow
 from eda_service.jobstore.status import Status
+from eda_service.jobstore.vault import is_sealed, require_vault
 
 
 class Intake(Database):
@@ -69,15 +70,15 @@ class Intake(Database):
             if idempotency_key is not None:
                 replay = _replayed(session, owner, idempotency_key, request_sha256)
                 if replay is not None:
-                    return Job.model_validate(replay), False
-            row = None if force else _joined(session, owner, digest)
+                    return self._reader.reduced(Job, replay), False
+            row = None if force else self._joined(session, owner, digest)
             made = row is None
             if row is None:
                 require_room(session, owner, max_queued_per_owner)
                 row = rows.insert(session, new_job_id(self._clock()), config, "api", digest, self._now())
                 row.owner, row.priority, row.max_attempts = owner, priority, max_attempts
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
-                row.webhook = None if webhook is None else dict(webhook)
+                row.webhook = self._sealed(webhook)
                 row.stage_deadlines = dict(stage_deadlines or {})
                 rows.add_event(session, row, self._now(), "job_created", "queued")
             if idempotency_key is not None:
@@ -96,22 +97,20 @@ class Intake(Database):
             old = delete(IdempotencyRow).where(IdempotencyRow.created_at < before)
             return session.connection().execute(old).rowcount
 
-    def adopt(self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local") -> Job:
-        """Record a job that somebody started on the cluster by hand; it is running already.
+    def _joined(self, session: Session, owner: str, digest: str) -> JobRow | None:
+        lock(session, Space.CONTENT, f"{owner}/{digest}")
+        found = rows.same_content(session, owner, digest)
+        return None if found is None or self._reader.read(Job, found) is None else found
 
-        A job that is known is returned as it is: two dispatchers may find the same run directory.
+    def _sealed(self, webhook: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """A webhook as it may lie in the database.
+
+        Raises:
+            InputError: It has a secret, and this process has no keys to seal it under.
         """
-        with self._write.begin() as session:
-            lock(session, Space.ADOPT, job_id)
-            known = session.scalars(select(JobRow).where(JobRow.id == job_id)).first()
-            if known is not None:
-                return Job.model_validate(known)
-            row = rows.insert(session, job_id, config, "ray", rows.content_sha256(config), self._now())
-            row.owner, row.status, row.attempt, row.max_attempts = owner, Status.RUNNING.value, 1, 1
-            row.created_at = row.started_at = row.submitted_at = created_at
-            rows.add_event(session, row, self._now(), "job_adopted", "found on the cluster, started without the API")
-            session.flush()
-            return Job.model_validate(row)
+        if webhook is None or webhook.get("secret") is None or is_sealed(webhook["secret"]):
+            return None if webhook is None else dict(webhook)
+        return {**webhook, "secret": require_vault(self._vault).seal(webhook["secret"])}
 
 
 def _replayed(session: Session, owner: str, key: str, request_sha256: str) -> JobRow | None:
@@ -120,17 +119,17 @@ def _replayed(session: Session, owner: str, key: str, request_sha256: str) -> Jo
     replay = session.get(IdempotencyRow, (owner, key))
     if replay is None:
         return None
+    row = session.scalars(select(JobRow).where(JobRow.id == replay.job_id)).first()
+    if row is None:  # its job was lost with an older copy of the database: the key is free again
+        session.delete(replay)
+        session.flush()
+        return None
     if replay.request_sha256 != request_sha256:
         raise ConflictError(
             "this Idempotency-Key was used with another request body; use a new key for a new request",
             param="Idempotency-Key",
         )
-    return rows.find(session, replay.job_id)
-
-
-def _joined(session: Session, owner: str, digest: str) -> JobRow | None:
-    lock(session, Space.CONTENT, f"{owner}/{digest}")
-    return rows.same_content(session, owner, digest)
+    return row
 
 
 def require_room(session: Session, owner: str, limit: int | None) -> None:

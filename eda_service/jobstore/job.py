@@ -2,48 +2,97 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from eda_service.config import AdaptConfig
+from eda_service.jobstore.row import Row, Seconds, parses
 from eda_service.jobstore.status import TERMINAL, Status
 
 Origin = Literal["api", "ray"]
+UNREADABLE = "unreadable"
+"""Stands for a text that cannot be read."""
+
+OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]*$")]
+_Deadline = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
-class Row(BaseModel):
-    """A frozen copy of one database row."""
+class _Heartbeat(BaseModel):
+    """What a heartbeat holds, each part if it is there."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    stage: str | None = None
+    percent: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    eta_s: int | None = None
+    updated_at: Seconds | None = None
+    stage_started_at: Seconds | None = None
+    attempt: int | None = None
+    pid: int | None = None
+
+
+def _heartbeat_or_none(value: Any) -> Any:
+    """A heartbeat that can be read; one that cannot is nothing lost, as the next replaces it."""
+    try:
+        _Heartbeat.model_validate(value)
+    except ValidationError:
+        return None
+    return value
+
+
+class _Failure(BaseModel):
+    """What every error of a job has."""
+
+    code: str
+    message: str
 
 
 class Job(Row):
     """One adaptation. Times are whole seconds since the epoch."""
+
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "id": UNREADABLE,
+        "status": Status.FAILED,
+        "origin": "api",
+        "config": {"target": {"model": UNREADABLE}},
+        "labels": {},
+        "priority": 0,
+        "attempt": 0,
+        "max_attempts": 1,
+        "created_at": 0,
+        "not_before": 0,
+        "events_read": 0,
+        "owner": "",
+    }
 
     seq: int = Field(description="insertion order; the cursor of lists and the tie-break of the queue")
     id: str
     status: Status
     origin: Origin = Field(description="api: queued here; ray: started on the cluster by hand and tracked by its files")
     stage: str | None
-    progress: dict[str, Any] | None
-    config: dict[str, Any] = Field(description="AdaptConfig as JSON")
+    progress: Annotated[dict[str, Any] | None, BeforeValidator(_heartbeat_or_none)]
+    config: Annotated[dict[str, Any], AfterValidator(parses(AdaptConfig))] = Field(description="AdaptConfig as JSON")
     labels: dict[str, str] = Field(description="the caller's `metadata`")
     priority: int
     attempt: int
     max_attempts: int
-    created_at: int
-    started_at: int | None
-    finished_at: int | None
-    not_before: int = Field(description="earliest start of the next attempt (back-off)")
-    submitted_at: int | None = Field(description="when Ray accepted this attempt; None: it has not")
-    events_read: int = Field(description="lines of events.jsonl already imported")
+    created_at: Seconds
+    started_at: Seconds | None
+    finished_at: Seconds | None
+    not_before: Seconds = Field(description="earliest start of the next attempt (back-off)")
+    submitted_at: Seconds | None = Field(description="when Ray accepted this attempt; None: it has not")
+    events_read: int = Field(ge=0, description="lines of events.jsonl already imported")
     result_pack: str | None
-    error: dict[str, Any] | None
+    error: Annotated[dict[str, Any], AfterValidator(parses(_Failure))] | None
     owner: str = Field(default="local", description="whose job it is; others cannot see it")
+    lease_until: Seconds = Field(default=0, description="when the lease ends, unless it is renewed")
     lease_token: int = Field(default=0, description="fencing token: grows each time the job gets another dispatcher")
     ray_session: str | None = Field(default=None, description="the Ray session that accepted this attempt")
-    stage_deadlines: dict[str, float] = Field(default_factory=dict, description="stage to its longest time, seconds")
+    stage_deadlines: dict[str, _Deadline] = Field(
+        default_factory=dict, description="stage to its longest time, seconds"
+    )
     webhook_url: str | None = Field(default=None, description="where the end of the job is told")
     cpus: float = Field(default=0.0, description="logical CPUs that it asks Ray for at a time, at most; 0: not known")
     gpus: int = Field(default=0, description="GPUs that it asks Ray for at a time, at most")
@@ -66,11 +115,15 @@ class Job(Row):
 class Event(Row):
     """Something that happened to a job."""
 
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "id": 0, "job_id": UNREADABLE, "at": 0, "level": "error", "type": UNREADABLE, "message": UNREADABLE
+    }  # fmt: skip
+
     id: int
     job_id: str
-    at: int
+    at: Seconds
     level: str
-    type: str
+    type: OneLine
     message: str
     stage: str | None
 
@@ -78,24 +131,36 @@ class Event(Row):
 class KeyInfo(Row):
     """An API key without its secret."""
 
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "id": UNREADABLE, "owner": UNREADABLE, "name": UNREADABLE, "scopes": [], "created_at": 0
+    }  # fmt: skip
+
     id: str
     owner: str
     name: str
     scopes: list[str]
-    created_at: int
-    requests_per_minute: int | None = Field(default=None, description="at the endpoint; None: the service's limit")
-    concurrent_requests: int | None = Field(default=None, description="at the endpoint; None: the service's limit")
-    expires_at: int | None
-    revoked_at: int | None
-    last_used_at: int | None = Field(description="exact to a minute")
+    created_at: Seconds
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="at the endpoint; None: the service's limit"
+    )
+    concurrent_requests: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="at the endpoint; None: the service's limit"
+    )
+    expires_at: Seconds | None
+    revoked_at: Seconds | None
+    last_used_at: Seconds | None = Field(description="exact to a minute")
 
 
 class Delivery(Row):
     """A webhook that is due. Its id stays the same in every try, so a receiver can tell a repeated one."""
+
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "id": 0, "job_id": UNREADABLE, "url": "", "payload": {}, "attempts": 0
+    }  # fmt: skip
 
     id: int
     job_id: str
     url: str
     secret: str | None = Field(repr=False)
     payload: dict[str, Any]
-    attempts: int = Field(description="tries so far, all failed")
+    attempts: int = Field(ge=0, description="tries so far, all failed")

@@ -80,12 +80,12 @@ class KeyStore(Database):
             return KeyInfo.model_validate(row), f"eda_{key_id}_{secret}"
 
     def list_keys(self, owner: str | None = None) -> list[KeyInfo]:
-        """Keys, oldest first, revoked and expired ones too."""
+        """Keys, oldest first, revoked and expired ones too, and with what can be read those that are damaged."""
         query = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)
         if owner is not None:
             query = query.where(KeyRow.owner == owner)
         with self._read() as session:
-            return [KeyInfo.model_validate(row) for row in session.scalars(query)]
+            return [self._reader.reduced(KeyInfo, row) for row in session.scalars(query)]
 
     def revoke_key(self, key_id: str) -> KeyInfo:
         """Make a key useless from now on; revoking twice changes nothing.
@@ -99,7 +99,7 @@ class KeyStore(Database):
                 raise NotFoundError(f"no key {key_id[:32]!r}; list the keys to find its id", param="id")
             row.revoked_at = self._now() if row.revoked_at is None else row.revoked_at
             session.flush()
-            return KeyInfo.model_validate(row)
+            return self._reader.reduced(KeyInfo, row)
 
     def check_key(self, text: str) -> KeyInfo | None:
         """The facts of a key that is valid now, else None."""
@@ -108,7 +108,7 @@ class KeyStore(Database):
             return None
         with self._read() as session:
             row = session.get(KeyRow, parts[1])
-        if row is None or not hmac.compare_digest(row.secret_sha256, _digest(parts[2])):
+        if row is None or not _is_secret(row, parts[2]):
             return None
         return self._used(row)
 
@@ -124,19 +124,21 @@ class KeyStore(Database):
             return session.scalar(select(KeyRow.id).limit(1)) is not None
 
     def _used(self, row: KeyRow) -> KeyInfo | None:
-        if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= self._now()):
+        """A key that is valid now; one whose row cannot be read is none, whatever it may have been."""
+        key = self._reader.read(KeyInfo, row)
+        if key is None or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= self._now()):
             return None
-        self._note_use(row)
-        return KeyInfo.model_validate(row)
+        self._note_use(key)
+        return key
 
-    def _note_use(self, row: KeyRow) -> None:
+    def _note_use(self, key: KeyInfo) -> None:
         """At most one write a minute: a check must not wait for the disk each time."""
         limit = self._now() - _USED_GRAIN_S
-        if row.last_used_at is not None and row.last_used_at > limit:
+        if key.last_used_at is not None and key.last_used_at > limit:
             return
         stale = or_(KeyRow.last_used_at.is_(None), KeyRow.last_used_at <= limit)
         with self._write.begin() as session:
-            session.execute(update(KeyRow).where(KeyRow.id == row.id, stale).values(last_used_at=self._now()))
+            session.execute(update(KeyRow).where(KeyRow.id == key.id, stale).values(last_used_at=self._now()))
 
 
 def _require_valid(owner: str, name: str, scopes: list[str]) -> None:
@@ -147,6 +149,11 @@ def _require_valid(owner: str, name: str, scopes: list[str]) -> None:
     unknown = [scope for scope in scopes if scope not in set(Scope)]
     if unknown or not scopes:
         raise InputError(f"scopes {unknown} are unknown; give one or more of {', '.join(Scope)}", param="scopes")
+
+
+def _is_secret(row: KeyRow, secret: str) -> bool:
+    stored = row.secret_sha256
+    return isinstance(stored, str) and hmac.compare_digest(stored.encode("utf-8"), _digest(secret).encode("ascii"))
 
 
 def _digest(secret: str) -> str:

@@ -9,15 +9,19 @@ machines only make a lease change hands too early or too late.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from eda_service.jobstore import rows
+from eda_service.errors import ArtifactCorruptError
+from eda_service.jobstore import outbox, rows
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.job import Job
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import JobRow
+from eda_service.jobstore.row import END_OF_TIME
 from eda_service.jobstore.status import Status
 
 OCCUPYING = (Status.RUNNING.value, Status.CANCELLING.value)
@@ -54,7 +58,7 @@ class Leases(Database):
             full = (
                 [] if max_running_per_owner is None else [o for o, n in occupied.items() if n >= max_running_per_owner]
             )
-            row = _next(session, self._now(), full)
+            row = self._next_readable(session, full)
             if row is None:
                 return None
             row.status, row.attempt = Status.RUNNING.value, row.attempt + 1
@@ -76,15 +80,65 @@ class Leases(Database):
             Running and cancelling jobs, oldest first. Jobs of another live holder are not among them, nor is one that
             somebody else is writing at this moment: the next call returns it.
         """
-        mine = or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), JobRow.lease_until <= self._now())
-        query = select(JobRow).where(JobRow.status.in_(OCCUPYING), mine).order_by(JobRow.seq)
+        query = select(JobRow).where(JobRow.status.in_(OCCUPYING), self._free_to(holder)).order_by(JobRow.seq)
         with self._write.begin() as session:
-            found = session.scalars(query.with_for_update(skip_locked=True, key_share=True)).all()
+            locked = session.scalars(query.with_for_update(skip_locked=True, key_share=True)).all()
+            found = [row for row in locked if self._reader.read(Job, row) is not None]
             for row in found:
                 row.lease_token += row.lease_holder != holder
                 row.lease_holder, row.lease_until = holder, self._lease_end(lease_s)
             session.flush()
-            return [Job.model_validate(row) for row in found]
+            return self._reader.read_all(Job, found)
+
+    def end_unreadable(self, *, holder: str, everything: bool = False) -> list[str]:
+        """End the jobs whose rows cannot be read as failed, so that none of them holds a place for ever.
+
+        Args:
+            holder: The dispatcher that asks; jobs of another live one are left to it, which may be of a newer version.
+            everything: Also look at queued jobs, and at those with a status that there is not. `claim` ends a queued
+                one that it comes upon; the rest never gets there.
+
+        Returns:
+            Names under which Ray may still run attempts of jobs that were ended.
+        """
+        look = and_(JobRow.status.in_(OCCUPYING), self._free_to(holder))
+        if everything:
+            look = or_(look, JobRow.status == Status.QUEUED.value, JobRow.status.not_in(list(Status)))
+        with self._read() as session:
+            bad = [row.seq for row in session.scalars(select(JobRow).where(look)) if not self._reader.read(Job, row)]
+        if not bad:
+            return []
+        with self._write.begin() as session:
+            found = session.scalars(select(JobRow).where(JobRow.seq.in_(bad), look).with_for_update(key_share=True))
+            return [name for row in found if (name := self._end(session, row)) is not None]
+
+    def _next_readable(self, session: Session, full_owners: list[str]) -> JobRow | None:
+        """The next job of the queue; one that cannot be read is ended on the way."""
+        while (row := _next(session, self._now(), full_owners)) is not None:
+            if self._reader.read(Job, row) is not None:
+                return row
+            self._end(session, row)
+        return None
+
+    def _end(self, session: Session, row: JobRow) -> str | None:
+        """End a job as failed without use of any column that may be what is damaged; Ray's name for its attempt."""
+        reduced = self._reader.reduced(Job, row)
+        if reduced.unreadable is None:
+            return None
+        message = f"its row cannot be read any more: {reduced.unreadable}"
+        error = {"code": ArtifactCorruptError.code, "message": message, "param": None, "retryable": False}
+        row.status, row.finished_at, row.error = Status.FAILED.value, self._now(), error
+        row.lease_holder, row.lease_until = None, 0
+        session.flush()
+        with suppress(IntegrityError), session.begin_nested():  # if the id is what is damaged, no event can name it
+            told = rows.add_event(session, row, self._now(), "job_failed", f"{error['code']}: {message}", level="error")
+            outbox.enqueue(session, row, told, self._now())
+        return reduced.ray_submission_id
+
+    def _free_to(self, holder: str) -> ColumnElement[bool]:
+        """Jobs whose lease a holder has or may take; also those whose lease ends at no time that there is."""
+        ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # to SQLite text is above all
+        return or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), ends)
 
     def release(self, *, holder: str) -> None:
         """Let go of every lease of this holder, so that the next dispatcher need not wait for them to run out."""
@@ -96,7 +150,7 @@ class Leases(Database):
         """Jobs that are running or being cancelled, whoever holds them, oldest first."""
         with self._read() as session:
             found = session.scalars(select(JobRow).where(JobRow.status.in_(OCCUPYING)).order_by(JobRow.seq))
-            return [Job.model_validate(row) for row in found]
+            return self._reader.read_all(Job, found)
 
     def _lease_end(self, lease_s: float) -> int:
         return math.ceil(self._clock() + lease_s)  # whole seconds; never shorter than asked

@@ -9,27 +9,70 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Text, cast, or_, select
 from sqlalchemy.orm import Session
 
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
+from eda_service.jobstore.engine import rewrite
 from eda_service.jobstore.job import Delivery
 from eda_service.jobstore.models import EventRow, JobRow, OutboxRow
+from eda_service.jobstore.row import END_OF_TIME
+from eda_service.jobstore.vault import SealedSecretError, is_sealed, require_vault
 
 _MAX_ERROR_CHARACTERS = 500
+_PLAIN_SECRET = "whsec_"
 
 
 class Outbox(Database):
     """Webhooks that must be sent, and what became of them."""
 
     def due_webhooks(self, limit: int = 20) -> list[Delivery]:
-        """Webhooks to send now, oldest first. A look only: two senders may both get one."""
+        """Webhooks to send now, oldest first. A look only: two senders may both get one.
+
+        One that can never be sent, as its row cannot be read or its secret cannot be opened, is among them: its
+        `unreadable` says why, and it is for the caller to give it up.
+        """
         open_ones = select(OutboxRow).where(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None))
-        query = open_ones.where(OutboxRow.not_before <= self._now()).order_by(OutboxRow.id).limit(limit)
+        is_due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
         with self._read() as session:
-            return [Delivery.model_validate(row) for row in session.scalars(query)]
+            found = session.scalars(open_ones.where(is_due).order_by(OutboxRow.id).limit(limit))
+            return [self._opened(self._reader.reduced(Delivery, row)) for row in found]
+
+    def seal_secrets(self) -> int:
+        """Seal what versions before have stored in plain; how many secrets there were. Does nothing the second time.
+
+        On SQLite the file is then rewritten, so that no page keeps what was replaced.
+
+        Raises:
+            InputError: This process has no keys.
+        """
+        vault = require_vault(self._vault)
+        sealed = 0
+        with self._write.begin() as session:
+            plain = cast(JobRow.webhook, Text).contains(_PLAIN_SECRET)
+            for job in session.scalars(select(JobRow).where(JobRow.webhook.is_not(None), plain)):
+                if isinstance(job.webhook, dict) and _is_plain(job.webhook.get("secret")):
+                    job.webhook = {**job.webhook, "secret": vault.seal(job.webhook["secret"])}
+                    sealed += 1
+            for row in session.scalars(select(OutboxRow).where(OutboxRow.secret.startswith(_PLAIN_SECRET))):
+                row.secret = vault.seal(str(row.secret))
+                sealed += 1
+        if sealed and self.backend == "sqlite":
+            rewrite(self._engine)
+        return sealed
+
+    def _opened(self, delivery: Delivery) -> Delivery:
+        """The same with its secret as the receiver knows it."""
+        if delivery.secret is None or delivery.unreadable is not None or not is_sealed(delivery.secret):
+            return delivery
+        if self._vault is None:
+            return delivery.model_copy(update={"secret": None, "unreadable": "this process opens no secrets"})
+        try:
+            return delivery.model_copy(update={"secret": self._vault.open(delivery.secret)})
+        except SealedSecretError as error:
+            return delivery.model_copy(update={"secret": None, "unreadable": error.message})
 
     def webhook_delivered(self, delivery_id: int) -> None:
         """The receiver took it."""
@@ -37,8 +80,8 @@ class Outbox(Database):
             row, job = _open(session, delivery_id)
             if row is None:
                 return
-            row.attempts, row.delivered_at, row.last_error = row.attempts + 1, self._now(), None
-            rows.add_event(session, job, self._now(), "webhook_delivered", f"at try {row.attempts}")
+            row.attempts, row.delivered_at, row.last_error = _num_tries(row), self._now(), None
+            _tell(session, job, self._now(), "webhook_delivered", f"at try {row.attempts}", "info")
 
     def webhook_failed(self, delivery_id: int, error: str, *, not_before: int) -> None:
         """A try failed; the next is due at `not_before` (seconds since the epoch)."""
@@ -46,10 +89,10 @@ class Outbox(Database):
             row, job = _open(session, delivery_id)
             if row is None:
                 return
-            row.attempts, row.not_before, row.last_error = row.attempts + 1, not_before, _shorten(error)
+            row.attempts, row.not_before, row.last_error = _num_tries(row), not_before, _shorten(error)
             wait_s = max(0, not_before - self._now())
             message = f"try {row.attempts}: {row.last_error}; next in {wait_s} s"
-            rows.add_event(session, job, self._now(), "webhook_failed", message, level="warning")
+            _tell(session, job, self._now(), "webhook_failed", message, "warning")
 
     def webhook_gave_up(self, delivery_id: int, error: str) -> None:
         """The last try failed; it is not sent any more."""
@@ -57,14 +100,14 @@ class Outbox(Database):
             row, job = _open(session, delivery_id)
             if row is None:
                 return
-            row.attempts, row.gave_up_at, row.last_error = row.attempts + 1, self._now(), _shorten(error)
+            row.attempts, row.gave_up_at, row.last_error = _num_tries(row), self._now(), _shorten(error)
             message = f"try {row.attempts}, the last: {row.last_error}"
-            rows.add_event(session, job, self._now(), "webhook_gave_up", message, level="error")
+            _tell(session, job, self._now(), "webhook_gave_up", message, "error")
 
 
 def enqueue(session: Session, row: JobRow, event: EventRow, now: int) -> None:
-    """Put the end of a job into the outbox, if it has a webhook."""
-    if row.webhook is None:
+    """Put the end of a job into the outbox, if it has a webhook that can be read."""
+    if not isinstance(row.webhook, dict) or "url" not in row.webhook:
         return
     session.flush()  # the event's id
     session.add(
@@ -80,6 +123,7 @@ def enqueue(session: Session, row: JobRow, event: EventRow, now: int) -> None:
 
 
 def _payload(row: JobRow, now: int) -> dict[str, Any]:
+    target = row.config.get("target") if isinstance(row.config, dict) else None
     return {
         "type": f"adaptation.{row.status}",
         "timestamp": datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
@@ -87,25 +131,39 @@ def _payload(row: JobRow, now: int) -> dict[str, Any]:
             "id": row.id,
             "object": "adaptation.job",
             "status": row.status,
-            "model": row.config["target"]["model"],
+            "model": target.get("model") if isinstance(target, dict) else None,
             "result_pack": row.result_pack,
             "error": row.error,
-            "metadata": row.labels,
+            "metadata": row.labels if isinstance(row.labels, dict) else {},
             "created_at": row.created_at,
             "finished_at": row.finished_at,
         },
     }
 
 
-def _open(session: Session, delivery_id: int) -> tuple[OutboxRow | None, JobRow]:
-    """The delivery, None once its fate is sealed (by another sender), and its job, locked."""
+def _open(session: Session, delivery_id: int) -> tuple[OutboxRow | None, JobRow | None]:
+    """The delivery, None once its fate is sealed (by another sender), and its job, locked; None: it has no row."""
     job_id = session.scalar(select(OutboxRow.job_id).where(OutboxRow.id == delivery_id))
     if job_id is None:
         raise NotFoundError(f"no webhook delivery {delivery_id}; `due_webhooks` lists them", param="id")
-    job = rows.find(session, job_id, lock=True)
+    job = session.scalars(select(JobRow).where(JobRow.id == job_id).with_for_update(key_share=True)).first()
     row = session.get_one(OutboxRow, delivery_id)
     is_open = row.delivered_at is None and row.gave_up_at is None
     return (row if is_open else None), job
+
+
+def _is_plain(secret: Any) -> bool:
+    return secret is not None and not (isinstance(secret, str) and is_sealed(secret))
+
+
+def _num_tries(row: OutboxRow) -> int:
+    """Tries including this one; a number that cannot be read counts as none."""
+    return row.attempts + 1 if isinstance(row.attempts, int) else 1
+
+
+def _tell(session: Session, job: JobRow | None, now: int, kind: str, message: str, level: str) -> None:
+    if job is not None:
+        rows.add_event(session, job, now, kind, message, level=level)
 
 
 def _shorten(error: str) -> str:

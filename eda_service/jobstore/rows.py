@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from eda_service.config import AdaptConfig
-from eda_service.errors import LeaseLostError, NotFoundError
+from eda_service.errors import ArtifactCorruptError, LeaseLostError, NotFoundError
 from eda_service.jobstore.job import Origin
 from eda_service.jobstore.models import EventRow, JobRow
 from eda_service.jobstore.status import Status
@@ -66,6 +66,20 @@ def find(
     return row
 
 
+def status_of(row: JobRow) -> Status:
+    """A job's status.
+
+    Raises:
+        ArtifactCorruptError: The row has one that there is not.
+    """
+    try:
+        return Status(row.status)
+    except ValueError as error:
+        raise ArtifactCorruptError(
+            f"the row of job {row.id} has a status that there is not; the dispatcher ends the job within the hour"
+        ) from error
+
+
 def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
     """The owner's newest live job with this content, if any."""
     equal = select(JobRow).where(JobRow.owner == owner, JobRow.content_sha256 == digest, JobRow.origin == "api")
@@ -76,8 +90,12 @@ def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
 
 def has_label(key: str, value: str, backend: str) -> ColumnElement[bool]:
     """Condition on `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON path."""
-    unpack = func.json_each if backend == "sqlite" else func.json_each_text
-    pairs = unpack(JobRow.labels).table_valued("key", "value")
+    if backend == "sqlite":
+        is_object, unpack = func.json_valid(JobRow.labels) == 1, func.json_each
+    else:
+        is_object, unpack = func.json_typeof(JobRow.labels) == "object", func.json_each_text
+    # One row whose labels are no object must not end the query of everybody else's.
+    pairs = unpack(case((is_object, JobRow.labels), else_=literal_column("'{}'"))).table_valued("key", "value")
     return select(pairs.c.key).where(pairs.c.key == clean_text(key), pairs.c.value == clean_text(value)).exists()
 
 

@@ -1,8 +1,9 @@
 """The job store: every change of state and the event that tells of it are one transaction.
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
-parts are `Intake` (how jobs come in), `Leases` (what runs next and who looks after it), `EventLog`, `Outbox`
-(webhooks), `KeyStore`, `Deployments` and `DriftLog`; here is the rest: looking at jobs and moving them.
+parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
+it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `Deployments` and `DriftLog`; here is the rest: looking at jobs and
+moving them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sqlalchemy import func, select
 
 from eda_service.errors import ConflictError
 from eda_service.jobstore import deployments, outbox, rows
+from eda_service.jobstore.adoption import Adoption
 from eda_service.jobstore.deployment import Deployment
 from eda_service.jobstore.deployments import Deployments
 from eda_service.jobstore.drift import DriftLog
@@ -26,17 +28,17 @@ from eda_service.jobstore.models import JobRow
 from eda_service.jobstore.status import TERMINAL, Status, require_legal
 
 
-class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, DriftLog):
+class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, DriftLog):
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:
-        """One job.
+        """One job; of a row that cannot be read, what can be, and `unreadable` says what is missing.
 
         Raises:
             NotFoundError: No such job of this owner.
         """
         with self._read() as session:
-            return Job.model_validate(rows.find(session, job_id, owner=owner))
+            return self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
 
     def page(
         self,
@@ -47,7 +49,7 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
         status: Status | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> tuple[list[Job], bool]:
-        """Jobs, newest first, and whether there are more.
+        """Jobs, newest first, and whether there are more. One that cannot be read is there with what can be.
 
         Raises:
             NotFoundError: `after` is no job of this owner.
@@ -63,7 +65,12 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
             if after is not None:
                 query = query.where(JobRow.seq < rows.find(session, after, owner=owner).seq)
             found = session.scalars(query.limit(limit + 1)).all()
-            return [Job.model_validate(row) for row in found[:limit]], len(found) > limit
+            return [self._reader.reduced(Job, row) for row in found[:limit]], len(found) > limit
+
+    def has_job(self, job_id: str) -> bool:
+        """Whether there is a row of that job, readable or not."""
+        with self._read() as session:
+            return session.scalar(select(JobRow.seq).where(JobRow.id == rows.clean_text(job_id))) is not None
 
     def known_ids(self) -> set[str]:
         """Ids of every job there ever was."""
@@ -77,7 +84,7 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
             query = query.where(JobRow.owner == owner)
         with self._read() as session:
             found = session.execute(query).all()
-            return {status: int(count) for status, count in found}
+            return {status: int(count) for status, count in found if status in set(Status)}
 
     def transition(
         self,
@@ -112,7 +119,7 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
-            require_legal(job_id, Status(row.status), to, only_from=only_from)
+            require_legal(job_id, rows.status_of(row), to, only_from=only_from)
             if to is Status.QUEUED:
                 require_room(session, row.owner, max_queued_per_owner)
             row.status, row.not_before = to.value, not_before
@@ -131,7 +138,7 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
             if deployment is not None:
                 deployments.write(session, deployment, self._now(), made_by=row.owner, reason=message)
             session.flush()
-            return Job.model_validate(row)
+            return self._reader.reduced(Job, row)
 
     def set_priority(self, job_id: str, priority: int, *, owner: str | None = None) -> Job:
         """Let a queued job run earlier (higher) or later.
@@ -151,7 +158,7 @@ class JobStore(Intake, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, D
             row.priority = priority
             rows.add_event(session, row, self._now(), "priority_changed", message)
             session.flush()
-            return Job.model_validate(row)
+            return self._reader.reduced(Job, row)
 
     def mark_submitted(self, job_id: str, *, token: int | None = None, ray_session: str | None = None) -> None:
         """Ray has accepted the current attempt, in this session of its head.

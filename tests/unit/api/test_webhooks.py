@@ -6,22 +6,23 @@ import contextlib
 import json
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
+from webhook_receiver import Receiver, make_certificate, webhook_receiver
 
 from api.services.instruments import Instruments
-from api.services.webhooks import Webhooks, check_url
+from api.services.webhook_urls import check_url
+from api.services.webhooks import Webhooks
 from api.settings import Settings
 from eda_service.config import AdaptConfig, TargetSpec
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore, Status
+from eda_service.jobstore.vault import FernetVault, new_key
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" * 2
 CONFIG = AdaptConfig(target=TargetSpec(model="org/model"))
@@ -39,56 +40,15 @@ class Clock:
         return self.now
 
 
-class Receiver(ThreadingHTTPServer):
-    """Keeps what it is sent and answers as told."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.seen: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-
-    @property
-    def url(self) -> str:
-        return f"https://localhost:{self.server_address[1]}/hook?a=b"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.seen.append(({**{k.lower(): v for k, v in self.headers.items()}, ":path": self.path}, body))
-        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
-        self.send_header("location", "https://localhost/elsewhere")
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Quiet."""
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    directory = tmp_path_factory.mktemp("tls")
-    made, key = directory / "cert.pem", directory / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(made)]
-    subprocess.run(command, check=True, capture_output=True)
-    return made, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
-    server = Receiver(*certificate)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with webhook_receiver(*certificate) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -98,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Iterator[JobStore]:
-    opened = JobStore(f"sqlite:///{tmp_path / 'eda.db'}", clock=clock)
+    opened = JobStore(f"sqlite:///{tmp_path / 'eda.db'}", clock=clock, vault=FernetVault([new_key()]))
     yield opened
     opened.close()
 

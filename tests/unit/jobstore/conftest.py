@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from store_helpers import Clock
+from store_helpers import VAULT, Clock
 
 from eda_service.jobstore import JobStore
 
@@ -35,7 +35,7 @@ def open_store(url: str, clock: Clock) -> Iterator[Callable[[], JobStore]]:
     opened: list[JobStore] = []
 
     def open_one() -> JobStore:
-        opened.append(JobStore(url, clock=clock))
+        opened.append(JobStore(url, clock=clock, vault=VAULT))
         return opened[-1]
 
     yield open_one

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eda_service.config import AdaptConfig
+from eda_service.jobstore.vault import FernetVault, new_key
+
+VAULT = FernetVault([new_key()])
 
 
 class Clock:

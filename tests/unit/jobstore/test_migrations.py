@@ -121,7 +121,7 @@ def test_a_database_from_before_revisions_keeps_its_jobs(
         "INSERT INTO events (id, job_id, at, level, type, message) VALUES (4, 'adapt_old', 5, 'info', 'old', 'm');"
         "INSERT INTO idempotency_keys (key, job_id, request_sha256, created_at) VALUES ('k', 'adapt_old', 'a', 5);"
         "INSERT INTO deployments (name, target, base_draft, pack, job_id, updated_at) "
-        "VALUES ('pair', '{}', 'd@1', 'p@1', 'adapt_old', 5);",
+        "VALUES ('pair', '{\"model\": \"org/m\"}', 'd@1', 'p@1', 'adapt_old', 5);",
     )
     if backend == "postgresql":  # explicit ids do not move a sequence
         run_script(url, backend, "SELECT setval('jobs_seq_seq', 7); SELECT setval('events_id_seq', 4);")

@@ -157,7 +157,7 @@ def test_jobs_of_one_served_name_that_succeed_at_once_leave_one_revision_each(
             seen = {each.name: each.revision for each in mine.deployments()}
             deployment = Deployment(
                 name="pair",
-                target={},
+                target={"model": "m"},
                 base_draft="d@1",
                 pack=f"p@{place}",
                 job_id=jobs[place].id,
@@ -182,7 +182,7 @@ def test_a_transition_that_waits_for_a_deployment_does_not_block_its_holder(
     job, _ = store.create(config())
     claim_all(store)
     other = open_store()
-    first = Deployment(name="pair", target={}, base_draft="d@1", pack="p@1", job_id=job.id)
+    first = Deployment(name="pair", target={"model": "m"}, base_draft="d@1", pack="p@1", job_id=job.id)
     deployment = first.model_copy(update={"pack": "p@2", "revision": 1})
     succeed = partial(
         other.transition, job.id, Status.SUCCEEDED, event="x", message="x", result_pack="p", deployment=deployment

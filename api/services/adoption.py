@@ -1,0 +1,199 @@
+"""Finds what has no row: run directories, packs and events; tells of it, and makes it a row again.
+
+A row is written before its run directory, so a directory of the API's that has no row was not made too early: the row
+was lost, with an older copy of the database or by somebody's hand. How the job ended, or that it runs, is for the
+tracker to see, which looks at it as at any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.services.troubles import Troubles
+from api.settings import Settings
+from eda_service.artifacts import registry
+from eda_service.artifacts.job_facts import JobFacts
+from eda_service.artifacts.rundir import RunDir
+from eda_service.artifacts.storage import current_storage
+from eda_service.config import AdaptConfig
+from eda_service.errors import EdaError, StorageError
+from eda_service.jobstore import JobStore, Status
+
+logger = logging.getLogger(__name__)
+
+_LISTING_INTERVAL_S = 15.0
+_EVERYTHING_INTERVAL_S = 3600.0
+_JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NO_ROW = "its row was not in the database any more"
+
+
+class Adoption:
+    """Looks for jobs without a row.
+
+    Args:
+        store: The rows.
+        settings: Where the files are.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, store: JobStore, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._settings, self._clock = store, settings, clock
+        self._known: set[str] = set()
+        self._listed_at = self._all_at = 0.0
+        self._troubles = Troubles(logger)
+
+    def run_once(self) -> None:
+        """Adopt what is found. Once an hour everything is looked at anew, as a row may be lost at any time."""
+        now = self._clock()
+        is_whole = now - self._all_at >= _EVERYTHING_INTERVAL_S
+        if is_whole:
+            self._all_at, self._known = now, self._store.known_ids()
+        for name in sorted(self._found_runs()):  # ids grow with time: an older job never replaces what a newer deployed
+            if name not in self._known:
+                self._one(f"adopting the run directory {name}", name, self._look_at)
+        if is_whole:
+            for reference in self._packs_without_row():
+                self._one(f"adopting the pack {reference}", reference, self._adopt_pack)
+            for job_id in self._store.events_without_job():
+                self._one(f"adopting the events of {job_id}", job_id, self._adopt_events)
+
+    def _one(self, what: str, name: str, adopt: Callable[[str], None]) -> None:
+        """What cannot be adopted is told once, and holds up nothing."""
+        try:
+            adopt(name)
+        except Exception as error:
+            self._troubles.tell(what, error)
+        else:
+            self._troubles.over(what)
+
+    def _look_at(self, name: str) -> None:
+        run = RunDir.of_job(name, self._settings.home)
+        try:
+            facts = run.read_job()
+            if not facts:
+                return  # its job.json may be on the way
+            self._known.add(name)
+            if facts.get("origin") not in {"ray", "api"} or self._store.has_job(name):
+                return
+            if not _JOB_ID.fullmatch(name) or facts.get("id", name) != name:
+                raise ValueError("its name is not the id in its job.json")
+            config, created_at = run.config(), int(facts["created_at"])
+            if facts["origin"] == "ray":
+                self._store.adopt(name, config, created_at=created_at)
+                logger.info("adopted %s, started on the cluster by hand", name)
+            else:
+                self._adopt_run(run, config, created_at)
+        except StorageError:
+            self._known.discard(name)
+            raise
+        except (EdaError, OSError, KeyError, TypeError, ValueError) as error:
+            self._known.add(name)
+            logger.warning("%s is not a job: %s", run.root, error)
+
+    def _adopt_run(self, run: RunDir, config: AdaptConfig, created_at: int) -> None:
+        facts, why = run.facts(), f"found by its run directory: {_NO_ROW}"
+        if facts is None:
+            facts = JobFacts(max_attempts=self._settings.max_attempts)
+            why += "; job.json is of a version that kept no owner, so it is the local one's"
+        attempt, lines = run.last_attempt(), _lines(run)
+        made = self._store.adopt_run(
+            run.job_id,
+            config,
+            created_at=created_at,
+            attempt=attempt,
+            lines=lines,
+            why=f"{why}; attempt {attempt}",
+            **facts.model_dump(),
+        )
+        if made:
+            logger.warning("adopted %s of %s, %s", run.job_id, facts.owner, why)
+            self._end_older(run, lines)
+
+    def _end_older(self, run: RunDir, lines: list[dict[str, Any]]) -> None:
+        """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
+        result = run.read_result() or {}
+        name, _, version = str(result.get("pack", "")).partition("@")
+        newest = max(registry.pack_versions(name, self._settings.home), default=0)
+        if result.get("status") != "succeeded" or not version.isdigit() or newest <= int(version):
+            return
+        self._store.import_events(run.job_id, lines, start=0)
+        self._store.transition(
+            run.job_id,
+            Status.SUCCEEDED,
+            event="job_succeeded",
+            message=f"published {name}@{version} before its row was lost",
+            result_pack=f"{name}@{version}",
+            deployment_kept=f"{name}@{newest} is newer; nothing is deployed for a job that was found",
+        )
+
+    def _packs_without_row(self) -> list[str]:
+        """Packs that name a job of which there is neither a row nor a run directory."""
+        home = self._settings.home
+        with contextlib.suppress(StorageError):
+            return [
+                f"{name}@{version}"
+                for name in registry.pack_names(home)
+                for version in registry.pack_versions(name, home)
+                if self._is_orphan(registry.pack_job_id(name, version, home))
+            ]
+        return []
+
+    def _is_orphan(self, job_id: str | None) -> bool:
+        if job_id is None or job_id in self._known or self._store.has_job(job_id):
+            return False
+        return not (self._settings.home / "runs" / job_id / "job.json").exists()
+
+    def _adopt_pack(self, reference: str) -> None:
+        home = self._settings.home
+        name, _, version = reference.partition("@")
+        job_id = registry.pack_job_id(name, int(version), home) or ""
+        why = f"found by its pack {reference}: {_NO_ROW}, and there is no run directory"
+        try:
+            manifest = registry.find_pack_manifest(reference, home)
+            config = AdaptConfig.model_validate(manifest.config)
+            if not _JOB_ID.fullmatch(job_id):
+                raise ValueError("the pack's claim names no job id")
+        except (EdaError, ValidationError, ValueError) as error:
+            logger.warning("pack %s names a job without a row, and cannot be adopted: %s", reference, error)
+            self._known.add(job_id)
+            return
+        if self._store.adopt_pack(job_id, config, reference, created_at=manifest.created_at, why=why):
+            logger.warning("adopted %s, %s; only an admin and the local owner see it", job_id, why)
+
+    def _adopt_events(self, job_id: str) -> None:
+        why = f"found by its events: {_NO_ROW}, and there is neither a run directory nor a pack"
+        if self._store.adopt_events(job_id, why=why):
+            logger.warning("adopted %s, %s", job_id, why)
+
+    def _found_runs(self) -> list[str]:
+        """Names of run directories; storage is asked now and then only."""
+        storage = current_storage()
+        if storage is None:
+            return _directories(self._settings.home / "runs")
+        if self._clock() - self._listed_at < _LISTING_INTERVAL_S:
+            return []
+        self._listed_at = self._clock()
+        return storage.children("runs")
+
+
+def _lines(run: RunDir) -> list[dict[str, Any]]:
+    """The driver's events, or none where they cannot be read: the tracker will say so."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        return run.read_events()
+    return []
+
+
+def _directories(path: Path) -> list[str]:
+    """Names of the directories in a directory that may not be there; files that somebody left are none."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+    return []

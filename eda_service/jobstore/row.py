@@ -1,0 +1,65 @@
+"""What every value of the store is: a frozen copy of one database row, or of as much of it as can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+END_OF_TIME = 253_402_300_799  # the last second of the year 9999: later ones are no date for anybody who reads them
+
+Seconds = Annotated[int, Field(ge=0, le=END_OF_TIME)]
+"""Whole seconds since the epoch."""
+
+
+class Row(BaseModel):
+    """A frozen copy of one database row.
+
+    Attributes:
+        PLACEHOLDERS: What stands for a column that cannot be read, by field; the field's default where none is named.
+    """
+
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {}
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    unreadable: str | None = Field(
+        default=None, description="what of the row cannot be read; placeholders stand for it", exclude=True
+    )
+
+    @classmethod
+    def with_placeholders(cls, row: object, error: ValidationError, reason: str) -> Self:
+        """The row with a placeholder for every column that `error` names.
+
+        Args:
+            row: Whose attributes are the columns.
+            error: What validating the row said.
+            reason: For `unreadable`.
+        """
+        bad = {str(each["loc"][0]) for each in error.errors() if each["loc"]} or set(cls.model_fields)
+        values: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            if name not in bad:
+                values[name] = getattr(row, name, field.get_default(call_default_factory=True))
+            elif name in cls.PLACEHOLDERS:
+                values[name] = cls.PLACEHOLDERS[name]
+            elif not field.is_required():
+                values[name] = field.get_default(call_default_factory=True)
+            else:
+                values[name] = None
+        return cls.model_validate({**values, "unreadable": reason})
+
+
+def parses(kind: type[BaseModel]) -> Callable[[Any], Any]:
+    """A validator that leaves JSON as it is when `kind` takes it; its refusal names fields, and no value."""
+
+    def check(value: Any) -> Any:
+        try:
+            kind.model_validate(value)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise ValueError(f"{'.'.join(map(str, found['loc'])) or kind.__name__}: {found['msg']}") from None
+        return value
+
+    return check
