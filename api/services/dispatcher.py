@@ -30,17 +30,21 @@ from api.services.webhooks import Webhooks
 from api.settings import Settings
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import current_storage
+from eda_service.capacity import Capacity
+from eda_service.distributed.ray_cluster import RayCluster
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.distributed.serve_config import Listen, Placement, ServeApi
 from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, StorageError
 from eda_service.jobstore import Deployment, Job, JobStore
+from eda_service.planning.placement import needed_at_once
 
 logger = logging.getLogger(__name__)
 
 _STOP_TIMEOUT_S = 15.0
 _TIDY_INTERVAL_S = 3600.0
 _LISTING_INTERVAL_S = 15.0
+_MISFITS_INTERVAL_S = 10.0
 _DAY_S = 86_400
 
 
@@ -66,6 +70,7 @@ class Dispatcher:
         self._instruments = instruments or Instruments()
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
+        self.cluster = RayCluster(settings.ray_dashboard_url, headers)
         listen = Listen(settings.serve_host, settings.serve_port, settings.serve_proxy_location)
         placement = Placement(settings.serve_gpus, settings.serve_max_replicas_per_node)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement)
@@ -77,7 +82,7 @@ class Dispatcher:
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._known = store.known_ids()
-        self._tidied_at = self._listed_at = 0.0
+        self._tidied_at = self._listed_at = self._misfits_told_at = 0.0
         self._waiting: dict[str, str] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
@@ -110,6 +115,7 @@ class Dispatcher:
                 thread.join(_STOP_TIMEOUT_S)
         self._store.release(holder=self.holder)
         self._ray.close()
+        self.cluster.close()
         self.serving.close()
         self._replicas.close()
 
@@ -141,18 +147,21 @@ class Dispatcher:
         settings = self._settings
         for job in self._store.hold(holder=self.holder, lease_s=settings.lease_s):
             self._advance(job, session)
+        cluster = None if session is None else self.cluster.capacity()
         while session is not None:
             claimed = self._store.claim(
                 max_running=settings.max_running,
                 max_running_per_owner=settings.max_running_per_owner,
                 holder=self.holder,
                 lease_s=settings.lease_s,
+                cluster=cluster,
             )
             if claimed is None:
                 break
             if claimed.attempt == 1:
                 self._instruments.queue_wait_s.observe(max(0.0, self._clock() - claimed.created_at))
             self._advance(claimed, session)
+        self._tell_misfits(cluster)
         self.last_pass_at, self.last_pass_s = self._clock(), time.monotonic() - started
         self._instruments.pass_s.observe(self.last_pass_s)
         self._instruments.passed_at.set(self.last_pass_at)
@@ -183,6 +192,12 @@ class Dispatcher:
             self._tidied_at = now
             self._store.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
 
+    def _tell_misfits(self, cluster: Capacity | None) -> None:
+        """Now and then, say of each job that asks for more than the cluster has why it does not start."""
+        if cluster is not None and self._clock() - self._misfits_told_at >= _MISFITS_INTERVAL_S:
+            self._misfits_told_at = self._clock()
+            self._store.tell_misfits(cluster)
+
     def _adopt_foreign(self) -> None:
         for name in self._found_runs():
             if name not in self._known:
@@ -198,7 +213,8 @@ class Dispatcher:
             self._known.add(name)
             if facts.get("origin") != "ray" or name in self._store.known_ids():
                 return
-            self._store.adopt(name, run.config(), created_at=int(facts["created_at"]))
+            config = run.config()
+            self._store.adopt(name, config, created_at=int(facts["created_at"]), need=needed_at_once(config))
         except (ArtifactCorruptError, OSError, KeyError, TypeError, ValueError) as error:
             self._known.add(name)
             logger.warning("%s is not a job: %s", run.root, error)

@@ -6,12 +6,13 @@ equal requests at once, one makes the job and the others wait for it and return 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from eda_service.capacity import Capacity
 from eda_service.config import AdaptConfig
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.jobstore import rows
@@ -21,6 +22,8 @@ from eda_service.jobstore.job import Job
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import IdempotencyRow, JobRow
 from eda_service.jobstore.status import Status
+
+_UNKNOWN = Capacity(cpus=0.0, gpus=0)
 
 
 class Intake(Database):
@@ -40,6 +43,8 @@ class Intake(Database):
         webhook: Mapping[str, Any] | None = None,
         stage_deadlines: Mapping[str, float] | None = None,
         max_queued_per_owner: int | None = None,
+        need: Capacity = _UNKNOWN,
+        warnings: Sequence[str] = (),
     ) -> tuple[Job, bool]:
         """Queue a job, or return the one that this request already made.
 
@@ -56,6 +61,8 @@ class Intake(Database):
             webhook: `{"url", "secret"}`, told once the job has ended.
             stage_deadlines: Longest time of each stage, in seconds.
             max_queued_per_owner: Refuse a new job when the owner has this many queued; None: no limit.
+            need: What the job asks the cluster for at a time, at most; nothing: not known, it counts as fitting.
+            warnings: What spoke against the job and was overruled; each becomes an event of a new job.
 
         Returns:
             The job, and whether this call made it.
@@ -79,7 +86,10 @@ class Intake(Database):
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
                 row.webhook = None if webhook is None else dict(webhook)
                 row.stage_deadlines = dict(stage_deadlines or {})
+                row.cpus, row.gpus = need.cpus, need.gpus
                 rows.add_event(session, row, self._now(), "job_created", "queued")
+                for warning in warnings:
+                    rows.add_event(session, row, self._now(), "queued_all_the_same", warning, level="warning")
             if idempotency_key is not None:
                 key = rows.clean_text(idempotency_key)
                 session.add(
@@ -96,7 +106,9 @@ class Intake(Database):
             old = delete(IdempotencyRow).where(IdempotencyRow.created_at < before)
             return session.connection().execute(old).rowcount
 
-    def adopt(self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local") -> Job:
+    def adopt(
+        self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local", need: Capacity = _UNKNOWN
+    ) -> Job:
         """Record a job that somebody started on the cluster by hand; it is running already.
 
         A job that is known is returned as it is: two dispatchers may find the same run directory.
@@ -109,6 +121,7 @@ class Intake(Database):
             row = rows.insert(session, job_id, config, "ray", rows.content_sha256(config), self._now())
             row.owner, row.status, row.attempt, row.max_attempts = owner, Status.RUNNING.value, 1, 1
             row.created_at = row.started_at = row.submitted_at = created_at
+            row.cpus, row.gpus = need.cpus, need.gpus
             rows.add_event(session, row, self._now(), "job_adopted", "found on the cluster, started without the API")
             session.flush()
             return Job.model_validate(row)
