@@ -29,7 +29,7 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _CHECKED_LINES = 1000
 
 
-def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path]) -> AdaptConfig:
+def check(config: AdaptConfig, *, home: Path, roots: Sequence[Path], explicit_num_prompts: bool = True) -> AdaptConfig:
     """Check a config's names and files; paths come back with symbolic links resolved, the draft with its version.
 
     Resolved, so that a link or a registry which changes after the check does not change what the job reads.

@@ -105,6 +105,7 @@ class Estimate(Answer):
     seconds: dict[str, float | None] = {}
     fits: bool
     warnings: tuple[str, ...] = ()
+    measured_on: str = ""
 
 
 class LogChunk(Answer):

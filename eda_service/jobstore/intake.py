@@ -100,6 +100,16 @@ class Intake(Database):
             session.flush()
             return Job.model_validate(row), made
 
+    def replayed(self, owner: str, idempotency_key: str, request_sha256: str) -> Job | None:
+        """The job that a request with this key made before; None for a key that is new.
+
+        Raises:
+            ConflictError: The key was used before with another request.
+        """
+        with self._read() as session:
+            row = _replay_of(session, owner, rows.clean_text(idempotency_key), request_sha256)
+            return None if row is None else Job.model_validate(row)
+
     def forget_keys(self, *, before: int) -> int:
         """Remove idempotency keys first used before a time (seconds since the epoch); how many there were."""
         with self._write.begin() as session:
@@ -130,6 +140,10 @@ class Intake(Database):
 def _replayed(session: Session, owner: str, key: str, request_sha256: str) -> JobRow | None:
     key = rows.clean_text(key)
     lock(session, Space.IDEMPOTENCY_KEY, f"{owner}/{key}")
+    return _replay_of(session, owner, key, request_sha256)
+
+
+def _replay_of(session: Session, owner: str, key: str, request_sha256: str) -> JobRow | None:
     replay = session.get(IdempotencyRow, (owner, key))
     if replay is None:
         return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -22,11 +21,11 @@ from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
 from eda_service.records import MAX_ROW_BYTES
+from eda_service.selfgen.tasks import PREFIX, templates_of
 
 PARAM = "dataset.source"
 MAX_FILE_BYTES = 2 << 30
 _ROLES = ("assistant", "system", "user")  # no set: a row may hold a list here, which a set cannot be asked for
-_REASONING_GYM = re.compile(r"^reasoning-gym:(?P<task>\w+)(\?templates=(?P<first>\d+)-(?P<last>\d+))?$")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:
 
 def _rows(dataset: DatasetSpec, seed: int) -> Iterator[Prompt]:
     source = dataset.source
-    if source.startswith("reasoning-gym:"):
+    if source.startswith(PREFIX):
         return _reasoning_gym(source, seed)
     if not is_model_id(source):
         return iter(_shuffled(read_jsonl(Path(source)), seed))
@@ -169,18 +168,11 @@ def parse_row(row: Any, where: str, *, default_id: str) -> Prompt:
 
 
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
-    from eda_service.selfgen.gsm_symbolic import NUM_TEMPLATES, questions
+    from eda_service.selfgen.gsm_symbolic import questions
 
-    match = _REASONING_GYM.fullmatch(source)
-    if match is None or match["task"] != "gsm_symbolic":
-        raise DatasetInvalidError(
-            f"{source[:128]!r} is unknown; use reasoning-gym:gsm_symbolic, with ?templates=0-79 for a part of them",
-            param=PARAM,
-        )
-    first, last = int(match["first"] or 0), int(match["last"] or NUM_TEMPLATES - 1)
-    if not first <= last < NUM_TEMPLATES:
-        raise DatasetInvalidError(f"templates {first}-{last} lie outside 0-{NUM_TEMPLATES - 1}", param=PARAM)
-    for index, question in enumerate(questions(range(first, last + 1), seed=seed)):
+    templates = templates_of(source, param=PARAM)
+    first, last = templates.start, templates.stop - 1
+    for index, question in enumerate(questions(templates, seed=seed)):
         yield Prompt(id=f"gsm-{first}-{last}-{index:06d}", messages=[{"role": "user", "content": question}])
 
 
