@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed = gateway, feed
-    app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
+    app.state.adaptations = Adaptations(store, settings, dispatcher.wake, cluster=dispatcher.cluster)
     app.state.packs = Packs(store, settings.home)
     app.state.deployments = Deployments(store, app.state.packs, settings, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)

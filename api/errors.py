@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from starlette.exceptions import HTTPException
@@ -27,6 +27,7 @@ from eda_service.errors import (
     QuotaExceededError,
     ResourceError,
 )
+from eda_service.field_names import unknown_field
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +94,13 @@ def status_of(error: EdaError) -> int:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
-def describe(errors: Sequence[Any], *, skip: int = 0) -> tuple[str, str | None]:
+def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | None = None) -> tuple[str, str | None]:
     """Pydantic errors as one bounded message and the first field at fault.
 
     Args:
-        errors: `ValidationError.errors()`; only `loc` and `msg` are used, never `input`.
+        errors: `ValidationError.errors()`; only `loc`, `type` and `msg` are used, never `input`.
         skip: Leading parts of `loc` to leave out (`body`).
+        model: What was validated; of a field that it does not have, the one that was meant is named.
 
     Returns:
         The message, and the dotted name of the first field or None.
@@ -106,15 +108,23 @@ def describe(errors: Sequence[Any], *, skip: int = 0) -> tuple[str, str | None]:
     entries: list[str] = []
     for error in errors[:MAX_ENTRIES]:
         name = field_name(error["loc"][skip:])
-        text = f"{name}: {error['msg']}" if name else str(error["msg"])
+        problem = str(error["msg"])
+        if model is not None and error["type"] == "extra_forbidden":
+            problem = unknown_field(model, error["loc"][skip:])
+        text = f"{name}: {problem}" if name else problem
         entries.append(text[:MAX_ENTRY_CHARACTERS])
     first = field_name(errors[0]["loc"][skip:]) if errors else None
     return "; ".join(entries), first or None
 
 
-def config_error(error: ValidationError) -> InputError:
-    """A config that does not validate, as an error of ours."""
-    message, param = describe(error.errors(include_url=False, include_input=False))
+def config_error(error: ValidationError, model: type[BaseModel] | None = None) -> InputError:
+    """A config that does not validate, as an error of ours.
+
+    Args:
+        error: What pydantic found.
+        model: What was validated, so that a field that it does not have can be told from one that it has.
+    """
+    message, param = describe(error.errors(include_url=False, include_input=False), model=model)
     return InputError(message, param=param)
 
 
@@ -155,12 +165,20 @@ async def _on_database_error(_request: Request, error: Exception) -> JSONRespons
     return response_of(database_error(error))
 
 
-async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """The model of a route's body, if it has one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    annotation = getattr(getattr(field, "field_info", None), "annotation", None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if found and found[0]["type"] == "json_invalid":
         return error_response(400, "the body is not valid JSON", code="invalid_json")
-    message, param = describe(found, skip=1)
+    in_body = bool(found) and found[0]["loc"][:1] == ("body",)
+    message, param = describe(found, skip=1, model=_body_model(request) if in_body else None)
     return error_response(400, message, param=param, code="invalid_request")
 
 

@@ -85,7 +85,12 @@ class AdaptationRequest(Config):
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
     metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     priority: int = Field(50, ge=0, le=100, description="higher runs first")
-    force: bool = Field(False, description="make a new job even when a live one has the same content")
+    force: bool = Field(
+        False,
+        description="queue it all the same: although a live job has the same content, the disk has less free than it "
+        "may need, the cluster has fewer CPUs or GPUs than it asks for, a tracker is not installed here, or the model "
+        "hub cannot be asked whether it has what is named",
+    )
     webhook: WebhookRequest | None = Field(None, description="told when the job ends")
     stage_deadlines: dict[Stage, Annotated[int, Field(ge=1, le=30 * 86_400)]] = Field(
         {}, description="longest run of a stage in seconds, after which the job fails; default: the service's"
@@ -128,8 +133,9 @@ class EstimateBody(BaseModel):
     num_train_steps: int
     trainable_parameters: int
     seconds: dict[str, float] = Field(description="start, generate, train, evaluate and total")
-    fits: bool = Field(description="the disk has room, and target and base draft have the same sizes")
+    fits: bool = Field(description="disk and cluster have room; a job that does not fit is refused unless it is forced")
     warnings: list[str]
+    measured_on: str = Field("", description="the prompts of its evaluation: how many, and of what")
 
 
 class ProgressBody(BaseModel):

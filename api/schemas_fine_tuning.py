@@ -51,7 +51,9 @@ class FineTuningMethodRequest(Config):
 
 
 class FineTuningRequest(Config):
-    """Body of `POST /v1/fine_tuning/jobs`. `preset`, `adapter`, `base_draft` and `config` are ours (`extra_body`)."""
+    """Body of `POST /v1/fine_tuning/jobs`. `preset`, `adapter`, `base_draft`, `config` and `force` are ours
+    (`extra_body`).
+    """
 
     model: str = Field(min_length=1, max_length=512, description="the tuned target whose draft is adapted")
     training_file: str = Field(
@@ -67,6 +69,7 @@ class FineTuningRequest(Config):
     adapter: str | None = Field(None, max_length=512)
     base_draft: str | None = Field(None, max_length=128)
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
+    force: bool = Field(False, description="queue it all the same, as `force` of `POST /v1/adaptations`")
 
     def to_adaptation(self) -> AdaptationRequest:
         """The same wish in our own words."""
@@ -88,6 +91,7 @@ class FineTuningRequest(Config):
             "base_draft": self.base_draft,
             "config": self.config,
             "method": {"eda": eda} if eda else None,
+            "force": self.force,
         }
         return AdaptationRequest.model_validate({key: value for key, value in given.items() if value is not None})
 

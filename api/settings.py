@@ -50,6 +50,11 @@ class Settings(Config):
         description="keys that seal secrets in the database, by commas, the first one seals; empty: a file under home",
     )
     local_roots: tuple[Path, ...] = Field((), description="directories under which local paths may be named")
+    hub_at_submit: Literal["ask", "skip"] = Field(
+        "ask",
+        description="whether the model hub is asked at submit if it has what a job names; skip: where this process "
+        "cannot reach the hub and Ray's workers can, only its cache is looked at and nothing is refused for absence",
+    )
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")

@@ -69,6 +69,18 @@ class DatasetInvalidError(InputError):
     code = "dataset_invalid"
 
 
+class DiskShortfallError(InputError):
+    """The job would write more than its disk has free; said at submit, where it can be overruled."""
+
+    code = "insufficient_storage"
+
+
+class ClusterShortfallError(InputError):
+    """The job asks for more at a time than the whole cluster has; said at submit, where it can be overruled."""
+
+    code = "unschedulable"
+
+
 class UnsafeCheckpointError(InputError):
     """A checkpoint that would have to be unpickled; only safetensors are read."""
 

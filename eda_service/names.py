@@ -41,7 +41,12 @@ def as_name(text: str) -> str:
     return _NOT_IN_A_NAME.sub("-", text).lstrip("_.-")[:96] or "model"
 
 
+def close_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are close to one that is not known, the closest first."""
+    return difflib.get_close_matches(name[:256], list(known), n=_MAX_SUGGESTED, cutoff=0.6)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known names that are close to one that is not known, or an empty text."""
-    close = difflib.get_close_matches(name[:256], list(known), n=_MAX_SUGGESTED, cutoff=0.6)
+    close = close_names(name, known)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

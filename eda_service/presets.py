@@ -16,6 +16,7 @@ import copy
 from typing import Any
 
 from eda_service.errors import InputError
+from eda_service.names import did_you_mean
 
 _PAPER: dict[str, Any] = {
     "dataset": {"num_prompts": 68_000},
@@ -100,7 +101,8 @@ def preset(name: str) -> dict[str, Any]:
         InputError: No preset of that name.
     """
     if name not in _PRESETS:
-        raise InputError(f"no preset {name[:64]!r}; there are {', '.join(sorted(_PRESETS))}", param="preset")
+        close = did_you_mean(name, _PRESETS)
+        raise InputError(f"no preset {name[:64]!r}{close}; there are {', '.join(sorted(_PRESETS))}", param="preset")
     return copy.deepcopy(_PRESETS[name])
 
 
@@ -110,4 +112,17 @@ def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     for key, value in overrides.items():
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def on_preset(below: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides on top of a preset, by the one rule of whose prompts are held out.
+
+    Prompts of one's own bring their own held-out split: where the overrides name `dataset.source` and say nothing of
+    `eval_dataset`, the preset's is left out, so that a draft adapted to one domain is not measured on another.
+    """
+    merged = merge(below, overrides)
+    dataset = overrides.get("dataset")
+    if "eval_dataset" not in overrides and isinstance(dataset, dict) and dataset.get("source") is not None:
+        merged.pop("eval_dataset", None)
     return merged

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from eda_service.artifacts.rundir import RunDir, home_dir
 from eda_service.config import AdaptConfig
 from eda_service.errors import EdaError, InputError, NotFoundError
-from eda_service.presets import merge, preset
+from eda_service.field_names import unknown_field
+from eda_service.presets import merge, on_preset, preset
 from eda_service.private_files import keep_private
 
 logger = logging.getLogger("jobs")
@@ -36,6 +37,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--adapter", help="LoRA adapter: id or directory")
     made.add_argument("--base-draft", help="name@version")
     made.add_argument("--data", help="JSONL file, Hugging Face dataset id, reasoning-gym:<task>, or self")
+    made.add_argument("--eval-data", help="held-out prompts; with --data and without it, they are split off --data")
     made.add_argument("--num-prompts", type=int)
     made.add_argument("--preset", help="demo, paper, paper_7b, 70b or best")
     made.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="any field of AdaptConfig")
@@ -48,7 +50,7 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
     Raises:
         InputError: A value is out of bounds or a field is unknown; the message names it.
     """
-    values: dict[str, Any] = preset(arguments.preset) if arguments.preset else {}
+    values: dict[str, Any] = {}
     if arguments.config:
         try:
             values = merge(values, json.loads(arguments.config.read_text(encoding="utf-8")))
@@ -60,6 +62,7 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         "base_draft": arguments.base_draft,
         "dataset.source": _as_path(arguments.data),
         "dataset.num_prompts": arguments.num_prompts,
+        "eval_dataset.source": _as_path(arguments.eval_data),
     }
     for path, value in flags.items():
         if value is not None:
@@ -69,12 +72,15 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         if not equals:
             raise InputError(f"--set {assignment!r} has no '='; write --set train.epochs=4", param="set")
         values = merge(values, nested(path, _value(text)))
+    values = on_preset(preset(arguments.preset) if arguments.preset else {}, values)
     try:
         return AdaptConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where or 'config'}: {first['msg']}", param=where or None) from error
+        is_unknown = first["type"] == "extra_forbidden"
+        problem = unknown_field(AdaptConfig, first["loc"]) if is_unknown else first["msg"]
+        raise InputError(f"{where or 'config'}: {problem}", param=where or None) from error
 
 
 def _as_path(value: str | None) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from postgres import Postgres, PostgresUnavailableError
 from s3_server import S3Server, S3UnavailableError
 from tiny_models import fit_draft, random_draft, register_draft, write_target
@@ -24,6 +25,8 @@ from eda_service.model.head import DraftHead
 from eda_service.target.loader import Target, load_target
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes: no test asks a public hub
+constants.HF_HUB_OFFLINE = True  # for this one, where it was read at import
 torch.set_num_threads(1)  # for fixtures of a session too
 
 TargetFactory = Callable[[str], Target]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from draft_files import put_draft
 from waiting import wait_for
 
 from api.app import create_app
@@ -33,13 +34,12 @@ class LiveApi:
 @contextlib.contextmanager
 def live_api(root: Path) -> Iterator[LiveApi]:
     """Serve until the block ends; the home has one registered base draft, `small@1`."""
-    draft = root / "home" / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+    put_draft(root / "home")
     settings = Settings(
         home=root / "home",
         port=free_port(),
         serve_port=free_port(),
+        hub_at_submit="skip",
         ray_dashboard_url=f"http://127.0.0.1:{free_port()}",
         dispatch_interval_s=0.2,
     )

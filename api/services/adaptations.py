@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from api.auth import Caller
 from api.schemas import AdaptationRequest, ChangeRequest, EstimateBody
 from api.services import inputs
+from api.services.feasibility import Feasibility, Verdict
 from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.submission import explicit_numbers, to_config
+from api.services.targets import Targets, check_tasks
 from api.services.webhook_urls import check_url
 from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import EngineKind
+from eda_service.distributed.ray_cluster import RayCluster
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
-from eda_service.planning.dry_run import dry_run
 from eda_service.records import CurvePoint, EvalReport, Stage
+from eda_service.target.hub import Hub
 
 _MAX_LOG_BYTES = 1 << 20
 
@@ -35,61 +37,92 @@ class Adaptations:
         store: The queue.
         settings: Where things are.
         wake: Called after a change, so that the dispatcher does not wait for its next tick.
+        cluster: What there is to run on; None: not known.
+        hub: Asked at submit whether it has what a job names.
     """
 
-    def __init__(self, store: JobStore, settings: Settings, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        wake: Callable[[], None],
+        *,
+        cluster: RayCluster | None = None,
+        hub: Hub | None = None,
+    ) -> None:
         self._store, self._settings, self._wake = store, settings, wake
         self._roots = settings.roots
+        self._feasibility = Feasibility(settings.home, Targets(hub or Hub(), settings.hub_at_submit), cluster)
 
     def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request and queue it; returns the job and whether it is new.
+
+        A repeated key is answered with its job, whatever has become of disk, cluster and hub since.
 
         Raises:
             InputError: The request cannot work; `param` says why.
             ConflictError: The idempotency key belongs to another request.
             QuotaExceededError: The caller has too many queued jobs.
         """
+        digest = sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True))
+        if idempotency_key is not None:
+            replay = self._store.replayed(caller.owner, idempotency_key, digest)
+            if replay is not None:
+                return replay, False
         webhook = request.webhook
         told = None if webhook is None else {"url": self._checked_url(webhook.url), "secret": webhook.secret}
-        config = self._checked(request, keep=True).config
+        checked, verdict = self._checked(request, keep=True)
+        if verdict.shortfalls and not request.force:
+            raise verdict.shortfalls[0]
         job, made = self._store.create(
-            config,
+            checked.config,
             owner=caller.owner,
             labels=request.metadata,
             priority=request.priority,
             max_attempts=self._settings.max_attempts,
             idempotency_key=idempotency_key,
-            request_sha256=sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True)),
+            request_sha256=digest,
             force=request.force,
             webhook=told,
             stage_deadlines={stage.value: seconds for stage, seconds in request.stage_deadlines.items()},
             max_queued_per_owner=self._settings.max_queued_per_owner,
+            need=verdict.need,
+            warnings=verdict.overruled,
         )
         self._wake()
         return job, made
 
     def estimate(self, request: AdaptationRequest) -> EstimateBody:
-        """What the job would need; the same checks as `create`, nothing stored."""
+        """What the job would need; the same checks as `create`, nothing stored.
+
+        What the disk or the cluster lacks is a part of the answer here; `create` refuses it unless it is forced.
+        """
         if request.webhook is not None:
             self._checked_url(request.webhook.url)
-        checked = self._checked(request, keep=False)
-        estimate = asdict(dry_run(checked.config, self._settings.home))
-        return EstimateBody.model_validate(estimate | {"warnings": [*checked.notes, *estimate["warnings"]]})
+        checked, verdict = self._checked(request, keep=False)
+        estimate = self._feasibility.estimate(checked.config, verdict, named=to_config(request))
+        return estimate.model_copy(update={"warnings": [*checked.notes, *estimate.warnings]})
 
     def _checked_url(self, url: str) -> str:
         return check_url(url, private=self._settings.webhook_private_addresses)
 
-    def _checked(self, request: AdaptationRequest, *, keep: bool) -> inputs.Checked:
+    def _checked(self, request: AdaptationRequest, *, keep: bool) -> tuple[inputs.Checked, Verdict]:
+        """The config with its names resolved, and what speaks against it that could be overruled."""
         config = to_config(request)
         if config.selfgen.engine is EngineKind.VLLM and not self._settings.has_vllm:
             raise missing("where this service runs", param="selfgen.engine")
-        return inputs.check(
+        check_tasks(config)
+        checked = inputs.check(
             config,
             home=self._settings.home,
             roots=self._roots,
             explicit=explicit_numbers(request),
             keep=keep,
         )
+        verdict = self._feasibility.judge(checked.config)
+        if verdict.unknown and not request.force:
+            raise verdict.unknown[0]
+        return checked, verdict
 
     def get(self, job_id: str, caller: Caller) -> Job:
         """One job."""

@@ -27,6 +27,7 @@ from eda_service.artifacts.storage import current_storage
 from eda_service.config import AdaptConfig
 from eda_service.errors import EdaError, StorageError
 from eda_service.jobstore import JobStore, Status
+from eda_service.planning.placement import needed_at_once
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Adoption:
                 raise ValueError("its name is not the id in its job.json")
             config, created_at = run.config(), int(facts["created_at"])
             if facts["origin"] == "ray":
-                self._store.adopt(name, config, created_at=created_at)
+                self._store.adopt(name, config, created_at=created_at, need=needed_at_once(config))
                 logger.info("adopted %s, started on the cluster by hand", name)
             else:
                 self._adopt_run(run, config, created_at)
@@ -112,6 +113,7 @@ class Adoption:
             attempt=attempt,
             lines=lines,
             why=f"{why}; attempt {attempt}",
+            need=needed_at_once(config),
             **facts.model_dump(),
         )
         if made:

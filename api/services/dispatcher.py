@@ -30,6 +30,8 @@ from api.services.tracker import Tracker
 from api.services.troubles import Troubles
 from api.services.webhooks import Webhooks
 from api.settings import Settings
+from eda_service.capacity import Capacity
+from eda_service.distributed.ray_cluster import RayCluster
 from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.distributed.serve_config import Listen, Placement, ServeApi
@@ -41,6 +43,7 @@ logger = logging.getLogger(__name__)
 _DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # what is raised by data of another form
 _STOP_TIMEOUT_S = 15.0
 _TIDY_INTERVAL_S = 3600.0
+_MISFITS_INTERVAL_S = 10.0
 _DAY_S = 86_400
 
 
@@ -66,6 +69,7 @@ class Dispatcher:
         self._instruments = instruments or Instruments()
         headers = auth_headers(settings.ray_token_path or token_path(settings.home))
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
+        self.cluster = RayCluster(settings.ray_dashboard_url, headers)
         listen = Listen(settings.serve_host, settings.serve_port, settings.serve_proxy_location)
         placement = Placement(settings.serve_gpus, settings.serve_max_replicas_per_node)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement)
@@ -78,7 +82,7 @@ class Dispatcher:
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._adoption = Adoption(store, settings, clock=clock)
         self._troubles = Troubles(logger, clock=clock)
-        self._tidied_at = self._swept_at = 0.0
+        self._tidied_at = self._swept_at = self._misfits_told_at = 0.0
         self._waiting: dict[str, str] = {}
         self._wake, self._stopping = threading.Event(), threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
@@ -111,6 +115,7 @@ class Dispatcher:
                 thread.join(_STOP_TIMEOUT_S)
         self._store.release(holder=self.holder)
         self._ray.close()
+        self.cluster.close()
         self.serving.close()
         self._replicas.close()
 
@@ -173,18 +178,21 @@ class Dispatcher:
 
     def _start_queued(self, session: str | None) -> None:
         settings = self._settings
+        cluster = None if session is None else self.cluster.capacity()
         while session is not None:
             claimed = self._store.claim(
                 max_running=settings.max_running,
                 max_running_per_owner=settings.max_running_per_owner,
                 holder=self.holder,
                 lease_s=settings.lease_s,
+                cluster=cluster,
             )
             if claimed is None:
                 break
             if claimed.attempt == 1:
                 self._instruments.queue_wait_s.observe(max(0.0, self._clock() - claimed.created_at))
             self._advance(claimed, session)
+        self._tell_misfits(cluster)
 
     def _advance(self, job: Job, session: str | None) -> None:
         """One look at one job. Whatever goes wrong with it holds up no other."""
@@ -235,6 +243,12 @@ class Dispatcher:
                 with contextlib.suppress(ClusterUnreachableError):
                     self._ray.stop(submission)
         self._swept_at = now if everything else self._swept_at
+
+    def _tell_misfits(self, cluster: Capacity | None) -> None:
+        """Now and then, say of each job that asks for more than the cluster has why it does not start."""
+        if cluster is not None and self._clock() - self._misfits_told_at >= _MISFITS_INTERVAL_S:
+            self._misfits_told_at = self._clock()
+            self._store.tell_misfits(cluster)
 
     def _serve_once(self) -> None:
         if self.is_ray_reachable and self._settings.serve:

@@ -15,6 +15,7 @@ from eda_service.config import AdaptConfig
 from eda_service.deployment_config import MIN_KEPT_PROMPTS, DriftConfig
 from eda_service.errors import QuotaExceededError
 from eda_service.jobstore import Deployment, Drift, JobStore
+from eda_service.planning.placement import needed_at_once
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Readaptation:
                 request_sha256="drift",
                 force=True,
                 max_queued_per_owner=self._settings.max_queued_per_owner,
+                need=needed_at_once(config),
             )
         except (ValidationError, QuotaExceededError) as error:
             why = "the settings of the pack's own job are not valid any more"

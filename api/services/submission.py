@@ -11,7 +11,7 @@ from api.errors import config_error
 from api.schemas import AdaptationRequest
 from eda_service.config import AdaptConfig
 from eda_service.errors import InputError
-from eda_service.presets import merge, preset
+from eda_service.presets import merge, on_preset, preset
 
 # Where each short name of `method.eda` lives in AdaptConfig.
 _HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
@@ -36,13 +36,13 @@ def to_config(request: AdaptationRequest) -> AdaptConfig:
         InputError: No target, an unknown preset, or a field out of its bounds.
     """
     below = preset(request.preset) if request.preset is not None else {}
-    merged = merge(merge(below, _fields(request)), request.config)
+    merged = on_preset(below, merge(_fields(request), request.config))
     if not isinstance(merged.get("target"), Mapping) or "model" not in merged["target"]:
         raise InputError("the request names no target; set `model` to an id, a name or a directory", param="model")
     try:
         return AdaptConfig.model_validate(merged)
     except ValidationError as error:
-        raise config_error(error) from error
+        raise config_error(error, AdaptConfig) from error
 
 
 def explicit_numbers(request: AdaptationRequest) -> frozenset[str]:
@@ -59,6 +59,8 @@ def explicit_numbers(request: AdaptationRequest) -> frozenset[str]:
 def _fields(request: AdaptationRequest) -> dict[str, Any]:
     given = request.model_dump(mode="json", exclude_unset=True)
     layer: dict[str, Any] = {name: given[name] for name in _COPIED if given.get(name) is not None}
+    if "eval_dataset" in given:  # null says: held out of the dataset, whatever the preset has
+        layer["eval_dataset"] = given["eval_dataset"]
     target = {name: given[name] for name in ("model", "revision", "adapter") if given.get(name) is not None}
     if target:
         layer["target"] = target

@@ -24,7 +24,7 @@ from eda_service.artifacts.allowed import roots_env
 from eda_service.artifacts.job_facts import JobFacts
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import storage_env
-from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs
+from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs, RayStatus
 from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, WorkerLostError
 from eda_service.jobstore import Job, JobStore, Status
 
@@ -138,6 +138,8 @@ class Tracker:
             self._ended_without_result(job, run, found)
         elif job.status is Status.CANCELLING:
             self._ray.stop(job.ray_submission_id)
+        elif found.status is RayStatus.PENDING:
+            return  # its process waits for room in Ray: there is nobody yet who could give a sign of life
         elif silent_s >= self._settings.stall_timeout_s:
             self._ray.stop(job.ray_submission_id)
             self._lost(job, f"no heartbeat for {self._settings.stall_timeout_s:.0f} s")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from eda_service.errors import TargetIncompatibleError
 from eda_service.records import DraftManifest, PackManifest, TargetFingerprint
 
@@ -12,15 +14,25 @@ def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
     Raises:
         TargetIncompatibleError: A field differs; the message names all of them.
     """
-    pairs = {
-        "hidden_size": (draft.hidden_size, target.hidden_size),
-        "vocab_size": (draft.vocab_size, target.vocab_size),
-        "tokenizer_sha256": (draft.tokenizer_sha256, target.tokenizer_sha256),
-    }
-    wrong = _differing(pairs, "draft")
+    fields = ("hidden_size", "vocab_size", "tokenizer_sha256")
+    check_draft_sizes(draft, target.model, {name: getattr(target, name) for name in fields})
+
+
+def check_draft_sizes(draft: DraftManifest, model: str, known: Mapping[str, object]) -> None:
+    """The same for a target of which only some fields are known, before its files are here.
+
+    Args:
+        draft: The base draft.
+        model: The target's name, for the message.
+        known: hidden_size, vocab_size and tokenizer_sha256, those that are known.
+
+    Raises:
+        TargetIncompatibleError: A field differs; the message names all of them.
+    """
+    wrong = _differing({name: (getattr(draft, name), value) for name, value in known.items()}, "draft")
     if wrong:
         raise TargetIncompatibleError(
-            f"base draft {draft.name}@{draft.version} does not fit {target.model}: {wrong}; "
+            f"base draft {draft.name}@{draft.version} does not fit {model}: {wrong}; "
             "choose or train a base draft for this family",
             param="base_draft",
         )

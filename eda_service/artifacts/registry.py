@@ -17,7 +17,7 @@ from eda_service.artifacts.rundir import home_dir
 from eda_service.artifacts.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
 from eda_service.artifacts.storage import current_storage
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
-from eda_service.names import NAME_RULE, is_name
+from eda_service.names import NAME_RULE, did_you_mean, is_name
 from eda_service.records import DraftManifest, PackManifest
 
 ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
@@ -54,13 +54,31 @@ def find_draft(reference: str, home: Path | None = None) -> Path:
     Raises:
         BaseDraftMissingError: Not registered and not shipped.
     """
+    name, version, shelf = _find_draft(reference, home)
+    return shelf.directory(name, version)
+
+
+def find_draft_manifest(reference: str, home: Path | None = None) -> DraftManifest:
+    """What a base draft says of itself; its files are neither fetched nor verified.
+
+    Raises:
+        BaseDraftMissingError: Not registered and not shipped.
+        ArtifactCorruptError: It does not parse.
+    """
+    name, version, shelf = _find_draft(reference, home)
+    return _parse(DraftManifest, shelf.manifest(name, version), f"the manifest of {name}@{version}")
+
+
+def _find_draft(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
     name, version = _split(reference, "base_draft")
     for shelf in _draft_shelves(home):
         found = shelf.versions(name)
         if found and (version is None or version in found):
-            return shelf.directory(name, found[-1] if version is None else version)
+            return name, found[-1] if version is None else version, shelf
+    known = list_drafts(home)
+    close = did_you_mean(reference, [*known, *(each.partition("@")[0] for each in known)])
     raise BaseDraftMissingError(
-        f"no base draft {reference!r}; available: {', '.join(list_drafts(home)) or 'none'}; "
+        f"no base draft {reference!r}{close}; available: {', '.join(known) or 'none'}; "
         "train one with `python -m jobs.train_draft --pretrain`",
         param="base_draft",
     )

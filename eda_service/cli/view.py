@@ -73,6 +73,7 @@ def estimate_text(estimate: Estimate) -> str:
         f"{estimate.trainable_parameters:,} parameters",
         f"time    {'unknown' if total is None else f'about {duration(total)}'}"
         + (f" ({', '.join(parts)})" if parts else ""),
+        *([f"measure {estimate.measured_on}"] if estimate.measured_on else []),
         *(f"warning: {warning}" for warning in estimate.warnings),
     ]
     return "\n".join(lines)

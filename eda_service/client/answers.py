@@ -106,6 +106,7 @@ class Estimate(Answer):
     seconds: dict[str, float | None] = {}
     fits: bool
     warnings: tuple[str, ...] = ()
+    measured_on: str = ""
 
 
 class LogChunk(Answer):

@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from eda_service.errors import ResourceError
+from eda_service.planning.placement import DRIVER_CPUS
 
 _TIMEOUT_S = 10.0
 
@@ -80,7 +81,9 @@ class RayJobs:
         except (httpx.HTTPError, ValueError, KeyError):
             return None
 
-    def submit(self, submission_id: str, entrypoint: str, *, env_vars: dict[str, str], num_cpus: float = 0.1) -> None:
+    def submit(
+        self, submission_id: str, entrypoint: str, *, env_vars: dict[str, str], num_cpus: float = DRIVER_CPUS
+    ) -> None:
         """Start `entrypoint` as a Ray job; a submission of that id that exists already is adopted.
 
         Raises:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from eda_service.capacity import UNKNOWN, Capacity
 from eda_service.config import AdaptConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.jobstore import rows
@@ -26,7 +27,9 @@ from eda_service.jobstore.vault import is_sealed
 class Adoption(Database):
     """Making rows of what was found. A job that has a row is left as it is: two dispatchers may find the same."""
 
-    def adopt(self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local") -> Job:
+    def adopt(
+        self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local", need: Capacity = UNKNOWN
+    ) -> Job:
         """Record a job that somebody started on the cluster by hand; it is running already."""
         with self._write.begin() as session:
             known = _known(session, job_id)
@@ -34,6 +37,7 @@ class Adoption(Database):
                 return self._reader.reduced(Job, known)
             row = self._insert(session, job_id, config, "ray", owner, created_at)
             row.max_attempts, row.submitted_at = 1, created_at
+            row.cpus, row.gpus = need.cpus, need.gpus
             rows.add_event(session, row, self._now(), "job_adopted", "found on the cluster, started without the API")
             session.flush()
             return Job.model_validate(row)
@@ -54,6 +58,7 @@ class Adoption(Database):
         attempt: int,
         lines: Sequence[Mapping[str, Any]],
         why: str,
+        need: Capacity = UNKNOWN,
     ) -> bool:
         """Make the row of a run directory again, as one that runs: its result, or Ray's word, decides what follows.
 
@@ -71,6 +76,7 @@ class Adoption(Database):
             attempt: The newest.
             lines: Of `events.jsonl`; those that are in the table already are not imported again.
             why: For the event.
+            need: What it asks the cluster for at a time.
 
         Returns:
             Whether the row was made by this call.
@@ -83,6 +89,7 @@ class Adoption(Database):
             row.stage_deadlines, row.webhook = dict(stage_deadlines), None if webhook is None else dict(webhook)
             row.attempt, row.submitted_at = attempt, self._now()  # the grace period of a lost attempt starts now
             row.content_sha256 = content_sha256 or row.content_sha256
+            row.cpus, row.gpus = need.cpus, need.gpus
             row.events_read = _num_imported(session, job_id, lines)
             rows.add_event(session, row, self._now(), "job_adopted", why, level="warning")
             return True

@@ -6,12 +6,13 @@ equal requests at once, one makes the job and the others wait for it and return 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from eda_service.capacity import UNKNOWN, Capacity
 from eda_service.config import AdaptConfig
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.jobstore import rows
@@ -41,6 +42,8 @@ class Intake(Database):
         webhook: Mapping[str, Any] | None = None,
         stage_deadlines: Mapping[str, float] | None = None,
         max_queued_per_owner: int | None = None,
+        need: Capacity = UNKNOWN,
+        warnings: Sequence[str] = (),
     ) -> tuple[Job, bool]:
         """Queue a job, or return the one that this request already made.
 
@@ -57,6 +60,8 @@ class Intake(Database):
             webhook: `{"url", "secret"}`, told once the job has ended.
             stage_deadlines: Longest time of each stage, in seconds.
             max_queued_per_owner: Refuse a new job when the owner has this many queued; None: no limit.
+            need: What the job asks the cluster for at a time, at most; nothing: not known, it counts as fitting.
+            warnings: What spoke against the job and was overruled; each becomes an event of a new job.
 
         Returns:
             The job, and whether this call made it.
@@ -80,7 +85,10 @@ class Intake(Database):
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
                 row.webhook = self._sealed(webhook)
                 row.stage_deadlines = dict(stage_deadlines or {})
+                row.cpus, row.gpus = need.cpus, need.gpus
                 rows.add_event(session, row, self._now(), "job_created", "queued")
+                for warning in warnings:
+                    rows.add_event(session, row, self._now(), "queued_all_the_same", warning, level="warning")
             if idempotency_key is not None:
                 key = rows.clean_text(idempotency_key)
                 session.add(
@@ -90,6 +98,16 @@ class Intake(Database):
                 )
             session.flush()
             return Job.model_validate(row), made
+
+    def replayed(self, owner: str, idempotency_key: str, request_sha256: str) -> Job | None:
+        """The job that a request with this key made before; None for a key that is new.
+
+        Raises:
+            ConflictError: The key was used before with another request.
+        """
+        with self._read() as session:
+            row = _replay_of(session, owner, rows.clean_text(idempotency_key), request_sha256)
+            return None if row is None else Job.model_validate(row)
 
     def forget_keys(self, *, before: int) -> int:
         """Remove idempotency keys first used before a time (seconds since the epoch); how many there were."""
@@ -116,6 +134,10 @@ class Intake(Database):
 def _replayed(session: Session, owner: str, key: str, request_sha256: str) -> JobRow | None:
     key = rows.clean_text(key)
     lock(session, Space.IDEMPOTENCY_KEY, f"{owner}/{key}")
+    return _replay_of(session, owner, key, request_sha256)
+
+
+def _replay_of(session: Session, owner: str, key: str, request_sha256: str) -> JobRow | None:
     replay = session.get(IdempotencyRow, (owner, key))
     if replay is None:
         return None

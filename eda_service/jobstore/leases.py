@@ -11,20 +11,23 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from eda_service.capacity import TOLERANCE, Capacity
 from eda_service.errors import ArtifactCorruptError
 from eda_service.jobstore import outbox, rows
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.job import Job
 from eda_service.jobstore.locks import Space, lock
-from eda_service.jobstore.models import JobRow
+from eda_service.jobstore.models import EventRow, JobRow
 from eda_service.jobstore.row import END_OF_TIME
 from eda_service.jobstore.status import Status
 
 OCCUPYING = (Status.RUNNING.value, Status.CANCELLING.value)
+WAITING_FOR_RESOURCES = "waiting_for_resources"
+"""Type of the event of a job that asks for more than the cluster has."""
 
 
 class Leases(Database):
@@ -37,28 +40,28 @@ class Leases(Database):
         holder: str = "dispatcher",
         lease_s: float = 30.0,
         max_running_per_owner: int | None = None,
+        cluster: Capacity | None = None,
     ) -> Job | None:
         """Move the next queued job to running as its next attempt, and lease it.
+
+        A job that asks for more than the whole cluster has waits in Ray and holds nothing, so it takes no place from
+        those that could run. One such job at a time is let through, so that a cluster which grows by demand sees it;
+        the others stay queued.
 
         Args:
             max_running: Jobs that may occupy the cluster (running or being cancelled) at a time.
             holder: The dispatcher that takes the lease.
             lease_s: How long the lease lasts unless it is renewed by `hold`.
             max_running_per_owner: The same for each owner; owners with as many are passed over. None: no limit.
+            cluster: What the cluster has, all of it; None: not known, and every job counts as fitting.
 
         Returns:
             The job of the highest priority that came first, or None when there is none or no room for it.
         """
         with self._write.begin() as session:
             lock(session, Space.CLAIM)
-            counted = select(JobRow.owner, func.count()).where(JobRow.status.in_(OCCUPYING)).group_by(JobRow.owner)
-            occupied = {owner: int(count) for owner, count in session.execute(counted)}
-            if sum(occupied.values()) >= max_running or max_running_per_owner == 0:
-                return None
-            full = (
-                [] if max_running_per_owner is None else [o for o, n in occupied.items() if n >= max_running_per_owner]
-            )
-            row = self._next_readable(session, full)
+            room = _room(session, max_running, max_running_per_owner, cluster)
+            row = None if room is None else self._next_readable(session, room)
             if row is None:
                 return None
             row.status, row.attempt = Status.RUNNING.value, row.attempt + 1
@@ -112,9 +115,9 @@ class Leases(Database):
             found = session.scalars(select(JobRow).where(JobRow.seq.in_(bad), look).with_for_update(key_share=True))
             return [name for row in found if (name := self._end(session, row)) is not None]
 
-    def _next_readable(self, session: Session, full_owners: list[str]) -> JobRow | None:
-        """The next job of the queue; one that cannot be read is ended on the way."""
-        while (row := _next(session, self._now(), full_owners)) is not None:
+    def _next_readable(self, session: Session, room: ColumnElement[bool]) -> JobRow | None:
+        """The next job of the queue for which there is room; one that cannot be read is ended on the way."""
+        while (row := _next(session, self._now(), room)) is not None:
             if self._reader.read(Job, row) is not None:
                 return row
             self._end(session, row)
@@ -140,6 +143,34 @@ class Leases(Database):
         ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # to SQLite text is above all
         return or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), ends)
 
+    def tell_misfits(self, cluster: Capacity) -> list[str]:
+        """Give each live job that asks for more than the cluster has an event that says so, unless it has one.
+
+        Args:
+            cluster: What the cluster has, all of it.
+
+        Returns:
+            Ids of the jobs that were told now.
+        """
+        told = select(EventRow.id).where(EventRow.job_id == JobRow.id, EventRow.type == WAITING_FOR_RESOURCES).exists()
+        query = select(JobRow.id).where(
+            JobRow.status.in_((Status.QUEUED.value, Status.RUNNING.value)), not_(_fits(cluster)), not_(told)
+        )
+        with self._read() as session:
+            found = list(session.scalars(query))
+        if not found:
+            return []
+        with self._write.begin() as session:
+            again = select(JobRow).where(JobRow.id.in_(found), not_(told))
+            misfits = session.scalars(again.with_for_update(skip_locked=True, key_share=True)).all()
+            for row in misfits:
+                message = (
+                    f"it asks for {Capacity(row.cpus, row.gpus)} at a time and the cluster has {cluster}: it starts "
+                    "once machines with as much have joined, and holds up no other job; cancel it if none will"
+                )
+                rows.add_event(session, row, self._now(), WAITING_FOR_RESOURCES, message, level="warning")
+            return [row.id for row in misfits]
+
     def release(self, *, holder: str) -> None:
         """Let go of every lease of this holder, so that the next dispatcher need not wait for them to run out."""
         free = update(JobRow).where(JobRow.lease_holder == holder).values(lease_holder=None, lease_until=0)
@@ -156,11 +187,37 @@ class Leases(Database):
         return math.ceil(self._clock() + lease_s)  # whole seconds; never shorter than asked
 
 
-def _next(session: Session, now: int, full_owners: list[str]) -> JobRow | None:
+def _fits(cluster: Capacity | None) -> ColumnElement[bool]:
+    """Condition on a job that asks for no more than the cluster has; of an unknown cluster every job fits."""
+    if cluster is None:
+        return true()
+    return and_(JobRow.cpus <= cluster.cpus + TOLERANCE, JobRow.gpus <= cluster.gpus)
+
+
+def _room(
+    session: Session, max_running: int, max_running_per_owner: int | None, cluster: Capacity | None
+) -> ColumnElement[bool] | None:
+    """Condition on the queued jobs that may start now; None: not one may."""
+    if max_running_per_owner == 0:
+        return None
+    occupying = JobRow.status.in_(OCCUPYING)
+    counted = select(JobRow.owner, func.count()).where(occupying, _fits(cluster)).group_by(JobRow.owner)
+    occupied = {owner: int(count) for owner, count in session.execute(counted)}
+    startable: list[ColumnElement[bool]] = []
+    if sum(occupied.values()) < max_running:
+        limit = max_running_per_owner
+        full = [] if limit is None else [owner for owner, count in occupied.items() if count >= limit]
+        startable.append(and_(_fits(cluster), JobRow.owner.not_in(full)) if full else _fits(cluster))
+    if cluster is not None:
+        waiting = select(JobRow.seq).where(occupying, not_(_fits(cluster))).limit(1)
+        if session.scalar(waiting) is None:
+            startable.append(not_(_fits(cluster)))
+    return or_(*startable) if startable else None
+
+
+def _next(session: Session, now: int, room: ColumnElement[bool]) -> JobRow | None:
     """The oldest job of the highest priority; both looks walk the index of the queue and stop at the first row."""
-    fits = [JobRow.status == Status.QUEUED.value, JobRow.not_before <= now]
-    if full_owners:
-        fits.append(JobRow.owner.not_in(full_owners))
+    fits = [JobRow.status == Status.QUEUED.value, JobRow.not_before <= now, room]
     highest = select(JobRow.priority).where(*fits).order_by(JobRow.priority.desc()).limit(1).scalar_subquery()
     query = select(JobRow).where(*fits, JobRow.priority == highest).order_by(JobRow.seq).limit(1)
     return session.scalars(query.with_for_update(skip_locked=True, key_share=True)).first()

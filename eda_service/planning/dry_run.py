@@ -5,6 +5,7 @@ nothing is stored. Imports neither Ray nor torch, for the API's sake.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,8 +62,9 @@ class DryRun:
         num_train_steps: Optimizer steps.
         trainable_parameters: Of its draft.
         seconds: start, generate (with select), train, evaluate (with publish), total.
-        fits: The disk has room, and target and base draft have the same sizes.
+        fits: The disk and the cluster have room, and target and base draft have the same sizes.
         warnings: What does not fit, and what is a guess.
+        measured_on: The prompts of its evaluation.
     """
 
     device: str
@@ -75,22 +77,32 @@ class DryRun:
     seconds: dict[str, float]
     fits: bool
     warnings: tuple[str, ...]
+    measured_on: str
 
 
-def dry_run(config: AdaptConfig, home: Path, *, gpu: str | None = None) -> DryRun:
+def dry_run(
+    config: AdaptConfig,
+    home: Path,
+    *,
+    gpu: str | None = None,
+    shape: ModelShape | None = None,
+    told: Sequence[str] = (),
+) -> DryRun:
     """Plan a config that passed the checks at submit.
 
     Args:
         config: The job.
         home: Where it would run.
         gpu: What it computes on, if it uses GPUs.
+        shape: Of its target, where the caller knows it; None: as the target's files say.
+        told: What does not fit besides, in the caller's words; the job then does not fit as a whole.
 
     Raises:
         InputError: The target cannot be found, its files do not say their sizes, or no GPU of that name.
         BaseDraftMissingError: The base draft cannot be read.
     """
-    draft = _draft_config(find_draft(config.base_draft, home))
-    shape = shape_of_target(config.target)
+    draft = draft_config(find_draft(config.base_draft, home))
+    shape = shape_of_target(config.target) if shape is None else shape
     plan, calibration = expected_plan(config, shape, home, gpu=gpu)
     need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
     home.mkdir(parents=True, exist_ok=True)
@@ -105,9 +117,32 @@ def dry_run(config: AdaptConfig, home: Path, *, gpu: str | None = None) -> DryRu
         num_train_steps=num_train_steps(config),
         trainable_parameters=_trainable(config, draft),
         seconds=part_seconds(plan),
-        fits=need <= free and not misfits,
-        warnings=(*misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
+        measured_on=measured_on(config),
+        fits=need <= free and not misfits and not told,
+        warnings=(*told, *misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
     )
+
+
+def measured_on(config: AdaptConfig, named: AdaptConfig | None = None) -> str:
+    """In words, the prompts of the evaluation: how many, and of what.
+
+    Args:
+        config: The job.
+        named: The same job with its sources as their owner wrote them, if they were moved since.
+    """
+    given, held_out = named or config, config.eval_dataset
+    if held_out is not None:
+        source = given.eval_dataset or held_out
+        return f"{min(config.evaluation.num_prompts, held_out.num_prompts)} prompts of {_source_name(source.source)}"
+    num, source = config.evaluation.num_prompts, given.dataset
+    if source.source == "self":
+        return f"{num} of the prompts that the target writes itself, split off"
+    return f"{num} prompts split off {_source_name(source.source)}"
+
+
+def _source_name(source: str) -> str:
+    """A file by its name alone, anything else whole."""
+    return Path(source).name if source.startswith(("/", ".", "~")) else source
 
 
 def expected_plan(
@@ -163,7 +198,12 @@ def part_seconds(plan: Plan) -> dict[str, float]:
     return {name: float(round(value)) for name, value in parts.items()}
 
 
-def _draft_config(directory: Path) -> DraftConfig:
+def draft_config(directory: Path) -> DraftConfig:
+    """The architecture of a base draft.
+
+    Raises:
+        BaseDraftMissingError: Its file cannot be read.
+    """
     path = directory / "config.json"
     try:
         return DraftConfig.model_validate(bounded_json.read_object(path))

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import math
 
-from eda_service.config import AdaptConfig, Selector, TrainConfig
+from eda_service.config import AdaptConfig, SelectionConfig, Selector, TrainConfig
 from eda_service.model.draft_config import DraftConfig
 
 SIMULATED_DEPTH = 5
 """Positions that a held-out pass of training drafts."""
 _FEATURE_BYTES = 2
 _IO_BYTES = 2
+
+
+def kept_share(selection: SelectionConfig) -> float:
+    """Share of the samples that selection keeps; all of them where it selects nothing, whatever `keep_fraction` is."""
+    return 1.0 if selection.method is Selector.ALL else selection.keep_fraction
 
 
 def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
@@ -25,7 +30,7 @@ def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -
     features = tokens * hidden_size * _FEATURE_BYTES
     io = 2 * vocab_size * hidden_size * _IO_BYTES
     train = config.train
-    copies = config.selection.keep_fraction * (1 + (train.early_fraction if train.early_epochs else 0))
+    copies = kept_share(config.selection) * (1 + (train.early_fraction if train.early_epochs else 0))
     return int(features * (1 + copies)) + io
 
 
@@ -37,8 +42,7 @@ def num_samples(config: AdaptConfig) -> int:
 
 def split_samples(config: AdaptConfig) -> tuple[int, int]:
     """(samples that train, samples held out in training) of those that selection keeps."""
-    share = 1.0 if config.selection.method is Selector.ALL else config.selection.keep_fraction
-    kept = round(num_samples(config) * share)
+    kept = round(num_samples(config) * kept_share(config.selection))
     heldout = min(64, round(kept * config.train.heldout_fraction))
     return max(1, kept - heldout), heldout
 

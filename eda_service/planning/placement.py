@@ -10,10 +10,13 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from eda_service.capacity import Capacity
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.planning.estimate import num_samples
 from eda_service.records import Stage
 
+DRIVER_CPUS = 0.1
+"""Of a job's own process, held as long as it runs."""
 MODEL_CPUS = 0.5
 TRAINER_CPUS = 0.5
 
@@ -79,3 +82,16 @@ def placements(config: AdaptConfig) -> dict[Stage, Placement]:
         Stage.EVALUATE: Placement(Strategy.TASK, 1, MODEL_CPUS, gpus, config.evaluation.threads),
         Stage.PUBLISH: DRIVER,
     }
+
+
+def needed_at_once(config: AdaptConfig) -> Capacity:
+    """The most that a job holds at a time before it can go on: below it, a stage waits for ever.
+
+    A placement group starts whole, a pool with its first actor; the job's own process is beside either.
+    """
+    cpus, gpus = 0.0, 0
+    for placement in placements(config).values():
+        is_group = placement.strategy in {Strategy.PACK, Strategy.SPREAD}
+        workers = placement.workers if is_group else min(placement.workers, 1)
+        cpus, gpus = max(cpus, workers * placement.cpus), max(gpus, workers * placement.gpus)
+    return Capacity(cpus=DRIVER_CPUS + cpus, gpus=gpus)

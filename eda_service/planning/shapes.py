@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from eda_service.config import TargetSpec
 from eda_service.errors import InputError
@@ -79,6 +81,52 @@ SHAPES: dict[str, ModelShape] = {
     "32b": ModelShape(5120, 27_648, 64, 40, 8, 128, 152_064, 32.8e9),  # Qwen2.5-32B
     "70b": ModelShape(8192, 28_672, 80, 64, 8, 128, 128_256, 70.6e9),  # Llama-3.1-70B
 }
+
+EMBEDDED_SHAPES = {"smollm2-135m-instruct": SHAPES["135m"]}
+"""Of embedded models, which are known before they are fetched."""
+
+
+def shape_beside(draft: DraftConfig) -> ModelShape:
+    """The shape that a target may have whose draft is known and whose files are not here.
+
+    Widths and vocabulary are the draft's, as they have to be; layers and weights are those of the published size whose
+    hidden size is closest.
+    """
+    like = min(SHAPES.values(), key=lambda shape: abs(shape.hidden_size - draft.hidden_size))
+    return replace(
+        like,
+        hidden_size=draft.hidden_size,
+        expert_width=draft.expert_width,
+        num_heads=draft.num_heads,
+        num_kv_heads=draft.num_kv_heads,
+        head_dim=draft.head_dim,
+        vocab_size=draft.vocab_size,
+    )
+
+
+def shape_of_config(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a `config.json` describes, weights counted from its sizes (norms and biases left out).
+
+    Returns:
+        None where the config does not name its sizes as Llama's, Qwen's and Mistral's do.
+    """
+    try:
+        hidden, width, layers, heads, vocab = (
+            int(config[name])
+            for name in (
+                "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"
+            )
+        )  # fmt: skip
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        head_dim = int(config.get("head_dim") or hidden // heads)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    if min(hidden, width, layers, heads, vocab, kv_heads, head_dim) < 1:
+        return None
+    is_tied = bool(config.get("tie_word_embeddings"))
+    layer = 2 * hidden * (heads + kv_heads) * head_dim + 3 * hidden * width
+    weights = layers * layer + (1 if is_tied else 2) * vocab * hidden
+    return ModelShape(hidden, width, layers, heads, kv_heads, head_dim, vocab, float(weights), is_tied)
 
 
 def shape_of(model: str) -> ModelShape:

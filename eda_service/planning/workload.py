@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from eda_service.config import AdaptConfig, Answers, Selector
+from eda_service.config import AdaptConfig, Answers
 from eda_service.model.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.estimate import (
     SIMULATED_DEPTH,
+    kept_share,
     num_samples,
     num_train_steps,
     split_samples,
@@ -130,7 +131,6 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         train_fc=train.train_fc,
         train_attention=train.train_attention,
     )
-    kept = 1.0 if selection.method is Selector.ALL else selection.keep_fraction
     features = samples * (lengths.prompt + lengths.answer) * shape.hidden_size * FEATURE_BYTES
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures
@@ -152,5 +152,5 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         timed=decoding(timed, 1, answered, answered.answer),
         num_timed_modes=3 * len(temperatures) if timed else 0,
         feature_bytes=features,
-        kept_feature_bytes=kept * features,
+        kept_feature_bytes=kept_share(selection) * features,
     )

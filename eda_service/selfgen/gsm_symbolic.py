@@ -41,19 +41,29 @@ def questions(templates: range, *, seed: int) -> Iterator[str]:
     Raises:
         DatasetInvalidError: Only broken templates are in the range.
     """
+    usable = usable_templates(templates)
     generators = _generators()
-    usable = [index for index in templates if index not in _BROKEN]
-    if not usable:
-        raise DatasetInvalidError(
-            f"templates {templates.start}-{templates.stop - 1} are all among those that the package lists as broken; "
-            "name a wider range",
-            param="dataset.source",
-        )
     rng = random.Random(seed)
     while True:
         rng.shuffle(usable)
         for index in usable:
             yield str(generators[index](rng, 1.0)["question"])
+
+
+def usable_templates(templates: range, *, param: str = "dataset.source") -> list[int]:
+    """The templates of a range that work out.
+
+    Raises:
+        DatasetInvalidError: None does.
+    """
+    usable = [index for index in templates if index not in _BROKEN]
+    if not usable:
+        raise DatasetInvalidError(
+            f"templates {templates.start}-{templates.stop - 1} are all among those that the package lists as broken; "
+            "name a wider range",
+            param=param,
+        )
+    return usable
 
 
 def _generators() -> dict[int, Callable[[random.Random, float], dict[str, Any]]]:

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -28,12 +27,12 @@ from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
 from eda_service.records import MAX_ROW_BYTES
+from eda_service.selfgen.tasks import PREFIX, templates_of
 
 PARAM = "dataset.source"
 MAX_FILE_BYTES = 2 << 30
 _MAX_IDS = 1 << 18  # ids that are compared at submit; the job compares those of the prompts it takes
 _ROLES = ("assistant", "system", "user")  # no set: a row may hold a list here, which a set cannot be asked for
-_REASONING_GYM = re.compile(r"^reasoning-gym:(?P<task>\w+)(\?templates=(?P<first>\d+)-(?P<last>\d+))?$")
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _repeated_id(prompt: Prompt, shown: str, param: str) -> DatasetInvalidError:
 
 def _rows(dataset: DatasetSpec, seed: int) -> Iterator[Prompt]:
     source = dataset.source
-    if source.startswith("reasoning-gym:"):
+    if source.startswith(PREFIX):
         return _reasoning_gym(source, seed)
     if dataset.sha256 is not None:
         return iter(_shuffled(read_jsonl(find_copy(dataset.sha256, source, home_dir()), shown=source), seed))
@@ -254,18 +253,11 @@ def parse_row(row: Any, where: str, *, default_id: str, param: str = PARAM) -> P
 
 
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
-    from eda_service.selfgen.gsm_symbolic import NUM_TEMPLATES, questions
+    from eda_service.selfgen.gsm_symbolic import questions
 
-    match = _REASONING_GYM.fullmatch(source)
-    if match is None or match["task"] != "gsm_symbolic":
-        raise DatasetInvalidError(
-            f"{source[:128]!r} is unknown; use reasoning-gym:gsm_symbolic, with ?templates=0-79 for a part of them",
-            param=PARAM,
-        )
-    first, last = int(match["first"] or 0), int(match["last"] or NUM_TEMPLATES - 1)
-    if not first <= last < NUM_TEMPLATES:
-        raise DatasetInvalidError(f"templates {first}-{last} lie outside 0-{NUM_TEMPLATES - 1}", param=PARAM)
-    for index, question in enumerate(questions(range(first, last + 1), seed=seed)):
+    templates = templates_of(source, param=PARAM)
+    first, last = templates.start, templates.stop - 1
+    for index, question in enumerate(questions(templates, seed=seed)):
         yield Prompt(id=f"gsm-{first}-{last}-{index:06d}", messages=[{"role": "user", "content": question}])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
+from draft_files import put_draft
 from running import REPOSITORY, Service, left_of
 from waiting import TEST_TIMEOUT_S
 
@@ -33,12 +34,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
-    draft = home / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+    put_draft(home)
     settings = {
         "EDA_JOB_COMMAND": ENTRY,
         "EDA_SERVE": "false",
+        "EDA_HUB_AT_SUBMIT": "skip",
         "EDA_BACKOFF_S": "0.2",
         "EDA_GRACE_S": "3",
         "EDA_DISPATCH_INTERVAL_S": "0.3",
@@ -48,7 +48,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def create(client: Client, outcome: str, **changes: Any) -> Adaptation:
-    return client.create({"model": "m", "base_draft": "small", "served_name": outcome, "force": True, **changes})
+    return client.create({"model": "org/m", "base_draft": "small", "served_name": outcome, "force": True, **changes})
 
 
 def wait_for_stage(client: Client, job_id: str, stage: str) -> None:
@@ -63,7 +63,7 @@ def types(client: Client, job_id: str) -> list[str]:
 
 
 def test_a_job_runs_through_and_the_cli_shows_it(service: Service, client: Client) -> None:
-    done = service.cli("adapt", "m", "--base-draft", "small", "--name", "succeed", "--watch", "--json")
+    done = service.cli("adapt", "org/m", "--base-draft", "small", "--name", "succeed", "--watch", "--json")
     assert done.returncode == 0, done.stderr
     job = json.loads(done.stdout)
     assert (job["status"], job["stage"], job["result_pack"], job["attempt"]) == ("succeeded", "publish", "tiny@1", 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from draft_files import put_draft
 from postgres import Postgres
 from running import REPOSITORY, Service
 from waiting import TEST_TIMEOUT_S, wait_for, work_of
@@ -32,6 +33,7 @@ def settings(postgres: Postgres) -> dict[str, str]:
     return {
         "EDA_JOB_COMMAND": ENTRY,
         "EDA_SERVE": "false",
+        "EDA_HUB_AT_SUBMIT": "skip",
         "EDA_DATABASE_URL": postgres.new_database(),
         "EDA_DISPATCH_INTERVAL_S": "0.2",
         "EDA_LEASE_S": "2",
@@ -42,9 +44,7 @@ def settings(postgres: Postgres) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("home")
-    draft = home / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+    put_draft(home)
     with Service(home, settings) as running:
         yield running
 
@@ -88,7 +88,7 @@ def test_two_apis_share_the_work_and_one_may_die(service: Service, second: tuple
 
     def post(api: str, key: str) -> None:
         with Client(api) as client:
-            body = {"model": "m", "base_draft": "small", "served_name": "succeed", "force": True}
+            body = {"model": "org/m", "base_draft": "small", "served_name": "succeed", "force": True}
             made.append(client.create(body, idempotency_key=key).id)
 
     apis = (str(service.facts["api_url"]), url)

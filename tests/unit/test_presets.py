@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eda_service.config import AdaptConfig
 from eda_service.errors import InputError
-from eda_service.presets import merge, preset
+from eda_service.presets import merge, on_preset, preset
 
 NAMES = ("demo", "paper", "paper_7b", "70b", "best")
 
@@ -18,7 +20,10 @@ def test_every_preset_is_a_valid_config(name: str) -> None:
 
 
 def test_an_unknown_preset_lists_what_there_is() -> None:
-    with pytest.raises(InputError, match="no preset 'papre'; there are 70b, best, demo, paper, paper_7b") as caught:
+    with pytest.raises(
+        InputError,
+        match=r"no preset 'papre'; did you mean 'paper' or 'paper_7b'\?; there are 70b, best, demo, paper, paper_7b",
+    ) as caught:
         preset("papre")
     assert caught.value.param == "preset"
 
@@ -62,3 +67,19 @@ def test_merge_by_hand() -> None:
     merged = merge(base, {"a": {"y": 5}, "b": {"z": 1}, "c": [9], "d": 4})
     assert merged == {"a": {"x": 1, "y": 5}, "b": {"z": 1}, "c": [9], "d": 4}
     assert base == {"a": {"x": 1, "y": 2}, "b": 3, "c": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "held_out"),
+    [
+        ({}, "reasoning-gym:gsm_symbolic?templates=80-99"),
+        ({"dataset": {"num_prompts": 99}}, "reasoning-gym:gsm_symbolic?templates=80-99"),
+        ({"dataset": {"source": "mine.jsonl"}}, None),
+        ({"dataset": {"source": "mine.jsonl"}, "eval_dataset": {"source": "held.jsonl"}}, "held.jsonl"),
+        ({"dataset": {"source": "mine.jsonl"}, "eval_dataset": None}, None),
+        ({"eval_dataset": {"source": "held.jsonl"}}, "held.jsonl"),
+    ],
+)
+def test_data_of_one_s_own_brings_its_own_held_out_split(overrides: dict[str, Any], held_out: str | None) -> None:
+    found = on_preset(preset("demo"), overrides).get("eval_dataset")
+    assert (None if found is None else found["source"]) == held_out

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from draft_files import put_draft
 from fastapi.testclient import TestClient
 from scripted_service import ScriptedService, scripted_service
 
@@ -32,15 +33,14 @@ def serve_port() -> int:
 def settings(tmp_path: Path, serve_port: int) -> Settings:
     """A home with one registered base draft; nobody listens at the dashboard's port."""
     home = tmp_path / "home"
-    draft = home / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+    put_draft(home)
     (tmp_path / "allowed").mkdir()
     return Settings(
         home=home,
         local_roots=(tmp_path / "allowed",),
         ray_dashboard_url=f"http://127.0.0.1:{free_port()}",
         serve_port=serve_port,
+        hub_at_submit="skip",
         dispatch_interval_s=0.05,
         heartbeat_timeout_s=120.0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def assert_error(response: Any, status: int, code: str, param: str | None) -> st
 def test_create_answers_with_the_job(client: TestClient) -> None:
     response = post(
         client,
-        dataset={"source": "reasoning-gym:gsm", "num_prompts": 64},
+        dataset={"source": "reasoning-gym:gsm_symbolic", "num_prompts": 64},
         seed=3,
         method={"type": "eda", "eda": {"epochs": 2, "keep_fraction": 0.25, "unroll_steps": 3, "selector": "random"}},
         metadata={"team": "math"},
@@ -56,7 +57,12 @@ def test_create_answers_with_the_job(client: TestClient) -> None:
     assert (job["status"], job["stage"], job["attempt"], job["max_attempts"]) == ("queued", None, 0, 3)
     assert (job["model"], job["base_draft"], job["served_name"]) == ("org/model", "small@1", "math")
     assert (job["seed"], job["priority"], job["metadata"]) == (3, 70, {"team": "math"})
-    assert job["dataset"] == {"source": "reasoning-gym:gsm", "split": "train", "num_prompts": 64, "sha256": None}
+    assert job["dataset"] == {
+        "source": "reasoning-gym:gsm_symbolic",
+        "split": "train",
+        "num_prompts": 64,
+        "sha256": None,
+    }
     assert job["method"]["eda"]["keep_fraction"] == 0.25
     config = job["config"]
     assert (config["train"]["epochs"], config["train"]["zero_stage"]) == (2, 0)
@@ -252,14 +258,15 @@ def test_logs_and_report(client: TestClient, settings: Settings) -> None:
     assert_error(client.get(f"/v1/adaptations/{job_id}/report"), 404, "not_found", None)
 
 
-def test_local_checkpoints(client: TestClient, tmp_path: Path) -> None:
+def test_local_checkpoints(client: TestClient, tmp_path: Path, new_target_dir: Callable[..., Path]) -> None:
     model = tmp_path / "allowed" / "my model"
     model.mkdir()
     assert_error(post(client, model=str(model)), 400, "target_not_found", "model")
     (model / "config.json").write_text("{}")
     (model / "pytorch_model.bin").write_bytes(b"")
     assert "safetensors" in assert_error(post(client, model=str(model)), 400, "target_incompatible", "model")
-    (model / "model.safetensors").write_bytes(b"")
+    (model / "pytorch_model.bin").unlink()
+    new_target_dir(model, "llama")
     link = tmp_path / "allowed" / "link"
     link.symlink_to(model)
     job = post(client, model=str(link)).json()

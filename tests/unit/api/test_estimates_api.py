@@ -89,17 +89,48 @@ def test_time_follows_from_what_the_last_job_took(client: TestClient, settings: 
     assert found["seconds"]["start"] == pytest.approx(40 + 50 + 7, abs=1)
 
 
-def test_a_draft_of_another_size_does_not_fit(client: TestClient, body: dict[str, Any]) -> None:
-    found = client.post(MODES[0], json={**body, "base_draft": "smollm2-135m"}).json()
-    assert found["fits"] is False
-    assert [warning for warning in found["warnings"] if "hidden_size is 32, the base draft's is 576" in warning]
+@pytest.mark.parametrize("url", MODES)
+def test_a_draft_of_another_size_is_refused_field_by_field(client: TestClient, body: dict[str, Any], url: str) -> None:
+    answer = client.post(url, json={**body, "base_draft": "smollm2-135m", "dry_run": True})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("target_incompatible", "base_draft")
+    assert "hidden_size: draft 576, target 32; vocab_size: draft 49152, target 112" in error["message"]
 
 
-def test_a_model_of_the_hub_is_asked_for_its_sizes_and_not_downloaded(client: TestClient, body: dict[str, Any]) -> None:
-    answer = client.post(MODES[0], json={**body, "model": "nobody/no-such-model"})
-    assert answer.status_code == 400  # there is no hub here; with one, config.json and file headers are all it takes
-    assert answer.json()["error"]["code"] == "target_not_found"
-    assert "model hub" in answer.json()["error"]["message"]
+def test_a_target_that_is_not_here_is_as_large_as_its_draft_says(client: TestClient, body: dict[str, Any]) -> None:
+    here = client.post(MODES[0], json=body).json()
+    elsewhere = client.post(MODES[0], json={**body, "model": "nobody/knows"}).json()
+    assert elsewhere["disk_bytes"] == here["disk_bytes"]
+    assert [warning for warning in elsewhere["warnings"] if "nobody/knows is not on this machine" in warning]
+
+
+@pytest.mark.parametrize(
+    ("changes", "measured_on"),
+    [
+        ({}, "16 of the prompts that the target writes itself, split off"),
+        ({"dataset": {"source": "reasoning-gym:gsm_symbolic"}}, "16 prompts split off reasoning-gym:gsm_symbolic"),
+        (
+            {"preset": "demo", "dataset": {"num_prompts": 99}},
+            "16 prompts of reasoning-gym:gsm_symbolic?templates=80-99",
+        ),
+        ({"eval_dataset": {"source": "org/held", "num_prompts": 8}}, "8 prompts of org/held"),
+    ],
+)
+def test_it_says_on_what_the_draft_will_be_measured(
+    client: TestClient, body: dict[str, Any], changes: dict[str, Any], measured_on: str
+) -> None:
+    answer = client.post(MODES[0], json={**body, **changes})
+    assert answer.json()["measured_on"] == measured_on, answer.text
+
+
+def test_a_file_of_prompts_is_named_without_its_place(
+    client: TestClient, body: dict[str, Any], settings: Settings
+) -> None:
+    path = settings.local_roots[0] / "mine.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"question {n}"}) + "\n" for n in range(400)))
+    answer = client.post(MODES[0], json={**body, "preset": "demo", "dataset": {"source": str(path)}})
+    assert answer.json()["measured_on"] == "16 prompts split off mine.jsonl"
 
 
 def test_more_than_the_disk_holds_does_not_fit(client: TestClient, body: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +85,17 @@ def test_a_name_is_a_name_to_its_end(client: TestClient, change: dict[str, Any])
     assert answer.json()["error"]["param"]
 
 
-def test_a_link_inside_a_checkpoint_that_leads_out_is_refused(client: TestClient, allowed: Path) -> None:
-    model, outside = allowed / "model", allowed.parent / "outside.safetensors"
-    model.mkdir()
-    outside.write_bytes(b"")
-    (model / "config.json").write_text("{}")
+def test_a_link_inside_a_checkpoint_that_leads_out_is_refused(
+    client: TestClient, allowed: Path, new_target_dir: Callable[..., Path]
+) -> None:
+    model, outside = new_target_dir(allowed / "model", "llama"), allowed.parent / "outside.safetensors"
+    (model / "model.safetensors").rename(outside)
     (model / "model.safetensors").symlink_to(outside)
     answer = send(client, {"model": str(model)})
     assert answer.status_code == 400
     assert "link to outside" in answer.json()["error"]["message"]
     (model / "model.safetensors").unlink()
-    (allowed / "blob").write_bytes(b"")
+    outside.rename(allowed / "blob")
     (model / "model.safetensors").symlink_to(allowed / "blob")  # as the hub's cache does
     assert send(client, {"model": str(model)}).status_code == 201
 

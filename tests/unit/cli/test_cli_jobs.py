@@ -27,7 +27,7 @@ def adapt(eda: Cli, live: LiveApi, *options: str) -> dict[str, Any]:
 def test_adapt_makes_the_job_that_was_asked_for(eda: Cli, live: LiveApi) -> None:
     options = [
         "--data",
-        "reasoning-gym:gsm",
+        "reasoning-gym:gsm_symbolic",
         "--num-prompts",
         "64",
         "--seed",
@@ -43,7 +43,7 @@ def test_adapt_makes_the_job_that_was_asked_for(eda: Cli, live: LiveApi) -> None
     assert (job["status"], job["served_name"], job["priority"]) == ("queued", "math", 70)
     assert job["metadata"] == {"team": "math"}
     config = job["config"]
-    assert (config["dataset"]["source"], config["dataset"]["num_prompts"]) == ("reasoning-gym:gsm", 64)
+    assert (config["dataset"]["source"], config["dataset"]["num_prompts"]) == ("reasoning-gym:gsm_symbolic", 64)
     assert (config["train"]["epochs"], config["train"]["zero_stage"], config["seed"]) == (2, 0, 3)
 
 

@@ -32,6 +32,7 @@ class ModelJob:
     content: object
     priority: int
     has_webhook: bool
+    is_hopeless: bool = False  # it asks for more than the cluster has
     status: str = "queued"
     attempt: int = 0
     not_before: int = 0
@@ -70,16 +71,15 @@ class QueueModel:
             raise RefusedError("QuotaExceededError")
 
     def claim(self, now: int, holder: str, lease_s: int, max_running: int, per_owner: int | None) -> ModelJob | None:
-        busy = [job.owner for job in self.jobs if job.status in OCCUPYING]
-        if len(busy) >= max_running:
-            return None
-        ready = [
-            job
-            for job in self.jobs
-            if job.status == "queued"
-            and job.not_before <= now
-            and (per_owner is None or busy.count(job.owner) < per_owner)
-        ]
+        busy = [job.owner for job in self.jobs if job.status in OCCUPYING and not job.is_hopeless]
+        one_waits = any(job.status in OCCUPYING and job.is_hopeless for job in self.jobs)
+
+        def may_start(job: ModelJob) -> bool:
+            if job.is_hopeless:
+                return not one_waits
+            return len(busy) < max_running and (per_owner is None or busy.count(job.owner) < per_owner)
+
+        ready = [job for job in self.jobs if job.status == "queued" and job.not_before <= now and may_start(job)]
         if not ready:
             return None
         job = max(ready, key=lambda each: each.priority)  # `max` takes the first of equals: FIFO

@@ -1,8 +1,8 @@
 """Hypothesis drives the store and a plain-Python model through the same steps; two dispatchers, one clock, two owners.
 
 Compared after every step: no job is lost, all states and tokens are the same, never more occupy the cluster than there
-is room for. At the end of a run: no event is lost, ids ascend, one outbox row stands for each end of a job with a
-webhook.
+is room for, and of those that it can never run one at most waits in it. At the end of a run: no event is lost, ids
+ascend, one outbox row stands for each end of a job with a webhook.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from sqlalchemy import delete, select
 from store_helpers import Clock, config
 
 from eda_service import errors
+from eda_service.capacity import Capacity
 from eda_service.jobstore import JobStore, Status
 from eda_service.jobstore.models import Base, JobRow, OutboxRow
 
 MAX_RUNNING = 3
+CLUSTER = Capacity(cpus=8.0, gpus=0)
+NEEDS = (Capacity(cpus=8.0, gpus=0), Capacity(cpus=0.0, gpus=0), Capacity(cpus=1.0, gpus=4))  # of each content
+HOPELESS = 2
 MAX_QUEUED = 5
 LEASE_S, BACK_OFF_S = 4, 3
 NUM_LINES = 6  # each job's events.jsonl has lines "line0" to "line5"
@@ -58,7 +62,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         target=jobs,
         owner=OWNERS,
-        content=st.integers(0, 1),
+        content=st.integers(0, 2),
         priority=PRIORITIES,
         key=st.sampled_from([None, None, "k1", "k2"]),
         force=st.booleans(),
@@ -88,6 +92,7 @@ class QueueMachine(RuleBasedStateMachine):
                 force=force,
                 webhook=WEBHOOK if has_webhook else None,
                 max_queued_per_owner=MAX_QUEUED,
+                need=NEEDS[content],
             ),
         )
         if result is None:
@@ -98,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.keys.setdefault((owner, key), (request, job.id))
         if not made:
             return multiple()
-        self.model.jobs.append(ModelJob(job.id, owner, what, priority, has_webhook))
+        self.model.jobs.append(ModelJob(job.id, owner, what, priority, has_webhook, content == HOPELESS))
         return str(job.id)
 
     @rule(
@@ -108,7 +113,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.now += wait_s
         expected = self.model.claim(self.now, str(place), LEASE_S, max_running, per_owner)
         claimed = self.stores[place].claim(
-            max_running=max_running, holder=str(place), lease_s=LEASE_S, max_running_per_owner=per_owner
+            max_running=max_running,
+            holder=str(place),
+            lease_s=LEASE_S,
+            max_running_per_owner=per_owner,
+            cluster=CLUSTER,
         )
         assert (claimed and claimed.id) == (expected and expected.id)
 
@@ -198,7 +207,9 @@ class QueueMachine(RuleBasedStateMachine):
         ]
         wanted = [(j.id, j.owner, j.status, j.attempt, j.priority, j.not_before, j.token) for j in self.model.jobs]
         assert seen == wanted
-        assert sum(job.status.value in OCCUPYING for job in found) <= MAX_RUNNING
+        hopeless = [job.gpus > 0 for job in found if job.status.value in OCCUPYING]
+        assert hopeless.count(False) <= MAX_RUNNING
+        assert hopeless.count(True) <= 1
 
     def teardown(self) -> None:
         store = self.stores[0]

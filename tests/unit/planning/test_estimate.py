@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from eda_service.config import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec, TrainConfig
+from eda_service.config import (
+    AdaptConfig,
+    DatasetSpec,
+    SelectionConfig,
+    Selector,
+    SelfGenConfig,
+    TargetSpec,
+    TrainConfig,
+)
 from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
 
 
@@ -22,6 +30,9 @@ def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
     assert disk_need_bytes(job(), hidden_size=10, vocab_size=100) == 150_000 + 4_000
     early = job(train=TrainConfig(epochs=4, early_epochs=4, early_fraction=0.5))
     assert disk_need_bytes(early, hidden_size=10, vocab_size=100) == 175_000 + 4_000
+    # selection that keeps everything copies everything, whatever keep_fraction says
+    everything = job(selection=SelectionConfig(method=Selector.ALL, keep_fraction=0.5))
+    assert disk_need_bytes(everything, hidden_size=10, vocab_size=100) == 200_000 + 4_000
 
 
 def test_steps_are_those_of_the_kept_samples() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from eda_service.capacity import Capacity
 from eda_service.config import AdaptConfig, TrainConfig
-from eda_service.planning.placement import Placement, Strategy, group_strategy, placements
+from eda_service.planning.placement import Placement, Strategy, group_strategy, needed_at_once, placements
 from eda_service.records import STAGES, Stage
 
 
@@ -40,3 +43,20 @@ def test_there_are_no_more_actors_than_shards() -> None:
         {"target": {"model": "m"}, "dataset": {"num_prompts": 116}, "selfgen": {"num_actors": 9, "shard_size": 50}}
     )
     assert placements(config)[Stage.GENERATE].workers == 2  # 100 prompts are not held out
+
+
+@pytest.mark.parametrize(
+    ("train", "selfgen", "need"),
+    [
+        ({"num_workers": 1}, {"num_actors": 64}, Capacity(cpus=0.6, gpus=0)),  # a pool begins with its first actor
+        ({"num_workers": 30}, {}, Capacity(cpus=15.1, gpus=0)),
+        ({"num_workers": 8, "use_gpu": True}, {}, Capacity(cpus=4.1, gpus=8)),
+        ({"num_workers": 1, "use_gpu": True}, {"num_actors": 8}, Capacity(cpus=0.6, gpus=1)),
+    ],
+)
+def test_what_a_job_needs_at_once_is_its_largest_group_and_its_own_process(
+    train: dict[str, Any], selfgen: dict[str, Any], need: Capacity
+) -> None:
+    config = AdaptConfig.model_validate({"target": {"model": "m"}, "train": train, "selfgen": selfgen})
+    found = needed_at_once(config)
+    assert (found.cpus, found.gpus) == (pytest.approx(need.cpus), need.gpus)

@@ -1,0 +1,175 @@
+"""What can be known of a job at submit, beyond its names and files: said at once, since a queue is no place to wait for
+an error.
+
+Four things may be wrong with the machines rather than with the job, or may change: the disk, the cluster, a tracker, a
+hub that does not answer. Those the caller can overrule with `force`; all others are refused.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from api.schemas import EstimateBody
+from api.services.targets import Targets
+from eda_service.artifacts.fits import check_draft_sizes
+from eda_service.artifacts.registry import find_draft, find_draft_manifest
+from eda_service.artifacts.storage import current_storage
+from eda_service.capacity import Capacity
+from eda_service.config import AdaptConfig
+from eda_service.distributed.ray_cluster import RayCluster
+from eda_service.errors import (
+    ArtifactCorruptError,
+    BaseDraftMissingError,
+    ClusterShortfallError,
+    DiskShortfallError,
+    InputError,
+)
+from eda_service.planning.dry_run import draft_config, dry_run, measured_on
+from eda_service.planning.estimate import disk_need_bytes
+from eda_service.planning.placement import needed_at_once
+from eda_service.planning.shapes import ModelShape, shape_beside
+from eda_service.records import DraftManifest
+from eda_service.selfgen.prompts import general_prompts_file
+from eda_service.training.tracking import check_installed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What speaks against a job, if anything, and what it needs.
+
+    Attributes:
+        need: What it asks the cluster for at a time.
+        shape: Of its target, where that is known.
+        unknown: What could not be found out, or may be otherwise on the workers.
+        shortfalls: What the disk or the cluster lacks.
+    """
+
+    need: Capacity
+    shape: ModelShape | None
+    unknown: tuple[InputError, ...]
+    shortfalls: tuple[InputError, ...]
+
+    @property
+    def overruled(self) -> tuple[str, ...]:
+        """Everything that `force` overrules, in words."""
+        return tuple(error.message for error in (*self.unknown, *self.shortfalls))
+
+
+class Feasibility:
+    """Checks configs that have passed `inputs.check`.
+
+    Args:
+        home: Where jobs write.
+        targets: Looks for targets and data sets.
+        cluster: What there is to run on; None: not known.
+    """
+
+    def __init__(self, home: Path, targets: Targets, cluster: RayCluster | None) -> None:
+        self._home, self._targets, self._cluster = home, targets, cluster
+
+    def judge(self, config: AdaptConfig) -> Verdict:
+        """Look at a job.
+
+        Raises:
+            InputError: It cannot work, whatever changes around it; a subclass that says which field is at fault.
+        """
+        _check_reference_prompts(config)
+        draft = _manifest(config.base_draft, self._home)
+        found = self._targets.look(config)
+        check_draft_sizes(draft, config.target.model, found.sizes)
+        need = needed_at_once(config)
+        short = (self._disk(config, draft), self._machines(config, need))
+        return Verdict(
+            need=need,
+            shape=found.shape,
+            unknown=(*found.unasked, *_trackers(config)),
+            shortfalls=tuple(error for error in short if error is not None),
+        )
+
+    def estimate(self, config: AdaptConfig, verdict: Verdict, *, named: AdaptConfig) -> EstimateBody:
+        """What a job would need, with everything that speaks against it.
+
+        Args:
+            config: The job.
+            verdict: What was found of it.
+            named: The job with its sources as its owner wrote them.
+        """
+        shape, guessed = self._shape(config, verdict)
+        # The plan says itself what the disk lacks.
+        against = (*verdict.unknown, *verdict.shortfalls)
+        told = [each.message for each in against if not isinstance(each, DiskShortfallError)]
+        found = dry_run(config, self._home, shape=shape, told=told)
+        body = EstimateBody.model_validate(asdict(found))
+        return body.model_copy(
+            update={"measured_on": measured_on(config, named), "warnings": [*body.warnings, *guessed]}
+        )
+
+    def _shape(self, config: AdaptConfig, verdict: Verdict) -> tuple[ModelShape, tuple[str, ...]]:
+        """The target's shape, or one that it may have, with the warning that says so."""
+        if verdict.shape is not None:
+            return verdict.shape, ()
+        guess = f"{config.target.model} is not on this machine: layers and weights are those of a model of its width"
+        return shape_beside(draft_config(find_draft(config.base_draft, self._home))), (guess,)
+
+    def _disk(self, config: AdaptConfig, draft: DraftManifest) -> DiskShortfallError | None:
+        if current_storage() is not None:
+            return None  # then it is the disks of the nodes that count
+        need = disk_need_bytes(config, hidden_size=draft.hidden_size, vocab_size=draft.vocab_size)
+        self._home.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._home).free
+        if need <= free:
+            return None
+        return DiskShortfallError(
+            f"{config.dataset.num_prompts} prompts may need {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB is free; "
+            "lower dataset.num_prompts or selfgen.max_new_tokens, free space, or set `force` to queue it all the same",
+            param="dataset.num_prompts",
+        )
+
+    def _machines(self, config: AdaptConfig, need: Capacity) -> ClusterShortfallError | None:
+        there = None if self._cluster is None else self._cluster.capacity()
+        if there is None or there.holds(need):
+            return None
+        lacks_gpus = need.gpus > there.gpus
+        advice = "set train.use_gpu to false, " if lacks_gpus and there.gpus == 0 else "lower train.num_workers, "
+        return ClusterShortfallError(
+            f"the job asks for {need} at a time and the cluster has {there}; {advice}let machines join, or set `force` "
+            "to queue it all the same: it then waits for them and holds up no other job",
+            param="train.use_gpu" if lacks_gpus and there.gpus == 0 else "train.num_workers",
+        )
+
+
+def _trackers(config: AdaptConfig) -> tuple[InputError, ...]:
+    try:
+        check_installed(config.track)
+    except InputError as error:
+        return (InputError(f"{error.message}; where the workers have it, set `force`", param=error.param),)
+    return ()
+
+
+def _manifest(reference: str, home: Path) -> DraftManifest:
+    try:
+        return find_draft_manifest(reference, home)
+    except ArtifactCorruptError as error:
+        raise BaseDraftMissingError(
+            f"base draft {reference} cannot be read: its manifest does not parse; register it again, or name another",
+            param="base_draft",
+        ) from error
+
+
+def _check_reference_prompts(config: AdaptConfig) -> None:
+    wanted, shipped = config.selection.num_reference_prompts, _num_general_prompts()
+    if wanted > shipped:
+        raise InputError(
+            f"selection.num_reference_prompts is {wanted}, {shipped} general prompts are shipped; lower it to "
+            f"{shipped} or less",
+            param="selection.num_reference_prompts",
+        )
+
+
+@cache
+def _num_general_prompts() -> int:
+    with general_prompts_file().open("rb") as stream:
+        return sum(1 for line in stream if line.strip())

@@ -1,0 +1,244 @@
+"""A job's target and data sets at submit: are they there, on this machine or on the hub, and what sizes do they say.
+
+Nothing is downloaded and no weights are read: of files on this machine the headers, of the hub its list of files and
+`config.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.errors import (
+    DatasetInvalidError,
+    EdaError,
+    InputError,
+    TargetIncompatibleError,
+    TargetNotFoundError,
+    UnsafeCheckpointError,
+)
+from eda_service.names import did_you_mean, is_model_id, is_name
+from eda_service.planning.shapes import EMBEDDED_SHAPES, ModelShape, shape_of_config, shape_of_target
+from eda_service.selfgen.tasks import PREFIX, templates_of
+from eda_service.target.embedded import EMBEDDED, model_cache
+from eda_service.target.hub import Hub, HubAwayError, HubRepository, Kind, cached_model, cached_snapshot
+from eda_service.target.resolve import resolve_target, shipped_base, shipped_targets
+
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_PARAMS = {"target.model": "model", "target.adapter": "adapter"}
+
+
+@dataclass
+class Found:
+    """What is known of a job's target and data.
+
+    Attributes:
+        shape: Of the target, where its files are here or its sizes are published.
+        sizes: Its hidden_size and vocab_size, those that are known.
+        unasked: What could not be asked, one sentence each: the hub did not answer.
+    """
+
+    shape: ModelShape | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    unasked: list[InputError] = field(default_factory=list)
+
+
+class Targets:
+    """Looks things up.
+
+    Args:
+        hub: The model hub.
+        mode: `skip` leaves the hub alone.
+    """
+
+    def __init__(self, hub: Hub, mode: Literal["ask", "skip"]) -> None:
+        self._hub, self._mode = hub, mode
+
+    def look(self, config: AdaptConfig) -> Found:
+        """Look for everything that a config names.
+
+        Raises:
+            InputError: A subclass that says which field is at fault.
+        """
+        found = Found()
+        self._look_at_target(config.target, found)
+        self._look_at_dataset(config.dataset, "dataset.source", found)
+        if config.eval_dataset is not None:
+            self._look_at_dataset(config.eval_dataset, "eval_dataset.source", found)
+        return found
+
+    def _look_at_target(self, spec: TargetSpec, found: Found) -> None:
+        base = shipped_base(spec.model)
+        known = base or spec.model
+        if known in EMBEDDED:
+            _refuse_beside(spec, "revision", "has one")
+            if base is not None and spec.adapter is not None:
+                raise InputError(
+                    f"{spec.model} is {base} with an adapter of its own, and {spec.adapter[:96]} would be left out; "
+                    f"set model to {base}",
+                    param="adapter",
+                )
+            self._known_shape(EMBEDDED_SHAPES.get(known), found)
+            directory = model_cache() / "models" / known
+            here = directory if (directory / "SOURCE.json").is_file() else None
+        elif is_model_id(spec.model):
+            here = self._hub_model(spec, found)
+        else:
+            _refuse_beside(spec, "revision", "of a directory there is one")
+            here = Path(spec.model)
+        adapter = None if spec.adapter is None else self._adapter(spec.adapter, found)
+        if here is not None:
+            self._read(here, adapter, found)
+
+    def _read(self, here: Path, adapter: Path | None, found: Found) -> None:
+        """Files on this machine: what they are, and whether the adapter is one of this model."""
+        spec = TargetSpec(model=str(here), adapter=None if adapter is None else str(adapter))
+        try:
+            resolve_target(spec)
+            self._known_shape(shape_of_target(TargetSpec(model=str(here))), found)
+        except InputError as error:
+            raise _with_param(error, _PARAMS.get(error.param or "", error.param)) from error
+
+    def _known_shape(self, shape: ModelShape | None, found: Found) -> None:
+        if shape is not None:
+            found.shape = shape
+            found.sizes = {"hidden_size": shape.hidden_size, "vocab_size": shape.vocab_size}
+
+    def _hub_model(self, spec: TargetSpec, found: Found) -> Path | None:
+        """A model by its id: its directory in the cache; None where it is on the hub, or cannot be looked for."""
+        here = cached_model(spec.model, spec.revision)
+        if here is not None:
+            return here
+        if "/" not in spec.model:
+            known = _known_targets()
+            raise TargetNotFoundError(
+                f"no target {spec.model[:96]!r} is shipped, embedded or in the hub's cache here"
+                f"{did_you_mean(spec.model, known)}; there are {', '.join(known)}; a model of the hub is written "
+                "owner/name, a directory by its absolute path",
+                param="model",
+            )
+        there = self._ask("model", spec.model, spec.revision, "model", found)
+        if there is not None:
+            _require_weights(spec.model, there, "config.json", "model")
+            found.sizes = _sizes(spec.model, there.config)
+            found.shape = shape_of_config(there.config or {})
+        return None
+
+    def _adapter(self, name: str, found: Found) -> Path | None:
+        if not is_model_id(name):
+            return Path(name)
+        here = cached_snapshot("model", name)
+        if here is not None and (here / "adapter_config.json").is_file():
+            return here
+        there = self._ask("model", name, None, "adapter", found)
+        if there is not None:
+            _require_weights(name, there, "adapter_config.json", "adapter")
+        return None
+
+    def _look_at_dataset(self, spec: DatasetSpec, param: str, found: Found) -> None:
+        source = spec.source
+        if source != "self" and is_model_id(source) and cached_snapshot("dataset", source) is None:
+            self._ask("dataset", source, None, param, found)
+
+    def _ask(self, kind: Kind, name: str, revision: str | None, param: str, found: Found) -> HubRepository | None:
+        """The hub's answer; None where it is not asked or does not answer.
+
+        Raises:
+            TargetNotFoundError, DatasetInvalidError: The hub says that there is no such thing, or that it is closed.
+        """
+        if self._mode == "skip":
+            return None
+        error_of = DatasetInvalidError if kind == "dataset" else TargetNotFoundError
+        try:
+            there = self._hub.look_up(kind, name, revision)
+        except HubAwayError as error:
+            found.unasked.append(
+                error_of(
+                    f"{name[:128]!r} is not on this machine, and the model hub cannot be asked whether it has it: "
+                    f"{error.message}; check the name and the network, or set `force` to queue it all the same",
+                    param=param,
+                )
+            )
+            return None
+        if there.problem is not None:
+            is_revision = revision is not None and "no revision" in there.problem
+            raise error_of(
+                f"{there.problem}{_meant(kind, name)}; check the name, or give the service a token that may read it",
+                param="revision" if is_revision else param,
+            )
+        return there
+
+
+def check_tasks(config: AdaptConfig) -> None:
+    """Check the task generators that a config names as data.
+
+    Raises:
+        DatasetInvalidError: No such task, or no such part of it.
+    """
+    for param, spec in (("dataset.source", config.dataset), ("eval_dataset.source", config.eval_dataset)):
+        if spec is not None and spec.source.lower().startswith(PREFIX):
+            templates_of(spec.source, param=param)
+
+
+def _meant(kind: Kind, name: str) -> str:
+    if kind == "dataset":
+        return did_you_mean(name, ("self", f"{PREFIX}gsm_symbolic"))
+    return did_you_mean(name.rpartition("/")[2], _known_targets())
+
+
+def _known_targets() -> list[str]:
+    root = shipped_targets()
+    shipped = [path.name for path in root.iterdir() if is_name(path.name)] if root.is_dir() else []
+    return sorted([*EMBEDDED, *shipped])
+
+
+def _refuse_beside(spec: TargetSpec, name: Literal["revision"], why: str) -> None:
+    value = getattr(spec, name)
+    if value is not None:
+        raise InputError(
+            f"{name} is {value[:64]!r}, but only models of the hub have revisions ({spec.model[:96]} {why}); leave it "
+            "out",
+            param=name,
+        )
+
+
+def _require_weights(name: str, there: HubRepository, marker: str, param: str) -> None:
+    if marker not in there.files:
+        what = "model" if param == "model" else "adapter"
+        raise TargetNotFoundError(f"the hub's {name} has no {marker}, so it is no {what}; name another", param=param)
+    if any(file.endswith(".safetensors") for file in there.files):
+        return
+    if any(file.endswith(_PICKLED) for file in there.files):
+        raise UnsafeCheckpointError(
+            f"the hub's {name} holds only pickled weights, which can run code when read; name a repository with "
+            "safetensors",
+            param=param,
+        )
+    raise TargetNotFoundError(f"the hub's {name} has no *.safetensors; name one that has weights", param=param)
+
+
+def _sizes(name: str, config: Mapping[str, Any] | None) -> dict[str, int]:
+    """hidden_size and vocab_size of a config from the hub, as far as it says them.
+
+    Raises:
+        TargetIncompatibleError: It is no decoder-only model.
+    """
+    if config is None:
+        return {}
+    architectures = config.get("architectures") or []
+    if isinstance(architectures, list) and architectures:
+        shown = [str(each)[:64] for each in architectures[:4]]
+        if not any(each.endswith("ForCausalLM") for each in shown):
+            raise TargetIncompatibleError(
+                f"the hub's {name} holds {', '.join(shown)}; a decoder-only ...ForCausalLM model is needed",
+                param="model",
+            )
+    found = {size: config.get(size) for size in ("hidden_size", "vocab_size")}
+    return {size: value for size, value in found.items() if type(value) is int}
+
+
+def _with_param(error: EdaError, param: str | None) -> EdaError:
+    return type(error)(error.message, param=param)

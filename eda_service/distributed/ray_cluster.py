@@ -1,0 +1,65 @@
+"""What a Ray cluster has in all: CPUs and GPUs of the nodes that are alive, over the dashboard's REST API.
+
+The list of nodes is the state API's (`ray list nodes`), which answers within milliseconds and needs the same token as
+Ray Jobs. What is free at the moment is not asked: a job waits for that in Ray.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import httpx
+
+from eda_service.capacity import Capacity
+
+_TIMEOUT_S = 3.0
+_KEPT_S = 10.0
+_MAX_NODES = 10_000  # as many as the state API lists at most
+
+
+class RayCluster:
+    """The totals of one cluster, remembered for some seconds.
+
+    Args:
+        dashboard_url: e.g. `http://127.0.0.1:8265`.
+        headers: Authentication, from `ray_token.auth_headers`.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        dashboard_url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = httpx.Client(base_url=dashboard_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        self._clock, self._lock = clock, threading.Lock()
+        self._known: Capacity | None = None
+        self._read_at: float | None = None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def capacity(self) -> Capacity | None:
+        """CPUs and GPUs of all nodes together; None while the dashboard does not answer or knows of no node yet."""
+        with self._lock:
+            now = self._clock()
+            if self._read_at is None or now - self._read_at >= _KEPT_S:
+                self._known, self._read_at = self._read(), now
+            return self._known
+
+    def _read(self) -> Capacity | None:
+        try:
+            response = self._http.get("/api/v0/nodes", params={"detail": "1", "limit": str(_MAX_NODES)})
+            response.raise_for_status()
+            nodes = response.json()["data"]["result"]["result"]
+            alive = [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
+            cpus = sum(float(each.get("CPU", 0.0)) for each in alive)
+            gpus = sum(float(each.get("GPU", 0.0)) for each in alive)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return Capacity(cpus=cpus, gpus=int(gpus)) if alive else None
