@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from api.errors import error_body
 from api.services.directory import Entry
 from api.services.instruments import Instruments
+from eda_service.distributed.serve_config import UID_HEADER
 from eda_service.errors import InputError, ResourceError
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Gateway:
         Raises:
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
         """
+        headers = {**headers, UID_HEADER: entry.deployment.uid}
         onward = self._http.build_request(method, f"{entry.route_prefix}{path}", headers=headers, content=content)
         name = entry.deployment.name
         try:

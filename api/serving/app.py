@@ -99,18 +99,18 @@ class Endpoint:
         """Every pair that is served now."""
         return self._models.pairs
 
-    def pair(self, name: str) -> ServedPair:
-        """The pair of a name.
+    def pair(self, name: str, uid: str | None) -> ServedPair:
+        """The pair of a name, where it is the deployment's that is meant; None: whichever has the name now.
 
         Raises:
             ModelNotFoundError: There is none.
             ResourceError: It could not be loaded.
         """
-        return self._models[name]
+        return self._models.find(name, uid)
 
-    def saw(self, request: GenerationRequest) -> None:
-        """Keep the prompt, if its model asks for it."""
-        self._keeper.offer(request)
+    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
+        """Keep the prompt, if its deployment asks for it."""
+        self._keeper.offer(pair.uid, request)
 
     async def metrics(self) -> GroupMetrics:
         """What all replicas of this group have done."""

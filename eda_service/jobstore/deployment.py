@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from eda_service.deployment_config import EngineSpec
+from eda_service.jobstore.ids import made_at_s
 from eda_service.jobstore.job import Row
 
 
@@ -35,6 +36,13 @@ class Deployment(Row):
     def engine_spec(self) -> EngineSpec:
         """What decodes it."""
         return EngineSpec.model_validate(self.engine)
+
+    @property
+    def has_own_uid(self) -> bool:
+        """Whether it got its uid when it was made. A deployment that is older got one from the migration, and what was
+        kept under its name until then can only be its own.
+        """
+        return self.uid.startswith("dep_") and int(made_at_s(self.uid)) == self.created_at
 
 
 class DeploymentEvent(Row):
