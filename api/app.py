@@ -18,6 +18,7 @@ from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
 from api.services.instruments import Instruments
+from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
@@ -39,7 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     store = JobStore(settings.store_url)
     instruments = Instruments()
     dispatcher = Dispatcher(store, settings, instruments)
-    gateway = Gateway(settings.serve_url, instruments)
+    keys = KeyWatch(store)
+    gateway = Gateway(settings.serve_url, instruments, keys)
     directory = Directory(store)
     found = Metrics(store, directory, instruments, settings, dispatcher.drift)
     feed = EventFeed(store)
@@ -53,7 +55,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.deployments.settle()
         dispatcher.start()
         feed.start()
+        keys.start()
         yield
+        await keys.stop()
         await feed.stop()
         await gateway.close()
         found.close()
@@ -63,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
-    app.state.gateway, app.state.feed = gateway, feed
+    app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake)
     app.state.packs = Packs(store, settings.home)
     app.state.deployments = Deployments(store, app.state.packs, settings, changed)

@@ -32,15 +32,20 @@ class LiveApi:
 
 
 @contextlib.contextmanager
-def live_api(root: Path) -> Iterator[LiveApi]:
-    """Serve until the block ends; the home has one registered base draft, `small@1`."""
+def live_api(root: Path, *, serve_port: int | None = None) -> Iterator[LiveApi]:
+    """Serve until the block ends; the home has one registered base draft, `small@1`.
+
+    Args:
+        root: Of all files.
+        serve_port: Where it looks for Serve; None: nobody is there.
+    """
     draft = root / "home" / "drafts" / "small" / "1"
     draft.mkdir(parents=True)
     (draft / "manifest.json").write_text("{}")
     settings = Settings(
         home=root / "home",
         port=free_port(),
-        serve_port=free_port(),
+        serve_port=free_port() if serve_port is None else serve_port,
         ray_dashboard_url=f"http://127.0.0.1:{free_port()}",
         dispatch_interval_s=0.2,
     )
