@@ -32,12 +32,13 @@ class LiveApi:
 
 
 @contextlib.contextmanager
-def live_api(root: Path, *, serve_port: int | None = None) -> Iterator[LiveApi]:
+def live_api(root: Path, *, serve_port: int | None = None, dispatches: bool = True) -> Iterator[LiveApi]:
     """Serve until the block ends; the home has one registered base draft, `small@1`.
 
     Args:
         root: Of all files.
         serve_port: Where it looks for Serve; None: nobody is there.
+        dispatches: Whether its dispatcher looks at the jobs.
     """
     draft = root / "home" / "drafts" / "small" / "1"
     draft.mkdir(parents=True)
@@ -50,6 +51,8 @@ def live_api(root: Path, *, serve_port: int | None = None) -> Iterator[LiveApi]:
         dispatch_interval_s=0.2,
     )
     app = create_app(settings)
+    if not dispatches:
+        app.state.dispatcher.start = lambda: None
     config = uvicorn.Config(
         LocalNames(app, app.state.store),
         host="127.0.0.1",
