@@ -146,9 +146,9 @@ class ServingCollector(Collector):
                     adapters.add_metric([name], each.adapter_bytes)
                 if each.pack_bytes is not None:
                     packs.add_metric([name], each.pack_bytes)
-            for uid in sorted({each.uid for each in found.loaded} | set(found.swaps)):
-                if uid in self._names:
-                    swaps.add_metric([self._names[uid]], found.swaps.get(uid, 0))
+            known = ({each.uid for each in found.loaded} | set(found.swaps)) & set(self._names)
+            for uid in sorted(known, key=lambda uid: self._names[uid]):
+                swaps.add_metric([self._names[uid]], found.swaps.get(uid, 0))
         yield from (info, adapters, packs, swaps)
 
     def _of_groups(self) -> Iterator[Metric]:

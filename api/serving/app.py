@@ -8,6 +8,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -30,6 +31,8 @@ from eda_service.artifacts.rundir import home_dir
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.scaling import ROUND_S
 from eda_service.distributed.serve_config import REPLICA_CPUS, ServedModel
+
+logger = logging.getLogger(__name__)
 
 _DRAIN_S = 60.0
 _REQUEST_TIMEOUT_S = 600.0
@@ -80,16 +83,18 @@ class Endpoint:
         self._models.retire()
 
     def check_health(self) -> None:
-        """Have this replica replaced when an engine has failed, or what is wanted cannot be loaded.
+        """Have this replica replaced when an engine has failed, or what is wanted cannot be loaded. What is raised is
+        shown to every owner of the group, so names and files are in the log alone.
 
         Raises:
             RuntimeError: An engine has failed, or a config could not be made.
         """
         if self._maker.failure is not None:
-            raise RuntimeError(f"the models could not be loaded: {self._maker.failure}")
+            raise RuntimeError("the models could not be loaded; the replica's log says why")
         broken = self._models.broken
         if broken:
-            raise RuntimeError(f"the engine of {', '.join(broken)} has failed")
+            logger.error("the engine of %s has failed", ", ".join(broken))
+            raise RuntimeError("an engine of this replica has failed")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's controller gives to the scaling policy."""
