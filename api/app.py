@@ -18,6 +18,7 @@ from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
 from api.services.instruments import Instruments
+from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
@@ -41,7 +42,8 @@ def create_app(settings: Settings) -> FastAPI:
     store.seal_secrets()
     instruments = Instruments()
     dispatcher = Dispatcher(store, settings, instruments)
-    gateway = Gateway(settings.serve_url, instruments)
+    keys = KeyWatch(store)
+    gateway = Gateway(settings.serve_url, instruments, keys)
     directory = Directory(store)
     found = Metrics(store, directory, instruments, settings, dispatcher.drift)
     feed = EventFeed(store)
@@ -52,9 +54,12 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        app.state.deployments.settle()
         dispatcher.start()
         feed.start()
+        keys.start()
         yield
+        await keys.stop()
         await feed.stop()
         await gateway.close()
         found.close()
@@ -64,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
-    app.state.gateway, app.state.feed = gateway, feed
+    app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake, cluster=dispatcher.cluster)
     app.state.packs = Packs(store, settings.home)
     app.state.deployments = Deployments(store, app.state.packs, settings, changed)

@@ -13,6 +13,7 @@ from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
@@ -76,6 +77,11 @@ def _limits(request: Request) -> Limits:
     return limits
 
 
+def _keys(request: Request) -> KeyWatch:
+    keys: KeyWatch = request.app.state.keys
+    return keys
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
@@ -87,6 +93,7 @@ DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 LimitsDep = Annotated[Limits, Depends(_limits)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
+KeysDep = Annotated[KeyWatch, Depends(_keys)]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
 LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]
 WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]

@@ -32,18 +32,26 @@ class LiveApi:
 
 
 @contextlib.contextmanager
-def live_api(root: Path) -> Iterator[LiveApi]:
-    """Serve until the block ends; the home has one registered base draft, `small@1`."""
+def live_api(root: Path, *, serve_port: int | None = None, dispatches: bool = True) -> Iterator[LiveApi]:
+    """Serve until the block ends; the home has one registered base draft, `small@1`.
+
+    Args:
+        root: Of all files.
+        serve_port: Where it looks for Serve; None: nobody is there.
+        dispatches: Whether its dispatcher looks at the jobs.
+    """
     put_draft(root / "home")
     settings = Settings(
         home=root / "home",
         port=free_port(),
-        serve_port=free_port(),
+        serve_port=free_port() if serve_port is None else serve_port,
         hub_at_submit="skip",
         ray_dashboard_url=f"http://127.0.0.1:{free_port()}",
         dispatch_interval_s=0.2,
     )
     app = create_app(settings)
+    if not dispatches:
+        app.state.dispatcher.start = lambda: None
     config = uvicorn.Config(
         LocalNames(app, app.state.store),
         host="127.0.0.1",

@@ -58,17 +58,19 @@ class Served:
 
     async def _memory(self) -> ReplicaMemory:
         held = {"adapter_bytes": 20, "pack_bytes": 3, "loaded_at": 0, "num_running": 0}
-        variants = [VariantMemory(name=name, base_draft=None, pack=None, **held) for name in self.loaded]
+        variants = [
+            VariantMemory(name=pair.name, uid=pair.uid, base_draft=None, pack=None, **held) for pair in self.pairs()
+        ]
         return ReplicaMemory(base_bytes=1000, variants=variants, failed=[])
 
-    def saw(self, request: GenerationRequest) -> None:
+    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
         self.requests.append(request)
 
     async def metrics(self) -> GroupMetrics:
         return await self.publisher.read()
 
-    def pair(self, name: str) -> ServedPair:
-        if name not in self.loaded:
+    def pair(self, name: str, uid: str | None) -> ServedPair:
+        if name not in self.loaded or uid not in {None, self.loaded[name].uid}:
             raise ModelNotFoundError(f"no model {name!r} is served here", param="model")
         return self.loaded[name]
 
@@ -138,8 +140,8 @@ class Brake:
         self.allow(1)
 
 
-def make_pair(name: str, target: Target, engine: Engine, *, max_waiting: int = 64) -> ServedPair:
-    """An engine of a tiny target, served under a name."""
+def make_pair(name: str, target: Target, engine: Engine, *, max_waiting: int = 64, uid: str = "") -> ServedPair:
+    """An engine of a tiny target, served under a name; the empty uid is that of pairs outside the service."""
     return ServedPair(
         name=name,
         base_draft="tiny@1",
@@ -151,6 +153,7 @@ def make_pair(name: str, target: Target, engine: Engine, *, max_waiting: int = 6
         token_text=TokenText(target.tokenizer),
         num_spec_tokens=engine.num_draft_tokens,
         max_model_len=engine.max_tokens,
+        uid=uid,
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse, StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import AdaptationsDep, FeedDep, PacksDep, ReaderDep, WriterDep
+from api.deps import AdaptationsDep, FeedDep, KeysDep, PacksDep, ReaderDep, WriterDep
 from api.schemas import (
     AdaptationBody,
     AdaptationList,
@@ -21,6 +21,7 @@ from api.schemas import (
     EventList,
     LogsBody,
 )
+from api.services.keyed_stream import EVENT_STREAM, JOB_STREAM_END, STREAM_HEADERS, KeyedStream
 from api.ui.report import report_file
 from eda_service.errors import InputError
 from eda_service.jobstore import Status
@@ -37,7 +38,6 @@ Plot = Annotated[
 
 _LABEL = re.compile(r"^metadata\[(.{1,64})\]$")
 _EVENT_ID = re.compile(r"^evt_(\d{1,18})$")
-_EVENT_STREAM = "text/event-stream"
 
 
 @router.post(
@@ -110,24 +110,32 @@ def retry(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> Adap
     return AdaptationBody.of(adaptations.retry(job_id, caller))
 
 
-@router.get("/{job_id}/events", responses={200: {"content": {_EVENT_STREAM: {"schema": {"type": "string"}}}}})
+@router.get("/{job_id}/events", responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}})
 async def events(
     request: Request,
     job_id: JobId,
     caller: ReaderDep,
     adaptations: AdaptationsDep,
     feed: FeedDep,
+    keys: KeysDep,
     limit: Limit = 100,
     after: Annotated[str | None, Query(max_length=24, description="id of the last event of the page before")] = None,
     last_event_id: Annotated[str | None, Header(max_length=24, description="where a broken stream goes on")] = None,
 ) -> EventList:
-    """Events of a job, oldest first; with `Accept: text/event-stream` a live stream that ends with the job."""
+    """Events of a job, oldest first; with `Accept: text/event-stream` a live stream that ends with the job, or with the
+    key."""
     start = event_number(last_event_id or after)
-    if _EVENT_STREAM in request.headers.get("accept", ""):
+    if EVENT_STREAM in request.headers.get("accept", ""):
         stream = feed.stream(job_id, owner=caller.sees, after=start)
         first = await anext(stream, b"")  # an unknown job is a 404 and not a broken stream
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(_from(first, stream), media_type=_EVENT_STREAM, headers=headers)  # type: ignore[return-value]
+        return KeyedStream(  # type: ignore[return-value]
+            _from(first, stream),
+            keys=keys,
+            key_id=caller.key_id,
+            last=JOB_STREAM_END,
+            media_type=EVENT_STREAM,
+            headers=STREAM_HEADERS,
+        )
     found, has_more = await run_in_threadpool(adaptations.events, job_id, caller, after=start, limit=limit)
     data = [EventBody.of(event) for event in found]
     return EventList(

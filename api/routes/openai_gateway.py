@@ -33,7 +33,7 @@ async def completions(
     entry = await _find(directory, name, caller)
     release = limits.admit(caller)
     try:
-        return await gateway.forward(request, entry, ended=release)
+        return await gateway.forward(request, entry, caller, ended=release)
     except BaseException:
         release()
         raise
@@ -55,7 +55,7 @@ async def model(
     request: Request, name: ModelName, caller: InferDep, gateway: GatewayDep, directory: DirectoryDep
 ) -> Response:
     """One name, as its replica describes it."""
-    return await gateway.forward(request, await _find(directory, name, caller))
+    return await gateway.forward(request, await _find(directory, name, caller), caller)
 
 
 async def _find(directory: Directory, name: str, caller: Caller) -> Entry:

@@ -82,6 +82,12 @@ class Deployments:
         self._changed()
         return made, True
 
+    def settle(self) -> None:
+        """Bring what was kept for deployments by their names, before they had uids, to where it belongs."""
+        for each in self._store.deployments():
+            if not each.has_own_uid:
+                prompts.take_over(self._settings.home, each.name, each.uid)
+
     def page(self, caller: Caller, *, limit: int, after: str | None) -> tuple[list[Deployment], bool]:
         """Deployments by name, and whether there are more."""
         found = self._store.deployments(owner=caller.sees, unreadable=True)
@@ -143,8 +149,10 @@ class Deployments:
 
     def delete(self, name: str, caller: Caller) -> None:
         """Stop serving; running requests end, the packs stay, kept prompts go."""
-        self._store.delete_deployment(name, owner=caller.sees)
-        prompts.forget(self._settings.home, name)
+        gone = self._store.delete_deployment(name, owner=caller.sees)
+        prompts.forget(self._settings.home, gone.uid)
+        if not gone.has_own_uid:
+            prompts.forget(self._settings.home, gone.name)  # frozen files from before there were uids
         self._changed()
 
     def _update(self, name: str, caller: Caller, changed: Callable[[Deployment], tuple[Deployment, str]]) -> Deployment:

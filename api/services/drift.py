@@ -67,24 +67,24 @@ class DriftWatch:
         self._store, self._packs, self._replicas, self._clock = store, packs, replicas, clock
         self._readaptation = readaptation
         self._troubles = Troubles(logger)
-        self._windows: dict[tuple[str, str], Window] = {}
-        self.judgements: dict[str, Judgement] = {}
+        self._windows: dict[tuple[str, str], Window] = {}  # by uid of the deployment and pack
+        self.judgements: dict[str, Judgement] = {}  # by uid of the deployment
 
     def run_once(self) -> None:
         """Look at everything."""
-        watched = {each.name: each for each in self._store.deployments() if each.pack is not None}
+        watched = {each.uid: each for each in self._store.deployments() if each.pack is not None}
         found = self._replicas.metrics(sorted({group_of(each) for each in watched.values()}))
         self._windows = {key: window for key, window in self._windows.items() if self._is_served(watched, *key)}
-        self.judgements = {name: each for name, each in self.judgements.items() if name in watched}
+        self.judgements = {uid: each for uid, each in self.judgements.items() if uid in watched}
         totals = {
-            (variant.model, variant.pack): variant.counts
+            (variant.uid, variant.pack): variant.counts
             for group in found.values()
             if group is not None
             for variant in group.variants
         }
         for deployment in watched.values():
             with self._one(f"judging the acceptance of {deployment.name}"):
-                counts = totals.get((deployment.name, deployment.pack))
+                counts = totals.get((deployment.uid, deployment.pack))
                 evaluation = self._evaluation(deployment)
                 if counts is not None and evaluation is not None:
                     self._judge(deployment, counts, evaluation)
@@ -93,7 +93,7 @@ class DriftWatch:
     def describe(self, deployment: Deployment) -> DriftBody:
         """The last look at one deployment."""
         drift = self._store.drifts().get(deployment.name)
-        found = self.judgements.get(deployment.name)
+        found = self.judgements.get(deployment.uid)
         seen = found if found is not None and found.pack == deployment.pack else None
         return DriftBody(
             is_below=drift is not None and drift.is_below and drift.pack == deployment.pack,
@@ -104,8 +104,8 @@ class DriftWatch:
         )
 
     @staticmethod
-    def _is_served(watched: dict[str, Deployment], name: str, pack: str) -> bool:
-        return name in watched and watched[name].pack == pack
+    def _is_served(watched: dict[str, Deployment], uid: str, pack: str) -> bool:
+        return uid in watched and watched[uid].pack == pack
 
     def _evaluation(self, deployment: Deployment) -> PackEvaluation | None:
         """Of chains: an endpoint drafts no trees, so their lengths say nothing about it."""
@@ -115,14 +115,14 @@ class DriftWatch:
 
     def _judge(self, deployment: Deployment, counts: ModelCounts, evaluation: PackEvaluation) -> None:
         settings = DriftConfig.model_validate(deployment.drift)
-        name, pack = deployment.name, deployment.pack or ""
-        window = self._windows.setdefault((name, pack), Window())
+        uid, pack = deployment.uid, deployment.pack or ""
+        window = self._windows.setdefault((uid, pack), Window())
         window.add(self._clock(), counts)
         length = window.acceptance_length(
             min_rounds=settings.min_rounds, window_s=settings.window_s, depth=evaluation.num_draft_tokens
         )
         judgement = Judgement(pack, length, evaluation.acceptance_length)
-        self.judgements[name] = judgement
+        self.judgements[uid] = judgement
         if judgement.ratio is None or length is None:
             return
         limit = settings.below * judgement.expected
@@ -130,7 +130,8 @@ class DriftWatch:
         if not is_below and length < limit * _RISEN_BY:
             return
         self._store.record_crossing(
-            name,
+            deployment.name,
+            uid,
             pack,
             is_below=is_below,
             message=f"acceptance length {length:.3f} of {pack}, {judgement.ratio:.0%} of the {judgement.expected:.3f} "
@@ -139,8 +140,9 @@ class DriftWatch:
         )
 
     def _adapt(self, watched: dict[str, Deployment]) -> None:
+        by_name = {each.name: each for each in watched.values()}
         for drift in self._store.drifts().values():
-            deployment = watched.get(drift.name)
+            deployment = by_name.get(drift.name)
             if deployment is None or not drift.is_below or drift.is_handled or deployment.pack != drift.pack:
                 continue
             with self._one(f"adapting {deployment.name} again"):

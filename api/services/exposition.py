@@ -5,7 +5,7 @@ Names follow vLLM 0.11 and later (`vllm/v1/metrics/loggers.py`), with the label 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -54,20 +54,20 @@ class ServingCollector(Collector):
 
     Args:
         groups: By key; None where no replica answered.
-        visible: Names to show.
+        names: What to show: by uid of a deployment, the name that it has now.
     """
 
-    def __init__(self, groups: Mapping[str, GroupMetrics | None], visible: Iterable[str]) -> None:
-        self._visible = set(visible)
+    def __init__(self, groups: Mapping[str, GroupMetrics | None], names: Mapping[str, str]) -> None:
+        self._names = names
         self._all = groups
         self._groups = {key: found for key, found in groups.items() if found is not None}
         totals: dict[tuple[str, str | None], ModelCounts] = {}
         for found in self._groups.values():
             totals = add_counts(totals, found.variants)
         self._counts: dict[str, ModelCounts] = {}
-        for (name, _), counts in totals.items():
-            if name in self._visible:
-                self._counts[name] = self._counts.get(name, ModelCounts()) + counts
+        for (uid, _), counts in totals.items():
+            if uid in names:
+                self._counts[names[uid]] = self._counts.get(names[uid], ModelCounts()) + counts
 
     def collect(self) -> Iterator[Metric]:
         """Every family, also those without a sample."""
@@ -89,9 +89,10 @@ class ServingCollector(Collector):
         waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Answers that wait for a slot.", labels=[MODEL])
         open_now: dict[str, tuple[int, int]] = {}
         for each in (variant for found in self._groups.values() for variant in found.variants):
-            if each.model in self._visible:
-                before = open_now.get(each.model, (0, 0))
-                open_now[each.model] = before[0] + each.num_running, before[1] + each.num_waiting
+            if each.uid in self._names:
+                name = self._names[each.uid]
+                before = open_now.get(name, (0, 0))
+                open_now[name] = before[0] + each.num_running, before[1] + each.num_waiting
         for name, (num_running, num_waiting) in open_now.items():
             running.add_metric([name], num_running)
             waiting.add_metric([name], num_waiting)
@@ -138,15 +139,16 @@ class ServingCollector(Collector):
         packs = GaugeMetricFamily("eda_pack_bytes", "Memory of the pack, all replicas.", labels=[MODEL])
         swaps = CounterMetricFamily("eda_pack_swaps", "Changes of the pack in a replica.", labels=[MODEL])
         for found in self._groups.values():
-            for each in (model for model in found.loaded if model.model in self._visible):
-                info.add_metric([each.model, each.pack or "", each.base_draft or ""], each.num_replicas)
+            for each in (model for model in found.loaded if model.uid in self._names):
+                name = self._names[each.uid]
+                info.add_metric([name, each.pack or "", each.base_draft or ""], each.num_replicas)
                 if each.adapter_bytes is not None:
-                    adapters.add_metric([each.model], each.adapter_bytes)
+                    adapters.add_metric([name], each.adapter_bytes)
                 if each.pack_bytes is not None:
-                    packs.add_metric([each.model], each.pack_bytes)
-            for name in sorted({each.model for each in found.loaded} | set(found.swaps)):
-                if name in self._visible:
-                    swaps.add_metric([name], found.swaps.get(name, 0))
+                    packs.add_metric([name], each.pack_bytes)
+            known = ({each.uid for each in found.loaded} | set(found.swaps)) & set(self._names)
+            for uid in sorted(known, key=lambda uid: self._names[uid]):
+                swaps.add_metric([self._names[uid]], found.swaps.get(uid, 0))
         yield from (info, adapters, packs, swaps)
 
     def _of_groups(self) -> Iterator[Metric]:
@@ -166,17 +168,16 @@ class DriftCollector(Collector):
     """What the last look at acceptance saw.
 
     Args:
-        judgements: By served name.
-        num_events: By served name: how often acceptance has fallen.
-        visible: Names to show.
+        judgements: By uid of the deployment.
+        num_events: By uid of the deployment: how often acceptance has fallen.
+        names: What to show: by uid of a deployment, the name that it has now.
     """
 
     def __init__(
-        self, judgements: Mapping[str, Judgement], num_events: Mapping[str, int], visible: Iterable[str]
+        self, judgements: Mapping[str, Judgement], num_events: Mapping[str, int], names: Mapping[str, str]
     ) -> None:
-        names = set(visible)
-        self._judgements = {name: found for name, found in judgements.items() if name in names}
-        self._num_events = {name: number for name, number in num_events.items() if name in names}
+        self._judgements = {names[uid]: found for uid, found in judgements.items() if uid in names}
+        self._num_events = {names[uid]: number for uid, number in num_events.items() if uid in names}
 
     def collect(self) -> Iterator[Metric]:
         """Every family."""
@@ -203,11 +204,10 @@ class JobCollector(Collector):
 
     Args:
         counts: From the database.
-        num_due: Webhooks that are due.
     """
 
-    def __init__(self, counts: Mapping[str, int], num_due: int) -> None:
-        self._counts, self._num_due = counts, num_due
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
         """Every family."""
@@ -215,4 +215,18 @@ class JobCollector(Collector):
         for status in Status:  # also those without a job: a series that appears with its first one shows no increase
             jobs.add_metric([status.value], self._counts.get(status.value, 0))
         yield jobs
+
+
+class WebhookCollector(Collector):
+    """Webhooks that wait.
+
+    Args:
+        num_due: Those that are due.
+    """
+
+    def __init__(self, num_due: int) -> None:
+        self._num_due = num_due
+
+    def collect(self) -> Iterator[Metric]:
+        """The one family."""
         yield GaugeMetricFamily("eda_webhooks_due", "Webhooks that are due, at most 1000.", value=self._num_due)

@@ -14,12 +14,16 @@ import anyio
 import httpx
 from fastapi import Request
 from pydantic_core import from_json
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.auth import Caller, InvalidKeyError
 from api.errors import error_body
 from api.services.directory import Entry
 from api.services.instruments import Instruments
+from api.services.key_watch import KeyWatch
+from api.services.keyed_stream import EVENT_STREAM, OPENAI_STREAM_END, KeyedStream
+from eda_service.distributed.serve_config import UID_HEADER
 from eda_service.errors import InputError, ResourceError
 
 logger = logging.getLogger(__name__)
@@ -59,10 +63,11 @@ class Gateway:
     Args:
         serve_url: Base URL of Ray Serve.
         instruments: Count the answers.
+        keys: Say when the key of a request is dead.
     """
 
-    def __init__(self, serve_url: str, instruments: Instruments) -> None:
-        self._responses = instruments.responses
+    def __init__(self, serve_url: str, instruments: Instruments, keys: KeyWatch) -> None:
+        self._responses, self._keys = instruments.responses, keys
         timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
         self._http = httpx.AsyncClient(base_url=serve_url, timeout=timeout, limits=limits, trust_env=False)
@@ -71,27 +76,33 @@ class Gateway:
         """Close the connections."""
         await self._http.aclose()
 
-    async def forward(self, request: Request, entry: Entry, *, ended: Callable[[], None] | None = None) -> Response:
+    async def forward(
+        self, request: Request, entry: Entry, caller: Caller, *, ended: Callable[[], None] | None = None
+    ) -> Response:
         """Pass a request on to its group and the answer back, streamed when it is a stream.
 
         Args:
             request: As it came.
             entry: Where to.
+            caller: Whose it is; it ends when their key is dead, wherever it is.
             ended: Called when the answer has been passed on, or its reader has gone.
 
         Raises:
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
+            InvalidKeyError: The key is dead, and the answer has not begun.
         """
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         headers["x-request-id"] = request.state.request_id  # one id in both processes' logs
         content = await request.body() or None
-        return await self.send(request.method, request.url.path, entry, headers=headers, content=content, ended=ended)
+        path = request.url.path
+        return await self.send(request.method, path, entry, caller, headers=headers, content=content, ended=ended)
 
     async def send(
         self,
         method: str,
         path: str,
         entry: Entry,
+        caller: Caller,
         *,
         headers: Mapping[str, str],
         content: bytes | None,
@@ -101,11 +112,16 @@ class Gateway:
 
         Raises:
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
+            InvalidKeyError: The key is dead, and the answer has not begun.
         """
+        headers = {**headers, UID_HEADER: entry.deployment.uid}
         onward = self._http.build_request(method, f"{entry.route_prefix}{path}", headers=headers, content=content)
         name = entry.deployment.name
         try:
-            response = await self._http.send(onward, stream=True)
+            response = await self._keys.unless_dead(caller.key_id, self._http.send(onward, stream=True))
+        except InvalidKeyError:
+            self._responses.labels("401").inc()
+            raise
         except httpx.HTTPError as error:
             logger.warning("Serve does not answer: %s", type(error).__name__)
             raise self._unavailable(name) from error
@@ -114,15 +130,23 @@ class Gateway:
             raise self._unavailable(name)
         self._responses.labels(str(response.status_code)).inc()
         passed = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
-        body = _body(response, entry.deployment.name)
-        return _Passed(body, response, ended, status_code=response.status_code, headers=passed)
+        return _Passed(
+            _body(response, name),
+            behind=response,
+            ended=ended,
+            keys=self._keys,
+            key_id=caller.key_id,
+            last=OPENAI_STREAM_END if _is_stream(response) else None,
+            status_code=response.status_code,
+            headers=passed,
+        )
 
     def _unavailable(self, name: str) -> EndpointUnavailableError:
         self._responses.labels("503").inc()
         return EndpointUnavailableError(f"{name} is being loaded; see GET /v1/deployments/{name}")
 
 
-class _Passed(StreamingResponse):
+class _Passed(KeyedStream):
     """An answer on its way through; whatever ends it, the connection behind it ends too.
 
     Args:
@@ -132,7 +156,7 @@ class _Passed(StreamingResponse):
     """
 
     def __init__(
-        self, body: AsyncIterator[bytes], behind: httpx.Response, ended: Callable[[], None] | None, **kwargs: Any
+        self, body: AsyncIterator[bytes], *, behind: httpx.Response, ended: Callable[[], None] | None, **kwargs: Any
     ) -> None:
         super().__init__(body, **kwargs)
         self._behind, self._ended = behind, ended
@@ -172,9 +196,13 @@ def _is_proxys(response: httpx.Response) -> bool:
     return response.status_code in _PROXY_STATUS and "json" not in response.headers.get("content-type", "")
 
 
+def _is_stream(response: httpx.Response) -> bool:
+    return str(response.headers.get("content-type", "")).startswith(EVENT_STREAM)
+
+
 async def _body(response: httpx.Response, name: str) -> AsyncIterator[bytes]:
     """The answer as it comes; a stream of events that stops in the middle ends with an error of ours."""
-    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    is_stream = _is_stream(response)
     tail = b""
     try:
         async for chunk in response.aiter_raw():

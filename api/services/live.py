@@ -31,7 +31,7 @@ class Live:
         reason: Why it is in another state.
         group: Key of its group.
         num_replicas: Of the group, that take requests.
-        variant: What a replica has loaded under its name, an earlier pack perhaps.
+        variant: What a replica has loaded for it, an earlier pack perhaps.
         base_bytes: Memory of the base target, shared by the group.
     """
 
@@ -82,9 +82,9 @@ def _one(
     application, group = applications[key], groups.get(key)
     if application is None:
         return Live(State.PENDING, "waiting for Ray Serve", key)
-    variant = None if group is None else group.variant(wanted.name)
+    variant = None if group is None else group.variant(wanted.uid)
     failed = () if group is None else group.failed
-    why = next((each.reason for each in failed if each.name == wanted.name and _is_wanted(each, wanted)), None)
+    why = next((each.reason for each in failed if each.uid == wanted.uid and _is_wanted(each, wanted)), None)
     state, reason = State.LOADING, None
     if variant is not None and _is_wanted(variant, wanted):
         state = State.READY

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from api.auth import Caller
 from api.services.directory import Directory
 from api.services.drift import DriftWatch
-from api.services.exposition import DriftCollector, JobCollector, ServingCollector
+from api.services.exposition import DriftCollector, JobCollector, ServingCollector, WebhookCollector
 from api.services.instruments import Instruments
 from api.services.replicas import Replicas
 from api.services.throughput import Reading, read_variants
@@ -49,15 +49,20 @@ class Metrics:
         """What a deployment has done so far, all replicas and packs together; None when none of them answers."""
         key = group_of(deployment)
         found = self._replicas.metrics([key])[key] if self._serves else None
-        return None if found is None else read_variants(deployment.name, found.variants)
+        return None if found is None else read_variants(deployment.uid, found.variants)
 
     def text(self, caller: Caller) -> bytes:
-        """Prometheus text with the series of the deployments that the caller sees."""
+        """Prometheus text with the series of the deployments and jobs that the caller sees; those of the whole service
+        only for an admin, as they tell what everybody does.
+        """
         deployments = self._directory.deployments(caller)
-        names = [each.name for each in deployments]
+        names = {each.uid: each.name for each in deployments}
         groups = sorted({group_of(each) for each in deployments}) if self._serves else []
         registry = CollectorRegistry()
         registry.register(ServingCollector(self._replicas.metrics(groups), names))
         registry.register(DriftCollector(self._drift.judgements, self._store.num_drift_events(), names))
-        registry.register(JobCollector(self._store.counts(), len(self._store.due_webhooks(_MAX_DUE))))
+        registry.register(JobCollector(self._store.counts(owner=caller.sees)))
+        if caller.sees is not None:
+            return generate_latest(registry)
+        registry.register(WebhookCollector(len(self._store.due_webhooks(_MAX_DUE))))
         return generate_latest(self._instruments.registry) + generate_latest(registry)

@@ -49,15 +49,15 @@ class Readaptation:
         """Queue a job for one fall, or say why there is none; too soon or with too few prompts, look again later."""
         why = _not_followed(deployment)
         if why is not None:
-            self._store.record_handled(deployment.name, "adaptation_skipped", why, {"pack": drift.pack}, is_job=False)
+            self._skip(deployment, drift, why)
             return
         if drift.adapted_at is not None and self._clock() - drift.adapted_at < settings.cool_down_s:
             return
         home = self._settings.home
-        rows = prompts.newest(home, deployment.name, settings.keep_prompts)
+        rows = prompts.newest(home, deployment.uid, settings.keep_prompts)
         if len(rows) < MIN_KEPT_PROMPTS:
             return
-        source = prompts.freeze(home, deployment.name, rows, f"drift-{drift.crossed_at}")
+        source = prompts.freeze(home, deployment.uid, rows, f"drift-{drift.crossed_at}")
         try:
             config = self._config(deployment, str(source), len(rows))
             job, _ = self._store.create(
@@ -65,7 +65,7 @@ class Readaptation:
                 owner=deployment.owner,
                 labels={**MADE_BY, "deployment": deployment.name},
                 max_attempts=self._settings.max_attempts,
-                idempotency_key=f"drift/{deployment.name}/{drift.pack}/{drift.crossed_at}/{drift.adapted_at}",
+                idempotency_key=f"drift/{deployment.uid}/{drift.pack}/{drift.crossed_at}/{drift.adapted_at}",
                 request_sha256="drift",
                 force=True,
                 max_queued_per_owner=self._settings.max_queued_per_owner,
@@ -75,12 +75,19 @@ class Readaptation:
             why = "the settings of the pack's own job are not valid any more"
             if isinstance(error, QuotaExceededError):
                 why = error.message
-            self._store.record_handled(deployment.name, "adaptation_skipped", why, {"pack": drift.pack}, is_job=False)
+            self._skip(deployment, drift, why)
             return
         message = f"{job.id} adapts again, on the newest {len(rows)} prompts"
-        self._store.record_handled(deployment.name, "adaptation_queued", message, {"job": job.id}, is_job=True)
+        self._store.record_handled(
+            deployment.name, deployment.uid, "adaptation_queued", message, {"job": job.id}, is_job=True
+        )
         logger.info("%s: %s", deployment.name, message)
         self._wake()
+
+    def _skip(self, deployment: Deployment, drift: Drift, why: str) -> None:
+        self._store.record_handled(
+            deployment.name, deployment.uid, "adaptation_skipped", why, {"pack": drift.pack}, is_job=False
+        )
 
     def _config(self, deployment: Deployment, source: str, num_prompts: int) -> AdaptConfig:
         """As the served pack was made, on other prompts. The new pack shall be served if it gains as much as that one

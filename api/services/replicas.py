@@ -23,9 +23,10 @@ class _Answer(BaseModel):
 
 
 class LoadedVariant(_Answer):
-    """One served name in a replica."""
+    """One deployment in a replica."""
 
     name: str
+    uid: str = ""
     base_draft: str | None = None
     pack: str | None = None
     loaded_at: int
@@ -35,9 +36,10 @@ class LoadedVariant(_Answer):
 
 
 class FailedVariant(_Answer):
-    """What could not be loaded under a name, and why; an earlier variant may answer there."""
+    """What could not be loaded for a deployment, and why; an earlier variant may answer for it."""
 
     name: str
+    uid: str = ""
     base_draft: str | None = None
     pack: str | None = None
     reason: str
@@ -50,9 +52,9 @@ class LoadedGroup(_Answer):
     variants: tuple[LoadedVariant, ...] = ()
     failed: tuple[FailedVariant, ...] = ()
 
-    def variant(self, name: str) -> LoadedVariant | None:
-        """The variant of that name, if it is loaded."""
-        return next((each for each in self.variants if each.name == name), None)
+    def variant(self, uid: str) -> LoadedVariant | None:
+        """The variant of a deployment, if it is loaded; what an older replica says under a name alone is nobody's."""
+        return next((each for each in self.variants if each.uid == uid), None)
 
 
 class Replicas:

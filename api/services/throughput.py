@@ -12,15 +12,17 @@ from api.serving.group_metrics import VariantMetrics
 
 @dataclass(frozen=True)
 class Reading:
-    """A served name at one moment, all replicas and packs together.
+    """A deployment at one moment, all replicas and packs together.
 
     Attributes:
+        uid: Of the deployment.
         at_s: When, on a clock that only grows.
         counts: Totals.
         num_running: Answers that have a slot.
         num_waiting: Answers that wait for one.
     """
 
+    uid: str
     at_s: float
     counts: ModelCounts
     num_running: int = 0
@@ -42,19 +44,21 @@ class Rates:
     acceptance_length: float | None
 
 
-def read_variants(name: str, variants: Iterable[VariantMetrics]) -> Reading:
-    """Add up what was served under a name."""
-    mine = [each for each in variants if each.model == name]
+def read_variants(uid: str, variants: Iterable[VariantMetrics]) -> Reading:
+    """Add up what was served for a deployment."""
+    mine = [each for each in variants if each.uid == uid]
     counts = sum((each.counts for each in mine), ModelCounts())
     running, waiting = sum(each.num_running for each in mine), sum(each.num_waiting for each in mine)
-    return Reading(time.monotonic(), counts, running, waiting)
+    return Reading(uid, time.monotonic(), counts, running, waiting)
 
 
 def rates_between(before: Reading, now: Reading) -> Rates | None:
-    """Rates from one reading to a later one; None when replicas have forgotten their counts in between."""
+    """Rates from one reading to a later one; None when replicas have forgotten their counts in between, or the name
+    was given to another deployment.
+    """
     seconds = now.at_s - before.at_s
     tokens = now.counts.num_new_tokens - before.counts.num_new_tokens
-    if seconds <= 0 or tokens < 0:
+    if before.uid != now.uid or seconds <= 0 or tokens < 0:
         return None
     drafts = now.counts.num_drafts - before.counts.num_drafts
     accepted = now.counts.num_accepted_tokens - before.counts.num_accepted_tokens

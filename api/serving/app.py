@@ -8,6 +8,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -31,6 +32,8 @@ from eda_service.distributed.bound_serve import bind_replica
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.scaling import ROUND_S
 from eda_service.distributed.serve_config import REPLICA_CPUS, ServedModel
+
+logger = logging.getLogger(__name__)
 
 _DRAIN_S = 60.0
 _REQUEST_TIMEOUT_S = 600.0
@@ -82,16 +85,18 @@ class Endpoint:
         self._models.retire()
 
     def check_health(self) -> None:
-        """Have this replica replaced when an engine has failed, or what is wanted cannot be loaded.
+        """Have this replica replaced when an engine has failed, or what is wanted cannot be loaded. What is raised is
+        shown to every owner of the group, so names and files are in the log alone.
 
         Raises:
             RuntimeError: An engine has failed, or a config could not be made.
         """
         if self._maker.failure is not None:
-            raise RuntimeError(f"the models could not be loaded: {self._maker.failure}")
+            raise RuntimeError("the models could not be loaded; the replica's log says why")
         broken = self._models.broken
         if broken:
-            raise RuntimeError(f"the engine of {', '.join(broken)} has failed")
+            logger.error("the engine of %s has failed", ", ".join(broken))
+            raise RuntimeError("an engine of this replica has failed")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's controller gives to the scaling policy."""
@@ -101,18 +106,18 @@ class Endpoint:
         """Every pair that is served now."""
         return self._models.pairs
 
-    def pair(self, name: str) -> ServedPair:
-        """The pair of a name.
+    def pair(self, name: str, uid: str | None) -> ServedPair:
+        """The pair of a name, where it is the deployment's that is meant; None: whichever has the name now.
 
         Raises:
             ModelNotFoundError: There is none.
             ResourceError: It could not be loaded.
         """
-        return self._models[name]
+        return self._models.find(name, uid)
 
-    def saw(self, request: GenerationRequest) -> None:
-        """Keep the prompt, if its model asks for it."""
-        self._keeper.offer(request)
+    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
+        """Keep the prompt, if its deployment asks for it."""
+        self._keeper.offer(pair.uid, request)
 
     async def metrics(self) -> GroupMetrics:
         """What all replicas of this group have done."""

@@ -22,12 +22,12 @@ class Order:
     """One answer to decode.
 
     Attributes:
-        model: Served name, under which it is counted.
+        uid: Of the deployment that it is counted for.
         variant: The engine's name for it.
         pack: What drafts for it; counted apart.
     """
 
-    model: str
+    uid: str
     prompt_ids: list[int]
     params: SamplingParams
     variant: str = BASE

@@ -34,6 +34,7 @@ class ServedPair:
     """A target with its draft, ready to answer.
 
     Attributes:
+        uid: Of its deployment, for which its requests are counted; empty outside the service.
         fingerprint: Of the target's weights; what a seeded answer depends on.
         tokenizer: The target's.
         token_text: Of the tokenizer.
@@ -53,6 +54,7 @@ class ServedPair:
     num_spec_tokens: int
     max_model_len: int
     variant: str = BASE
+    uid: str = ""
 
 
 class Call:
@@ -146,7 +148,7 @@ class Call:
                     with_spans=bool(request.stream) and request.options.draft_tokens,
                 )
             )
-        return [Order(self.pair.name, ids, each, self.pair.variant, self.pair.pack) for each in params]
+        return [Order(self.pair.uid, ids, each, self.pair.variant, self.pair.pack) for each in params]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
         request, room = self._request, self.pair.max_model_len - num_prompt_tokens

@@ -71,8 +71,8 @@ class ServedGroup:
         return self.base.size_bytes
 
     @property
-    def names(self) -> list[str]:
-        """What is served."""
+    def keys(self) -> list[str]:
+        """What is served, each by its model's key."""
         return sorted(self._served)
 
     async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
@@ -82,26 +82,24 @@ class ServedGroup:
             EdaError: It cannot be loaded or does not fit; what was served under the name stays.
         """
         served = Served(await self._add(model, adapter_dir), int(time.time()))
-        self._served[model.name] = served
+        self._served[model.key] = served
         await asyncio.to_thread(release_free_memory)
         return self._pair_of(served)
 
     async def _add(self, model: ServedModel, adapter_dir: Path | None) -> LoadedVariant:
         """Read a variant and give it to the engine, whose stacks hold the adapter from then on."""
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
-        await self.runner.call(
-            lambda engine: engine.add_variant(model.name, adapter=variant.adapter, form=variant.form)
-        )
+        await self.runner.call(lambda engine: engine.add_variant(model.key, adapter=variant.adapter, form=variant.form))
         return replace(variant, adapter=None)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, key: str) -> None:
         """Take no more requests for a variant; a group without variants ends with its last request.
 
         Raises:
             EdaError: The engine has failed.
         """
-        del self._served[name]
-        await self.runner.call(lambda engine: engine.remove_variant(name))
+        del self._served[key]
+        await self.runner.call(lambda engine: engine.remove_variant(key))
         if not self._served:
             self.runner.retire()
 
@@ -114,16 +112,17 @@ class ServedGroup:
         loads = await self.runner.call(lambda engine: engine.variant_loads())
         return [
             VariantMemory(
-                name=name,
-                adapter_bytes=loads[name].adapter_bytes,
+                name=served.variant.model.name,
+                uid=served.variant.model.uid,
+                adapter_bytes=loads[key].adapter_bytes,
                 pack_bytes=served.variant.pack_bytes,
                 base_draft=served.variant.model.base_draft,
                 pack=served.variant.model.pack,
                 loaded_at=served.loaded_at,
-                num_running=loads[name].num_requests,
+                num_running=loads[key].num_requests,
             )
-            for name, served in sorted(self._served.items())
-            if name in loads
+            for key, served in sorted(self._served.items(), key=lambda item: item[1].variant.model.name)
+            if key in loads
         ]
 
     def _pair_of(self, served: Served) -> ServedPair:
@@ -140,5 +139,6 @@ class ServedGroup:
             token_text=self.token_text,
             num_spec_tokens=0 if model.base_draft is None else self.num_draft_tokens,
             max_model_len=self.max_model_len,
-            variant=model.name,
+            variant=model.key,
+            uid=model.uid,
         )

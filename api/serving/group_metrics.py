@@ -1,7 +1,8 @@
 """What the replicas of a group tell about themselves, and its sum: plain values that travel as JSON.
 
 Counters only grow, also when a replica goes; gauges (what is running, what is loaded) are those of the replicas that
-are there. Nothing here needs torch or Ray: the API reads it too.
+are there. All of it is said by the uid of a deployment: a name may be another's tomorrow. What an older replica says
+under a name alone has the uid "", which no deployment has. Nothing here needs torch or Ray: the API reads it too.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from pydantic import TypeAdapter
 
 from api.serving.counts import ModelCounts
 
-Variant = tuple[str, str | None]  # served name, pack
+Variant = tuple[str, str | None]  # uid of the deployment, pack
 
 
 @dataclass
 class VariantMetrics:
-    """One served name under one pack."""
+    """One deployment under one pack."""
 
-    model: str
-    pack: str | None
+    uid: str = ""
+    pack: str | None = None
     counts: ModelCounts = field(default_factory=ModelCounts)
     num_running: int = 0
     num_waiting: int = 0
@@ -29,16 +30,16 @@ class VariantMetrics:
 
 @dataclass
 class LoadedModel:
-    """What answers under a name.
+    """What answers for a deployment.
 
     Attributes:
         adapter_bytes: In all replicas together, as are pack_bytes; None where none says.
         num_replicas: How many have it.
     """
 
-    model: str
-    pack: str | None
-    base_draft: str | None
+    uid: str = ""
+    pack: str | None = None
+    base_draft: str | None = None
     adapter_bytes: int | None = None
     pack_bytes: int | None = None
     num_replicas: int = 1
@@ -52,7 +53,7 @@ class Report:
         replica: Its id, never used again.
         engines: By id of the engine, never used again: what it has done and does.
         loaded: What requests get now.
-        swaps: By served name: changes of its pack.
+        swaps: By uid of the deployment: changes of its pack.
         base_bytes: The base target's memory.
     """
 
@@ -78,10 +79,10 @@ GROUP_METRICS = TypeAdapter(GroupMetrics)
 
 
 def add_counts(totals: Mapping[Variant, ModelCounts], found: Iterable[VariantMetrics]) -> dict[Variant, ModelCounts]:
-    """`totals` with the counts of `found`, by name and pack."""
+    """`totals` with the counts of `found`, by uid and pack."""
     sums = dict(totals)
     for each in found:
-        key = each.model, each.pack
+        key = each.uid, each.pack
         sums[key] = sums.get(key, ModelCounts()) + each.counts
     return sums
 
@@ -92,12 +93,12 @@ def add_numbers(one: int | None, other: int | None) -> int | None:
 
 
 def add_loaded(reports: Iterable[Report]) -> list[LoadedModel]:
-    """What is loaded in all replicas, by name and pack."""
+    """What is loaded in all replicas, by uid and pack."""
     sums: dict[tuple[str, str | None, str | None], LoadedModel] = {}
     for each in (model for report in reports for model in report.loaded):
-        known = sums.get((each.model, each.pack, each.base_draft))
-        sums[each.model, each.pack, each.base_draft] = LoadedModel(
-            each.model,
+        known = sums.get((each.uid, each.pack, each.base_draft))
+        sums[each.uid, each.pack, each.base_draft] = LoadedModel(
+            each.uid,
             each.pack,
             each.base_draft,
             add_numbers(each.adapter_bytes, None if known is None else known.adapter_bytes),

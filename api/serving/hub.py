@@ -75,16 +75,16 @@ class Hub:
         for heard_at, variants in self._engines.values():
             totals = add_counts(totals, variants)
             if now - heard_at <= GONE_AFTER_S:
-                running.update({(each.model, each.pack): each.num_running for each in variants})
-                waiting.update({(each.model, each.pack): each.num_waiting for each in variants})
+                running.update({(each.uid, each.pack): each.num_running for each in variants})
+                waiting.update({(each.uid, each.pack): each.num_waiting for each in variants})
         there = [report for heard_at, report in self._replicas.values() if now - heard_at <= GONE_AFTER_S]
         base_bytes: int | None = None
         for report in there:
             base_bytes = add_numbers(base_bytes, report.base_bytes)
         return GroupMetrics(
             variants=[
-                VariantMetrics(model, pack, counts, running[model, pack], waiting[model, pack])
-                for (model, pack), counts in totals.items()
+                VariantMetrics(uid, pack, counts, running[uid, pack], waiting[uid, pack])
+                for (uid, pack), counts in totals.items()
             ],
             loaded=add_loaded(there),
             swaps=dict(sum((Counter(report.swaps) for _, report in self._replicas.values()), self._past_swaps)),
@@ -147,7 +147,7 @@ class RemoteHub:
     """
 
     def __init__(self, application: str) -> None:
-        self._name = f"{application}-metrics"
+        self._name = f"{application}-metrics-by-uid"  # a hub of an older version, which adds up by name, runs beside it
         self._actor: Any = None
 
     async def put(self, report: Report) -> None:

@@ -40,7 +40,7 @@ class PromptKeeper:
 
     def __init__(self, home: Path, replica: str) -> None:
         self._home, self._replica = home, replica
-        self._settings: dict[str, DriftConfig] = {}
+        self._settings: dict[str, DriftConfig] = {}  # by uid of the deployment
         self._waiting: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(_MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
@@ -48,27 +48,27 @@ class PromptKeeper:
         self.num_dropped = 0
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Keep prompts of these names from now on, and forget those of names that are not there any more."""
-        wanted = {name: DriftConfig.model_validate(each) for name, each in settings.items()}
-        for name in set(self._settings) - set(wanted):
-            prompts.forget(self._home, name)
-        for name in wanted:
-            prompts.open_directory(self._home, name)
+        """Keep prompts of these deployments, by their uids, from now on, and forget those of all others."""
+        wanted = {uid: DriftConfig.model_validate(each) for uid, each in settings.items()}
+        for uid in set(self._settings) - set(wanted):
+            prompts.forget(self._home, uid)
+        for uid in wanted:
+            prompts.open_directory(self._home, uid)
         self._settings = wanted
         self._failures.clear()
         if wanted and self._task is None:
             self._task = asyncio.create_task(self._keep_always())
 
-    def offer(self, request: GenerationRequest) -> None:
-        """Keep the request's text, if its model asks for it; prompts of token ids are no text."""
-        if request.model not in self._settings:
+    def offer(self, uid: str, request: GenerationRequest) -> None:
+        """Keep the text of a deployment's request, if it asks for that; prompts of token ids are no text."""
+        if uid not in self._settings:
             return
         for messages in _conversations(request):
             size = sum(len(message["content"]) for message in messages)
             if messages[-1]["role"] != "user" or not 0 < size <= prompts.MAX_CHARACTERS:
                 continue
             try:
-                self._waiting.put_nowait((request.model, {"at": time.time(), "messages": messages}))
+                self._waiting.put_nowait((uid, {"at": time.time(), "messages": messages}))
             except asyncio.QueueFull:
                 self.num_dropped += 1
 
@@ -82,23 +82,23 @@ class PromptKeeper:
 
     async def _keep_always(self) -> None:
         while True:
-            name, row = await self._waiting.get()
-            settings = self._settings.get(name)
+            uid, row = await self._waiting.get()
+            settings = self._settings.get(uid)
             if settings is None:
                 continue
-            path = prompts.directory(self._home, name) / f"{self._replica}.jsonl"
+            path = prompts.directory(self._home, uid) / f"{self._replica}.jsonl"
             order = {"path": str(path), "num": settings.keep_prompts, "redact": settings.redact, "row": row}
             try:
                 await self._write(order)
-                self._failures[name] = 0
+                self._failures[uid] = 0
             except (TimeoutError, OSError) as error:
                 self.num_dropped += 1
-                self._failures[name] += 1
-                logger.warning("a prompt of %s is not kept: %s", name, type(error).__name__)
+                self._failures[uid] += 1
+                logger.warning("a prompt of %s is not kept: %s", uid, type(error).__name__)
                 await self._end_child()
-                if self._failures[name] >= _MAX_FAILURES:
-                    logger.error("no more prompts of %s are kept until its settings change", name)
-                    del self._settings[name]
+                if self._failures[uid] >= _MAX_FAILURES:
+                    logger.error("no more prompts of %s are kept until its settings change", uid)
+                    self._settings.pop(uid, None)
 
     async def _write(self, order: Mapping[str, Any]) -> None:
         if self._child is None:

@@ -34,7 +34,7 @@ class Runner(Queue, Protocol):
 
     @property
     def counts(self) -> Mapping[tuple[str, str | None], ModelCounts]:
-        """By served model and pack."""
+        """By uid of the deployment and pack."""
 
     @property
     def failure(self) -> str | None:
@@ -53,7 +53,7 @@ class Runner(Queue, Protocol):
         """Whether anything may still be counted."""
 
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
-        """Submitted answers by served model, pack, and whether they have a slot."""
+        """Submitted answers by uid of the deployment, pack, and whether they have a slot."""
 
     def book(self, count: int, *, timeout_s: float) -> Booking:
         """Take places for the answers of one call, all or none.
@@ -75,8 +75,8 @@ class Group(Protocol):
         """What decodes for all of them."""
 
     @property
-    def names(self) -> list[str]:
-        """What is served."""
+    def keys(self) -> list[str]:
+        """What is served, each by its model's key."""
 
     @property
     def size_bytes(self) -> int:
@@ -89,7 +89,7 @@ class Group(Protocol):
             EdaError: It cannot be loaded or does not fit; what was served under the name stays.
         """
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, key: str) -> None:
         """Take no more requests for a model; without any the group ends with its last request.
 
         Raises:

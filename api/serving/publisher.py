@@ -68,9 +68,9 @@ class Publisher:
         """Note what is served now; call it after each change, so that no engine and no swap is missed."""
         for pair in self._pairs():
             self._engines.setdefault(pair.runner, f"{self._replica}/{secrets.token_hex(4)}")
-            if pair.name in self._served and self._served[pair.name] != pair.pack:
-                self._swaps[pair.name] += 1
-            self._served[pair.name] = pair.pack
+            if pair.uid in self._served and self._served[pair.uid] != pair.pack:
+                self._swaps[pair.uid] += 1
+            self._served[pair.uid] = pair.pack
 
     async def report(self) -> Report:
         """This replica's totals."""
@@ -78,12 +78,12 @@ class Publisher:
         ended = [runner for runner in self._engines if not runner.is_alive]
         engines = {engine: _variants(runner) for runner, engine in self._engines.items()}
         memory = await self._held()
-        variants = {each.name: each for each in memory.variants} if memory is not None else {}
+        variants = {each.uid: each for each in memory.variants} if memory is not None else {}
         loaded = []
         for pair in self._pairs():
-            held = variants.get(pair.name)
+            held = variants.get(pair.uid)
             sizes = (None, None) if held is None else (held.adapter_bytes, held.pack_bytes)
-            loaded.append(LoadedModel(pair.name, pair.pack, pair.base_draft, *sizes))
+            loaded.append(LoadedModel(pair.uid, pair.pack, pair.base_draft, *sizes))
         base_bytes = None if memory is None else memory.base_bytes
         report = Report(self._replica, engines, loaded, dict(self._swaps), base_bytes)
         for runner in ended:
@@ -107,11 +107,11 @@ class Publisher:
 
 def _variants(runner: Runner) -> list[VariantMetrics]:
     found = {
-        (model, pack): VariantMetrics(model, pack, ModelCounts() + counts)
-        for (model, pack), counts in list(runner.counts.items())
+        (uid, pack): VariantMetrics(uid, pack, ModelCounts() + counts)
+        for (uid, pack), counts in list(runner.counts.items())
     }
-    for (model, pack, has_slot), number in runner.open_by_model().items():
-        variant = found.setdefault((model, pack), VariantMetrics(model, pack))
+    for (uid, pack, has_slot), number in runner.open_by_model().items():
+        variant = found.setdefault((uid, pack), VariantMetrics(uid, pack))
         if has_slot:
             variant.num_running += number
         else:

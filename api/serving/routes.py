@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from api.serving.answers import respond
@@ -13,6 +13,7 @@ from api.serving.call import ServedPair
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import ModelCard, ModelList
+from eda_service.distributed.serve_config import UID_HEADER
 
 router = APIRouter()
 
@@ -22,8 +23,8 @@ class Models(Protocol):
 
     request_timeout_s: float
 
-    def pair(self, name: str) -> ServedPair:
-        """The pair of a name.
+    def pair(self, name: str, uid: str | None) -> ServedPair:
+        """The pair of a name, where it is the deployment's that is meant; None: whichever has the name now.
 
         Raises:
             ModelNotFoundError: There is none.
@@ -33,7 +34,7 @@ class Models(Protocol):
     def pairs(self) -> Sequence[ServedPair]:
         """All of them."""
 
-    def saw(self, request: GenerationRequest) -> None:
+    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
         """A request has come in."""
 
     async def metrics(self) -> GroupMetrics:
@@ -48,6 +49,7 @@ async def replica() -> Any:
 
 
 ModelsDep = Annotated[Models, Depends(replica)]
+Uid = Annotated[str | None, Header(alias=UID_HEADER, description="of the deployment that the gateway means")]
 
 
 def _card(pair: ServedPair) -> ModelCard:
@@ -61,17 +63,19 @@ def _card(pair: ServedPair) -> ModelCard:
 
 
 @router.post("/v1/chat/completions", response_model=None)
-async def chat(body: ChatRequest, http: Request, models: ModelsDep) -> Response:
+async def chat(body: ChatRequest, http: Request, models: ModelsDep, uid: Uid = None) -> Response:
     """Answer a conversation."""
-    models.saw(body)
-    return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
+    pair = models.pair(body.model, uid)
+    models.saw(pair, body)
+    return await respond(pair, body, http, timeout_s=models.request_timeout_s)
 
 
 @router.post("/v1/completions", response_model=None)
-async def complete(body: CompletionRequest, http: Request, models: ModelsDep) -> Response:
+async def complete(body: CompletionRequest, http: Request, models: ModelsDep, uid: Uid = None) -> Response:
     """Continue one prompt or several."""
-    models.saw(body)
-    return await respond(models.pair(body.model), body, http, timeout_s=models.request_timeout_s)
+    pair = models.pair(body.model, uid)
+    models.saw(pair, body)
+    return await respond(pair, body, http, timeout_s=models.request_timeout_s)
 
 
 @router.get("/v1/models")
@@ -81,9 +85,9 @@ async def list_models(models: ModelsDep) -> ModelList:
 
 
 @router.get("/v1/models/{name}")
-async def show_model(name: str, models: ModelsDep) -> ModelCard:
+async def show_model(name: str, models: ModelsDep, uid: Uid = None) -> ModelCard:
     """One served model."""
-    return _card(models.pair(name))
+    return _card(models.pair(name, uid))
 
 
 @router.get("/internal/metrics")

@@ -92,7 +92,7 @@ class EngineRunner:
         max_waiting: Requests that may wait for a slot; more are refused.
 
     Attributes:
-        counts: By served model and pack.
+        counts: By uid of the deployment and pack.
         round_times: Of the newest rounds.
         failure: Why the engine failed, once it has.
     """
@@ -132,9 +132,9 @@ class EngineRunner:
         return self._thread.is_alive()
 
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
-        """Submitted answers by served model, pack, and whether they have a slot."""
+        """Submitted answers by uid of the deployment, pack, and whether they have a slot."""
         found = list(self._running.values())
-        return Counter((each.order.model, each.order.pack, each.trace.is_running) for each in found)
+        return Counter((each.order.uid, each.order.pack, each.trace.is_running) for each in found)
 
     def book(self, count: int, *, timeout_s: float) -> Booking:
         """Take places for the answers of one call; all or none. Close the booking, whatever happens.
@@ -250,7 +250,7 @@ class EngineRunner:
         except EdaError as error:
             item.booking.put_soon(item.index, error)
             return
-        trace = RequestTrace(self.counts[order.model, order.pack], item.at_s, time.perf_counter())
+        trace = RequestTrace(self.counts[order.uid, order.pack], item.at_s, time.perf_counter())
         self._running[item.request_id] = _Running(order, item.booking, item.index, trace)
 
     def _cancel(self, item: _Cancel) -> None:

@@ -124,6 +124,7 @@ class VariantMemory(BaseModel):
     """What one served model takes beside the base it shares."""
 
     name: str
+    uid: str = Field("", description="of its deployment")
     adapter_bytes: int = Field(description="of its LoRA adapter in the stacks; 0 where it is the base or merged")
     pack_bytes: int = Field(description="of its pack: private expert, gate, fc if trained, rows of the draft's head")
     base_draft: str | None
@@ -136,6 +137,7 @@ class FailedVariant(BaseModel):
     """A version that could not be loaded; what was served under its name before still is."""
 
     name: str
+    uid: str = Field("", description="of its deployment")
     base_draft: str | None
     pack: str | None
     reason: str

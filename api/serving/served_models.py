@@ -1,4 +1,7 @@
-"""What a replica serves, by name, and in which group each model is: made equal to the config it is given.
+"""What a replica serves, and in which group each model is: made equal to the config it is given.
+
+A model is known by its key, which is its deployment's uid, and found by its name: when a name is given to another
+deployment, requests for it get nothing of the one before, also while the new one is loaded or does not load.
 
 Models over one base target share a group's engine; a target that cannot share, or has nobody to share with, has a group
 of its own with its adapter merged, which decodes faster (ADR 0013). So has a model on vLLM.
@@ -25,15 +28,16 @@ from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
 logger = logging.getLogger(__name__)
 
 
-Key = tuple[TargetSpec, EngineSpec]  # what the models of a group have in common
+GroupKey = tuple[TargetSpec, EngineSpec, str]  # what its models have in common; on vLLM the one model's key, else ""
 
 
 class ServedModels:
-    """Models by name."""
+    """Models by key."""
 
     def __init__(self) -> None:
-        self._groups: dict[Key, Group] = {}
-        self._places: dict[str, Key] = {}
+        self._keys: dict[str, str] = {}  # of what is wanted, by name
+        self._groups: dict[GroupKey, Group] = {}
+        self._places: dict[str, GroupKey] = {}
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
         self._failed: dict[str, FailedVariant] = {}
@@ -41,12 +45,13 @@ class ServedModels:
     @property
     def pairs(self) -> list[ServedPair]:
         """Everything that is served now."""
-        return list(self._pairs.values())
+        return [pair for key, pair in self._pairs.items() if self._keys.get(pair.name) == key]
 
     @property
     def broken(self) -> list[str]:
         """Models whose engine has failed."""
-        return [name for group in self._groups.values() if group.runner.failure is not None for name in group.names]
+        broken = [key for group in self._groups.values() if group.runner.failure is not None for key in group.keys]
+        return [self._pairs[key].name for key in broken if key in self._pairs]
 
     @property
     def round_s(self) -> float:
@@ -54,44 +59,58 @@ class ServedModels:
         return max((group.runner.round_times.mean_s() for group in self._groups.values()), default=0.0)
 
     def __getitem__(self, name: str) -> ServedPair:
+        """A served model, whichever deployment it is of."""
+        return self.find(name, None)
+
+    def find(self, name: str, uid: str | None) -> ServedPair:
         """A served model.
+
+        Args:
+            name: That requests ask for.
+            uid: Of the deployment that is meant; None: whichever has the name.
 
         Raises:
             ResourceError: It could not be loaded.
-            ModelNotFoundError: There is none.
+            ModelNotFoundError: There is none, or it is of another deployment.
         """
-        pair = self._pairs.get(name)
-        if pair is not None:
-            return pair
-        if name in self._failed:
-            raise ResourceError(f"{name} could not be loaded: {self._failed[name].reason}")
-        served = ", ".join(sorted(self._pairs)) or "nothing"
+        key = self._keys.get(name)
+        is_meant = key is not None and uid in {None, key}
+        if key is not None and is_meant and key in self._pairs:
+            return self._pairs[key]
+        if key is not None and is_meant and key in self._failed:
+            raise ResourceError(f"{name} could not be loaded: {self._failed[key].reason}")
+        served = ", ".join(sorted(pair.name for pair in self.pairs)) or "nothing"
         raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 
     async def make(self, models: Iterable[ServedModel]) -> None:
-        """Serve these and no others. One that does not load leaves the others, and what is served under its own name,
-        as they are.
+        """Serve these and no others. One that does not load leaves the others, and what is served for its own
+        deployment, as they are.
         """
-        wanted = {model.name: model for model in models}
-        self._failed = {name: failed for name, failed in self._failed.items() if name in wanted}
+        wanted = {model.key: model for model in models}
+        self._keys = {model.name: key for key, model in wanted.items()}
+        self._failed = {key: failed for key, failed in self._failed.items() if key in wanted}
         places = await asyncio.to_thread(_places, list(wanted.values()))
-        for name, model in wanted.items():
+        for key, model in wanted.items():
             try:
-                place = places[name]
+                place = places[key]
                 if isinstance(place, EdaError):
                     raise place
-                if self._loaded.get(name) == model and self._places[name] == (place.base, model.engine):
-                    self._failed.pop(name, None)
+                if self._loaded.get(key) == model and self._places[key] == _group_key(model, place):
+                    self._failed.pop(key, None)
                     continue
                 await self._put(model, place)
             except EdaError as error:
-                logger.exception("cannot serve %s", name)
-                self._failed[name] = FailedVariant(
-                    name=name, base_draft=model.base_draft, pack=model.pack, reason=error.message
+                logger.exception("cannot serve %s", model.name)
+                self._failed[key] = FailedVariant(
+                    name=model.name,
+                    uid=model.uid,
+                    base_draft=model.base_draft,
+                    pack=model.pack,
+                    reason=error.message,
                 )
-        for name in set(self._pairs) - set(wanted):
-            del self._loaded[name], self._pairs[name]
-            await self._leave(self._places.pop(name), name)
+        for key in set(self._pairs) - set(wanted):
+            del self._loaded[key], self._pairs[key]
+            await self._leave(self._places.pop(key), key)
 
     async def memory(self) -> ReplicaMemory:
         """What this replica holds.
@@ -111,28 +130,33 @@ class ServedModels:
 
     async def _put(self, model: ServedModel, place: Place) -> None:
         """Serve a model in the group of its base and engine."""
-        key = place.base, model.engine
-        group = self._groups.get(key)
+        group_key = _group_key(model, place)
+        group = self._groups.get(group_key)
         if group is None:
             group = await _open(model, place)
         try:
             pair = await group.put(model, place.adapter_dir)
         finally:
-            if not group.names:
+            if not group.keys:
                 group.runner.retire()
-        before = self._places.get(model.name)
-        self._groups[key], self._places[model.name] = group, key
-        self._pairs[model.name], self._loaded[model.name] = pair, model
-        self._failed.pop(model.name, None)
-        if before is not None and before != key:
-            await self._leave(before, model.name)
+        key, before = model.key, self._places.get(model.key)
+        self._groups[group_key], self._places[key] = group, group_key
+        self._pairs[key], self._loaded[key] = pair, model
+        self._failed.pop(key, None)
+        if before is not None and before != group_key:
+            await self._leave(before, key)
 
-    async def _leave(self, key: Key, name: str) -> None:
+    async def _leave(self, group_key: GroupKey, key: str) -> None:
         """Take a model out of a group; an empty group goes."""
-        group = self._groups[key]
-        await group.remove(name)
-        if not group.names:
-            del self._groups[key]
+        group = self._groups[group_key]
+        await group.remove(key)
+        if not group.keys:
+            del self._groups[group_key]
+
+
+def _group_key(model: ServedModel, place: Place) -> GroupKey:
+    """Where a model belongs."""
+    return place.base, model.engine, model.key if model.engine.kind is EngineKind.VLLM else ""
 
 
 async def _open(model: ServedModel, place: Place) -> Group:
@@ -148,13 +172,13 @@ def _places(models: Sequence[ServedModel]) -> dict[str, Place | EdaError]:
     found: dict[str, Place | EdaError] = {}
     for model in models:
         try:
-            found[model.name] = place_of(TargetSpec.model_validate(model.target))
+            found[model.key] = place_of(TargetSpec.model_validate(model.target))
         except EdaError as error:
-            found[model.name] = error
+            found[model.key] = error
     bases = Counter(place.base for place in found.values() if isinstance(place, Place))
     for model in models:
-        place = found[model.name]
+        place = found[model.key]
         alone = model.engine.kind is EngineKind.VLLM
         if isinstance(place, Place) and (alone or bases[place.base] == 1):
-            found[model.name] = Place(TargetSpec.model_validate(model.target), None)
+            found[model.key] = Place(TargetSpec.model_validate(model.target), None)
     return found

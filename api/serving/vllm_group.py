@@ -63,9 +63,9 @@ class VllmGroup:
         self._served: tuple[ServedModel, _Files] | None = None
 
     @property
-    def names(self) -> list[str]:
-        """What is served."""
-        return [] if self._pair is None else [self._pair.name]
+    def keys(self) -> list[str]:
+        """What is served, by its model's key."""
+        return [] if self._pair is None or self._served is None else [self._served[0].key]
 
     @property
     def size_bytes(self) -> int:
@@ -95,7 +95,7 @@ class VllmGroup:
         self._pair = self._pair_of(model, files, loaded)
         return self._pair
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, key: str) -> None:
         """Take no more requests; vLLM ends with its last answer."""
         self._pair = None
         self.runner.retire()
@@ -108,6 +108,7 @@ class VllmGroup:
         return [
             VariantMemory(
                 name=self._pair.name,
+                uid=self._pair.uid,
                 adapter_bytes=0,
                 pack_bytes=0 if draft_dir is None else _size(draft_dir),
                 base_draft=self._pair.base_draft,
@@ -166,6 +167,7 @@ class VllmGroup:
             token_text=TokenText(files.tokenizer),
             num_spec_tokens=loaded.num_draft_tokens,
             max_model_len=loaded.max_model_len,
+            uid=model.uid,
         )
 
 

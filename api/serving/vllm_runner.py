@@ -137,9 +137,9 @@ class VllmRunner:
         return not self._closed
 
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
-        """Submitted answers by served model, pack, and whether they have their first token."""
+        """Submitted answers by uid of the deployment, pack, and whether they have their first token."""
         found = list(self._running.values())
-        return Counter((each.order.model, each.order.pack, each.trace.is_running) for each in found)
+        return Counter((each.order.uid, each.order.pack, each.trace.is_running) for each in found)
 
     def book(self, count: int, *, timeout_s: float) -> Booking:
         """Take places for the answers of one call; all or none. Close the booking, whatever happens.
@@ -175,7 +175,7 @@ class VllmRunner:
         check_request(order.prompt_ids, order.params, vocab_size=loaded.vocab_size, max_tokens=loaded.max_model_len)
         check_supported(order.params, on_cpu=loaded.on_cpu, drafts=loaded.num_draft_tokens > 0)
         request_id, now_s = f"{id(self):x}-{next(self._ids)}", time.perf_counter()
-        trace = RequestTrace(self.counts[order.model, order.pack], now_s, now_s)
+        trace = RequestTrace(self.counts[order.uid, order.pack], now_s, now_s)
         running = _Running(order, booking, index, trace, RequestStats(len(order.prompt_ids)))
         self._running[request_id] = running
         loaded.num_open += 1

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
 
 from api.services.feed import EventFeed
+from api.services.key_watch import KeyWatch
+from api.services.keyed_stream import EVENT_STREAM, STREAM_HEADERS, KeyedStream
+from api.ui.access import Visitor
+from eda_service.errors import EdaError
 
+_OVER = format_sse_event(event="over", data_str="{}")  # the browser loads the page again, which asks to log in
 _LONGEST_S = 600.0  # then the browser comes again, with a key that is still valid or not
 
 
@@ -31,11 +35,21 @@ class Look:
     is_over: bool = False
 
 
-async def answer(feed: EventFeed, look: Callable[[], Look], *, interval_s: float = 1.0) -> StreamingResponse:
-    """Stream looks; the first one is taken before the answer begins, so that what it raises is an answer of its own."""
+async def answer(
+    feed: EventFeed, keys: KeyWatch, visitor: Visitor, look: Callable[[], Look], *, interval_s: float = 1.0
+) -> KeyedStream:
+    """Stream looks until nothing will change any more, or the visitor's key is dead; the first one is taken before the
+    answer begins, so that what it raises is an answer of its own.
+    """
     first = await run_in_threadpool(look)
-    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(_events(feed, look, first, interval_s), media_type="text/event-stream", headers=headers)
+    return KeyedStream(
+        _events(feed, look, first, interval_s),
+        keys=keys,
+        key_id=visitor.caller.key_id,
+        last=_OVER,
+        media_type=EVENT_STREAM,
+        headers=STREAM_HEADERS,
+    )
 
 
 async def _events(feed: EventFeed, look: Callable[[], Look], found: Look, interval_s: float) -> AsyncIterator[bytes]:
@@ -49,14 +63,18 @@ async def _events(feed: EventFeed, look: Callable[[], Look], found: Look, interv
         for target, html in found.added:
             yield _put(target, "prepend", html)
         if found.is_over:
-            yield format_sse_event(event="over", data_str="{}")
+            yield _OVER
             return
         if not changed and not found.added:
             yield KEEPALIVE_COMMENT
         await feed.wait(interval_s)
         if feed.is_ending or time.monotonic() > ends_at:
             return
-        found = await run_in_threadpool(look)
+        try:
+            found = await run_in_threadpool(look)
+        except EdaError:  # what is looked at is gone: the page itself says so
+            yield _OVER
+            return
 
 
 def _put(target: str, how: str, html: str) -> bytes:

@@ -1,7 +1,9 @@
-"""Prompts that replicas keep for a deployment that asks for it: `<home>/prompts/<name>/`, one file per replica.
+"""Prompts that replicas keep for a deployment that asks for it: `<home>/prompts/<uid>/`, one file per replica.
 
-Only the owner of the files can read them. A file is a ring: it is rewritten with its newest half when it has twice what
-is kept. Without its directory, which goes with the deployment, nothing is written.
+The uid is the deployment's own: a name that is deleted and made again finds nothing of what was kept under it, and an
+answer that still runs for the old one writes nothing into the new one's. Only the user of the service can read the
+files. A file is a ring: it is rewritten with its newest half when it has twice what is kept.
+Without its directory, which goes with the deployment, nothing is written.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ _FROZEN = "frozen-"
 _MAX_FILES = 16
 
 
-def directory(home: Path, name: str) -> Path:
+def directory(home: Path, uid: str) -> Path:
     """Where the prompts of a deployment are."""
-    return home / "prompts" / name
+    return home / "prompts" / uid
 
 
-def open_directory(home: Path, name: str) -> Path:
+def open_directory(home: Path, uid: str) -> Path:
     """Make it, for this user alone, and forget files of replicas that are long gone."""
-    path = directory(home, name)
+    path = directory(home, uid)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = sorted(path.glob("*.jsonl"), key=_age)
     for old in files[: max(0, len(files) - _MAX_FILES)]:
@@ -34,9 +36,22 @@ def open_directory(home: Path, name: str) -> Path:
     return path
 
 
-def forget(home: Path, name: str) -> None:
+def forget(home: Path, uid: str) -> None:
     """Delete what was kept."""
-    shutil.rmtree(directory(home, name), ignore_errors=True)
+    shutil.rmtree(directory(home, uid), ignore_errors=True)
+
+
+def take_over(home: Path, name: str, uid: str) -> None:
+    """Move what was kept under a deployment's name, before deployments had uids. Frozen files stay where they are, as
+    jobs name them by their paths.
+    """
+    before = directory(home, name)
+    files = [path for path in before.glob("*.jsonl") if not path.name.startswith(_FROZEN)]
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):  # another process over this home was faster
+            path.rename(open_directory(home, uid) / path.name)
+    with contextlib.suppress(OSError):
+        before.rmdir()  # where nothing is left
 
 
 class PromptFile:
@@ -64,10 +79,10 @@ class PromptFile:
                 self._num_lines = len(kept)
 
 
-def newest(home: Path, name: str, num: int) -> list[dict[str, Any]]:
+def newest(home: Path, uid: str, num: int) -> list[dict[str, Any]]:
     """The newest distinct prompts of all replicas, oldest first."""
     found: dict[str, dict[str, Any]] = {}
-    for path in directory(home, name).glob("*.jsonl"):
+    for path in directory(home, uid).glob("*.jsonl"):
         if path.name.startswith(_FROZEN):
             continue
         for line in _lines(path)[-num:]:
@@ -79,9 +94,9 @@ def newest(home: Path, name: str, num: int) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda row: float(row["at"]))[-num:]
 
 
-def freeze(home: Path, name: str, rows: Sequence[Mapping[str, Any]], label: str) -> Path:
+def freeze(home: Path, uid: str, rows: Sequence[Mapping[str, Any]], label: str) -> Path:
     """Write prompts as a data set that does not change any more."""
-    path = open_directory(home, name) / f"{_FROZEN}{label}.jsonl"
+    path = open_directory(home, uid) / f"{_FROZEN}{label}.jsonl"
     _write(path, [json.dumps({"messages": row["messages"]}) for row in rows], append=False)
     return path
 

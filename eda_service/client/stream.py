@@ -6,13 +6,14 @@ are (U+2028 and the like).
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from eda_service.client.answers import JobEvent
-from eda_service.client.errors import UnexpectedAnswerError
+from eda_service.client.errors import ApiError, UnexpectedAnswerError
 
 MEDIA_TYPE = "text/event-stream"
 MAX_EVENT_BYTES = 1 << 20
@@ -105,6 +106,7 @@ class EventStream:
         """Take the next bytes; returns the job's events that they complete.
 
         Raises:
+            ApiError: The service has ended the stream, as its key was revoked or has expired.
             UnexpectedAnswerError: An event's data is none of ours.
         """
         return [self.seen(self._event(sent)) for sent in self._decoder.feed(chunk)]
@@ -116,7 +118,20 @@ class EventStream:
 
     @staticmethod
     def _event(sent: SentEvent) -> JobEvent:
+        if sent.type == "error":
+            raise _error_of(sent)
         try:
             return JobEvent.model_validate_json(sent.data)
         except ValidationError as error:
             raise UnexpectedAnswerError(f"event {sent.id[:64]!r} of type {sent.type[:64]!r} is no job event") from error
+
+
+def _error_of(sent: SentEvent) -> ApiError | UnexpectedAnswerError:
+    """What an event that ends a stream says; only a dead key does so."""
+    try:
+        body = dict(json.loads(sent.data)["error"])
+        return ApiError(
+            str(body["message"]), param=body.get("param"), status=401, code=str(body["code"]), request_id=None
+        )
+    except (ValueError, KeyError, TypeError):
+        return UnexpectedAnswerError("the event stream ended with an error that this client cannot read")

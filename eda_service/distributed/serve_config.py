@@ -30,6 +30,7 @@ from eda_service.target.resolve import shipped_base
 DEPLOYMENT = "Endpoint"
 REPLICA_CPUS = 0.5
 IMPORT_PATH = "api.serving.app:build_app"
+UID_HEADER = "x-eda-deployment"  # set by the gateway: which deployment a request is for, whatever has its name now
 SCALING_POLICY = "eda_service.distributed.scaling:QueueAndRoundTime"
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 _PATH = "/api/serve/applications/"
@@ -37,15 +38,25 @@ _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
 
 
 class ServedModel(BaseModel):
-    """One entry of the endpoint's `user_config`."""
+    """One entry of the endpoint's `user_config`.
+
+    Attributes:
+        uid: Of its deployment; a name that is deleted and made again is another deployment. Empty outside the service.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
+    uid: str = ""
     target: dict[str, Any]
     base_draft: str | None
     pack: str | None
     engine: EngineSpec = EngineSpec()
+
+    @property
+    def key(self) -> str:
+        """What a replica knows it by."""
+        return self.uid or self.name
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Group:
     Attributes:
         key: Eight hex digits that stand for base model, revision and dtype, or for a deployment on vLLM.
         models: What its replicas serve, by name.
-        keep: By name: drift settings of the models that keep prompts.
+        keep: By uid: drift settings of the models that keep prompts.
         engine: What decodes all of them.
         min_replicas: The largest that any of its deployments asks for.
         max_replicas: Likewise.
@@ -133,10 +144,13 @@ def group_key(target: Mapping[str, Any]) -> str:
 
 
 def group_of(deployment: Deployment) -> str:
-    """The group of a deployment."""
+    """The group of a deployment. One on vLLM has a group of its own; those that are older than uids keep the group that
+    they had by their name, as another one would be another vLLM.
+    """
     if deployment.engine_spec.kind is EngineKind.EDA:
         return group_key(deployment.target)
-    return hashlib.sha256(json.dumps([EngineKind.VLLM, deployment.name]).encode("utf-8")).hexdigest()[:8]
+    own = deployment.uid if deployment.has_own_uid else deployment.name
+    return hashlib.sha256(json.dumps([EngineKind.VLLM, own]).encode("utf-8")).hexdigest()[:8]
 
 
 def application_of(key: str) -> str:
@@ -160,6 +174,7 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
             models=tuple(
                 ServedModel(
                     name=each.name,
+                    uid=each.uid,
                     target=each.target,
                     base_draft=each.base_draft,
                     pack=each.pack,
@@ -170,7 +185,7 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
             min_replicas=max(each.min_replicas for each in found),
             max_replicas=max(each.max_replicas for each in found),
             round_ms=min((each.round_ms for each in found if each.round_ms is not None), default=None),
-            keep={each.name: each.drift for each in found if each.drift.get("keep_prompts")},
+            keep={each.uid: each.drift for each in found if each.drift.get("keep_prompts")},
             engine=found[0].engine_spec,
         )
         for key, found in sorted(members.items())

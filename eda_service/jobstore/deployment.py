@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from eda_service.config import TargetSpec
 from eda_service.deployment_config import DriftConfig, EngineSpec
+from eda_service.jobstore.ids import made_at_s
 from eda_service.jobstore.job import UNREADABLE
 from eda_service.jobstore.row import Row, Seconds, parses
 
@@ -54,6 +55,13 @@ class Deployment(Row):
     def engine_spec(self) -> EngineSpec:
         """What decodes it."""
         return EngineSpec.model_validate(self.engine)
+
+    @property
+    def has_own_uid(self) -> bool:
+        """Whether it got its uid when it was made. A deployment that is older got one from the migration, and what was
+        kept under its name until then can only be its own.
+        """
+        return self.uid.startswith("dep_") and int(made_at_s(self.uid)) == self.created_at
 
 
 class DeploymentEvent(Row):

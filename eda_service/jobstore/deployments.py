@@ -38,8 +38,8 @@ class Deployments(Database):
             row = write(session, deployment, self._now(), made_by=made_by, reason=reason)
             return Deployment.model_validate(row)
 
-    def delete_deployment(self, name: str, *, owner: str | None = None) -> None:
-        """Forget a deployment and its history.
+    def delete_deployment(self, name: str, *, owner: str | None = None) -> Deployment:
+        """Forget a deployment and its history; returns what it was.
 
         Raises:
             NotFoundError: No such deployment of this owner.
@@ -47,9 +47,11 @@ class Deployments(Database):
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
             row = find(session, name, owner)
+            gone = Deployment.model_validate(row)
             for kind in (RevisionRow, DriftRow, DeploymentEventRow):
                 session.execute(delete(kind).where(kind.name == row.name))
             session.delete(row)
+            return gone
 
     def deployments(self, *, owner: str | None = None, unreadable: bool = False) -> list[Deployment]:
         """Everything Serve must offer, or one owner's part of it, by name.
@@ -127,7 +129,7 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
         )
     fields = deployment.model_dump(exclude={"revision", "created_at", "updated_at"})
     if row is None:
-        fields["uid"] = new_deployment_uid()
+        fields["uid"] = new_deployment_uid(now)
         row = DeploymentRow(**fields, revision=1, created_at=now, updated_at=now)
         session.add(row)
         session.flush()  # its revision's foreign key needs it

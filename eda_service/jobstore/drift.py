@@ -23,14 +23,18 @@ from eda_service.jobstore.models import DeploymentEventRow, DeploymentRow, Drift
 class DriftLog(Database):
     """Crossings and events."""
 
-    def record_crossing(self, name: str, pack: str, *, is_below: bool, message: str, data: Mapping[str, Any]) -> bool:
-        """Note that acceptance has fallen or risen; False when that was known, or the deployment has another pack."""
+    def record_crossing(
+        self, name: str, uid: str, pack: str, *, is_below: bool, message: str, data: Mapping[str, Any]
+    ) -> bool:
+        """Note that acceptance has fallen or risen; False when that was known, or the deployment has another pack, or
+        the name is another deployment's by now.
+        """
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
             deployment = session.get(DeploymentRow, name)
             row = session.get(DriftRow, name)
             was_below = row is not None and row.pack == pack and row.is_below
-            if deployment is None or deployment.pack != pack or was_below == is_below:
+            if deployment is None or deployment.uid != uid or deployment.pack != pack or was_below == is_below:
                 return False
             if row is None:
                 row = DriftRow(name=name)
@@ -40,12 +44,15 @@ class DriftLog(Database):
             _add(session, name, self._now(), kind, message, level, data)
             return True
 
-    def record_handled(self, name: str, kind: str, message: str, data: Mapping[str, Any], *, is_job: bool) -> bool:
+    def record_handled(
+        self, name: str, uid: str, kind: str, message: str, data: Mapping[str, Any], *, is_job: bool
+    ) -> bool:
         """Note what was done about a fall, once; False when somebody else has, or the deployment is gone."""
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
+            deployment = session.get(DeploymentRow, name)
             row = session.get(DriftRow, name)
-            if row is None or not row.is_below or row.is_handled:
+            if deployment is None or deployment.uid != uid or row is None or not row.is_below or row.is_handled:
                 return False
             row.is_handled = True
             row.adapted_at = self._now() if is_job else row.adapted_at
@@ -58,11 +65,15 @@ class DriftLog(Database):
             return {each.name: each for each in self._reader.read_all(Drift, session.scalars(select(DriftRow)))}
 
     def num_drift_events(self) -> dict[str, int]:
-        """How often each deployment has fallen."""
+        """How often each deployment has fallen, by its uid."""
         fallen = DeploymentEventRow.type == "acceptance_drift"
-        query = select(DeploymentEventRow.name, func.count()).where(fallen).group_by(DeploymentEventRow.name)
+        query = select(DeploymentRow.uid, func.count()).join(
+            DeploymentEventRow, DeploymentEventRow.name == DeploymentRow.name
+        )
         with self._read() as session:
-            return {name: int(number) for name, number in session.execute(query)}
+            return {
+                uid: int(number) for uid, number in session.execute(query.where(fallen).group_by(DeploymentRow.uid))
+            }
 
     def deployment_events(
         self, name: str, *, owner: str | None = None, before: int = 0, limit: int = 100

@@ -16,9 +16,17 @@ def ulid(now_s: float | None = None) -> str:
     return "".join(_ALPHABET[(value >> (5 * place)) & 31] for place in reversed(range(_NUM_CHARACTERS)))
 
 
-def new_deployment_uid() -> str:
+def made_at_s(identifier: str) -> float:
+    """When an identifier was made, in seconds since the epoch; what stands before the ULID does not matter."""
+    value = 0
+    for character in identifier[-_NUM_CHARACTERS:][:10]:
+        value = value << 5 | _ALPHABET.index(character)
+    return value / 1000
+
+
+def new_deployment_uid(now_s: float | None = None) -> str:
     """A new deployment's own id: `dep_` and a ULID. A name that is deleted and made again is another deployment."""
-    return f"dep_{ulid()}"
+    return f"dep_{ulid(now_s)}"
 
 
 def new_job_id(now_s: float | None = None) -> str:

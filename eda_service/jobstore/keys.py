@@ -9,9 +9,9 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, or_, select, update
 
 from eda_service.errors import InputError, NotFoundError
 from eda_service.jobstore.database import Database
@@ -117,6 +117,13 @@ class KeyStore(Database):
         with self._read() as session:
             row = session.get(KeyRow, key_id)
         return None if row is None else self._used(row)
+
+    def dead_keys(self, key_ids: Collection[str]) -> set[str]:
+        """Those of some keys that are revoked, expired or gone by now; no use of them."""
+        is_valid = and_(KeyRow.revoked_at.is_(None), or_(KeyRow.expires_at.is_(None), KeyRow.expires_at > self._now()))
+        query = select(KeyRow.id).where(KeyRow.id.in_(list(key_ids)), is_valid)
+        with self._read() as session:
+            return set(key_ids) - set(session.scalars(query))
 
     def has_keys(self) -> bool:
         """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to all."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import DeploymentsDep, DispatcherDep, FeedDep, MetricsDep, PacksDep
+from api.deps import DeploymentsDep, DispatcherDep, FeedDep, KeysDep, MetricsDep, PacksDep
 from api.routes.deployments import Name
 from api.schemas_deployments import DeploymentBody, DeploymentDetail
 from api.services import views
@@ -52,6 +52,7 @@ async def page_stream(
     dispatcher: DispatcherDep,
     packs: PacksDep,
     feed: FeedDep,
+    keys: KeysDep,
     after: Annotated[str | None, Query(max_length=128)] = None,
 ) -> Response:
     """The rows of a page of deployments, as they change."""
@@ -67,7 +68,7 @@ async def page_stream(
             }
         )
 
-    return await streams.answer(feed, look, interval_s=_INTERVAL_S)
+    return await streams.answer(feed, keys, visitor, look, interval_s=_INTERVAL_S)
 
 
 @router.get("/{name}")
@@ -103,6 +104,7 @@ async def detail_stream(
     packs: PacksDep,
     metrics: MetricsDep,
     feed: FeedDep,
+    keys: KeysDep,
 ) -> Response:
     """State and throughput of a deployment."""
     before: list[Reading] = []
@@ -119,7 +121,7 @@ async def detail_stream(
             }
         )
 
-    return await streams.answer(feed, look, interval_s=_INTERVAL_S)
+    return await streams.answer(feed, keys, visitor, look, interval_s=_INTERVAL_S)
 
 
 def _detail(

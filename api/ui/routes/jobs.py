@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import AdaptationsDep, FeedDep, PacksDep
+from api.deps import AdaptationsDep, FeedDep, KeysDep, PacksDep
 from api.routes.adaptations import JobId
 from api.services.adaptations import Adaptations
 from api.services.job_records import JobRecords
@@ -59,6 +59,7 @@ async def queue_stream(
     visitor: ReaderDep,
     adaptations: AdaptationsDep,
     feed: FeedDep,
+    keys: KeysDep,
     after: After = None,
     status: StatusQuery = None,
 ) -> Response:
@@ -75,7 +76,7 @@ async def queue_stream(
         known[:] = [ids]
         return streams.Look(parts | {f"row-{row.id}": part("_jobs.html", "row", row) for row in rows if row.is_live})
 
-    return await streams.answer(feed, look)
+    return await streams.answer(feed, keys, visitor, look)
 
 
 @router.get("/{job_id}")
@@ -108,10 +109,11 @@ async def job_stream(
     adaptations: AdaptationsDep,
     packs: PacksDep,
     feed: FeedDep,
+    keys: KeysDep,
     after: Annotated[int, Query(ge=0, le=1 << 60)] = 0,
 ) -> Response:
     """State, stages and events of a job, until it ends."""
-    return await streams.answer(feed, _JobLooks(job_id, visitor, adaptations, packs, after).look)
+    return await streams.answer(feed, keys, visitor, _JobLooks(job_id, visitor, adaptations, packs, after).look)
 
 
 @router.post("/{job_id}/cancel")

@@ -105,7 +105,13 @@ async def answer(
     headers = {"content-type": "application/json", "x-request-id": request.state.request_id}
     try:
         return await gateway.send(
-            "POST", "/v1/chat/completions", entry, headers=headers, content=question.body(), ended=release
+            "POST",
+            "/v1/chat/completions",
+            entry,
+            visitor.caller,
+            headers=headers,
+            content=question.body(),
+            ended=release,
         )
     except BaseException:
         release()

@@ -52,16 +52,20 @@ class World:
         self.now += 10
         self.tried, self.accepted = self.tried + 100, self.accepted + round(100 * rate)
         counts = ModelCounts(num_rounds=self.tried, tried_at=[self.tried], accepted_at=[self.accepted])
-        found = GroupMetrics([VariantMetrics("math", pack, counts)], num_replicas=1)
+        found = GroupMetrics([VariantMetrics(self.uid, pack, counts)], num_replicas=1)
         answer = Answer(headers={"content-type": "application/json"}, body=GROUP_METRICS.dump_json(found))
         self.proxy.on("GET", f"/groups/{group_key(TARGET)}/internal/metrics", answer)
         self.watch.run_once()
 
     def keep(self, number: int) -> None:
-        directory = prompts.open_directory(self.settings.home, "math")
+        directory = prompts.open_directory(self.settings.home, self.uid)
         file = prompts.PromptFile(directory / "r1.jsonl", 50)
         for i in range(number):
             file.add({"at": float(i), "messages": [{"role": "user", "content": f"question {i}"}]})
+
+    @property
+    def uid(self) -> str:
+        return self.store.deployment("math").uid
 
     @property
     def events(self) -> list[str]:
@@ -97,7 +101,7 @@ def test_one_event_for_each_crossing(world: World) -> None:
     for rate in (0.8, 0.9, 0.2):
         world.serve(rate)
     assert world.events == ["acceptance_drift", "acceptance_recovered", "acceptance_drift"]
-    assert not prompts.directory(world.settings.home, "math").exists()
+    assert not prompts.directory(world.settings.home, world.uid).exists()
     assert world.store.counts() == {}
 
 
@@ -167,8 +171,10 @@ def test_another_pack_is_judged_by_its_own_rounds_and_a_deletion_forgets_all(wor
     for _ in range(2):
         world.serve(0.2, "math@2")
     assert [each for each in world.events if each == "acceptance_drift"] == ["acceptance_drift"] * 2
+    kept = prompts.directory(world.settings.home, world.uid)
+    assert kept.exists()
     assert world.client.delete("/v1/deployments/math").status_code == 200
-    assert not prompts.directory(world.settings.home, "math").exists()
+    assert not kept.exists()
     assert world.store.drifts() == {}
 
 
@@ -182,3 +188,27 @@ def test_settings_are_changed_by_field_and_checked(world: World) -> None:
         refused = world.client.patch("/v1/deployments/math", json={"drift": wrong})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "drift")
         assert word in refused.json()["error"]["message"]
+
+
+def test_a_name_that_another_takes_begins_without_judgement_events_or_prompts(world: World) -> None:
+    """Also for a watcher that has seen the old one, and for one that is in the middle of a look at it."""
+    world.deploy("math@latest")
+    world.keep(40)
+    world.serve(0.8)
+    world.serve(0.2)
+    old = world.store.deployment("math")
+    assert world.events == ["acceptance_drift", "adaptation_queued"]
+    assert world.client.delete("/v1/deployments/math").status_code == 200
+    world.deploy("math@latest")
+    told = {"is_below": True, "message": "fell", "data": {}}
+    assert not world.store.record_crossing("math", old.uid, "math@1", **told)
+    assert not world.store.record_handled("math", old.uid, "adaptation_queued", "late", {}, is_job=True)
+    assert world.events == []
+    shown = world.client.get("/v1/deployments/math").json()["drift"]
+    assert (shown["is_below"], shown["acceptance_length"], shown["expected"]) == (False, None, None)
+    assert prompts.newest(world.settings.home, world.uid, 50) == []
+    assert world.store.num_drift_events() == {}
+    world.tried = world.accepted = 0
+    world.serve(0.2)  # one look is no window yet, whatever the old one's rounds were
+    assert world.watch.judgements[world.uid].acceptance_length is None
+    assert old.uid not in world.watch.judgements

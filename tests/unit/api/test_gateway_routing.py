@@ -53,6 +53,7 @@ def test_each_model_reaches_its_group(client: TestClient, store: JobStore, proxy
     assert [ask(client, name).json()["said"] for name in ("a", "b", "c")] == ["one", "one", "other"]
     assert ask(client, "c", "/v1/completions").json()["said"] == "other"
     sent = proxy.seen("POST", f"{one}{CHAT}")[1]
+    assert sent.headers["x-eda-deployment"] == store.deployment("b").uid
     assert sent.body == {"model": "b", "messages": HI}
     assert sent.headers["x-request-id"].startswith("req_")
 
@@ -65,6 +66,7 @@ def test_headers_that_steer_serve_do_not_go_through(
     proxy.on("POST", f"{prefix}{CHAT}", Answer({"ok": True}))
     steering = {
         "x-request-timeout-seconds": "99999",
+        "x-eda-deployment": "dep_of_another",
         "x-request-disconnect-disabled": "true",
         "serve_multiplexed_model_id": "b",
         "authorization": "Bearer eda_1_2",
@@ -74,7 +76,8 @@ def test_headers_that_steer_serve_do_not_go_through(
     body = {"model": "a", "messages": HI}
     assert client.post(CHAT, json=body, headers=steering).status_code == 200
     (seen,) = proxy.seen("POST", f"{prefix}{CHAT}")
-    assert not steering.keys() & seen.headers.keys()
+    assert seen.headers["x-eda-deployment"] == store.deployment("a").uid
+    assert not (steering.keys() - {"x-eda-deployment"}) & seen.headers.keys()
     assert seen.headers["x-request-id"].startswith("req_")
 
 

@@ -112,4 +112,14 @@ def test_a_real_endpoint_counts_what_it_answered(endpoint: LiveEndpoint) -> None
     assert counts.decode_s.num == counts.request_s.num == 4
     assert 0 < counts.decode_s.total < counts.request_s.total
     assert (found.num_replicas, only(found).num_running) == (1, 0)
-    assert found.loaded == [LoadedModel("tiny", None, "tiny@1", 20, 3)]
+    assert found.loaded == [LoadedModel("", None, "tiny@1", 20, 3)]
+
+
+def test_a_name_made_again_is_counted_apart() -> None:
+    """One replica served a name for a deployment that is gone and serves it for the one that has it now."""
+    hub = Hub(Clock())
+    variants = [VariantMetrics(uid, "p@1", counted(tokens, [1])) for uid, tokens in (("old", 5), ("new", 2))]
+    hub.put(Report("r1", {"e1": variants}, [LoadedModel("new", "p@1", "d@1")], {"old": 3}, None))
+    found = hub.read()
+    assert {each.uid: each.counts.num_new_tokens for each in found.variants} == {"old": 5, "new": 2}
+    assert ([each.uid for each in found.loaded], found.swaps) == (["new"], {"old": 3})

@@ -54,8 +54,10 @@ def spec_of(model_dir: Path, adapter: Path | None) -> TargetSpec:
     return TargetSpec(model=str(model_dir), adapter=None if adapter is None else str(adapter), dtype="float32")
 
 
-def served(name: str, spec: TargetSpec, *, base_draft: str | None = "tiny@1", pack: str | None = None) -> ServedModel:
-    return ServedModel(name=name, target=spec.model_dump(mode="json"), base_draft=base_draft, pack=pack)
+def served(
+    name: str, spec: TargetSpec, *, base_draft: str | None = "tiny@1", pack: str | None = None, uid: str = ""
+) -> ServedModel:
+    return ServedModel(name=name, uid=uid, target=spec.model_dump(mode="json"), base_draft=base_draft, pack=pack)
 
 
 def publish(base_dir: Path, spec: TargetSpec, version: int) -> str:
@@ -274,5 +276,43 @@ def test_an_adapter_that_cannot_be_stacked_gets_a_merged_base_of_its_own(
         assert await tokens(models, "odd", greedy) == merged_answer(odd, greedy)
         memory = {each.name: each.adapter_bytes for each in (await models.memory()).variants}
         assert memory["a"] > memory["odd"] == 0
+
+    run(scenario())
+
+
+def test_a_name_that_another_deployment_takes_gives_nothing_of_the_one_before(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    """Neither while the new one is loaded, nor when it does not load; an answer that runs ends on the old one."""
+    spec, other = (spec_of(target_dir("llama"), adapter) for adapter in adapters)
+    bad = publish(base_draft_dir, other, 2)
+
+    async def scenario() -> None:
+        await models.make([served("a", spec, uid="old"), served("b", other, uid="b")])
+        old = models.find("a", "old")
+        with old.runner.book(1, timeout_s=60) as booking:
+            params = SamplingParams(max_new_tokens=100, ignore_eos=True)
+            booking.start([Order(old.uid, PROMPT, params, old.variant)])
+            making = asyncio.create_task(models.make([served("a", spec, uid="new"), served("b", other, uid="b")]))
+            await asyncio.sleep(0)
+            for uid in ("old", "new", None):
+                with pytest.raises(NotFoundError, match="there is b"):
+                    models.find("a", uid)
+            assert [pair.uid for pair in models.pairs] == ["b"]
+            await making
+            assert models.find("a", "new").uid == models["a"].uid == "new"
+            reason = None
+            while reason is None:
+                for _, output in await booking.take():
+                    reason = output.finish_reason
+            assert reason == "length"
+        assert set(old.runner.counts) == {("old", None)}
+        await models.make([served("a", spec, uid="third", pack=bad)])
+        for uid in ("third", None):
+            with pytest.raises(ResourceError, match="adapt again"):
+                models.find("a", uid)
+        with pytest.raises(NotFoundError):
+            models.find("a", "new")
+        assert models.pairs == []
 
     run(scenario())

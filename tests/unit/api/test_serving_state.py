@@ -19,7 +19,7 @@ KEY = group_key(TARGET)
 APP = application_of(KEY)
 SERVE = "/api/serve/applications/"
 VARIANTS = f"/groups/{KEY}/internal/variants"
-PAIR = Deployment(name="pair", target=TARGET, base_draft="d@1", pack="p@2")
+PAIR = Deployment(name="pair", uid="u1", target=TARGET, base_draft="d@1", pack="p@2")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def state(ray: ScriptedService, serving: Serving, deployment: Deployment = PAIR,
 
 
 def loaded(pack: str | None, **more: Any) -> Answer:
-    variant = {"name": "pair", "base_draft": "d@1", "pack": pack, "loaded_at": 1, "num_running": 3}
+    variant = {"name": "pair", "uid": "u1", "base_draft": "d@1", "pack": pack, "loaded_at": 1, "num_running": 3}
     return Answer({"base_bytes": 1000, "variants": [variant | {"adapter_bytes": 20, "pack_bytes": 30}], **more})
 
 
@@ -151,13 +151,34 @@ def test_replicas_that_serve_does_not_list_during_a_change_run_on(ray: ScriptedS
     assert (unlisted.state, unlisted.num_replicas) == (State.READY, 1)
 
 
+def test_what_a_replica_has_loaded_for_another_of_the_same_name_is_not_shown(
+    ray: ScriptedService, serving: Serving
+) -> None:
+    """Nor what an older replica says, which knows no uids."""
+    ray.on("GET", SERVE, runs("RUNNING"))
+    ray.on("GET", VARIANTS, loaded("p@2"))
+    remade = state(ray, serving, PAIR.model_copy(update={"uid": "u2"}))
+    assert (remade.state, remade.variant) == (State.LOADING, None)
+    older = {"name": "pair", "base_draft": "d@1", "pack": "p@2", "loaded_at": 1, "num_running": 3}
+    ray.on("GET", VARIANTS, Answer({"variants": [older]}))
+    assert (state(ray, serving).state, state(ray, serving).variant) == (State.LOADING, None)
+
+
 def test_what_failed_says_why(ray: ScriptedService, serving: Serving) -> None:
     ray.on("GET", SERVE, runs("RUNNING"))
-    failures = [{"name": "pair", "base_draft": "d@1", "pack": "p@2", "reason": "the pack was made for another target"}]
+    failures = [
+        {
+            "name": "pair",
+            "uid": "u1",
+            "base_draft": "d@1",
+            "pack": "p@2",
+            "reason": "the pack was made for another target",
+        }
+    ]
     ray.on("GET", VARIANTS, loaded("p@1", failed=failures))
     failed = state(ray, serving)
     assert (failed.state, failed.reason) == (State.FAILED, "the pack was made for another target")
-    for other in (PAIR.model_copy(update={"pack": "p@3"}), PAIR.model_copy(update={"name": "other"})):
+    for other in (PAIR.model_copy(update={"pack": "p@3"}), PAIR.model_copy(update={"uid": "u2"})):
         assert state(ray, serving, other).state is State.LOADING
     assert state(ray, serving, PAIR.model_copy(update={"pack": "p@1"})).state is State.READY
     ray.on("GET", SERVE, runs("DEPLOY_FAILED", message="no module", num_running=0))

@@ -18,7 +18,7 @@ def counts(tokens: int, drafts: int, accepted: int, ended: int) -> ModelCounts:
     )
 
 
-def test_a_name_is_added_up_over_its_packs() -> None:
+def test_a_deployment_is_added_up_over_its_packs() -> None:
     variants = [
         VariantMetrics("a", "p@1", counts(10, 2, 3, 1), num_running=1, num_waiting=2),
         VariantMetrics("a", "p@2", counts(5, 1, 1, 2), num_running=2),
@@ -30,16 +30,17 @@ def test_a_name_is_added_up_over_its_packs() -> None:
 
 
 def test_rates_are_differences_over_time() -> None:
-    before, now = Reading(10.0, counts(100, 10, 20, 4)), Reading(14.0, counts(180, 30, 50, 6))
+    before, now = Reading("a", 10.0, counts(100, 10, 20, 4)), Reading("a", 14.0, counts(180, 30, 50, 6))
     rates = rates_between(before, now)
     assert rates is not None
     assert (rates.tokens_per_s, rates.answers_per_s, rates.acceptance_length) == (20.0, 0.5, 2.5)
 
 
 def test_no_rate_without_rounds_time_or_memory() -> None:
-    one = Reading(10.0, counts(100, 10, 20, 4))
-    idle = rates_between(one, Reading(12.0, counts(100, 10, 20, 4)))
+    one = Reading("a", 10.0, counts(100, 10, 20, 4))
+    idle = rates_between(one, Reading("a", 12.0, counts(100, 10, 20, 4)))
     assert idle is not None
     assert idle.acceptance_length is None
     assert rates_between(one, one) is None
-    assert rates_between(one, Reading(12.0, counts(3, 1, 1, 1))) is None, "replicas began anew"
+    assert rates_between(one, Reading("a", 12.0, counts(3, 1, 1, 1))) is None, "replicas began anew"
+    assert rates_between(one, Reading("b", 12.0, counts(180, 30, 50, 6))) is None, "the name is another's now"

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from eda_service.distributed.serve_config import Listen, Placement, build_config, group_key, groups_of
+from eda_service.distributed.serve_config import Listen, Placement, build_config, group_key, group_of, groups_of
 from eda_service.jobstore import Deployment
+from eda_service.jobstore.ids import new_deployment_uid
 
 
 def deployment(name: str, replicas: tuple[int, int] = (1, 1), pack: str | None = "p@1", **target: Any) -> Deployment:
@@ -99,3 +100,15 @@ def test_replicas_take_gpus_where_the_service_says_so() -> None:
     assert (actor.num_gpus, actor.num_cpus) == (1.0, 0.5)
     assert "ray_actor_options" not in plain["applications"][0]["deployments"][0]
     assert with_gpus["http_options"] == {"host": "0.0.0.0", "port": 8000}
+
+
+def test_a_name_made_again_on_vllm_has_another_group_and_one_that_is_older_than_uids_keeps_its_own() -> None:
+    now = 1_800_000_000
+    on_vllm = deployment("b").model_copy(update={"engine": {"kind": "vllm"}, "created_at": now})
+    first, again = (on_vllm.model_copy(update={"uid": new_deployment_uid(now)}) for _ in range(2))
+    migrated = [on_vllm.model_copy(update={"uid": new_deployment_uid(now + 60)}) for _ in range(2)]
+    assert group_of(first) != group_of(again)
+    assert {group_of(each) for each in migrated} == {group_of(on_vllm)}
+    assert group_of(on_vllm) not in {group_of(first), group_of(again)}
+    (group,) = groups_of([first.model_copy(update={"drift": {"keep_prompts": 20}})])
+    assert (group.models[0].uid, list(group.keep)) == (first.uid, [first.uid])

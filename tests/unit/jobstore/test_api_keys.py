@@ -138,3 +138,16 @@ def test_a_key_that_was_checked_is_found_by_its_id_while_it_is_valid(store: JobS
     assert store.valid_key(other.id) is not None
     store.revoke_key(other.id)
     assert store.valid_key(other.id) is None
+
+
+def test_dead_keys_are_the_revoked_the_expired_and_the_unknown(store: JobStore, clock: Clock) -> None:
+    """Asking is no use of a key."""
+    good, brief, bad = (store.create_key("ann", name, ["infer"], at)[0].id for name, at in (
+        ("good", None), ("brief", int(clock.now) + 10), ("bad", None)
+    ))  # fmt: skip
+    assert store.dead_keys({good, brief, bad}) == set()
+    store.revoke_key(bad)
+    clock.now += 10
+    assert store.dead_keys({good, brief, bad, "unknown"}) == {brief, bad, "unknown"}
+    assert store.dead_keys([good]) == store.dead_keys([]) == set()
+    assert all(each.last_used_at is None for each in store.list_keys())

@@ -135,6 +135,8 @@ def test_a_database_from_before_revisions_keeps_its_jobs(
     (deployment,) = store.deployments()
     assert (deployment.name, deployment.owner, deployment.pack, deployment.revision) == ("pair", "local", "p@1", 1)
     assert (deployment.min_replicas, deployment.max_replicas, deployment.labels) == (1, 1, {})
+    assert deployment.uid.startswith("dep_")
+    assert not deployment.has_own_uid
     assert [(each.pack, each.made_by) for each in store.revisions("pair")] == [("p@1", "adapt_old")]
     (held,) = store.hold(holder="a", lease_s=30)
     assert (held.id, held.lease_token) == ("adapt_old", 1)

@@ -85,3 +85,26 @@ def test_a_pinned_champion_is_each_owners_own_and_can_be_let_go(store: JobStore)
     assert [store.pinned_champion(*each) for each in (("ada", "p"), ("bob", "p"), ("ada", "q"))] == [2, None, None]
     store.pin_champion("ada", "p", None)
     assert store.pinned_champion("ada", "p") is None
+
+
+def test_a_name_made_again_is_another_deployment(store: JobStore, clock: Clock) -> None:
+    """Its uid stays while it is changed, and nothing that was decided about the one before reaches it."""
+    made = store.put_deployment(PAIR, made_by="ada", reason="made")
+    changed = store.put_deployment(
+        made.model_copy(update={"uid": "dep_forged", "pack": "p@2"}), made_by="a", reason="x"
+    )
+    assert changed.uid == made.uid
+    told = {"is_below": True, "message": "fell", "data": {}}
+    assert store.record_crossing("pair", made.uid, "p@2", **told)
+    assert store.num_drift_events() == {made.uid: 1}
+    assert store.delete_deployment("pair").uid == made.uid
+    clock.now += 5
+    again = store.put_deployment(PAIR.model_copy(update={"owner": "bob"}), made_by="bob", reason="made")
+    assert again.uid != made.uid
+    assert made.has_own_uid
+    assert again.has_own_uid
+    assert not store.record_crossing("pair", made.uid, "p@1", **told)
+    assert store.record_crossing("pair", again.uid, "p@1", **told)
+    assert not store.record_handled("pair", made.uid, "adaptation_queued", "late", {}, is_job=True)
+    assert store.num_drift_events() == {again.uid: 1}
+    assert store.drifts()["pair"].is_handled is False
