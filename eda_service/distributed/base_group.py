@@ -139,7 +139,7 @@ class BaseGroup:
         key = "all" if vocab_W is None else hashlib.sha256(vocab_W.numpy().tobytes()).hexdigest()
         head = self._heads.get(key)
         if head is None:
-            head = DraftHead(self.target.head_weight, vocab_W)
+            head = DraftHead(self.target.lm_head, vocab_W)
             self._heads[key] = head
         return head
 

@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from eda_service.errors import TargetIncompatibleError
+
 NAME = "eda_slots"
+# What transformers passes on that changes nothing here: no dropout while decoding, a window that the context does not
+# exceed (`max_context_of`), positions and flags that masks and rotation hold already.
+_WITHOUT_EFFECT = frozenset(
+    {
+        *("dropout", "sliding_window", "position_ids", "cache_position", "use_cache", "output_attentions"),
+        *("output_hidden_states", "return_dict", "is_causal", "layer_idx", "past_key_values", "logits_to_keep"),
+        *("position_embeddings", "output_router_logits"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,43 @@ def attend(
     return out.reshape(rows, num_heads, length, width)
 
 
+def attend_capped(
+    query_BNLd: Tensor,
+    keys_BHTd: Tensor,
+    values_BHTd: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    *,
+    softcap: float | None = None,
+    sinks_N: Tensor | None = None,
+) -> Tensor:
+    """`attend` with a soft cap on the scores (Gemma 2), or with sinks (gpt-oss); softmax in float32.
+
+    Args:
+        query_BNLd: Queries.
+        keys_BHTd: Keys.
+        values_BHTd: Values.
+        mask: Additive (B, 1, G*L, T), or None.
+        scaling: Factor of the scores; None: one over the root of d.
+        softcap: Bound that the scores approach, before the mask.
+        sinks_N: A score for each query head that takes its part of the softmax and gives no value.
+    """
+    rows, num_heads, length, width = query_BNLd.shape
+    num_kv_heads = keys_BHTd.shape[1]
+    groups = num_heads // num_kv_heads
+    folded = query_BNLd.reshape(rows, num_kv_heads, groups * length, width)
+    scores = folded @ keys_BHTd.transpose(-1, -2) * (width**-0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores + mask
+    if sinks_N is not None:
+        sinks = sinks_N.view(1, num_kv_heads, groups, 1, 1).expand(rows, -1, -1, length, 1)
+        scores = torch.cat([scores, sinks.reshape(rows, num_kv_heads, groups * length, 1).to(scores.dtype)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query_BNLd.dtype)
+    return (weights[..., : keys_BHTd.shape[2]] @ values_BHTd).reshape(rows, num_heads, length, width)
+
+
 def folded_attention(
     module: torch.nn.Module,
     query_BNLd: Tensor,
@@ -84,10 +132,26 @@ def folded_attention(
     value_BHTd: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **_: Any,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """`attend` under transformers' interface; returns (B, L, N, d) as transformers expects."""
-    return attend(query_BNLd, key_BHTd, value_BHTd, attention_mask, scaling).transpose(1, 2), None
+    """`attend` under transformers' interface; returns (B, L, N, d) as transformers expects.
+
+    Raises:
+        TargetIncompatibleError: The family tells its attention something that nothing here does.
+    """
+    unknown = sorted(name for name, value in others.items() if name not in _WITHOUT_EFFECT and value is not None)
+    if unknown:
+        raise TargetIncompatibleError(
+            f"{type(module).__name__} gives its attention {', '.join(unknown)}, which this engine does not compute; "
+            "serve it on vLLM (engine vllm)",
+            param="target.model",
+        )
+    if softcap is None and s_aux is None:
+        return attend(query_BNLd, key_BHTd, value_BHTd, attention_mask, scaling).transpose(1, 2), None
+    out = attend_capped(query_BNLd, key_BHTd, value_BHTd, attention_mask, scaling, softcap=softcap, sinks_N=s_aux)
+    return out.transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, folded_attention)

@@ -156,7 +156,7 @@ def test_captured_features_are_the_target_s_at_every_position_but_the_last(
     with_draft: bool,
 ) -> None:
     draft = make_fitted_draft("llama") if with_draft else None
-    head = DraftHead(tiny_target.head_weight, None) if with_draft else None
+    head = DraftHead(tiny_target.lm_head, None) if with_draft else None
     engine = Engine(tiny_target, draft, head, num_draft_tokens=3, max_batch=2, max_tokens=120, capture_features=True)
     prompts = make_prompts(4, seed=5)
     for i, ids in enumerate(prompts):

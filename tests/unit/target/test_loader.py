@@ -223,10 +223,11 @@ def test_exported_embedding_and_head(
     """What train workers load instead of the target: bfloat16 copies, one matrix where the two are tied."""
     target, path = make_target(family), tmp_path / "io.safetensors"
     export_io(target, path)
-    embed, head_VD = load_io(path, dtype=torch.float32, device=torch.device("cpu"))
+    embed, lm_head = load_io(path, dtype=torch.float32, device=torch.device("cpu"))
     weight = target.embed.weight
     assert isinstance(weight, torch.Tensor)
     assert torch.equal(embed.weight, weight.bfloat16().float())
+    head_VD = lm_head.rows_VD
     assert torch.equal(head_VD, target.head_weight.bfloat16().float())
     assert torch.equal(embed.weight, head_VD) is tied
     assert not embed.weight.requires_grad
