@@ -8,6 +8,7 @@ Shapes: B rows, H key/value heads, G query heads per key/value head, L query pos
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,11 @@ from transformers import AttentionInterface
 from eda_service.errors import TargetIncompatibleError
 
 NAME = "eda_slots"
-# What transformers passes on that changes nothing here: no dropout while decoding, a window that the context does not
-# exceed (`max_context_of`), positions and flags that masks and rotation hold already.
+# What transformers passes on that changes nothing here: no dropout while decoding, positions and flags that masks and
+# rotation hold already.
 _WITHOUT_EFFECT = frozenset(
     {
-        *("dropout", "sliding_window", "position_ids", "cache_position", "use_cache", "output_attentions"),
+        *("dropout", "position_ids", "cache_position", "use_cache", "output_attentions"),
         *("output_hidden_states", "return_dict", "is_causal", "layer_idx", "past_key_values", "logits_to_keep"),
         *("position_embeddings", "output_router_logits"),
     }
@@ -75,6 +76,48 @@ def additive_mask(hidden_BLT: Tensor, groups: int, dtype: torch.dtype) -> Tensor
     mask_BLT = torch.zeros(hidden_BLT.shape, dtype=dtype, device=hidden_BLT.device)
     mask_BLT.masked_fill_(hidden_BLT, float("-inf"))
     return mask_BLT[:, None].repeat(1, 1, groups, 1)
+
+
+def windowed(mask: Tensor, window: int) -> Tensor:
+    """A mask (B, 1, G*L, T) under which a query also sees no key that is `window` or more places behind it.
+
+    A query's own place is the number of keys it sees less one, in a sequence as in a tree: before it lie the prefix and
+    its ancestors, and a tree is never deeper than a window.
+    """
+    last_B1Q1 = (mask == 0).sum(-1, keepdim=True) - 1
+    keys_T = torch.arange(mask.shape[-1], device=mask.device)
+    return mask.masked_fill(keys_T <= last_B1Q1 - window, float("-inf"))
+
+
+class _Windows:
+    """The last mask with the windows that were made of it: layers of one forward ask for the same ones in turn."""
+
+    def __init__(self) -> None:
+        self._mask: weakref.ref[Tensor] | None = None
+        self._made: dict[int, Tensor] = {}
+
+    def of(self, mask: Tensor, window: int) -> Tensor:
+        """`windowed`, made once for a mask."""
+        if self._mask is None or self._mask() is not mask:
+            self._mask, self._made = weakref.ref(mask), {}
+        made = self._made.get(window)
+        if made is None:
+            made = self._made[window] = windowed(mask, window)
+        return made
+
+
+_WINDOWS = _Windows()
+
+
+def within(
+    keys_BHTd: Tensor, values_BHTd: Tensor, mask: Tensor | None, window: int | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and mask of a layer whose queries look back over `window` places, themselves included; None: all."""
+    if window is None or keys_BHTd.shape[2] <= window:
+        return keys_BHTd, values_BHTd, mask
+    if mask is None:  # one query, at the last place
+        return keys_BHTd[:, :, -window:], values_BHTd[:, :, -window:], None
+    return keys_BHTd, values_BHTd, _WINDOWS.of(mask, window)
 
 
 def attend(
@@ -134,6 +177,7 @@ def folded_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """`attend` under transformers' interface; returns (B, L, N, d) as transformers expects.
@@ -148,9 +192,10 @@ def folded_attention(
             "serve it on vLLM (engine vllm)",
             param="target.model",
         )
+    keys, values, mask = within(key_BHTd, value_BHTd, attention_mask, sliding_window)
     if softcap is None and s_aux is None:
-        return attend(query_BNLd, key_BHTd, value_BHTd, attention_mask, scaling).transpose(1, 2), None
-    out = attend_capped(query_BNLd, key_BHTd, value_BHTd, attention_mask, scaling, softcap=softcap, sinks_N=s_aux)
+        return attend(query_BNLd, keys, values, mask, scaling).transpose(1, 2), None
+    out = attend_capped(query_BNLd, keys, values, mask, scaling, softcap=softcap, sinks_N=s_aux)
     return out.transpose(1, 2), None
 
 

@@ -215,7 +215,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         dtype=dtype,
         device=device,
         adapters=_bank(decoder, dtype, device),
-        notes=notes,
+        notes=(*notes, *_context_note(model.config)),
     )
     _require_fidelity(target, own_1LV)
     return target
@@ -290,12 +290,32 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
 
 
 def max_context_of(config: Any) -> int:
-    """Positions the model was built for; a sliding window caps it, since the slot cache attends to everything."""
+    """Positions that the model was built for.
+
+    YaRN multiplies the original length where the config left `max_position_embeddings` at it. LongRoPE takes other
+    factors once any row of a batch is longer than the original length, which would make an answer depend on its
+    neighbours: its context ends there.
+    """
     limit = int(config.max_position_embeddings)
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True):
-        return min(limit, int(window))
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)
+    original = int(rope.get("original_max_position_embeddings") or limit)
+    if rope.get("rope_type") == "longrope":
+        return min(limit, original)
+    if rope.get("rope_type") == "yarn" and limit == original:
+        return int(original * float(rope.get("factor") or 1.0))
     return limit
+
+
+def _context_note(config: Any) -> tuple[str, ...]:
+    context = max_context_of(config)
+    if context >= int(config.max_position_embeddings):
+        return ()
+    return (
+        f"the context ends at {context} of {config.max_position_embeddings} positions: beyond its original length "
+        "LongRoPE rotates every row of a batch by the longest one, so answers would depend on their neighbours; serve "
+        "longer prompts on vLLM",
+    )
 
 
 def load_config(model_dir: Path) -> Any:

@@ -17,7 +17,7 @@ from families import REFUSED, SERVED, write_family
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from eda_service.config import TargetSpec
+from eda_service.config import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.errors import TargetIncompatibleError
@@ -48,6 +48,39 @@ def test_answers_are_those_of_transformers(family: str, tmp_path: Path, new_draf
     plain = Engine(target, num_draft_tokens=3, max_batch=4, max_tokens=120)
     assert decode(plain, PROMPTS, params) == wanted
     assert decode(speculative(target, new_draft(target)), PROMPTS, params) == wanted
+
+
+WINDOWED: dict[str, dict[str, Any]] = {
+    "cohere2": {},
+    "exaone4": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "gpt_oss": {},
+    "ministral": {},
+    "mistral": {},
+    "mixtral": {},
+    "olmo3": {},
+    "phi3": {},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "max_window_layers": 1},
+    "starcoder2": {"use_sliding_window": True},
+}
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+@pytest.mark.parametrize("tree", [None, TreeConfig(size=6, depth=3, width=2)], ids=["chains", "trees"])
+def test_layers_look_back_over_their_window(
+    family: str, tree: TreeConfig | None, tmp_path: Path, new_draft: Callable[..., Draft]
+) -> None:
+    """A window of 8 and 50 positions: prefills, single tokens, verified drafts and trees see what transformers' do."""
+    target = load(write_family(tmp_path, family, sliding_window=8, **WINDOWED[family]))
+    assert target.max_context == 512
+    wanted = [reference_answer(reference(tmp_path), target, ids, 20) for ids in PROMPTS]
+    params = [SamplingParams(max_new_tokens=20)] * len(PROMPTS)
+    plain = Engine(target, num_draft_tokens=3, max_batch=4, max_tokens=120)
+    assert decode(plain, PROMPTS, params) == wanted
+    assert decode(plain, PROMPTS[:1], params[:1]) == wanted[:1]
+    assert decode(speculative(target, new_draft(target), tree=tree), PROMPTS, params) == wanted
 
 
 @pytest.mark.parametrize("family", ["cohere", "gemma2", "granite", "phimoe", "llama"])
