@@ -13,8 +13,11 @@ from typing import Any
 
 from eda_service.artifacts import bounded_json
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
 
+_TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
+_MAX_TEMPLATE_BYTES = 1 << 20
 _USER_MARK = "\x00eda-user-turn\x00"
 
 
@@ -40,6 +43,52 @@ def load_tokenizer(model_dir: Path) -> Any:
             param="target.model",
         )
     return tokenizer
+
+
+def target_tokenizer(resolved: ResolvedTarget) -> Any:
+    """The tokenizer of a target: the adapter's own files win where it brings them, since it was trained with them.
+
+    A template without a tokenizer, or a tokenizer without a template, leaves the other to the base.
+
+    Raises:
+        TargetIncompatibleError: There is none that the tokenizers library reads.
+    """
+    adapter_dir = resolved.adapter_dir
+    if adapter_dir is None or not (adapter_dir / _TOKENIZER).is_file():
+        tokenizer = load_tokenizer(resolved.model_dir)
+    else:
+        tokenizer = load_tokenizer(adapter_dir)
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = load_tokenizer(resolved.model_dir).chat_template
+    if adapter_dir is not None and (adapter_dir / _TEMPLATE).is_file():
+        tokenizer.chat_template = read_template(adapter_dir / _TEMPLATE)
+    return tokenizer
+
+
+def speaks_as_base(resolved: ResolvedTarget) -> bool:
+    """Whether a target with its adapter tokenizes, and renders conversations, as its base alone does."""
+    adapter_dir = resolved.adapter_dir
+    if adapter_dir is None or not any((adapter_dir / name).is_file() for name in (_TOKENIZER, _TEMPLATE)):
+        return True
+    own, base = target_tokenizer(resolved), load_tokenizer(resolved.model_dir)
+    same_text = str(own.chat_template) == str(base.chat_template)
+    return same_text and own.backend_tokenizer.to_str() == base.backend_tokenizer.to_str()
+
+
+def read_template(path: Path) -> str:
+    """A chat template's text.
+
+    Raises:
+        TargetIncompatibleError: It is no text, or too long for one.
+    """
+    try:
+        if path.stat().st_size > _MAX_TEMPLATE_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes, at most {_MAX_TEMPLATE_BYTES} are read")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise TargetIncompatibleError(
+            f"{path} cannot be read: {error}; save it again", param="target.adapter"
+        ) from error
 
 
 def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list[int]:

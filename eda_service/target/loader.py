@@ -24,10 +24,10 @@ from eda_service.config import TargetSpec
 from eda_service.errors import EdaError, TargetIncompatibleError, TargetNotFoundError
 from eda_service.records import TargetFingerprint
 from eda_service.target.adapter_bank import AdapterBank
-from eda_service.target.adapter_check import changed_modules
+from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape, tree_mask, visible_mask
-from eda_service.target.chat import load_stop_token_ids, load_tokenizer
+from eda_service.target.chat import load_stop_token_ids, target_tokenizer
 from eda_service.target.fidelity import NUM_TOKENS, own_logits, require_equal, require_whole
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
 from eda_service.target.head import InferenceHead, LmHead, lm_head_of
@@ -185,7 +185,7 @@ def _told(spec: TargetSpec) -> Iterator[None]:
 
 def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> Target:
     dtype = choose_dtype(spec, device)
-    tokenizer = load_tokenizer(resolved.model_dir)
+    tokenizer = target_tokenizer(resolved)
     model, notes = _load_model(resolved, dtype)
     model = model.to(device)
     body = model.get_decoder()
@@ -264,29 +264,6 @@ def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tupl
         model = merge_adapter(model, resolved.adapter_dir)
     model.requires_grad_(False)
     return model.eval(), (() if note is None else (note,))
-
-
-def merge_adapter(model: Any, adapter_dir: Path) -> Any:
-    """A transformers model with a LoRA adapter added to its weights.
-
-    Raises:
-        TargetIncompatibleError: The adapter does not fit.
-    """
-    from peft import LoraConfig, PeftModel
-
-    try:
-        config = LoraConfig.from_pretrained(str(adapter_dir), local_files_only=True)
-        # The names in the file instead of the author's regular expressions; see `adapter_check`.
-        config.target_modules = set(changed_modules(adapter_dir))
-        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
-        adapted = PeftModel.from_pretrained(model, str(adapter_dir), config=config, local_files_only=True)
-        merged = adapted.merge_and_unload()
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise TargetIncompatibleError(
-            f"adapter {adapter_dir} does not fit its base: {error}; name the base it was trained on",
-            param="target.adapter",
-        ) from error
-    return merged
 
 
 def max_context_of(config: Any) -> int:
