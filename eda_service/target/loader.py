@@ -74,6 +74,13 @@ class Target:
         return self.lm_head.rows_VD
 
     @property
+    def vocab_size(self) -> int:
+        """Ids that have both an embedding and a logit; a tokenizer or a config may know of more."""
+        weight = self.embed.weight
+        assert isinstance(weight, Tensor)
+        return min(weight.shape[0], self.lm_head.vocab_size)
+
+    @property
     def size_bytes(self) -> int:
         """What embedding, decoder and head take, adapters not counted."""
         weight = self.embed.weight
