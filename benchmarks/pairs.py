@@ -93,7 +93,7 @@ class Pair:
         if draft is None:
             return Engine(self.target, **settings)
         loaded = self.drafts[draft]
-        return Engine(self.target, loaded.draft, DraftHead(self.target.head_weight, loaded.vocab_W), **settings)
+        return Engine(self.target, loaded.draft, DraftHead(self.target.lm_head, loaded.vocab_W), **settings)
 
 
 def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:

@@ -67,7 +67,7 @@ class Variants:
         base_dir = find_draft(PACKS_BASE_DRAFT)
         loaded = load_drafts(base_dir, None, target=target)
         self._target, self._base_dir = target, base_dir
-        self.base = DraftForm(shared_parts(loaded.draft), DraftHead(target.head_weight, loaded.vocab_W))
+        self.base = DraftForm(shared_parts(loaded.draft), DraftHead(target.lm_head, loaded.vocab_W))
         self.names = [*(domain.name for domain in DOMAINS), "fourth"]
 
     def form(self, name: str, *, whole: bool = False) -> DraftForm:
@@ -76,7 +76,7 @@ class Variants:
         loaded = load_drafts(self._base_dir, domain.pack_dir, target=self._target)
         assert loaded.trained is not None
         parts = whole_parts(loaded.draft) if whole else adapted_parts(loaded.draft, self.base.parts, loaded.trained)
-        return DraftForm(parts, DraftHead(self._target.head_weight, loaded.vocab_W))
+        return DraftForm(parts, DraftHead(self._target.lm_head, loaded.vocab_W))
 
     def adapter(self, name: str) -> Adapter:
         """A variant's adapter."""

@@ -112,7 +112,7 @@ def tiny_draft(tiny_target: Target) -> Draft:
 @pytest.fixture
 def full_head(tiny_target: Target) -> DraftHead:
     """The tiny Llama's head, all rows."""
-    return DraftHead(tiny_target.head_weight, None)
+    return DraftHead(tiny_target.lm_head, None)
 
 
 @pytest.fixture(scope="session")

@@ -50,4 +50,4 @@ def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max
 
 def speculative(target: Target, draft: Draft, *, vocab_W: torch.Tensor | None = None, **changes: Any) -> Engine:
     settings: dict[str, Any] = {"num_draft_tokens": 4, "max_batch": 4, "max_tokens": 120} | changes
-    return Engine(target, draft, DraftHead(target.head_weight, vocab_W), **settings)
+    return Engine(target, draft, DraftHead(target.lm_head, vocab_W), **settings)

@@ -5,6 +5,7 @@ Hidden size 32, two layers, grouped-query attention, 112 tokens: production code
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,10 +159,10 @@ def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
     batch = Batch(token_ids_BL, torch.stack(features).clone(), mask_BL, known_BL)
     loss = DraftLoss(draft, LossConfig(cross_entropy_weight=1.0, unroll_steps=2))
     optimizer = torch.optim.Adam(draft.parameters(), lr=5e-3)
-    head_WD = target.head_weight.clone()
+    lm_head = dataclasses.replace(target.lm_head, rows_VD=target.head_weight.clone())
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(batch, target.embed, head_WD).total.backward()
+        loss(batch, target.embed, lm_head).total.backward()
         optimizer.step()
     return draft
 

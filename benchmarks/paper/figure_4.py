@@ -26,7 +26,7 @@ COLUMNS, MOST_TOKENS = 74, 110
 @torch.inference_mode()
 def marks(target: Target, loaded: LoadedDraft, transcript: Transcript) -> tuple[list[tuple[str, bool]], float]:
     """Pieces of text with whether each was drafted right, and the answer's acceptance length."""
-    head = DraftHead(target.head_weight, loaded.vocab_W)
+    head = DraftHead(target.lm_head, loaded.vocab_W)
     replay = Replay(loaded.draft, target.embed, head, num_draft_tokens=CHAIN)
     stats = replay.run([transcript])[0]
     right = [True]  # the prefill's token is nobody's draft

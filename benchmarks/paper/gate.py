@@ -50,7 +50,7 @@ def gate_statistics(
     private_N = private_weights(loaded.draft, target.embed, texts)
     mean = float(private_N.mean())
     held = fold(loaded.draft, (1.0 - mean, mean))
-    stats = Replay(held, target.embed, DraftHead(target.head_weight, loaded.vocab_W), tree=tree).run(texts)
+    stats = Replay(held, target.embed, DraftHead(target.lm_head, loaded.vocab_W), tree=tree).run(texts)
     row = summarise("gate held", 0.0, stats, num_draft_tokens=tree.depth)
     low, high = torch.quantile(private_N, torch.tensor([0.05, 0.95])).tolist()
     return {

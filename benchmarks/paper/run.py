@@ -187,7 +187,7 @@ def replayed(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig | None, temperature: float
 ) -> list[RequestStats]:
     """Counts of a draft over transcripts."""
-    head = DraftHead(target.head_weight, loaded.vocab_W)
+    head = DraftHead(target.lm_head, loaded.vocab_W)
     replay = Replay(loaded.draft, target.embed, head, num_draft_tokens=CHAIN, tree=tree, batch_size=16)
     return replay.run(texts, temperature)
 
@@ -196,7 +196,7 @@ def _chain(target: Target, loaded: LoadedDraft, texts: list[Transcript], tempera
     """Chains: replayed at T=0, decoded at T>0."""
     if temperature == 0:
         return replayed(target, loaded, texts, None, 0.0)
-    head = DraftHead(target.head_weight, loaded.vocab_W)
+    head = DraftHead(target.lm_head, loaded.vocab_W)
     most = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS
     engine = Engine(target, loaded.draft, head, num_draft_tokens=CHAIN, max_batch=16, max_tokens=most)
     params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)

@@ -158,7 +158,7 @@ class Engine:
             ContextLengthError: More tokens than the context holds.
         """
         chosen = self._variants[variant]
-        check_request(prompt_ids, params, vocab_size=self.target.config.vocab_size, max_tokens=self.max_tokens)
+        check_request(prompt_ids, params, vocab_size=self.target.vocab_size, max_tokens=self.max_tokens)
         own_stops = frozenset[int]() if params.ignore_eos else self.target.stop_token_ids
         seed = params.seed if params.seed is not None else self._seed * 1_000_003 + self._num_seen
         self._num_seen += 1

@@ -22,7 +22,8 @@ from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.model.head import DraftHead
 from eda_service.records import PackManifest, TargetFingerprint
-from eda_service.target.adapter import Adapter, read_adapter, unstackable_reason
+from eda_service.target.adapter import Adapter, is_stackable, read_adapter, unstackable_reason
+from eda_service.target.chat import speaks_as_base
 from eda_service.target.device import choose_device
 from eda_service.target.fused import is_fused
 from eda_service.target.loader import Target, fingerprint, load_target
@@ -54,7 +55,10 @@ def place_of(spec: TargetSpec) -> Place:
         return Place(spec, None)
     settings = json.loads((resolved.adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
     model = json.loads((resolved.model_dir / "config.json").read_text(encoding="utf-8"))
-    if unstackable_reason(settings) is not None or not is_fused(model["model_type"], model.get("hidden_act", "silu")):
+    fused = is_fused(model["model_type"], model.get("hidden_act", "silu"))
+    if not fused or unstackable_reason(settings) is not None or not is_stackable(resolved.adapter_dir):
+        return Place(spec, None)
+    if not speaks_as_base(resolved):
         return Place(spec, None)
     return Place(TargetSpec(model=resolved.model, revision=spec.revision, dtype=spec.dtype), resolved.adapter_dir)
 
@@ -140,7 +144,7 @@ class BaseGroup:
         key = "all" if vocab_W is None else hashlib.sha256(vocab_W.numpy().tobytes()).hexdigest()
         head = self._heads.get(key)
         if head is None:
-            head = DraftHead(self.target.head_weight, vocab_W)
+            head = DraftHead(self.target.lm_head, vocab_W)
             self._heads[key] = head
         return head
 

@@ -45,7 +45,7 @@ def make_engine(
         tree: Draft trees instead of chains.
         adaptive: Draft as deep as pays, as an endpoint does; otherwise always K, as acceptance is measured.
     """
-    head = None if loaded is None else DraftHead(target.head_weight, loaded.vocab_W)
+    head = None if loaded is None else DraftHead(target.lm_head, loaded.vocab_W)
     return Engine(
         target,
         None if loaded is None else loaded.draft,

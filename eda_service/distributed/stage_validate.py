@@ -23,7 +23,7 @@ from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.target.chat import load_stop_token_ids, load_tokenizer, render_prompt
+from eda_service.target.chat import load_stop_token_ids, render_prompt, target_tokenizer
 from eda_service.target.device import choose_device
 from eda_service.target.loader import fingerprint, load_config
 from eda_service.target.resolve import resolve_target
@@ -118,7 +118,7 @@ def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
     from eda_service.errors import TargetIncompatibleError
 
     resolved = resolve_target(config.target)
-    tokenizer = load_tokenizer(resolved.model_dir)
+    tokenizer = target_tokenizer(resolved)
     render_prompt(tokenizer, [{"role": "user", "content": "Hello"}])
     if not load_stop_token_ids(resolved.model_dir, tokenizer):
         raise TargetIncompatibleError(

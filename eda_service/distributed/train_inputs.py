@@ -13,6 +13,7 @@ from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TrainConfig
 from eda_service.records import FileEntry, Stage
+from eda_service.target.head import LmHead
 from eda_service.target.packed import native_bfloat16
 
 
@@ -60,12 +61,12 @@ class Payload:
 
 def load_heads(
     payload: Payload, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device
-) -> tuple[nn.Embedding, Tensor]:
+) -> tuple[nn.Embedding, LmHead]:
     """The target's embedding, and its head's rows of the draft vocabulary."""
     from eda_service.target.io import load_io
 
-    embed, head_VD = load_io(Path(payload.io_path), dtype=dtype, device=device)
-    return embed, head_VD if vocab_W is None else head_VD[vocab_W.long().to(device)].contiguous()
+    embed, lm_head = load_io(Path(payload.io_path), dtype=dtype, device=device)
+    return embed, lm_head.take(vocab_W)
 
 
 def is_mixed(config: TrainConfig) -> bool:

@@ -75,7 +75,7 @@ class Worker:
         self.draft, self.mixed = self.engine.module.draft, draft_loss.mixed
         self.device = self.engine.device
         self.dtype = next(self.draft.parameters()).dtype
-        self.embed, self.head_WD = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
+        self.embed, self.lm_head = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
         self.vocab_W = vocab_W
         self.state = TrainState()
         self.log = TrainLog(self.run, config, is_first=self.rank == 0, is_early=self.is_early)
@@ -192,7 +192,7 @@ class Worker:
             divisors_S = (counts_S.clamp(min=1) / parts).tolist()  # DeepSpeed divides by the number of parts
         total = torch.zeros((), device=self.device)
         for number, (batch, counts) in enumerate(batches, start=1):
-            losses: Losses = self.engine(batch, self.embed, self.head_WD, divisors_S)
+            losses: Losses = self.engine(batch, self.embed, self.lm_head, divisors_S)
             loss = losses.total if counts else 0.0 * losses.total
             total += loss.detach() / parts
             if number == parts:
@@ -224,7 +224,7 @@ class Worker:
         ids = self.heldout_ids or self.train_ids[:_HELDOUT_BATCH]
         batches = (self.load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
         with mixed_precision(self.device, self.mixed):
-            value = simulated_acceptance_length(self.draft, batches, self.embed, self.head_WD, depth=SIMULATED_DEPTH)
+            value = simulated_acceptance_length(self.draft, batches, self.embed, self.lm_head, depth=SIMULATED_DEPTH)
         # The same number for all, so that every worker keeps the same weights and stops at the same epoch.
         value = self._mean_over_workers(torch.tensor(value, dtype=torch.float64, device=self.device))
         step = self.state.step

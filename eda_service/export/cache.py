@@ -21,7 +21,7 @@ from eda_service.export.eda_config import SCHEMA_VERSION, Destination, Form
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
-from eda_service.target.chat import load_tokenizer
+from eda_service.target.chat import target_tokenizer
 from eda_service.target.loader import fingerprint, load_config
 from eda_service.target.merged import write_merged
 from eda_service.target.resolve import resolve_target
@@ -54,7 +54,7 @@ def whole_target(spec: TargetSpec, home: Path | None = None) -> WholeTarget:
         TargetIncompatibleError: The adapter does not fit its base.
     """
     found = resolve_target(spec)
-    made = fingerprint(found, load_tokenizer(found.model_dir), load_config(found.model_dir))
+    made = fingerprint(found, target_tokenizer(found), load_config(found.model_dir))
     if found.adapter_dir is None:
         return WholeTarget(found.model_dir, made)
     directory = exports_dir(home) / f"target-{_key(made.weights_sha256, spec.dtype)}"

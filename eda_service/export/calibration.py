@@ -132,7 +132,7 @@ def acceptance_length(
     target: Target, loaded: LoadedDraft, transcripts: Sequence[Transcript], num_draft_tokens: int
 ) -> float:
     """Of chains at T=0 along the answers."""
-    head = DraftHead(target.head_weight, loaded.vocab_W)
+    head = DraftHead(target.lm_head, loaded.vocab_W)
     replay = Replay(
         for_inference(loaded).draft, target.embed, head, num_draft_tokens=num_draft_tokens, batch_size=_BATCH
     )

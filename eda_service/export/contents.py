@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eda_service.errors import ArtifactCorruptError
+from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
 from eda_service.model.draft import Draft
+from eda_service.target.head import LmHead
 
 D2T, HEAD, BIAS = "d2t", "lm_head.weight", "fc.bias"
 TOKEN_MAP = "token_map.pt"
@@ -42,16 +43,19 @@ def keeps_vocabulary(destination: Destination, form: Form) -> bool:
 
 
 def tensors_of(
-    draft: Draft, vocab_W: Tensor | None, head_weight_VD: Tensor, destination: Destination, form: Form
+    draft: Draft, vocab_W: Tensor | None, lm_head: LmHead, destination: Destination, form: Form
 ) -> dict[str, Tensor]:
     """Everything in model.safetensors, weights in bfloat16.
 
     Args:
         draft: As exported.
         vocab_W: Tokens the exported draft scores, ascending; None for all.
-        head_weight_VD: The target's lm_head.
+        lm_head: The target's.
         destination: Who loads it.
         form: Dense or plugin.
+
+    Raises:
+        TargetIncompatibleError: The head has a bias, for which the plugin has no place.
     """
     tensors = {name: parameter.detach() for name, parameter in draft.named_parameters()}
     if destination is Destination.SGLANG:
@@ -61,7 +65,13 @@ def tensors_of(
         ids_W = vocab_W.cpu().long()
         made[D2T] = ids_W - torch.arange(len(ids_W))
         if destination is Destination.VLLM:
-            made[HEAD] = head_weight_VD[ids_W.to(head_weight_VD.device)].to("cpu", torch.bfloat16).contiguous()
+            if lm_head.bias_V is not None:
+                raise TargetIncompatibleError(
+                    "the target's lm_head has a bias, and a draft vocabulary's rows have no place for it in vLLM; "
+                    "export the dense form, which scores by the target's own head",
+                    param="form",
+                )
+            made[HEAD] = lm_head.take(ids_W).rows_VD.to("cpu", torch.bfloat16).contiguous()
     return made
 
 

@@ -146,7 +146,7 @@ def _rounded(draft: Draft, target: Target) -> Draft:
 
 
 def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
-    size = target.head_weight.shape[0]
+    size = target.lm_head.vocab_size
     if vocab_W is not None and int(vocab_W.max()) >= size:
         raise TargetIncompatibleError(
             f"draft vocabulary names token {int(vocab_W.max())}, the target has {size}; name the draft's own target",
@@ -158,7 +158,7 @@ def _write(
     request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, calibration: Calibration | None
 ) -> EdaConfig:
     draft, vocab_W = exported.draft, exported.vocab_W
-    tensors = tensors_of(draft, vocab_W, target.head_weight, request.destination, request.form)
+    tensors = tensors_of(draft, vocab_W, target.lm_head, request.destination, request.form)
     with published(request.out, "out") as staging:
         ffn = draft.layer.mlp
         eda = EdaConfig(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from eda_service.errors import TargetIncompatibleError
+from eda_service.target.head import LmHead
 from eda_service.target.packed import make_linear
 
 
@@ -18,30 +19,30 @@ class DraftHead(nn.Module):
     """Scores draft features.
 
     Args:
-        head_weight_VD: The target's lm_head.
+        lm_head: The target's.
         vocab_W: Token ids the draft scores, in ascending order; None for all.
 
     Raises:
         TargetIncompatibleError: A draft token id lies outside the target's vocabulary.
     """
 
-    def __init__(self, head_weight_VD: Tensor, vocab_W: Tensor | None) -> None:
+    def __init__(self, lm_head: LmHead, vocab_W: Tensor | None) -> None:
         super().__init__()
-        self.full_vocab_size = head_weight_VD.shape[0]
-        self.vocab_W = None if vocab_W is None else vocab_W.to(head_weight_VD.device).long()
+        self.full_vocab_size = lm_head.vocab_size
+        self.vocab_W = None if vocab_W is None else vocab_W.to(lm_head.rows_VD.device).long()
         if self.vocab_W is not None and int(self.vocab_W.max()) >= self.full_vocab_size:
             raise TargetIncompatibleError(
                 f"draft vocabulary names token {int(self.vocab_W.max())}, the target has {self.full_vocab_size}; "
                 "the pack was made for another target",
                 param="pack",
             )
-        rows = head_weight_VD if self.vocab_W is None else head_weight_VD[self.vocab_W]
-        self.linear = make_linear(rows)
+        rows = lm_head.take(self.vocab_W)
+        self.linear = make_linear(rows.rows_VD, rows.bias_V)
+        self._finish = rows.finish
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits over the draft vocabulary (.., W)."""
-        out: Tensor = self.linear(features)
-        return out
+        return self._finish(self.linear(features))
 
     def to_token_ids(self, draft_ids: Tensor) -> Tensor:
         """Draft vocabulary indices to token ids."""

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eda_service.artifacts.files import sha256_file, sha256_text
+from eda_service.artifacts.tensor_header import read_header
 from eda_service.errors import AdapterUnstackableError, TargetIncompatibleError
 
 _TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
@@ -61,6 +62,12 @@ def unstackable_reason(config: Mapping[str, Any]) -> str | None:
         if name not in _HARMLESS and value not in (None, False, {}, [], ""):
             return f"{name} is {value!r}"
     return None
+
+
+def is_stackable(directory: Path) -> bool:
+    """Whether an adapter's file holds updates of the layers' linears alone; with anything else it is merged."""
+    names = read_header(directory / "adapter_model.safetensors", param="target.adapter")
+    return all(_TENSOR.fullmatch(name) for name in names)
 
 
 def read_adapter(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Adapter:

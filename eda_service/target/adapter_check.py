@@ -26,10 +26,13 @@ _MAX_PATTERNS = 4096
 _PATTERN = re.compile(r"\^?[\w.\\-]{1,256}\$?")  # a name, which PEFT takes for a regular expression: no repeats
 _TENSOR = re.compile(
     r"base_model\.model\.(?P<module>[\w.]+?)(?P<kind>\.lora_A|\.lora_B|\.lora_embedding_A|\.lora_embedding_B|"
-    r"\.lora_magnitude_vector|\.modules_to_save)?(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
+    r"\.lora_magnitude_vector|\.modules_to_save|\.base_layer)?(?:\.default)?(?:\.(?P<leaf>weight|bias))?"
 )
 _WHOLE = ("embed_tokens", "lm_head")
-"""Modules that an adapter may bring whole (`modules_to_save`)."""
+"""Modules that an adapter may bring whole (`modules_to_save`, or because the trainer resized them)."""
+_MAX_MORE_ROWS = 1 << 20
+_WHOLE_KINDS = (None, ".modules_to_save", ".base_layer")
+_LOW_RANK = (".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B")
 _SAFE = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
@@ -54,7 +57,8 @@ def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
     for path in sorted(model_dir.glob("*.safetensors")):
         base |= read_header(path, param="target.model")
     for name, place in read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM).items():
-        _check_tensor(adapter_dir, name, place, base, fan_in_fan_out=bool(config.get("fan_in_fan_out")))
+        _check_tensor(adapter_dir, name, place, base, config)
+    whole_rows(adapter_dir)
 
 
 def read_config(adapter_dir: Path) -> dict[str, Any]:
@@ -104,8 +108,40 @@ def changed_modules(adapter_dir: Path) -> list[str]:
     return sorted({match["module"] for match in found if match["kind"] in (".lora_A", ".lora_embedding_A")})
 
 
+def whole_modules(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the embeddings and heads that an adapter brings whole, by the module's full name."""
+    found = {}
+    for name, place in read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM).items():
+        match = _TENSOR.fullmatch(name)
+        if match is not None and match["leaf"] == "weight" and match["kind"] in _WHOLE_KINDS:
+            module = match["module"]
+            if module.rsplit(".", 1)[-1] in _WHOLE:
+                found[module] = place.shape
+    return found
+
+
+def whole_rows(adapter_dir: Path) -> int | None:
+    """Rows of the vocabulary that an adapter was trained with, where it brings embedding or head; else None.
+
+    Raises:
+        TargetIncompatibleError: Embedding and head have different numbers of rows.
+    """
+    rows = {shape[0] for shape in whole_modules(adapter_dir).values()}
+    if len(rows) > 1:
+        raise _misfit(adapter_dir, f"its embedding and head have {' and '.join(map(str, sorted(rows)))} rows")
+    return next(iter(rows), None)
+
+
+def rank_of(config: Mapping[str, Any], module: str) -> int:
+    """The rank of a module's update as PEFT reads it from the settings: by the first pattern that ends its name."""
+    for pattern, rank in (config.get("rank_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return int(rank)
+    return int(config.get("r", 8))
+
+
 def _check_tensor(
-    adapter_dir: Path, name: str, place: TensorPlace, base: Mapping[str, TensorPlace], *, fan_in_fan_out: bool
+    adapter_dir: Path, name: str, place: TensorPlace, base: Mapping[str, TensorPlace], config: Mapping[str, Any]
 ) -> None:
     match = _TENSOR.fullmatch(name)
     if match is None:
@@ -116,9 +152,16 @@ def _check_tensor(
     weight = base.get(f"{module}.weight")
     if weight is None and module == "lm_head":  # tied to the embedding, which has its shape
         weight = base.get("model.embed_tokens.weight")
+    own_bias = base.get(f"{module}.bias") if leaf == "bias" and kind in _WHOLE_KINDS else None
+    if own_bias is not None and own_bias.shape == place.shape:  # `bias: all` brings those of norms too
+        return
     if weight is None or len(weight.shape) != 2:
         raise _misfit(adapter_dir, f"it changes {module[:96]}, and the base has no such linear")
-    width_o, width_i = reversed(weight.shape) if fan_in_fan_out else weight.shape
+    if kind in _WHOLE_KINDS and leaf == "weight" and module.rsplit(".", 1)[-1] in _WHOLE:
+        rows, width = place.shape if len(place.shape) == 2 else (0, 0)
+        if width == weight.shape[1] and 1 <= rows <= weight.shape[0] + _MAX_MORE_ROWS:
+            return  # of a vocabulary that the trainer resized
+    width_o, width_i = reversed(weight.shape) if config.get("fan_in_fan_out") else weight.shape
     wanted: tuple[int | None, ...] = {
         ".lora_A": (None, width_i),
         ".lora_B": (width_o,) if leaf == "bias" else (width_o, None),
@@ -134,6 +177,10 @@ def _check_tensor(
         shown = " x ".join(f"1..{MAX_RANK}" if want is None else str(want) for want in wanted)
         found = " x ".join(map(str, place.shape)) or "a scalar"
         raise _misfit(adapter_dir, f"{name[:96]} is {found}, the base needs {shown}")
+    if kind in _LOW_RANK and None in wanted and rank != rank_of(config, module):
+        raise _misfit(
+            adapter_dir, f"{name[:96]} has rank {rank}, its adapter_config.json says {rank_of(config, module)}"
+        )
 
 
 def _check_rank(path: Path, name: str, value: Any) -> None:

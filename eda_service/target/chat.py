@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
+from eda_service.artifacts import bounded_json
+from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
 
+_TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
+_MAX_TEMPLATE_BYTES = 1 << 20
 _USER_MARK = "\x00eda-user-turn\x00"
 
 
@@ -39,6 +43,52 @@ def load_tokenizer(model_dir: Path) -> Any:
             param="target.model",
         )
     return tokenizer
+
+
+def target_tokenizer(resolved: ResolvedTarget) -> Any:
+    """The tokenizer of a target: the adapter's own files win where it brings them, since it was trained with them.
+
+    A template without a tokenizer, or a tokenizer without a template, leaves the other to the base.
+
+    Raises:
+        TargetIncompatibleError: There is none that the tokenizers library reads.
+    """
+    adapter_dir = resolved.adapter_dir
+    if adapter_dir is None or not (adapter_dir / _TOKENIZER).is_file():
+        tokenizer = load_tokenizer(resolved.model_dir)
+    else:
+        tokenizer = load_tokenizer(adapter_dir)
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = load_tokenizer(resolved.model_dir).chat_template
+    if adapter_dir is not None and (adapter_dir / _TEMPLATE).is_file():
+        tokenizer.chat_template = read_template(adapter_dir / _TEMPLATE)
+    return tokenizer
+
+
+def speaks_as_base(resolved: ResolvedTarget) -> bool:
+    """Whether a target with its adapter tokenizes, and renders conversations, as its base alone does."""
+    adapter_dir = resolved.adapter_dir
+    if adapter_dir is None or not any((adapter_dir / name).is_file() for name in (_TOKENIZER, _TEMPLATE)):
+        return True
+    own, base = target_tokenizer(resolved), load_tokenizer(resolved.model_dir)
+    same_text = str(own.chat_template) == str(base.chat_template)
+    return same_text and own.backend_tokenizer.to_str() == base.backend_tokenizer.to_str()
+
+
+def read_template(path: Path) -> str:
+    """A chat template's text.
+
+    Raises:
+        TargetIncompatibleError: It is no text, or too long for one.
+    """
+    try:
+        if path.stat().st_size > _MAX_TEMPLATE_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes, at most {_MAX_TEMPLATE_BYTES} are read")
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise TargetIncompatibleError(
+            f"{path} cannot be read: {error}; save it again", param="target.adapter"
+        ) from error
 
 
 def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list[int]:
@@ -91,25 +141,29 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_genera
 
 
 def load_stop_token_ids(model_dir: Path, tokenizer: Any) -> frozenset[int]:
-    """`stop_token_ids` of a directory's model, with its generation config where it has one."""
-    from transformers import GenerationConfig
+    """Every token that ends an answer of a directory's model: those that its `generation_config.json`, its
+    `config.json` and its tokenizer name as end of sequence, and no others.
 
-    generation = None
-    if (model_dir / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(model_dir, local_files_only=True)
-    return stop_token_ids(tokenizer, generation)
+    A token such as `<|end|>` ends a turn in one family and a part of the answer in another, so none is a stop by its
+    name.
 
-
-def stop_token_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
-    """Every token that ends an answer: the tokenizer's, the generation config's, and common end-of-turn tokens."""
-    found: set[int] = set()
-    if tokenizer.eos_token_id is not None:
-        found.add(int(tokenizer.eos_token_id))
-    configured = getattr(generation_config, "eos_token_id", None)
-    if configured is not None:
-        found.update([configured] if isinstance(configured, int) else map(int, configured))
-    vocabulary = tokenizer.get_added_vocab()
-    for token in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>"):
-        if token in vocabulary:
-            found.add(int(vocabulary[token]))
+    Raises:
+        TargetNotFoundError: One of the files is no JSON of a model.
+    """
+    found = _ids_in(tokenizer.eos_token_id)
+    for name in ("generation_config.json", "config.json"):
+        path = model_dir / name
+        if path.exists():
+            try:
+                found |= _ids_in(bounded_json.read_object(path).get("eos_token_id"))
+            except (ValueError, OSError) as error:
+                raise TargetNotFoundError(
+                    f"{path} is no JSON of a model: {error}; save it again", param="target.model"
+                ) from error
     return frozenset(found)
+
+
+def _ids_in(value: Any) -> set[int]:
+    """One id, several, or none."""
+    values = value if isinstance(value, list) else [value]
+    return {each for each in values if isinstance(each, int) and not isinstance(each, bool) and each >= 0}

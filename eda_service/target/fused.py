@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eda_service.target.adapter_rows import AdaptedLinear, AdapterRows
-from eda_service.target.attention import attend
+from eda_service.target.attention import attend, within
 from eda_service.target.packed import PackedLinear, pack_linears, tensor_bytes
 from eda_service.target.slots import SlotCache
 
@@ -95,8 +95,11 @@ def rotate(x_BLNd: Tensor, cos_BL1d: Tensor, signed_sin_BL1d: Tensor) -> Tensor:
 class FusedLayer:
     """One decoder layer; built from transformers' module, whose linears it empties as it packs them."""
 
-    def __init__(self, layer: Any, index: int, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, layer: Any, index: int, num_heads: int, num_kv_heads: int, head_dim: int, window: int | None
+    ) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        self.window = getattr(attention, "sliding_window", window)  # Mistral's layers have it from the config alone
         self.index, self.num_heads, self.num_kv_heads, self.head_dim = index, num_heads, num_kv_heads, head_dim
         self.qkv = AdaptedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
         self.out = AdaptedLinear([attention.o_proj])
@@ -132,7 +135,8 @@ class FusedLayer:
         value_BLHd = qkv[:, :, self.num_heads + self.num_kv_heads :]
         rotated = rotate(self._normed(qkv[:, :, : self.num_heads + self.num_kv_heads]), cos, sin)
         keys, values = cache.write(rotated[:, :, self.num_heads :], value_BLHd, self.index)
-        attended_BLD = attend(rotated[:, :, : self.num_heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
+        seen = within(keys, values, mask, self.window)
+        attended_BLD = attend(rotated[:, :, : self.num_heads].transpose(1, 2), *seen).transpose(1, 2)
         x_BLD = x_BLD + self.out(attended_BLD.reshape(rows, length, -1), adapters)
         gate, up = self.gate_up(rms_norm(x_BLD, self.norm_mlp), adapters).chunk(2, dim=-1)
         out_BLD: Tensor = x_BLD + self.down(F.silu(gate).mul_(up), adapters)
@@ -177,12 +181,14 @@ def rms_norm(x: Tensor, norm: Norm) -> Tensor:
 class FusedDecoder:
     """The whole decoder; transformers' embedding and rotary modules stay in use."""
 
-    def __init__(self, body: Any, *, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, body: Any, *, num_heads: int, num_kv_heads: int, head_dim: int, window: int | None = None
+    ) -> None:
         self.embed, self.rotary = body.embed_tokens, body.rotary_emb
         self.norm = norm_of(body.norm)
         self.layers: list[FusedLayer] = []
         for index, layer in enumerate(body.layers):
-            self.layers.append(FusedLayer(layer, index, num_heads, num_kv_heads, head_dim))
+            self.layers.append(FusedLayer(layer, index, num_heads, num_kv_heads, head_dim, window))
             layer.to("meta")  # its weights live on in packed form only
 
     @property
@@ -220,4 +226,5 @@ def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
+        window=getattr(config, "sliding_window", None),
     )

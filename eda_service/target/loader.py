@@ -8,7 +8,8 @@ Shapes: B rows, L positions, D hidden, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,17 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.config import TargetSpec
-from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
+from eda_service.errors import EdaError, TargetIncompatibleError, TargetNotFoundError
 from eda_service.records import TargetFingerprint
 from eda_service.target.adapter_bank import AdapterBank
-from eda_service.target.adapter_check import changed_modules
+from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape, tree_mask, visible_mask
-from eda_service.target.chat import load_tokenizer, stop_token_ids
+from eda_service.target.chat import load_stop_token_ids, target_tokenizer
+from eda_service.target.fidelity import NUM_TOKENS, own_logits, require_equal, require_whole
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
-from eda_service.target.packed import FrozenLinear, make_linear, native_bfloat16, tensor_bytes
+from eda_service.target.head import InferenceHead, LmHead, lm_head_of
+from eda_service.target.packed import native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
 from eda_service.target.slots import SlotCache
 
@@ -43,9 +46,10 @@ class Target:
 
     Attributes:
         decoder: The model without its head: ids, positions, cache and mask to features (B, L, D).
-        head: lm_head as an inference linear, (.., D) to (.., V).
-        head_weight: (V, D), the rows a draft vocabulary picks from.
+        head: lm_head as it decodes, (.., D) to (.., V).
+        lm_head: Its values, of which a draft vocabulary picks rows.
         embed: Token embedding module.
+        notes: What a user of this target must know, in sentences.
         adapters: LoRA adapters beside the base, by row of a forward; None where the decoder takes none.
     """
 
@@ -54,14 +58,27 @@ class Target:
     tokenizer: Any
     config: Any
     decoder: Decoder
-    head: FrozenLinear
-    head_weight: Tensor
+    head: InferenceHead
+    lm_head: LmHead
     embed: nn.Module
     stop_token_ids: frozenset[int]
     max_context: int
     dtype: torch.dtype
     device: torch.device
     adapters: AdapterBank | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D): rows of lm_head."""
+        return self.lm_head.rows_VD
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that have both an embedding and a logit; a tokenizer or a config may know of more."""
+        weight = self.embed.weight
+        assert isinstance(weight, Tensor)
+        return min(weight.shape[0], self.lm_head.vocab_size)
 
     @property
     def size_bytes(self) -> int:
@@ -150,34 +167,81 @@ def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
         ArtifactCorruptError: Its files were changed while they were read.
     """
     resolved = resolve_target(spec)
+    with _told(spec):
+        return _load(spec, resolved, device)
+
+
+@contextmanager
+def _told(spec: TargetSpec) -> Iterator[None]:
+    """What libraries raise over files of strangers, as an error that says what was tried and what to do.
+
+    Broad on purpose: transformers builds whatever a config describes, and any of its lines may fail on it.
+    """
+    try:
+        yield
+    except (EdaError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "can't allocate memory" in str(error):  # torch's own words on a CPU
+            raise
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        raise TargetIncompatibleError(
+            f"{spec.model} does not load, or this engine cannot drive it ({type(error).__name__}: {reason}); check its "
+            "files with transformers, serve it on vLLM (engine vllm), or name a target of a family that "
+            "docs/reference/families.md lists",
+            param="target.model",
+        ) from error
+
+
+def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> Target:
     dtype = choose_dtype(spec, device)
-    tokenizer = load_tokenizer(resolved.model_dir)
-    model = _load_model(resolved, dtype).to(device)
-    body, head = model.get_decoder(), model.get_output_embeddings()
-    if body is None or head is None or not hasattr(body, "norm"):
+    tokenizer = target_tokenizer(resolved)
+    model, notes = _load_model(resolved, dtype)
+    model = model.to(device)
+    body = model.get_decoder()
+    if body is None or model.get_output_embeddings() is None or not hasattr(body, "norm"):
         raise TargetIncompatibleError(
             f"{spec.model} ({type(model).__name__}) has no decoder with a final norm and an lm_head; "
             "use a Llama, Qwen2, Qwen3 or Mistral style model",
             param="target.model",
         )
     resolved.require_unchanged()
-    head_weight = head.weight.detach()
+    own_1LV = own_logits(model, ATTENTION)
+    lm_head = lm_head_of(model)
     decoder = make_decoder(body, model.config, head_dim_of(model.config))
-    return Target(
+    target = Target(
         spec=spec,
         fingerprint=fingerprint(resolved, tokenizer, model.config),
         tokenizer=tokenizer,
         config=model.config,
         decoder=decoder,
-        head=make_linear(head_weight),
-        head_weight=head_weight,
+        head=InferenceHead(lm_head),
+        lm_head=lm_head,
         embed=model.get_input_embeddings(),
-        stop_token_ids=stop_token_ids(tokenizer, model.generation_config),
+        # One beyond the logits (a token that was added without resizing the model) can never be chosen.
+        stop_token_ids=frozenset(
+            token for token in load_stop_token_ids(resolved.model_dir, tokenizer) if token < lm_head.vocab_size
+        ),
         max_context=max_context_of(model.config),
         dtype=dtype,
         device=device,
         adapters=_bank(decoder, dtype, device),
+        notes=(*notes, *_context_note(model.config)),
     )
+    _require_fidelity(target, own_1LV)
+    return target
+
+
+def _require_fidelity(target: Target, own_1LV: Tensor) -> None:
+    cache = target.new_cache(1, NUM_TOKENS)
+
+    def forward(ids_1L: Tensor, start: int) -> Tensor:
+        logits_1LV: Tensor = target.head(target.forward(ids_1L, cache, [start]))
+        return logits_1LV
+
+    name = f"{target.spec.model} ({target.config.model_type})"
+    difference = require_equal(own_1LV, forward, vocab_size=target.config.vocab_size, dtype=target.dtype, name=name)
+    logger.info("%s: logits differ from the model's own by %.2g of their spread", name, difference)
 
 
 def _bank(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> AdapterBank | None:
@@ -186,15 +250,17 @@ def _bank(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Adapter
     return AdapterBank([layer.products for layer in decoder.layers], dtype=dtype, device=device)
 
 
-def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> Any:
+def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             resolved.model_dir,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             attn_implementation=ATTENTION,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused by name below
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise TargetNotFoundError(
@@ -202,42 +268,42 @@ def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> Any:
             "safetensors",
             param="target.model",
         ) from error
+    note = require_whole(model, info, str(resolved.model_dir))
+    if note is not None:
+        logger.warning("%s", note)
     if resolved.adapter_dir is not None:
         model = merge_adapter(model, resolved.adapter_dir)
     model.requires_grad_(False)
-    return model.eval()
-
-
-def merge_adapter(model: Any, adapter_dir: Path) -> Any:
-    """A transformers model with a LoRA adapter added to its weights.
-
-    Raises:
-        TargetIncompatibleError: The adapter does not fit.
-    """
-    from peft import LoraConfig, PeftModel
-
-    try:
-        config = LoraConfig.from_pretrained(str(adapter_dir), local_files_only=True)
-        # The names in the file instead of the author's regular expressions; see `adapter_check`.
-        config.target_modules = set(changed_modules(adapter_dir))
-        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
-        adapted = PeftModel.from_pretrained(model, str(adapter_dir), config=config, local_files_only=True)
-        merged = adapted.merge_and_unload()
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise TargetIncompatibleError(
-            f"adapter {adapter_dir} does not fit its base: {error}; name the base it was trained on",
-            param="target.adapter",
-        ) from error
-    return merged
+    return model.eval(), (() if note is None else (note,))
 
 
 def max_context_of(config: Any) -> int:
-    """Positions the model was built for; a sliding window caps it, since the slot cache attends to everything."""
+    """Positions that the model was built for.
+
+    YaRN multiplies the original length where the config left `max_position_embeddings` at it. LongRoPE takes other
+    factors once any row of a batch is longer than the original length, which would make an answer depend on its
+    neighbours: its context ends there.
+    """
     limit = int(config.max_position_embeddings)
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True):
-        return min(limit, int(window))
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)
+    original = int(rope.get("original_max_position_embeddings") or limit)
+    if rope.get("rope_type") == "longrope":
+        return min(limit, original)
+    if rope.get("rope_type") == "yarn" and limit == original:
+        return int(original * float(rope.get("factor") or 1.0))
     return limit
+
+
+def _context_note(config: Any) -> tuple[str, ...]:
+    context = max_context_of(config)
+    if context >= int(config.max_position_embeddings):
+        return ()
+    return (
+        f"the context ends at {context} of {config.max_position_embeddings} positions: beyond its original length "
+        "LongRoPE rotates every row of a batch by the longest one, so answers would depend on their neighbours; serve "
+        "longer prompts on vLLM",
+    )
 
 
 def load_config(model_dir: Path) -> Any:

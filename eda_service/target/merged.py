@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from eda_service.config import TargetSpec
-from eda_service.target.chat import load_tokenizer
-from eda_service.target.loader import merge_adapter
+from eda_service.target.adapter_merge import merge_adapter
+from eda_service.target.chat import target_tokenizer
 from eda_service.target.resolve import resolve_target
 
 
@@ -28,4 +28,4 @@ def write_merged(spec: TargetSpec, directory: Path) -> None:
     if found.adapter_dir is not None:
         model = merge_adapter(model, found.adapter_dir)
     model.save_pretrained(directory)
-    load_tokenizer(found.model_dir).save_pretrained(directory)
+    target_tokenizer(found).save_pretrained(directory)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from eda_service.config import DistributionLoss, LossConfig
 from eda_service.model.draft import Draft
+from eda_service.target.head import LmHead
 from eda_service.training.batches import Batch
 from eda_service.training.unroll import unroll
 
@@ -62,9 +63,9 @@ class Wanted:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, features_MD: Tensor, head_WD: Tensor, rows_M: Tensor | None = None) -> Wanted:
+    def of(cls, features_MD: Tensor, lm_head: LmHead, rows_M: Tensor | None = None) -> Wanted:
         """From the target's features."""
-        return cls(features_MD, torch.softmax(F.linear(features_MD, head_WD).float(), dim=-1), rows_M)
+        return cls(features_MD, torch.softmax(lm_head.logits(features_MD).float(), dim=-1), rows_M)
 
     def take(self, places_M: Tensor) -> Wanted:
         """Some of them; all of them are not copied."""
@@ -97,12 +98,12 @@ class _SoftCrossEntropy(torch.autograd.Function):
 def token_losses(
     predicted_MD: Tensor,
     wanted: Wanted,
-    head_WD: Tensor,
+    lm_head: LmHead,
     distribution: DistributionLoss = DistributionLoss.CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 10's two terms per token: SmoothL1 averaged over D, and the distributions' over W; each (M,)."""
     regression_M = F.smooth_l1_loss(predicted_MD, wanted.features_MD, reduction="none").mean(-1)
-    logits_MW = F.linear(predicted_MD, head_WD)
+    logits_MW = lm_head.logits(predicted_MD)
     if distribution is DistributionLoss.CROSS_ENTROPY:
         return regression_M, _SoftCrossEntropy.apply(logits_MW, wanted.probs_MW)
     logits_MW = logits_MW.float()
@@ -145,21 +146,21 @@ class DraftLoss(nn.Module):
         self.mixed = mixed
 
     def forward(
-        self, batch: Batch, embed: nn.Module, head_WD: Tensor, divisors_S: Sequence[float] | None = None
+        self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None = None
     ) -> Losses:
         """Loss of a batch; a batch without unmasked tokens gives an exact zero.
 
         Args:
             batch: Samples.
             embed: The target's embedding.
-            head_WD: Its head's rows of the draft vocabulary.
+            lm_head: Its head, of the draft vocabulary.
             divisors_S: What each step's sums are divided by instead of the batch's own counts, where it is a part.
         """
         # Here and not around the call: DeepSpeed switches an outer autocast off.
-        with mixed_precision(head_WD.device, self.mixed):
-            return self._loss(batch, embed, head_WD, divisors_S)
+        with mixed_precision(lm_head.rows_VD.device, self.mixed):
+            return self._loss(batch, embed, lm_head, divisors_S)
 
-    def _loss(self, batch: Batch, embed: nn.Module, head_WD: Tensor, divisors_S: Sequence[float] | None) -> Losses:
+    def _loss(self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None) -> Losses:
         features_BLD = batch.features_BLD
         if self.config.feature_noise > 0:
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise
@@ -168,14 +169,14 @@ class DraftLoss(nn.Module):
         # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
         tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
         rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
-        wanted = Wanted.of(batch.features_BLD[:, 1:-1][counts_BS], head_WD, rows_M)
+        wanted = Wanted.of(batch.features_BLD[:, 1:-1][counts_BS], lm_head, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
         steps = unroll(self.draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)
         for step, predicted_BSD in enumerate(steps):
             mask_BS = counts_BS[:, step:]
             places_M = places_BS[:, step:][mask_BS]
             regression_M, cross_entropy_M = token_losses(
-                predicted_BSD[mask_BS], wanted.take(places_M), head_WD, self.config.distribution
+                predicted_BSD[mask_BS], wanted.take(places_M), lm_head, self.config.distribution
             )
             count = max(1, regression_M.shape[0]) if divisors_S is None else divisors_S[step]
             regression.append(regression_M.sum() / count)

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eda_service.model.draft import Draft
+from eda_service.target.head import LmHead
 from eda_service.training.batches import Batch
 from eda_service.training.loss import step_mask
 from eda_service.training.unroll import unroll
@@ -24,7 +24,7 @@ from eda_service.training.unroll import unroll
 
 @torch.no_grad()
 def simulated_acceptance_length(
-    draft: Draft, batches: Iterable[Batch], embed: nn.Module, head_WD: Tensor, *, depth: int
+    draft: Draft, batches: Iterable[Batch], embed: nn.Module, lm_head: LmHead, *, depth: int
 ) -> float:
     """Tokens per round over all answers, for chains of `depth` tokens; 1 where there is nothing to count."""
     tokens = rounds = 0
@@ -36,7 +36,7 @@ def simulated_acceptance_length(
             mask_BS = step_mask(batch, step)
             wanted_BSD = batch.features_BLD[:, step + 1 : -1]
             hits_BS = torch.zeros_like(mask_BS)
-            hits_BS[mask_BS] = _top(predicted_BSD[mask_BS], head_WD) == _top(wanted_BSD[mask_BS], head_WD)
+            hits_BS[mask_BS] = _top(predicted_BSD[mask_BS], lm_head) == _top(wanted_BSD[mask_BS], lm_head)
             alive_BS = alive_BS[:, : hits_BS.shape[1]] & hits_BS
             accepted_BS[:, : alive_BS.shape[1]] += alive_BS
         for starts, accepted in zip(starts_BS.tolist(), accepted_BS.tolist(), strict=True):
@@ -54,5 +54,5 @@ def _walk(starts: list[bool], accepted: list[int]) -> tuple[int, int]:
     return len(rows), rounds
 
 
-def _top(features_MD: Tensor, head_WD: Tensor) -> Tensor:
-    return F.linear(features_MD, head_WD).argmax(-1)
+def _top(features_MD: Tensor, lm_head: LmHead) -> Tensor:
+    return lm_head.logits(features_MD).argmax(-1)

@@ -20,6 +20,7 @@ from torch import nn
 from eda_service.artifacts.shards import Sample
 from eda_service.config import DistributionLoss, LossConfig
 from eda_service.model.draft import Draft
+from eda_service.target.head import LmHead
 from eda_service.target.loader import Target
 from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss, Losses, Wanted, token_losses
@@ -40,7 +41,7 @@ def make_batch(target: Target) -> Batch:
 
 
 def compute(target: Target, draft: Draft, batch: Batch, config: LossConfig) -> Losses:
-    return DraftLoss(draft, config)(batch, target.embed, target.head_weight)
+    return DraftLoss(draft, config)(batch, target.embed, target.lm_head)
 
 
 def smooth_l1(difference: float) -> float:
@@ -79,7 +80,9 @@ def oracle(target: Target, draft: Draft, batch: Batch, steps: int) -> tuple[floa
 def test_one_token_by_hand() -> None:
     predicted_MD = torch.tensor([[0.5, 3.0]])
     wanted_MD = torch.tensor([[0.0, 0.0]])
-    regression_M, cross_entropy_M = token_losses(predicted_MD, Wanted.of(wanted_MD, torch.eye(2)), torch.eye(2))
+    regression_M, cross_entropy_M = token_losses(
+        predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2))
+    )
     # |0.5| < 1: 0.5 * 0.25 = 0.125; |3| >= 1: 3 - 0.5 = 2.5; mean over D: 1.3125.
     assert regression_M.item() == pytest.approx(1.3125)
     # The target's logits are (0, 0): probabilities one half each.
@@ -90,17 +93,17 @@ def test_one_token_by_hand() -> None:
 def test_cross_entropy_is_soft_not_on_the_argmax() -> None:
     wanted_MD = torch.tensor([[math.log(3.0), 0.0]])  # target probabilities 3/4 and 1/4
     predicted_MD = torch.zeros(1, 2)  # draft probabilities one half each
-    _, same_M = token_losses(predicted_MD, Wanted.of(wanted_MD, torch.eye(2)), torch.eye(2))
+    _, same_M = token_losses(predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)))
     assert same_M.item() == pytest.approx(math.log(2.0), abs=1e-6)
-    _, entropy_M = token_losses(wanted_MD, Wanted.of(wanted_MD, torch.eye(2)), torch.eye(2))
+    _, entropy_M = token_losses(wanted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)))
     assert entropy_M.item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
 
 
 def test_cross_entropy_and_its_gradient_are_torchs_own() -> None:
     torch.manual_seed(0)
     predicted_MD, head_WD = torch.randn(6, 8, dtype=torch.float64, requires_grad=True), torch.randn(11, 8).double()
-    wanted = Wanted.of(torch.randn(6, 8).double(), head_WD)
-    _, ours_M = token_losses(predicted_MD.float(), wanted, head_WD.float())
+    wanted = Wanted.of(torch.randn(6, 8).double(), LmHead(head_WD))
+    _, ours_M = token_losses(predicted_MD.float(), wanted, LmHead(head_WD.float()))
     theirs_M = torch.nn.functional.cross_entropy(predicted_MD @ head_WD.T, wanted.probs_MW.double(), reduction="none")
     torch.testing.assert_close(ours_M.double(), theirs_M, atol=1e-5, rtol=1e-5)
     weights_M = torch.arange(6).double()
@@ -111,10 +114,10 @@ def test_cross_entropy_and_its_gradient_are_torchs_own() -> None:
 
 def test_losses_on_the_acceptance_rate_by_hand() -> None:
     """p = (3/4, 1/4), q = (1/2, 1/2): a = 1/2 + 1/4. Its gradient follows q only where q is below p."""
-    wanted = Wanted.of(torch.tensor([[math.log(3.0), 0.0]]), torch.eye(2))
+    wanted = Wanted.of(torch.tensor([[math.log(3.0), 0.0]]), LmHead(torch.eye(2)))
     predicted_MD = torch.zeros(1, 2, requires_grad=True)
-    _, tvd_M = token_losses(predicted_MD, wanted, torch.eye(2), DistributionLoss.TVD)
-    _, lk_M = token_losses(predicted_MD, wanted, torch.eye(2), DistributionLoss.LK)
+    _, tvd_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)), DistributionLoss.TVD)
+    _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)), DistributionLoss.LK)
     assert tvd_M.item() == pytest.approx(0.25)
     assert lk_M.item() == pytest.approx(-math.log(0.75))
     (gradient,) = torch.autograd.grad(lk_M.sum(), predicted_MD)
@@ -127,7 +130,7 @@ def test_a_black_box_target_shows_its_tokens_only(tiny_target: Target, tiny_draf
     batch, kept = make_batch(tiny_target), torch.arange(0, 112, 2)
     config = LossConfig(regression_weight=0.0, cross_entropy_weight=1.0, distribution=DistributionLoss.TOKENS)
     head_WD = tiny_target.head_weight[kept]
-    losses = DraftLoss(tiny_draft, config, kept)(batch, tiny_target.embed, head_WD)
+    losses = DraftLoss(tiny_draft, config, kept)(batch, tiny_target.embed, LmHead(head_WD))
     predicted_BSD = next(unroll(tiny_draft, tiny_target.embed, batch.token_ids_BL, batch.features_BLD, 1))
     terms = []
     for sample, (num_prompt, length) in enumerate(_SAMPLES):
@@ -140,9 +143,9 @@ def test_a_black_box_target_shows_its_tokens_only(tiny_target: Target, tiny_draf
 
 
 def test_lk_loss_stays_finite_where_nothing_is_accepted() -> None:
-    wanted = Wanted.of(torch.tensor([[200.0, 0.0]]), torch.eye(2))
+    wanted = Wanted.of(torch.tensor([[200.0, 0.0]]), LmHead(torch.eye(2)))
     predicted_MD = torch.tensor([[0.0, 200.0]], requires_grad=True)
-    _, lk_M = token_losses(predicted_MD, wanted, torch.eye(2), DistributionLoss.LK)
+    _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)), DistributionLoss.LK)
     (gradient,) = torch.autograd.grad(lk_M.sum(), predicted_MD)
     assert math.isfinite(lk_M.item())
     assert gradient.isfinite().all()
@@ -190,7 +193,7 @@ def test_prompt_features_are_no_targets_but_answer_features_are(tiny_target: Tar
         predicted_BSD = next(unroll(tiny_draft, tiny_target.embed, batch.token_ids_BL, inputs_BLD, 1)).detach()
         moved = Batch(batch.token_ids_BL, wanted_BLD, batch.loss_mask_BL, batch.has_feature_BL)
         fixed = DraftLoss(_Fixed(predicted_BSD), LossConfig())
-        return float(fixed(moved, tiny_target.embed, tiny_target.head_weight).regression)
+        return float(fixed(moved, tiny_target.embed, tiny_target.lm_head).regression)
 
     before = loss_against(inputs_BLD)
     prompt_moved_BLD, answer_moved_BLD = inputs_BLD.clone(), inputs_BLD.clone()
@@ -241,8 +244,8 @@ def test_draft_vocabulary_renormalises_the_target_over_its_rows(tiny_target: Tar
     predicted_MD, wanted_MD = rng.normal(size=(4, 32)), rng.normal(size=(4, 32))
     rows = [3, 5, 40, 77]
     head_WD = tiny_target.head_weight[rows]
-    wanted_by_target = Wanted.of(torch.tensor(wanted_MD).float(), head_WD)
-    _, cross_entropy_M = token_losses(torch.tensor(predicted_MD).float(), wanted_by_target, head_WD)
+    wanted_by_target = Wanted.of(torch.tensor(wanted_MD).float(), LmHead(head_WD))
+    _, cross_entropy_M = token_losses(torch.tensor(predicted_MD).float(), wanted_by_target, LmHead(head_WD))
     head = head_WD.double().numpy()
     wanted = [soft_cross_entropy(head @ w, head @ p) for w, p in zip(wanted_MD, predicted_MD, strict=True)]
     np.testing.assert_allclose(cross_entropy_M.numpy(), wanted, rtol=1e-4)
@@ -273,7 +276,7 @@ def test_mixed_precision_is_the_same_loss_up_to_bfloat16(tiny_target: Target, ne
     batch, config = make_batch(tiny_target), LossConfig(unroll_steps=2)
     plain = compute(tiny_target, new_draft(tiny_target), batch, config)
     draft = new_draft(tiny_target)
-    mixed = DraftLoss(draft, config, mixed=True)(batch, tiny_target.embed, tiny_target.head_weight)
+    mixed = DraftLoss(draft, config, mixed=True)(batch, tiny_target.embed, tiny_target.lm_head)
     mixed.total.backward()
     assert mixed.total.dtype == torch.float32
     assert mixed.regression.item() == pytest.approx(plain.regression.item(), rel=0.02)

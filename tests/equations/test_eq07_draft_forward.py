@@ -78,7 +78,7 @@ def pairs(draft: Draft, target: Target, length: int = 9) -> tuple[Tensor, Tensor
 @both_head_widths
 def test_decoding_forward_equals_transformers(draft: Draft, tiny_target: Target) -> None:
     tokens_BL, features_BLD = pairs(draft, tiny_target)
-    head = DraftHead(tiny_target.head_weight, None)
+    head = DraftHead(tiny_target.lm_head, None)
     proposer = Proposer.of(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
     with torch.no_grad():
         got_BLD = proposer.extend(tokens_BL, features_BLD, [0, 0])
@@ -90,7 +90,7 @@ def test_decoding_forward_equals_transformers(draft: Draft, tiny_target: Target)
 def test_decoding_in_pieces_equals_transformers_at_once(draft: Draft, tiny_target: Target) -> None:
     """Rows at different positions, as between rounds: the cache and positions carry over."""
     tokens_BL, features_BLD = pairs(draft, tiny_target)
-    head = DraftHead(tiny_target.head_weight, None)
+    head = DraftHead(tiny_target.lm_head, None)
     proposer = Proposer.of(draft, tiny_target.embed, head, num_slots=2, max_tokens=32)
     with torch.no_grad():
         proposer.extend(tokens_BL[:1, :3], features_BLD[:1, :3], [0], first_slot=0)
@@ -136,7 +136,7 @@ def test_logits_come_from_the_target_s_own_head(make_target: Callable[[str], Tar
         features_BD = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         wanted_BV = features_BD.double() @ target.head_weight.double().T
         torch.testing.assert_close(
-            DraftHead(target.head_weight, None)(features_BD).double(), wanted_BV, rtol=1e-4, atol=1e-4
+            DraftHead(target.lm_head, None)(features_BD).double(), wanted_BV, rtol=1e-4, atol=1e-4
         )
         torch.testing.assert_close(target.head(features_BD).double(), wanted_BV, rtol=1e-4, atol=1e-4)
 
@@ -163,9 +163,7 @@ def test_greedy_chain_is_the_argmax_of_the_head_over_the_chain_of_features(
     """`chain` against transformers: each token is argmax(W_o h~) and is fed back with its feature."""
     draft = make_fitted_draft("llama")
     tokens_BL, features_BLD = pairs(draft, tiny_target, 4)
-    proposer = Proposer.of(
-        draft, tiny_target.embed, DraftHead(tiny_target.head_weight, None), num_slots=2, max_tokens=32
-    )
+    proposer = Proposer.of(draft, tiny_target.embed, DraftHead(tiny_target.lm_head, None), num_slots=2, max_tokens=32)
     with torch.no_grad():
         got_BK = proposer.chain(Pending(tokens_BL, features_BLD, [0, 0], [4, 4]), 3).token_ids_BK
     embeds_BLD, shown_BLD = tiny_target.embed(tokens_BL), features_BLD

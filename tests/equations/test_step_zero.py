@@ -74,7 +74,7 @@ def train(draft: Draft, target: Target, *, steps: int = 3, learning_rate: float 
     optimizer = torch.optim.AdamW([p for p in draft.parameters() if p.requires_grad], lr=learning_rate)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss(sample_batch(target), target.embed, target.head_weight).total.backward()
+        loss(sample_batch(target), target.embed, target.lm_head).total.backward()
         optimizer.step()
 
 

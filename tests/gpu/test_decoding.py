@@ -124,7 +124,7 @@ def test_a_replay_counts_what_decoding_counts(form: str, target_on: TargetOn, dr
         assert features_TD is not None
         texts.append(Transcript([*ids, *answer(written[str(i)])], len(ids), features_TD))
     tree = FORMS[form].get("tree")
-    replay = Replay(draft, target.embed, DraftHead(target.head_weight, None), num_draft_tokens=4, tree=tree)
+    replay = Replay(draft, target.embed, DraftHead(target.lm_head, None), num_draft_tokens=4, tree=tree)
     found = replay.run(texts, 0.0)
     assert [each.num_accepted_tokens for each in found] == [
         counted[str(i)][-1].stats.num_accepted_tokens for i in range(len(prompts))

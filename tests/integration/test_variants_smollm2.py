@@ -40,14 +40,14 @@ QUESTIONS = (
 def load_variants(engine: Engine, target: Target) -> None:
     base_dir = find_draft(BASE_DRAFT)
     loaded = load_drafts(base_dir, None, target=target)
-    base = DraftForm(shared_parts(loaded.draft), DraftHead(target.head_weight, loaded.vocab_W))
+    base = DraftForm(shared_parts(loaded.draft), DraftHead(target.lm_head, loaded.vocab_W))
     for name, with_pack in WITH_PACK.items():
         form = base
         if with_pack:
             pack = load_drafts(base_dir, PACKS / name, target=target)
             assert pack.trained is not None
             parts = adapted_parts(pack.draft, base.parts, pack.trained)
-            form = DraftForm(parts, DraftHead(target.head_weight, pack.vocab_W))
+            form = DraftForm(parts, DraftHead(target.lm_head, pack.vocab_W))
         adapter = read_adapter(shipped_targets() / name, dtype=target.dtype, device=target.device)
         engine.add_variant(name, adapter=adapter, form=form)
 

@@ -92,7 +92,7 @@ def ask(asking: openai.OpenAI, num_tokens: int = NUM_TOKENS) -> Any:
 def own_stats(home: Path, target: Target, pack: str, ids: list[int]) -> RequestStats:
     """What our engine counts on the same request."""
     loaded = for_inference(load_pack(home / "drafts" / "tiny" / "1", find_pack(pack, home), dtype=target.dtype))
-    head = DraftHead(target.head_weight, loaded.vocab_W)
+    head = DraftHead(target.lm_head, loaded.vocab_W)
     engine = Engine(target, loaded.draft, head, num_draft_tokens=3, max_batch=1, max_tokens=100)
     engine.submit("r", ids, SamplingParams(max_new_tokens=NUM_TOKENS))
     return run_to_end(engine)["r"][-1].stats

@@ -42,7 +42,7 @@ def prompts(count: int = 12) -> list[list[int]]:
 def decoded(target: Target, loaded: LoadedDraft) -> tuple[list[list[int]], list[list[int]]]:
     """Our engine's answers, and how many tokens each step gave: the prefill's one, then the rounds'."""
     draft = for_inference(LoadedDraft(loaded.draft.to(target.dtype), loaded.vocab_W)).draft
-    head = DraftHead(target.head_weight, loaded.vocab_W)
+    head = DraftHead(target.lm_head, loaded.vocab_W)
     engine = Engine(target, draft, head, num_draft_tokens=3, max_batch=12, max_tokens=100)
     for i, ids in enumerate(prompts()):
         engine.submit(str(i), ids, SamplingParams(max_new_tokens=MAX_TOKENS))

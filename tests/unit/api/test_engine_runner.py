@@ -204,7 +204,7 @@ def test_counts_are_the_sums_of_what_the_engine_says(
     settings: dict[str, Any] = {"num_draft_tokens": 4, "max_batch": 2, "max_tokens": 128}
 
     def engine() -> Engine:
-        return Engine(tiny_target, make_fitted_draft("llama"), DraftHead(tiny_target.head_weight, None), **settings)
+        return Engine(tiny_target, make_fitted_draft("llama"), DraftHead(tiny_target.lm_head, None), **settings)
 
     params = SamplingParams(max_new_tokens=25)
     plain = engine()

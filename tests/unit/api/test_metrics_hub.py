@@ -89,7 +89,7 @@ def test_what_travels_is_what_was_counted() -> None:
 
 @pytest.fixture
 def endpoint(tiny_target: Target, make_fitted_draft: Callable[[str], Draft]) -> Iterator[LiveEndpoint]:
-    head = DraftHead(tiny_target.head_weight, None)
+    head = DraftHead(tiny_target.lm_head, None)
     engine = Engine(tiny_target, make_fitted_draft("llama"), head, num_draft_tokens=4, max_batch=4, max_tokens=256)
     with live_endpoint([make_pair("tiny", tiny_target, engine)]) as opened:
         yield opened

@@ -35,7 +35,7 @@ PROMPT = "the user and the "
 
 @pytest.fixture(scope="module")
 def endpoint(tiny_target: Target, make_fitted_draft: Callable[[str], Draft]) -> Iterator[LiveEndpoint]:
-    head = DraftHead(tiny_target.head_weight, None)
+    head = DraftHead(tiny_target.lm_head, None)
     engine = Engine(tiny_target, make_fitted_draft("llama"), head, num_draft_tokens=4, max_batch=4, max_tokens=200)
     with live_endpoint([make_pair("tiny", tiny_target, engine)]) as running:
         yield running
@@ -336,7 +336,7 @@ def test_a_stream_can_say_which_text_the_draft_proposed(
     choices = [chunk["choices"][0] for chunk in chunks]
     for choice in choices:
         assert "".join(span["text"] for span in choice.get("spans", [])) == choice["text"]
-    head = DraftHead(tiny_target.head_weight, None)
+    head = DraftHead(tiny_target.lm_head, None)
     engine = Engine(tiny_target, make_fitted_draft("llama"), head, num_draft_tokens=4, max_batch=1, max_tokens=200)
     ids = tiny_target.tokenizer(PROMPT)["input_ids"]
     engine.submit("r", ids, SamplingParams(max_new_tokens=40, ignore_eos=True))

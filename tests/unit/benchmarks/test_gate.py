@@ -42,7 +42,7 @@ def test_an_even_gate_and_its_mean_are_the_same(tiny_target: Target, adapted: Dr
     found = gate_statistics(tiny_target, LoadedDraft(adapted, None), texts, TREE)
     assert found is not None
     assert (found["private_mean"], found["private_std"]) == (0.5, 0.0)
-    head = DraftHead(tiny_target.head_weight, None)
+    head = DraftHead(tiny_target.lm_head, None)
     stats = Replay(adapted, tiny_target.embed, head, tree=TREE).run(texts)
     learnt = summarise("", 0.0, stats, num_draft_tokens=TREE.depth).acceptance_length
     assert learnt == pytest.approx(found["acceptance_length_gate_held"], abs=0.05)

@@ -8,6 +8,7 @@ Shapes: T tokens, D hidden.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,8 @@ def test_stop_token_ends_the_answer_and_is_its_last_token(
 
 
 def test_the_target_s_own_stop_tokens_always_end(make_target: TargetMaker, new_draft: Callable[..., Draft]) -> None:
-    """Sampled hot until <|im_end|> or <|endoftext|> falls: nothing follows either."""
-    target = make_target("llama")
+    """Sampled hot until <|im_end|> or <|endoftext|>, both of them stops here, falls: nothing follows either."""
+    target = dataclasses.replace(make_target("llama"), stop_token_ids=frozenset({0, 2}))
     params = [SamplingParams(temperature=2.0, max_new_tokens=100, seed=i) for i in range(40)]
     answers = decode(speculative(target, new_draft(target), max_batch=40), [[30, 40]] * 40, params)
     stopped = [tokens for tokens in answers if tokens[-1] in target.stop_token_ids]
@@ -156,7 +157,7 @@ def test_captured_features_are_the_target_s_at_every_position_but_the_last(
     with_draft: bool,
 ) -> None:
     draft = make_fitted_draft("llama") if with_draft else None
-    head = DraftHead(tiny_target.head_weight, None) if with_draft else None
+    head = DraftHead(tiny_target.lm_head, None) if with_draft else None
     engine = Engine(tiny_target, draft, head, num_draft_tokens=3, max_batch=2, max_tokens=120, capture_features=True)
     prompts = make_prompts(4, seed=5)
     for i, ids in enumerate(prompts):

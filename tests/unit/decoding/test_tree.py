@@ -103,7 +103,7 @@ def pending_of(tokens: list[int], draft: Draft) -> Pending:
 
 def path_log_probs(draft: Draft, target: Target, pending: Pending, path: list[int]) -> Tensor:
     """log-probabilities after a path, from a fresh proposer fed the path as a plain chain."""
-    proposer = Proposer.of(draft, target.embed, DraftHead(target.head_weight, None), num_slots=1, max_tokens=64)
+    proposer = Proposer.of(draft, target.embed, DraftHead(target.lm_head, None), num_slots=1, max_tokens=64)
     feature = proposer.begin(pending)
     for step, token in enumerate(path):
         feature = proposer.extend(torch.tensor([[token]]), feature, [pending.ends[0] + step])
@@ -129,9 +129,7 @@ def test_a_tree_holds_the_paths_a_beam_search_finds(
         scored |= children
         beam = sorted(children, key=children.__getitem__, reverse=True)[:width]
     wanted = set(sorted(scored, key=scored.__getitem__, reverse=True)[:size])
-    proposer = Proposer.of(
-        draft, tiny_target.embed, DraftHead(tiny_target.head_weight, None), num_slots=1, max_tokens=64
-    )
+    proposer = Proposer.of(draft, tiny_target.embed, DraftHead(tiny_target.lm_head, None), num_slots=1, max_tokens=64)
     tree = proposer.tree(pending, TreeConfig(size=size, depth=depth, width=width))
     got = set()
     for node in range(1, size + 1):
@@ -146,7 +144,7 @@ def test_a_tree_of_width_one_is_the_greedy_chain(
 ) -> None:
     draft = make_fitted_draft("llama")
     pending = pending_of([30, 40, 50], draft)
-    head = DraftHead(tiny_target.head_weight, torch.arange(0, 112, 3))
+    head = DraftHead(tiny_target.lm_head, torch.arange(0, 112, 3))
     proposers = [Proposer.of(draft, tiny_target.embed, head, num_slots=1, max_tokens=64) for _ in range(2)]
     tree = proposers[0].tree(pending, TreeConfig(size=4, depth=4, width=1))
     assert torch.equal(tree.token_ids_BN, proposers[1].chain(pending, 4).token_ids_BK)

@@ -81,8 +81,8 @@ def group(
     for i in range(3):
         path = write_adapter(model_dir, tmp_path / f"adapter-{i}", seed=i, r=4, std=0.1)
         adapters.append(read_adapter(path, dtype=target.dtype, device=target.device))
-    draft, head = make_fitted_draft("llama"), DraftHead(target.head_weight, None)
-    half = DraftHead(target.head_weight, torch.arange(0, 112, 2))
+    draft, head = make_fitted_draft("llama"), DraftHead(target.lm_head, None)
+    half = DraftHead(target.lm_head, torch.arange(0, 112, 2))
     base = shared_parts(draft)
     names = frozenset({"layers.0.mlp.private.up_proj.weight", "layers.0.mlp.gate.proj.weight"})
     gated = adapted_parts(adapted(draft, 1), base, names)

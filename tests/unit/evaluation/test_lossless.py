@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from eda_service.evaluation.lossless import check_lossless, first_difference, tie_gap
+from eda_service.target.head import InferenceHead, LmHead
 from eda_service.target.loader import Target
-from eda_service.target.packed import make_linear
 from eda_service.target.slots import SlotCache
 
 PROMPT = [30, 40, 50]
@@ -46,8 +46,8 @@ def tied(make_target: Callable[[str], Target]) -> Target:
     target = make_target("qwen2")
     weight_VD = target.head_weight.clone()
     weight_VD[8] = weight_VD[7]
-    head = make_linear(weight_VD)
-    return dataclasses.replace(target, head=head, head_weight=weight_VD)
+    lm_head = LmHead(weight_VD)
+    return dataclasses.replace(target, head=InferenceHead(lm_head), lm_head=lm_head)
 
 
 def test_equal_logits_are_a_near_tie_and_others_are_not(
@@ -63,7 +63,7 @@ def test_the_bound_follows_the_dtype(tied: Target) -> None:
     """A gap of one part in a thousand is rounding in bfloat16 and a defect in float32."""
     weight_VD = tied.head_weight.clone()
     weight_VD[8] *= 1.001
-    head = make_linear(weight_VD)
+    head = InferenceHead(LmHead(weight_VD))
     assert not near_tie(dataclasses.replace(tied, head=head), PROMPT, 7, 8)
     half = dataclasses.replace(tied, head=head, dtype=torch.bfloat16, decoder=_Float32Decoder(tied))
     assert near_tie(half, PROMPT, 7, 8)

@@ -33,7 +33,7 @@ def test_counts_are_those_of_decoding(
     tiny_target: Target,
     make_fitted_draft: Callable[[str], Draft],
 ) -> None:
-    draft, head = make_fitted_draft("llama"), DraftHead(tiny_target.head_weight, vocab_W)
+    draft, head = make_fitted_draft("llama"), DraftHead(tiny_target.lm_head, vocab_W)
     params = SamplingParams(temperature=temperature, max_new_tokens=30)
     speculative = Engine(tiny_target, draft, head, num_draft_tokens=4, tree=tree, max_batch=4, max_tokens=120)
     decoded = decode_all(speculative, PROMPTS, params).stats
@@ -54,6 +54,6 @@ def counts(stats: RequestStats) -> dict[str, object]:
 
 
 def test_a_sampled_chain_is_refused(tiny_target: Target, make_fitted_draft: Callable[[str], Draft]) -> None:
-    replay = Replay(make_fitted_draft("llama"), tiny_target.embed, DraftHead(tiny_target.head_weight, None))
+    replay = Replay(make_fitted_draft("llama"), tiny_target.embed, DraftHead(tiny_target.lm_head, None))
     with pytest.raises(InputError, match=r"temperature 1\.0 .* decode instead"):
         replay.run([], 1.0)

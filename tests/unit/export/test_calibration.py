@@ -94,7 +94,7 @@ def test_the_change_is_what_the_engine_counts(
     found = measure(tiny_target, *drafts, transcripts, SETTINGS, num_calibration_prompts=0, gate_weights=None)
     lengths = []
     for each in drafts:
-        head = DraftHead(tiny_target.head_weight, each.vocab_W)
+        head = DraftHead(tiny_target.lm_head, each.vocab_W)
         engine = Engine(tiny_target, each.draft, head, num_draft_tokens=3, max_batch=4, max_tokens=400)
         prompts = [transcript.token_ids[: transcript.num_prompt_tokens] for transcript in transcripts]
         stats = decode_all(engine, prompts, SamplingParams(max_new_tokens=24)).stats

@@ -6,13 +6,14 @@ Oracle: the tests' template written out and tokenised.
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
+import json
+from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
-from eda_service.target.chat import render_prompt, stop_token_ids, user_turn_opening
+from eda_service.target.chat import load_stop_token_ids, render_prompt, user_turn_opening
 from eda_service.target.loader import Target
 
 
@@ -82,11 +83,20 @@ def test_a_template_that_rewrites_user_text_cannot_write_prompts(tokenizer: PreT
 
 
 @pytest.mark.parametrize(
-    ("configured", "wanted"), [(None, {0, 2}), (5, {0, 2, 5}), ([7, 9], {0, 2, 7, 9}), ([2], {0, 2})]
+    ("generation", "config", "wanted"),
+    [
+        (None, None, {2}),
+        (5, None, {2, 5}),
+        ([7, 9], None, {2, 7, 9}),
+        (None, 6, {2, 6}),
+        ([7], [8, True, -1, "9"], {2, 7, 8}),
+    ],
 )
-def test_every_stop_token_is_collected(
-    tokenizer: PreTrainedTokenizerFast, configured: object, wanted: set[int]
+def test_stops_are_those_that_the_files_name(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, generation: object, config: object, wanted: set[int]
 ) -> None:
-    """The tokenizer's <|im_end|> (2), the known <|endoftext|> (0), and what the generation config names."""
-    assert stop_token_ids(tokenizer, SimpleNamespace(eos_token_id=configured)) == wanted
-    assert stop_token_ids(tokenizer, None) == {0, 2}
+    """The tokenizer's <|im_end|> (2) and the two configs'; <|endoftext|> (0) is a token like any other here."""
+    for name, value in (("generation_config.json", generation), ("config.json", config)):
+        if value is not None:
+            (tmp_path / name).write_text(json.dumps({"eos_token_id": value}))
+    assert load_stop_token_ids(tmp_path, tokenizer) == wanted

@@ -173,12 +173,36 @@ def test_fingerprint_follows_weights_tokenizer_and_template(
     assert (mine.hidden_size, mine.vocab_size, mine.num_layers, mine.model_type) == (32, 112, 2, "llama")
 
 
-def test_a_sliding_window_caps_the_context(new_target_dir: Callable[..., Path], tmp_path: Path) -> None:
-    directory = new_target_dir(tmp_path / "m", "mistral")
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        (None, 512),
+        ({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 512}, 2048),
+        ({"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}, 512),
+        (
+            {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "original_max_position_embeddings": 128,
+                "short_factor": [1.0] * 4,
+                "long_factor": [2.0] * 4,
+            },
+            128,
+        ),
+    ],
+)
+def test_the_context_is_what_the_rotation_was_made_for(
+    new_target_dir: Callable[..., Path], tmp_path: Path, rope: dict[str, object] | None, context: int
+) -> None:
+    directory = new_target_dir(tmp_path / "m", "llama")
     config = json.loads((directory / "config.json").read_text())
-    assert load_target(TargetSpec(model=str(directory), dtype="float32")).max_context == 512
-    (directory / "config.json").write_text(json.dumps({**config, "sliding_window": 128}))
-    assert load_target(TargetSpec(model=str(directory), dtype="float32")).max_context == 128
+    if rope is not None:
+        (directory / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+    target = load_target(TargetSpec(model=str(directory), dtype="float32"))
+    assert target.max_context == context
+    assert [note for note in target.notes if "LongRoPE" in note] == list(target.notes)
+    assert bool(target.notes) is (context < 512)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
@@ -223,10 +247,11 @@ def test_exported_embedding_and_head(
     """What train workers load instead of the target: bfloat16 copies, one matrix where the two are tied."""
     target, path = make_target(family), tmp_path / "io.safetensors"
     export_io(target, path)
-    embed, head_VD = load_io(path, dtype=torch.float32, device=torch.device("cpu"))
+    embed, lm_head = load_io(path, dtype=torch.float32, device=torch.device("cpu"))
     weight = target.embed.weight
     assert isinstance(weight, torch.Tensor)
     assert torch.equal(embed.weight, weight.bfloat16().float())
+    head_VD = lm_head.rows_VD
     assert torch.equal(head_VD, target.head_weight.bfloat16().float())
     assert torch.equal(embed.weight, head_VD) is tied
     assert not embed.weight.requires_grad

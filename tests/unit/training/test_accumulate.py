@@ -7,6 +7,7 @@ import torch
 from tiny_models import random_draft, random_samples
 
 from eda_service.config import LossConfig, TrainConfig
+from eda_service.target.head import LmHead
 from eda_service.target.loader import Target
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import collate
@@ -21,13 +22,13 @@ def test_parts_add_up_to_the_whole(tiny_target: Target, parts: int, unroll_steps
     loss = DraftLoss(random_draft(tiny_target), LossConfig(cross_entropy_weight=1.0, unroll_steps=unroll_steps))
     head_WD, made = tiny_target.head_weight.clone(), random_samples(LENGTHS)
     whole = collate(made, max_tokens=64, dtype=torch.float32)
-    expected = loss(whole, tiny_target.embed, head_WD)
+    expected = loss(whole, tiny_target.embed, LmHead(head_WD))
     expected.total.backward()
     wanted = [p.grad.clone() for p in loss.parameters() if p.grad is not None]
     loss.zero_grad()
     batches = [collate([made[i] for i in part], max_tokens=64, dtype=torch.float32) for part in split(range(5), parts)]
     divisors_S = sum(step_counts(batch, unroll_steps) for batch in batches).tolist()  # type: ignore[union-attr]
-    total = sum(loss(batch, tiny_target.embed, head_WD, divisors_S).total for batch in batches)
+    total = sum(loss(batch, tiny_target.embed, LmHead(head_WD), divisors_S).total for batch in batches)
     total.backward()
     got = [p.grad for p in loss.parameters() if p.grad is not None]
     assert total.item() == pytest.approx(expected.total.item(), rel=1e-5)
@@ -40,9 +41,9 @@ def test_means_of_parts_would_not(tiny_target: Target) -> None:
     """The test above would notice: parts of other lengths weigh the same in a mean of means."""
     loss = DraftLoss(random_draft(tiny_target), LossConfig())
     made, head_WD = random_samples(LENGTHS), tiny_target.head_weight.clone()
-    whole = loss(collate(made, max_tokens=64, dtype=torch.float32), tiny_target.embed, head_WD).total.item()
+    whole = loss(collate(made, max_tokens=64, dtype=torch.float32), tiny_target.embed, LmHead(head_WD)).total.item()
     batches = [collate([made[i] for i in part], max_tokens=64, dtype=torch.float32) for part in split(range(5), 2)]
-    parts = [loss(batch, tiny_target.embed, head_WD).total.item() for batch in batches]
+    parts = [loss(batch, tiny_target.embed, LmHead(head_WD)).total.item() for batch in batches]
     assert abs(sum(parts) / 2 - whole) > 1e-3 * whole
 
 

@@ -18,6 +18,7 @@ from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
+from eda_service.target.head import LmHead
 from eda_service.target.loader import Target
 from eda_service.training import simulate
 from eda_service.training.batches import Batch, collate
@@ -45,7 +46,7 @@ def test_against_a_loop_over_rounds(
         predicted_BSD[wrong_BS] *= -1.0
         steps.append(predicted_BSD)
     monkeypatch.setattr(simulate, "unroll", lambda *_: iter(steps))
-    got = simulated_acceptance_length(tiny_draft, [batch], tiny_target.embed, head_VD, depth=depth)
+    got = simulated_acceptance_length(tiny_draft, [batch], tiny_target.embed, LmHead(head_VD), depth=depth)
     lengths, tokens, rounds = batch.has_feature_BL.sum(1) + 1, 0, 0
     for sample in range(len(lengths)):
         row, end = 0, int(lengths[sample]) - 2
@@ -76,15 +77,15 @@ def test_a_perfect_draft_is_accepted_everywhere(
     monkeypatch.setattr(simulate, "unroll", perfect)
     head_VD = tiny_target.head_weight
     lengths = (batch.has_feature_BL[:, 1:-1] & batch.loss_mask_BL[:, 2:]).sum(1)
-    got = simulated_acceptance_length(tiny_draft, [batch], tiny_target.embed, head_VD, depth=1)
+    got = simulated_acceptance_length(tiny_draft, [batch], tiny_target.embed, LmHead(head_VD), depth=1)
     assert got == pytest.approx(int(lengths.sum()) / int(((lengths + 1) // 2).sum()))
 
 
 def test_agrees_with_decoding(tiny_target: Target, batch: Batch, make_fitted_draft: Callable[[str], Draft]) -> None:
     """On greedy text the walked rounds are those of decoding, but for where answers begin and end."""
     draft = make_fitted_draft("llama")
-    simulated = simulated_acceptance_length(draft, [batch], tiny_target.embed, tiny_target.head_weight, depth=3)
-    head = DraftHead(tiny_target.head_weight, None)
+    simulated = simulated_acceptance_length(draft, [batch], tiny_target.embed, tiny_target.lm_head, depth=3)
+    head = DraftHead(tiny_target.lm_head, None)
     engine = Engine(tiny_target, draft, head, num_draft_tokens=3, max_batch=8, max_tokens=80)
     for row in range(batch.token_ids_BL.shape[0]):
         num_prompt = int(batch.loss_mask_BL[row].int().argmax())
@@ -98,4 +99,4 @@ def test_agrees_with_decoding(tiny_target: Target, batch: Batch, make_fitted_dra
 def test_nothing_to_count_is_one(batch: Batch, tiny_target: Target, tiny_draft: Draft) -> None:
     empty = Batch(batch.token_ids_BL, batch.features_BLD, torch.zeros_like(batch.loss_mask_BL), batch.has_feature_BL)
     head_VD = tiny_target.head_weight
-    assert simulated_acceptance_length(tiny_draft, [empty], tiny_target.embed, head_VD, depth=3) == 1.0
+    assert simulated_acceptance_length(tiny_draft, [empty], tiny_target.embed, LmHead(head_VD), depth=3) == 1.0
