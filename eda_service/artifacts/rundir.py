@@ -4,6 +4,7 @@
         job.json            the AdaptConfig with its origin, and what else the job's row says (`JobFacts`)
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
+        rivals.json         packs to measure beside the job's own (`eda_service.artifacts.rivals`), by the dispatcher
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
         driver.lock         held by the attempt's driver while it lives: two attempts never write at once
         driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends

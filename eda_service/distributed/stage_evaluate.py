@@ -213,7 +213,7 @@ class Evaluation:
                 heldout=self.heldout,
                 measured=measured,
             )
-        except (EdaError, OSError) as error:
+        except (EdaError, OSError, ValueError) as error:
             logger.warning("not measured on the fixed evaluation: %s", error)
             self.run.event("fixed_evaluation_left_out", str(error)[:400], stage=Stage.EVALUATE, level="warning")
             return None
