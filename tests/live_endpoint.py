@@ -70,9 +70,10 @@ class Served:
         return await self.publisher.read()
 
     def pair(self, name: str, uid: str | None) -> ServedPair:
-        if name not in self.loaded or uid not in {None, self.loaded[name].uid}:
+        found = self.loaded.get(name)
+        if found is None or uid not in {None, found.uid or uid}:  # one without a uid is any deployment's
             raise ModelNotFoundError(f"no model {name!r} is served here", param="model")
-        return self.loaded[name]
+        return found
 
     def pairs(self) -> Sequence[ServedPair]:
         return list(self.loaded.values())

@@ -117,7 +117,7 @@ def test_a_client_in_prefill_or_decoding(held: Held, stream: bool, rounds: int) 
     assert (held.engine.num_running, held.engine.num_waiting) == (1, 0)
     stays_whole(held, other)
     held.endpoint.wait_idle()
-    assert held.endpoint.runner().counts["tiny", None].finished == {"abort": 1, "length": 1}
+    assert held.endpoint.runner().counts["", None].finished == {"abort": 1, "length": 1}
 
 
 def test_a_client_that_does_not_read_is_cut_off_and_harms_nobody(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
