@@ -22,7 +22,7 @@ from tiny_models import fit_draft, register_draft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.client import ApiError, Client
+from eda_service.client import ApiError, Client, Deployment
 from eda_service.config import TargetSpec, TrainConfig
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.model.checkpoint import load_base_draft, save_pack
@@ -176,8 +176,13 @@ def test_a_pack_of_another_target_fails_and_the_old_state_goes_on_answering(
     service: Service, client: Client, deployed: None, greedy: dict[str, str]
 ) -> None:
     client.deployments.update("plain", pack="tuned@2")
-    service.wait_for(lambda: client.deployments.get("plain").state == "failed", "a failed deployment")
-    found = client.deployments.get("plain")
+
+    def failed() -> Deployment | None:
+        found = client.deployments.get("plain")
+        return found if found.state == "failed" else None
+
+    found = service.wait_for(failed, "a failed deployment")
+    assert found is not None
     assert found.reason is not None
     assert "was made for" in found.reason
     assert (found.pack, found.loaded_pack) == ("tuned@2", None)

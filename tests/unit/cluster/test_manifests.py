@@ -17,7 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from api.serving.app import Endpoint
 from api.settings import Settings
-from eda_service.distributed.ray_node import node_env, serve_threads, worker_niceness
+from eda_service.distributed.ray_node import loopback_only, no_metrics, node_env, serve_threads, worker_niceness
 from eda_service.distributed.serve_config import Listen, Placement, build_config, groups_of
 from eda_service.jobstore import Deployment
 
@@ -161,6 +161,7 @@ def test_ray_pods_are_told_what_eda_up_tells_its_head(monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     told = find(BUILT["base"], "ConfigMap", "eda-ray-settings")["data"]
     own = {"DS_ACCELERATOR", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}  # of one machine; a pod has one address
+    own |= {*no_metrics(), *loopback_only(True)}  # pods are behind a network policy, and may be scraped
     assert {name: value for name, value in node_env("127.0.0.1").items() if name not in own} == told
 
 
