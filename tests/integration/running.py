@@ -38,7 +38,7 @@ class Service:
     Args:
         home: Its state root.
         env: Settings on top of this process's environment.
-        allow: Directory whose files requests may name, besides home and the repository.
+        allow: Directory whose files requests may name, besides the repository.
         options: More of `eda up`.
     """
 
