@@ -80,7 +80,7 @@ class Supervisor:
         host: Address of the API; other than loopback only once there are keys.
         port: Port of the API and the gateway.
         serve_port: Port of Ray Serve.
-        local_roots: Directories whose files requests may name, besides home.
+        local_roots: Directories whose files requests may name.
         node_ip: Address at which other nodes join this one's Ray.
         ray_port: Port they join it at; None: a free one.
         num_cpus: Logical CPUs of this node.

@@ -4,6 +4,10 @@ SQLite runs with WAL, `synchronous=FULL` (a 2xx survives power loss) and immedia
 the write lock before the first read of a writing transaction. With SQLite's default, two writers may both read and then
 one fails with "database is locked" at once, whatever the busy timeout says.
 
+Each SQLite connection remembers its write-ahead log. When another one lies in its place, what is committed here is
+written to a file without a name and lost at the end of the process, so no transaction begins or commits any more:
+better no answer than a wrong one. Only a restart helps, since SQLite keeps locks and shared memory per process.
+
 PostgreSQL runs with READ COMMITTED: every statement sees what was committed before it, so a count that is taken after
 a lock is a count of now. Writers lock the job's row (`rows.find`) or an advisory lock (`locks`).
 
@@ -28,13 +32,14 @@ from sqlalchemy.exc import OperationalError
 
 from eda_service.errors import InputError
 from eda_service.jobstore.reading import from_json
-from eda_service.regular_files import protect_database
+from eda_service.regular_files import place, protect_database
 
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30
 IDLE_TRANSACTION_TIMEOUT_S = 60  # a dispatcher that was suspended in a transaction must not hold its locks for ever
 _AS_TEXT = partial(str, encoding="utf-8", errors="replace")  # one row that is not UTF-8 must not end a whole query
+_LOG = "eda_write_ahead_log"
 _POOL_SIZE, _POOL_OVERFLOW = 10, 10  # PostgreSQL's default is 100 connections for all replicas together
 
 
@@ -62,6 +67,7 @@ def open_engine(url: str) -> Engine:
     )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "commit", _require_same_log)
     return engine
 
 
@@ -118,16 +124,19 @@ def _open_postgresql(url: URL) -> Engine:
     )
 
 
-def _configure(connection: Any, _record: Any) -> None:
+def _configure(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # the driver must not emit its own BEGIN; `_begin` does
     connection.text_factory = _AS_TEXT
     cursor = connection.cursor()
-    for _, _, path in cursor.execute("PRAGMA database_list").fetchall():
-        if path:  # empty for a database in memory
-            protect_database(path)
+    ((_, _, path),) = cursor.execute("PRAGMA database_list").fetchall()
+    if path:  # empty for a database in memory
+        protect_database(path)
     for pragma in (f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     _write_ahead(cursor)
+    cursor.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # a first read opens the log
+    log = f"{path}-wal"
+    record.info[_LOG] = (log, place(log)) if path else None
     cursor.close()
 
 
@@ -154,3 +163,17 @@ def _begin(connection: Connection) -> None:
         return
     read_only = connection.get_execution_options().get("eda_read_only", False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    _require_same_log(connection)
+
+
+def _require_same_log(connection: Connection) -> None:
+    """Check that the write-ahead log is the one that this connection writes to.
+
+    Raises:
+        OperationalError: It was removed or replaced, as happens when this process has lost its locks on the database.
+    """
+    remembered = connection.info.get(_LOG)
+    if remembered is not None and place(remembered[0]) != remembered[1]:
+        logger.critical("%s was removed or replaced under this process; restart it", remembered[0])
+        gone = sqlite3.OperationalError("the write-ahead log was removed or replaced under this process; restart it")
+        raise OperationalError(None, None, gone)

@@ -58,7 +58,7 @@ class Service:
     Args:
         home: Its state root.
         env: Settings on top of this process's environment.
-        allow: Directory whose files requests may name, besides home and the repository.
+        allow: Directory whose files requests may name, besides the repository.
         options: More of `eda up`.
         cwd: Where it is started.
         umask: What it is started with.
