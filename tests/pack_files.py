@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.packs import ADAPTED, BASE, acceptance_key
-from eda_service.artifacts.registry import publish_pack, reserve_version, stage_pack
+from eda_service.artifacts.registry import pack_versions, publish_pack, reserve_version, stage_pack
 from eda_service.config import AdaptConfig
 from eda_service.records import PackManifest, Stage, TargetFingerprint
 
@@ -51,7 +50,7 @@ def put_pack(
         method: What was trained.
         config: Fields of its AdaptConfig.
     """
-    version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
+    version = reserve_version(name, job_id, home) if job_id is not None else max([0, *pack_versions(name, home)]) + 1
     staging = stage_pack(name, version, home)
     if files is None:
         (staging / "pack.safetensors").write_bytes(b"x")
@@ -78,8 +77,6 @@ def put_pack(
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     publish_pack(staging, name, version, home)
-    if job_id is None:
-        (home / "packs" / name / f".{version}.job").unlink(missing_ok=True)
     return f"{name}@{version}"
 
 

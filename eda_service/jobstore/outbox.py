@@ -46,18 +46,18 @@ class Outbox(Database):
         On SQLite the file is then rewritten, so that no page keeps what was replaced.
 
         Raises:
-            InputError: This process has no keys.
+            InputError: There are some, and this process has no keys.
         """
-        vault = require_vault(self._vault)
         sealed = 0
         with self._write.begin() as session:
             plain = cast(JobRow.webhook, Text).contains(_PLAIN_SECRET)
             for job in session.scalars(select(JobRow).where(JobRow.webhook.is_not(None), plain)):
                 if isinstance(job.webhook, dict) and _is_plain(job.webhook.get("secret")):
-                    job.webhook = {**job.webhook, "secret": vault.seal(job.webhook["secret"])}
+                    vault = require_vault(self._vault)
+                    job.webhook = {**job.webhook, "secret": vault.seal(str(job.webhook["secret"]))}
                     sealed += 1
             for row in session.scalars(select(OutboxRow).where(OutboxRow.secret.startswith(_PLAIN_SECRET))):
-                row.secret = vault.seal(str(row.secret))
+                row.secret = require_vault(self._vault).seal(str(row.secret))
                 sealed += 1
         if sealed and self.backend == "sqlite":
             rewrite(self._engine)
@@ -132,10 +132,10 @@ def _payload(row: JobRow, now: int) -> dict[str, Any]:
             "object": "adaptation.job",
             "status": row.status,
             "model": target.get("model") if isinstance(target, dict) else None,
-            "result_pack": row.result_pack,
+            "result_pack": row.result_pack if isinstance(row.result_pack, str) else None,
             "error": row.error,
             "metadata": row.labels if isinstance(row.labels, dict) else {},
-            "created_at": row.created_at,
+            "created_at": row.created_at if isinstance(row.created_at, int) else None,
             "finished_at": row.finished_at,
         },
     }
