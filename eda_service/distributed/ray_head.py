@@ -84,6 +84,7 @@ class RayHead:
             InputError: No interface of this machine has the node's address.
         """
         env = {**child_env(self._home), **node_env(self._node_ip)}
+        env.pop("EDA_SECRETS_KEY", None)  # jobs inherit it, and nothing in them opens a secret
         ensure_token(self._home)
         processes.kill_marked(self.mark)
         self._child = processes.start(self._command(), env=env, mark=self.mark, log_path=self._log_path)
