@@ -59,5 +59,5 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(ServingCollector(self._replicas.metrics(groups), names))
         registry.register(DriftCollector(self._drift.judgements, self._store.num_drift_events(), names))
-        registry.register(JobCollector(self._store.counts(), len(self._store.due_webhooks(_MAX_DUE))))
+        registry.register(JobCollector(self._store.counts(), self._store.num_due_webhooks(_MAX_DUE)))
         return generate_latest(self._instruments.registry) + generate_latest(registry)

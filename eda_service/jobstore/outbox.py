@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Text, cast, or_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from eda_service.errors import NotFoundError
@@ -34,11 +34,19 @@ class Outbox(Database):
         One that can never be sent, as its row cannot be read or its secret cannot be opened, is among them: its
         `unreadable` says why, and it is for the caller to give it up.
         """
-        open_ones = select(OutboxRow).where(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None))
-        is_due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
+        query = select(OutboxRow).where(self._is_due()).order_by(OutboxRow.id).limit(limit)
         with self._read() as session:
-            found = session.scalars(open_ones.where(is_due).order_by(OutboxRow.id).limit(limit))
-            return [self._opened(self._reader.reduced(Delivery, row)) for row in found]
+            return [self._opened(self._reader.reduced(Delivery, row)) for row in session.scalars(query)]
+
+    def num_due_webhooks(self, limit: int) -> int:
+        """How many there are to send now, counted up to a limit; none of their secrets is opened."""
+        found = select(OutboxRow.id).where(self._is_due()).limit(limit).subquery()
+        with self._read() as session:
+            return session.scalar(select(func.count()).select_from(found)) or 0
+
+    def _is_due(self) -> ColumnElement[bool]:
+        due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
+        return and_(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None), due)
 
     def seal_secrets(self) -> int:
         """Seal what versions before have stored in plain; how many secrets there were. Does nothing the second time.
