@@ -237,6 +237,18 @@ def test_an_older_pack_is_not_deployed_instead_of_a_newer(service: Service) -> N
     assert "deployment_kept" in service.types(first)
 
 
+def test_a_cancelled_job_comes_back_as_cancelled(service: Service) -> None:
+    job = service.run()
+    service.store.transition(job.id, Status.CANCELLING, event="cancel_requested", message="x")
+    service.ray.on("GET", f"/api/jobs/{job.id}-a1", Answer({"submission_id": f"{job.id}-a1", "status": "STOPPED"}))
+    service.dispatcher.run_once()
+    assert service.store.get(job.id).status is Status.CANCELLED
+    service.lose(*ALL_ROWS)
+    service.dispatcher.run_once()
+    assert service.store.get(job.id).status is Status.CANCELLED
+    assert len(service.ray.seen("POST", "/api/jobs/")) == 1
+
+
 def test_a_row_that_is_lost_while_the_service_runs_is_found_within_the_hour(service: Service) -> None:
     job = service.run()
     with sqlite3.connect(service.settings.home / "eda.db") as connection:
