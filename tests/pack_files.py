@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.packs import ADAPTED, BASE, acceptance_key, speedup_key
-from eda_service.artifacts.registry import publish_pack, reserve_version, stage_pack
+from eda_service.artifacts.registry import pack_versions, publish_pack, reserve_version, stage_pack
 from eda_service.config import AdaptConfig
 from eda_service.records import FixedScores, PackManifest, RivalScore, Stage, TargetFingerprint
 
@@ -62,7 +61,7 @@ def put_pack(
         fixed: A fixed evaluation, and the acceptance lengths there by name@version.
         config: Fields of its AdaptConfig.
     """
-    version = reserve_version(name, job_id or f"job-unknown-here-{uuid.uuid4().hex}", home)
+    version = reserve_version(name, job_id, home) if job_id is not None else max([0, *pack_versions(name, home)]) + 1
     staging = stage_pack(name, version, home)
     if files is None:
         (staging / "pack.safetensors").write_bytes(b"x")
@@ -97,8 +96,6 @@ def put_pack(
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     publish_pack(staging, name, version, home)
-    if job_id is None:
-        (home / "packs" / name / f".{version}.job").unlink(missing_ok=True)
     return f"{name}@{version}"
 
 

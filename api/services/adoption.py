@@ -118,7 +118,15 @@ class Adoption:
         )
         if made:
             logger.warning("adopted %s of %s, %s", run.job_id, facts.owner, why)
-            self._end_older(run, lines)
+            if run.is_cancelled:
+                self._cancel_again(run)
+            else:
+                self._end_older(run, lines)
+
+    def _cancel_again(self, run: RunDir) -> None:
+        """End a job that was cancelled before its row was lost: nobody wants it to start again."""
+        for status, event in ((Status.CANCELLING, "cancel_requested"), (Status.CANCELLED, "job_cancelled")):
+            self._store.transition(run.job_id, status, event=event, message="before its row was lost")
 
     def _end_older(self, run: RunDir, lines: list[dict[str, Any]]) -> None:
         """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""

@@ -64,5 +64,5 @@ class Metrics:
         registry.register(JobCollector(self._store.counts(owner=caller.sees)))
         if caller.sees is not None:
             return generate_latest(registry)
-        registry.register(WebhookCollector(len(self._store.due_webhooks(_MAX_DUE))))
+        registry.register(WebhookCollector(self._store.num_due_webhooks(_MAX_DUE)))
         return generate_latest(self._instruments.registry) + generate_latest(registry)

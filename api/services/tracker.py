@@ -25,7 +25,7 @@ from eda_service.artifacts.job_facts import JobFacts
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import storage_env
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs, RayStatus
-from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, WorkerLostError
+from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, StorageError, WorkerLostError
 from eda_service.jobstore import Job, JobStore, Status
 
 logger = logging.getLogger(__name__)
@@ -240,6 +240,8 @@ class Tracker:
         )
 
     def _cancelled(self, job: Job) -> None:
+        with contextlib.suppress(OSError, StorageError):  # it helps where the row is lost; the row is what counts
+            RunDir.of_job(job.id, self._settings.home).note_cancelled(job.attempt)
         self._store.transition(
             job.id,
             Status.CANCELLED,

@@ -5,6 +5,7 @@
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         rivals.json         packs to measure beside the job's own (`eda_service.artifacts.rivals`), by the dispatcher
+        cancelled.json      the attempt that was cancelled, if one was
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
         driver.lock         held by the attempt's driver while it lives: two attempts never write at once
         driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends
@@ -322,6 +323,18 @@ class RunDir:
         if result is None or (attempt is not None and result.get("attempt", 1) < attempt):
             return None
         return result
+
+    def note_cancelled(self, attempt: int) -> None:
+        """Keep that an attempt was cancelled, for the case that the job's row is lost; nothing where nothing ran."""
+        if self.read_job():
+            self.write_value("cancelled.json", {"attempt": attempt})
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the last attempt that its files tell of was cancelled."""
+        with suppress(ValueError, TypeError, AttributeError):
+            return int((self.read_value("cancelled.json") or {}).get("attempt", 0)) >= self.last_attempt()
+        return False
 
     def clear_result(self) -> None:
         """Forget how an earlier attempt ended; for the driver, which holds the lock."""

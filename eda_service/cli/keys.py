@@ -155,6 +155,8 @@ def _fields(key: KeyInfo) -> dict[str, Any]:
 
 
 def _state(key: KeyInfo) -> str:
+    if key.unreadable is not None:
+        return "unreadable"
     if key.revoked_at is not None:
         return "revoked"
     if key.expires_at is None:

@@ -93,6 +93,7 @@ class RayHead:
             **self.directory.env,
             "EDA_LOCAL_ROOTS": self._local_roots,
         }
+        env.pop("EDA_SECRETS_KEY", None)  # jobs inherit it, and nothing in them opens a secret
         ensure_token(self._home)
         processes.kill_marked(self.mark, sessions=() if self._child is None else (self._child.pid,))
         self._child = processes.start(self._command(), env=env, mark=self.mark, log_path=self._log_path)

@@ -16,6 +16,8 @@ UNREADABLE = "unreadable"
 """Stands for a text that cannot be read."""
 
 OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]*$")]
+JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+"""A job's id is a directory's name and a part of URLs."""
 _Deadline = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -53,6 +55,7 @@ class Job(Row):
     """One adaptation. Times are whole seconds since the epoch."""
 
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "seq": 0,
         "id": UNREADABLE,
         "status": Status.FAILED,
         "origin": "api",
@@ -68,7 +71,7 @@ class Job(Row):
     }
 
     seq: int = Field(description="insertion order; the cursor of lists and the tie-break of the queue")
-    id: str
+    id: JobId
     status: Status
     origin: Origin = Field(description="api: queued here; ray: started on the cluster by hand and tracked by its files")
     stage: str | None
@@ -161,6 +164,6 @@ class Delivery(Row):
     id: int
     job_id: str
     url: str
-    secret: str | None = Field(repr=False)
+    secret: str | None = Field(default=None, repr=False)
     payload: dict[str, Any]
     attempts: int = Field(ge=0, description="tries so far, all failed")

@@ -12,7 +12,7 @@ import math
 from contextlib import suppress
 
 from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from eda_service.capacity import TOLERANCE, Capacity
@@ -133,9 +133,10 @@ class Leases(Database):
         row.status, row.finished_at, row.error = Status.FAILED.value, self._now(), error
         row.lease_holder, row.lease_until = None, 0
         session.flush()
-        with suppress(IntegrityError), session.begin_nested():  # if the id is what is damaged, no event can name it
+        with suppress(SQLAlchemyError), session.begin_nested():  # if the id is what is damaged, no event can name it
             told = rows.add_event(session, row, self._now(), "job_failed", f"{error['code']}: {message}", level="error")
             outbox.enqueue(session, row, told, self._now())
+            session.flush()
         return reduced.ray_submission_id
 
     def _free_to(self, holder: str) -> ColumnElement[bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Text, cast, or_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from eda_service.errors import NotFoundError
@@ -34,11 +34,19 @@ class Outbox(Database):
         One that can never be sent, as its row cannot be read or its secret cannot be opened, is among them: its
         `unreadable` says why, and it is for the caller to give it up.
         """
-        open_ones = select(OutboxRow).where(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None))
-        is_due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
+        query = select(OutboxRow).where(self._is_due()).order_by(OutboxRow.id).limit(limit)
         with self._read() as session:
-            found = session.scalars(open_ones.where(is_due).order_by(OutboxRow.id).limit(limit))
-            return [self._opened(self._reader.reduced(Delivery, row)) for row in found]
+            return [self._opened(self._reader.reduced(Delivery, row)) for row in session.scalars(query)]
+
+    def num_due_webhooks(self, limit: int) -> int:
+        """How many there are to send now, counted up to a limit; none of their secrets is opened."""
+        found = select(OutboxRow.id).where(self._is_due()).limit(limit).subquery()
+        with self._read() as session:
+            return session.scalar(select(func.count()).select_from(found)) or 0
+
+    def _is_due(self) -> ColumnElement[bool]:
+        due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
+        return and_(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None), due)
 
     def seal_secrets(self) -> int:
         """Seal what versions before have stored in plain; how many secrets there were. Does nothing the second time.
@@ -46,18 +54,18 @@ class Outbox(Database):
         On SQLite the file is then rewritten, so that no page keeps what was replaced.
 
         Raises:
-            InputError: This process has no keys.
+            InputError: There are some, and this process has no keys.
         """
-        vault = require_vault(self._vault)
         sealed = 0
         with self._write.begin() as session:
             plain = cast(JobRow.webhook, Text).contains(_PLAIN_SECRET)
             for job in session.scalars(select(JobRow).where(JobRow.webhook.is_not(None), plain)):
                 if isinstance(job.webhook, dict) and _is_plain(job.webhook.get("secret")):
-                    job.webhook = {**job.webhook, "secret": vault.seal(job.webhook["secret"])}
+                    vault = require_vault(self._vault)
+                    job.webhook = {**job.webhook, "secret": vault.seal(str(job.webhook["secret"]))}
                     sealed += 1
             for row in session.scalars(select(OutboxRow).where(OutboxRow.secret.startswith(_PLAIN_SECRET))):
-                row.secret = vault.seal(str(row.secret))
+                row.secret = require_vault(self._vault).seal(str(row.secret))
                 sealed += 1
         if sealed and self.backend == "sqlite":
             rewrite(self._engine)
@@ -132,10 +140,10 @@ def _payload(row: JobRow, now: int) -> dict[str, Any]:
             "object": "adaptation.job",
             "status": row.status,
             "model": target.get("model") if isinstance(target, dict) else None,
-            "result_pack": row.result_pack,
+            "result_pack": row.result_pack if isinstance(row.result_pack, str) else None,
             "error": row.error,
             "metadata": row.labels if isinstance(row.labels, dict) else {},
-            "created_at": row.created_at,
+            "created_at": row.created_at if isinstance(row.created_at, int) else None,
             "finished_at": row.finished_at,
         },
     }

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+_NAMING = ("seq", "id", "name", "owner", "job_id", "url")  # by these a row is found and shown
 END_OF_TIME = 253_402_300_799  # the last second of the year 9999: later ones are no date for anybody who reads them
 
 Seconds = Annotated[int, Field(ge=0, le=END_OF_TIME)]
@@ -37,18 +38,19 @@ class Row(BaseModel):
             error: What validating the row said.
             reason: For `unreadable`.
         """
-        bad = {str(each["loc"][0]) for each in error.errors() if each["loc"]} or set(cls.model_fields)
-        values: dict[str, Any] = {}
-        for name, field in cls.model_fields.items():
-            if name not in bad:
-                values[name] = getattr(row, name, field.get_default(call_default_factory=True))
-            elif name in cls.PLACEHOLDERS:
-                values[name] = cls.PLACEHOLDERS[name]
-            elif not field.is_required():
-                values[name] = field.get_default(call_default_factory=True)
-            else:
-                values[name] = None
-        return cls.model_validate({**values, "unreadable": reason})
+        bad = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
+        given = {name: getattr(row, name) for name in set(cls.model_fields) - bad if hasattr(row, name)}
+        try:
+            return cls.model_validate({**cls._placeholders(), **given, "unreadable": reason})
+        except ValidationError as again:  # what contradicts a placeholder is unreadable as well
+            contradicted = {str(each["loc"][0]) for each in again.errors() if each["loc"]}
+            kept = {name: given[name] for name in given if name in _NAMING and name not in contradicted}
+            return cls.model_validate({**cls._placeholders(), **kept, "unreadable": reason})
+
+    @classmethod
+    def _placeholders(cls) -> dict[str, Any]:
+        named = {name: None for name, field in cls.model_fields.items() if field.is_required()}
+        return {**named, **cls.PLACEHOLDERS}
 
 
 def parses(kind: type[BaseModel]) -> Callable[[Any], Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pack_files import put_pack
+from scripted_service import Answer, scripted_service
 
 from api.services.dispatcher import Dispatcher
 from api.settings import Settings
@@ -226,3 +227,60 @@ def test_a_claimed_job_waits_for_the_cluster_and_says_so_once(
     types = [event.type for event in store.events(job.id)[0]]
     assert types == ["job_created", "attempt_started", "waiting_for_cluster"]
     assert not Path(settings.home / "runs" / job.id).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", '{"attempt": 1, "status": "failed"}'),
+        ("result.json", "{"),
+        ("events.jsonl", '{"at": 1}\n'),
+        ("events.jsonl", "{\n"),
+        ("progress.json", "{"),
+    ],
+)
+def test_files_that_cannot_be_used_end_their_own_job_and_no_other(
+    settings: Settings, store: JobStore, clock: Clock, caplog: pytest.LogCaptureFixture, name: str, content: str
+) -> None:
+    """Only after a while: a file may be half of a write. The log tells of it once."""
+    with scripted_service() as ray:
+        ray.on("GET", "/api/version", Answer({"session_name": "s"}))
+        ray.on("POST", "/api/jobs/", Answer({}))
+        changes = {"ray_dashboard_url": ray.url, "max_running": 2, "max_attempts": 1}
+        dispatcher = Dispatcher(store, settings.model_copy(update=changes), clock=clock)
+        bad, good = (store.create(CONFIG, force=True)[0] for _ in range(2))
+        dispatcher.run_once()
+        for job in (bad, good):
+            status = {"submission_id": f"{job.id}-a1", "status": "RUNNING"}
+            ray.on("GET", f"/api/jobs/{job.id}-a1", Answer(status))
+            ray.on("POST", f"/api/jobs/{job.id}-a1/stop", Answer({}))
+        (settings.home / "runs" / bad.id / name).write_text(content)
+        RunDir(settings.home / "runs" / good.id, attempt=1).succeed("pair@1")
+        dispatcher.run_once()
+        assert store.get(good.id).status is Status.SUCCEEDED
+        dispatcher.run_once()
+        assert store.get(bad.id).status is Status.RUNNING
+        clock.now += settings.grace_s + 1
+        dispatcher.run_once()
+        dispatcher.stop()
+        found = store.get(bad.id)
+        assert (found.status, (found.error or {}).get("code")) == (Status.FAILED, "artifact_corrupt")
+        assert len(ray.seen("POST", f"/api/jobs/{bad.id}-a1/stop")) == 1
+    assert sum(bad.id in record.getMessage() for record in caplog.records if record.levelname == "ERROR") == 1
+
+
+def test_a_step_that_fails_keeps_no_other_from_its_turn(
+    settings: Settings, dispatcher: Dispatcher, store: JobStore, foreign: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(**_: object) -> int:
+        raise RuntimeError("no")
+
+    store.forget_keys = broken  # type: ignore[method-assign]
+    dispatcher._tidied_at = 0.0
+    for _ in range(3):
+        before = dispatcher.last_pass_at
+        dispatcher.run_once()
+        assert dispatcher.last_pass_at == before  # /health shows that a pass was not whole
+        dispatcher._tidied_at = 0.0
+    assert store.get(foreign.job_id).status is Status.RUNNING
+    assert sum("forgetting old keys failed" in record.getMessage() for record in caplog.records) == 1

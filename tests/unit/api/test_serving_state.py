@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from scripted_service import Answer, ScriptedService, scripted_service
+from sqlalchemy import text
 
 from api.services.live import Live, State, look
 from api.services.replicas import Replicas
@@ -190,3 +191,57 @@ def test_a_replica_that_does_not_answer_is_not_ready(ray: ScriptedService, servi
     for answer in (Answer(drop=True), Answer(body=b"<html>", status=503), Answer({"variants": 3})):
         ray.on("GET", VARIANTS, answer)
         assert state(ray, serving).state is State.LOADING
+
+
+def damage(store: JobStore, name: str) -> None:
+    with store._write.begin() as session:
+        session.execute(text("UPDATE deployments SET target = '{}' WHERE name = :name"), {"name": name})
+
+
+def models_of(put: Any) -> dict[str, list[str]]:
+    """Models by application."""
+    return {
+        each["name"]: [model["name"] for model in each["deployments"][0]["user_config"]["models"]]
+        for each in put.body["applications"]
+    }
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_what_is_served_under_a_damaged_row_is_served_on(
+    ray: ScriptedService, serving: Serving, store: JobStore, is_restarted: bool
+) -> None:
+    """By what was applied last, or after a restart by what Serve remembers."""
+    other = {"model": "org/other"}
+    for made in (
+        PAIR,
+        PAIR.model_copy(update={"name": "twin"}),
+        PAIR.model_copy(update={"name": "o", "target": other}),
+    ):
+        store.put_deployment(made, made_by="x", reason="x")
+    serving.reconcile()
+    before = ray.seen("PUT", SERVE)[-1].body["applications"]
+    running = {each["name"]: {"status": "RUNNING", "deployed_app_config": each} for each in before}
+    ray.on("GET", SERVE, Answer({"applications": running}))
+    damage(store, "pair")
+    damage(store, "o")
+    twin = store.deployment("twin")
+    store.put_deployment(twin.model_copy(update={"pack": "p@3"}), made_by="x", reason="x")
+    if is_restarted:
+        again = Serving(store, ServeApi(ray.url), Listen("127.0.0.1", 8701))
+        again.reconcile()
+        again.close()
+    else:
+        serving.reconcile()
+    put = ray.seen("PUT", SERVE)[-1]
+    assert models_of(put) == {APP: ["pair", "twin"], application_of(group_key(other)): ["o"]}
+    served = {model["name"]: model["pack"] for each in put.body["applications"]
+              for model in each["deployments"][0]["user_config"]["models"]}  # fmt: skip
+    assert served == {"pair": "p@2", "twin": "p@3", "o": "p@2"}
+    num_puts = len(ray.seen("PUT", SERVE))
+    if not is_restarted:
+        serving.reconcile()
+        assert len(ray.seen("PUT", SERVE)) == num_puts
+    (shown,) = [each for each in store.deployments(unreadable=True) if each.name == "pair"]
+    live = look([shown], serving.applications, Replicas(ray.url), away=None)["pair"]
+    assert live.state is State.FAILED
+    assert "target" in (live.reason or "")

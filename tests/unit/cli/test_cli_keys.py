@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_a_key_is_shown_once_opens_the_service_and_can_be_revoked(runner: CliRun
         assert client.get("/v1/adaptations", headers=headers).status_code == 200
         assert runner.invoke(app, ["keys", "revoke", fields["id"]]).exit_code == 0
         assert client.get("/v1/adaptations", headers=headers).status_code == 401
+
+
+def test_a_damaged_key_is_listed_as_such_beside_the_others(runner: CliRunner, tmp_path: Path) -> None:
+    for name in ("laptop", "monitor"):
+        assert runner.invoke(app, ["keys", "create", name]).exit_code == 0
+    with sqlite3.connect(tmp_path / "eda.db") as connection:
+        connection.execute("UPDATE api_keys SET scopes = '{' WHERE name = 'laptop'")
+    connection.close()
+    lines = runner.invoke(app, ["keys", "ls"]).stdout.splitlines()
+    assert sorted("unreadable" in line for line in lines[1:]) == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from store_helpers import Clock, config
 
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Delivery, Job, JobStore, Status
-from eda_service.jobstore.models import OutboxRow
+from eda_service.jobstore.models import JobRow, OutboxRow
 
 HOOK = {"url": "https://hooks.example/x?y=1", "secret": "whsec_c2VjcmV0"}
 
@@ -138,6 +138,18 @@ def test_due_ones_come_oldest_first_and_bounded(store: JobStore) -> None:
     wanted = [ended(store, f"m{n}").id for n in range(4)]
     assert [each.id for each in store.due_webhooks()] == wanted
     assert [each.id for each in store.due_webhooks(limit=2)] == wanted[:2]
+    assert [store.num_due_webhooks(limit) for limit in (2, 9)] == [2, 4]
+
+
+def test_a_secret_lies_sealed_and_equal_requests_still_meet(store: JobStore) -> None:
+    first, made = store.create(config(), webhook=HOOK)
+    assert (store.create(config(), webhook=HOOK), made) == ((first, False), True)
+    store.transition(first.id, Status.CANCELLED, event="job_cancelled", message="m")
+    with store._read() as session:
+        lying = [*session.scalars(select(OutboxRow.secret)), session.scalars(select(JobRow.webhook)).one()["secret"]]
+    assert [HOOK["secret"] in text for text in lying] == [False, False]
+    assert store.due_webhooks()[0].secret == HOOK["secret"]
+    assert store.seal_secrets() == 0
 
 
 def test_an_unknown_delivery_is_an_error(store: JobStore) -> None:

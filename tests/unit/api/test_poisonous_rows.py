@@ -1,0 +1,429 @@
+"""One damaged row of any table against every loop of the service: nobody else waits, and every list answers.
+
+The damage is written straight into a SQLite file, which keeps any value in any column; PostgreSQL's types let little of
+it in (tests/unit/jobstore/test_unreadable_rows.py has that). A scripted server speaks for Ray, Serve and replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from html_pages import parse
+from pack_files import put_pack
+from scripted_service import Answer, ScriptedService, scripted_service
+from webhook_receiver import Receiver, make_certificate, webhook_receiver
+
+from api.app import create_app
+from api.auth import LOCAL
+from api.services.directory import Directory
+from api.services.dispatcher import Dispatcher
+from api.services.feed import EventFeed
+from api.services.instruments import Instruments
+from api.services.webhooks import Webhooks
+from api.serving.counts import ModelCounts
+from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetrics
+from api.settings import Settings
+from api.vault import open_vault
+from eda_service.artifacts.rundir import RunDir
+from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.distributed.processes import free_port
+from eda_service.distributed.serve_config import group_key
+from eda_service.jobstore import Deployment, JobStore, Status
+from eda_service.jobstore.reading import Reader
+from eda_service.scopes import Scope
+
+SERVE = "/api/serve/applications/"
+HTML = {"accept": "text/html"}
+NAMES = ("bad", "good", "last")
+SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" * 2
+NOT_JSON, NOT_UTF8, FAR_FUTURE = "'{\"a\": '", "CAST(x'ff00ff' AS TEXT)", "99999999999999999"
+
+
+def token_of(page: Any) -> str:
+    return str(parse(page.text).all("input", name="token")[0].attributes["value"])
+
+
+def target(name: str) -> dict[str, Any]:
+    return TargetSpec(model=f"org/{name}").model_dump(mode="json")
+
+
+def column(name: str, *values: str) -> list[tuple[str, str]]:
+    return [(name, value) for value in values]
+
+
+# By table: which of its rows, and what is written into which column.
+JOBS = [
+    *column("config", NOT_JSON, "'{}'", "'[1]'", "'null'", "5", "x'ff00'", NOT_UTF8, "'\"text\"'"),
+    *column("config", '\'{"target": {"model": "m"}, "gone": 1}\'', "'" + "[" * 3000 + "]" * 3000 + "'"),
+    *column("labels", NOT_JSON, "'null'", "'[]'", "'{\"a\": {}}'", '\'{"a": "\\ud800"}\'', "'{\"a\": NaN}'"),
+    *column("progress", NOT_JSON, "'[]'", '\'{"percent": "all"}\'', "'{\"updated_at\": 1e400}'", "7"),
+    *column("error", NOT_JSON, "'{}'", "'[]'"),
+    *column("stage_deadlines", NOT_JSON, '\'{"train": "x"}\'', "'{\"train\": -1}'"),
+    *column("webhook", NOT_JSON, "'[]'", "'{}'", "'{\"url\": 5}'", '\'{"url": "https://e.org", "secret": 5}\''),
+    *column("status", "'weird'", "5", NOT_UTF8),
+    *column("origin", "'other'"),
+    *column("created_at", "'x'", FAR_FUTURE, "-5", "1.5"),
+    *column("started_at", "'x'"),
+    *column("submitted_at", "'x'", FAR_FUTURE),
+    *column("not_before", "'x'", FAR_FUTURE),
+    *column("priority", "'high'", "x'00'"),
+    *column("attempt", "'x'", "x'ff'"),
+    *column("max_attempts", "'x'"),
+    *column("events_read", "'x'", "-1"),
+    *column("lease_token", "'x'", "1.5"),
+    *column("lease_until", "'x'", "x'00'", FAR_FUTURE),
+    *column("lease_holder", "x'ff'", NOT_UTF8),
+    *column("ray_session", NOT_UTF8, "x'ff'"),
+    *column("result_pack", "x'ff'"),
+    *column("owner", NOT_UTF8, "x'ff'"),
+    *column("id", "'../../etc'", "''", NOT_UTF8, "x'ff'", "'a' || char(0) || 'b'"),
+    *column("content_sha256", "x'ff'", "5"),
+    *column("seq", "-1", "9000000000"),
+]
+OUTBOX = [
+    *column(
+        "url", "'https://exa１mple.org/'", "'https://a' || char(173) || 'b.org'", "'none'", "''", NOT_UTF8, "x'ff'"
+    ),
+    *column("url", "'https://' || char(10) || 'e.org'", "'https://[::1'", "'https://e.org:99999/'", "5"),
+    *column("payload", NOT_JSON, "'[]'", "'5'", "x'ff'"),
+    *column("attempts", "'x'", "-1"),
+    *column("secret", "'fernet:none'", "'whsec_***'", "''", "x'ff'", NOT_UTF8),
+    *column("not_before", "'x'", "x'00'"),
+    *column("job_id", "'nobody'", "x'ff'"),
+]
+DEPLOYMENTS = [
+    *column("target", NOT_JSON, "'{}'", "'[]'", "'{\"model\": 5}'", '\'{"model": "m", "gone": 1}\'', "x'ff'"),
+    *column("engine", NOT_JSON, "'[]'", '\'{"kind": "other"}\''),
+    *column("drift", NOT_JSON, "'{\"below\": 7}'", '\'{"redact": ["("]}\''),
+    *column("labels", NOT_JSON, "'[]'", "'{\"a\": 1}'"),
+    *column("min_replicas", "'x'", "0", "-3", "50"),
+    *column("max_replicas", "'x'", "0", "99999999"),
+    *column("round_ms", "'x'", "-1"),
+    *column("revision", "'x'"),
+    *column("created_at", "'x'", FAR_FUTURE),
+    *column("owner", "x'ff'"),
+    *column("pack", "'none'", "x'ff'"),
+    *column("base_draft", "x'ff'"),
+]
+DRIFT = [
+    *column("crossed_at", "'x'"),
+    *column("adapted_at", "'x'"),
+    *column("pack", "x'ff'"),
+    *column("is_below", "'x'"),
+]
+DEPLOYMENT_EVENTS = [*column("data", NOT_JSON, "'[]'"), *column("at", "'x'", FAR_FUTURE), *column("message", "x'ff'")]
+REVISIONS = [*column("target", NOT_JSON, "'{}'"), *column("min_replicas", "'x'"), *column("created_at", "'x'")]
+CHAMPIONS = [*column("version", "'x'", "-1", "x'ff'"), *column("pinned_at", "'x'")]
+KEYS = [
+    *column("scopes", NOT_JSON, "'{}'", "'[5]'", "'null'"),
+    *column("secret_sha256", "'x'", "x'ff'", "5", NOT_UTF8),
+    *column("expires_at", "'never'", FAR_FUTURE, "-1"),
+    *column("revoked_at", "'no'", "''"),
+    *column("created_at", "'x'"),
+    *column("last_used_at", "'x'"),
+    *column("requests_per_minute", "'x'", "0"),
+    *column("owner", "x'ff'"),
+]
+IDEMPOTENCY = [*column("created_at", "'x'"), *column("request_sha256", "x'ff'"), *column("job_id", "'nobody'")]
+EVENTS = [
+    *column("at", "'x'", FAR_FUTURE, "-1"),
+    *column("type", "'a' || char(10) || 'b'", "x'ff'"),
+    *column("message", "x'ff'", NOT_UTF8),
+    *column("level", "x'ff'"),
+    *column("stage", "x'ff'"),
+    *column("job_id", "'nobody'"),
+]
+CASES: list[tuple[str, str, str, str]] = [
+    *(("jobs", "id = '{running}'", *each) for each in JOBS),
+    *(("jobs", f"id = '{{{role}}}'", *each) for role in ("queued", "ended") for each in dict(JOBS).items()),
+    *(("webhook_outbox", "id = 1", *each) for each in OUTBOX),
+    *(("deployments", "name = 'bad'", *each) for each in DEPLOYMENTS),
+    *(("deployment_drift", "name = 'bad'", *each) for each in DRIFT),
+    *(("deployment_events", "id = 1", *each) for each in DEPLOYMENT_EVENTS),
+    *(("deployment_revisions", "name = 'bad'", *each) for each in REVISIONS),
+    *(("champions", "name = 'bad'", *each) for each in CHAMPIONS),
+    *(("api_keys", "id = '{key}'", *each) for each in KEYS),
+    *(("idempotency_keys", "key = 'bad'", *each) for each in IDEMPOTENCY),
+    *(("events", "job_id = '{running}'", *each) for each in EVENTS),
+]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home as it was before the damage: three of everything, the first of which will be damaged."""
+
+    path: Path
+    ids: dict[str, str]
+    keys: tuple[str, str]
+    ended: tuple[str, ...]
+
+
+def config(name: str) -> AdaptConfig:
+    return AdaptConfig(target=TargetSpec(model=f"org/{name}"), served_name=f"made-by-{name}")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
+    with webhook_receiver(*certificate) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Home:
+    path = tmp_path_factory.mktemp("template")
+    settings = Settings(home=path)
+    store = JobStore(settings.store_url, vault=open_vault(settings))
+    jobs = {}
+    hook = {"url": receiver.url, "secret": SECRET}
+    for role in ("running", "running_too"):
+        jobs[role] = store.create(config(role), webhook=hook)[0].id
+        assert store.claim(max_running=9, holder="an earlier one", lease_s=1) is not None
+        store.mark_submitted(jobs[role], ray_session="s")
+    for role in ("queued", "queued_too"):
+        jobs[role] = store.create(config(role), webhook=hook)[0].id
+    ended = []
+    for name in NAMES:
+        job, _ = store.create(config(f"ended-{name}"), webhook=hook, labels={"team": name}, idempotency_key=name)
+        store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
+        ended.append(job.id)
+        put_pack(path, name, 1.8, evaluation={"num_draft_tokens": 1, "num_prompts": 8})
+        served = {"target": target(name), "base_draft": "small@1", "pack": f"{name}@1", "pack_ref": f"{name}@latest"}
+        store.put_deployment(Deployment(name=name, drift={"min_rounds": 100}, **served), made_by="local", reason="x")
+        store.record_crossing(name, f"{name}@1", is_below=True, message="fell", data={"pack": name})
+        store.pin_champion("local", name, 1)
+    jobs["ended"] = ended[0]
+    found = [store.create_key("local", name, list(Scope)) for name in NAMES]
+    store.release(holder="an earlier one")
+    store.close()
+    return Home(path, jobs | {"key": found[0][0].id}, (found[0][1], found[1][1]), tuple(ended))
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[ScriptedService]:
+    """The dashboard, Serve and its replicas in one."""
+    with scripted_service() as opened:
+        yield opened
+
+
+class World:
+    """The service over a copy of the home, without its threads: each loop makes one pass when told to."""
+
+    def __init__(self, home: Home, path: Path, ray: ScriptedService, certificate: Path) -> None:
+        self.home, self.ray, self.path = home, ray, path
+        self.settings = Settings(
+            home=path,
+            ray_dashboard_url=ray.url,
+            serve_port=httpx.URL(ray.url).port or free_port(),
+            max_running=3,
+            webhook_private_addresses=True,
+            webhook_ca_file=certificate,
+        )
+        shutil.copytree(home.path, path)
+        app = create_app(self.settings)
+        self.store: JobStore = app.state.store
+        self.client = TestClient(app, raise_server_exceptions=False)
+        page = self.client.get("/ui/login", headers=HTML)
+        fields = {"token": token_of(page), "key": home.keys[1], "to": "/"}
+        assert self.client.post("/ui/login", data=fields, headers=HTML, follow_redirects=False).status_code == 303
+        self.client.headers["authorization"] = f"Bearer {home.keys[1]}"
+        self.directory: Directory = app.state.directory
+
+    def restore(self) -> None:
+        """Everything as it was, and nobody remembers."""
+        self.store.close()
+        shutil.rmtree(self.path)
+        shutil.copytree(self.home.path, self.path)
+        self.store._reader = Reader()
+        self.ray.requests.clear()
+        self.ray.on("GET", "/api/version", Answer({"session_name": "s"}))
+        self.ray.on("POST", "/api/jobs/", Answer({}))
+        self.ray.on("PUT", SERVE, Answer({}))
+        self.ray.on("GET", SERVE, Answer({"applications": {}}))
+        self.serve(100)
+        self.directory.forget()
+        self.directory.names(LOCAL)
+        self.webhooks = Webhooks(self.store, self.settings, Instruments())
+        self.dispatcher = Dispatcher(self.store, self.settings)
+        self.dispatcher.serving.reconcile()
+        self.dispatcher.drift.run_once()
+
+    def close(self) -> None:
+        self.client.close()
+        self.store.close()
+
+    def write(self, statement: str) -> int:
+        """Straight into the file, as nothing of the service would."""
+        with sqlite3.connect(self.path / "eda.db", timeout=30) as connection:
+            changed = connection.execute(statement).rowcount
+        connection.close()
+        return changed
+
+    def read(self, statement: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.path / "eda.db", timeout=30)
+        connection.text_factory = bytes
+        found = connection.execute(statement).fetchall()
+        connection.close()
+        return found
+
+    def serve(self, num_rounds: int) -> None:
+        """Replicas that have done so many rounds, with low acceptance in the last hundred."""
+        for name in NAMES:
+            accepted = min(num_rounds, 100) * 8 // 10
+            counts = ModelCounts(num_rounds=num_rounds, tried_at=[num_rounds], accepted_at=[accepted])
+            found = GroupMetrics([VariantMetrics(name, f"{name}@1", counts)], num_replicas=1)
+            answer = Answer(headers={"content-type": "application/json"}, body=GROUP_METRICS.dump_json(found))
+            self.ray.on("GET", f"/groups/{group_key(target(name))}/internal/metrics", answer)
+
+    def put(self) -> dict[str, dict[str, Any]]:
+        """The models of the last config that Serve was given, by name."""
+        body = self.ray.seen("PUT", SERVE)[-1].body
+        models = [model for each in body["applications"] for model in each["deployments"][0]["user_config"]["models"]]
+        return {each["name"]: each for each in models}
+
+
+@pytest.fixture(scope="module")
+def opened(
+    template: Home, tmp_path_factory: pytest.TempPathFactory, ray: ScriptedService, certificate: tuple[Path, Path]
+) -> Iterator[World]:
+    made = World(template, tmp_path_factory.mktemp("copy") / "home", ray, certificate[0])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(opened: World, receiver: Receiver) -> Iterator[World]:
+    """High acceptance of every pack so far."""
+    receiver.seen.clear()
+    opened.restore()
+    yield opened
+    opened.dispatcher.stop()
+
+
+@pytest.mark.parametrize(("table", "where", "name", "value"), CASES)
+def test_one_damaged_row_keeps_nobody_waiting(
+    world: World,
+    receiver: Receiver,
+    caplog: pytest.LogCaptureFixture,
+    table: str,
+    where: str,
+    name: str,
+    value: str,
+) -> None:
+    damaged = world.write(f"UPDATE {table} SET {name} = {value} WHERE {where.format(**world.home.ids)}")
+    assert damaged >= 1
+    ids = world.home.ids
+    healthy = {role: job for role, job in ids.items() if job not in where.format(**ids) and role != "key"}
+
+    # The dispatcher: what runs ends, what is queued starts, in the same pass.
+    for role in ("running", "running_too"):
+        RunDir.of_job(ids[role], world.path).create(config(role), origin="api")
+        RunDir(world.path / "runs" / ids[role], attempt=1).succeed(f"{role}@1")
+    world.dispatcher.run_once()
+    for role, ended in (("running", True), ("running_too", True), ("queued", False), ("queued_too", False)):
+        if role in healthy:
+            status = world.store.get(healthy[role]).status
+            assert status is (Status.SUCCEEDED if ended else Status.RUNNING), (role, status)
+    submitted = {request.body["submission_id"] for request in world.ray.seen("POST", "/api/jobs/")}
+    assert {f"{healthy[role]}-a1" for role in ("queued", "queued_too") if role in healthy} <= submitted
+
+    # Serve: the others change, and what was served under a damaged row is served on.
+    last = world.store.deployment("last")
+    world.store.put_deployment(last.model_copy(update={"pack": "good@1"}), made_by="local", reason="x")
+    world.dispatcher.serving.reconcile()
+    models = world.put()
+    assert {*NAMES} <= set(models)
+    assert models["last"]["pack"] == "good@1"
+    if name != "pack":
+        assert models["bad"]["pack"] == "bad@1"
+
+    # Drift: the fall of the others is seen.
+    world.write("DELETE FROM deployment_drift WHERE name = 'good'")
+    world.serve(300)
+    world.dispatcher.drift.run_once()
+    assert world.store.drifts()["good"].is_below
+    assert world.dispatcher.drift.judgements["good"].ratio is not None
+
+    # Webhooks: the others are delivered in this pass.
+    world.webhooks.run_once()
+    told = [json.loads(body)["data"]["id"] for _, body in receiver.seen]
+    assert set(world.home.ended) - {ids["ended"]} <= set(told)
+    assert ids["running_too"] in told
+    if (table, name) == ("webhook_outbox", "secret"):
+        assert ids["ended"] not in told  # never without its signature
+    assert all("webhook-signature" in headers for headers, _ in receiver.seen)
+
+    # The directory, and events: whoever asks for another gets it.
+    world.directory.forget()
+    assert {"good", "last"} <= set(world.directory.names(LOCAL))
+    asyncio.run(_stream(world.store, ids["running_too"]))
+    assert world.store.events(ids["running_too"])[0][-1].type == "webhook_delivered"
+
+    # Keys: another one is good, and a damaged one is none or what it says.
+    assert world.store.check_key(world.home.keys[1]) is not None
+    assert len(world.store.list_keys()) == 3
+    if table == "api_keys" and name not in {"expires_at"}:
+        assert world.store.check_key(world.home.keys[0]) is None
+
+    _require_answers(world)
+    # Told once: a second look at the same damage is silent.
+    num_told = len([each for each in caplog.records if each.levelname in {"ERROR", "WARNING"}])
+    world.dispatcher.run_once()
+    world.webhooks.run_once()
+    again = [each.getMessage() for each in caplog.records if each.levelname in {"ERROR", "WARNING"}][num_told:]
+    assert again == []
+    assert world.dispatcher.last_pass_at > time.time() - 60
+
+
+async def _stream(store: JobStore, job_id: str) -> None:
+    """A stream of a job that has ended, to its end."""
+    feed = EventFeed(store)
+    found = [piece async for piece in feed.stream(job_id, owner=None, after=0)]
+    assert b"job_succeeded" in b"".join(found)
+
+
+def _require_answers(world: World) -> None:
+    """Every list and page answers, and shows the healthy objects."""
+    ids = world.home.ids
+    client = world.client
+    shown = {
+        "/v1/adaptations?limit=100": (ids["running_too"], ids["queued_too"]),
+        f"/v1/adaptations?limit=100&metadata[team]={NAMES[1]}": (world.home.ended[1],),
+        "/v1/fine_tuning/jobs?limit=100": (ids["running_too"], ids["queued_too"]),
+        f"/v1/adaptations/{ids['running_too']}": (ids["running_too"],),
+        f"/v1/adaptations/{ids['running_too']}/events": ("job_succeeded",),
+        f"/v1/fine_tuning/jobs/{ids['running_too']}/events": ("published",),
+        "/v1/deployments": ("good", "last"),
+        "/v1/deployments/good": ("good@1",),
+        "/v1/deployments/good/events": ("acceptance_drift",),
+        "/v1/deployments/bad/events": (),
+        "/v1/packs": ("good", "last"),
+        "/v1/models": ("good", "last"),
+        "/metrics": ("eda_unreadable_rows", "eda_jobs"),
+        "/health": ("version",),
+    }
+    for path, texts in shown.items():
+        answer = client.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        for text in texts:
+            assert text in answer.text, (path, text, answer.text)
+    for path in ("/ui/jobs", "/ui/deployments", "/ui/packs", f"/ui/jobs/{ids['running_too']}", "/ui/deployments/good"):
+        answer = client.get(path, headers=HTML)
+        assert answer.status_code == 200, (path, answer.text)
+    for path in ("/v1/deployments/bad", f"/v1/adaptations/{ids['running']}", f"/v1/adaptations/{ids['queued']}"):
+        assert client.get(path).status_code in {200, 404}, path
