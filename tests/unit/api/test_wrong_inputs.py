@@ -471,6 +471,16 @@ def test_where_the_hub_is_skipped_nothing_is_refused_for_absence(
     assert hub.num_asked() == asked
 
 
+def test_a_cluster_that_grows_is_no_reason_to_refuse(settings: Settings, tmp_path: Path) -> None:
+    body = {**BODY, **config(train={"use_gpu": True})}
+    with application(settings, cluster_grows=True, database_url=f"sqlite:///{tmp_path / 'own.db'}") as client:
+        estimate = client.post("/v1/adaptations/estimate", json=body).json()
+        assert [each for each in estimate["warnings"] if "2 GPUs" in each]
+        job = client.post("/v1/adaptations", json=body)
+        assert job.status_code == 201, job.text
+        assert "2 GPUs" in store_of(client).events(job.json()["id"])[0][1].message
+
+
 def test_a_repeated_key_is_answered_whatever_has_become_of_the_hub(
     own_client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
