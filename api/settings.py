@@ -55,6 +55,11 @@ class Settings(Config):
         description="whether the model hub is asked at submit if it has what a job names; skip: where this process "
         "cannot reach the hub and Ray's workers can, only its cache is looked at and nothing is refused for absence",
     )
+    cluster_grows: bool = Field(
+        False,
+        description="an autoscaler adds nodes as jobs ask for them: a job that asks for more CPUs or GPUs than the "
+        "cluster has is queued with a warning and not refused",
+    )
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")

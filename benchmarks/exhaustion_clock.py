@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.jobs_load import BODY, api_process
+from benchmarks.jobs_load import BODY, api_process, small_draft
 from eda_service.jobstore import JobStore
 
 _PLACES = "/usr/lib/*/faketime/libfaketimeMT.so.1"
@@ -27,9 +27,8 @@ def clock_jumps(home: Path) -> dict[str, Any]:
     library = next(iter(glob.glob(_PLACES)), None)
     if library is None:
         raise SystemExit("libfaketime is not there; apt-get install libfaketime")
-    draft, offset = home / "drafts" / "small" / "1", home / "offset"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+    offset = home / "offset"
+    small_draft(home)
     offset.write_text("+0\n")
     fake = {
         "LD_PRELOAD": library,

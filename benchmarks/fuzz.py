@@ -28,7 +28,7 @@ from hypothesis.errors import HypothesisException
 
 from api.openapi import PATH
 from benchmarks.fuzz_targets import mutated, open_targets
-from benchmarks.jobs_load import api_process
+from benchmarks.jobs_load import api_process, small_draft
 from benchmarks.pairs import ROOT, header, write_result
 
 RESULT = "fuzz.json"
@@ -156,9 +156,7 @@ def main() -> None:
             _say(name, found[name])
     with tempfile.TemporaryDirectory(prefix="eda-fuzz-") as name:
         home = Path(name)
-        draft = home / "drafts" / "small" / "1"
-        draft.mkdir(parents=True)
-        (draft / "manifest.json").write_text("{}")
+        small_draft(home)
         with api_process(home, f"sqlite:///{home / 'eda.db'}") as url:
             for kind, run in (("linked_calls", linked_calls), ("broken_http", broken_http)):
                 found[kind] = run(url, share_s)

@@ -46,6 +46,7 @@ def api_process(home: Path, database_url: str) -> Iterator[str]:
         "EDA_DATABASE_URL": database_url,
         "EDA_RAY_DASHBOARD_URL": f"http://127.0.0.1:{free_port()}",
         "EDA_MAX_QUEUED_PER_OWNER": "100000",
+        "EDA_HUB_AT_SUBMIT": "skip",
     }
     with (home / "api.log").open("ab") as log:
         child = subprocess.Popen([sys.executable, "-m", "api"], env=env, cwd=ROOT, stdout=log, stderr=log)
@@ -148,7 +149,7 @@ def overhead(repeats: int) -> dict[str, float]:
     """Seconds from POST to the driver's first sign of life, on a real Ray head."""
     with tempfile.TemporaryDirectory(prefix="eda-jobs-") as name:
         home = Path(name)
-        _small_draft(home)
+        small_draft(home)
         env = {
             **os.environ,
             "EDA_SERVE": "false",
@@ -181,17 +182,19 @@ def _one_job(url: str, home: Path) -> float:
     return took
 
 
-def _small_draft(home: Path) -> None:
-    draft = home / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+def small_draft(home: Path) -> None:
+    """Register the base draft of `BODY`."""
+    sys.path[:0] = [str(ROOT / "tests")]
+    from draft_files import put_draft
+
+    put_draft(home)
 
 
 def measure(database_url: str | None, arguments: argparse.Namespace) -> dict[str, Any]:
     """One database: filled, loaded, asked with one key."""
     with tempfile.TemporaryDirectory(prefix="eda-jobs-") as name:
         home = Path(name)
-        _small_draft(home)
+        small_draft(home)
         url = database_url or f"sqlite:///{home / 'eda.db'}"
         filled = prefill(url, arguments.queued)
         with api_process(home, url) as api_url:

@@ -49,7 +49,7 @@ BODY: dict[str, Any] = {
     "preset": "demo",
     "force": True,
     "config": {
-        "dataset": {"source": "reasoning-gym:gsm_symbolic?templates=0-79", "num_prompts": 64},
+        "dataset": {"num_prompts": 64},
         "selfgen": {"max_new_tokens": 48, "batch_size": 16, "shard_size": 16, "num_actors": 1},
         "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16},
         "train": {"epochs": 4, "checkpoint_every_steps": 4, "num_workers": 1},

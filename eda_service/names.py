@@ -41,9 +41,9 @@ def as_name(text: str) -> str:
     return _NOT_IN_A_NAME.sub("-", text).lstrip("_.-")[:96] or "model"
 
 
-def close_names(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that are close to one that is not known, the closest first."""
-    return difflib.get_close_matches(name[:256], list(known), n=_MAX_SUGGESTED, cutoff=0.6)
+def close_names(name: str, known: Iterable[str], *, num: int = _MAX_SUGGESTED) -> list[str]:
+    """The known names that are close to one that is not known, the closest first, `num` of them at most."""
+    return difflib.get_close_matches(name[:256], list(known), n=num, cutoff=0.6)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

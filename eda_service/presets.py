@@ -15,9 +15,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from eda_service.config import EvalConfig
 from eda_service.errors import InputError
 from eda_service.names import did_you_mean
 
+_LEAST_PROMPTS = 8  # of a data set, as its config has it
 _PAPER: dict[str, Any] = {
     "dataset": {"num_prompts": 68_000},
     "selection": {"method": "pca", "keep_fraction": 0.5, "quantile": 0.9},
@@ -119,9 +121,15 @@ def on_preset(below: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any
     """Overrides on top of a preset, by the one rule of whose prompts are held out.
 
     Prompts of one's own bring their own held-out split: where the overrides name `dataset.source` and say nothing of
-    `eval_dataset`, the preset's is left out, so that a draft adapted to one domain is not measured on another.
+    `eval_dataset`, the preset's is left out, so that a draft adapted to one domain is not measured on another. Of
+    held-out prompts whose number nobody says, as many are read as the evaluation takes.
     """
     merged = merge(below, overrides)
+    held_out, evaluation = merged.get("eval_dataset"), merged.get("evaluation")
+    if isinstance(held_out, dict) and held_out.get("source") is not None and "num_prompts" not in held_out:
+        given = evaluation.get("num_prompts") if isinstance(evaluation, dict) else None
+        wanted = given if type(given) is int else EvalConfig().num_prompts
+        merged["eval_dataset"] = {**held_out, "num_prompts": max(wanted, _LEAST_PROMPTS)}
     dataset = overrides.get("dataset")
     if "eval_dataset" not in overrides and isinstance(dataset, dict) and dataset.get("source") is not None:
         merged.pop("eval_dataset", None)

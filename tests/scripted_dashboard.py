@@ -39,6 +39,10 @@ class Dashboard:
         """From now on its nodes are these."""
         self._service.on("GET", "/api/v0/nodes", node_list(*map(node, resources)))
 
+    def takes_no_jobs(self) -> None:
+        """From now on it lists its nodes and does nothing else."""
+        self._service.on("GET", "/api/version", Answer(status=503))
+
     def is_silent(self) -> None:
         """From now on it does not say what its nodes have."""
         self._service.on("GET", "/api/v0/nodes", Answer(status=500))

@@ -52,7 +52,8 @@ class Adaptations:
     ) -> None:
         self._store, self._settings, self._wake = store, settings, wake
         self._roots = settings.roots
-        self._feasibility = Feasibility(settings.home, Targets(hub or Hub(), settings.hub_at_submit), cluster)
+        targets = Targets(hub or Hub(), settings.hub_at_submit)
+        self._feasibility = Feasibility(settings.home, targets, cluster, cluster_grows=settings.cluster_grows)
 
     def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request and queue it; returns the job and whether it is new.

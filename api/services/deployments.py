@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,6 +32,7 @@ from eda_service.errors import (
     WorsePackError,
 )
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
+from eda_service.names import did_you_mean
 
 _MAX_REVISIONS = 10_000
 _ATTEMPTS = 5
@@ -96,7 +98,8 @@ class Deployments:
 
     def get(self, name: str, caller: Caller) -> Deployment:
         """One deployment."""
-        return self._store.deployment(name, owner=caller.sees)
+        with self._suggesting(name, caller):
+            return self._store.deployment(name, owner=caller.sees)
 
     def history(self, name: str, caller: Caller) -> list[Revision]:
         """Its newest hundred revisions, newest first."""
@@ -104,7 +107,8 @@ class Deployments:
 
     def events(self, name: str, caller: Caller, *, before: int, limit: int) -> tuple[list[DeploymentEvent], bool]:
         """What happened to it, newest first, and whether there is more."""
-        return self._store.deployment_events(name, owner=caller.sees, before=before, limit=limit)
+        with self._suggesting(name, caller):
+            return self._store.deployment_events(name, owner=caller.sees, before=before, limit=limit)
 
     def change(self, name: str, request: DeploymentChange, caller: Caller) -> Deployment:
         """Swap the pack, or change replicas, labels or drift settings. What changes nothing makes no revision.
@@ -149,15 +153,28 @@ class Deployments:
 
     def delete(self, name: str, caller: Caller) -> None:
         """Stop serving; running requests end, the packs stay, kept prompts go."""
-        gone = self._store.delete_deployment(name, owner=caller.sees)
+        with self._suggesting(name, caller):
+            gone = self._store.delete_deployment(name, owner=caller.sees)
         prompts.forget(self._settings.home, gone.uid)
         if not gone.has_own_uid:
             prompts.forget(self._settings.home, gone.name)  # frozen files from before there were uids
         self._changed()
 
+    @contextmanager
+    def _suggesting(self, name: str, caller: Caller) -> Iterator[None]:
+        """Name the caller's deployments that are like one that is not there."""
+        try:
+            yield
+        except NotFoundError as error:
+            known = [each.name for each in self._store.deployments(owner=caller.sees)]
+            close = did_you_mean(name, known)
+            raise NotFoundError(
+                f"no deployment {name[:96]!r}{close}; GET /v1/deployments lists them", param=error.param
+            ) from error
+
     def _update(self, name: str, caller: Caller, changed: Callable[[Deployment], tuple[Deployment, str]]) -> Deployment:
         for _ in range(_ATTEMPTS):
-            current = self._store.deployment(name, owner=caller.sees)
+            current = self.get(name, caller)
             _require_readable(current)
             wanted, reason = changed(current)
             if wanted == current:

@@ -45,17 +45,19 @@ class Verdict:
         shape: Of its target, where that is known.
         unknown: What could not be found out, or may be otherwise on the workers.
         shortfalls: What the disk or the cluster lacks.
+        warnings: What is no reason to refuse it.
     """
 
     need: Capacity
     shape: ModelShape | None
     unknown: tuple[InputError, ...]
     shortfalls: tuple[InputError, ...]
+    warnings: tuple[str, ...]
 
     @property
     def overruled(self) -> tuple[str, ...]:
-        """Everything that `force` overrules, in words."""
-        return tuple(error.message for error in (*self.unknown, *self.shortfalls))
+        """Everything that speaks against a job which is queued all the same."""
+        return (*(error.message for error in (*self.unknown, *self.shortfalls)), *self.warnings)
 
 
 class Feasibility:
@@ -65,10 +67,13 @@ class Feasibility:
         home: Where jobs write.
         targets: Looks for targets and data sets.
         cluster: What there is to run on; None: not known.
+        cluster_grows: Whether nodes are added as jobs ask for them.
     """
 
-    def __init__(self, home: Path, targets: Targets, cluster: RayCluster | None) -> None:
-        self._home, self._targets, self._cluster = home, targets, cluster
+    def __init__(
+        self, home: Path, targets: Targets, cluster: RayCluster | None, *, cluster_grows: bool = False
+    ) -> None:
+        self._home, self._targets, self._cluster, self._grows = home, targets, cluster, cluster_grows
 
     def judge(self, config: AdaptConfig) -> Verdict:
         """Look at a job.
@@ -81,12 +86,14 @@ class Feasibility:
         found = self._targets.look(config)
         check_draft_sizes(draft, config.target.model, found.sizes)
         need = needed_at_once(config)
-        short = (self._disk(config, draft), self._machines(config, need))
+        machines = self._machines(config, need)
+        short = (self._disk(config, draft), None if self._grows else machines)
         return Verdict(
             need=need,
             shape=found.shape,
             unknown=(*found.unasked, *_trackers(config)),
             shortfalls=tuple(error for error in short if error is not None),
+            warnings=(machines.message,) if machines is not None and self._grows else (),
         )
 
     def estimate(self, config: AdaptConfig, verdict: Verdict, *, named: AdaptConfig) -> EstimateBody:
@@ -104,7 +111,10 @@ class Feasibility:
         found = dry_run(config, self._home, shape=shape, told=told)
         body = EstimateBody.model_validate(asdict(found))
         return body.model_copy(
-            update={"measured_on": measured_on(config, named), "warnings": [*body.warnings, *guessed]}
+            update={
+                "measured_on": measured_on(config, named),
+                "warnings": [*body.warnings, *verdict.warnings, *guessed],
+            }
         )
 
     def _shape(self, config: AdaptConfig, verdict: Verdict) -> tuple[ModelShape, tuple[str, ...]]:

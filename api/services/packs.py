@@ -15,9 +15,11 @@ from eda_service.artifacts.gate import Comparison, champion, common
 from eda_service.artifacts.packs import PackVersion, read_pack
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Job, JobStore
-from eda_service.names import NAME_PATTERN
+from eda_service.names import NAME_PATTERN, close_names, did_you_mean
 
 _REFERENCE = re.compile(f"(?P<name>{NAME_PATTERN})(@(?P<which>latest|champion|[0-9]{{1,9}}))?")
+
+_MAX_CLOSE = 32  # names whose owners are looked up where a name is not found
 
 
 class Packs:
@@ -136,11 +138,17 @@ class Packs:
     def _of_owner(self, name: str, owner: str | None) -> list[PackVersion]:
         found = self._visible_versions(name, owner)
         if not found:
-            raise NotFoundError(f"no pack {name[:96]!r}; GET /v1/packs lists them", param="pack")
+            close = did_you_mean(name, self._close(name, owner))
+            raise NotFoundError(f"no pack {name[:96]!r}{close}; GET /v1/packs lists them", param="pack")
         return found
 
     def _visible_versions(self, name: str, owner: str | None) -> list[PackVersion]:
         return [read_pack(name, version, self._home) for version in self._visible(name, owner)]
+
+    def _close(self, name: str, owner: str | None) -> list[str]:
+        """Names of packs that the owner sees and that are like a name."""
+        close = close_names(name, registry.pack_names(self._home), num=_MAX_CLOSE)
+        return [each for each in close if self._visible(each, owner)]
 
     def _visible(self, name: str, owner: str | None) -> list[int]:
         versions = registry.pack_versions(name, self._home)

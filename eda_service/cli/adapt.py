@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +12,9 @@ import typer
 from eda_service import presets
 from eda_service.cli import view
 from eda_service.cli.arguments import as_pair, as_pairs, as_path
-from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, out, print_json
+from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, err, out, print_json
 from eda_service.cli.jobs import finish
+from eda_service.client import ApiError, Client
 from eda_service.errors import InputError
 from eda_service.records import STAGES
 
@@ -27,6 +30,12 @@ def adapt(
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
     base_draft: Annotated[str | None, typer.Option(help="Registered base draft, name@version.")] = None,
     data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
+    eval_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Held-out prompts for the evaluation; without it they are split off --data, if that is given."
+        ),
+    ] = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="demo, paper, paper_7b, 70b or best.", autocompletion=_complete_preset)
@@ -52,7 +61,14 @@ def adapt(
     labels: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Your own pairs; repeatable.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="A new job even when an equal one is live.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Queue it all the same: although an equal job is live, disk, CPUs or GPUs are short, a tracker is "
+            "missing here, or the model hub cannot be asked.",
+        ),
+    ] = False,
     webhook: Annotated[str | None, typer.Option(metavar="URL", help="https URL told of the job's end.")] = None,
     webhook_secret: Annotated[
         str | None,
@@ -76,13 +92,14 @@ def adapt(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt the base draft to a fine-tuned target, and serve the pair."""
+    """Adapt the base draft to a fine-tuned target, and serve the pair; what it needs is printed before it is queued."""
     dataset = {"source": None if data is None else as_path(data), "num_prompts": num_prompts}
     given: dict[str, Any] = {
         "model": as_path(target),
         "adapter": None if adapter is None else as_path(adapter),
         "base_draft": base_draft,
         "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
+        "eval_dataset": None if eval_data is None else {"source": as_path(eval_data)},
         "preset": preset,
         "served_name": name,
         "seed": seed,
@@ -101,6 +118,8 @@ def adapt(
             estimate = client.estimate(body)
             print_json(estimate) if as_json else typer.echo(view.estimate_text(estimate))
             return
+        if not as_json:
+            _show_estimate(client, body)
         job = client.create(body, idempotency_key=idempotency_key)
         if watch:
             with detachable(job.id, url):
@@ -110,6 +129,15 @@ def adapt(
             print_json(job)
         else:
             out.print(f"{job.id} {view.coloured(job.status)}; watch it with `eda jobs watch {job.id}`")
+
+
+def _show_estimate(client: Client, body: Mapping[str, Any]) -> None:
+    """What the job will need, on standard error, so that what a script reads is the job alone.
+
+    A request that is refused here is refused for the same reason a moment later, unless its key is a repeated one.
+    """
+    with contextlib.suppress(ApiError):
+        err.print(view.estimate_text(client.estimate(body)), markup=False)
 
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:

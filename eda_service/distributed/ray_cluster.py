@@ -45,7 +45,7 @@ class RayCluster:
         self._http.close()
 
     def capacity(self) -> Capacity | None:
-        """CPUs and GPUs of all nodes together; None while the dashboard does not answer or knows of no node yet."""
+        """CPUs and GPUs of all nodes together; None while the dashboard does not answer or no node offers any CPU."""
         with self._lock:
             now = self._clock()
             if self._read_at is None or now - self._read_at >= _KEPT_S:
@@ -62,4 +62,5 @@ class RayCluster:
             gpus = sum(float(each.get("GPU", 0.0)) for each in alive)
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return Capacity(cpus=cpus, gpus=int(gpus)) if alive else None
+        # A head may offer no CPU itself: before the first node has come to it, nothing is known of what will be there.
+        return Capacity(cpus=cpus, gpus=int(gpus)) if cpus > 0 else None

@@ -83,3 +83,16 @@ def test_merge_by_hand() -> None:
 def test_data_of_one_s_own_brings_its_own_held_out_split(overrides: dict[str, Any], held_out: str | None) -> None:
     found = on_preset(preset("demo"), overrides).get("eval_dataset")
     assert (None if found is None else found["source"]) == held_out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_prompts"),
+    [
+        ({"eval_dataset": {"source": "held.jsonl"}}, 16),
+        ({"eval_dataset": {"source": "held.jsonl"}, "evaluation": {"num_prompts": 40}}, 40),
+        ({"eval_dataset": {"source": "held.jsonl"}, "evaluation": {"num_prompts": 2}}, 8),
+        ({"eval_dataset": {"source": "held.jsonl", "num_prompts": 99}}, 99),
+    ],
+)
+def test_as_many_held_out_prompts_are_read_as_are_measured(overrides: dict[str, Any], num_prompts: int) -> None:
+    assert on_preset({}, overrides)["eval_dataset"]["num_prompts"] == num_prompts

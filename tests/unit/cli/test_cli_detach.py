@@ -44,7 +44,7 @@ def test_ctrl_c_detaches(eda: Cli, scripted: ScriptedService, command: tuple[str
         f"detached; the job goes on, come back with `eda jobs watch adapt_1 --url {scripted.url}`"
     )
     assert "Traceback" not in stdout + stderr
-    assert {request.path for request in scripted.requests if request.method == "POST"} <= {ROOT}
+    assert {request.path for request in scripted.requests if request.method == "POST"} <= {ROOT, f"{ROOT}/estimate"}
 
 
 def test_the_line_names_no_url_where_none_was_given(eda: Cli, scripted: ScriptedService) -> None:

@@ -11,6 +11,7 @@ from scripted_service import Answer, Request, ScriptedService, refusal, sse
 
 ESTIMATE: dict[str, Any] = {
     "object": "adaptation.estimate",
+    "measured_on": "16 prompts split off mine.jsonl",
     "device": "core",
     "stages": [
         {
@@ -70,6 +71,7 @@ def test_dry_run_shows_the_estimate_and_queues_nothing(eda: Cli, scripted: Scrip
         "disk    2.5 GB of 30 MB free: does not fit",
         "work    320 samples, 1,400 training steps of 2,655,360 parameters",
         "time    about 2m47s (generate 1m15s, train 1m32s)",
+        "measure 16 prompts split off mine.jsonl",
         "warning: free [some] space",
     ]
     as_json = eda("adapt", "org/model", "--preset", "demo", "--dry-run", "--json", url=scripted.url)
@@ -92,7 +94,7 @@ def test_what_adapt_sends(eda: Cli, scripted: ScriptedService) -> None:
     assert eda("adapt", "org/model", *options, "--idempotency-key", "k", url=scripted.url, env=secret).exit_code == 0
     assert eda("adapt", "org/model", *options[:2], url=scripted.url).exit_code == 0
     assert eda("adapt", "org/model", url=scripted.url, env=secret).exit_code == 0
-    first, second, third = scripted.requests
+    first, second, third = scripted.seen("POST", ROOT)
     assert first.body["webhook"] == {"url": "https://example.org/hook", "secret": "whsec_1"}
     assert first.body["stage_deadlines"] == {"train": 600, "generate": 60}
     assert first.headers["idempotency-key"] == "k"

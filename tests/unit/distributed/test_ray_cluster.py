@@ -49,6 +49,7 @@ def test_it_is_asked_again_after_some_seconds(service: ScriptedService) -> None:
         Answer([]),
         Answer({"data": {"result": {"result": [{"state": "ALIVE"}]}}}),
         node_list(),
+        node_list(node({"memory": 1e9})),  # a head that offers nothing, before a node has joined it
         Answer(drop=True),
     ],
 )

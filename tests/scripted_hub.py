@@ -1,0 +1,79 @@
+"""A scripted server in the place of the model hub, on loopback; it answers as the hub does, error codes in headers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from scripted_service import Answer, ScriptedService, scripted_service
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 112,
+}
+_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class ScriptedHub:
+    """What it has is told by the test; everything else is not there.
+
+    Args:
+        service: The server.
+    """
+
+    def __init__(self, service: ScriptedService) -> None:
+        self._service, self.url = service, service.url
+
+    def has(
+        self,
+        name: str,
+        *files: str,
+        kind: str = "models",
+        config: dict[str, Any] | None = None,
+        revision: str | None = None,
+        gated: bool = False,
+    ) -> None:
+        """From now on there is a repository; without files it is a sound model."""
+        listed = files or ("config.json", "model.safetensors")
+        facts = {"id": name, "sha": _COMMIT, "gated": "manual" if gated else False}
+        body = {**facts, "siblings": [{"rfilename": file} for file in listed]}
+        path = f"/api/{kind}/{name}" + ("" if revision is None else f"/revision/{revision}")
+        self._service.on("GET", path, Answer(body))
+        self._service.on("GET", f"/{name}/resolve/{_COMMIT}/config.json", Answer(LLAMA if config is None else config))
+        if gated:
+            self._service.on("GET", f"/api/{kind}/{name}/auth-check", refused(403, "GatedRepo"))
+
+    def lacks_revision(self, name: str, revision: str) -> None:
+        """From now on it says that a repository has no such branch."""
+        self._service.on("GET", f"/api/models/{name}/revision/{revision}", refused(404, "RevisionNotFound"))
+
+    def fails(self, name: str, answer: Answer) -> None:
+        """From now on it answers so for a model."""
+        self._service.on("GET", f"/api/models/{name}", answer)
+
+    def num_asked(self) -> int:
+        """Requests so far."""
+        return len(self._service.requests)
+
+
+def refused(status: int, code: str) -> Answer:
+    """An error as the hub gives it."""
+    return Answer({"error": code}, status=status, headers={"x-error-code": code})
+
+
+@contextlib.contextmanager
+def scripted_hub(monkeypatch: pytest.MonkeyPatch, cache: Any) -> Iterator[ScriptedHub]:
+    """A hub of its own, which this process asks instead of the public one, and an empty cache."""
+    with scripted_service() as service:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", service.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield ScriptedHub(service)
