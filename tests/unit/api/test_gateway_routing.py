@@ -166,9 +166,9 @@ class Counting:
     def __init__(self, store: JobStore) -> None:
         self.num_reads, self._store = 0, store
 
-    def deployments(self) -> list[Deployment]:
+    def deployments(self, *, unreadable: bool) -> list[Deployment]:
         self.num_reads += 1
-        return self._store.deployments()
+        return self._store.deployments(unreadable=unreadable)
 
 
 def test_a_deleted_deployment_takes_no_request_any_more(
@@ -187,8 +187,8 @@ def test_rows_that_were_read_before_a_change_are_read_again(store: JobStore) -> 
     put(store, "a")
     read = store.deployments
 
-    def slow() -> list[Deployment]:
-        found = read()
+    def slow(*, unreadable: bool) -> list[Deployment]:
+        found = read(unreadable=unreadable)
         directory.forget()  # a change comes while the rows are on their way
         return found
 
