@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from api.schemas import MetadataKey, MetadataValue, ServedName, Shallow
-from eda_service.config import Config, EngineKind
+from eda_service.base_config import Config
+from eda_service.config import EngineKind
 from eda_service.deployment_config import Accelerator, DriftConfig, VllmConfig
 
 MAX_REPLICAS = 64

@@ -9,20 +9,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from eda_service.base_config import Config
 from eda_service.deploy_config import DeployConfig
 from eda_service.names import as_name
+from eda_service.track_config import TrackConfig
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 DeviceName = Literal["auto", "cpu", "cuda"]
-
-
-class Config(BaseModel):
-    """Base of all configs: immutable, and an unknown field is an error rather than a silent no-op."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Method(StrEnum):
@@ -324,26 +320,6 @@ class EvalConfig(Config):
     def depth(self) -> int:
         """The most tokens a round of the acceptance measurement can accept."""
         return self.num_draft_tokens if self.tree is None else self.tree.depth
-
-
-class Tracker(StrEnum):
-    """Who keeps a job's curves besides TensorBoard's files."""
-
-    MLFLOW = "mlflow"
-    WANDB = "wandb"
-
-
-class TrackConfig(Config):
-    """Where training curves and the evaluation go besides TensorBoard files, which are always written. Ours."""
-
-    to: tuple[Tracker, ...] = Field(
-        (),
-        max_length=2,
-        description="each needs its extra (`mlflow`, `wandb`); addresses and keys come from the service's environment",
-    )
-    project: str = Field(
-        "eda", pattern=r"^[A-Za-z0-9_.-]{1,96}$", description="MLflow's experiment and W&B's project", max_length=96
-    )
 
 
 class AdaptConfig(Config):

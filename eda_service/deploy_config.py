@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from eda_service.base_config import Config
 
 
-class DeployConfig(BaseModel):
+class DeployConfig(Config):
     """Whether the finished pack is served, and what it has to gain over what it would replace. Ours."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(True, description="false: the pack is published and no deployment is made or changed")
     min_gain: float = Field(

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from eda_service.config import Config, EngineKind
+from eda_service.base_config import Config
+from eda_service.config import EngineKind
 
 MIN_KEPT_PROMPTS = 16
 

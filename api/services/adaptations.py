@@ -101,7 +101,7 @@ class Adaptations:
         if request.webhook is not None:
             self._checked_url(request.webhook.url)
         checked, verdict = self._checked(request, keep=False)
-        estimate = self._feasibility.estimate(checked.config, verdict, named=to_config(request))
+        estimate = self._feasibility.estimate(checked.config, verdict)
         return estimate.model_copy(update={"warnings": [*checked.notes, *estimate.warnings]})
 
     def _checked_url(self, url: str) -> str:

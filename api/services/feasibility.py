@@ -27,7 +27,7 @@ from eda_service.errors import (
     DiskShortfallError,
     InputError,
 )
-from eda_service.planning.dry_run import draft_config, dry_run, measured_on
+from eda_service.planning.dry_run import draft_config, dry_run
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import needed_at_once
 from eda_service.planning.shapes import ModelShape, shape_beside
@@ -96,13 +96,12 @@ class Feasibility:
             warnings=(machines.message,) if machines is not None and self._grows else (),
         )
 
-    def estimate(self, config: AdaptConfig, verdict: Verdict, *, named: AdaptConfig) -> EstimateBody:
+    def estimate(self, config: AdaptConfig, verdict: Verdict) -> EstimateBody:
         """What a job would need, with everything that speaks against it.
 
         Args:
             config: The job.
             verdict: What was found of it.
-            named: The job with its sources as its owner wrote them.
         """
         shape, guessed = self._shape(config, verdict)
         # The plan says itself what the disk lacks.
@@ -110,12 +109,7 @@ class Feasibility:
         told = [each.message for each in against if not isinstance(each, DiskShortfallError)]
         found = dry_run(config, self._home, shape=shape, told=told)
         body = EstimateBody.model_validate(asdict(found))
-        return body.model_copy(
-            update={
-                "measured_on": measured_on(config, named),
-                "warnings": [*body.warnings, *verdict.warnings, *guessed],
-            }
-        )
+        return body.model_copy(update={"warnings": [*body.warnings, *verdict.warnings, *guessed]})
 
     def _shape(self, config: AdaptConfig, verdict: Verdict) -> tuple[ModelShape, tuple[str, ...]]:
         """The target's shape, or one that it may have, with the warning that says so."""

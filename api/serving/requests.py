@@ -13,7 +13,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StringConstraint
 from pydantic_core import PydanticCustomError, ValidationError
 
 from api.serving import neutral
-from eda_service.config import Config
+from eda_service.base_config import Config
 from eda_service.errors import RequestError
 
 MAX_STOPS = 16

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eda_service.artifacts import bounded_json
+from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.registry import find_draft
 from eda_service.config import AdaptConfig, Method
 from eda_service.errors import BaseDraftMissingError
@@ -121,28 +122,6 @@ def dry_run(
         fits=need <= free and not misfits and not told,
         warnings=(*told, *misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
     )
-
-
-def measured_on(config: AdaptConfig, named: AdaptConfig | None = None) -> str:
-    """In words, the prompts of the evaluation: how many, and of what.
-
-    Args:
-        config: The job.
-        named: The same job with its sources as their owner wrote them, if they were moved since.
-    """
-    given, held_out = named or config, config.eval_dataset
-    if held_out is not None:
-        source = given.eval_dataset or held_out
-        return f"{min(config.evaluation.num_prompts, held_out.num_prompts)} prompts of {_source_name(source.source)}"
-    num, source = config.evaluation.num_prompts, given.dataset
-    if source.source == "self":
-        return f"{num} of the prompts that the target writes itself, split off"
-    return f"{num} prompts split off {_source_name(source.source)}"
-
-
-def _source_name(source: str) -> str:
-    """A file by its name alone, anything else whole."""
-    return Path(source).name if source.startswith(("/", ".", "~")) else source
 
 
 def expected_plan(

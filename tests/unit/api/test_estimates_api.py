@@ -108,7 +108,7 @@ def test_a_target_that_is_not_here_is_as_large_as_its_draft_says(client: TestCli
 @pytest.mark.parametrize(
     ("changes", "measured_on"),
     [
-        ({}, "16 of the prompts that the target writes itself, split off"),
+        ({}, "16 of the prompts that the target wrote itself"),
         ({"dataset": {"source": "reasoning-gym:gsm_symbolic"}}, "16 prompts split off reasoning-gym:gsm_symbolic"),
         (
             {"preset": "demo", "dataset": {"num_prompts": 99}},

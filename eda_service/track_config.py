@@ -1,0 +1,29 @@
+"""Where a job's curves go besides its own files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from eda_service.base_config import Config
+
+
+class Tracker(StrEnum):
+    """Who keeps a job's curves besides TensorBoard's files."""
+
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
+class TrackConfig(Config):
+    """Where training curves and the evaluation go besides TensorBoard files, which are always written. Ours."""
+
+    to: tuple[Tracker, ...] = Field(
+        (),
+        max_length=2,
+        description="each needs its extra (`mlflow`, `wandb`); addresses and keys come from the service's environment",
+    )
+    project: str = Field(
+        "eda", pattern=r"^[A-Za-z0-9_.-]{1,96}$", description="MLflow's experiment and W&B's project", max_length=96
+    )
