@@ -73,7 +73,7 @@ def family_config(family: str, **changes: Any) -> PretrainedConfig:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
-        "eos_token_id": 2,
+        "eos_token_id": [2, 0],
         "bos_token_id": 0,
         "pad_token_id": 0,
     }
