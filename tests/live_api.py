@@ -43,6 +43,7 @@ def live_api(root: Path, *, serve_port: int | None = None, dispatches: bool = Tr
     put_draft(root / "home")
     settings = Settings(
         home=root / "home",
+        local_roots=(root,),
         port=free_port(),
         serve_port=free_port() if serve_port is None else serve_port,
         hub_at_submit="skip",

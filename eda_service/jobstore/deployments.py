@@ -47,7 +47,7 @@ class Deployments(Database):
         with self._write.begin() as session:
             lock(session, Space.DEPLOYMENT, name)
             row = find(session, name, owner)
-            gone = Deployment.model_validate(row)
+            gone = self._reader.reduced(Deployment, row)
             for kind in (RevisionRow, DriftRow, DeploymentEventRow):
                 session.execute(delete(kind).where(kind.name == row.name))
             session.delete(row)

@@ -20,11 +20,14 @@ from api.vault import open_vault
 from eda_service.artifacts.registry import reserve_version
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.deploy_config import DeployConfig
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.records import Stage
 from eda_service.scopes import Scope
 
-CONFIG = AdaptConfig(target=TargetSpec(model="org/model"), served_name="pair")
+CONFIG = AdaptConfig(
+    target=TargetSpec(model="org/model"), served_name="pair", deploy=DeployConfig(min_gain=0.0, min_speed_gain=0.0)
+)
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" * 2
 HOOK = {"url": "https://hooks.example.org/x", "secret": SECRET}
 
@@ -148,7 +151,7 @@ def test_a_running_job_comes_back_with_all_that_its_row_said(
 
 def test_a_result_that_is_there_ends_it_and_its_webhook_is_told(service: Service) -> None:
     job = service.run()
-    service.run_dir(job).succeed("pair@1")
+    service.run_dir(job).succeed(put_pack(service.settings.home, "pair", 2.0, job_id=job.id))
     service.lose(*ALL_ROWS)
     service.dispatcher.run_once()
     found = service.store.get(job.id, owner="ada")
@@ -183,9 +186,9 @@ def test_after_an_older_copy_everything_is_back(service: Service) -> None:
         shutil.copy2(path, copy / path.name)
     service.start()
     new = service.run(name="new", idempotency_key="second", request_sha256="2")
-    service.run_dir(old).succeed("old@1")
+    service.run_dir(old).succeed(put_pack(service.settings.home, "old", 2.0, job_id=old.id))
     service.dispatcher.run_once()
-    service.run_dir(new).succeed("new@1")
+    service.run_dir(new).succeed(put_pack(service.settings.home, "new", 2.0, job_id=new.id))
     service.stop()
     for path in service.settings.home.glob("eda.db*"):
         path.unlink()

@@ -21,6 +21,7 @@ import pytest
 from fastapi.testclient import TestClient
 from html_pages import parse
 from pack_files import put_pack
+from poisoned_columns import CASES
 from scripted_service import Answer, ScriptedService, scripted_service
 from webhook_receiver import Receiver, make_certificate, webhook_receiver
 
@@ -47,7 +48,6 @@ SERVE = "/api/serve/applications/"
 HTML = {"accept": "text/html"}
 NAMES = ("bad", "good", "last")
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" * 2
-NOT_JSON, NOT_UTF8, FAR_FUTURE = "'{\"a\": '", "CAST(x'ff00ff' AS TEXT)", "99999999999999999"
 
 
 def token_of(page: Any) -> str:
@@ -58,107 +58,6 @@ def target(name: str) -> dict[str, Any]:
     return TargetSpec(model=f"org/{name}").model_dump(mode="json")
 
 
-def column(name: str, *values: str) -> list[tuple[str, str]]:
-    return [(name, value) for value in values]
-
-
-# By table: which of its rows, and what is written into which column.
-JOBS = [
-    *column("config", NOT_JSON, "'{}'", "'[1]'", "'null'", "5", "x'ff00'", NOT_UTF8, "'\"text\"'"),
-    *column("config", '\'{"target": {"model": "m"}, "gone": 1}\'', "'" + "[" * 3000 + "]" * 3000 + "'"),
-    *column("labels", NOT_JSON, "'null'", "'[]'", "'{\"a\": {}}'", '\'{"a": "\\ud800"}\'', "'{\"a\": NaN}'"),
-    *column("progress", NOT_JSON, "'[]'", '\'{"percent": "all"}\'', "'{\"updated_at\": 1e400}'", "7"),
-    *column("error", NOT_JSON, "'{}'", "'[]'"),
-    *column("stage_deadlines", NOT_JSON, '\'{"train": "x"}\'', "'{\"train\": -1}'"),
-    *column("webhook", NOT_JSON, "'[]'", "'{}'", "'{\"url\": 5}'", '\'{"url": "https://e.org", "secret": 5}\''),
-    *column("status", "'weird'", "5", NOT_UTF8),
-    *column("origin", "'other'"),
-    *column("created_at", "'x'", FAR_FUTURE, "-5", "1.5"),
-    *column("started_at", "'x'"),
-    *column("submitted_at", "'x'", FAR_FUTURE),
-    *column("not_before", "'x'", FAR_FUTURE),
-    *column("priority", "'high'", "x'00'"),
-    *column("attempt", "'x'", "x'ff'"),
-    *column("max_attempts", "'x'"),
-    *column("events_read", "'x'", "-1"),
-    *column("lease_token", "'x'", "1.5"),
-    *column("lease_until", "'x'", "x'00'", FAR_FUTURE),
-    *column("lease_holder", "x'ff'", NOT_UTF8),
-    *column("ray_session", NOT_UTF8, "x'ff'"),
-    *column("result_pack", "x'ff'"),
-    *column("owner", NOT_UTF8, "x'ff'"),
-    *column("id", "'../../etc'", "''", NOT_UTF8, "x'ff'", "'a' || char(0) || 'b'"),
-    *column("content_sha256", "x'ff'", "5"),
-    *column("seq", "-1", "9000000000"),
-]
-OUTBOX = [
-    *column(
-        "url", "'https://exa１mple.org/'", "'https://a' || char(173) || 'b.org'", "'none'", "''", NOT_UTF8, "x'ff'"
-    ),
-    *column("url", "'https://' || char(10) || 'e.org'", "'https://[::1'", "'https://e.org:99999/'", "5"),
-    *column("payload", NOT_JSON, "'[]'", "'5'", "x'ff'"),
-    *column("attempts", "'x'", "-1"),
-    *column("secret", "'fernet:none'", "'whsec_***'", "''", "x'ff'", NOT_UTF8),
-    *column("not_before", "'x'", "x'00'"),
-    *column("job_id", "'nobody'", "x'ff'"),
-]
-DEPLOYMENTS = [
-    *column("target", NOT_JSON, "'{}'", "'[]'", "'{\"model\": 5}'", '\'{"model": "m", "gone": 1}\'', "x'ff'"),
-    *column("engine", NOT_JSON, "'[]'", '\'{"kind": "other"}\''),
-    *column("drift", NOT_JSON, "'{\"below\": 7}'", '\'{"redact": ["("]}\''),
-    *column("labels", NOT_JSON, "'[]'", "'{\"a\": 1}'"),
-    *column("min_replicas", "'x'", "0", "-3", "50"),
-    *column("max_replicas", "'x'", "0", "99999999"),
-    *column("round_ms", "'x'", "-1"),
-    *column("revision", "'x'"),
-    *column("created_at", "'x'", FAR_FUTURE),
-    *column("owner", "x'ff'"),
-    *column("pack", "'none'", "x'ff'"),
-    *column("base_draft", "x'ff'"),
-]
-DRIFT = [
-    *column("crossed_at", "'x'"),
-    *column("adapted_at", "'x'"),
-    *column("pack", "x'ff'"),
-    *column("is_below", "'x'"),
-]
-DEPLOYMENT_EVENTS = [*column("data", NOT_JSON, "'[]'"), *column("at", "'x'", FAR_FUTURE), *column("message", "x'ff'")]
-REVISIONS = [*column("target", NOT_JSON, "'{}'"), *column("min_replicas", "'x'"), *column("created_at", "'x'")]
-CHAMPIONS = [*column("version", "'x'", "-1", "x'ff'"), *column("pinned_at", "'x'")]
-KEYS = [
-    *column("scopes", NOT_JSON, "'{}'", "'[5]'", "'null'"),
-    *column("secret_sha256", "'x'", "x'ff'", "5", NOT_UTF8),
-    *column("expires_at", "'never'", FAR_FUTURE, "-1"),
-    *column("revoked_at", "'no'", "''"),
-    *column("created_at", "'x'"),
-    *column("last_used_at", "'x'"),
-    *column("requests_per_minute", "'x'", "0"),
-    *column("owner", "x'ff'"),
-]
-IDEMPOTENCY = [*column("created_at", "'x'"), *column("request_sha256", "x'ff'"), *column("job_id", "'nobody'")]
-EVENTS = [
-    *column("at", "'x'", FAR_FUTURE, "-1"),
-    *column("type", "'a' || char(10) || 'b'", "x'ff'"),
-    *column("message", "x'ff'", NOT_UTF8),
-    *column("level", "x'ff'"),
-    *column("stage", "x'ff'"),
-    *column("job_id", "'nobody'"),
-]
-CASES: list[tuple[str, str, str, str]] = [
-    *(("jobs", "id = '{running}'", *each) for each in JOBS),
-    *(("jobs", f"id = '{{{role}}}'", *each) for role in ("queued", "ended") for each in dict(JOBS).items()),
-    *(("webhook_outbox", "id = 1", *each) for each in OUTBOX),
-    *(("deployments", "name = 'bad'", *each) for each in DEPLOYMENTS),
-    *(("deployment_drift", "name = 'bad'", *each) for each in DRIFT),
-    *(("deployment_events", "id = 1", *each) for each in DEPLOYMENT_EVENTS),
-    *(("deployment_revisions", "name = 'bad'", *each) for each in REVISIONS),
-    *(("champions", "name = 'bad'", *each) for each in CHAMPIONS),
-    *(("api_keys", "id = '{key}'", *each) for each in KEYS),
-    *(("idempotency_keys", "key = 'bad'", *each) for each in IDEMPOTENCY),
-    *(("events", "job_id = '{running}'", *each) for each in EVENTS),
-]
-
-
 @dataclass(frozen=True)
 class Home:
     """A home as it was before the damage: three of everything, the first of which will be damaged."""
@@ -167,6 +66,7 @@ class Home:
     ids: dict[str, str]
     keys: tuple[str, str]
     ended: tuple[str, ...]
+    uids: dict[str, str]
 
 
 def config(name: str) -> AdaptConfig:
@@ -197,21 +97,23 @@ def template(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ho
         store.mark_submitted(jobs[role], ray_session="s")
     for role in ("queued", "queued_too"):
         jobs[role] = store.create(config(role), webhook=hook)[0].id
-    ended = []
+    ended, uids = [], {}
     for name in NAMES:
         job, _ = store.create(config(f"ended-{name}"), webhook=hook, labels={"team": name}, idempotency_key=name)
         store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
         ended.append(job.id)
         put_pack(path, name, 1.8, evaluation={"num_draft_tokens": 1, "num_prompts": 8})
         served = {"target": target(name), "base_draft": "small@1", "pack": f"{name}@1", "pack_ref": f"{name}@latest"}
-        store.put_deployment(Deployment(name=name, drift={"min_rounds": 100}, **served), made_by="local", reason="x")
-        store.record_crossing(name, f"{name}@1", is_below=True, message="fell", data={"pack": name})
+        wanted = Deployment(name=name, drift={"min_rounds": 100}, **served)
+        made = store.put_deployment(wanted, made_by="local", reason="x")
+        uids[name] = made.uid
+        store.record_crossing(name, made.uid, f"{name}@1", is_below=True, message="fell", data={"pack": name})
         store.pin_champion("local", name, 1)
     jobs["ended"] = ended[0]
     found = [store.create_key("local", name, list(Scope)) for name in NAMES]
     store.release(holder="an earlier one")
     store.close()
-    return Home(path, jobs | {"key": found[0][0].id}, (found[0][1], found[1][1]), tuple(ended))
+    return Home(path, jobs | {"key": found[0][0].id}, (found[0][1], found[1][1]), tuple(ended), uids)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +188,8 @@ class World:
         for name in NAMES:
             accepted = min(num_rounds, 100) * 8 // 10
             counts = ModelCounts(num_rounds=num_rounds, tried_at=[num_rounds], accepted_at=[accepted])
-            found = GroupMetrics([VariantMetrics(name, f"{name}@1", counts)], num_replicas=1)
+            uid = self.home.uids[name]
+            found = GroupMetrics([VariantMetrics(uid, f"{name}@1", counts)], num_replicas=1)
             answer = Answer(headers={"content-type": "application/json"}, body=GROUP_METRICS.dump_json(found))
             self.ray.on("GET", f"/groups/{group_key(target(name))}/internal/metrics", answer)
 
@@ -357,7 +260,7 @@ def test_one_damaged_row_keeps_nobody_waiting(
     world.serve(300)
     world.dispatcher.drift.run_once()
     assert world.store.drifts()["good"].is_below
-    assert world.dispatcher.drift.judgements["good"].ratio is not None
+    assert world.dispatcher.drift.judgements[world.home.uids["good"]].ratio is not None
 
     # Webhooks: the others are delivered in this pass.
     world.webhooks.run_once()

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from draft_files import put_draft
 
 from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
@@ -82,9 +83,7 @@ class Api:
 @contextmanager
 def api(tmp_path: Path) -> Iterator[Api]:
     home = tmp_path / "home"
-    draft = home / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
-    (draft / "manifest.json").write_text("{}")
+    put_draft(home)
     (tmp_path / "allowed").mkdir()
     closed = f"http://127.0.0.1:{free_port()}"
     env = {
@@ -92,6 +91,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
         "EDA_HOME": str(home),
         "EDA_PORT": str(free_port()),
         "EDA_SERVE": "false",
+        "EDA_HUB_AT_SUBMIT": "skip",
         "EDA_RAY_DASHBOARD_URL": closed,
         "EDA_LOCAL_ROOTS": str(tmp_path),
         "HF_ENDPOINT": closed,

@@ -292,7 +292,9 @@ def test_another_owners_deployment_and_packs_are_no_rivals(
     hers, _ = store.create(CONFIG, owner="ada")
     pack = put_pack(settings.home, "math", 2.0, job_id=hers.id)
     store.put_deployment(
-        Deployment(name="math", owner="ada", target={}, base_draft="small@1", pack=pack), made_by="ada", reason="x"
+        Deployment(name="math", owner="ada", target=TARGET.model_dump(mode="json"), base_draft="small@1", pack=pack),
+        made_by="ada",
+        reason="x",
     )
     run = RunDir.of_job("his", settings.home)
     run.create(CONFIG, origin="ray")

@@ -74,7 +74,7 @@ def test_no_file_log_event_or_answer_holds_a_secret(
     caplog.set_level("DEBUG")
     receiver.answers = [500]
     settings = closed_network(settings, certificate, ray_dashboard_url=ray.url)
-    body = {"model": "smollm2-135m", "base_draft": "small@1", "dataset": {"source": "self"}}
+    body = {"model": "org/model", "base_draft": "small@1", "dataset": {"source": "self"}}
     hook = {"url": receiver.url, "secret": SECRET}
     client = TestClient(create_app(settings), raise_server_exceptions=False)
     made = client.post("/v1/adaptations", json={**body, "webhook": hook})

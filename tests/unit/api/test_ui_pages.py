@@ -199,7 +199,7 @@ def test_the_report_needs_nothing_else(client: TestClient, finished: str) -> Non
 def test_page_and_report_show_rivals_what_was_measured_on_and_what_became_of_the_pack(
     client: TestClient, store: JobStore, settings: Settings
 ) -> None:
-    job_id = create(client, dataset={"source": "reasoning-gym:gsm", "num_prompts": 64}, served_name="math")
+    job_id = create(client, dataset={"source": "reasoning-gym:gsm_symbolic", "num_prompts": 64}, served_name="math")
     job = finish_job(store, settings.home, store.get(job_id), kept="too little gain: <1.000>")
     run = RunDir.of_job(job.id, settings.home)
     report = run.read_record(EvalReport, Stage.EVALUATE, verify=False)
@@ -224,10 +224,10 @@ def test_page_and_report_show_rivals_what_was_measured_on_and_what_became_of_the
         (row,) = [each for each in rows(page) if each and each[0] == "math@7 (served, champion)"]
         assert (row[2], *row[4:]) == ("2.22", "12.3", "1.50× (1.40–1.60)")
         assert f"math@6 was not measured: {HOSTILE}" in page.text
-        assert any("on 16 prompts split off reasoning-gym:gsm" in each.text for each in page.all("caption"))
+        assert any("on 16 prompts split off reasoning-gym:gsm_symbolic" in each.text for each in page.all("caption"))
         assert "too little gain: <1.000>" in page.text
     body = client.get(f"/v1/adaptations/{job_id}/report").json()
-    assert body["measured_on"] == "16 prompts split off reasoning-gym:gsm"
+    assert body["measured_on"] == "16 prompts split off reasoning-gym:gsm_symbolic"
     assert [each["pack"] for each in body["rivals"]] == ["math@7", "math@6"]
     assert client.get(f"/v1/adaptations/{job_id}").json()["measured_on"] == body["measured_on"]
     (version,) = client.get("/v1/packs/math").json()["versions"]

@@ -66,7 +66,7 @@ def test_the_project_s_own_engine_shows_no_settings_of_vllm(with_vllm: TestClien
         ({"vllm": {"tensor_parallel_size": 2}}, "a CPU replica has one rank"),
         ({"accelerator": "gpu", "vllm": {"swap": "beside"}}, "hold one engine"),
         ({"vllm": {"num_draft_tokens": 0}}, "num_draft_tokens"),
-        ({"vllm": {"max_num_seq": 4}}, "Extra inputs"),
+        ({"vllm": {"max_num_seq": 4}}, "did you mean vllm.max_num_seqs?"),
         ({"engine": "sglang"}, "engine"),
     ],
 )

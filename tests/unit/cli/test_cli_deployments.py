@@ -55,12 +55,13 @@ def test_the_life_of_a_deployment(eda: Cli, live: LiveApi) -> None:
 
 def test_directories_are_named_in_full(eda: Cli, live: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service has a working directory of its own."""
-    monkeypatch.chdir(live.home)
-    (live.home / "my-lora").mkdir()
+    files = live.home.parent
+    monkeypatch.chdir(files)
+    (files / "my-lora").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (live.home / "my-lora" / name).write_text("{}")
+        (files / "my-lora" / name).write_text("{}")
     body = made(eda, live, "--no-draft", "--adapter", "my-lora")
-    assert body["adapter"] == str(live.home / "my-lora")
+    assert body["adapter"] == str(files / "my-lora")
     assert eda("deployments", "rm", body["name"], url=live.url).exit_code == 0
 
 

@@ -130,14 +130,14 @@ def test_exit_code_of_an_ended_job(eda: Cli, live: LiveApi, command: str, end: S
 def test_the_end_says_what_was_measured_and_what_became_of_the_pack(
     eda: Cli, live: LiveApi, command: str, kept: str | None
 ) -> None:
-    job_id = adapt(eda, live, "--data", "reasoning-gym:gsm", "--name", "math")["id"]
+    job_id = adapt(eda, live, "--data", "reasoning-gym:gsm_symbolic", "--name", "math")["id"]
     live.store.transition(job_id, Status.RUNNING, event="note", message="")
     live.store.transition(
         job_id, Status.SUCCEEDED, event="job_succeeded", message="", result_pack="math@2", deployment_kept=kept
     )
     done = eda("jobs", command, job_id, url=live.url)
     told = (done.stdout if command == "show" else done.stderr).replace("\n", " ")
-    assert "published math@2 (measured on 16 prompts split off reasoning-gym:gsm), " in told
+    assert "published math@2 (measured on 16 prompts split off reasoning-gym:gsm_symbolic), " in told
     assert ("served as math" in told) is (kept is None)
     assert (f"not deployed: {kept}" in told) is (kept is not None)
 
