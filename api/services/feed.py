@@ -18,6 +18,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from api.schemas import EventBody
+from api.services.troubles import Troubles
 from eda_service.jobstore import Event, JobStore
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class EventFeed:
         self._signals: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._threads = anyio.CapacityLimiter(_NUM_THREADS)
         self._task: asyncio.Task[None] | None = None
+        self._troubles = Troubles(logger)
         self._is_ending = False
 
     def start(self) -> None:
@@ -116,10 +118,11 @@ class EventFeed:
                 changed: set[str] = set()
                 if newest != last and self._signals:
                     changed = await run_in_threadpool(self._store.jobs_with_events, after=last)
-            except Exception:
+            except Exception as error:
                 # The edge of a task that must live: streams fall back to their keep-alive pace until this passes.
-                logger.exception("cannot look for new events")
+                self._troubles.tell("the look for new events", error)
             else:
+                self._troubles.over("the look for new events")
                 if newest != last:
                     last = newest
                     self._wake(changed)
