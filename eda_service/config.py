@@ -131,7 +131,9 @@ class SelfGenConfig(Config):
     shard_size: int = Field(64, ge=1, le=65_536, description="prompts per shard: the unit of resume")
     num_actors: int = Field(1, ge=1, le=1024, description="Ray Data actors, each with one copy of the target")
     threads_per_actor: int = Field(2, ge=1, le=256, description="CPU threads of one actor")
-    max_error_fraction: Fraction = Field(0.1, description="above this share of failed prompts the stage fails")
+    max_error_fraction: Fraction = Field(
+        0.1, description="above this share of failed prompts the stage fails, of malformed rows a file is refused"
+    )
     vllm_cache_gib: int = Field(1, ge=1, le=4096, description="engine vllm on a CPU: memory of keys and values")
     vllm_eager: bool = Field(False, description="engine vllm: no compilation; slower, but it starts at once")
     vllm_gpu_fraction: float = Field(

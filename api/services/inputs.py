@@ -79,9 +79,18 @@ def check(
         checked = spec.model_copy(update={"sha256": None})
         if field in files:
             is_given = f"{field}.num_prompts" in explicit
-            checked = check_prompt_file(
-                checked, field, roots=roots, home=home, is_number_given=is_given, keep=keep
-            ).spec
+            read = check_prompt_file(
+                checked,
+                field,
+                roots=roots,
+                home=home,
+                is_number_given=is_given,
+                keep=keep,
+                max_error_fraction=config.selfgen.max_error_fraction,
+            )
+            checked = read.spec
+            if read.skipped.num:
+                notes.append(f"{field}: {read.skipped}")
         if checked.num_prompts < spec.num_prompts:
             notes.append(f"{field}.num_prompts is {checked.num_prompts}, which is what {field}.source has")
         changes[field] = checked

@@ -11,7 +11,7 @@ from eda_service.artifacts.beneath import Roots
 from eda_service.artifacts.input_files import copying
 from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
-from eda_service.selfgen.prompts import Survey, read_rows, survey
+from eda_service.selfgen.prompts import SkippedRows, Survey, read_rows, survey
 
 MIN_PROMPTS = 8
 """The least that `dataset.num_prompts` may be."""
@@ -24,14 +24,23 @@ class CheckedPrompts:
     Attributes:
         spec: With the hash of the copy, and with at most as many prompts as there are.
         survey: What is in the file.
+        skipped: Rows that hold no prompt.
     """
 
     spec: DatasetSpec
     survey: Survey
+    skipped: SkippedRows
 
 
 def check_prompt_file(
-    spec: DatasetSpec, field: str, *, roots: Roots, home: Path, is_number_given: bool, keep: bool
+    spec: DatasetSpec,
+    field: str,
+    *,
+    roots: Roots,
+    home: Path,
+    is_number_given: bool,
+    keep: bool,
+    max_error_fraction: float,
 ) -> CheckedPrompts:
     """Read a prompt file through, and copy it.
 
@@ -42,24 +51,27 @@ def check_prompt_file(
         home: Where the copy goes.
         is_number_given: Whether the caller asked for that number; if not, it is lowered to what there is.
         keep: Whether a job will read it; else nothing is copied.
+        max_error_fraction: More malformed rows than this share are an error.
 
     Raises:
-        DatasetInvalidError: It cannot be read, a row is malformed, or there are too few prompts.
+        DatasetInvalidError: It cannot be read, too many rows are malformed, or there are too few prompts.
         InputError: It does not lie beneath a root.
         InsufficientStorageError, StorageError: The service cannot copy it.
     """
     param = f"{field}.source"
+    skipped = SkippedRows(max_error_fraction)
     with given(param, roots):
         stream, _ = roots.open_file(spec.source)
     with stream, copying(home) if keep else nullcontext() as copy:
         try:
-            rows = read_rows(stream, shown=param, param=param, tee=None if copy is None else copy.write)
+            tee = None if copy is None else copy.write
+            rows = read_rows(stream, shown=param, param=param, tee=tee, skipped=skipped)
             found = survey(rows, shown=param, enough=spec.num_prompts, param=param)
         except OSError as error:
             raise DatasetInvalidError(f"{param} cannot be read to its end: {error.strerror}", param=param) from error
         number = _number(spec, field, found.num_distinct, is_number_given=is_number_given)
         sha256 = None if copy is None else copy.publish()
-    return CheckedPrompts(spec.model_copy(update={"num_prompts": number, "sha256": sha256}), found)
+    return CheckedPrompts(spec.model_copy(update={"num_prompts": number, "sha256": sha256}), found, skipped)
 
 
 def _number(spec: DatasetSpec, field: str, found: int, *, is_number_given: bool) -> int:

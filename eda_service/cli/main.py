@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from eda_service.cli import deployments, jobs, keys, models, plan
+from eda_service.cli import data, deployments, jobs, keys, models, plan
 from eda_service.cli.adapt import adapt
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
@@ -42,6 +42,7 @@ app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")
+app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(plan.app, name="plan")
 

@@ -20,7 +20,7 @@ from eda_service.errors import DatasetInvalidError
 from eda_service.selection.projection import fit_reference
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
-from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
+from eda_service.selfgen.prompts import Prompt, SkippedRows, general_prompts_file, load_prompts
 from eda_service.target.device import choose_device
 from eda_service.target.io import export_io
 from eda_service.target.loader import Target, load_target
@@ -93,7 +93,7 @@ def split_prompts(config: AdaptConfig, target: Target) -> tuple[list[Prompt], li
 def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: int) -> list[Prompt]:
     if dataset.source == "self":
         return write_prompts(target, dataset.num_prompts, seed=seed, batch_size=config.selfgen.batch_size)
-    return load_prompts(dataset, seed=seed)
+    return load_prompts(dataset, seed=seed, skipped=SkippedRows(config.selfgen.max_error_fraction))
 
 
 def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> dict[str, Any]:

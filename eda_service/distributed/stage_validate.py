@@ -22,7 +22,7 @@ from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
-from eda_service.selfgen.prompts import load_prompts
+from eda_service.selfgen.prompts import SkippedRows, load_prompts
 from eda_service.target.chat import load_stop_token_ids, render_prompt, target_tokenizer
 from eda_service.target.device import choose_device
 from eda_service.target.loader import fingerprint, load_config
@@ -56,9 +56,9 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     )
     fingerprint = TargetFingerprint(**looked["fingerprint"])
     check_draft_fits(draft, fingerprint)
-    prompts_sha256 = _check_prompts(config.dataset, config.seed)
+    prompts_sha256 = _check_prompts(run, config, config.dataset, config.seed)
     if config.eval_dataset is not None:
-        _check_prompts(config.eval_dataset, config.seed + 1)
+        _check_prompts(run, config, config.eval_dataset, config.seed + 1)
     need = disk_need_bytes(config, hidden_size=fingerprint.hidden_size, vocab_size=fingerprint.vocab_size)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
     plan, _ = expected_plan(config, ModelShape(**looked["shape"]), run.home)
@@ -91,11 +91,14 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     )
 
 
-def _check_prompts(dataset: DatasetSpec, seed: int) -> str:
-    """Read the prompts (the target writes its own later) and hash them."""
+def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed: int) -> str:
+    """Read the prompts (the target writes its own later) and hash them; say which rows hold none."""
     if dataset.source == "self":
         return sha256_text(dataset.model_dump_json())
-    prompts = load_prompts(dataset, seed=seed)
+    skipped = SkippedRows(config.selfgen.max_error_fraction)
+    prompts = load_prompts(dataset, seed=seed, skipped=skipped)
+    if skipped.num:
+        run.event("rows_skipped", f"{dataset.source}: {skipped}", stage=Stage.VALIDATE, level="warning")
     return sha256_text(json.dumps([prompt.messages for prompt in prompts]))
 
 

@@ -1,11 +1,10 @@
 """Domain prompts from a JSONL file, a Hugging Face dataset, or reasoning-gym.
 
-Accepted rows: {"messages": [{"role", "content"}, ...]} ending with a user message, or {"prompt": "text"}, each with an
-optional "id" and an optional "reference", the data set's own answer (for `selfgen.answers=dataset`). Nothing is dropped
-silently: a malformed row is an error that names its line.
+Rows are read in the forms of `eda_service.selfgen.row_forms`, each with an optional "id". Nothing is dropped silently:
+a malformed row is an error that names its line, or is skipped and counted (`SkippedRows`) where that is asked for.
 
 `read_rows` is the one reader of such a file: at submit, where it is copied meanwhile, and in the job, which reads the
-copy (`DatasetSpec.sha256`).
+copy (`DatasetSpec.sha256`); what one of them skips, the other skips too.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,12 +27,15 @@ from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
 from eda_service.records import MAX_ROW_BYTES
+from eda_service.selfgen.row_forms import RowError, read_form
 from eda_service.selfgen.tasks import PREFIX, templates_of
 
 PARAM = "dataset.source"
 MAX_FILE_BYTES = 2 << 30
 _MAX_IDS = 1 << 18  # ids that are compared at submit; the job compares those of the prompts it takes
-_ROLES = ("assistant", "system", "user")  # no set: a row may hold a list here, which a set cannot be asked for
+_BOM = b"\xef\xbb\xbf"
+_MAX_REASONS = 3
+_ARRAY = re.compile(rb"\s*\[\s*(\{|$)")  # a row that is some other list is only a wrong row
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,60 @@ class Prompt:
         return row if self.reference is None else {**row, "reference": self.reference}
 
 
+@dataclass
+class SkippedRows:
+    """Rows that are left out since they hold no prompt: how many, and why the first ones.
+
+    Attributes:
+        max_fraction: Above this share of all rows they are an error.
+        num: How many there are.
+        reasons: Of the first few, with their lines.
+    """
+
+    max_fraction: float
+    num: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, error: DatasetInvalidError) -> None:
+        """Leave a row out."""
+        self.num += 1
+        if len(self.reasons) < _MAX_REASONS:
+            self.reasons.append(error.message)
+
+    def check(self, num_read: int, param: str) -> None:
+        """Look whether they are too many, once all rows were read.
+
+        Raises:
+            DatasetInvalidError: They are.
+        """
+        total = self.num + num_read
+        if self.num > self.max_fraction * total:
+            raise DatasetInvalidError(
+                f"{self.reasons[0]}; {self.num} of {total} rows hold no prompt, at most {self.max_fraction:.0%} may be "
+                "skipped (selfgen.max_error_fraction); mend them",
+                param=param,
+            )
+
+    def __str__(self) -> str:
+        """What was skipped and why, in one line; empty where nothing was."""
+        if not self.num:
+            return ""
+        more = f"; and {self.num - len(self.reasons)} more" if self.num > len(self.reasons) else ""
+        return f"{self.num} row{'s are' if self.num > 1 else ' is'} skipped: {'; '.join(self.reasons)}{more}"
+
+
 def general_prompts_file() -> Path:
     """The general prompts that ship with the package, written by SmolLM2 itself."""
     return Path(str(resources.files("eda_service") / "assets" / "general_prompts.jsonl"))
 
 
-def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:
+def load_prompts(dataset: DatasetSpec, *, seed: int, skipped: SkippedRows | None = None) -> list[Prompt]:
     """Exactly `num_prompts` distinct prompts, the same ones for the same seed.
+
+    Args:
+        dataset: The source, and how many.
+        seed: Which ones.
+        skipped: Where malformed rows are counted; None: one is an error.
 
     Raises:
         DatasetInvalidError: The source cannot be read, a row is malformed, an id is used twice, or there are too few
@@ -65,7 +115,7 @@ def load_prompts(dataset: DatasetSpec, *, seed: int) -> list[Prompt]:
     wanted = dataset.num_prompts
     found: dict[str, Prompt] = {}
     ids: set[str] = set()
-    for prompt in itertools.islice(_rows(dataset, seed), 50 * wanted + 1000):
+    for prompt in itertools.islice(_rows(dataset, seed, skipped), 50 * wanted + 1000):
         content = json.dumps(prompt.messages)
         if content in found:
             continue
@@ -129,17 +179,18 @@ def _repeated_id(prompt: Prompt, shown: str, param: str) -> DatasetInvalidError:
     )
 
 
-def _rows(dataset: DatasetSpec, seed: int) -> Iterator[Prompt]:
+def _rows(dataset: DatasetSpec, seed: int, skipped: SkippedRows | None) -> Iterator[Prompt]:
     source = dataset.source
     if source.startswith(PREFIX):
         return _reasoning_gym(source, seed)
     if dataset.sha256 is not None:
-        return iter(_shuffled(read_jsonl(find_copy(dataset.sha256, source, home_dir()), shown=source), seed))
+        copy = find_copy(dataset.sha256, source, home_dir())
+        return iter(_shuffled(read_jsonl(copy, shown=source, skipped=skipped), seed))
     if not is_model_id(source):
-        return iter(_shuffled(read_jsonl(Path(source)), seed))
+        return iter(_shuffled(read_jsonl(Path(source), skipped=skipped), seed))
     if Path(source).exists():  # the data set library would read it; see `eda_service.names`
         raise DatasetInvalidError(f"{source!r} is a path here; write it as ./{source} or absolute", param=PARAM)
-    return iter(_shuffled(_hugging_face(dataset), seed))
+    return iter(_shuffled(_hugging_face(dataset, skipped), seed))
 
 
 def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
@@ -147,26 +198,32 @@ def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
     return prompts
 
 
-def read_jsonl(path: Path, *, shown: str | None = None) -> list[Prompt]:
+def read_jsonl(path: Path, *, shown: str | None = None, skipped: SkippedRows | None = None) -> list[Prompt]:
     """All prompts of a JSON lines file.
 
     Args:
         path: The file.
         shown: What messages call it; None: its path.
+        skipped: Where malformed rows are counted; None: one is an error.
 
     Raises:
-        DatasetInvalidError: No such file, no row, or a malformed row.
+        DatasetInvalidError: No such file, no row, or a malformed row (with `skipped`: too many).
     """
     name = shown or str(path)
     try:
         with path.open("rb") as stream:
-            return list(read_rows(stream, shown=name))
+            return list(read_rows(stream, shown=name, skipped=skipped))
     except OSError as error:
         raise DatasetInvalidError(f"{name} cannot be read as UTF-8 text: {error.strerror}", param=PARAM) from error
 
 
 def read_rows(
-    stream: BinaryIO, *, shown: str, param: str = PARAM, tee: Callable[[bytes], None] | None = None
+    stream: BinaryIO,
+    *,
+    shown: str,
+    param: str = PARAM,
+    tee: Callable[[bytes], None] | None = None,
+    skipped: SkippedRows | None = None,
 ) -> Iterator[Prompt]:
     """The prompts of a JSON lines file one by one; not more than a line of it is in memory.
 
@@ -175,30 +232,57 @@ def read_rows(
         shown: What messages call it.
         param: The field that names it.
         tee: Given every line as it is read.
+        skipped: Where malformed rows are counted; None: one is an error.
 
     Raises:
-        DatasetInvalidError: The file or a line is too long, no row, or a malformed row.
+        DatasetInvalidError: The file or a line is too long, no row, or a malformed row (with `skipped`: too many).
         OSError: It cannot be read on.
     """
-    num_bytes = num_prompts = 0
+    num_prompts = 0
+    for number, line in _lines(stream, shown, param, tee):
+        try:
+            prompt = _parse_line(line, f"{shown}, line {number}", number, param)
+        except DatasetInvalidError as error:
+            if skipped is None:
+                raise
+            skipped.add(error)
+        else:
+            num_prompts += 1
+            yield prompt
+    if skipped is not None:
+        skipped.check(num_prompts, param)
+    if not num_prompts:
+        raise DatasetInvalidError(f"{shown} is empty; write one JSON object per line", param=param)
+
+
+def _lines(
+    stream: BinaryIO, shown: str, param: str, tee: Callable[[bytes], None] | None
+) -> Iterator[tuple[int, bytes]]:
+    """Each line that is not blank with its number, the first without a byte order mark."""
+    num_bytes = 0
     for number in itertools.count(1):
         # Not splitlines(): U+2028 and its like are legal inside a JSON string.
         line = stream.readline(MAX_ROW_BYTES + 2)  # with its end
         if not line:
-            break
+            return
         num_bytes += len(line)
-        where = f"{shown}, line {number}"
         if len(line.removesuffix(b"\n").removesuffix(b"\r")) > MAX_ROW_BYTES:
-            raise DatasetInvalidError(f"{where}: more than {MAX_ROW_BYTES} bytes; shorten it", param=param)
+            raise DatasetInvalidError(
+                f"{shown}, line {number}: more than {MAX_ROW_BYTES} bytes; shorten it", param=param
+            )
         if num_bytes > MAX_FILE_BYTES:
             raise DatasetInvalidError(f"{shown} has more than {MAX_FILE_BYTES} bytes; split it", param=param)
         if tee is not None:
             tee(line)
+        if number == 1:
+            line = line.removeprefix(_BOM)
+            if _ARRAY.match(line):
+                raise DatasetInvalidError(
+                    f"{shown} is one JSON array; write one object per line (`jq -c '.[]' FILE > FILE.jsonl`)",
+                    param=param,
+                )
         if line.strip():
-            num_prompts += 1
-            yield _parse_line(line, where, number, param)
-    if not num_prompts:
-        raise DatasetInvalidError(f"{shown} is empty; write one JSON object per line", param=param)
+            yield number, line
 
 
 def _parse_line(line: bytes, where: str, number: int, param: str) -> Prompt:
@@ -214,42 +298,19 @@ def _parse_line(line: bytes, where: str, number: int, param: str) -> Prompt:
 
 
 def parse_row(row: Any, where: str, *, default_id: str, param: str = PARAM) -> Prompt:
-    """One row in either accepted form.
+    """One row in any of the accepted forms.
 
     Raises:
-        DatasetInvalidError: It is in neither.
+        DatasetInvalidError: It is in none.
     """
-    if not isinstance(row, Mapping):
-        raise DatasetInvalidError(f"{where}: a {type(row).__name__}, not an object", param=param)
-    messages = row.get("messages")
-    if messages is None and isinstance(row.get("prompt"), str):
-        messages = [{"role": "user", "content": row["prompt"]}]
-    if not isinstance(messages, list) or not messages:
-        keys = [key[:64] for key in sorted(row)[:8]]
-        raise DatasetInvalidError(
-            f'{where}: neither {{"messages": [...]}} nor {{"prompt": "text"}}; its keys are {keys}', param=param
-        )
-    for message in messages:
-        if not (
-            isinstance(message, Mapping)
-            and message.get("role") in _ROLES
-            and isinstance(message.get("content"), str)
-            and message["content"].strip()
-        ):
-            raise DatasetInvalidError(
-                f"{where}: each message needs a role of {list(_ROLES)} and a content that is not empty", param=param
-            )
-    if messages[-1]["role"] != "user":
-        raise DatasetInvalidError(
-            f"{where}: the last message is not the user's, so there is nothing to answer", param=param
-        )
+    try:
+        messages, reference = read_form(row)
+    except RowError as error:
+        raise DatasetInvalidError(f"{where}: {error}", param=param) from error
     name = row.get("id")
     if isinstance(name, list | dict):
         raise DatasetInvalidError(f"{where}: id is a {type(name).__name__}, not a text or a number", param=param)
-    clean = [{"role": message["role"], "content": message["content"]} for message in messages]
-    reference = row.get("reference")
-    text = reference if isinstance(reference, str) and reference else None
-    return Prompt(id=str(name or default_id), messages=clean, reference=text)
+    return Prompt(id=str(name or default_id), messages=messages, reference=reference)
 
 
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
@@ -261,8 +322,8 @@ def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
         yield Prompt(id=f"gsm-{first}-{last}-{index:06d}", messages=[{"role": "user", "content": question}])
 
 
-def _hugging_face(dataset: DatasetSpec) -> list[Prompt]:
-    """Rows of a hub data set; columns messages, prompt or question."""
+def _hugging_face(dataset: DatasetSpec, skipped: SkippedRows | None) -> list[Prompt]:
+    """Rows of a hub data set."""
     from datasets import load_dataset
 
     try:
@@ -274,8 +335,12 @@ def _hugging_face(dataset: DatasetSpec) -> list[Prompt]:
         ) from error
     prompts = []
     for index, row in enumerate(rows):
-        value = dict(row)
-        if "messages" not in value and "prompt" not in value and isinstance(value.get("question"), str):
-            value["prompt"] = value["question"]
-        prompts.append(parse_row(value, f"{dataset.source}[{index}]", default_id=f"row-{index:07d}"))
+        try:
+            prompts.append(parse_row(dict(row), f"{dataset.source}[{index}]", default_id=f"row-{index:07d}"))
+        except DatasetInvalidError as error:
+            if skipped is None:
+                raise
+            skipped.add(error)
+    if skipped is not None:
+        skipped.check(len(prompts), PARAM)
     return prompts

@@ -17,7 +17,7 @@ from eda_service.artifacts import input_files
 from eda_service.config import DatasetSpec
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.selfgen import prompts
-from eda_service.selfgen.prompts import load_prompts
+from eda_service.selfgen.prompts import SkippedRows, load_prompts
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1", "force": True}
 
@@ -89,7 +89,7 @@ def test_an_estimate_and_a_refused_request_keep_nothing(
     send(client, path, route, webhook={"url": "https://127.0.0.1/x"})
     if route.endswith("estimate"):
         send(client, path, route, model=str(new_target_dir(path.parent / "tiny", "llama")))
-    path.write_text(lines(2000) + "{\n")  # in the last of many lines
+    path.write_text(lines(2000) + "{\n" * 300)  # after many good lines
     answer = send(client, path, route)
     assert answer.status_code == 400
     assert "dataset.source, line 2001: not JSON" in answer.json()["error"]["message"]
@@ -167,6 +167,21 @@ def test_the_evaluations_share_is_lowered_with_it_unless_it_was_asked_for(client
     assert "has 7 distinct prompts, at least 8 are used" in error["message"]
 
 
+def test_rows_without_a_prompt_are_told_and_the_job_skips_the_same(client: TestClient, path: Path) -> None:
+    sharegpt = json.dumps({"conversations": [{"from": "human", "value": "question x"}, {"from": "gpt", "value": "y"}]})
+    path.write_text("\ufeff" + lines(39) + sharegpt + '\n{"prompt": " "}\nnot JSON\n')
+    dataset = send(client, path).json()["dataset"]
+    assert dataset["num_prompts"] == 40
+    skipped = SkippedRows(0.1)
+    assert len(load_prompts(DatasetSpec.model_validate(dataset), seed=0, skipped=skipped)) == 40
+    assert skipped.num == 2
+    path.write_text(lines(40) + "{}\n" * 5)
+    refused = send(client, path).json()["error"]
+    assert (refused["code"], refused["param"]) == ("dataset_invalid", "dataset.source")
+    assert "line 41: no messages" in refused["message"]
+    assert "5 of 45 rows hold no prompt, at most 10% may be skipped" in refused["message"]
+
+
 def test_an_estimate_says_what_was_lowered(client: TestClient, path: Path, new_target_dir: Any, settings: Any) -> None:
     config = settings.home / "drafts" / "small" / "1" / "config.json"
     sizes = {"hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "expert_width": 48, "vocab_size": 112}
@@ -184,11 +199,11 @@ def test_an_estimate_says_what_was_lowered(client: TestClient, path: Path, new_t
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"text": "other keys"}\n', r"line 1: neither"),
+        ('{"text": "other keys"}\n', r"line 1: no messages"),
         ('{"prompt": "x", "id": [1]}\n', "line 1: id is a list"),
         (lines(8) + '{"prompt": "caf\udce9"}\n', "line 9: cannot be read as UTF-8"),
         ('{"prompt": "a", "id": "same"}\n{"prompt": "b", "id": "same"}\n', "two different prompts have the id 'same'"),
-        ('{"' + "k" * 9000 + '": 1}\n', "line 1: neither"),
+        ('{"' + "k" * 9000 + '": 1}\n', "line 1: no messages"),
     ],
 )
 def test_rows_are_held_against_what_the_job_takes(client: TestClient, path: Path, text: str, problem: str) -> None:

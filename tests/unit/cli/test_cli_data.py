@@ -1,0 +1,46 @@
+"""`eda data check`: the file as a job reads it, and the first prompts as the target sees them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from command_line import Cli
+
+
+def write(path: Path, bad: int, count: int = 20) -> Path:
+    good = {"conversations": [{"from": "human", "value": "Sing [b]loud[/b]"}, {"from": "gpt", "value": "la"}]}
+    lines = [json.dumps(good), *(json.dumps({"prompt": f"q{n}"}) for n in range(count - bad - 1)), *["{}"] * bad]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_what_is_read_and_what_is_skipped(eda: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", bad=1)
+    shown = eda("data", "check", str(path), "--rows", "1")
+    assert shown.exit_code == 0, shown.output
+    assert "19 prompts, 19 of them different" in shown.stdout
+    assert f"1 row is skipped: {path}, line 20: no messages" in shown.stdout
+    assert "--- row-0000001, with an answer of its own\nuser: Sing [b]loud[/b]\n" in shown.stdout
+    facts = json.loads(eda("data", "check", str(path), "--rows", "2", "--json").stdout)
+    assert (facts["num_prompts"], facts["num_distinct"], facts["num_skipped"]) == (19, 19, 1)
+    assert [each["reference"] for each in facts["first"]] == ["la", None]
+
+
+def test_through_the_targets_template(eda: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", bad=0)
+    found = eda("data", "check", str(path), "--rows", "1", "--model", "smollm2-135m-math", "--json")
+    (first,) = json.loads(found.stdout)["first"]
+    assert first["text"].endswith("<|im_start|>user\nSing [b]loud[/b]<|im_end|>\n<|im_start|>assistant\n")
+    assert 20 < first["num_tokens"] < 60
+
+
+def test_what_a_job_would_refuse_is_refused(eda: Cli, tmp_path: Path) -> None:
+    for name, said in (
+        (str(write(tmp_path / "rows.jsonl", bad=3)), "3 of 20 rows hold no prompt, at most 10% may be"),
+        (str(tmp_path / "none.jsonl"), "cannot be read"),
+        (str(tmp_path), "cannot be read"),
+    ):
+        found = eda("data", "check", name)
+        assert found.exit_code == 2
+        assert said in " ".join(found.stderr.split())
