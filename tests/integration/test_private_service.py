@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
+from draft_files import put_draft
 from other_user import every_path, reachable
 from running import REPOSITORY, Service, listeners_of, off_loopback
 from waiting import TEST_TIMEOUT_S
@@ -43,14 +44,17 @@ def in_shm() -> set[Path]:
 def service(root: Path, in_shm: set[Path]) -> Iterator[Service]:
     """Started with no umask at all, in a home and a directory that somebody else could have prepared."""
     home, cwd = root / "home", root / "cwd"
-    draft = home / "drafts" / "small" / "1"
-    draft.mkdir(parents=True)
+    put_draft(home)
     home.chmod(0o777)
-    (draft / "manifest.json").write_text("{}")
     cwd.mkdir()
     for name in ("api", "jobs", "ray", "random"):
         (cwd / f"{name}.py").write_text(f"open({str(root / 'taken')!r}, 'a').write('{name} '); raise SystemExit(9)\n")
-    settings = {"EDA_JOB_COMMAND": ENTRY, "EDA_DISPATCH_INTERVAL_S": "0.3", "TMPDIR": str(root / "t")}
+    settings = {
+        "EDA_JOB_COMMAND": ENTRY,
+        "EDA_DISPATCH_INTERVAL_S": "0.3",
+        "EDA_HUB_AT_SUBMIT": "skip",
+        "TMPDIR": str(root / "t"),
+    }
     with Service(home, settings, cwd=cwd, umask=0) as running:
         yield running
 
@@ -59,7 +63,7 @@ def service(root: Path, in_shm: set[Path]) -> Iterator[Service]:
 def used(service: Service) -> Service:
     """After a job, its report's page and a look at the web pages."""
     with Client(str(service.facts["api_url"])) as client:
-        job = client.create({"model": "m", "base_draft": "small", "served_name": "succeed", "force": True})
+        job = client.create({"model": "org/m", "base_draft": "small", "served_name": "succeed", "force": True})
         assert service.wait_job(client, job.id).status == "succeeded"
         client.logs(job.id)
     for path in ("/ui/", "/metrics", "/health"):
