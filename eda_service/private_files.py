@@ -11,6 +11,8 @@ import os
 import stat
 from pathlib import Path
 
+from eda_service.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 _OTHERS = 0o077
@@ -26,9 +28,19 @@ def private_home(home: Path) -> Path:
     """Make a state root that only its owner can enter, or make an existing one so; says once when it did.
 
     A volume that belongs to somebody else, as Kubernetes mounts it with a group, is left as it is.
+
+    Raises:
+        InputError: It cannot be made, or is no directory.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIR)
-    mode = stat.S_IMODE(home.stat().st_mode)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIR)
+        mode = stat.S_IMODE(home.stat().st_mode)
+    except OSError as error:
+        raise InputError(
+            f"the state root {home} cannot be made or entered ({error.strerror}); name another directory with --home "
+            "or EDA_HOME",
+            param="home",
+        ) from error
     if not mode & _OTHERS:
         return home
     try:

@@ -46,6 +46,7 @@ def up(
     from eda_service.cli.supervisor import StoppedError, Supervisor
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins
     logging.getLogger("httpx").setLevel(logging.WARNING)
     keep_private()
     root = (home or home_dir()).expanduser().resolve()
