@@ -33,19 +33,24 @@ def put_draft(
     )
     write_json(directory / "config.json", shape.model_dump(mode="json"))
     (directory / "draft.safetensors").write_bytes(b"w")
+    write_draft_manifest(directory, hidden_size, vocab_size, tokenizer_sha256)
+    return directory
+
+
+def write_draft_manifest(directory: Path, hidden_size: int, vocab_size: int, tokenizer_sha256: str) -> None:
+    """Register the files that lie in `drafts/<name>/<version>`."""
     manifest = DraftManifest(
-        name=name,
-        version=version,
+        name=directory.parent.name,
+        version=int(directory.name),
         created_at=1,
         hidden_size=hidden_size,
         vocab_size=vocab_size,
         tokenizer_sha256=tokenizer_sha256,
         files=tuple(file_entry(directory, path) for path in sorted(directory.iterdir())),
-        trained_on="nothing",
+        trained_on="a tiny random target",
         num_train_tokens=0,
         config={},
         library_versions={},
         metrics={},
     )
     write_json(directory / "manifest.json", manifest.model_dump(mode="json"))
-    return directory

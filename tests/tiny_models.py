@@ -6,12 +6,12 @@ Hidden size 32, two layers, grouped-query attention, 112 tokens: production code
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from draft_files import write_draft_manifest
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -24,7 +24,6 @@ from transformers import (
     Qwen3Config,
 )
 
-from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.shards import Sample
 from eda_service.config import LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
@@ -32,7 +31,6 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.model.checkpoint import save_base_draft
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
-from eda_service.records import DraftManifest
 from eda_service.target.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss
@@ -172,21 +170,8 @@ def register_draft(home: Path, draft: Draft, target: Target, *, name: str = "tin
     directory = home / "drafts" / name / str(version)
     directory.mkdir(parents=True)
     save_base_draft(directory, draft, None)
-    manifest = DraftManifest(
-        name=name,
-        version=version,
-        created_at=int(time.time()),
-        hidden_size=target.fingerprint.hidden_size,
-        vocab_size=target.fingerprint.vocab_size,
-        tokenizer_sha256=target.fingerprint.tokenizer_sha256,
-        files=tuple(file_entry(directory, path) for path in sorted(directory.iterdir())),
-        trained_on="a tiny random target",
-        num_train_tokens=0,
-        config={},
-        library_versions={},
-        metrics={},
-    )
-    write_json(directory / "manifest.json", manifest.model_dump(mode="json"))
+    facts = target.fingerprint
+    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
     return directory
 
 

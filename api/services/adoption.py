@@ -60,21 +60,15 @@ class Adoption:
             self._all_at, self._known = now, self._store.known_ids()
         for name in sorted(self._found_runs()):  # ids grow with time: an older job never replaces what a newer deployed
             if name not in self._known:
-                self._one(f"adopting the run directory {name}", name, self._look_at)
+                with self._troubles.caught(f"adopting the run directory {name}"):
+                    self._look_at(name)
         if is_whole:
             for reference in self._packs_without_row():
-                self._one(f"adopting the pack {reference}", reference, self._adopt_pack)
+                with self._troubles.caught(f"adopting the pack {reference}"):
+                    self._adopt_pack(reference)
             for job_id in self._store.events_without_job():
-                self._one(f"adopting the events of {job_id}", job_id, self._adopt_events)
-
-    def _one(self, what: str, name: str, adopt: Callable[[str], None]) -> None:
-        """What cannot be adopted is told once, and holds up nothing."""
-        try:
-            adopt(name)
-        except Exception as error:
-            self._troubles.tell(what, error)
-        else:
-            self._troubles.over(what)
+                with self._troubles.caught(f"adopting the events of {job_id}"):
+                    self._adopt_events(job_id)
 
     def _look_at(self, name: str) -> None:
         run = RunDir.of_job(name, self._settings.home)

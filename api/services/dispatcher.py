@@ -158,13 +158,10 @@ class Dispatcher:
 
     def _step(self, what: str, step: Callable[[], None]) -> bool:
         """One part of a pass; when it fails the next is done all the same. Whether it went well."""
-        try:
+        with self._troubles.caught(what):
             step()
-        except Exception as error:
-            self._troubles.tell(what, error)
-            return False
-        self._troubles.over(what)
-        return True
+            return True
+        return False
 
     def _adopt(self) -> None:
         try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.schemas_deployments import DriftBody
@@ -83,7 +82,7 @@ class DriftWatch:
             for variant in group.variants
         }
         for deployment in watched.values():
-            with self._one(f"judging the acceptance of {deployment.name}"):
+            with self._troubles.caught(f"judging the acceptance of {deployment.name}"):
                 counts = totals.get((deployment.uid, deployment.pack))
                 evaluation = self._evaluation(deployment)
                 if counts is not None and evaluation is not None:
@@ -145,17 +144,7 @@ class DriftWatch:
             deployment = by_name.get(drift.name)
             if deployment is None or not drift.is_below or drift.is_handled or deployment.pack != drift.pack:
                 continue
-            with self._one(f"adapting {deployment.name} again"):
+            with self._troubles.caught(f"adapting {deployment.name} again"):
                 settings = DriftConfig.model_validate(deployment.drift)
                 if settings.adapt:
                     self._readaptation.consider(deployment, drift, settings)
-
-    @contextmanager
-    def _one(self, what: str) -> Iterator[None]:
-        """What goes wrong with one deployment is told, and keeps nobody from looking at the others."""
-        try:
-            yield
-        except Exception as error:
-            self._troubles.tell(what, error)
-        else:
-            self._troubles.over(what)

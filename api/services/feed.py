@@ -113,16 +113,12 @@ class EventFeed:
     async def _look(self) -> None:
         last = -1
         while True:
-            try:
+            # While it fails, streams fall back to their keep-alive pace.
+            with self._troubles.caught("the look for new events"):
                 newest = await run_in_threadpool(self._store.last_event_id)
                 changed: set[str] = set()
                 if newest != last and self._signals:
                     changed = await run_in_threadpool(self._store.jobs_with_events, after=last)
-            except Exception as error:
-                # The edge of a task that must live: streams fall back to their keep-alive pace until this passes.
-                self._troubles.tell("the look for new events", error)
-            else:
-                self._troubles.over("the look for new events")
                 if newest != last:
                     last = newest
                     self._wake(changed)

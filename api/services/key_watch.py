@@ -16,6 +16,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from api.auth import InvalidKeyError
+from api.services.troubles import Troubles
 from eda_service.jobstore import JobStore
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class KeyWatch:
         self._open: dict[str | None, set[asyncio.Event]] = {}
         self._thread = anyio.CapacityLimiter(1)  # its own: a busy service must not put the look off
         self._task: asyncio.Task[None] | None = None
+        self._troubles = Troubles(logger)
 
     def start(self) -> None:
         """Begin to look; needs a running loop."""
@@ -86,12 +88,8 @@ class KeyWatch:
     async def _look(self) -> None:
         while True:
             if self._open:
-                try:
+                with self._troubles.caught("the look whether keys are still good"):
                     dead = await run_sync(self._dead, set(self._open), limiter=self._thread)
-                except Exception:
-                    # The edge of a task that must live: the next look tries again.
-                    logger.exception("cannot look whether keys are still good")
-                else:
                     for is_dead in (each for key_id in dead for each in self._open.get(key_id, ())):
                         is_dead.set()
             await asyncio.sleep(self._interval_s)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 _AGAIN_S = 3600.0
@@ -54,6 +55,16 @@ class Troubles:
             known.told_s = now
             self._logger.error("%s still fails, %d times by now: %s", key, known.num_times, what)
         return now - known.since_s
+
+    @contextmanager
+    def caught(self, key: str) -> Iterator[None]:
+        """A part of a loop that must live: whatever goes wrong in the block is told, and ends only the block."""
+        try:
+            yield
+        except Exception as error:
+            self.tell(key, error)
+        else:
+            self.over(key)
 
     def over(self, key: str) -> None:
         """Note that it went well."""

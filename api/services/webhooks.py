@@ -83,13 +83,9 @@ class Webhooks:
             await asyncio.gather(*map(deliver, due))
 
     async def _try(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
-        what = f"noting what became of webhook {delivery.id}"
-        try:
+        # The database fails: the delivery is due again at the next look, and so are the others.
+        with self._troubles.caught(f"noting what became of webhook {delivery.id}"):
             await self._try_once(http, delivery)
-        except Exception as error:  # the database: the delivery is due again at the next look, and so are the others
-            self._troubles.tell(what, error)
-        else:
-            self._troubles.over(what)
 
     async def _try_once(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
         try:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from draft_files import put_draft
 from fastapi.testclient import TestClient
-from scripted_service import ScriptedService, scripted_service
+from scripted_service import Answer, ScriptedService, scripted_service
+from webhook_receiver import Receiver, make_certificate, webhook_receiver
 
 from api.app import create_app
 from api.settings import Settings
@@ -20,6 +21,28 @@ from eda_service.jobstore import JobStore
 def proxy() -> Iterator[ScriptedService]:
     """A scripted server in the place of Serve's proxy, for modules whose `serve_port` is its port."""
     with scripted_service() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Of a webhook receiver on loopback, and its key."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
+    """A real receiver of webhooks."""
+    with webhook_receiver(*certificate) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ray() -> Iterator[ScriptedService]:
+    """A scripted dashboard that accepts every job."""
+    with scripted_service() as opened:
+        opened.on("GET", "/api/version", Answer({"session_name": "s"}))
+        opened.on("POST", "/api/jobs/", Answer({}))
         yield opened
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from pack_files import put_pack
-from scripted_service import Answer, ScriptedService, refusal, scripted_service
+from scripted_service import Answer, ScriptedService, refusal
 
 from api.app import create_app
 from api.services.dispatcher import Dispatcher
@@ -93,14 +93,6 @@ class Service:
 
     def types(self, job: Job) -> list[str]:
         return [event.type for event in self.store.events(job.id)[0]]
-
-
-@pytest.fixture
-def ray() -> Iterator[ScriptedService]:
-    with scripted_service() as opened:
-        opened.on("GET", "/api/version", Answer({"session_name": "s"}))
-        opened.on("POST", "/api/jobs/", Answer({}))
-        yield opened
 
 
 @pytest.fixture

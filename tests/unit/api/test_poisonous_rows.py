@@ -23,7 +23,7 @@ from html_pages import parse
 from pack_files import put_pack
 from poisoned_columns import CASES
 from scripted_service import Answer, ScriptedService, scripted_service
-from webhook_receiver import Receiver, make_certificate, webhook_receiver
+from webhook_receiver import Receiver, webhook_receiver
 
 from api.app import create_app
 from api.auth import LOCAL
@@ -71,11 +71,6 @@ class Home:
 
 def config(name: str) -> AdaptConfig:
     return AdaptConfig(target=TargetSpec(model=f"org/{name}"), served_name=f"made-by-{name}")
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from scripted_service import Answer, ScriptedService, scripted_service
+from scripted_service import ScriptedService
 from standardwebhooks import Webhook
-from webhook_receiver import Receiver, make_certificate, webhook_receiver
+from webhook_receiver import Receiver
 
 from api.app import create_app
 from api.services.dispatcher import Dispatcher
@@ -28,25 +27,6 @@ from eda_service.jobstore.vault import new_key
 
 SECRET = "whsec_" + "c2VjcmV0LXRoYXQtbm9ib2R5LW1heS1yZWFk" * 2
 CONFIG = AdaptConfig(target=TargetSpec(model="org/model"))
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
-    with webhook_receiver(*certificate) as opened:
-        yield opened
-
-
-@pytest.fixture
-def ray() -> Iterator[ScriptedService]:
-    with scripted_service() as opened:
-        opened.on("GET", "/api/version", Answer({"session_name": "s"}))
-        opened.on("POST", "/api/jobs/", Answer({}))
-        yield opened
 
 
 def closed_network(settings: Settings, certificate: tuple[Path, Path], **more: Any) -> Settings:

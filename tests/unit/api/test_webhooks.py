@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
-from webhook_receiver import Receiver, make_certificate, webhook_receiver
+from webhook_receiver import Receiver
 
 from api.services.instruments import Instruments
 from api.services.webhook_urls import check_url
@@ -38,17 +38,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
-    with webhook_receiver(*certificate) as opened:
-        yield opened
 
 
 @pytest.fixture
