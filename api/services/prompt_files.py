@@ -11,7 +11,8 @@ from eda_service.artifacts.beneath import Roots
 from eda_service.artifacts.input_files import copying
 from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
-from eda_service.selfgen.prompts import SkippedRows, Survey, read_rows, survey
+from eda_service.selfgen.prompts import Survey, read_rows, survey
+from eda_service.selfgen.skipped_rows import SkippedRows
 
 MIN_PROMPTS = 8
 """The least that `dataset.num_prompts` may be."""

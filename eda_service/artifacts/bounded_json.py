@@ -29,18 +29,30 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     return value
 
 
-def parse(text: str | bytes) -> Any:
+def parse(text: str | bytes, *, unique_keys: bool = False) -> Any:
     """The value in a text.
 
+    Args:
+        text: JSON.
+        unique_keys: Refuse an object that has a key twice, of which the last one would win.
+
     Raises:
-        ValueError: It is no JSON, is nested too deeply, or holds half of a surrogate pair, which is no text.
+        ValueError: It is no JSON, is nested too deeply, has a key twice, or holds half of a surrogate pair, which is
+            no text.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique if unique_keys else None)
         if b"\\ud" in (text if isinstance(text, bytes) else text.encode("utf-8", "replace")).lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except UnicodeEncodeError as error:
         raise ValueError("it holds half of a surrogate pair") from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("it has a key twice in one object")
     return value

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -24,17 +25,23 @@ MAX_PROMPTS = 64
 
 
 class FixedEvaluation(Frozen):
-    """Prompts and settings; drafts are chains, whatever the jobs use."""
+    """Prompts and settings; drafts are chains, whatever the jobs use.
+
+    Attributes:
+        beside: What the chat template gets beside each of the prompts (tools, say); empty: nothing beside any.
+    """
 
     num_draft_tokens: int = Field(ge=1, le=64)
     max_new_tokens: int = Field(ge=8, le=32_768)
     temperature: float = Field(ge=0.0, le=2.0)
-    prompts: tuple[tuple[dict[str, str], ...], ...] = Field(min_length=1, max_length=MAX_PROMPTS)
+    prompts: tuple[tuple[dict[str, Any], ...], ...] = Field(min_length=1, max_length=MAX_PROMPTS)
+    beside: tuple[dict[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
         """As it is stored."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        value = self.model_dump(mode="json", exclude=None if self.beside else {"beside"})
+        return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def key_of(owner: str, target: TargetFingerprint) -> str:
@@ -43,14 +50,17 @@ def key_of(owner: str, target: TargetFingerprint) -> str:
     return sha256_text(json.dumps(parts))[:16]
 
 
-def propose(config: AdaptConfig, prompts: Sequence[list[dict[str, str]]]) -> FixedEvaluation:
-    """What a job would make the fixed evaluation, from its own held-out prompts."""
+def propose(
+    config: AdaptConfig, prompts: Sequence[Sequence[dict[str, Any]]], beside: Sequence[dict[str, Any]]
+) -> FixedEvaluation:
+    """What a job would make the fixed evaluation, from its own held-out prompts and what stands beside each."""
     evaluation = config.evaluation
     return FixedEvaluation(
         num_draft_tokens=evaluation.num_draft_tokens,
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperatures[0],
         prompts=tuple(tuple(messages) for messages in prompts[:MAX_PROMPTS]),
+        beside=tuple(beside[:MAX_PROMPTS]) if any(beside[:MAX_PROMPTS]) else (),
     )
 
 

@@ -20,7 +20,9 @@ from eda_service.errors import DatasetInvalidError
 from eda_service.selection.projection import fit_reference
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
-from eda_service.selfgen.prompts import Prompt, SkippedRows, general_prompts_file, load_prompts
+from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
+from eda_service.selfgen.refused import render_all
+from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.target.device import choose_device
 from eda_service.target.io import export_io
 from eda_service.target.loader import Target, load_target
@@ -68,6 +70,7 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
         return value
     target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
+    _check_rendered(config, target, training, heldout)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
@@ -84,10 +87,24 @@ def split_prompts(config: AdaptConfig, target: Target) -> tuple[list[Prompt], li
     prompts = _load(config.dataset, config, target, seed=config.seed)
     if config.eval_dataset is not None:
         heldout = _load(config.eval_dataset, config, target, seed=config.seed + 1)
-        seen = {json.dumps(p.messages) for p in heldout}
-        return [p for p in prompts if json.dumps(p.messages) not in seen], heldout
+        seen = {prompt.content for prompt in heldout}
+        return [prompt for prompt in prompts if prompt.content not in seen], heldout
     cut = len(prompts) - config.evaluation.num_prompts
     return prompts[:cut], prompts[cut:]
+
+
+def _check_rendered(config: AdaptConfig, target: Target, training: list[Prompt], heldout: list[Prompt]) -> None:
+    """Look before anything is generated whether the target's chat template takes enough of the prompts."""
+    most = config.selfgen.max_error_fraction
+    for prompts, allowed in ((training, most), (heldout, 1.0)):
+        rendered, refused = render_all(target.tokenizer, prompts)
+        if refused and (len(refused) > allowed * len(prompts) or not rendered):
+            raise DatasetInvalidError(
+                f"{len(refused)} of {len(prompts)} prompts do not go through the target's chat template, "
+                f"{most:.0%} may be skipped (selfgen.max_error_fraction); the first: {refused[0].sample_id}: "
+                f"{refused[0].reason}",
+                param="dataset" if prompts is training else "eval_dataset",
+            )
 
 
 def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: int) -> list[Prompt]:

@@ -91,7 +91,9 @@ def measure_fixed(
         ArtifactCorruptError: The fixed evaluation cannot be used.
     """
     name = config.public_name
-    proposal = fixed_evaluation.propose(config, [prompt.messages for prompt in heldout])
+    proposal = fixed_evaluation.propose(
+        config, [prompt.messages for prompt in heldout], [prompt.beside for prompt in heldout]
+    )
     fixed, digest = fixed_evaluation.find_or_create(name, fixed_evaluation.key_of(owner, fingerprint), proposal)
     if fixed == proposal and config.evaluation.tree is None and len(heldout) == len(fixed.prompts):
         return FixedScores(evaluation=digest, lengths={draft: measured[draft] for draft in drafts})
@@ -105,7 +107,10 @@ def measure_fixed(
 
 
 def _length(fixed: FixedEvaluation, draft: str, loaded: LoadedDraft, target: Target, max_batch: int) -> float:
-    prompts = [render_prompt(target.tokenizer, list(messages)) for messages in fixed.prompts]
+    beside = fixed.beside or ({},) * len(fixed.prompts)
+    prompts = [
+        render_prompt(target.tokenizer, messages, **more) for messages, more in zip(fixed.prompts, beside, strict=True)
+    ]
     engine = make_engine(
         target,
         loaded,

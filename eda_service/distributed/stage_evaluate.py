@@ -46,6 +46,7 @@ from eda_service.records import (
     TargetFingerprint,
     ValidateRecord,
 )
+from eda_service.selfgen.refused import render_all
 from eda_service.training.tracking import open_tracks
 
 logger = logging.getLogger(__name__)
@@ -143,18 +144,19 @@ class Evaluation:
     """Engines over one target: autoregressive, base draft, adapted draft and rivals."""
 
     def __init__(self, run: RunDir, config: AdaptConfig) -> None:
-        from eda_service.target.chat import render_prompt
         from eda_service.target.device import choose_device
         from eda_service.target.loader import load_target
 
         self.run, self.config = run, config
         self.target = load_target(config.target, device=choose_device(config.device))
         prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
-        rendered = [(prompt, render_prompt(self.target.tokenizer, prompt.messages)) for prompt in prompts]
+        rendered, refused = render_all(self.target.tokenizer, prompts)
+        if refused:
+            said = f"{len(refused)} held-out prompts are skipped: {refused[0].sample_id}: {refused[0].reason}"
+            run.event("rows_skipped", said, stage=Stage.EVALUATE, level="warning")
         most, count = config.selfgen.max_prompt_tokens, config.evaluation.num_prompts
-        fitting = [pair for pair in rendered if len(pair[1]) <= most][:count]
-        self.heldout = [prompt for prompt, _ in fitting]
-        self.prompts = [ids for _, ids in fitting]
+        self.heldout = [each for each in prompts if len(rendered.get(each.id, range(most + 1))) <= most][:count]
+        self.prompts = [rendered[prompt.id] for prompt in self.heldout]
         base_dir = find_draft(config.base_draft)
         pack_dir = run.stage_dir(Stage.TRAIN) / "pack"
         self.drafts = {

@@ -22,7 +22,8 @@ from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
-from eda_service.selfgen.prompts import SkippedRows, load_prompts
+from eda_service.selfgen.prompts import load_prompts
+from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.target.chat import load_stop_token_ids, render_prompt, target_tokenizer
 from eda_service.target.device import choose_device
 from eda_service.target.loader import fingerprint, load_config
@@ -99,7 +100,7 @@ def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed:
     prompts = load_prompts(dataset, seed=seed, skipped=skipped)
     if skipped.num:
         run.event("rows_skipped", f"{dataset.source}: {skipped}", stage=Stage.VALIDATE, level="warning")
-    return sha256_text(json.dumps([prompt.messages for prompt in prompts]))
+    return sha256_text(json.dumps([json.loads(prompt.content) for prompt in prompts]))
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)

@@ -27,8 +27,8 @@ from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.progress import Tell, silent
-from eda_service.selfgen.prompts import SkippedRows, general_prompts_file, load_prompts
-from eda_service.target.chat import render_prompt
+from eda_service.selfgen.prompts import general_prompts_file, load_prompts
+from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.target.loader import Target
 from eda_service.training.unroll import unroll
 
@@ -63,7 +63,7 @@ def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -
     """
     dataset = DatasetSpec(source=settings.prompts or str(general_prompts_file()), num_prompts=settings.num_prompts)
     read = load_prompts(dataset, seed=0, skipped=SkippedRows(SelfGenConfig().max_error_fraction))
-    prompts = [render_prompt(target.tokenizer, each.messages) for each in read]
+    prompts = [each.token_ids(target.tokenizer) for each in read]
     longest = target.max_context - settings.max_new_tokens
     fitting = [ids for ids in prompts if len(ids) <= longest]
     if len(fitting) < len(prompts):

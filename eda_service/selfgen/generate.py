@@ -22,8 +22,8 @@ from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import DatasetInvalidError, EdaError
 from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
+from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.vllm_writer import Writer
-from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target
 
 _READ = SamplingParams(max_new_tokens=1)  # prompt and answer, for their features
@@ -117,18 +117,13 @@ def _render(
     target: Target, prompts: Sequence[Prompt], config: SelfGenConfig, result: Generated
 ) -> dict[str, list[int]]:
     """Token ids by sample id; a prompt that cannot be rendered or is too long is skipped with the reason."""
-    found: dict[str, list[int]] = {}
-    for prompt in prompts:
-        try:
-            ids = render_prompt(target.tokenizer, prompt.messages)
-        except EdaError as error:
-            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
-            continue
-        if len(ids) > config.max_prompt_tokens:
-            result.skipped.append(SkippedRow(sample_id=prompt.id, reason=f"prompt has {len(ids)} tokens"))
-        else:
-            found[prompt.id] = ids
-    return found
+    rendered, refused = render_all(target.tokenizer, prompts)
+    result.skipped += refused
+    most = config.max_prompt_tokens
+    for sample_id, ids in rendered.items():
+        if len(ids) > most:
+            result.skipped.append(SkippedRow(sample_id=sample_id, reason=f"prompt has {len(ids)} tokens"))
+    return {sample_id: ids for sample_id, ids in rendered.items() if len(ids) <= most}
 
 
 def _given(

@@ -1,4 +1,4 @@
-"""Domain prompts from a JSONL file, a Hugging Face dataset, or reasoning-gym.
+"""Domain prompts from a file, a Hugging Face dataset, or reasoning-gym.
 
 Rows are read in the forms of `eda_service.selfgen.row_forms`, each with an optional "id". Nothing is dropped silently:
 a malformed row is an error that names its line, or is skipped and counted (`SkippedRows`) where that is asked for.
@@ -13,85 +13,72 @@ import hashlib
 import itertools
 import json
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from eda_service.artifacts import bounded_json
 from eda_service.artifacts.input_files import find_copy
 from eda_service.artifacts.rundir import home_dir
 from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
-from eda_service.records import MAX_ROW_BYTES
-from eda_service.selfgen.row_forms import RowError, read_form
+from eda_service.selfgen.row_error import RowError
+from eda_service.selfgen.row_files import rows_of
+from eda_service.selfgen.row_forms import read_form
+from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.selfgen.tasks import PREFIX, templates_of
+from eda_service.target.chat import render_prompt
 
 PARAM = "dataset.source"
-MAX_FILE_BYTES = 2 << 30
 _MAX_IDS = 1 << 18  # ids that are compared at submit; the job compares those of the prompts it takes
-_BOM = b"\xef\xbb\xbf"
-_MAX_REASONS = 3
-_ARRAY = re.compile(rb"\s*\[\s*(\{|$)")  # a row that is some other list is only a wrong row
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One conversation that the target is to answer; `reference` is the data set's own answer."""
+    """One conversation that the target is to answer.
+
+    Attributes:
+        id: Of its sample.
+        messages: They end where the target is to answer.
+        reference: The data set's own answer.
+        tools: What the target may call, in OpenAI's form.
+        template_kwargs: More variables of the chat template.
+        form: The key under which a row had the conversation; it is only told, and not stored.
+    """
 
     id: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     reference: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    template_kwargs: dict[str, Any] | None = None
+    form: str = field(default="", compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON lines row."""
-        row: dict[str, Any] = {"id": self.id, "messages": self.messages}
+        row: dict[str, Any] = {"id": self.id, "messages": self.messages, **self.beside}
         return row if self.reference is None else {**row, "reference": self.reference}
 
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What the chat template gets beside the messages, by its names in `render_prompt`; empty: nothing."""
+        beside = {"tools": self.tools, "template_kwargs": self.template_kwargs}
+        return {name: value for name, value in beside.items() if value is not None}
 
-@dataclass
-class SkippedRows:
-    """Rows that are left out since they hold no prompt: how many, and why the first ones.
+    @property
+    def content(self) -> str:
+        """Equal where the chat template gets the same."""
+        return json.dumps([self.messages, self.beside] if self.beside else self.messages)
 
-    Attributes:
-        max_fraction: Above this share of all rows they are an error.
-        num: How many there are.
-        reasons: Of the first few, with their lines.
-    """
-
-    max_fraction: float
-    num: int = 0
-    reasons: list[str] = field(default_factory=list)
-
-    def add(self, error: DatasetInvalidError) -> None:
-        """Leave a row out."""
-        self.num += 1
-        if len(self.reasons) < _MAX_REASONS:
-            self.reasons.append(error.message)
-
-    def check(self, num_read: int, param: str) -> None:
-        """Look whether they are too many, once all rows were read.
+    def token_ids(self, tokenizer: Any) -> list[int]:
+        """The prompt as the target sees it, up to where its answer begins.
 
         Raises:
-            DatasetInvalidError: They are.
+            TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
+            DatasetInvalidError: The template refuses the conversation, or leaves out its tools.
         """
-        total = self.num + num_read
-        if self.num > self.max_fraction * total:
-            raise DatasetInvalidError(
-                f"{self.reasons[0]}; {self.num} of {total} rows hold no prompt, at most {self.max_fraction:.0%} may be "
-                "skipped (selfgen.max_error_fraction); mend them",
-                param=param,
-            )
-
-    def __str__(self) -> str:
-        """What was skipped and why, in one line; empty where nothing was."""
-        if not self.num:
-            return ""
-        more = f"; and {self.num - len(self.reasons)} more" if self.num > len(self.reasons) else ""
-        return f"{self.num} row{'s are' if self.num > 1 else ' is'} skipped: {'; '.join(self.reasons)}{more}"
+        return render_prompt(tokenizer, self.messages, **self.beside)
 
 
 def general_prompts_file() -> Path:
@@ -115,8 +102,11 @@ def load_prompts(dataset: DatasetSpec, *, seed: int, skipped: SkippedRows | None
     wanted = dataset.num_prompts
     found: dict[str, Prompt] = {}
     ids: set[str] = set()
-    for prompt in itertools.islice(_rows(dataset, seed, skipped), 50 * wanted + 1000):
-        content = json.dumps(prompt.messages)
+    rows = _rows(dataset, seed, skipped)
+    if dataset.source.startswith(PREFIX):
+        rows = itertools.islice(rows, 50 * wanted + 1000)  # a generator's rows have no end
+    for prompt in rows:
+        content = prompt.content
         if content in found:
             continue
         if prompt.id in ids:
@@ -161,7 +151,7 @@ def survey(rows: Iterable[Prompt], *, shown: str, enough: int, param: str = PARA
     num_rows = 0
     for prompt in rows:
         num_rows += 1
-        content = _digest(json.dumps(prompt.messages))
+        content = _digest(prompt.content)
         if len(contents) < enough:
             contents.add(content)
         if len(ids) < _MAX_IDS and ids.setdefault(_digest(prompt.id), content) != content:
@@ -199,7 +189,7 @@ def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
 
 
 def read_jsonl(path: Path, *, shown: str | None = None, skipped: SkippedRows | None = None) -> list[Prompt]:
-    """All prompts of a JSON lines file.
+    """All prompts of a file.
 
     Args:
         path: The file.
@@ -225,23 +215,26 @@ def read_rows(
     tee: Callable[[bytes], None] | None = None,
     skipped: SkippedRows | None = None,
 ) -> Iterator[Prompt]:
-    """The prompts of a JSON lines file one by one; not more than a line of it is in memory.
+    """The prompts of a file one by one; not more than a row of it is in memory.
 
     Args:
         stream: The file, at its start.
         shown: What messages call it.
         param: The field that names it.
-        tee: Given every line as it is read.
+        tee: Given all bytes, unpacked, as they are read.
         skipped: Where malformed rows are counted; None: one is an error.
 
     Raises:
-        DatasetInvalidError: The file or a line is too long, no row, or a malformed row (with `skipped`: too many).
+        DatasetInvalidError: The file is too long or in no form that is read, no row, or a malformed row (with
+            `skipped`: too many).
         OSError: It cannot be read on.
     """
     num_prompts = 0
-    for number, line in _lines(stream, shown, param, tee):
+    for row in rows_of(stream, shown=shown, param=param, tee=tee):
         try:
-            prompt = _parse_line(line, f"{shown}, line {number}", number, param)
+            if row.trouble is not None:
+                raise DatasetInvalidError(f"{row.where}: {row.trouble}", param=param)
+            prompt = parse_row(row.value, row.where, default_id=f"row-{row.number:07d}", param=param)
         except DatasetInvalidError as error:
             if skipped is None:
                 raise
@@ -251,50 +244,10 @@ def read_rows(
             yield prompt
     if skipped is not None:
         skipped.check(num_prompts, param)
+    if not num_prompts and skipped is not None and skipped.num:
+        raise DatasetInvalidError(f"{skipped.reasons[0]}; no row of {shown} holds a prompt", param=param)
     if not num_prompts:
         raise DatasetInvalidError(f"{shown} is empty; write one JSON object per line", param=param)
-
-
-def _lines(
-    stream: BinaryIO, shown: str, param: str, tee: Callable[[bytes], None] | None
-) -> Iterator[tuple[int, bytes]]:
-    """Each line that is not blank with its number, the first without a byte order mark."""
-    num_bytes = 0
-    for number in itertools.count(1):
-        # Not splitlines(): U+2028 and its like are legal inside a JSON string.
-        line = stream.readline(MAX_ROW_BYTES + 2)  # with its end
-        if not line:
-            return
-        num_bytes += len(line)
-        if len(line.removesuffix(b"\n").removesuffix(b"\r")) > MAX_ROW_BYTES:
-            raise DatasetInvalidError(
-                f"{shown}, line {number}: more than {MAX_ROW_BYTES} bytes; shorten it", param=param
-            )
-        if num_bytes > MAX_FILE_BYTES:
-            raise DatasetInvalidError(f"{shown} has more than {MAX_FILE_BYTES} bytes; split it", param=param)
-        if tee is not None:
-            tee(line)
-        if number == 1:
-            line = line.removeprefix(_BOM)
-            if _ARRAY.match(line):
-                raise DatasetInvalidError(
-                    f"{shown} is one JSON array; write one object per line (`jq -c '.[]' FILE > FILE.jsonl`)",
-                    param=param,
-                )
-        if line.strip():
-            yield number, line
-
-
-def _parse_line(line: bytes, where: str, number: int, param: str) -> Prompt:
-    try:
-        row = bounded_json.parse(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DatasetInvalidError(f"{where}: cannot be read as UTF-8 text: {error.reason}", param=param) from error
-    except json.JSONDecodeError as error:
-        raise DatasetInvalidError(f"{where}: not JSON ({error.msg} at column {error.colno})", param=param) from error
-    except ValueError as error:
-        raise DatasetInvalidError(f"{where}: not JSON ({error})", param=param) from error
-    return parse_row(row, where, default_id=f"row-{number:07d}", param=param)
 
 
 def parse_row(row: Any, where: str, *, default_id: str, param: str = PARAM) -> Prompt:
@@ -304,13 +257,21 @@ def parse_row(row: Any, where: str, *, default_id: str, param: str = PARAM) -> P
         DatasetInvalidError: It is in none.
     """
     try:
-        messages, reference = read_form(row)
+        found = read_form(row)
     except RowError as error:
         raise DatasetInvalidError(f"{where}: {error}", param=param) from error
-    name = row.get("id")
+    name = row.get("id") or row.get("custom_id")
     if isinstance(name, list | dict):
         raise DatasetInvalidError(f"{where}: id is a {type(name).__name__}, not a text or a number", param=param)
-    return Prompt(id=str(name or default_id), messages=messages, reference=reference)
+    is_named = bool(name) and name == name  # noqa: PLR0124  # an empty cell of pandas is NaN
+    return Prompt(
+        id=str(name) if is_named else default_id,
+        messages=found.messages,
+        reference=found.reference,
+        tools=found.tools,
+        template_kwargs=found.template_kwargs,
+        form=found.form,
+    )
 
 
 def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
@@ -320,6 +281,13 @@ def _reasoning_gym(source: str, seed: int) -> Iterator[Prompt]:
     first, last = templates.start, templates.stop - 1
     for index, question in enumerate(questions(templates, seed=seed)):
         yield Prompt(id=f"gsm-{first}-{last}-{index:06d}", messages=[{"role": "user", "content": question}])
+
+
+def _without_none(value: Any) -> Any:
+    """Without the keys that a data set's columns fill up with None, since all its rows have the same ones."""
+    if isinstance(value, dict):
+        return {key: _without_none(each) for key, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
 def _hugging_face(dataset: DatasetSpec, skipped: SkippedRows | None) -> list[Prompt]:
@@ -335,8 +303,9 @@ def _hugging_face(dataset: DatasetSpec, skipped: SkippedRows | None) -> list[Pro
         ) from error
     prompts = []
     for index, row in enumerate(rows):
+        where = f"{dataset.source}[{index}]"
         try:
-            prompts.append(parse_row(dict(row), f"{dataset.source}[{index}]", default_id=f"row-{index:07d}"))
+            prompts.append(parse_row(_without_none(dict(row)), where, default_id=f"row-{index:07d}"))
         except DatasetInvalidError as error:
             if skipped is None:
                 raise

@@ -1,109 +1,173 @@
 """The forms in which people keep prompts, read into one: the conversation that is to be answered, and an answer.
 
-* `{"messages": [{"role", "content"}]}`, as OpenAI's fine-tuning files and the `datasets` of TRL have it.
-* `{"prompt": "text"}`, or TRL's `{"prompt": [{"role", "content"}]}`; `completion` is an answer, in either form.
-* ShareGPT's `{"conversations": [{"from": "human", "value": ...}]}`.
-* Alpaca's `{"instruction", "input", "output"}`, with LLaMA-Factory's `system` and `history`.
-* `{"question", "answer"}`; `{"chosen": [...]}` of pairs of preferences.
-
-A conversation that ends with the assistant is the file that the target was tuned on: its last answer is dropped from
-the prompt, as the target answers itself, and kept as the reference. `developer` is read as `system`, which is what
-templates of open models know. Parts of content are joined by a line end, as vLLM joins them.
+docs/jobs.md has the table of all forms. A conversation that ends with the assistant is the file that the target was
+tuned on: its last answer is dropped from the prompt, as the target answers itself, and kept as the reference.
+`developer` is read as `system`, which is what templates of open models know. What could be read in two ways, or would
+lose a part of the row, is refused.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Messages = list[dict[str, str]]
+from eda_service.selfgen.row_error import RowError
+from eda_service.selfgen.row_tools import Tools, from_text, read_tools
+from eda_service.selfgen.row_turns import Message, check_filled, is_system, read_turns, said, text_of
 
-_ROLES = {
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "developer": "system",
-}
-_TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython")
-_TEXT_PARTS = ("text", "input_text", "output_text")
-_ANSWERS = ("reference", "completion", "response", "output", "answer")
+_LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "contents")
+_TEXTS = ("prompt", "instruction", "question", "query", "problem", "input", "inputs")
+_BESIDE = ("input", "context", "passage", "document", "documents", "choices", "options")
+_SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
+_ANSWERS = (
+    *("reference", "completion", "response", "output", "answer", "solution", "targets"),
+    *("chosen", "preferred_output"),
+)
+_NESTED = ("input", "body")  # OpenAI's preferences and batches
+_MARKUP = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "\n\nHuman:")
+_KWARGS = "chat_template_kwargs"
+_OWN_VARIABLES = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+)
 _KNOWN = "no messages, prompt, conversations, instruction or question"
 
 
-class RowError(ValueError):
-    """Why a row holds no prompt; the message never repeats what it says, only its keys and roles."""
+@dataclass(frozen=True)
+class ReadRow:
+    """What a row holds.
+
+    Attributes:
+        form: The key that the conversation was found under.
+        messages: They end where the assistant is to answer.
+        reference: The row's own answer, if it has one that is a text.
+        tools: What the target may call, in OpenAI's form.
+        template_kwargs: More variables of the chat template.
+    """
+
+    form: str
+    messages: list[Message]
+    reference: str | None = None
+    tools: Tools | None = None
+    template_kwargs: dict[str, Any] | None = None
 
 
-def read_form(row: Any) -> tuple[Messages, str | None]:
+def read_form(row: Any) -> ReadRow:
     """One row, in whichever form.
 
     Args:
         row: As parsed from JSON, or a row of a data set.
 
-    Returns:
-        (messages that end with the user's, the row's own answer if it has one).
-
     Raises:
-        RowError: It is in no known form, or holds what is not taken: tools, images, an empty message.
+        RowError: It is in no known form, or holds what is not taken: images, an empty message.
     """
     if not isinstance(row, Mapping):
         raise RowError(f"a {type(row).__name__}, not an object")
-    if row.get("tools"):
-        raise RowError("it has `tools`, which are not passed to the target's template")
-    messages = [_message(each) for each in _turns(row)]
-    last = max((index for index, each in enumerate(messages) if each["role"] == "user"), default=-1)
+    row = _unnested(row)
+    form, turns = _turns(row)
+    messages = read_turns(turns)
+    last = max((i for i, each in enumerate(messages) if each["role"] != "assistant"), default=-1)
     answers, messages = messages[last + 1 :], messages[: last + 1]
-    if not messages or any(each["role"] != "assistant" for each in answers):
+    if not any(each["role"] == "user" for each in messages) or messages[-1]["role"] == "system":
         raise RowError("the last message is not the user's, nor an answer to it, so there is nothing to answer")
-    return messages, _answer(row) or (answers[0]["content"] if answers else None)
+    check_filled(messages)
+    tools = read_tools(row)
+    _check_not_written_out(messages, tools)
+    return ReadRow(form, messages, _reference(row, answers), tools, _template_kwargs(row))
 
 
-def _turns(row: Mapping[str, Any]) -> list[Any]:
-    """The turns as the row has them, oldest first."""
-    for key in ("messages", "conversations", "conversation"):
-        if row.get(key) is not None:
-            return _system(row, _filled(row[key], key))
-    prompt = row.get("prompt")
-    if isinstance(prompt, list):
-        return _filled(prompt, "prompt")
-    if isinstance(prompt, str):
-        return _system(row, [_turn("user", prompt)])
-    if isinstance(row.get("instruction"), str):
-        more = row.get("input")
-        text = row["instruction"] + (f"\n{more}" if isinstance(more, str) and more.strip() else "")
-        return _system(row, [*_history(row.get("history")), _turn("user", text)])
-    if isinstance(row.get("question"), str):
-        return _system(row, [_turn("user", row["question"])])
-    if row.get("chosen") is not None and not isinstance(row["chosen"], str):
-        return _filled(row["chosen"], "chosen")
-    raise RowError(f"{_KNOWN}; its keys are {[str(key)[:32] for key in sorted(row, key=str)[:8]]}")
+def _unnested(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the keys of the request that a row wraps."""
+    for key in _NESTED:
+        inner = row.get(key)
+        if isinstance(inner, Mapping) and inner.get("messages") is not None and row.get("messages") is None:
+            return {**{name: value for name, value in row.items() if name != key}, **inner}
+    return row
 
 
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+def _turns(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """(the form's key, the turns as the row has them, oldest first)."""
+    for key in _LISTS:
+        if not _is_empty(row.get(key)) or row.get(key) == []:
+            if not _is_empty(row.get("documents")):
+                raise RowError(f"`documents` stand beside `{key}`, which are not passed to the target's template")
+            return key, _system(row, _filled(row[key], key))
+    if isinstance(row.get("data"), list):
+        return "data", _system(row, _alternating(row["data"]))
+    if isinstance(row.get("prompt"), list):
+        return "prompt", _system(row, _filled(row["prompt"], "prompt"))
+    for key in _TEXTS:
+        if isinstance(row.get(key), str):
+            return key, _system(row, [*_history(row.get("history")), said("user", _asked(row, key))])
+    if isinstance(row.get("chosen"), list):
+        return "chosen", _system(row, _filled(row["chosen"], "chosen"))
+    raise RowError(_unknown(row))
+
+
+def _unknown(row: Mapping[str, Any]) -> str:
+    """Why a row is in no form; some that are well known get a reason of their own."""
+    if "message_tree_id" in row or "parent_id" in row:
+        return "it is a part of an OASST message tree; write each of its threads as `messages`"
+    if isinstance(row.get("chosen"), str):
+        return "`chosen` is one text in which its speakers are written; give `prompt` and `chosen`, or `messages`"
+    if isinstance(row.get("text"), str):
+        return "`text` is one text, in which nothing says where the answer begins; give `prompt` or `messages`"
+    return f"{_KNOWN}; its keys are {[str(key)[:32] for key in sorted(row, key=str)[:8]]}"
 
 
 def _filled(turns: Any, key: str) -> list[Any]:
+    if isinstance(turns, str) and turns.lstrip().startswith("["):
+        turns = from_text(turns, f"`{key}`")
     if isinstance(turns, str) or not isinstance(turns, Sequence) or not turns:
         raise RowError(f"`{key}` is not a list of messages")
+    if all(isinstance(each, str) for each in turns):
+        raise RowError(f"`{key}` are texts without roles; write each as role and content")
     return list(turns)
+
+
+def _alternating(texts: list[Any]) -> list[Any]:
+    """UltraChat's `data`: the user's and the assistant's texts in turn."""
+    if not texts or not all(isinstance(each, str) for each in texts):
+        raise RowError("`data` is not a list of texts; if it holds the rows, write each on a line of its own")
+    return [said("assistant" if index % 2 else "user", text) for index, text in enumerate(texts)]
+
+
+def _asked(row: Mapping[str, Any], key: str) -> str:
+    """The user's text, with what belongs to it: Alpaca's `input`, Dolly's `context`."""
+    text = str(row[key])
+    mark = next((each for each in _MARKUP if each in text), None) if key == "prompt" else None
+    if mark is not None:
+        raise RowError(f"`prompt` is written in a chat template already ({mark.strip()}); give `messages`")
+    parts = [text]
+    others = _TEXTS[: _TEXTS.index("input")] if "instruction" in row else ()
+    for name in (*others, *_BESIDE):
+        more = row.get(name)
+        if name == key or _is_empty(more):
+            continue
+        if key != "instruction" or name not in ("input", "context"):
+            raise RowError(f"`{name}` stands beside `{key}`, and nothing says how they belong together; join them")
+        if not isinstance(more, str):
+            raise RowError(f"`{name}` is a {type(more).__name__}, not a text")
+        parts += [more] if more.strip() else []
+    return "\n".join(parts)
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing; pandas writes such cells as NaN."""
+    return value is None or value in ("", []) or (isinstance(value, float) and math.isnan(value))
 
 
 def _system(row: Mapping[str, Any], turns: list[Any]) -> list[Any]:
     """With the row's own system prompt before them, unless they have one."""
-    text = row.get("system")
-    if not isinstance(text, str) or not text.strip():
+    value = next((row[key] for key in _SYSTEMS if row.get(key)), None)
+    text = text_of(None if _is_empty(value) else value)
+    if not text.strip() or is_system(turns[0]):
         return turns
-    first = turns[0]
-    has_one = isinstance(first, Mapping) and first.get("role", first.get("from")) in ("system", "developer")
-    return turns if has_one else [_turn("system", text), *turns]
+    return [said("system", text), *turns]
 
 
-def _history(pairs: Any) -> list[dict[str, str]]:
+def _history(pairs: Any) -> list[Message]:
     """LLaMA-Factory's earlier rounds, each a question and its answer."""
     if not pairs:
         return []
@@ -111,52 +175,43 @@ def _history(pairs: Any) -> list[dict[str, str]]:
     for pair in pairs if isinstance(pairs, list) else [None]:
         if not (isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(each, str) for each in pair)):
             raise RowError("`history` is not a list of pairs of texts")
-        turns += [_turn("user", pair[0]), _turn("assistant", pair[1])]
+        turns += [said("user", pair[0]), said("assistant", pair[1])]
     return turns
 
 
-def _message(turn: Any) -> dict[str, str]:
-    """One turn with a role of three and a text."""
-    if not isinstance(turn, Mapping):
-        raise RowError(f"each message is an object with role and content, and one is a {type(turn).__name__}")
-    is_sharegpt = "role" not in turn and "from" in turn
-    named, content = (turn["from"], turn.get("value")) if is_sharegpt else (turn.get("role"), turn.get("content"))
-    if not isinstance(named, str):
-        raise RowError(f"each message needs a role of {sorted(set(_ROLES.values()))}")
-    if named in _TOOL_ROLES or turn.get("tool_calls") or turn.get("function_call"):
-        raise RowError("a message calls a tool or is a tool's, which are not passed to the target's template")
-    if named not in _ROLES:
-        raise RowError(f"each message needs a role of {sorted(set(_ROLES.values()))}, not {named[:32]!r}")
-    text = _text(content)
-    if not text.strip():
-        raise RowError(f"each message needs a content that is not empty, and one of {named!r} has none")
-    return _turn(_ROLES[named], text)
+def _check_not_written_out(messages: Sequence[Message], tools: Tools | None) -> None:
+    """Refuse what a template would write a second time."""
+    for message in messages:
+        text = message["content"] or ""
+        if tools and message["role"] == "system" and "<tools>" in text:
+            raise RowError("its system prompt has the tools written out already (`<tools>`), beside `tools`; drop one")
+        if message["role"] == "tool" and "<tool_response>" in text:
+            raise RowError("a tool's result is written in a chat template already (`<tool_response>`); give it bare")
 
 
-def _text(content: Any) -> str:
-    """A content's text; parts are joined by a line end."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise RowError(f"each message needs a content that is a text, not a {type(content).__name__}")
-    texts = []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
-        if kind not in _TEXT_PARTS:
-            raise RowError(f"a content holds a part of type {str(kind)[:32]!r}; only text is taken")
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if not isinstance(text, str):
-            raise RowError("each message needs a content that is a text, and a part of one is none")
-        texts.append(text)
-    return "\n".join(texts)
+def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """TRL's `chat_template_kwargs`."""
+    value = from_text(row.get(_KWARGS), f"`{_KWARGS}`")
+    if not value:
+        return None
+    if not isinstance(value, Mapping):
+        raise RowError(f"`{_KWARGS}` is a {type(value).__name__}, not an object")
+    taken = sorted(_OWN_VARIABLES & set(value))
+    if taken:
+        raise RowError(f"`{_KWARGS}` names {taken[0]!r}, which the row or the service gives")
+    return dict(value)
 
 
-def _answer(row: Mapping[str, Any]) -> str | None:
-    """The answer that stands beside the conversation."""
+def _reference(row: Mapping[str, Any], answers: Sequence[Message]) -> str | None:
+    """The row's own answer, where it is a text: what stands beside the conversation, else what ended it."""
+    if row.get("label") is False:  # KTO's: an answer that nobody wanted
+        return None
     for key in _ANSWERS:
         value = row.get(key)
-        if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            value = value[0].get("content")  # TRL's `completion`
+        last = value[-1] if isinstance(value, list) and value else value
+        if isinstance(last, Mapping):  # TRL's, also with its prompt; LLaMA-Factory's has `value`
+            value = None if last.get("tool_calls") else last.get("content", last.get("value"))
         if isinstance(value, str) and value.strip():
             return value
-    return None
+    text = answers[0]["content"] if answers and "tool_calls" not in answers[0] else None
+    return text if text and text.strip() else None

@@ -15,6 +15,7 @@ from eda_service.artifacts import bounded_json
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
 from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
+from eda_service.target.tool_marks import mark
 
 _TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
 _MAX_TEMPLATE_BYTES = 1 << 20
@@ -91,14 +92,37 @@ def read_template(path: Path) -> str:
         ) from error
 
 
-def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list[int]:
+def render_prompt(
+    tokenizer: Any,
+    messages: Iterable[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Token ids of a conversation, ending where the assistant's answer begins.
+
+    Args:
+        tokenizer: The target's.
+        messages: As transformers takes them; arguments of calls are objects.
+        tools: Functions in OpenAI's form.
+        template_kwargs: More variables of the template.
 
     Raises:
         TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
-        DatasetInvalidError: The template refuses the messages (roles out of order, say).
+        DatasetInvalidError: The template refuses the messages (roles out of order, say), or leaves out their tools.
     """
-    text = _render(tokenizer, [dict(message) for message in messages], add_generation_prompt=True)
+    turns, beside = [dict(message) for message in messages], dict(template_kwargs or {})
+    text = _render(tokenizer, turns, tools=tools, variables=beside)
+    marked = mark(turns, tools)
+    if marked.marks:
+        shown = _render(tokenizer, marked.messages, tools=marked.tools, variables=beside)
+        missing = marked.missing(shown)
+        if missing:
+            raise DatasetInvalidError(
+                f"the target's chat template leaves out {missing}, so the target would not see them; leave such rows "
+                "out, or give the target a template with tools",
+                param="messages",
+            )
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
@@ -108,7 +132,7 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     Raises:
         TargetIncompatibleError: The template does not place user text verbatim.
     """
-    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], add_generation_prompt=False)
+    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], variables={"add_generation_prompt": False})
     head, mark, _ = text.partition(_USER_MARK)
     if not mark:
         raise TargetIncompatibleError(
@@ -119,20 +143,35 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     return [int(token) for token in tokenizer(head, add_special_tokens=False)["input_ids"]]
 
 
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+def _render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any],
+) -> str:
+    """As `apply_chat_template` of transformers renders it."""
     if not tokenizer.chat_template:
         raise TargetIncompatibleError(
             "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
             param="target.model",
         )
+    try:
+        template = tokenizer.get_chat_template(tools=tools)
+    except ValueError as error:
+        raise TargetIncompatibleError(
+            "the target's tokenizer has several chat templates, and none is called `default`; name one so",
+            param="target.model",
+        ) from error
     variables = {
-        "tools": None,
+        "tools": None if tools is None else list(tools),
         "documents": None,
-        "add_generation_prompt": add_generation_prompt,
+        "add_generation_prompt": True,
         **{name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)},
+        **variables,
     }
     try:
-        return RENDERER.render(tokenizer.get_chat_template(), messages, variables)
+        return RENDERER.render(template, messages, variables)
     except TemplateRefusedError as error:
         raise DatasetInvalidError(
             f"the target's chat template refuses these messages: {error}; use roles user and assistant in turn",

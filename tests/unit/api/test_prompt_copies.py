@@ -16,8 +16,9 @@ from api.settings import Settings
 from eda_service.artifacts import input_files
 from eda_service.config import DatasetSpec
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
-from eda_service.selfgen import prompts
-from eda_service.selfgen.prompts import SkippedRows, load_prompts
+from eda_service.selfgen import row_files
+from eda_service.selfgen.prompts import load_prompts
+from eda_service.selfgen.skipped_rows import SkippedRows
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1", "force": True}
 
@@ -199,7 +200,7 @@ def test_an_estimate_says_what_was_lowered(client: TestClient, path: Path, new_t
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"text": "other keys"}\n', r"line 1: no messages"),
+        ('{"pormpt": "other keys"}\n', r"line 1: no messages"),
         ('{"prompt": "x", "id": [1]}\n', "line 1: id is a list"),
         (lines(8) + '{"prompt": "caf\udce9"}\n', "line 9: cannot be read as UTF-8"),
         ('{"prompt": "a", "id": "same"}\n{"prompt": "b", "id": "same"}\n', "two different prompts have the id 'same'"),
@@ -216,7 +217,7 @@ def test_rows_are_held_against_what_the_job_takes(client: TestClient, path: Path
 
 def test_a_file_that_is_too_large_is_refused(client: TestClient, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(lines(300))
-    monkeypatch.setattr(prompts, "MAX_FILE_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(row_files, "MAX_FILE_BYTES", path.stat().st_size - 1)
     assert "has more than" in send(client, path).json()["error"]["message"]
 
 
