@@ -7,6 +7,7 @@ it takes and the library behind it does not.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import struct
 import tempfile
@@ -223,14 +224,40 @@ def _check_shard(files: Files, parts: tuple[bytes, bytes]) -> None:
             assert 0 <= sample.num_prompt_tokens <= len(sample.token_ids)
 
 
-def _prompt_lines() -> SearchStrategy[bytes]:
-    row = {
+_ROWS: tuple[dict[str, Any], ...] = (
+    {
         "id": "a",
-        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "u"}]}],
         "reference": "r",
-    }
-    line = mutated_json(row).map(lambda value: json.dumps(value).encode()) | mutated(json.dumps(row).encode())
-    return st.lists(line, max_size=4).map(b"\n".join)
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": {"name": "f"}}]},
+            {"role": "tool", "content": {"x": 1}, "tool_call_id": "c"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+        "chat_template_kwargs": {"x": True},
+    },
+    {
+        "conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "f"}'}],
+        "system": "s",
+        "tools": '[{"name": "f"}]',
+    },
+    {"instruction": "q", "input": "x", "output": "a", "history": [["h", "i"]]},
+    {"prompt": [{"role": "user", "content": "q"}], "chosen": [{"content": "a"}], "label": False},
+    {"conversation": [{"system": "s", "input": "q", "output": "a"}], "data": ["q", "a"]},
+    {"custom_id": "c", "body": {"messages": '[{"role": "user", "content": "q"}]'}, "question": "q", "context": "c"},
+)
+
+
+def _prompt_lines() -> SearchStrategy[bytes]:
+    line = st.sampled_from(_ROWS).flatmap(
+        lambda row: mutated_json(row).map(lambda value: json.dumps(value).encode()) | mutated(json.dumps(row).encode())
+    )
+    rows = st.lists(line, max_size=4)
+    array = rows.map(lambda found: b"[" + b",".join(found) + b"]")
+    return rows.map(b"\n".join) | array | array.map(gzip.compress).flatmap(mutated)
 
 
 def _check_prompts(files: Files, data: bytes) -> None:

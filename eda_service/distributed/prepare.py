@@ -70,7 +70,7 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
         return value
     target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
-    _check_rendered(config, target, training, heldout)
+    check_rendered(config, target, training, heldout)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
@@ -93,18 +93,28 @@ def split_prompts(config: AdaptConfig, target: Target) -> tuple[list[Prompt], li
     return prompts[:cut], prompts[cut:]
 
 
-def _check_rendered(config: AdaptConfig, target: Target, training: list[Prompt], heldout: list[Prompt]) -> None:
-    """Look before anything is generated whether the target's chat template takes enough of the prompts."""
+def check_rendered(config: AdaptConfig, target: Target, training: Sequence[Prompt], heldout: Sequence[Prompt]) -> None:
+    """Look before anything is generated whether the target's chat template takes enough of the prompts.
+
+    Raises:
+        DatasetInvalidError: It refuses more than `selfgen.max_error_fraction` of those to generate from, or all that
+            are held out.
+    """
     most = config.selfgen.max_error_fraction
-    for prompts, allowed in ((training, most), (heldout, 1.0)):
-        rendered, refused = render_all(target.tokenizer, prompts)
-        if refused and (len(refused) > allowed * len(prompts) or not rendered):
-            raise DatasetInvalidError(
-                f"{len(refused)} of {len(prompts)} prompts do not go through the target's chat template, "
-                f"{most:.0%} may be skipped (selfgen.max_error_fraction); the first: {refused[0].sample_id}: "
-                f"{refused[0].reason}",
-                param="dataset" if prompts is training else "eval_dataset",
-            )
+    _, refused = render_all(target.tokenizer, training)
+    if len(refused) > most * len(training):
+        raise DatasetInvalidError(
+            f"{len(refused)} of {len(training)} prompts do not go through the target's chat template, {most:.0%} may "
+            f"be skipped (selfgen.max_error_fraction); the first: {refused[0].sample_id}: {refused[0].reason}",
+            param="dataset",
+        )
+    rendered, refused = render_all(target.tokenizer, heldout)
+    if refused and not rendered:
+        raise DatasetInvalidError(
+            f"{len(refused)} of {len(heldout)} held-out prompts do not go through the target's chat template, so "
+            f"nothing could be measured; the first: {refused[0].sample_id}: {refused[0].reason}",
+            param="eval_dataset",
+        )
 
 
 def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: int) -> list[Prompt]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -213,6 +214,25 @@ def test_rows_are_held_against_what_the_job_takes(client: TestClient, path: Path
     assert (error["code"], error["param"]) == ("dataset_invalid", "dataset.source")
     assert problem in error["message"]
     assert len(error["message"]) < 400
+
+
+def test_what_is_packed_is_copied_unpacked_and_the_job_reads_the_same(
+    client: TestClient, settings: Settings, path: Path
+) -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    rows = [{"messages": [{"role": "user", "content": f"q {n}"}], "tools": tools} for n in range(300)]
+    text = json.dumps([*rows, {"text": "no prompt"}], indent=1).encode()
+    path.write_bytes(gzip.compress(text))
+    dataset = send(client, path).json()["dataset"]
+    assert dataset["sha256"] == hashlib.sha256(text).hexdigest()
+    assert [each.read_bytes() for each in copies(settings)] == [text]
+    skipped = SkippedRows(0.1)
+    found = load_prompts(DatasetSpec.model_validate(dataset), seed=0, skipped=skipped)
+    assert all(each.tools == tools for each in found)
+    assert skipped.reasons == [
+        f"{path}, row 301: `text` is one text, in which nothing says where the answer begins; "
+        "give `prompt` or `messages`"
+    ]
 
 
 def test_a_file_that_is_too_large_is_refused(client: TestClient, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

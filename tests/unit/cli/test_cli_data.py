@@ -35,6 +35,26 @@ def test_through_the_targets_template(eda: Cli, tmp_path: Path) -> None:
     assert 20 < first["num_tokens"] < 60
 
 
+def test_forms_and_what_the_target_does_not_take(eda: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", bad=0)
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    rows = [{"id": "t", "prompt": "1 + 2?", "tools": tools}, {"id": "l", "prompt": "x " * 600}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + path.read_text())
+    facts = json.loads(eda("data", "check", str(path), "--rows", "1", "--json").stdout)
+    assert facts["forms"] == {"prompt": 21, "conversations": 1}
+    assert facts["first"][0]["text"] == "tools: add\nuser: 1 + 2?"
+    model = ("--model", "smollm2-135m-math")
+    strict = ("--max-error-fraction", "0.05")
+    shown = eda("data", "check", str(path), *model, *strict, "--max-prompt-tokens", "800", "--rows", "0")
+    assert shown.exit_code == 0
+    assert "read from `prompt` (21), `conversations` (1)\n21 go through the target's template: " in shown.stdout
+    assert "at most; 1 skipped\nskipped: t: the target's chat template leaves out the tools" in shown.stdout
+    refused = eda("data", "check", str(path), *model, *strict, "--json")
+    assert refused.exit_code == 2
+    message = json.loads(refused.stderr)["error"]["message"]
+    assert "2 of 22 prompts are not taken by the target, at most 5% may be skipped" in message
+
+
 def test_what_a_job_would_refuse_is_refused(eda: Cli, tmp_path: Path) -> None:
     for name, said in (
         (str(write(tmp_path / "rows.jsonl", bad=3)), "3 of 20 rows hold no prompt, at most 10% may be"),

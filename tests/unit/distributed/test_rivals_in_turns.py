@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import stat
 from collections.abc import Callable
@@ -13,13 +14,16 @@ from adapted_packs import publish_adapted
 from tiny_models import register_draft
 from trained_job import PROMPTS, TRAIN, trained_job
 
+from eda_service.artifacts.fixed_evaluation import FixedEvaluation, propose
 from eda_service.artifacts.packs import ADAPTED, BASE
 from eda_service.artifacts.rivals import Rivals
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
+from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.distributed.side_by_side import PREFIX
 from eda_service.distributed.stage_evaluate import Evaluation
 from eda_service.model.draft import Draft
+from eda_service.records import Stage
 from eda_service.target.loader import Target
 
 SERVED = Rivals(served="math@1", champion="math@1")
@@ -103,6 +107,24 @@ def test_the_first_job_makes_the_fixed_evaluation_and_the_next_ones_are_measured
     assert found["acceptance"][1]["acceptance_length"] != first["fixed"]["lengths"][ADAPTED]
     own = measure(trained_job(home, base_draft_dir, tiny_target, "same", std=0.01), tiny_target, Rivals())
     assert found["fixed"]["lengths"]["math@1"] == own["acceptance"][1]["acceptance_length"]
+
+
+def test_held_out_prompts_that_the_template_refuses_are_left_out_and_tools_are_measured_with(
+    home: Path, base_draft_dir: Path, tiny_target: Target
+) -> None:
+    run, config = trained_job(home, base_draft_dir, tiny_target, "job", std=0.0, num_prompts=2)
+    path = run.stage_dir(Stage.GENERATE) / HELDOUT_FILE
+    plain = read_prompt_file(path)[:1]
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    write_prompt_file(path, [dataclasses.replace(plain[0], id="with", tools=tools), *plain])
+    evaluation = Evaluation(run, config)
+    assert [each.id for each in evaluation.heldout] == ["0"]
+    (event,) = [each for each in run.read_events() if each["type"] == "rows_skipped"]
+    assert "with: the target's chat template leaves out the tools" in event["message"]
+
+    proposal = propose(config, [plain[0].messages, plain[0].messages], [{}, {"tools": tools}])
+    assert FixedEvaluation.model_validate_json(proposal.text) == proposal
+    assert "beside" not in propose(config, [plain[0].messages], [{}]).text  # as versions before wrote it
 
 
 def test_a_rival_that_has_a_score_there_is_not_measured_again(

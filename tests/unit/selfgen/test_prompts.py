@@ -140,6 +140,12 @@ def test_repeated_prompts_count_once(path: Path) -> None:
     assert caught.value.param == "dataset.source"
 
 
+def test_a_file_of_nearly_equal_rows_is_read_to_its_end(path: Path) -> None:
+    """At submit the rows of the whole file are counted, so the job may not give up before."""
+    write(path, [row("same") for _ in range(4000)] + [row(f"q{i}") for i in range(7)])
+    assert len(load(path, 8)) == 8
+
+
 def test_two_rows_with_one_id_do_not_become_one_sample(path: Path) -> None:
     """Ids key everything downstream: two prompts of one id must be refused or given ids of their own."""
     write(path, [row(f"q{i}", id="same") for i in range(10)])
