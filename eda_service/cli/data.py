@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eda_service.selfgen.prompts import Prompt
 
 _MAX_COUNTED = 1 << 20  # different prompts; a file with more is said to have this many
-_MAX_RENDERED = 10_000
+_MAX_RENDERED = 4_000
 _MAX_REASONS = 3
 
 app = typer.Typer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from eda_service.config import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen import gsm_symbolic
 from eda_service.selfgen.prompts import Prompt, load_prompts, read_jsonl
+from eda_service.selfgen.skipped_rows import SkippedRows
 
 
 def write(path: Path, rows: list[object]) -> Path:
@@ -176,3 +179,22 @@ def test_a_wrong_generator_is_refused_before_any_download(
     with pytest.raises(DatasetInvalidError, match=message) as caught:
         load_prompts(DatasetSpec(source=source, num_prompts=8), seed=0)
     assert caught.value.param == "dataset.source"
+
+
+def test_columns_that_a_data_set_fills_up_with_none_are_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow gives each row the keys of all: a call's arguments, a tool's parameters."""
+    function = {"name": "f", "arguments": {"a": 1, "b": None}}
+    turns = [
+        {"role": "user", "content": "q", "tool_calls": None, "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": None, "function": function}], "name": None},
+        {"role": "tool", "content": "3", "tool_calls": None, "name": "f"},
+    ]
+    rows = [{"messages": turns, "tools": None, "text": None}, {"messages": None, "tools": None, "text": "x"}]
+    hub = types.SimpleNamespace(load_dataset=lambda *_, **__: rows * 4)
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    skipped = SkippedRows(0.5)
+    (found,) = load_prompts(DatasetSpec.model_construct(source="org/data", num_prompts=1), seed=0, skipped=skipped)
+    assert found.messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]
+    assert found.messages[0] == {"role": "user", "content": "q"}
+    assert (found.tools, skipped.num) == (None, 4)
+    assert skipped.reasons[0].startswith("org/data[1]: `text` is one text")
