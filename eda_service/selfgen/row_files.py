@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import io
 import itertools
 import json
 import re
@@ -139,13 +138,21 @@ def _check_known(head: bytes, refuse: Refuse) -> None:
             "rows lie beneath a key, `jq -c '.data[]'`)"
         )
     for mark, name in ((",", "csv"), ("\t", "tsv")) if first[:1] not in ("{", "[") else ():
-        columns = next(csv.reader(io.StringIO(first), delimiter=mark), [])
+        columns = _columns(first, mark)
         if len(columns) > 1 and _COLUMNS & {each.strip().lower() for each in columns}:
             more = "" if name == "csv" else ", sep='\\t'"
             raise refuse(
                 f"is a table ({name.upper()}); write it as JSON lines (`pandas.read_csv(FILE{more})"
                 ".to_json('rows.jsonl', orient='records', lines=True)`)"
             )
+
+
+def _columns(line: str, mark: str) -> list[str]:
+    """What a table's first line names; nothing, if it is none."""
+    try:
+        return next(csv.reader([line], delimiter=mark), [])
+    except csv.Error:
+        return []
 
 
 def _line_rows(data: _Bounded, shown: str) -> Iterator[FileRow]:

@@ -81,6 +81,11 @@ def test_a_line_that_is_too_long_is_one_row_and_the_next_ones_are_read() -> None
     assert sum(map(len, copy)) == len(long) + 16
 
 
+def test_a_first_line_that_is_nothing_at_all_is_a_row_with_its_reason() -> None:
+    (first,) = read(b'a\r"b",\x00prompt')
+    assert str(first.trouble).startswith("not JSON")
+
+
 def test_an_empty_array_has_no_rows() -> None:
     assert read(b" [ ] ") == []
 
