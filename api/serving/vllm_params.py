@@ -27,9 +27,9 @@ def check_supported(params: SamplingParams, *, on_cpu: bool, drafts: bool) -> No
         return
     if drafts:
         raise UnsupportedParameterError(
-            f"temperature is {params.temperature:g} (left out it is 1), and this deployment drafts in vLLM's CPU "
-            "build, which samples wrongly with a draft; set temperature to 0, or deploy without a draft, on a GPU or "
-            "with engine eda",
+            f"temperature is {params.temperature:g} (left out it is the model's own, else 1), and this deployment "
+            "drafts in vLLM's CPU build, which samples wrongly with a draft; set temperature to 0, or deploy without a "
+            "draft, on a GPU or with engine eda",
             param="temperature",
         )
     if params.seed is not None:

@@ -54,10 +54,10 @@ class GenerationDefaults:
 
     @property
     def said(self) -> dict[str, float | int | list[int]]:
-        """What the file says, by name, as a record keeps it."""
+        """What the file says, under its own keys, as a record keeps it."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            name: sorted(value) if isinstance(value, frozenset) else value
+            name.replace("_token_ids", "_tokens"): sorted(value) if isinstance(value, frozenset) else value
             for name, value in found.items()
             if value is not None and value != frozenset()
         }

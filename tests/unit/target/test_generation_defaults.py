@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from eda_service.config import TargetSpec
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
+from eda_service.target.facts import facts_of
 from eda_service.target.generation_defaults import (
     _NOT_COMPUTED,
     NO_DEFAULTS,
@@ -22,6 +23,7 @@ from eda_service.target.generation_defaults import (
     require_vllm_computes,
 )
 from eda_service.target.loader import load_target
+from eda_service.target.merged import write_merged
 
 SAID: dict[str, Any] = {
     "do_sample": True,
@@ -80,11 +82,21 @@ def test_a_targets_defaults_are_those_of_its_file(tmp_path: Path) -> None:
     assert defaults.begin_suppress_token_ids == {11}
     assert "presence_penalty" not in defaults.said
     (directory / "generation_config.json").write_text(json.dumps({"no_repeat_ngram_size": 3}))
-    with pytest.raises(TargetIncompatibleError, match=r"generation_config\.json sets no_repeat_ngram_size to 3"):
-        load_target(TargetSpec(model=str(directory), dtype="float32"))
+    for look in (load_target, facts_of):
+        with pytest.raises(TargetIncompatibleError, match=r"generation_config\.json sets no_repeat_ngram_size to 3"):
+            look(TargetSpec(model=str(directory), dtype="float32"))
     (directory / "generation_config.json").write_text("[]")
     with pytest.raises(TargetNotFoundError, match="no JSON of a model"):
         read_generation_defaults(directory)
+
+
+def test_a_merged_target_says_what_its_base_says(tmp_path: Path) -> None:
+    """Also what transformers would not save: a temperature without do_sample."""
+    directory, merged = write_target(tmp_path / "base", "llama"), tmp_path / "merged"
+    (directory / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "suppress_tokens": [7]}))
+    merged.mkdir()
+    write_merged(TargetSpec(model=str(directory), dtype="float32"), merged)
+    assert read_generation_defaults(merged).said == {"temperature": 0.6, "suppress_tokens": [7]}
 
 
 def test_every_key_that_is_not_computed_is_refused_by_its_name() -> None:
