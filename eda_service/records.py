@@ -126,6 +126,9 @@ class SelfGenManifest(Record):
     reference_seconds: float = Field(description="generating on general prompts and fitting Eqs. 11-12")
     reference_fit_seconds: float = Field(description="of which fitting PCA, mean and covariance")
     num_reference_tokens: int
+    generation_defaults: dict[str, Any] = Field(
+        {}, description="what the target's generation_config.json says about answers; empty in older records"
+    )
 
 
 class SelectionManifest(Record):
@@ -242,6 +245,9 @@ class EvalReport(Record):
     measured_on: str = Field("", description="which held-out prompts, in words; empty in older records")
     rivals: tuple[Rival, ...] = ()
     fixed: FixedScores | None = None
+    generation_defaults: dict[str, Any] = Field(
+        {}, description="what the target's generation_config.json says about answers; empty in older records"
+    )
 
 
 class RivalScore(Frozen):

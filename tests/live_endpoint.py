@@ -155,6 +155,7 @@ def make_pair(name: str, target: Target, engine: Engine, *, max_waiting: int = 6
         num_spec_tokens=engine.num_draft_tokens,
         max_model_len=engine.max_tokens,
         uid=uid,
+        defaults=target.defaults,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from api.serving.booking import Booking, Order
@@ -16,16 +16,18 @@ from api.serving.ports import Runner
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import Metrics, SpeculativeDecoding, Usage
 from api.serving.token_text import TokenText
-from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.request import SamplingParams, StepOutput, own_params
 from eda_service.decoding.variants import BASE
 from eda_service.errors import ContextLengthError, RequestError
 from eda_service.target.chat import render_prompt
+from eda_service.target.generation_defaults import NO_DEFAULTS, GenerationDefaults
 
 MAX_CHUNKS_PER_S = 40.0 * len(os.sched_getaffinity(0))
 """Of one replica, over all its answers: writing a chunk takes about a millisecond of CPU time from here to the client,
 so this many take 4 % of the cores, which decode too. On two cores sixteen answers get a chunk each 200 ms, four each
 50 ms.
 """
+_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
 
 
@@ -41,6 +43,7 @@ class ServedPair:
         num_spec_tokens: K, proposed per round.
         max_model_len: Prompt plus answer of any request.
         variant: The engine's name for it.
+        defaults: What its generation_config.json says, where a request does not.
     """
 
     name: str
@@ -55,6 +58,7 @@ class ServedPair:
     max_model_len: int
     variant: str = BASE
     uid: str = ""
+    defaults: GenerationDefaults = NO_DEFAULTS
 
 
 class Call:
@@ -159,10 +163,10 @@ class Call:
                 "answer; shorten it",
                 param="messages" if is_chat else "prompt",
             )
-        return SamplingParams(
-            temperature=1.0 if request.temperature is None else float(request.temperature),
-            top_p=1.0 if request.top_p is None else float(request.top_p),
-            max_new_tokens=room if request.cap is None else request.cap,
+        return replace(
+            own_params(self.pair.defaults),
+            **_said(request),
+            max_new_tokens=min(room, self.pair.defaults.max_new_tokens or room) if request.cap is None else request.cap,
             seed=None if request.seed is None else request.seed + place,
             stop_token_ids=frozenset(request.stop_token_ids or ()),
             ignore_eos=request.ignore_eos,
@@ -172,6 +176,18 @@ class Call:
             and bool(request.echo)
             and request.num_logprobs is not None,
         )
+
+
+def _said(request: GenerationRequest) -> dict[str, Any]:
+    """What a request says about sampling, by the engine's names; the rest is the model's own."""
+    found: dict[str, Any] = {name: float(value) for name in _NUMBERS if (value := getattr(request, name)) is not None}
+    if request.top_k is not None:
+        found["top_k"] = request.top_k
+    if request.logit_bias:
+        found["logit_bias"] = tuple((int(token), float(bias)) for token, bias in request.logit_bias.items())
+    if request.suppress_tokens is not None:
+        found["suppress_token_ids"] = frozenset(request.suppress_tokens)
+    return found
 
 
 def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float) -> Call:

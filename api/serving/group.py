@@ -141,4 +141,5 @@ class ServedGroup:
             max_model_len=self.max_model_len,
             variant=model.key,
             uid=model.uid,
+            defaults=target.defaults,
         )

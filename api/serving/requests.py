@@ -1,7 +1,8 @@
 """Bodies of requests to the OpenAI-compatible endpoint. What is not listed here or in `neutral` is refused by name.
 
-Field names, defaults and bounds follow OpenAI's API reference; `stop_token_ids`, `ignore_eos`, `min_tokens` and
-`continuous_usage_stats` follow vLLM; `draft_tokens` is ours. Imports neither torch nor Ray.
+Field names, defaults and bounds follow OpenAI's API reference; `top_k`, `min_p`, `repetition_penalty`,
+`stop_token_ids`, `ignore_eos`, `min_tokens` and `continuous_usage_stats` follow vLLM; `suppress_tokens` follows
+transformers; `draft_tokens` is ours. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ MAX_STOPS = 16
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
+MAX_NAMED_TOKENS = 1024
 _MAX_TOKENS = 1_000_000
 
 
@@ -48,6 +50,17 @@ Prompt = Annotated[
     | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)],
     _said(f"give a string, a list of token ids, or a list of up to {MAX_PROMPTS} of either"),
+]
+
+
+Bias = Annotated[
+    dict[
+        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")],
+        Annotated[StrictFloat, Field(ge=-100.0, le=100.0)],
+    ]
+    | None,
+    Field(max_length=MAX_NAMED_TOKENS),
+    _said(f"give up to {MAX_NAMED_TOKENS} token ids, each with a bias from -100 to 100"),
 ]
 
 
@@ -98,8 +111,27 @@ class GenerationRequest(Config):
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     max_tokens: StrictInt | None = Field(None, ge=1, le=_MAX_TOKENS, description="default: what the context holds")
-    temperature: StrictFloat | None = Field(None, ge=0.0, le=2.0, description="0 is greedy; default 1")
-    top_p: StrictFloat | None = Field(None, gt=0.0, le=1.0, description="default 1")
+    temperature: StrictFloat | None = Field(
+        None, ge=0.0, le=2.0, description="0 is greedy; default: the model's own (generation_config.json), else 1"
+    )
+    top_p: StrictFloat | None = Field(None, gt=0.0, le=1.0, description="default: the model's own, else 1")
+    top_k: StrictInt | None = Field(
+        None, ge=-1, lt=2**31, description="0 and -1: all tokens; default: the model's own, else 0"
+    )
+    min_p: StrictFloat | None = Field(None, ge=0.0, le=1.0, description="default: the model's own, else 0")
+    repetition_penalty: StrictFloat | None = Field(
+        None, gt=0.0, description="over prompt and answer; default: the model's own, else 1"
+    )
+    presence_penalty: StrictFloat | None = Field(
+        None, ge=-2.0, le=2.0, description="over the answer; default: the model's own, else 0"
+    )
+    frequency_penalty: StrictFloat | None = Field(
+        None, ge=-2.0, le=2.0, description="over the answer, by count; default: the model's own, else 0"
+    )
+    logit_bias: Bias = Field(None, description="token id to what is added to its logit, -100 to 100")
+    suppress_tokens: Annotated[list[StrictInt], Field(max_length=MAX_NAMED_TOKENS)] | None = Field(
+        None, description="ids of tokens that are never chosen; default: the model's own, else none"
+    )
     n: StrictInt | None = Field(None, ge=1, le=MAX_CHOICES, description="answers per prompt; default 1")
     seed: StrictInt | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer")
     stop: Stop = None

@@ -26,6 +26,11 @@ from eda_service.errors import EdaError, ResourceError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import Form
 from eda_service.target.chat import load_stop_token_ids, load_tokenizer
+from eda_service.target.generation_defaults import (
+    GenerationDefaults,
+    read_generation_defaults,
+    require_vllm_computes,
+)
 from eda_service.target.loader import choose_dtype, load_config, max_context_of
 
 MAX_WAITING = 64
@@ -47,6 +52,7 @@ class _Files:
     tokenizer: Any
     config: Any
     stop_ids: frozenset[int]
+    defaults: GenerationDefaults
 
 
 class VllmGroup:
@@ -168,6 +174,7 @@ class VllmGroup:
             num_spec_tokens=loaded.num_draft_tokens,
             max_model_len=loaded.max_model_len,
             uid=model.uid,
+            defaults=files.defaults,
         )
 
 
@@ -175,6 +182,8 @@ def _files(model: ServedModel) -> _Files:
     """Target and draft on disk, exported where they are not there yet."""
     spec, settings = TargetSpec.model_validate(model.target), model.engine.vllm
     target = whole_target(spec)
+    defaults = read_generation_defaults(target.directory).within(target.fingerprint.vocab_size)
+    require_vllm_computes(defaults)
     draft_dir = None
     if model.base_draft is not None:
         draft_dir = vllm_draft(
@@ -186,7 +195,7 @@ def _files(model: ServedModel) -> _Files:
         )
     tokenizer = load_tokenizer(target.directory)
     stop_ids = load_stop_token_ids(target.directory, tokenizer)
-    return _Files(target, draft_dir, tokenizer, load_config(target.directory), stop_ids)
+    return _Files(target, draft_dir, tokenizer, load_config(target.directory), stop_ids, defaults)
 
 
 def _size(directory: Path) -> int:

@@ -1,7 +1,8 @@
 """One request's decoding as vLLM takes it, and what vLLM cannot be trusted with.
 
 Two refusals are about its CPU build (0.32), docs/export.md has the measurements: with a draft its sampling does not
-follow the target's law, and a seed can end its engine.
+follow the target's law, and a seed can end its engine. Two are vLLM's own on any machine: with a draft it takes neither
+`min_p` nor `logit_bias`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from eda_service.decoding.request import SamplingParams, TokenLogprobs
+from eda_service.decoding.vllm_shaping import vllm_shaping
 from eda_service.errors import UnsupportedParameterError
 
 
@@ -17,15 +19,17 @@ def check_supported(params: SamplingParams, *, on_cpu: bool, drafts: bool) -> No
     """Refuse what would be answered wrongly.
 
     Raises:
-        UnsupportedParameterError: Sampling with a draft, or with a seed, on a CPU.
+        UnsupportedParameterError: Sampling with a draft or with a seed, on a CPU; `min_p` or `logit_bias` with a draft.
     """
+    if drafts:
+        _refuse_beside_a_draft(params)
     if not on_cpu or params.temperature == 0:
         return
     if drafts:
         raise UnsupportedParameterError(
-            f"temperature is {params.temperature:g} (left out it is 1), and this deployment drafts in vLLM's CPU "
-            "build, which samples wrongly with a draft; set temperature to 0, or deploy without a draft, on a GPU or "
-            "with engine eda",
+            f"temperature is {params.temperature:g} (left out it is the model's own, else 1), and this deployment "
+            "drafts in vLLM's CPU build, which samples wrongly with a draft; set temperature to 0, or deploy without a "
+            "draft, on a GPU or with engine eda",
             param="temperature",
         )
     if params.seed is not None:
@@ -36,20 +40,33 @@ def check_supported(params: SamplingParams, *, on_cpu: bool, drafts: bool) -> No
         )
 
 
-def vllm_params(params: SamplingParams, stop_token_ids: Collection[int]) -> Any:
+def _refuse_beside_a_draft(params: SamplingParams) -> None:
+    for name, is_used in (
+        ("min_p", params.min_p > 0 and params.temperature > 0),
+        ("logit_bias", bool(params.logit_bias)),
+    ):
+        if is_used:
+            raise UnsupportedParameterError(
+                f"{name} is not taken by vLLM with a draft, which this deployment has; leave it out or set it to a "
+                "value that changes nothing, or deploy without a draft or with engine eda",
+                param=name,
+            )
+
+
+def vllm_params(params: SamplingParams, stop_token_ids: Collection[int], vocab_size: int) -> Any:
     """vLLM's `SamplingParams`: token ids as they come, no text.
 
     Args:
         params: As asked.
         stop_token_ids: The target's own.
+        vocab_size: The target's.
     """
     from vllm import SamplingParams as Made
     from vllm.sampling_params import RequestOutputKind
 
     own: Collection[int] = () if params.ignore_eos else stop_token_ids
     return Made(
-        temperature=params.temperature,
-        top_p=params.top_p,
+        **vllm_shaping(params, vocab_size),
         seed=None if params.temperature == 0 else params.seed,
         max_tokens=max(1, params.max_new_tokens),  # it reads no prompt without giving a token
         min_tokens=params.min_new_tokens,

@@ -45,7 +45,12 @@ class TokenSource(Protocol):
         """Whether its processes are gone."""
 
     def generate(
-        self, prompt_ids: list[int], params: SamplingParams, stop_token_ids: frozenset[int], request_id: str
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        stop_token_ids: frozenset[int],
+        vocab_size: int,
+        request_id: str,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's `RequestOutput`s of one request, each with what is new.
 
@@ -53,6 +58,7 @@ class TokenSource(Protocol):
             prompt_ids: The prompt.
             params: Of the request.
             stop_token_ids: The target's own.
+            vocab_size: The target's.
             request_id: Never used before.
 
         Raises:
@@ -238,7 +244,9 @@ class VllmRunner:
         """Decode one order and put what comes into its booking."""
         order, began_s = running.order, time.perf_counter()
         try:
-            outputs = loaded.source.generate(order.prompt_ids, order.params, loaded.stop_token_ids, request_id)
+            outputs = loaded.source.generate(
+                order.prompt_ids, order.params, loaded.stop_token_ids, loaded.vocab_size, request_id
+            )
             async for output in outputs:
                 now_s = time.perf_counter()
                 if running.trace.is_running:

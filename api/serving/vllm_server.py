@@ -108,14 +108,19 @@ class TokenEngine(VLLMEngine):
         return self._client
 
     async def generate(
-        self, prompt_ids: list[int], params: SamplingParams, stop_token_ids: frozenset[int], request_id: str
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        stop_token_ids: frozenset[int],
+        vocab_size: int,
+        request_id: str,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's outputs of one request, as they come; closing it, or cancelling its reader, aborts the request.
 
         Raises:
             RequestError: vLLM refuses it.
         """
-        asked = vllm_params(params, stop_token_ids)
+        asked = vllm_params(params, stop_token_ids, vocab_size)
         try:
             async for output in self._client.generate({"prompt_token_ids": prompt_ids}, asked, request_id):
                 yield output

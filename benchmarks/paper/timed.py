@@ -23,6 +23,7 @@ from benchmarks.paper.domains import PaperDomain, domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT, is_whole, pack_of
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.artifacts.registry import find_draft
+from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.speed import BASELINE, measure_speed
 from eda_service.records import SpeedRow
@@ -95,9 +96,8 @@ def time_domain(domain: PaperDomain, data: Path, out: Path, prompts_per_task: in
         each.token_ids[: each.num_prompt_tokens] for texts in transcripts.values() for each in texts[:prompts_per_task]
     ]
     for temperature in (0.0, 1.0):
-        rows = measure_speed(
-            engines, prompts, temperature=temperature, max_new_tokens=MAX_NEW_TOKENS, num_repeats=repeats
-        )
+        params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
+        rows = measure_speed(engines, prompts, params=params, num_repeats=repeats)
         for row in rows:
             if row.mode in cells:
                 cells[row.mode].add(temperature, row, repeats)

@@ -16,7 +16,7 @@ def check_request(prompt_ids: Sequence[int], params: SamplingParams, *, vocab_si
     """Refuse what an engine cannot decode.
 
     Raises:
-        RequestError: Empty prompt, or a prompt or stop token out of vocabulary.
+        RequestError: Empty prompt, a token out of vocabulary, or every token suppressed.
         ContextLengthError: More tokens than the context holds.
     """
     if not prompt_ids:
@@ -28,6 +28,21 @@ def check_request(prompt_ids: Sequence[int], params: SamplingParams, *, vocab_si
         raise RequestError(
             f"stop token {strange[0]} lies outside 0..{vocab_size - 1}; give ids of this model's tokenizer",
             param="stop",
+        )
+    for name, named in (
+        ("logit_bias", {token for token, _ in params.logit_bias}),
+        ("suppress_tokens", params.suppress_token_ids),
+    ):
+        beyond = [token for token in named if not 0 <= token < vocab_size]
+        if beyond:
+            raise RequestError(
+                f"{name} names token {beyond[0]}, outside 0..{vocab_size - 1}; give ids of this model's tokenizer",
+                param=name,
+            )
+    if len(params.suppress_token_ids | params.begin_suppress_token_ids) >= vocab_size:
+        raise RequestError(
+            f"suppress_tokens names all {vocab_size} tokens, which leaves none to answer with; leave some out",
+            param="suppress_tokens",
         )
     if len(prompt_ids) + params.max_new_tokens > max_tokens:
         raise ContextLengthError(

@@ -15,6 +15,8 @@ from torch import Tensor
 from eda_service.decoding.draft_parts import DraftForm
 from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.decoding.sampling import Truncation
+from eda_service.decoding.shaping import History
 from eda_service.decoding.variants import Variant
 
 
@@ -43,6 +45,7 @@ class LiveRequest:
         pending_features: h_t of the same positions in blocks (.., D); the first is position `pending_start`.
         captured: Feature blocks in order of position, when capture is on.
         acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
+        history: What shapes its logits.
         arrived_s: When it was submitted, by `time.perf_counter`.
     """
 
@@ -60,8 +63,12 @@ class LiveRequest:
     pending_start: int = 0
     captured: list[Tensor] = field(default_factory=list)
     acceptance: Chance | None = None
+    history: History = field(init=False)
     arrived_s: float = field(default_factory=time.perf_counter)
     _uniforms: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.history = History(self.params, self.prompt_ids, self.stop_ids)
 
     @property
     def num_left(self) -> int:
@@ -111,6 +118,7 @@ class LiveRequest:
                 reason = "stop"
                 break
         self.stats.num_new_tokens += len(emitted)
+        self.history.add(emitted)
         if reason is None and self.num_left == 0:
             reason = "length"
         self.last_token = emitted[-1]
@@ -145,28 +153,16 @@ def adapters_of(live: Sequence[LiveRequest]) -> list[str | None]:
     return [request.variant.adapter for request in live]
 
 
-def nuclei(requests: Sequence[LiveRequest], device: torch.device) -> Tensor | None:
-    """(B,) top_p of each request; None where nobody uses a nucleus."""
-    top_ps = [request.params.top_p for request in requests]
-    return torch.tensor(top_ps, device=device) if min(top_ps) < 1.0 else None
+def histories_of(live: Sequence[LiveRequest]) -> list[History]:
+    """What shapes the logits of each request."""
+    return [request.history for request in live]
 
 
-def hold_stops(requests: Sequence[LiveRequest], logits_BLV: Tensor, depths_BL: Tensor | None = None) -> Tensor:
-    """Logits in which no stop token can be chosen before a row's `min_new_tokens`; the same tensor where no row asks.
-
-    Args:
-        requests: Rows.
-        logits_BLV: The target's, left as they are.
-        depths_BL: How many tokens of this round come before the one each position chooses; None: its index.
-    """
-    asking = [i for i, each in enumerate(requests) if each.stats.num_new_tokens < each.params.min_new_tokens]
-    if not asking:
-        return logits_BLV
-    device, held_BLV = logits_BLV.device, logits_BLV.clone()
-    for i in asking:
-        depths_L = torch.arange(logits_BLV.shape[1], device=device) if depths_BL is None else depths_BL[i]
-        early_L1 = (depths_L + requests[i].stats.num_new_tokens < requests[i].params.min_new_tokens)[:, None]
-        stop_ids = torch.tensor(sorted(requests[i].stop_ids), device=device, dtype=torch.long)
-        row_LV = held_BLV[i]
-        row_LV[:, stop_ids] = row_LV[:, stop_ids].masked_fill(early_L1, -torch.inf)
-    return held_BLV
+def truncation_of(requests: Sequence[LiveRequest], device: torch.device) -> Truncation | None:
+    """Which tokens the requests' distributions keep; None where all keep all."""
+    params = [request.params for request in requests]
+    return Truncation.of(
+        [each.top_p for each in params],
+        {i: (each.top_k, each.min_p) for i, each in enumerate(params) if each.truncates},
+        device,
+    )

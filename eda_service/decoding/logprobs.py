@@ -1,5 +1,5 @@
-"""Log-probabilities of tokens under the target itself: log-softmax of its raw logits, in float32, before temperature,
-nucleus and held-back stops (what vLLM calls `raw_logprobs`).
+"""Log-probabilities of tokens under the target itself: log-softmax of its raw logits, in float32, before bias,
+penalties, temperature, truncation and held-back stops (what vLLM calls `raw_logprobs`).
 
 Only rows that ask cost anything: their positions are gathered, scored together and read back in one transfer.
 

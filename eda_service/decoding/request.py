@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from eda_service.errors import RequestError
+from eda_service.target.generation_defaults import GenerationDefaults
 
 MAX_LOGPROBS = 20
+MAX_BIAS = 100.0
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,15 @@ class SamplingParams:
     Attributes:
         temperature: 0 is greedy.
         top_p: Nucleus of the target's distribution; the draft follows the result, whatever it is.
+        top_k: Only so many most likely tokens, and those as likely as the last of them; 0 and -1: all.
+        min_p: Only tokens at least so likely, relative to the most likely one.
+        repetition_penalty: Logits of tokens in the prompt or the answer are divided by it where they are positive, else
+            multiplied; 1: none.
+        presence_penalty: Taken off the logits of tokens in the answer.
+        frequency_penalty: Taken off the same, once for each time.
+        logit_bias: Added to the logits of these tokens, before penalties.
+        suppress_token_ids: Never chosen.
+        begin_suppress_token_ids: Never chosen as the first token.
         max_new_tokens: Cap on the answer; 0 only reads the prompt.
         seed: Of the request's own random stream; None takes one from the engine's.
         stop_token_ids: End the answer, in addition to the target's own.
@@ -39,12 +51,32 @@ class SamplingParams:
     min_new_tokens: int = 0
     num_logprobs: int | None = None
     score_prompt: bool = False
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    suppress_token_ids: frozenset[int] = frozenset()
+    begin_suppress_token_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature <= 2.0:
-            raise RequestError(f"temperature is {self.temperature}, allowed are 0 to 2", param="temperature")
-        if not 0.0 < self.top_p <= 1.0:
-            raise RequestError(f"top_p is {self.top_p}, allowed is above 0 up to 1", param="top_p")
+        _require("temperature", self.temperature, 0.0 <= self.temperature <= 2.0, "allowed are 0 to 2")
+        _require("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "allowed is above 0 up to 1")
+        _require("top_k", self.top_k, self.top_k >= -1, "allowed are 1 or more, and 0 or -1 for all tokens")
+        _require("min_p", self.min_p, 0.0 <= self.min_p <= 1.0, "allowed are 0 to 1")
+        repetition = self.repetition_penalty
+        _require("repetition_penalty", repetition, 0.0 < repetition < math.inf, "allowed is above 0; 1 is none")
+        for name, penalty in (
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ):
+            _require(name, penalty, -2.0 <= penalty <= 2.0, "allowed are -2 to 2")
+        for token, bias in self.logit_bias:
+            _require("logit_bias", bias, -MAX_BIAS <= bias <= MAX_BIAS, f"allowed are -100 to 100 (token {token})")
+        self._check_counts()
+
+    def _check_counts(self) -> None:
         if self.max_new_tokens < 0:
             raise RequestError(f"max_tokens is {self.max_new_tokens}, at least 0 is needed", param="max_tokens")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
@@ -56,6 +88,43 @@ class SamplingParams:
             raise RequestError(f"logprobs is {self.num_logprobs}, allowed are 0 to {MAX_LOGPROBS}", param="logprobs")
         if self.score_prompt and self.num_logprobs is None:
             raise RequestError("the prompt can be scored only where logprobs are asked for", param="logprobs")
+
+    @property
+    def penalises(self) -> bool:
+        """Whether logits depend on the tokens before them by more than the target itself."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether `top_k` or `min_p` take tokens out of the distribution; a greedy request has none."""
+        return self.temperature > 0 and (self.top_k > 0 or self.min_p > 0.0)
+
+
+def own_params(defaults: GenerationDefaults) -> SamplingParams:
+    """What a request is decoded with that says nothing at all: the model's own values, else those that change nothing;
+    temperature 1, as OpenAI's. Take it as the base of a request (`dataclasses.replace`), so that a model answers alike
+    wherever it is asked: at an endpoint, for its own training data, in an evaluation.
+    """
+    return SamplingParams(
+        temperature=_or(defaults.temperature, 1.0),
+        top_p=_or(defaults.top_p, 1.0),
+        top_k=defaults.top_k or 0,
+        min_p=_or(defaults.min_p, 0.0),
+        repetition_penalty=_or(defaults.repetition_penalty, 1.0),
+        presence_penalty=_or(defaults.presence_penalty, 0.0),
+        frequency_penalty=_or(defaults.frequency_penalty, 0.0),
+        suppress_token_ids=defaults.suppress_token_ids,
+        begin_suppress_token_ids=defaults.begin_suppress_token_ids,
+    )
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _require(name: str, value: float, is_allowed: bool, limit: str) -> None:
+    if not is_allowed:
+        raise RequestError(f"{name} is {value}, {limit}", param=name)
 
 
 @dataclass

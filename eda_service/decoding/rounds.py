@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from eda_service.config import TreeConfig
-from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, hold_stops, nuclei, pending_of
+from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, histories_of, pending_of, truncation_of
 from eda_service.decoding.logprobs import score_rows
 from eda_service.decoding.proposal import Chain, Confidence, Proposer
 from eda_service.decoding.request import TokenLogprobs
-from eda_service.decoding.sampling import distribution, draw, is_finite, most_likely
+from eda_service.decoding.sampling import Truncation, distribution, draw, is_finite, most_likely
+from eda_service.decoding.shaping import Verified, shape
 from eda_service.decoding.tree import DraftTree
 from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
 from eda_service.target.loader import Target
@@ -55,7 +56,7 @@ class Draws:
     """Sampling of a batch with at least one row above T=0; rows are in batch order."""
 
     temperatures_B: Tensor
-    top_ps_B: Tensor | None
+    kept: Truncation | None
     uniforms_BU: Tensor
     any_greedy: bool
 
@@ -126,17 +127,18 @@ class Rounds:
         return [RowResult([token], [0], features_B1D[i], 0, finite[i]) for i, token in tokens], logits_B1V
 
     def choose(
-        self, live: Sequence[LiveRequest], logits_BLV: Tensor, depths_BL: Tensor | None = None, depth: int = 0
+        self, live: Sequence[LiveRequest], logits_BLV: Tensor, verified: Verified | None = None, depth: int = 0
     ) -> Tensor:
         """The target's own token after each position (B, L): its argmax, or its draw with the next uniform of the
-        request's stream; positions of one depth (at most `depth`) share it.
+        request's stream; nodes of a verified tree that have one depth (at most `depth`) share it.
         """
-        logits_BLV = hold_stops(live, logits_BLV, depths_BL)
+        logits_BLV = shape(histories_of(live), logits_BLV, verified)
         draws = self._draws(live, depth + 1)
         if draws is None:
             return most_likely(logits_BLV)
-        probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.top_ps_B, any_greedy=draws.any_greedy)
-        uniforms_BL = draws.uniforms_BU if depths_BL is None else draws.uniforms_BU.gather(1, depths_BL)
+        probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.kept, any_greedy=draws.any_greedy)
+        tree = None if verified is None else verified.tree
+        uniforms_BL = draws.uniforms_BU if tree is None else draws.uniforms_BU.gather(1, tree.depths_BL)
         return draw(probs_BLV, uniforms_BL)
 
     def _draws(self, live: Sequence[LiveRequest], count: int) -> Draws | None:
@@ -147,7 +149,7 @@ class Rounds:
         device = self.target.device
         return Draws(
             torch.tensor(temperatures, device=device),
-            nuclei(live, device),
+            truncation_of(live, device),
             torch.tensor([request.peek(count) for request in live], device=device),
             any_greedy=min(temperatures) == 0,
         )
@@ -159,7 +161,7 @@ class Rounds:
         drafted = proposer.tree(pending_of(live), config, temperatures)
         ids_BL, features_BLD = self._verify_forward(live, drafted)
         logits_BLV = self.target.head(features_BLD)
-        chosen_BL = self.choose(live, logits_BLV, drafted.shape.depths_BL, config.depth)
+        chosen_BL = self.choose(live, logits_BLV, Verified(ids_BL, drafted.shape), config.depth)
         verdict = verify_tree(chosen_BL, drafted, config.depth, _speculates(live, self.target.device))
         path_ids_BK = ids_BL.gather(1, verdict.path_BK)
         columns = (verdict.num_accepted_B, verdict.next_ids_B, is_finite(logits_BLV))
@@ -185,7 +187,8 @@ class Rounds:
             drafted = proposer.chain(pending, depth, draws.temperatures_B, draws.uniforms_BU[:, :depth], go_on=go_on)
         ids_BL, features_BLD = self._verify_forward(live, drafted)
         logits_BLV = self.target.head(features_BLD)
-        accepted_B, next_B = self._verify_chain(live, logits_BLV, drafted, draws, depth)
+        shaped_BLV = shape(histories_of(live), logits_BLV, Verified(ids_BL))
+        accepted_B, next_B = self._verify_chain(live, shaped_BLV, drafted, draws, depth)
         columns = (accepted_B, next_B, is_finite(logits_BLV))
         table = torch.cat([torch.stack(columns, dim=1), ids_BL], dim=1).tolist()
         results = []
@@ -212,12 +215,11 @@ class Rounds:
     def _verify_chain(
         self, live: Sequence[LiveRequest], logits_BLV: Tensor, drafted: Chain, draws: Draws | None, depth: int
     ) -> tuple[Tensor, Tensor]:
-        """(num_accepted_B, next_ids_B) for all rows."""
-        logits_BLV = hold_stops(live, logits_BLV)
+        """(num_accepted_B, next_ids_B) for all rows, of the logits as they want them."""
         speculates_B = _speculates(live, self.target.device)
         if draws is None or drafted.probs_BKV is None:
             return verify_greedy(most_likely(logits_BLV), drafted.token_ids_BK, speculates_B)
-        probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.top_ps_B, any_greedy=draws.any_greedy)
+        probs_BLV = distribution(logits_BLV, draws.temperatures_B, draws.kept, any_greedy=draws.any_greedy)
         length = drafted.token_ids_BK.shape[1]
         uniforms_BL = torch.cat([draws.uniforms_BU[:, depth : depth + length], draws.uniforms_BU[:, -1:]], dim=1)
         return verify_sampled(probs_BLV, drafted.probs_BKV, drafted.token_ids_BK, uniforms_BL, speculates_B)

@@ -1,11 +1,15 @@
-"""Distributions and draws: temperature, nucleus, inverse-CDF sampling from given uniforms.
+"""Distributions and draws: temperature, min_p, top_k, nucleus, inverse-CDF sampling from given uniforms.
 
 Randomness is passed in as uniforms, one stream per request, so a request's draws do not depend on its neighbours.
 
-Shapes: B rows, L positions, V vocabulary; leading dimensions are free where not named.
+Shapes: B rows, R rows that truncate, L positions, V vocabulary, K most likely tokens; leading dimensions are
+free where not named.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,23 +17,89 @@ from torch import Tensor
 _NUCLEUS_TOP = 512
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """Which tokens stay in the distributions of a batch.
+
+    Attributes:
+        top_ps_B: None where no row uses a nucleus.
+        cuts: Of the rows that use top_k or min_p; None where none does.
+    """
+
+    top_ps_B: Tensor | None = None
+    cuts: Cuts | None = None
+
+    @classmethod
+    def of(
+        cls, top_ps: Sequence[float], cuts: Mapping[int, tuple[int, float]], device: torch.device
+    ) -> Truncation | None:
+        """From each row's top_p, and (top_k, min_p) by row where they are used; None where every token stays."""
+        uses_nucleus = min(top_ps) < 1.0
+        if not uses_nucleus and not cuts:
+            return None
+        return cls(
+            torch.tensor(top_ps, device=device) if uses_nucleus else None, Cuts.of(cuts, device) if cuts else None
+        )
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Rows that keep tokens by rank and by probability relative to the most likely one.
+
+    Attributes:
+        top_ks_R: 0: all tokens.
+        most_k: Largest of them.
+    """
+
+    rows_R: Tensor
+    top_ks_R: Tensor
+    min_ps_R: Tensor
+    most_k: int
+
+    @classmethod
+    def of(cls, cuts: Mapping[int, tuple[int, float]], device: torch.device) -> Cuts:
+        """From (top_k, min_p) by row; a top_k below 1 keeps all."""
+        top_ks = [max(0, top_k) for top_k, _ in cuts.values()]
+        return cls(
+            torch.tensor(list(cuts), device=device),
+            torch.tensor(top_ks, device=device),
+            torch.tensor([min_p for _, min_p in cuts.values()], device=device),
+            max(top_ks),
+        )
+
+    def apply(self, probs_BLV: Tensor) -> Tensor:
+        """The same distributions without what is cut, renormalised; tokens as likely as the last of top_k stay, as in
+        vLLM and transformers. Rows that cut nothing are left as they are.
+        """
+        probs_RLV = probs_BLV[self.rows_R]
+        least_RL1 = self.min_ps_R[:, None, None] * probs_RLV.amax(-1, keepdim=True)
+        num_ranked = min(self.most_k, probs_BLV.shape[-1])
+        if num_ranked:
+            ranked_RLK = probs_RLV.topk(num_ranked, dim=-1).values
+            last_R11 = (self.top_ks_R.clamp(1, num_ranked) - 1)[:, None, None]
+            kth_RL1 = ranked_RLK.gather(-1, last_R11.expand(-1, probs_BLV.shape[1], 1))
+            least_RL1 = torch.where(self.top_ks_R[:, None, None] > 0, torch.maximum(least_RL1, kth_RL1), least_RL1)
+        kept_RLV = torch.where(probs_RLV >= least_RL1, probs_RLV, 0.0)
+        return probs_BLV.index_copy(0, self.rows_R, kept_RLV / kept_RLV.sum(-1, keepdim=True))
+
+
 def distribution(
-    logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None = None, *, any_greedy: bool = True
+    logits_BLV: Tensor, temperatures_B: Tensor, kept: Truncation | None = None, *, any_greedy: bool = True
 ) -> Tensor:
-    """Probabilities (B, L, V) in float32 after temperature and nucleus; a row at temperature 0 is one-hot at its
-    argmax.
+    """Probabilities (B, L, V) in float32 after temperature and truncation (min_p, top_k, then the nucleus of what they
+    leave: vLLM's order); a row at temperature 0 is one-hot at its argmax.
 
     Args:
-        logits_BLV: Raw logits.
+        logits_BLV: As they are to be sampled.
         temperatures_B: 0 means greedy.
-        top_ps_B: None where no row uses a nucleus.
+        kept: None where every token stays.
         any_greedy: False when the caller knows that no temperature is 0: three passes over the vocabulary less.
     """
     if not any_greedy:
-        return _tempered(logits_BLV, temperatures_B, top_ps_B)
+        return _tempered(logits_BLV, temperatures_B, kept)
     greedy_B = temperatures_B == 0
     safe_B = torch.where(greedy_B, torch.ones_like(temperatures_B), temperatures_B)
-    probs_BLV = _tempered(logits_BLV, safe_B, top_ps_B)
+    probs_BLV = _tempered(logits_BLV, safe_B, kept)
     one_hot_BLV = torch.zeros_like(probs_BLV).scatter_(-1, most_likely(logits_BLV)[..., None], 1.0)
     return torch.where(greedy_B[:, None, None], one_hot_BLV, probs_BLV)
 
@@ -41,10 +111,14 @@ def most_likely(logits: Tensor) -> Tensor:
     return logits.float().argmax(-1)
 
 
-def _tempered(logits_BLV: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None) -> Tensor:
-    """Softmax at temperatures above 0, then the nucleus."""
+def _tempered(logits_BLV: Tensor, temperatures_B: Tensor, kept: Truncation | None) -> Tensor:
+    """Softmax at temperatures above 0, then what is kept of it."""
     probs_BLV = torch.softmax(logits_BLV.float() / temperatures_B[:, None, None], dim=-1)
-    return probs_BLV if top_ps_B is None else nucleus(probs_BLV, top_ps_B[:, None, None])
+    if kept is None:
+        return probs_BLV
+    if kept.cuts is not None:
+        probs_BLV = kept.cuts.apply(probs_BLV)
+    return probs_BLV if kept.top_ps_B is None else nucleus(probs_BLV, kept.top_ps_B[:, None, None])
 
 
 def nucleus(probs: Tensor, top_p: Tensor) -> Tensor:

@@ -103,6 +103,7 @@ def vllm_writer(config: AdaptConfig, target: Target) -> Writer:
         whole_target(config.target).directory,
         dtype=str(target.dtype).removeprefix("torch."),
         stop_token_ids=target.stop_token_ids,
+        vocab_size=target.vocab_size,
         max_tokens=min(settings.max_prompt_tokens + settings.max_new_tokens, target.max_context),
         batch_size=settings.batch_size,
         eager=settings.vllm_eager,

@@ -66,18 +66,19 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     """
     done = directory / "prepare.json"
     if done.exists():
-        value: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return value
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return found
     target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
     check_rendered(config, target, training, heldout)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
-    value = {"reference_seconds": 0.0, "reference_fit_seconds": 0.0, "num_reference_tokens": 0}
+    value: dict[str, Any] = {"reference_seconds": 0.0, "reference_fit_seconds": 0.0, "num_reference_tokens": 0}
     if with_reference:
         value = fit_on_general(config, target, directory / REFERENCE_FILE)
     value["num_prompts"], value["num_heldout"] = len(training), len(heldout)
+    value["generation_defaults"] = target.defaults.said
     write_json(done, value)
     return value
 

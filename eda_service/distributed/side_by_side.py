@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eda_service.artifacts import fixed_evaluation
 from eda_service.artifacts.fits import check_pack_fits
@@ -11,7 +11,7 @@ from eda_service.artifacts.fixed_evaluation import FixedEvaluation
 from eda_service.artifacts.registry import find_draft, find_pack, read_pack_manifest
 from eda_service.artifacts.rivals import Rivals
 from eda_service.config import AdaptConfig
-from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.request import own_params
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.errors import EdaError
 from eda_service.evaluation.acceptance import summarise
@@ -118,6 +118,7 @@ def _length(fixed: FixedEvaluation, draft: str, loaded: LoadedDraft, target: Tar
         max_batch=max_batch,
         max_tokens=max(map(len, prompts)) + fixed.max_new_tokens,
     )
-    params = SamplingParams(temperature=fixed.temperature, max_new_tokens=fixed.max_new_tokens)
+    own = own_params(target.defaults)
+    params = replace(own, temperature=fixed.temperature, max_new_tokens=fixed.max_new_tokens)
     stats = decode_all(engine, prompts, params).stats
     return summarise(draft, fixed.temperature, stats, num_draft_tokens=fixed.num_draft_tokens).acceptance_length

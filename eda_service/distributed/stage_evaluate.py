@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from eda_service.artifacts.rivals import Rivals, read_rivals
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig
 from eda_service.decoding.engine import Engine
-from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.distributed.resources import limit_threads
@@ -107,6 +108,7 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
         measured_on=measured_on(config, result["num_prompts"]),
         rivals=rivals,
         fixed=None if result["fixed"] is None else FixedScores(**result["fixed"]),
+        generation_defaults=result["generation_defaults"],
     )
 
 
@@ -195,6 +197,7 @@ class Evaluation:
             "rivals": [rival.model_dump(mode="json") for rival in measured],
             "fixed": None if fixed is None else fixed.model_dump(),
             "num_prompts": len(self.prompts),
+            "generation_defaults": self.target.defaults.said,
         }
 
     def _fixed(
@@ -249,6 +252,11 @@ class Evaluation:
     def _max_tokens(self) -> int:
         return self.config.selfgen.max_prompt_tokens + self.config.evaluation.max_new_tokens
 
+    def _params(self, temperature: float) -> SamplingParams:
+        """As the target is served where a request says only its temperature."""
+        own = own_params(self.target.defaults)
+        return replace(own, temperature=temperature, max_new_tokens=self.config.evaluation.max_new_tokens)
+
     def _tick(self) -> None:
         self._step += 1
         self.run.progress(Stage.EVALUATE, step=self._step, total_steps=self._total)
@@ -256,12 +264,12 @@ class Evaluation:
     def _acceptance(self) -> tuple[list[AcceptanceRow], LosslessCheck]:
         settings = self.config.evaluation
         rows: list[AcceptanceRow] = []
-        greedy = SamplingParams(temperature=0.0, max_new_tokens=settings.max_new_tokens)
+        greedy = self._params(0.0)
         plain = decode_all(self._batched(BASELINE), self.prompts, greedy)
         self._tick()
         speculative: list[list[int]] | None = None
         for temperature in settings.temperatures:
-            params = SamplingParams(temperature=temperature, max_new_tokens=settings.max_new_tokens)
+            params = self._params(temperature)
             for name in self.drafts:
                 decoded = decode_all(self._batched(name), self.prompts, params)
                 rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.depth))
@@ -270,7 +278,7 @@ class Evaluation:
                     speculative = decoded.token_ids
         if speculative is None:
             speculative = decode_all(self._batched(ADAPTED), self.prompts, greedy).token_ids
-        return rows, check_lossless(self.target, self.prompts, plain.token_ids, speculative)
+        return rows, check_lossless(self.target, self.prompts, plain.token_ids, speculative, greedy)
 
     def _speed(self) -> list[SpeedRow]:
         settings = self.config.evaluation
@@ -280,8 +288,7 @@ class Evaluation:
             rows += measure_speed(
                 engines,
                 self.prompts[: settings.num_timed_prompts],
-                temperature=temperature,
-                max_new_tokens=settings.max_new_tokens,
+                params=self._params(temperature),
                 num_repeats=settings.num_timed_repeats,
             )
             self._tick()

@@ -109,6 +109,7 @@ def manifest_of(
         reference_seconds=prepared["reference_seconds"],
         reference_fit_seconds=prepared["reference_fit_seconds"],
         num_reference_tokens=prepared["num_reference_tokens"],
+        generation_defaults=prepared.get("generation_defaults", {}),
     )
 
 

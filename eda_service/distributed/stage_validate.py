@@ -26,6 +26,7 @@ from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.target.chat import load_stop_token_ids, render_prompt, target_tokenizer
 from eda_service.target.device import choose_device
+from eda_service.target.generation_defaults import read_generation_defaults, require_vllm_computes
 from eda_service.target.loader import fingerprint, load_config
 from eda_service.target.resolve import resolve_target
 from eda_service.training.tracking import check_installed
@@ -118,7 +119,9 @@ def _look(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
-    """Identify a target from its files and check that its chat template renders a conversation with a known end."""
+    """Identify a target from its files and check that its chat template renders a conversation with a known end, and
+    that its generation_config.json asks for nothing that is not computed.
+    """
     from eda_service.errors import TargetIncompatibleError
 
     resolved = resolve_target(config.target)
@@ -129,4 +132,7 @@ def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
             f"{config.target.model} names no end-of-turn token; set eos_token_id in generation_config.json",
             param="target.model",
         )
+    defaults = read_generation_defaults(resolved.model_dir)
+    if config.selfgen.engine is EngineKind.VLLM:
+        require_vllm_computes(defaults)
     return fingerprint(resolved, tokenizer, load_config(resolved.model_dir))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 
+from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.shaping import History, shape
 from eda_service.records import LosslessCheck
 from eda_service.target.loader import Target
 
@@ -27,19 +29,37 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 
 
 @torch.inference_mode()
-def tie_gap(target: Target, prefix: Sequence[int], left: int, right: int) -> tuple[float, float]:
-    """(difference of the target's logits of two tokens after `prefix`, the most that rounding explains)."""
-    ids_1L = torch.tensor([list(prefix)], device=target.device)
+def tie_gap(target: Target, history: History, left: int, right: int) -> tuple[float, float]:
+    """(difference of the logits of two tokens after a request's prompt and answer so far, as it wants them; the most
+    that rounding of the target's own explains).
+    """
+    prefix = [*history.prompt_ids, *history.answer_ids]
+    ids_1L = torch.tensor([prefix], device=target.device)
     features = target.forward(ids_1L, target.new_cache(1, len(prefix)), [0])
-    logits_V = target.head(features[:, -1:])[0, 0].float()
-    bound = _ROUNDING_STEPS * torch.finfo(target.dtype).eps * float(logits_V.abs().max())
+    logits_11V = target.head(features[:, -1:]).float()
+    logits_V = shape([history], logits_11V)[0, 0]
+    stretch = max(history.params.repetition_penalty, 1 / history.params.repetition_penalty)
+    bound = stretch * _ROUNDING_STEPS * torch.finfo(target.dtype).eps * float(logits_11V.abs().max())
     return abs(float(logits_V[left] - logits_V[right])), bound
 
 
 def check_lossless(
-    target: Target, prompts: Sequence[Sequence[int]], plain: Sequence[list[int]], speculative: Sequence[list[int]]
+    target: Target,
+    prompts: Sequence[Sequence[int]],
+    plain: Sequence[list[int]],
+    speculative: Sequence[list[int]],
+    params: SamplingParams | None = None,
 ) -> LosslessCheck:
-    """Compare answers pair by pair."""
+    """Compare answers pair by pair.
+
+    Args:
+        target: What decoded.
+        prompts: Token ids.
+        plain: Answers without a draft.
+        speculative: Answers with one.
+        params: Of all requests; None: greedy, the target's own logits.
+    """
+    params = params or SamplingParams()
     identical = different = 0
     gaps: list[float] = []
     for ids, left, right in zip(prompts, plain, speculative, strict=True):
@@ -49,7 +69,8 @@ def check_lossless(
             continue
         gap, bound = math.inf, 0.0
         if at < min(len(left), len(right)):
-            gap, bound = tie_gap(target, [*ids, *left[:at]], left[at], right[at])
+            history = History(params, ids, target.stop_token_ids, answer_ids=left[:at], num_new_tokens=at)
+            gap, bound = tie_gap(target, history, left[at], right[at])
         if gap <= bound:
             gaps.append(gap)
         else:

@@ -12,7 +12,7 @@ Shapes: T tokens of a transcript, D hidden, B rows, N nodes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,7 @@ def transcribe(
 ) -> list[Transcript]:
     """Let a capturing autoregressive engine answer the prompts; request i has seed i."""
     for i, ids in enumerate(prompts):
-        seeded = SamplingParams(
-            temperature=params.temperature, top_p=params.top_p, max_new_tokens=params.max_new_tokens, seed=i
-        )
-        engine.submit(str(i), ids, seeded)
+        engine.submit(str(i), ids, replace(params, seed=i))
     answers: list[list[int]] = [[] for _ in prompts]
     made: dict[int, Transcript] = {}
     num_ended = 0

@@ -19,8 +19,7 @@ def measure_speed(
     engines: Mapping[str, Engine],
     prompts: Sequence[Sequence[int]],
     *,
-    temperature: float,
-    max_new_tokens: int,
+    params: SamplingParams,
     num_repeats: int,
 ) -> list[SpeedRow]:
     """Decode prompts one at a time in every mode; the first engine must be the autoregressive one.
@@ -28,11 +27,9 @@ def measure_speed(
     Args:
         engines: Mode name to engine.
         prompts: Token ids.
-        temperature: Of all requests; above 0, modes write different texts of similar length.
-        max_new_tokens: Cap of all requests.
+        params: Of all requests; at temperatures above 0, modes write different texts of similar length.
         num_repeats: Interleaved repeats.
     """
-    params = SamplingParams(temperature=temperature, max_new_tokens=max_new_tokens)
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(num_repeats):
         seconds = dict.fromkeys(engines, 0.0)
@@ -51,7 +48,7 @@ def measure_speed(
             SpeedRow(
                 mode=name,
                 num_draft_tokens=engines[name].num_draft_tokens,
-                temperature=temperature,
+                temperature=params.temperature,
                 tokens_per_s=median(values),
                 speedup_over_autoregressive=median(ratios),
                 speedup_min=min(ratios),

@@ -10,14 +10,14 @@ Shapes: T tokens of a transcript, D hidden, N places.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from eda_service.config import DatasetSpec, SelfGenConfig
 from eda_service.decoding.engine import Engine
-from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.request import own_params
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
@@ -74,7 +74,7 @@ def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -
         )
     room = max(map(len, prompts)) + settings.max_new_tokens + 1
     engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True)
-    params = SamplingParams(max_new_tokens=settings.max_new_tokens)
+    params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=settings.max_new_tokens)
     return [each for each in transcribe(engine, prompts, params, tell) if _length(each) > settings.num_draft_tokens + 1]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -18,7 +18,7 @@ from eda_service.artifacts.shards import Sample
 from eda_service.config import Answers, SelfGenConfig
 from eda_service.decoding.admission import check_request
 from eda_service.decoding.engine import Engine
-from eda_service.decoding.request import SamplingParams, StepOutput
+from eda_service.decoding.request import SamplingParams, StepOutput, own_params
 from eda_service.errors import DatasetInvalidError, EdaError
 from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
@@ -79,7 +79,8 @@ def generate(
     result = Generated()
     prompt_ids = _render(target, prompts, config, result)
     given = _given(target, prompts, prompt_ids, config, result)
-    params = {each: _params(config, seed, each) for each in prompt_ids}
+    own = own_params(target.defaults)
+    params = {each: _params(own, config, seed, each) for each in prompt_ids}
     for sample_id in list(prompt_ids):
         try:
             _admit(engine, prompt_ids[sample_id], given.get(sample_id), params[sample_id])
@@ -173,10 +174,12 @@ def storage_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if dtype == torch.float32 else dtype
 
 
-def _params(config: SelfGenConfig, seed: int, sample_id: str) -> SamplingParams:
+def _params(own: SamplingParams, config: SelfGenConfig, seed: int, sample_id: str) -> SamplingParams:
+    """Temperature, nucleus and cap are the job's; the rest is as the model is served."""
     own_seed = sample_seed(seed, sample_id)
     temperatures = (config.temperature, *config.extra_temperatures)
-    return SamplingParams(
+    return replace(
+        own,
         temperature=temperatures[own_seed % len(temperatures)],
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,

@@ -33,7 +33,8 @@ def write_prompts(
     max_new_tokens: int = 96,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Prompt]:
-    """Distinct user turns written by the target at T=1, top_p 0.95.
+    """Distinct user turns written by the target at T=1, top_p 0.95, whatever its generation_config.json says: that is
+    about answers.
 
     A tuned target may have forgotten how users write: each round writes as many turns as the usable share so far
     asks for.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.vllm_shaping import vllm_shaping
 
 IN_PROCESS = ("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
@@ -31,6 +32,7 @@ class VllmWriter:
         model_dir: The whole target.
         dtype: float32 or bfloat16.
         stop_token_ids: The target's own.
+        vocab_size: The target's.
         max_tokens: Prompt plus answer of any request.
         batch_size: Sequences decoded together.
         eager: Do not compile.
@@ -44,6 +46,7 @@ class VllmWriter:
         *,
         dtype: str,
         stop_token_ids: Collection[int],
+        vocab_size: int,
         max_tokens: int,
         batch_size: int,
         eager: bool,
@@ -52,7 +55,8 @@ class VllmWriter:
     ) -> None:
         from vllm import LLM
 
-        self._stop_token_ids, self._seeded = sorted(stop_token_ids), gpu_memory_fraction is not None
+        self._stop_token_ids, self._vocab_size = sorted(stop_token_ids), vocab_size
+        self._seeded = gpu_memory_fraction is not None
         settings: dict[str, Any] = (
             {} if gpu_memory_fraction is None else {"gpu_memory_utilization": gpu_memory_fraction}
         )
@@ -82,8 +86,7 @@ class VllmWriter:
         from vllm import SamplingParams as Made
 
         return Made(
-            temperature=params.temperature,
-            top_p=params.top_p,
+            **vllm_shaping(params, self._vocab_size),
             max_tokens=params.max_new_tokens,
             seed=params.seed if self._seeded else None,
             stop_token_ids=self._stop_token_ids,

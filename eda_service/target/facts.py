@@ -10,6 +10,7 @@ from eda_service.artifacts import bounded_json
 from eda_service.artifacts.tensor_header import read_header
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError
+from eda_service.target.generation_defaults import read_generation_defaults
 from eda_service.target.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target
 
 
@@ -46,9 +47,14 @@ def facts_of(spec: TargetSpec) -> TargetFacts:
 
     Raises:
         TargetNotFoundError: No such target, or the hub cannot be asked.
-        TargetIncompatibleError: The config does not name its sizes.
+        TargetIncompatibleError: The config does not name its sizes, or the generation config of a target that is here
+            asks for what is not computed.
     """
-    return target_facts(resolve_target(spec).model_dir) if is_here(spec) else _hub_facts(spec.model, spec.revision)
+    if not is_here(spec):
+        return _hub_facts(spec.model, spec.revision)
+    model_dir = resolve_target(spec).model_dir
+    read_generation_defaults(model_dir)
+    return target_facts(model_dir)
 
 
 def target_facts(model_dir: Path) -> TargetFacts:

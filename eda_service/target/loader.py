@@ -30,6 +30,7 @@ from eda_service.target.attention import TreeShape, tree_mask, visible_mask
 from eda_service.target.chat import load_stop_token_ids, target_tokenizer
 from eda_service.target.fidelity import NUM_TOKENS, own_logits, require_equal, require_whole
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
+from eda_service.target.generation_defaults import NO_DEFAULTS, GenerationDefaults, read_generation_defaults
 from eda_service.target.head import InferenceHead, LmHead, lm_head_of
 from eda_service.target.packed import native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
@@ -50,6 +51,7 @@ class Target:
         lm_head: Its values, of which a draft vocabulary picks rows.
         embed: Token embedding module.
         notes: What a user of this target must know, in sentences.
+        defaults: What its generation_config.json says about answers.
         adapters: LoRA adapters beside the base, by row of a forward; None where the decoder takes none.
     """
 
@@ -67,6 +69,7 @@ class Target:
     device: torch.device
     adapters: AdapterBank | None = None
     notes: tuple[str, ...] = ()
+    defaults: GenerationDefaults = NO_DEFAULTS
 
     @property
     def head_weight(self) -> Tensor:
@@ -196,6 +199,7 @@ def _told(spec: TargetSpec) -> Iterator[None]:
 def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> Target:
     dtype = choose_dtype(spec, device)
     tokenizer = target_tokenizer(resolved)
+    defaults = read_generation_defaults(resolved.model_dir)
     model, notes = _load_model(resolved, dtype)
     model = model.to(device)
     body = model.get_decoder()
@@ -227,6 +231,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         device=device,
         adapters=_bank(decoder, dtype, device),
         notes=(*notes, *_context_note(model.config)),
+        defaults=defaults.within(lm_head.vocab_size),
     )
     _require_fidelity(target, own_1LV)
     return target

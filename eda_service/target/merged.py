@@ -1,15 +1,19 @@
-"""A target as one directory that any engine loads: its adapter merged, safetensors, tokenizer and chat template."""
+"""A target as one directory that any engine loads: its adapter merged, safetensors, tokenizer and chat template, and
+what its base says about answers.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from eda_service.config import TargetSpec
 from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.chat import target_tokenizer
+from eda_service.target.generation_defaults import FILE
 from eda_service.target.resolve import resolve_target
 
 
@@ -27,5 +31,8 @@ def write_merged(spec: TargetSpec, directory: Path) -> None:
     )
     if found.adapter_dir is not None:
         model = merge_adapter(model, found.adapter_dir)
+    model.generation_config = GenerationConfig()  # the file is copied as it is; the library refuses to save odd ones
     model.save_pretrained(directory)
+    if (found.model_dir / FILE).is_file():
+        shutil.copyfile(found.model_dir / FILE, directory / FILE)
     target_tokenizer(found).save_pretrained(directory)

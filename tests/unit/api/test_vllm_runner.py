@@ -16,6 +16,7 @@ from api.serving.booking import Booking, Order
 from api.serving.runner import EngineFailedError
 from api.serving.vllm_runner import EngineRestartingError, Loaded, VllmRunner
 from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.vllm_shaping import vllm_shaping
 from eda_service.errors import ContextLengthError, EdaError, OverloadedError, UnsupportedParameterError
 
 GREEDY = SamplingParams(max_new_tokens=8)
@@ -41,7 +42,9 @@ class Source:
         for _ in range(count):
             self._allowed.release()
 
-    async def generate(self, prompt_ids: list[int], params: Any, stops: Any, request_id: str) -> AsyncGenerator[Any]:
+    async def generate(
+        self, prompt_ids: list[int], params: Any, stops: Any, vocab_size: int, request_id: str
+    ) -> AsyncGenerator[Any]:
         try:
             for each in self._outputs:
                 await self._allowed.acquire()
@@ -150,12 +153,16 @@ def test_one_too_many_is_refused() -> None:
     [
         ({}, SamplingParams(temperature=1.0), "temperature"),
         ({"num_draft_tokens": 0}, SamplingParams(temperature=1.0, seed=3), "seed"),
+        ({}, SamplingParams(logit_bias=((5, 1.0),)), "logit_bias"),
+        ({"on_cpu": False}, SamplingParams(temperature=1.0, min_p=0.1), "min_p"),
+        ({}, SamplingParams(min_p=0.1, repetition_penalty=1.2), None),  # greedy: vLLM does not look at min_p
+        ({"num_draft_tokens": 0}, SamplingParams(temperature=1.0, min_p=0.1, logit_bias=((5, 1.0),)), None),
         ({}, SamplingParams(temperature=0.0, seed=3, max_new_tokens=8), None),
         ({"num_draft_tokens": 0}, SamplingParams(temperature=1.0, max_new_tokens=8), None),
         ({"on_cpu": False}, SamplingParams(temperature=1.0, seed=3, max_new_tokens=8), None),
     ],
 )
-def test_what_the_cpu_build_would_answer_wrongly_is_refused(
+def test_what_would_be_answered_wrongly_or_not_at_all_is_refused(
     settings: dict[str, Any], params: SamplingParams, param: str | None
 ) -> None:
     async def check() -> str | None:
@@ -167,6 +174,22 @@ def test_what_the_cpu_build_would_answer_wrongly_is_refused(
         return None
 
     assert asyncio.run(check()) == param
+
+
+def test_vllm_gets_what_shapes_an_answer_in_its_own_words() -> None:
+    """Names and meanings of its `SamplingParams`; suppressed tokens are all others allowed."""
+    params = SamplingParams(
+        temperature=0.5, top_p=0.9, top_k=-1, repetition_penalty=1.1, suppress_token_ids=frozenset({0, 2})
+    )
+    assert vllm_shaping(params, 5) == {
+        **{"temperature": 0.5, "top_p": 0.9, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.1},
+        **{"presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": None, "allowed_token_ids": [1, 3, 4]},
+    }
+    asked = SamplingParams(logit_bias=((3, -2.0),), min_p=0.2, top_k=7, frequency_penalty=-1.0, presence_penalty=0.5)
+    found = vllm_shaping(asked, 5)
+    assert (found["logit_bias"], found["allowed_token_ids"]) == ({3: -2.0}, None)
+    assert (found["min_p"], found["top_k"], found["frequency_penalty"]) == (0.2, 7, -1.0)
+    assert found["presence_penalty"] == 0.5
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_vllm_sees_it() -> None:

@@ -32,6 +32,13 @@ PARAMS = st.fixed_dictionaries(
         "min_new_tokens": st.integers(-1, 14),
         "num_logprobs": st.none() | st.integers(-1, 21),
         "score_prompt": st.booleans(),
+        "top_k": st.integers(-2, 130),
+        "min_p": st.sampled_from([0.0, 0.3, 1.0, 2.0, float("nan")]),
+        "repetition_penalty": st.sampled_from([1.0, 1.5, 1e-30, 1e30, 0.0, float("inf")]),
+        "presence_penalty": st.sampled_from([0.0, 2.0, -3.0]),
+        "frequency_penalty": st.sampled_from([0.0, -2.0, float("nan")]),
+        "logit_bias": st.lists(st.tuples(NUMBERS, st.sampled_from([-100.0, 3.0, 200.0])), max_size=3).map(tuple),
+        "suppress_token_ids": st.frozensets(NUMBERS, max_size=4),
     }
 )
 REQUESTS = st.lists(st.tuples(st.lists(NUMBERS, max_size=12), PARAMS), min_size=1, max_size=4)

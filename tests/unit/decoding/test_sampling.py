@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eda_service.decoding.sampling import distribution, draw, most_likely, nucleus
+from eda_service.decoding.sampling import Truncation, distribution, draw, most_likely, nucleus
 
 
 def nucleus_oracle(probs_V: np.ndarray, top_p: float) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_distribution_is_softmax_of_logits_over_temperature() -> None:
 
 def test_temperature_zero_is_one_hot_beside_sampled_rows() -> None:
     logits_BLV = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
-    got_BLV = distribution(logits_BLV, torch.tensor([0.0, 1.0]), torch.tensor([0.4, 1.0]))
+    got_BLV = distribution(logits_BLV, torch.tensor([0.0, 1.0]), Truncation(torch.tensor([0.4, 1.0])))
     assert torch.equal(got_BLV[0], torch.nn.functional.one_hot(logits_BLV[0].argmax(-1), 9).float())
     assert (got_BLV[1] > 0).all()
 
@@ -77,9 +77,9 @@ def test_temperature_zero_is_one_hot_beside_sampled_rows() -> None:
 def test_the_short_cut_without_greedy_rows_gives_the_same(top_ps: list[float] | None) -> None:
     logits_BLV = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0))
     temperatures_B = torch.tensor([0.5, 1.0, 1.7])
-    top_ps_B = None if top_ps is None else torch.tensor(top_ps)
-    wanted_BLV = distribution(logits_BLV, temperatures_B, top_ps_B)
-    assert torch.equal(distribution(logits_BLV, temperatures_B, top_ps_B, any_greedy=False), wanted_BLV)
+    kept = None if top_ps is None else Truncation(torch.tensor(top_ps))
+    wanted_BLV = distribution(logits_BLV, temperatures_B, kept)
+    assert torch.equal(distribution(logits_BLV, temperatures_B, kept, any_greedy=False), wanted_BLV)
 
 
 def test_half_precision_logits_are_normalised_in_float32() -> None:
@@ -94,7 +94,7 @@ def test_a_row_without_nucleus_is_untouched_by_a_neighbour_s(spread: float) -> N
     """top_p = 1 keeps every token, whether or not another row of the batch uses a nucleus."""
     logits_BLV = spread * torch.randn(2, 1, 2000, generator=torch.Generator().manual_seed(0))
     alone_LV = distribution(logits_BLV[:1], torch.ones(1), None)[0]
-    beside_LV = distribution(logits_BLV, torch.ones(2), torch.tensor([1.0, 0.5]))[0]
+    beside_LV = distribution(logits_BLV, torch.ones(2), Truncation(torch.tensor([1.0, 0.5])))[0]
     assert torch.equal(alone_LV, beside_LV)
 
 

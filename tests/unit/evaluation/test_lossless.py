@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.shaping import History
 from eda_service.evaluation.lossless import check_lossless, first_difference, tie_gap
 from eda_service.target.head import InferenceHead, LmHead
 from eda_service.target.loader import Target
@@ -21,7 +23,7 @@ PROMPT = [30, 40, 50]
 
 
 def near_tie(target: Target, prefix: list[int], left: int, right: int) -> bool:
-    gap, bound = tie_gap(target, prefix, left, right)
+    gap, bound = tie_gap(target, History(SamplingParams(), prefix, frozenset()), left, right)
     return gap <= bound
 
 

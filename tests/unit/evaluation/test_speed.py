@@ -30,7 +30,7 @@ def test_medians_and_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(speed, "decode_all", decode)
     engines = cast("dict[str, Engine]", {name: SimpleNamespace(name=name, num_draft_tokens=3) for name in seconds})
-    rows = measure_speed(engines, [[1], [2]], temperature=0.0, max_new_tokens=10, num_repeats=3)
+    rows = measure_speed(engines, [[1], [2]], params=SamplingParams(max_new_tokens=10), num_repeats=3)
     plain, draft = rows
     assert (plain.mode, plain.tokens_per_s, plain.speedup_over_autoregressive) == ("autoregressive", 2.5, 1.0)
     assert draft.tokens_per_s == 10.0  # 20 tokens in 2, 2 and 8 s: median of 10, 10, 2.5

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from eda_service.config import Answers, SelfGenConfig
 from eda_service.decoding.request import SamplingParams
 from eda_service.selfgen.generate import generate, storage_dtype
 from eda_service.selfgen.prompts import Prompt
+from eda_service.target.generation_defaults import GenerationDefaults
 from eda_service.target.loader import Target
 
 CONFIG = SelfGenConfig(temperature=0.0, max_new_tokens=10)
@@ -30,6 +32,29 @@ def test_an_answer_that_is_only_a_stop_token_is_skipped_with_its_reason(tiny_tar
     assert made.samples == []
     assert [(row.sample_id, row.reason) for row in made.skipped] == [
         ("p0", "empty answer: its answer mask is all zero")
+    ]
+
+
+def test_answers_are_written_as_the_model_is_served(
+    tiny_target: Target, reference_model: Callable[[str], PreTrainedModel]
+) -> None:
+    """Oracle: transformers' `generate` with the same repetition penalty and suppressed tokens."""
+    own = GenerationDefaults(temperature=1.7, repetition_penalty=1.9, suppress_token_ids=frozenset({40, 41, 42}))
+    made = generate(dataclasses.replace(tiny_target, defaults=own), prompts("the", "and"), CONFIG, seed=0)
+    for sample in made.samples:
+        ids = sample.token_ids[: sample.num_prompt_tokens]
+        out = reference_model("llama").generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=CONFIG.max_new_tokens,
+            eos_token_id=sorted(tiny_target.stop_token_ids),
+            repetition_penalty=1.9,
+            suppress_tokens=[40, 41, 42],
+        )
+        assert sample.token_ids == out[0].tolist()
+    assert [each.token_ids for each in generate(tiny_target, prompts("the", "and"), CONFIG, seed=0).samples] != [
+        each.token_ids for each in made.samples
     ]
 
 
