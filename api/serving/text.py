@@ -1,9 +1,14 @@
-"""Token ids to text as they come: whole characters only, and nothing that may still turn out to be a stop string."""
+"""Token ids to text as they come: whole characters only, and nothing that may still turn out to be a stop string.
+
+The pieces joined are what the tokenizer makes of all ids at once (`token_decoder` says what stands in the way).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from api.serving.token_decoder import TokenDecoder
 
 _REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not yet a whole character
 
@@ -17,38 +22,53 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
-        # transformers' own `decode` adds checks that cost more than this call itself.
-        self._backend, self._stops = tokenizer.backend_tokenizer, list(stops)
+        self._decoder, self._stops = TokenDecoder.of(tokenizer), list(stops)
         self._ids: list[int] = []
-        # Tokens before `_prefix` are settled; `_prefix.._read` are decoded again, because a token's text may depend on
-        # the ones before it (a leading space, say).
+        # Tokens before `_prefix` are settled. Those from there to `_read` have been given out as `_settled`, and are
+        # decoded again, because a token's text depends on whether one stands before it: they are some that have text.
         self._prefix = self._read = 0
-        self._held = ""
+        self._settled = ""
+        self._end = 0  # of the ids that the run of bytes at their end, if any, leaves as they are
+        self._unclean = self._held = ""
         self.stopped = False
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Take new tokens; returns the text that is certain now."""
         if self.stopped:
             return ""
-        self._ids.extend(token_ids)
-        settled = self._decode(self._ids[self._prefix : self._read])
-        text = self._decode(self._ids[self._prefix :])
+        for token_id in self._decoder.shown(token_ids):
+            self._ids.append(token_id)
+            if not self._decoder.is_byte(token_id):
+                self._end = len(self._ids)
+        if not self._decoder.streams or self._end == self._read:
+            return ""
+        text = self._decoder.raw(self._ids[self._prefix : self._end])
         if text.endswith(_REPLACEMENT):
             return ""
-        self._prefix, self._read = self._read, len(self._ids)
-        return self._release(text[len(settled) :])
+        new = text[len(self._settled) :]
+        alone = self._decoder.raw(self._ids[self._read : self._end])
+        if alone:
+            self._prefix, self._settled = self._read, alone
+        else:
+            self._settled = text
+        self._read = self._end
+        return self._release(self._clean(new))
 
     def finish(self) -> str:
         """The rest: what was held back for a stop string that did not come, and bytes that never became a character."""
         if self.stopped:
             return ""
-        settled = self._decode(self._ids[self._prefix : self._read])
-        rest = self._release(self._decode(self._ids[self._prefix :])[len(settled) :])
+        rest = self._unclean + self._decoder.raw(self._ids[self._prefix :])[len(self._settled) :]
+        released = self._release(self._decoder.cleaned(rest))
         held, self._held = self._held, ""
-        return rest if self.stopped else rest + held
+        return released if self.stopped else released + held
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return str(self._backend.decode(token_ids, skip_special_tokens=True))
+    def _clean(self, text: str) -> str:
+        """As much of the text as later tokens leave as it is, cleaned up."""
+        text = self._unclean + text
+        count = self._decoder.num_settled(text)
+        self._unclean = text[count:]
+        return self._decoder.cleaned(text[:count])
 
     def _release(self, text: str) -> str:
         self._held += text
