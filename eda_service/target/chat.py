@@ -8,11 +8,13 @@ are rendered by `eda_service.target.templates`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts import bounded_json
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.target.continued import continued
 from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
 
@@ -91,6 +93,22 @@ def read_template(path: Path) -> str:
         ) from error
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """What a chat template gets beside the messages; as transformers' `apply_chat_template` has it.
+
+    Attributes:
+        continue_final_message: The prompt ends where the last message's text does, and the answer continues it.
+        variables: Further ones, which may replace the names of special tokens.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, str]] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
 def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list[int]:
     """Token ids of a conversation, ending where the assistant's answer begins.
 
@@ -98,8 +116,38 @@ def render_prompt(tokenizer: Any, messages: Iterable[Mapping[str, str]]) -> list
         TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
         DatasetInvalidError: The template refuses the messages (roles out of order, say).
     """
-    text = _render(tokenizer, [dict(message) for message in messages], add_generation_prompt=True)
+    return prompt_ids(tokenizer, [dict(message) for message in messages], Rendering())
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> list[int]:
+    """Token ids of messages as the template takes them.
+
+    Raises:
+        TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
+        DatasetInvalidError: The template refuses the messages, or does not show the one to continue.
+    """
+    text = _render(tokenizer, messages, rendering)
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def template_of(tokenizer: Any, *, with_tools: bool = False) -> str:
+    """The chat template; of several, the one for conversations with tools, or the default.
+
+    Raises:
+        TargetIncompatibleError: There is none.
+    """
+    if not tokenizer.chat_template:
+        raise TargetIncompatibleError(
+            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
+            param="target.model",
+        )
+    try:
+        return str(tokenizer.get_chat_template(tools=[] if with_tools else None))
+    except ValueError as error:
+        raise TargetIncompatibleError(
+            f"the target's tokenizer names no default chat template: {str(error)[:200]}; name one of them default",
+            param="target.model",
+        ) from error
 
 
 def user_turn_opening(tokenizer: Any) -> list[int]:
@@ -108,7 +156,7 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     Raises:
         TargetIncompatibleError: The template does not place user text verbatim.
     """
-    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], add_generation_prompt=False)
+    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], Rendering(add_generation_prompt=False))
     head, mark, _ = text.partition(_USER_MARK)
     if not mark:
         raise TargetIncompatibleError(
@@ -119,20 +167,19 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     return [int(token) for token in tokenizer(head, add_special_tokens=False)["input_ids"]]
 
 
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-    if not tokenizer.chat_template:
-        raise TargetIncompatibleError(
-            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
-            param="target.model",
-        )
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> str:
+    template = template_of(tokenizer, with_tools=rendering.tools is not None)
     variables = {
-        "tools": None,
-        "documents": None,
-        "add_generation_prompt": add_generation_prompt,
+        "tools": None if rendering.tools is None else list(rendering.tools),
+        "documents": None if rendering.documents is None else list(rendering.documents),
+        "add_generation_prompt": rendering.add_generation_prompt,
         **{name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)},
+        **rendering.variables,
     }
     try:
-        return RENDERER.render(tokenizer.get_chat_template(), messages, variables)
+        if rendering.continue_final_message:
+            return continued(template, messages, lambda marked: RENDERER.render(template, marked, variables))
+        return RENDERER.render(template, messages, variables)
     except TemplateRefusedError as error:
         raise DatasetInvalidError(
             f"the target's chat template refuses these messages: {error}; use roles user and assistant in turn",
