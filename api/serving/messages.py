@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from api.serving import neutral
 from api.serving.json_values import JsonObject
@@ -32,6 +32,18 @@ _TEXT_OF = {
     "thinking": "thinking",
 }
 _MAY_BE_EMPTY = frozenset({"assistant", "tool"})
+_TEXT_SCHEMA = {"type": "string", "maxLength": 1_000_000}
+_PART_SCHEMA = {
+    "type": "object",
+    "properties": {"type": {"enum": list(_TEXT_OF)}, **dict.fromkeys(sorted(set(_TEXT_OF.values())), _TEXT_SCHEMA)},
+    "required": ["type"],
+}
+_PARTS_SCHEMA = {"type": "array", "items": {"anyOf": [_TEXT_SCHEMA, _PART_SCHEMA]}, "maxItems": MAX_PARTS}
+Content = Annotated[
+    list[Text],
+    Field(max_length=MAX_PARTS),
+    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, _PARTS_SCHEMA, {"type": "null"}]}),
+]
 
 
 class CalledFunction(Config):
@@ -61,7 +73,7 @@ class Message(Config):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[Text], Field(max_length=MAX_PARTS)] = Field(default_factory=list)
+    content: Content = Field(default_factory=list, description="null in messages of assistant and tool")
     name: Annotated[str, StringConstraints(max_length=64)] | None = Field(None, description="for the chat template")
     reasoning: Text | None = Field(None, description="what an earlier answer thought; also `reasoning_content`")
     tool_calls: Annotated[list[MessageToolCall], Field(max_length=MAX_CALLS)] | None = None
