@@ -12,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from api.serving.text import TextStream
+from api.serving.text import Offsets, TextStream
 
 WORDS = ["a", "be", "the", "n't", "n", "n'", "t", "'", "'s", "'ve", "'v", "e", ".", ",", "!", "?", "do"]
 WORDS += ["é", "\u6771", "\U0001f680", " ", "", "\ufffd"]
@@ -149,3 +149,36 @@ def test_what_is_cleaned_up_is_held_until_it_is_whole() -> None:
     parts = [stream.push([token_id]) for token_id in ids]
     assert "".join([*parts, stream.finish()]) == made.decode(ids) == made.clean_up_tokenization(text)
     assert "".join(parts).startswith("We don't! It's I'm we've they're")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "byte level", "unigram", "word piece"])
+def test_offsets_are_where_tokens_begin_in_the_text(kind: str) -> None:
+    """Of tokens that are whole characters; special ones take no place."""
+    tokenizer, rng = KINDS[kind](), random.Random(kind)
+    for _ in range(50):
+        vocab = [token_id for text, token_id in tokenizer.get_vocab().items() if text.isascii() and text[:2] != "<0"]
+        ids = [rng.choice(vocab) for _ in range(12)]
+        offsets = Offsets(tokenizer)
+        for place, token_id in enumerate(ids):
+            assert offsets.before(token_id) == len(tokenizer.decode(ids[:place], skip_special_tokens=True)), ids
+
+
+@pytest.mark.parametrize("kind", ["llama", "metaspace", "byte level", "word piece"])
+def test_an_answer_after_an_echoed_prompt_keeps_its_first_space(kind: str) -> None:
+    tokenizer, rng = KINDS[kind](), random.Random(kind)
+    vocab = [token_id for text, token_id in tokenizer.get_vocab().items() if text[:2] != "<0" and text.isalpha()]
+    vocab = [token_id for token_id in vocab if "\ufffd" not in tokenizer.decode([token_id])]
+    for _ in range(30):
+        prompt, ids = [rng.choice(vocab) for _ in range(4)], [rng.choice(vocab) for _ in range(6)]
+        stream = TextStream(tokenizer, after=prompt)
+        parts = [stream.push([token_id]) for token_id in ids]
+        whole = tokenizer.decode(prompt + ids, skip_special_tokens=True)
+        assert tokenizer.decode(prompt) + "".join([*parts, stream.finish()]) == whole
+
+
+@pytest.mark.parametrize(("kind", "half"), [("byte level", "Ã"), ("llama", "<0xC3>"), ("across tokens", "a")])
+def test_an_answer_after_half_a_character_begins_anew(kind: str, half: str) -> None:
+    tokenizer = KINDS[kind]()
+    prompt, ids = tokenizer.convert_tokens_to_ids(["a", half]), tokenizer.convert_tokens_to_ids(["e", "t"])
+    stream = TextStream(tokenizer, after=prompt)
+    assert stream.push(ids) + stream.finish() == "et"
