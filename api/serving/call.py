@@ -19,7 +19,7 @@ from api.serving.token_text import TokenText
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params
 from eda_service.decoding.variants import BASE
 from eda_service.errors import ContextLengthError, RequestError
-from eda_service.target.chat import render_prompt
+from eda_service.target.conversation import render_turns
 from eda_service.target.generation_defaults import NO_DEFAULTS, GenerationDefaults
 
 MAX_CHUNKS_PER_S = 40.0 * len(os.sched_getaffinity(0))
@@ -210,8 +210,8 @@ def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float)
 async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
     """Text and token ids of every prompt of a request."""
     if isinstance(request, ChatRequest):
-        turns = [message.rendered() for message in request.messages]
-        return [Echo("", await asyncio.to_thread(render_prompt, pair.tokenizer, turns))]
+        turns = [message.turn() for message in request.messages]
+        return [Echo("", await asyncio.to_thread(render_turns, pair.tokenizer, turns, request.wanted()))]
     assert isinstance(request, CompletionRequest)
     found = []
     for prompt in request.prompts:

@@ -86,7 +86,9 @@ class Choice:
         echo: Echo | None = None,
         with_spans: bool = False,
     ) -> None:
-        self._text, self._one_by_one, self._echo = TextStream(tokenizer, stops), bool(stops) or with_spans, echo
+        after = () if echo is None else echo.token_ids
+        self._text = TextStream(tokenizer, stops, after=after)
+        self._one_by_one, self._echo = bool(stops) or with_spans, echo
         self._with_spans, self._newest_accepted = with_spans, False
         self._held: list[Scored] = []
         self._spans: list[Span] = []

@@ -5,13 +5,13 @@ Choices are plain dicts: one is made per round and answer, and a model per chunk
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
 from api.serving.choice import Piece, Scored
 from api.serving.schemas import ChatCompletion, FinishReason, TextCompletion
+from api.serving.text import Offsets
 from api.serving.token_text import TokenText
 
 _LEAST_LOGPROB = -9999.0  # OpenAI's value for "very unlikely"
@@ -104,7 +104,7 @@ class TextForm:
 
     def __init__(self, token_text: TokenText, *, with_logprobs: bool) -> None:
         self._token_text, self._with_logprobs = token_text, with_logprobs
-        self._offsets: dict[int, _Offset] = {}
+        self._offsets: dict[int, Offsets] = {}
 
     def opening(self, index: int) -> None:
         """A text's stream opens with its text."""
@@ -129,12 +129,11 @@ class TextForm:
         }
 
     def _logprobs(self, index: int, scored: Sequence[Scored]) -> dict[str, Any]:
-        offset = self._offsets.setdefault(index, _Offset())
+        offset = self._offsets.setdefault(index, Offsets(self._token_text.tokenizer))
         tokens, offsets, own, tops = [], [], [], []
         for token_id, score in scored:
-            text, raw = self._token_text.of(token_id)
-            tokens.append(text)
-            offsets.append(offset.before(raw))
+            tokens.append(self._token_text.of(token_id)[0])
+            offsets.append(offset.before(token_id))
             own.append(None if score is None else max(score.logprob, _LEAST_LOGPROB))
             tops.append(None if score is None else self._top(token_id, score.logprob, score.top))
         return {"tokens": tokens, "token_logprobs": own, "top_logprobs": tops, "text_offset": offsets}
@@ -150,17 +149,3 @@ class TextForm:
 def _spans(piece: Piece) -> dict[str, Any]:
     """Where a piece's text comes from, in calls that ask."""
     return {"spans": [asdict(span) for span in piece.spans]} if piece.spans else {}
-
-
-class _Offset:
-    """Counts whole characters of the tokens before each token."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._num_characters = 0
-
-    def before(self, raw: bytes) -> int:
-        """Characters before a token; takes it in."""
-        before = self._num_characters
-        self._num_characters += len(self._decoder.decode(raw))
-        return before

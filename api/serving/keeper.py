@@ -125,7 +125,10 @@ class PromptKeeper:
 
 
 def _conversations(request: GenerationRequest) -> list[list[dict[str, str]]]:
+    """What prompt files can say of a request; not a conversation with tools, which they have no place for."""
     if isinstance(request, ChatRequest):
-        return [[message.rendered() for message in request.messages]]
+        if request.tools or request.documents or any(message.has_tools for message in request.messages):
+            return []
+        return [[message.kept() for message in request.messages]]
     assert isinstance(request, CompletionRequest)
     return [[{"role": "user", "content": text}] for text in request.prompts if isinstance(text, str)]

@@ -6,6 +6,8 @@ Sources: OpenAI's API reference and vLLM's extra parameters. What is in no list 
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -13,6 +15,10 @@ from api.errors import field_name
 from eda_service.errors import UnsupportedParameterError
 
 _ANYTHING: Final = object()
+_WORD = re.compile(r"[a-z0-9_]{0,32}")
+_KINDS = {list: "a list", dict: "an object"}
+_MAX_SHOWN = 32
+_TEMPLATE = "chat_template_kwargs"
 
 # Name to the values that change nothing; None never does.
 _SHARED: Mapping[str, Any] = {
@@ -21,48 +27,95 @@ _SHARED: Mapping[str, Any] = {
     "safety_identifier": _ANYTHING,
     "prompt_cache_key": _ANYTHING,
     "prompt_cache_retention": _ANYTHING,
+    "prompt_cache_options": _ANYTHING,
     "request_id": _ANYTHING,
-    "store": (False,),
-    "service_tier": ("auto", "default"),
+    "session_id": _ANYTHING,
+    "chat_id": _ANYTHING,
+    "cache_salt": _ANYTHING,
+    "cache_control": _ANYTHING,
+    "name": _ANYTHING,
+    "store": _ANYTHING,
+    "service_tier": _ANYTHING,
+    "prediction": _ANYTHING,
+    "stream_interval": _ANYTHING,
     "best_of": (1,),
     "length_penalty": (1,),
     "use_beam_search": (False,),
     "skip_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
-    "add_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "early_stopping": (False,),
+    "watermarking": (False,),
+    "bad_words": ([],),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_prompt_text": (False,),
+    "return_token_offsets": (False,),
+    "extra_body": ({},),
+    "vllm_xargs": ({},),
+    "kv_transfer_params": ({},),
     "priority": (0,),
     "response_format": ({"type": "text"},),
 }
 CHAT: Mapping[str, Any] = {
     **_SHARED,
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "verbosity": ("medium",),
+    "include_reasoning": (True,),
     "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
+    "suffix": ("",),
+    "add_special_tokens": (False,),
+    "mm_processor_kwargs": ({},),
+    "media_io_kwargs": ({},),
 }
-TEXT: Mapping[str, Any] = {**_SHARED, "suffix": ("",)}
+TEXT: Mapping[str, Any] = {**_SHARED, "suffix": ("",), "add_special_tokens": (True,)}
 MESSAGE: Mapping[str, Any] = {
-    "refusal": (),
-    "annotations": ([],),
+    "id": _ANYTHING,
+    "object": _ANYTHING,
+    "type": ("text", "message"),
+    "index": _ANYTHING,
+    "status": _ANYTHING,
+    "created": _ANYTHING,
+    "created_at": _ANYTHING,
+    "timestamp": _ANYTHING,
+    "metadata": _ANYTHING,
+    "cache_control": _ANYTHING,
+    "provider_specific_fields": _ANYTHING,
+    "annotations": _ANYTHING,
+    "reasoning_details": _ANYTHING,
+    "thinking_blocks": _ANYTHING,
+    "refusal": ("",),
+    "images": ([],),
+    "prefix": (False,),
+    "partial": (False,),
     "audio": (),
     "function_call": (),
-    "tool_calls": ([],),
+    "tools": ([],),
+}
+PART: Mapping[str, Any] = {
+    "id": _ANYTHING,
+    "index": _ANYTHING,
+    "cache_control": _ANYTHING,
+    "prompt_cache_breakpoint": _ANYTHING,
+    "annotations": _ANYTHING,
+    "citations": _ANYTHING,
+    "logprobs": _ANYTHING,
+    "signature": _ANYTHING,
+    "metadata": _ANYTHING,
 }
 
 
-def without_neutral(body: Any, known: Iterable[str], neutral: Mapping[str, Any]) -> Any:
-    """A body without the parameters that change nothing.
+def without_neutral(body: Any, known: Iterable[str], neutral: Mapping[str, Any], *, at: str = "") -> Any:
+    """A body without the parameters that change nothing; null changes nothing, whatever its name.
 
     Args:
         body: As it came; what is not an object is left to the model.
         known: Names the model has.
         neutral: One of this module's tables.
+        at: Where in the request the body stands, for errors; empty where it is the request.
 
     Raises:
         UnsupportedParameterError: A parameter would change the answer and is not supported, or is unknown.
@@ -71,14 +124,35 @@ def without_neutral(body: Any, known: Iterable[str], neutral: Mapping[str, Any])
         return body
     fields = set(known)
     for name, value in body.items():
-        if name in fields:
+        if name in fields or value is None:
             continue
         if name not in neutral:
-            shown = field_name([name])
-            raise UnsupportedParameterError(f"there is no parameter {shown}; leave it out", param=shown)
-        if value is not None and neutral[name] is not _ANYTHING and not _is_one_of(value, neutral[name]):
-            raise UnsupportedParameterError(f"this value of {name} is not supported here; leave it out", param=name)
+            word = field_name([name])
+            elsewhere = ", or give it in chat_template_kwargs if the template reads it" if _TEMPLATE in fields else ""
+            raise UnsupportedParameterError(
+                f"there is no parameter {word}; leave it out{elsewhere}", param=_joined(at, word)
+            )
+        if neutral[name] is not _ANYTHING and not _is_one_of(value, neutral[name]):
+            taken = " or ".join(["null", *map(shown, neutral[name])])
+            raise UnsupportedParameterError(
+                f"{name} is {shown(value)}, which is not supported here; leave it out or set it to {taken}",
+                param=_joined(at, name),
+            )
     return {name: value for name, value in body.items() if name in fields}
+
+
+def shown(value: Any) -> str:
+    """A value in a message: itself where it is a number or a plain word, else what kind of thing it is."""
+    if isinstance(value, str):
+        return repr(value) if _WORD.fullmatch(value) else "a text"
+    if isinstance(value, list | dict):
+        return json.dumps(value) if value in ([], {}, ["text"], {"type": "text"}) else _KINDS[type(value)]
+    written = json.dumps(value)
+    return written if len(written) <= _MAX_SHOWN else "a number"
+
+
+def _joined(at: str, name: str) -> str:
+    return f"{at}.{name}" if at else name
 
 
 def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:

@@ -7,13 +7,25 @@ transformers; `draft_tokens` is ours. Imports neither torch nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StringConstraints, WrapValidator, model_validator
-from pydantic_core import PydanticCustomError, ValidationError
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticUndefined, ValidationError
 
 from api.serving import neutral
+from api.serving.messages import Messages, Text
+from api.serving.template_fields import TemplateFields
 from eda_service.base_config import Config
 from eda_service.errors import RequestError
 
@@ -37,7 +49,6 @@ def _said(message: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 TokenIds = Annotated[list[StrictInt], Field(min_length=1, max_length=_MAX_TOKENS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Stop = Annotated[
@@ -64,33 +75,20 @@ Bias = Annotated[
 ]
 
 
-class TextPart(Config):
-    """One part of a message in OpenAI's list form; only text is understood."""
+def _without_nulls(body: Any, fields: Mapping[str, FieldInfo]) -> Any:
+    """A body without the nulls of fields that have a default other than null: null means not given."""
+    if not isinstance(body, dict):
+        return body
+    return {name: value for name, value in body.items() if value is not None or not _has_value(fields.get(name))}
 
-    type: Literal["text"]
-    text: Text
+
+def _has_value(field: FieldInfo | None) -> bool:
+    """Whether a field's default is a value, and null is none that it may have."""
+    return field is not None and field.default not in (None, PydanticUndefined) and not _may_be_null(field)
 
 
-class Message(Config):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Text | Annotated[list[TextPart], Field(max_length=1024)],
-        _said("give a string, or a list of parts of type text; other parts are not supported"),
-    ]
-    name: Annotated[str, StringConstraints(max_length=64)] | None = Field(None, description="for the chat template")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_neutral(cls, body: Any) -> Any:
-        return neutral.without_neutral(body, cls.model_fields, neutral.MESSAGE)
-
-    def rendered(self) -> dict[str, str]:
-        """What the chat template gets; `developer` is OpenAI's newer name of `system`."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        turn = {"role": "system" if self.role == "developer" else self.role, "content": text}
-        return turn if self.name is None else {**turn, "name": self.name}
+def _may_be_null(field: FieldInfo) -> bool:
+    return type(None) in get_args(field.annotation)
 
 
 class StreamOptions(Config):
@@ -102,6 +100,11 @@ class StreamOptions(Config):
         False, description="ours: in every chunk, which text the draft proposed (`spans` of a choice) and `metrics`"
     )
     include_obfuscation: StrictBool | None = Field(None, description="accepted; nothing is padded")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, body: Any) -> Any:
+        return _without_nulls(body, cls.model_fields)
 
 
 class GenerationRequest(Config):
@@ -144,7 +147,7 @@ class GenerationRequest(Config):
     @model_validator(mode="before")
     @classmethod
     def _drop_neutral(cls, body: Any) -> Any:
-        return neutral.without_neutral(body, cls.model_fields, cls.ignorable)
+        return _without_nulls(neutral.without_neutral(body, cls.model_fields, cls.ignorable), cls.model_fields)
 
     @property
     def stops(self) -> list[str]:
@@ -177,12 +180,12 @@ class GenerationRequest(Config):
         return self.stream_options or StreamOptions()
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(TemplateFields, GenerationRequest):
     """Body of `POST /v1/chat/completions`."""
 
     ignorable: ClassVar[Any] = neutral.CHAT
 
-    messages: list[Message] = Field(min_length=1, max_length=1024)
+    messages: Messages
     max_completion_tokens: StrictInt | None = Field(
         None, ge=1, le=_MAX_TOKENS, description="OpenAI's newer name of max_tokens"
     )
@@ -215,6 +218,12 @@ class CompletionRequest(GenerationRequest):
     max_tokens: StrictInt | None = Field(16, ge=0, le=_MAX_TOKENS, description="answer cap (OpenAI's default)")
     echo: StrictBool | None = Field(None, description="the answer begins with the prompt")
     logprobs: StrictInt | None = Field(None, ge=0, le=5)
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_for_false(cls, value: Any) -> Any:
+        """False is how chat's field says none."""
+        return None if value is False else value
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

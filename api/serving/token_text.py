@@ -33,7 +33,7 @@ class TokenText:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer, self._size = tokenizer, 1 + max(tokenizer.get_vocab().values())
+        self.tokenizer, self._size = tokenizer, 1 + max(tokenizer.get_vocab().values())
         self._added: dict[int, str] = {token_id: text for text, token_id in tokenizer.get_added_vocab().items()}
         decoder = tokenizer.backend_tokenizer.decoder
         self._is_byte_level = decoder is not None and "ByteLevel" in _kinds(json.loads(decoder.__getstate__()))
@@ -52,7 +52,7 @@ class TokenText:
     def _bytes(self, token_id: int) -> bytes:
         if token_id in self._added:
             return self._added[token_id].encode()
-        symbols = self._tokenizer.convert_ids_to_tokens(token_id) or ""  # ids need not be contiguous
+        symbols = self.tokenizer.convert_ids_to_tokens(token_id) or ""  # ids need not be contiguous
         if self._is_byte_level:
             table = _byte_of_symbol()
             return b"".join(bytes([table[each]]) if each in table else each.encode() for each in symbols)

@@ -8,11 +8,13 @@ are rendered by `eda_service.target.templates`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts import bounded_json
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.target.continued import continued
 from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
 from eda_service.target.tool_marks import mark
@@ -92,6 +94,22 @@ def read_template(path: Path) -> str:
         ) from error
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """What a chat template gets beside the messages; as transformers' `apply_chat_template` has it.
+
+    Attributes:
+        continue_final_message: The prompt ends where the last message's text does, and the answer continues it.
+        variables: Further ones, which may replace the names of special tokens.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None = None
+    documents: Sequence[Mapping[str, str]] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
 def render_prompt(
     tokenizer: Any,
     messages: Iterable[Mapping[str, Any]],
@@ -111,19 +129,49 @@ def render_prompt(
         TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
         DatasetInvalidError: The template refuses the messages (roles out of order, say), or leaves out their tools.
     """
-    turns, beside = [dict(message) for message in messages], dict(template_kwargs or {})
-    text = _render(tokenizer, turns, tools=tools, variables=beside)
+    turns = [dict(message) for message in messages]
+    rendering = Rendering(tools=tools, variables=template_kwargs or {})
     marked = mark(turns, tools)
     if marked.marks:
-        shown = _render(tokenizer, marked.messages, tools=marked.tools, variables=beside)
-        missing = marked.missing(shown)
+        missing = marked.missing(_render(tokenizer, marked.messages, replace(rendering, tools=marked.tools)))
         if missing:
             raise DatasetInvalidError(
                 f"the target's chat template leaves out {missing}, so the target would not see them; leave such rows "
                 "out, or give the target a template with tools",
                 param="messages",
             )
+    return prompt_ids(tokenizer, turns, rendering)
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> list[int]:
+    """Token ids of messages as the template takes them.
+
+    Raises:
+        TargetIncompatibleError: The tokenizer has no chat template, or one that takes too long.
+        DatasetInvalidError: The template refuses the messages, or does not show the one to continue.
+    """
+    text = _render(tokenizer, messages, rendering)
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def template_of(tokenizer: Any, *, with_tools: bool = False) -> str:
+    """The chat template; of several, the one for conversations with tools, or the default.
+
+    Raises:
+        TargetIncompatibleError: There is none.
+    """
+    if not tokenizer.chat_template:
+        raise TargetIncompatibleError(
+            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
+            param="target.model",
+        )
+    try:
+        return str(tokenizer.get_chat_template(tools=[] if with_tools else None))
+    except ValueError as error:
+        raise TargetIncompatibleError(
+            f"the target's tokenizer names no default chat template: {str(error)[:200]}; name one of them default",
+            param="target.model",
+        ) from error
 
 
 def user_turn_opening(tokenizer: Any) -> list[int]:
@@ -132,7 +180,7 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     Raises:
         TargetIncompatibleError: The template does not place user text verbatim.
     """
-    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], variables={"add_generation_prompt": False})
+    text = _render(tokenizer, [{"role": "user", "content": _USER_MARK}], Rendering(add_generation_prompt=False))
     head, mark, _ = text.partition(_USER_MARK)
     if not mark:
         raise TargetIncompatibleError(
@@ -143,34 +191,18 @@ def user_turn_opening(tokenizer: Any) -> list[int]:
     return [int(token) for token in tokenizer(head, add_special_tokens=False)["input_ids"]]
 
 
-def _render(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    variables: Mapping[str, Any],
-) -> str:
-    """As `apply_chat_template` of transformers renders it."""
-    if not tokenizer.chat_template:
-        raise TargetIncompatibleError(
-            "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
-            param="target.model",
-        )
-    try:
-        template = tokenizer.get_chat_template(tools=tools)
-    except ValueError as error:
-        raise TargetIncompatibleError(
-            "the target's tokenizer has several chat templates, and none is called `default`; name one so",
-            param="target.model",
-        ) from error
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> str:
+    template = template_of(tokenizer, with_tools=rendering.tools is not None)
     variables = {
-        "tools": None if tools is None else list(tools),
-        "documents": None,
-        "add_generation_prompt": True,
+        "tools": None if rendering.tools is None else list(rendering.tools),
+        "documents": None if rendering.documents is None else list(rendering.documents),
+        "add_generation_prompt": rendering.add_generation_prompt,
         **{name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)},
-        **variables,
+        **rendering.variables,
     }
     try:
+        if rendering.continue_final_message:
+            return continued(template, messages, lambda marked: RENDERER.render(template, marked, variables))
         return RENDERER.render(template, messages, variables)
     except TemplateRefusedError as error:
         raise DatasetInvalidError(

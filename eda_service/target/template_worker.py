@@ -2,7 +2,8 @@
 
 A template is a program of whoever published the target. It runs here, in Jinja's immutable sandbox, as transformers
 would run it, in a process that the kernel stops when it takes too much processor time or memory. Each order is
-`{"template", "messages", "variables"}`, each answer `{"text"}` or `{"error"}`; an empty object comes first.
+`{"template", "messages", "variables"}`, each answer `{"text"}` or `{"error"}`; an empty object comes first. An order
+of a template alone is answered with what it reads, `{"variables", "takes_parts"}`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import json
 import math
 import resource
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NoReturn, TextIO
 
 from jinja2 import Environment, Template, TemplateError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
+from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from eda_service.target.template_traits import takes_parts, variables_of
 
 CPU_S = 2
 MEMORY_BYTES = 512 << 20
@@ -28,14 +32,20 @@ _MAX_MESSAGE_CHARACTERS = 300
 
 
 class _Generation(Extension):
-    """`{% generation %}`: transformers marks the answer's place with it; the text is the same without."""
+    """`{% generation %}`, with which transformers marks the answer's place. As there, the block is called like a macro:
+    what is set in it ends with it, and a loop around it cannot be left from inside it.
+    """
 
     tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
 
-    def parse(self, parser: Parser) -> list[Node]:
-        """Keep what stands between."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> Node:
+        """A call of what stands between."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_text"), [], [], body).set_lineno(line)
+
+    def _text(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 def _tojson(
@@ -65,10 +75,14 @@ def _compiled(template: str) -> Template:
     return _environment().from_string(template)
 
 
-def answer(order: dict[str, Any]) -> dict[str, str]:
-    """Render one order."""
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one order."""
+    template = order["template"]
     try:
-        text = _compiled(order["template"]).render(messages=order["messages"], **order["variables"])
+        if "messages" not in order:
+            made = _environment()
+            return {"variables": variables_of(template, made), "takes_parts": takes_parts(template, made)}
+        text = _compiled(template).render({**order["variables"], "messages": order["messages"]})
         if len(text) > MAX_TEXT_CHARACTERS:
             return {"error": f"it makes {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are allowed"}
         text.encode("utf-8")
@@ -93,7 +107,7 @@ def work(orders: TextIO, answers: TextIO) -> None:
         _say(answer(json.loads(line)), answers)
 
 
-def _say(value: dict[str, str], answers: TextIO) -> None:
+def _say(value: dict[str, Any], answers: TextIO) -> None:
     answers.write(json.dumps(value) + "\n")
     answers.flush()
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from eda_service.errors import TargetIncompatibleError
@@ -23,10 +24,24 @@ from eda_service.target.template_worker import CPU_S, MEMORY_BYTES
 MAX_TEMPLATE_CHARACTERS = 1 << 18
 _TIMEOUT_S = 60.0  # for a machine that stands still; the child's processor time ends first
 _READ_BYTES = 1 << 16
+_MAX_KNOWN = 64  # templates whose traits are remembered
 
 
 class TemplateRefusedError(Exception):
     """A template refused its messages, or broke; the message says how."""
+
+
+@dataclass(frozen=True)
+class TemplateTraits:
+    """What a template reads.
+
+    Attributes:
+        variables: Names that it reads and does not define.
+        takes_parts: It has a loop over the parts of a message's content.
+    """
+
+    variables: frozenset[str]
+    takes_parts: bool
 
 
 class TemplateRenderer:
@@ -34,6 +49,7 @@ class TemplateRenderer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._traits: dict[str, TemplateTraits] = {}
         self._child: subprocess.Popen[bytes] | None = None
         self._owner_pid = 0
 
@@ -44,18 +60,38 @@ class TemplateRenderer:
             TemplateRefusedError: The template says so, or breaks.
             TargetIncompatibleError: It is too long, or takes more time or memory than it may.
         """
+        return str(self._answer(template, messages=list(messages), variables=dict(variables))["text"])
+
+    def traits(self, template: str) -> TemplateTraits:
+        """What a template reads; asked of the child once.
+
+        Raises:
+            TemplateRefusedError: It is no template.
+            TargetIncompatibleError: It is too long, or takes more time or memory than it may.
+        """
+        found = self._traits.get(template)
+        if found is None:
+            answer = self._answer(template)
+            found = TemplateTraits(frozenset(answer["variables"]), bool(answer["takes_parts"]))
+            if len(self._traits) >= _MAX_KNOWN:
+                self._traits.clear()
+            self._traits[template] = found
+        return found
+
+    def _answer(self, template: str, **more: Any) -> dict[str, Any]:
+        """What the child makes of an order."""
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise TargetIncompatibleError(
                 f"the target's chat template has {len(template)} characters, at most {MAX_TEMPLATE_CHARACTERS} are "
                 "rendered; shorten it",
                 param="target.model",
             )
-        order = json.dumps({"template": template, "messages": list(messages), "variables": dict(variables)})
+        order = json.dumps({"template": template, **more})
         with self._lock:
             answer = self._ask(order.encode() + b"\n")
         if "error" in answer:
             raise TemplateRefusedError(answer["error"])
-        return str(answer["text"])
+        return answer
 
     def close(self) -> None:
         """End the child."""
