@@ -69,6 +69,15 @@ DRIFT = [
     *column("pack", "x'ff'"),
     *column("is_below", "'x'"),
 ]
+LOADS = [
+    *column("attempt", "'x'", "-1"),
+    *column("num_failures", "'x'"),
+    *column("reason", "x'ff'", "5"),
+    *column("failed_at", "'x'", FAR_FUTURE),
+    *column("retry_at", "'x'", FAR_FUTURE),
+    *column("has_given_up", "'x'"),
+    *column("serves", NOT_JSON, "'{}'", "'[]'", "5"),
+]
 DEPLOYMENT_EVENTS = [*column("data", NOT_JSON, "'[]'"), *column("at", "'x'", FAR_FUTURE), *column("message", "x'ff'")]
 REVISIONS = [*column("target", NOT_JSON, "'{}'"), *column("min_replicas", "'x'"), *column("created_at", "'x'")]
 CHAMPIONS = [*column("version", "'x'", "-1", "x'ff'"), *column("pinned_at", "'x'")]
