@@ -106,6 +106,7 @@ CASES: list[tuple[str, str, str, str]] = [
     *(("webhook_outbox", "id = 1", *each) for each in OUTBOX),
     *(("deployments", "name = 'bad'", *each) for each in DEPLOYMENTS),
     *(("deployment_drift", "name = 'bad'", *each) for each in DRIFT),
+    *(("deployment_loads", "name = 'bad'", *each) for each in LOADS),
     *(("deployment_events", "id = 1", *each) for each in DEPLOYMENT_EVENTS),
     *(("deployment_revisions", "name = 'bad'", *each) for each in REVISIONS),
     *(("champions", "name = 'bad'", *each) for each in CHAMPIONS),

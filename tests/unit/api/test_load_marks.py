@@ -41,9 +41,13 @@ def died(marks: LoadMarks, tmp_path: Path) -> None:
 
 
 def test_a_load_that_ends_leaves_nothing(marks: LoadMarks, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="broken"), marks.loading(MODEL):
-        assert len(left(tmp_path)) == 1
-        raise ValueError("broken")
+    def breaks() -> None:
+        with marks.loading(MODEL):
+            assert len(left(tmp_path)) == 1
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        breaks()
     with marks.loading(MODEL):
         pass
     assert left(tmp_path) == []
