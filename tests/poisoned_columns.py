@@ -75,7 +75,6 @@ LOADS = [
     *column("reason", "x'ff'", "5"),
     *column("failed_at", "'x'", FAR_FUTURE),
     *column("retry_at", "'x'", FAR_FUTURE),
-    *column("has_given_up", "'x'"),
     *column("serves", NOT_JSON, "'{}'", "'[]'", "5"),
 ]
 DEPLOYMENT_EVENTS = [*column("data", NOT_JSON, "'[]'"), *column("at", "'x'", FAR_FUTURE), *column("message", "x'ff'")]

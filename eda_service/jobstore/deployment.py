@@ -82,7 +82,6 @@ class Load(Row):
         num_failures: Of what is wanted now, one after another.
         reason: Of the newest failure; None when the newest attempt has not failed.
         retry_at: When the next attempt begins by itself; None: it has begun, or there is none.
-        has_given_up: It is not tried again until somebody changes it or starts it again.
         serves: The earlier version that answers meanwhile; None: nothing does.
     """
 
@@ -92,13 +91,17 @@ class Load(Row):
     reason: str | None = None
     failed_at: Seconds | None = None
     retry_at: Seconds | None = None
-    has_given_up: bool = False
     serves: Content | None = None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it is not tried again until somebody changes it or starts it again."""
+        return self.reason is not None and self.retry_at is None
 
     @property
     def is_waiting(self) -> bool:
         """Whether the newest attempt has failed and the next is to come."""
-        return self.reason is not None and not self.has_given_up
+        return self.reason is not None and self.retry_at is not None
 
     @property
     def has_failed(self) -> bool:

@@ -159,7 +159,7 @@ def start_anew(session: Session, name: str) -> None:
     load = session.get(LoadRow, name)
     if load is not None:
         load.attempt += 1
-        load.num_failures, load.reason, load.retry_at, load.has_given_up, load.serves = 0, None, None, False, None
+        load.num_failures, load.reason, load.retry_at, load.serves = 0, None, None, None
 
 
 def find(session: Session, name: str, owner: str | None) -> DeploymentRow:

@@ -58,10 +58,9 @@ class LoadLog(Database):
                 return False
             now = self._now()
             row.num_failures, row.reason, row.failed_at = row.num_failures + 1, rows.clean_text(reason), now
-            row.has_given_up = retry_in_s is None
             row.retry_at = None if retry_in_s is None else now + retry_in_s
             row.serves = None if serves is None else serves.model_dump(mode="json")
-            level = "error" if row.has_given_up else "warning"
+            level = "error" if retry_in_s is None else "warning"
             add_deployment_event(session, name, now, "load_failed", message, level, data)
             return True
 
@@ -81,7 +80,7 @@ class LoadLog(Database):
             if row is None or row.num_failures == 0:
                 return False
             message = f"it is loaded now, after {row.num_failures} failed attempts"
-            row.num_failures, row.reason, row.retry_at, row.has_given_up, row.serves = 0, None, None, False, None
+            row.num_failures, row.reason, row.retry_at, row.serves = 0, None, None, None
             add_deployment_event(session, name, self._now(), "loaded", message, "info", {"attempt": attempt})
             return True
 
@@ -111,7 +110,7 @@ def _current(session: Session, name: str, uid: str, attempt: int) -> LoadRow | N
         return None
     row = session.get(LoadRow, name)
     if row is None:
-        row = LoadRow(name=name, attempt=0, num_failures=0, has_given_up=False)
+        row = LoadRow(name=name, attempt=0, num_failures=0)
         if attempt == 0:
             session.add(row)
             session.flush()

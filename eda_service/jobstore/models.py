@@ -160,7 +160,6 @@ class LoadRow(Base):
     reason: Mapped[str | None] = mapped_column(Text, default=None)
     failed_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
     retry_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
-    has_given_up: Mapped[bool] = mapped_column(Boolean, default=False)
     serves: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
 
 

@@ -21,7 +21,6 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text()),
         sa.Column("failed_at", _SECONDS),
         sa.Column("retry_at", _SECONDS),
-        sa.Column("has_given_up", sa.Boolean(), nullable=False),
         sa.Column("serves", sa.JSON()),
     )
 
