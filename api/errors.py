@@ -138,6 +138,8 @@ def response_of(error: EdaError) -> JSONResponse:
     """An error of ours in the one shape, with the headers of its status."""
     status = status_of(error)
     headers = _ERROR_HEADERS.get(status)
+    if status == 503 and not error.retryable:
+        headers = {"x-should-retry": "false"}
     wait_s = getattr(error, "retry_after_s", None)
     if wait_s is not None:
         headers = {**(headers or {}), "retry-after": str(wait_s)}

@@ -67,6 +67,7 @@ def _in_the_url(text: str) -> list[Request]:
         made += [("POST", f"/v1/adaptations/{part}/{action}", None) for action in ("cancel", "retry")]
         made += [("POST", f"/v1/fine_tuning/jobs/{part}/cancel", None), ("POST", f"/v1/adaptations/{part}", {})]
         made += [("DELETE", f"/v1/deployments/{part}", None), ("PATCH", f"/v1/deployments/{part}", {"pack": text})]
+        made += [("POST", f"/v1/deployments/{part}/restart", None)]
         made += [("POST", f"/v1/deployments/{part}/rollback", {}), ("GET", f"/v1/deployments/{part}/events", None)]
         made.append(("PUT", f"/v1/packs/{part}/champion", {"version": None}))
         made += [("GET", f"/ui/{page}/{part}", None) for page in ("jobs", "deployments", "static")]

@@ -69,6 +69,14 @@ DRIFT = [
     *column("pack", "x'ff'"),
     *column("is_below", "'x'"),
 ]
+LOADS = [
+    *column("attempt", "'x'", "-1"),
+    *column("num_failures", "'x'"),
+    *column("reason", "x'ff'", "5"),
+    *column("failed_at", "'x'", FAR_FUTURE),
+    *column("retry_at", "'x'", FAR_FUTURE),
+    *column("serves", NOT_JSON, "'{}'", "'[]'", "5"),
+]
 DEPLOYMENT_EVENTS = [*column("data", NOT_JSON, "'[]'"), *column("at", "'x'", FAR_FUTURE), *column("message", "x'ff'")]
 REVISIONS = [*column("target", NOT_JSON, "'{}'"), *column("min_replicas", "'x'"), *column("created_at", "'x'")]
 CHAMPIONS = [*column("version", "'x'", "-1", "x'ff'"), *column("pinned_at", "'x'")]
@@ -97,6 +105,7 @@ CASES: list[tuple[str, str, str, str]] = [
     *(("webhook_outbox", "id = 1", *each) for each in OUTBOX),
     *(("deployments", "name = 'bad'", *each) for each in DEPLOYMENTS),
     *(("deployment_drift", "name = 'bad'", *each) for each in DRIFT),
+    *(("deployment_loads", "name = 'bad'", *each) for each in LOADS),
     *(("deployment_events", "id = 1", *each) for each in DEPLOYMENT_EVENTS),
     *(("deployment_revisions", "name = 'bad'", *each) for each in REVISIONS),
     *(("champions", "name = 'bad'", *each) for each in CHAMPIONS),

@@ -84,7 +84,7 @@ def events(
     limit: Limit = 20,
     before: Annotated[int, Query(ge=0, le=2**31 - 1, description="last id of the page before")] = 0,
 ) -> DeploymentEventList:
-    """What happened to a deployment: acceptance that fell or rose, and what was done; newest first."""
+    """What happened to a deployment: what did not load, acceptance that fell or rose, what was done; newest first."""
     found, has_more = deployments.events(name, caller, before=before, limit=limit)
     return views.deployment_events(found, has_more)
 
@@ -113,6 +113,14 @@ def rollback(
 ) -> DeploymentBody:
     """Serve again what an earlier revision served, as a new revision."""
     return _bodies([deployments.rollback(name, body, caller)], dispatcher, packs)[0]
+
+
+@router.post("/{name}/restart")
+def restart(
+    name: Name, caller: WriterDep, deployments: DeploymentsDep, dispatcher: DispatcherDep, packs: PacksDep
+) -> DeploymentBody:
+    """Load a deployment that has failed once more, after its reason was put right; 409 when it has not failed."""
+    return _bodies([deployments.restart(name, caller)], dispatcher, packs)[0]
 
 
 @router.delete("/{name}")

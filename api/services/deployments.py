@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -67,6 +67,8 @@ class Deployments:
         wanted = self._wanted(request, pack, caller)
         equal = self._equal(wanted, caller)
         if equal is not None:
+            with suppress(ConflictError):  # what has not failed goes on
+                self.restart(equal.name, caller)
             return equal, False
         if pack is not None and not request.force:
             _require_no_regression(beside_base(pack))
@@ -150,6 +152,17 @@ class Deployments:
             return current.model_copy(update=content), request.reason or f"rolled back to revision {earlier.revision}"
 
         return self._update(name, caller, changed)
+
+    def restart(self, name: str, caller: Caller) -> Deployment:
+        """Load what could not be loaded once more, from its first attempt.
+
+        Raises:
+            ConflictError: It has not failed.
+        """
+        with self._suggesting(name, caller):
+            self._store.restart_load(name, owner=caller.sees, made_by=caller.owner)
+        self._changed()
+        return self.get(name, caller)
 
     def delete(self, name: str, caller: Caller) -> None:
         """Stop serving; running requests end, the packs stay, kept prompts go."""

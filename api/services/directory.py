@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from api.auth import Caller
 from eda_service.distributed.serve_config import group_of, route_prefix_of
 from eda_service.errors import ModelNotFoundError
-from eda_service.jobstore import Deployment, JobStore
+from eda_service.jobstore import Deployment, JobStore, Load, served_version
 
 _MAX_AGE_S = 1.0
 _SHOWN_NAMES = 20
@@ -17,10 +17,15 @@ _SHOWN_NAMES = 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A served name and the path prefix of its group."""
+    """A served name and the path prefix of its group.
+
+    Attributes:
+        failure: Why nothing answers under it, nor will by itself.
+    """
 
     deployment: Deployment
     route_prefix: str
+    failure: str | None = None
 
 
 class Directory:
@@ -76,14 +81,21 @@ class Directory:
     def _read(self) -> None:
         before, began_at = self._num_changes, self._clock()
         entries: dict[str, Entry] = {}
+        loads = self._store.loads()
         for each in self._store.deployments(unreadable=True):
             if each.unreadable is None:
-                entries[each.name] = Entry(each, route_prefix_of(group_of(each)))
+                entries[each.name] = _entry(each, loads.get(each.name))
             elif (known := self._entries.get(each.name)) is not None and known.deployment.owner == each.owner:
                 entries[each.name] = known  # its replicas go on as they were before the row was damaged
         self._entries = entries
         if self._num_changes == before:  # else these rows may be older than a change
             self._read_at = began_at
+
+
+def _entry(wanted: Deployment, load: Load | None) -> Entry:
+    served = served_version(wanted, load)
+    prefix = route_prefix_of(group_of(served or wanted))
+    return Entry(wanted, prefix, failure=load.reason if served is None and load is not None else None)
 
 
 def _may_use(entry: Entry, caller: Caller) -> bool:

@@ -22,6 +22,7 @@ from api.services.adoption import Adoption
 from api.services.drift import DriftWatch
 from api.services.instruments import Instruments
 from api.services.live import Live
+from api.services.loading import LoadWatch
 from api.services.packs import Packs
 from api.services.readaptation import Readaptation
 from api.services.replicas import Replicas
@@ -74,6 +75,7 @@ class Dispatcher:
         placement = Placement(settings.serve_gpus, settings.serve_max_replicas_per_node)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement)
         self._replicas = Replicas(settings.serve_url)
+        self._loading = LoadWatch(store, self._replicas, self.wake)
         packs = Packs(store, settings.home)
         readaptation = Readaptation(store, packs, settings, self.wake, clock=clock)
         self.drift = DriftWatch(store, packs, self._replicas, readaptation)
@@ -130,7 +132,7 @@ class Dispatcher:
             away = "this service does not serve (EDA_SERVE is false)"
         elif not self.is_ray_reachable:
             away = "Ray does not answer"
-        return live.look(deployments, self.serving.applications, self._replicas, away=away)
+        return live.look(deployments, self.serving.applications, self._replicas, self._store.loads(), away=away)
 
     def run_once(self) -> None:
         """One pass. A job that cannot be advanced does not hold up the others."""
@@ -250,6 +252,7 @@ class Dispatcher:
     def _serve_once(self) -> None:
         if self.is_ray_reachable and self._settings.serve:
             self.serving.reconcile()
+            self._loading.run_once(self.serving.applications)
 
     def _watch_once(self) -> None:
         if self.is_ray_reachable and self._settings.serve:

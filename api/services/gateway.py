@@ -44,6 +44,12 @@ class EndpointUnavailableError(ResourceError):
     retryable = True
 
 
+class DeploymentFailedError(ResourceError):
+    """A deployment cannot be loaded, and is not tried again until somebody changes something."""
+
+    code = "deployment_failed"
+
+
 class ReplicaLostError(ResourceError):
     """A replica went away in the middle of an answer."""
 
@@ -88,6 +94,7 @@ class Gateway:
             ended: Called when the answer has been passed on, or its reader has gone.
 
         Raises:
+            DeploymentFailedError: That name cannot be loaded.
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
             InvalidKeyError: The key is dead, and the answer has not begun.
         """
@@ -111,9 +118,17 @@ class Gateway:
         """Send a request of this process's own making to a group; else as `forward`.
 
         Raises:
+            DeploymentFailedError: That name cannot be loaded.
             EndpointUnavailableError: The group does not answer, or has not loaded that name yet.
             InvalidKeyError: The key is dead, and the answer has not begun.
         """
+        if entry.failure is not None:
+            self._responses.labels("503").inc()
+            name = entry.deployment.name
+            raise DeploymentFailedError(
+                f"{name} is not served, as it cannot be loaded: {entry.failure}; sending the request again does not "
+                f"help: put that right, then `eda deployments restart {name}`"
+            )
         headers = {**headers, UID_HEADER: entry.deployment.uid}
         onward = self._http.build_request(method, f"{entry.route_prefix}{path}", headers=headers, content=content)
         name = entry.deployment.name

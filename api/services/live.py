@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, Replicas
+from api.services.loading import MAX_ATTEMPTS, is_of
+from api.services.replicas import LoadedGroup, LoadedVariant, Replicas
 from eda_service.distributed.serve_config import Application, application_of, group_of
-from eda_service.jobstore import Deployment
+from eda_service.jobstore import Deployment, Load, served_version
 
 _FAILED = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 
@@ -44,7 +45,12 @@ class Live:
 
 
 def look(
-    deployments: Sequence[Deployment], applications: Mapping[str, Application], replicas: Replicas, *, away: str | None
+    deployments: Sequence[Deployment],
+    applications: Mapping[str, Application],
+    replicas: Replicas,
+    loads: Mapping[str, Load],
+    *,
+    away: str | None,
 ) -> dict[str, Live]:
     """The state of each deployment by name; a group with running replicas is asked once.
 
@@ -52,20 +58,27 @@ def look(
         deployments: Which.
         applications: Serve's word at the last look.
         replicas: Answers for them.
+        loads: By name, how their loading goes.
         away: Why nothing can be served at all, if so.
     """
     bad = {each.name: _unreadable(each) for each in deployments if each.unreadable is not None}
     deployments = [each for each in deployments if each.unreadable is None]
-    keys = {each.name: group_of(each) for each in deployments}
+    loads = {each.name: loads.get(each.name, Load(name=each.name)) for each in deployments}
+    keys = {each.name: group_of(served_version(each, loads[each.name]) or each) for each in deployments}
     if away is not None:
-        return bad | {name: Live(State.PENDING, away, key) for name, key in keys.items()}
+        return bad | {name: _away(loads[name], key, away) for name, key in keys.items()}
     found = {key: applications.get(application_of(key)) for key in set(keys.values())}
     loaded = {
         key: replicas.loaded(key)
         for key, application in found.items()
         if application is not None and application.num_running
     }
-    return bad | {each.name: _one(each, keys[each.name], found, loaded) for each in deployments}
+    return bad | {each.name: _one(each, loads[each.name], keys[each.name], found, loaded) for each in deployments}
+
+
+def _away(load: Load, key: str, away: str) -> Live:
+    """What is known without a cluster: a deployment that is not tried again has failed in any case."""
+    return Live(State.FAILED, load.reason, key) if load.has_given_up else Live(State.PENDING, away, key)
 
 
 def _unreadable(deployment: Deployment) -> Live:
@@ -75,23 +88,16 @@ def _unreadable(deployment: Deployment) -> Live:
 
 def _one(
     wanted: Deployment,
+    load: Load,
     key: str,
     applications: Mapping[str, Application | None],
     groups: Mapping[str, LoadedGroup | None],
 ) -> Live:
     application, group = applications[key], groups.get(key)
     if application is None:
-        return Live(State.PENDING, "waiting for Ray Serve", key)
+        return _away(load, key, load.reason or "waiting for Ray Serve")
     variant = None if group is None else group.variant(wanted.uid)
-    failed = () if group is None else group.failed
-    why = next((each.reason for each in failed if each.uid == wanted.uid and _is_wanted(each, wanted)), None)
-    state, reason = State.LOADING, None
-    if variant is not None and _is_wanted(variant, wanted):
-        state = State.READY
-    elif why is not None:
-        state, reason = State.FAILED, why
-    elif application.status in _FAILED:
-        state, reason = State.FAILED, f"{application.status}: {application.message}"[:1000]
+    state, reason = _state(wanted, load, application, group)
     return Live(
         state=state,
         reason=reason,
@@ -102,5 +108,22 @@ def _one(
     )
 
 
-def _is_wanted(found: LoadedVariant | FailedVariant, wanted: Deployment) -> bool:
-    return (found.pack, found.base_draft) == (wanted.pack, wanted.base_draft)
+def _state(
+    wanted: Deployment, load: Load, application: Application, group: LoadedGroup | None
+) -> tuple[State, str | None]:
+    if load.has_given_up:
+        return State.FAILED, load.reason
+    variant = None if group is None else group.variant(wanted.uid)
+    if variant is not None and is_of(variant, wanted):
+        return State.READY, None
+    if load.is_waiting:
+        return State.LOADING, f"attempt {load.num_failures} of {MAX_ATTEMPTS} failed and another follows: {load.reason}"
+    failures = () if group is None else group.failed
+    for failed in failures:  # the watch has not seen it yet
+        if is_of(failed, wanted) and failed.attempt == load.attempt:
+            return State.LOADING if failed.may_pass else State.FAILED, failed.reason
+    if application.status in _FAILED:
+        is_counted = application.status == "DEPLOY_FAILED" and not application.num_running  # by the watch, soon
+        told = f"{application.status}: {application.message}"[:1000]
+        return State.LOADING if is_counted else State.FAILED, told
+    return State.LOADING, f"attempt {load.num_failures + 1} of {MAX_ATTEMPTS}" if load.num_failures else None

@@ -43,6 +43,9 @@ class FailedVariant(_Answer):
     base_draft: str | None = None
     pack: str | None = None
     reason: str
+    attempt: int = 0
+    code: str = "load_failed"
+    may_pass: bool = False
 
 
 class LoadedGroup(_Answer):

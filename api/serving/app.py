@@ -12,6 +12,7 @@ import logging
 import os
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 
@@ -21,6 +22,7 @@ from api.serving.call import ServedPair
 from api.serving.group_metrics import GroupMetrics
 from api.serving.hub import RemoteHub
 from api.serving.keeper import PromptKeeper
+from api.serving.load_marks import LoadMarks
 from api.serving.maker import Maker, stops_for_a_swap
 from api.serving.publisher import Publisher
 from api.serving.requests import GenerationRequest
@@ -59,7 +61,7 @@ class Endpoint:
         bind_replica()
         limit_kernel_cache()
         self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
-        self._models = ServedModels()
+        self._models = ServedModels(LoadMarks(home_dir(), ray.get_runtime_context().get_session_name()))
         here = serve.get_replica_context()
         hub = RemoteHub(here.app_name)
         self._publisher = Publisher(here.replica_tag, hub, self.pairs, self._models.memory)

@@ -141,6 +141,9 @@ class FailedVariant(BaseModel):
     base_draft: str | None
     pack: str | None
     reason: str
+    attempt: int = Field(0, description="which attempt to load it")
+    code: str = Field("load_failed", description="stable word for the reason")
+    may_pass: bool = Field(False, description="the machine was at fault, so another attempt may go well")
 
 
 class ReplicaMemory(BaseModel):

@@ -16,14 +16,17 @@ from collections.abc import Iterable, Sequence
 
 from api.serving.call import ServedPair
 from api.serving.group import ServedGroup
+from api.serving.load_marks import LoadMarks
 from api.serving.ports import Group
 from api.serving.schemas import FailedVariant, ReplicaMemory
 from api.serving.vllm_group import VllmGroup
 from eda_service.config import EngineKind, TargetSpec
 from eda_service.deployment_config import EngineSpec
 from eda_service.distributed.base_group import Place, place_of, serving_chain
+from eda_service.distributed.load_failures import Cause, cause_of, code_of, reason_of
+from eda_service.distributed.resources import release_free_memory
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.errors import EdaError, ModelNotFoundError, ResourceError
+from eda_service.errors import ModelNotFoundError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,20 @@ GroupKey = tuple[TargetSpec, EngineSpec, str]  # what its models have in common;
 
 
 class ServedModels:
-    """Models by key."""
+    """Models by key.
 
-    def __init__(self) -> None:
+    Args:
+        marks: Say which loads ended with their process; None: nobody writes that down.
+    """
+
+    def __init__(self, marks: LoadMarks | None = None) -> None:
+        self._marks = marks or LoadMarks(None)
         self._keys: dict[str, str] = {}  # of what is wanted, by name
         self._groups: dict[GroupKey, Group] = {}
         self._places: dict[str, GroupKey] = {}
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
-        self._failed: dict[str, FailedVariant] = {}
+        self._failed: dict[str, tuple[ServedModel, FailedVariant]] = {}
 
     @property
     def pairs(self) -> list[ServedPair]:
@@ -78,7 +86,7 @@ class ServedModels:
         if key is not None and is_meant and key in self._pairs:
             return self._pairs[key]
         if key is not None and is_meant and key in self._failed:
-            raise ResourceError(f"{name} could not be loaded: {self._failed[key].reason}")
+            raise ResourceError(f"{name} could not be loaded: {self._failed[key][1].reason}")
         served = ", ".join(sorted(pair.name for pair in self.pairs)) or "nothing"
         raise ModelNotFoundError(f"no model {name[:96]!r} is served here; there is {served}", param="model")
 
@@ -89,28 +97,38 @@ class ServedModels:
         wanted = {model.key: model for model in models}
         self._keys = {model.name: key for key, model in wanted.items()}
         self._failed = {key: failed for key, failed in self._failed.items() if key in wanted}
+        await asyncio.to_thread(self._marks.forget_others, list(wanted.values()))
         places = await asyncio.to_thread(_places, list(wanted.values()))
         for key, model in wanted.items():
-            try:
-                place = places[key]
-                if isinstance(place, EdaError):
-                    raise place
-                if self._loaded.get(key) == model and self._places[key] == _group_key(model, place):
-                    self._failed.pop(key, None)
-                    continue
-                await self._put(model, place)
-            except EdaError as error:
-                logger.exception("cannot serve %s", model.name)
-                self._failed[key] = FailedVariant(
-                    name=model.name,
-                    uid=model.uid,
-                    base_draft=model.base_draft,
-                    pack=model.pack,
-                    reason=error.message,
-                )
+            await self._make_one(model, places[key])
         for key in set(self._pairs) - set(wanted):
             del self._loaded[key], self._pairs[key]
             await self._leave(self._places.pop(key), key)
+
+    async def _make_one(self, model: ServedModel, place: Place | Exception) -> None:
+        """Serve one model, unless this attempt at it has failed before: that is noted, and harms no other."""
+        key = model.key
+        if isinstance(place, Place) and self._has(model, place):
+            self._loaded[key] = model
+            self._failed.pop(key, None)
+            return
+        failed = self._failed.get(key)
+        if failed is not None and failed[0] == model:
+            return
+        try:
+            if isinstance(place, Exception):
+                raise place
+            with self._marks.loading(model):
+                await self._put(model, place)
+        except Exception as error:  # whatever a stranger's files bring about
+            logger.exception("cannot serve %s", model.name)
+            self._failed[key] = model, _failure(model, error)
+            await asyncio.to_thread(release_free_memory)
+
+    def _has(self, model: ServedModel, place: Place) -> bool:
+        loaded = self._loaded.get(model.key)
+        is_equal = loaded is not None and loaded.content == model.content
+        return is_equal and self._places[model.key] == _group_key(model, place)
 
     async def memory(self) -> ReplicaMemory:
         """What this replica holds.
@@ -121,7 +139,9 @@ class ServedModels:
         groups = list(self._groups.values())
         variants = [variant for group in groups for variant in await group.memory()]
         base_bytes = sum(group.size_bytes for group in groups)
-        return ReplicaMemory(base_bytes=base_bytes, variants=variants, failed=list(self._failed.values()))
+        return ReplicaMemory(
+            base_bytes=base_bytes, variants=variants, failed=[failed for _, failed in self._failed.values()]
+        )
 
     def retire(self) -> None:
         """End every engine with its last request."""
@@ -167,13 +187,26 @@ async def _open(model: ServedModel, place: Place) -> Group:
     return await asyncio.to_thread(ServedGroup, place.base, chain)
 
 
-def _places(models: Sequence[ServedModel]) -> dict[str, Place | EdaError]:
+def _failure(model: ServedModel, error: Exception) -> FailedVariant:
+    return FailedVariant(
+        name=model.name,
+        uid=model.uid,
+        base_draft=model.base_draft,
+        pack=model.pack,
+        reason=reason_of(error),
+        attempt=model.attempt,
+        code=code_of(error),
+        may_pass=cause_of(error) is Cause.ENVIRONMENT,
+    )
+
+
+def _places(models: Sequence[ServedModel]) -> dict[str, Place | Exception]:
     """The group of each model: its base's where others want that too, else one of its own; or why it has none."""
-    found: dict[str, Place | EdaError] = {}
+    found: dict[str, Place | Exception] = {}
     for model in models:
         try:
             found[model.key] = place_of(TargetSpec.model_validate(model.target))
-        except EdaError as error:
+        except Exception as error:  # told as the model's failure, where it is put
             found[model.key] = error
     bases = Counter(place.base for place in found.values() if isinstance(place, Place))
     for model in models:

@@ -22,7 +22,7 @@ from eda_service.config import TargetSpec
 from eda_service.deployment_config import Accelerator
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.distributed.vllm_environment import require_vllm
-from eda_service.errors import EdaError, ResourceError
+from eda_service.errors import EdaError, RunError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import Form
 from eda_service.target.chat import load_stop_token_ids, load_tokenizer
@@ -37,8 +37,8 @@ MAX_WAITING = 64
 _SERVER = "api.serving.vllm_server"
 
 
-class EngineStartError(ResourceError):
-    """vLLM did not start."""
+class EngineStartError(RunError):
+    """vLLM did not start: it refuses the model, or the machine lacks something, which its own error says."""
 
     code = "engine_failed"
 

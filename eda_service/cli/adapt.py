@@ -13,7 +13,7 @@ from eda_service import presets
 from eda_service.cli import view
 from eda_service.cli.arguments import as_pair, as_pairs, as_path
 from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, err, out, print_json
-from eda_service.cli.jobs import finish
+from eda_service.cli.jobs import finish, require_served
 from eda_service.client import ApiError, Client
 from eda_service.errors import InputError
 from eda_service.records import STAGES
@@ -124,7 +124,9 @@ def adapt(
         if watch:
             with detachable(job.id, url):
                 out.print(f"job {job.id}") if not as_json else None
-                finish(view.watch(client, job.id), as_json)
+                ended = view.watch(client, job.id)
+                finish(ended, as_json)
+                require_served(client, ended)
         elif as_json:
             print_json(job)
         else:

@@ -86,7 +86,7 @@ def events(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what happened to a deployment, newest first: acceptance that fell or rose, and what was done about it."""
+    """Show what happened to a deployment, newest first: what did not load, acceptance that fell or rose."""
     with connect(url) as client:
         page = client.deployments.events(name, limit=limit)
     if as_json:
@@ -203,6 +203,16 @@ def rollback(
     _show_change(changed, as_json)
 
 
+@app.command(epilog=example("eda deployments restart math --wait"))
+def restart(name: NameArgument, wait: WaitOption = False, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Load a deployment that has failed once more, after its reason was put right."""
+    with connect(url) as client:
+        changed = client.deployments.restart(name)
+        if wait:
+            changed = _wait_ready(client, name)
+    _show_change(changed, as_json)
+
+
 @app.command(epilog=example("eda deployments rm math"))
 def rm(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Stop serving a name; running requests end, its packs stay."""
@@ -277,6 +287,8 @@ def _wait_ready(client: Client, name: str) -> Deployment:
 
 def _facts(deployment: Deployment) -> list[str]:
     lines = [] if deployment.reason is None else [f"reason  {deployment.reason}"]
+    if deployment.state == "failed":
+        lines.append(f"next    put that right, then `eda deployments restart {deployment.name}`")
     if deployment.loaded_pack != deployment.pack:
         lines.append(f"serves  {deployment.loaded_pack or 'no pack'} until then")
     sizes = {} if deployment.memory is None else deployment.memory.model_dump()

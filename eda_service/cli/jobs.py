@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
 import typer
@@ -20,7 +21,7 @@ from eda_service.cli.console import (
     out,
     print_json,
 )
-from eda_service.client import Adaptation
+from eda_service.client import Adaptation, ApiError, Client
 from eda_service.errors import EdaError
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app = typer.Typer(
     help="Look at adaptation jobs, cancel and retry them.",
     epilog=example("eda jobs ls"),
 )
+
+_BEGINS_TO_LOAD_S, _READY_TIMEOUT_S = 10.0, 600.0
 
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 
@@ -75,9 +78,13 @@ def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False
 
 @app.command(epilog=example("eda jobs watch adapt_01KD"))
 def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Show a job's progress until it ends; exit code 1 unless it succeeds. Ctrl-C detaches, the job goes on."""
+    """Show a job's progress until it ends and its pack answers; exit code 1 where it does not. Ctrl-C detaches, the
+    job goes on.
+    """
     with connect(url) as client, detachable(job_id, url):
-        finish(view.watch(client, job_id), as_json)
+        job = view.watch(client, job_id)
+        finish(job, as_json)
+        require_served(client, job)
 
 
 @app.command(epilog=example("eda jobs wait adapt_01KD --timeout 600"))
@@ -137,6 +144,27 @@ def finish(job: Adaptation, as_json: bool) -> None:
         print_json(job)
     if job.status != "succeeded":
         raise typer.Exit(Exit.JOB_FAILED)
+
+
+def require_served(client: Client, job: Adaptation) -> None:
+    """Wait while what a job has deployed is being loaded; a service that does not serve is not waited for.
+
+    Raises:
+        NotServedError: It cannot be loaded.
+    """
+    begins_until = time.monotonic() + _BEGINS_TO_LOAD_S
+    try:
+        while (found := client.deployments.get(job.served_name)).state == "pending":
+            if found.job_id != job.id or time.monotonic() >= begins_until:
+                return
+            time.sleep(0.5)
+    except ApiError as error:
+        if error.status not in {403, 404}:
+            raise
+        return  # the job was not to deploy, or this key may not look
+    if found.job_id == job.id and found.state in {"loading", "failed"}:
+        with err.status(f"waiting until {found.name} is ready"):
+            client.deployments.wait_ready(found.name, timeout_s=_READY_TIMEOUT_S)
 
 
 def _show_change(job: Adaptation, as_json: bool, note: str = "") -> None:

@@ -68,6 +68,11 @@ def rollback(name: str, *, revision: int | None, reason: str | None) -> Call[Dep
     return Call("POST", f"{_path(_ROOT, name)}/rollback", one(Deployment), json=body)
 
 
+def restart(name: str) -> Call[Deployment]:
+    """Load what has failed once more."""
+    return Call("POST", f"{_path(_ROOT, name)}/restart", one(Deployment))
+
+
 def delete(name: str) -> Call[None]:
     """Stop serving."""
     return Call("DELETE", _path(_ROOT, name), lambda _: None)

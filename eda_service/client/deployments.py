@@ -80,6 +80,10 @@ class Deployments:
         """Serve again what a revision served; None: the last one that served something else."""
         return self._send(calls.rollback(name, revision=revision, reason=reason))
 
+    def restart(self, name: str) -> Deployment:
+        """Load a deployment that has failed once more, after its reason was put right."""
+        return self._send(calls.restart(name))
+
     def delete(self, name: str) -> None:
         """Stop serving; running requests end."""
         self._send(calls.delete(name))
@@ -166,6 +170,10 @@ class AsyncDeployments:
     async def rollback(self, name: str, *, revision: int | None = None, reason: str | None = None) -> Deployment:
         """Serve again what a revision served; None: the last one that served something else."""
         return await self._send(calls.rollback(name, revision=revision, reason=reason))
+
+    async def restart(self, name: str) -> Deployment:
+        """Load a deployment that has failed once more, after its reason was put right."""
+        return await self._send(calls.restart(name))
 
     async def delete(self, name: str) -> None:
         """Stop serving; running requests end."""

@@ -24,7 +24,7 @@ from eda_service.config import EngineKind
 from eda_service.deployment_config import EngineSpec
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
 from eda_service.distributed.vllm_environment import bundles
-from eda_service.jobstore import Deployment
+from eda_service.jobstore import Deployment, Load, served_version
 from eda_service.target.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
@@ -42,6 +42,7 @@ class ServedModel(BaseModel):
 
     Attributes:
         uid: Of its deployment; a name that is deleted and made again is another deployment. Empty outside the service.
+        attempt: Number of the attempt to load it; one that has failed is made again only under another number.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,6 +53,12 @@ class ServedModel(BaseModel):
     base_draft: str | None
     pack: str | None
     engine: EngineSpec = EngineSpec()
+    attempt: int = 0
+
+    @property
+    def content(self) -> ServedModel:
+        """The same, whichever attempt it is."""
+        return self.model_copy(update={"attempt": 0})
 
     @property
     def key(self) -> str:
@@ -163,11 +170,19 @@ def route_prefix_of(key: str) -> str:
     return f"/groups/{key}"
 
 
-def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
-    """Deployments by group, in the order of the keys."""
+def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | None = None) -> list[Group]:
+    """What is to be served by group, in the order of the keys.
+
+    Args:
+        deployments: What is wanted.
+        loads: By name, how loading goes: what cannot be loaded is not served, or as it was served before.
+    """
+    loads = loads or {}
     members: dict[str, list[Deployment]] = {}
-    for each in deployments:
-        members.setdefault(group_of(each), []).append(each)
+    for wanted in deployments:
+        each = served_version(wanted, loads.get(wanted.name))
+        if each is not None:
+            members.setdefault(group_of(each), []).append(each)
     return [
         Group(
             key=key,
@@ -179,6 +194,7 @@ def groups_of(deployments: Iterable[Deployment]) -> list[Group]:
                     base_draft=each.base_draft,
                     pack=each.pack,
                     engine=each.engine_spec,
+                    attempt=loads[each.name].attempt if each.name in loads else 0,
                 )
                 for each in sorted(found, key=lambda each: each.name)
             ),
@@ -234,7 +250,7 @@ def keeping(
     """
     applications = {each["name"]: each for each in wanted["applications"]}
     for before in applied:
-        old = None if before is None else _models_of(before)
+        old = None if before is None else models_of(before)
         models = [each for each in old or () if each.get("name") in names]
         if before is None or not models:
             continue
@@ -254,7 +270,7 @@ def keeping(
     return {**wanted, "applications": [applications[name] for name in sorted(applications)]}
 
 
-def _models_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
+def models_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The models in an application's config; none where it has another form than ours."""
     try:
         return list(application["deployments"][0]["user_config"]["models"])

@@ -1,6 +1,6 @@
 """The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
 
-from eda_service.jobstore.deployment import Deployment, DeploymentEvent, Drift, Revision
+from eda_service.jobstore.deployment import Content, Deployment, DeploymentEvent, Drift, Load, Revision, served_version
 from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
@@ -8,6 +8,7 @@ from eda_service.jobstore.store import JobStore
 __all__ = [
     "LIVE",
     "TERMINAL",
+    "Content",
     "Delivery",
     "Deployment",
     "DeploymentEvent",
@@ -16,6 +17,8 @@ __all__ = [
     "Job",
     "JobStore",
     "KeyInfo",
+    "Load",
     "Revision",
     "Status",
+    "served_version",
 ]

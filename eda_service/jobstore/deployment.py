@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from eda_service.config import TargetSpec
 from eda_service.deployment_config import DriftConfig, EngineSpec
@@ -62,6 +62,62 @@ class Deployment(Row):
         kept under its name until then can only be its own.
         """
         return self.uid.startswith("dep_") and int(made_at_s(self.uid)) == self.created_at
+
+
+class Content(BaseModel):
+    """What a deployment serves: one version of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+
+    target: _Target
+    base_draft: str | None
+    pack: str | None
+
+
+class Load(Row):
+    """How the loading of a deployment goes, from its first failure on.
+
+    Attributes:
+        attempt: Number of the attempt that counts; each new one gets the next number, also after a change.
+        num_failures: Of what is wanted now, one after another.
+        reason: Of the newest failure; None when the newest attempt has not failed.
+        retry_at: When the next attempt begins by itself; None: it has begun, or there is none.
+        serves: The earlier version that answers meanwhile; None: nothing does.
+    """
+
+    name: str
+    attempt: Annotated[int, Field(ge=0)] = 0
+    num_failures: Annotated[int, Field(ge=0)] = 0
+    reason: str | None = None
+    failed_at: Seconds | None = None
+    retry_at: Seconds | None = None
+    serves: Content | None = None
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it is not tried again until somebody changes it or starts it again."""
+        return self.reason is not None and self.retry_at is None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the newest attempt has failed and the next is to come."""
+        return self.reason is not None and self.retry_at is not None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what is wanted is not being tried now."""
+        return self.reason is not None
+
+
+def served_version(deployment: Deployment, load: Load | None) -> Deployment | None:
+    """What replicas are told to serve: what is wanted, or while that does not load the version before; None: nothing,
+    because it cannot be loaded and nothing was served before.
+    """
+    if load is None or not load.has_failed:
+        return deployment
+    if load.serves is not None:
+        return deployment.model_copy(update=load.serves.model_dump())
+    return None if load.has_given_up else deployment
 
 
 class DeploymentEvent(Row):

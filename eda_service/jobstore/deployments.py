@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from eda_service.errors import ConflictError, NotFoundError, StaleDeploymentError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
-from eda_service.jobstore.deployment import SERVED, Deployment, Revision
+from eda_service.jobstore.deployment import SERVED, Content, Deployment, Revision
 from eda_service.jobstore.ids import new_deployment_uid
 from eda_service.jobstore.locks import Space, lock
-from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, RevisionRow
+from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, LoadRow, RevisionRow
 
 _CHANGED = (*SERVED, "min_replicas", "max_replicas", "round_ms")
 
@@ -48,7 +48,7 @@ class Deployments(Database):
             lock(session, Space.DEPLOYMENT, name)
             row = find(session, name, owner)
             gone = self._reader.reduced(Deployment, row)
-            for kind in (RevisionRow, DriftRow, DeploymentEventRow):
+            for kind in (RevisionRow, DriftRow, LoadRow, DeploymentEventRow):
                 session.execute(delete(kind).where(kind.name == row.name))
             session.delete(row)
             return gone
@@ -134,6 +134,8 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
         session.add(row)
         session.flush()  # its revision's foreign key needs it
     else:
+        if any(getattr(row, name) != fields[name] for name in Content.model_fields):
+            start_anew(session, row.name)  # what could not be loaded is not what is wanted now
         for name, value in fields.items():
             if name != "uid":  # it stays for the deployment's life
                 setattr(row, name, value)
@@ -150,6 +152,14 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
     )
     session.flush()
     return row
+
+
+def start_anew(session: Session, name: str) -> None:
+    """Have a deployment that did not load tried from the beginning, inside the caller's transaction."""
+    load = session.get(LoadRow, name)
+    if load is not None:
+        load.attempt += 1
+        load.num_failures, load.reason, load.retry_at, load.serves = 0, None, None, None
 
 
 def find(session: Session, name: str, owner: str | None) -> DeploymentRow:

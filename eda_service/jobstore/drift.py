@@ -41,7 +41,7 @@ class DriftLog(Database):
                 session.add(row)
             row.pack, row.is_below, row.crossed_at, row.is_handled = pack, is_below, self._now(), False
             kind, level = ("acceptance_drift", "warning") if is_below else ("acceptance_recovered", "info")
-            _add(session, name, self._now(), kind, message, level, data)
+            add_deployment_event(session, name, self._now(), kind, message, level, data)
             return True
 
     def record_handled(
@@ -56,7 +56,7 @@ class DriftLog(Database):
                 return False
             row.is_handled = True
             row.adapted_at = self._now() if is_job else row.adapted_at
-            _add(session, name, self._now(), kind, message, "info" if is_job else "warning", data)
+            add_deployment_event(session, name, self._now(), kind, message, "info" if is_job else "warning", data)
             return True
 
     def drifts(self) -> dict[str, Drift]:
@@ -92,7 +92,10 @@ class DriftLog(Database):
             return [self._reader.reduced(DeploymentEvent, each) for each in found[:limit]], len(found) > limit
 
 
-def _add(session: Session, name: str, now: int, kind: str, message: str, level: str, data: Mapping[str, Any]) -> None:
+def add_deployment_event(
+    session: Session, name: str, now: int, kind: str, message: str, level: str, data: Mapping[str, Any]
+) -> None:
+    """One event of a deployment, in the transaction of what it tells about."""
     session.add(
         DeploymentEventRow(name=name, at=now, level=level, type=kind, message=rows.clean_text(message), data=dict(data))
     )

@@ -149,6 +149,20 @@ class DriftRow(Base):
     is_handled: Mapped[bool] = mapped_column(Boolean, default=False)
 
 
+class LoadRow(Base):
+    """How the loading of a deployment goes; there is none before its first failure. Goes when the deployment goes."""
+
+    __tablename__ = "deployment_loads"
+
+    name: Mapped[str] = mapped_column(ForeignKey("deployments.name"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    num_failures: Mapped[int] = mapped_column(Integer, default=0)
+    reason: Mapped[str | None] = mapped_column(Text, default=None)
+    failed_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    retry_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
+    serves: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+
+
 class DeploymentEventRow(Base):
     """Something that happened to a deployment. Goes when the deployment goes."""
 

@@ -2,8 +2,8 @@
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
 parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
-it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `Deployments` and `DriftLog`; here is the rest: looking at jobs and
-moving them.
+it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `Deployments`, `DriftLog` and `LoadLog`; here is the rest: looking at
+jobs and moving them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from eda_service.jobstore.intake import Intake, require_room
 from eda_service.jobstore.job import Job
 from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.leases import OCCUPYING, Leases
+from eda_service.jobstore.loads import LoadLog
 from eda_service.jobstore.models import JobRow
 from eda_service.jobstore.status import TERMINAL, Status, require_legal
 
 
-class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, DriftLog):
+class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, DriftLog, LoadLog):
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:

@@ -6,6 +6,7 @@ The oracle of every text is greedy decoding through transformers, of the base an
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import TEST_TIMEOUT_S
 
 from eda_service.client import ApiError, Client, Deployment
+from eda_service.client.deployments import NotServedError
 from eda_service.config import TargetSpec, TrainConfig
 from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.model.checkpoint import load_base_draft, save_pack
@@ -217,6 +219,38 @@ def test_another_base_is_another_group_which_loads_and_goes(
     assert service.cli("deployments", "rm", "other").returncode == 0
     assert ask(service, "other").status_code == 404
     wait_applications(service, 1)
+
+
+def test_what_cannot_load_is_failed_at_its_first_failure_and_is_loaded_once_it_can_be(
+    service: Service, client: Client, deployed: None, base_dir: Path, greedy: dict[str, str]
+) -> None:
+    """Its weights are damaged after the submit, which has looked at them."""
+    directory = shutil.copytree(base_dir, base_dir.parent / "damaged")
+    weights = (directory / "model.safetensors").read_bytes()
+    client.deployments.create({"model": str(directory), "name": "damaged", "dtype": "float32", "base_draft": None})
+    (directory / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(NotServedError, match=r"model\.safetensors"):
+        client.deployments.wait_ready("damaged")
+    wait_applications(service, 1)
+    assert [each.type for each in client.deployments.events("damaged")] == ["load_failed"]
+    assert num_loads(service, "damaged") == 1
+    refused = ask(service, "damaged")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "deployment_failed")
+    assert "model.safetensors" in refused.json()["error"]["message"]
+    assert said(ask(service, "plain")) == greedy["plain"]
+    (directory / "model.safetensors").write_bytes(weights)
+    again = service.cli("deployments", "restart", "damaged", "--wait")
+    assert again.returncode == 0, again.stderr
+    assert said(ask(service, "damaged")) == greedy["plain"]
+    assert num_loads(service, "damaged") == 1
+    client.deployments.delete("damaged")
+    wait_applications(service, 1)
+
+
+def num_loads(service: Service, name: str) -> int:
+    """How often replicas say in their logs that a model did not load."""
+    logs = Path(service.facts["ray_temp_dir"]).glob("r/session_latest/logs/worker-*.err")
+    return sum(path.read_text().count(f"cannot serve {name}\n") for path in logs)
 
 
 def test_replicas_follow_and_without_deployments_nothing_runs(service: Service, client: Client, deployed: None) -> None:

@@ -13,7 +13,7 @@ from api.auth import Caller
 from api.services.directory import Directory
 from eda_service.distributed.serve_config import group_key
 from eda_service.errors import ModelNotFoundError
-from eda_service.jobstore import Deployment, JobStore
+from eda_service.jobstore import Deployment, JobStore, Load
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "Hi"}]
@@ -96,6 +96,26 @@ def test_a_stream_and_an_error_come_through_as_they_are(
     assert refused.headers["retry-after"] == "1"
 
 
+def test_what_cannot_be_loaded_says_why_and_that_asking_again_does_not_help(
+    client: TestClient, store: JobStore, proxy: ScriptedService
+) -> None:
+    prefix = put(store, "a")
+    failed = {"reason": "hybrid attention", "message": "", "data": {}, "retry_in_s": None, "serves": None}
+    store.record_load_failure("a", store.deployment("a").uid, 0, **failed)  # type: ignore[arg-type]
+    answer = ask(client, "a")
+    found = error(answer, 503)
+    assert found["code"] == "deployment_failed"
+    assert "hybrid attention; sending the request again does not help" in found["message"]
+    assert "eda deployments restart a" in found["message"]
+    assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
+    assert proxy.seen("POST", f"{prefix}{CHAT}") == []
+    proxy.on("POST", f"{prefix}{CHAT}", Answer({"said": "one"}))
+    assert client.post("/v1/deployments/a/restart").status_code == 200
+    assert ask(client, "a").json()["said"] == "one"
+    refused = client.post("/v1/deployments/a/restart")
+    assert error(refused, 409)["message"] == "deployment a has not failed to load; there is nothing to start again"
+
+
 def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(client: TestClient, store: JobStore) -> None:
     assert "there is nothing" in error(ask(client, "a"), 404)["message"]
     put(store, "a")
@@ -169,6 +189,9 @@ class Counting:
     def deployments(self, *, unreadable: bool) -> list[Deployment]:
         self.num_reads += 1
         return self._store.deployments(unreadable=unreadable)
+
+    def loads(self) -> dict[str, Load]:
+        return self._store.loads()
 
 
 def test_a_deleted_deployment_takes_no_request_any_more(

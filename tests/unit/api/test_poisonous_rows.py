@@ -104,6 +104,8 @@ def template(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ho
         uids[name] = made.uid
         store.record_crossing(name, made.uid, f"{name}@1", is_below=True, message="fell", data={"pack": name})
         store.pin_champion("local", name, 1)
+    failure = {"reason": "no memory", "message": "no memory", "data": {}, "retry_in_s": 10**6, "serves": None}
+    store.record_load_failure("bad", uids["bad"], 0, **failure)  # type: ignore[arg-type]
     jobs["ended"] = ended[0]
     found = [store.create_key("local", name, list(Scope)) for name in NAMES]
     store.release(holder="an earlier one")

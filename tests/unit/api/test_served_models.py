@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from tiny_models import write_adapter
 
+from api.serving import served_models
 from api.serving.booking import Order
+from api.serving.group import ServedGroup
 from api.serving.served_models import ServedModels
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.registry import publish_pack, stage_pack
@@ -257,6 +259,39 @@ def test_what_does_not_load_leaves_the_others_and_itself_as_they_are(
         await models.make([])
         assert models.pairs == []
         assert (await models.memory()).base_bytes == 0
+
+    run(scenario())
+
+
+def test_a_library_s_error_is_the_model_s_own_and_an_attempt_is_made_once(
+    models: ServedModels, target_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, broken = spec_of(target_dir("llama"), None), spec_of(target_dir("qwen2"), None)
+    begun: list[str] = []
+
+    def opening(base: TargetSpec, num_draft_tokens: int) -> ServedGroup:
+        begun.append(base.model)
+        if base == broken and begun.count(broken.model) == 1:
+            raise KeyError("rope_type")
+        return ServedGroup(base, num_draft_tokens)
+
+    monkeypatch.setattr(served_models, "ServedGroup", opening)
+    bad = served("bad", broken, base_draft=None)
+    config = [bad, served("good", good, base_draft=None)]
+
+    async def scenario() -> None:
+        for _ in range(3):
+            await models.make(config)
+        assert begun.count(broken.model) == 1
+        (failure,) = (await models.memory()).failed
+        assert (failure.name, failure.attempt, failure.may_pass) == ("bad", 0, False)
+        assert "KeyError: 'rope_type'" in failure.reason
+        assert await tokens(models, "good")
+        await models.make([bad.model_copy(update={"attempt": 1}), *config[1:]])
+        assert await tokens(models, "bad")
+        assert (await models.memory()).failed == []
+        await models.make([bad.model_copy(update={"attempt": 2}), *config[1:]])
+        assert begun.count(broken.model) == 2  # what is loaded stays, whichever attempt it was
 
     run(scenario())
 

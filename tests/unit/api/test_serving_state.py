@@ -56,7 +56,7 @@ def state(ray: ScriptedService, serving: Serving, deployment: Deployment = PAIR,
     serving.reconcile()
     replicas = Replicas(ray.url)
     try:
-        return look([deployment], serving.applications, replicas, away=away)[deployment.name]
+        return look([deployment], serving.applications, replicas, {}, away=away)[deployment.name]
     finally:
         replicas.close()
 
@@ -242,6 +242,6 @@ def test_what_is_served_under_a_damaged_row_is_served_on(
         serving.reconcile()
         assert len(ray.seen("PUT", SERVE)) == num_puts
     (shown,) = [each for each in store.deployments(unreadable=True) if each.name == "pair"]
-    live = look([shown], serving.applications, Replicas(ray.url), away=None)["pair"]
+    live = look([shown], serving.applications, Replicas(ray.url), {}, away=None)["pair"]
     assert live.state is State.FAILED
     assert "target" in (live.reason or "")

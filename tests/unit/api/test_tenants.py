@@ -26,6 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "m", "prompt": "Hi"},
     "/v1/deployments/{name}": {"labels": {"a": "b"}},
     "/v1/deployments/{name}/rollback": {},
+    "/v1/deployments/{name}/restart": {},
     "/v1/packs/{name}/champion": {"version": 1},
 }
 WITH_BODY = {"POST", "PUT", "PATCH"}

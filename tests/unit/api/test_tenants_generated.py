@@ -76,6 +76,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/deployments/{name}/events"): GET,
     ("PATCH", "/v1/deployments/{name}"): Case({"labels": {"a": "b"}}),
     ("POST", "/v1/deployments/{name}/rollback"): Case({}),
+    ("POST", "/v1/deployments/{name}/restart"): Case({}),
     ("DELETE", "/v1/deployments/{name}"): GET,
     ("POST", "/v1/completions"): Case({"model": SHARED, "prompt": "Hi"}),
     ("POST", "/v1/chat/completions"): Case({"model": SHARED, "messages": MESSAGES}),

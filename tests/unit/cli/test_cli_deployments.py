@@ -106,7 +106,13 @@ def test_waiting_and_memory(eda: Cli, scripted: ScriptedService) -> None:
     failed = eda("deployments", "update", "pair", "--pack", "p", "--wait", url=scripted.url)
     assert failed.exit_code == 1
     assert "no such file" in failed.stderr
-    assert "serves  p@1 until then" in eda("deployments", "show", "pair", url=scripted.url).stdout
+    facts = eda("deployments", "show", "pair", url=scripted.url).stdout
+    assert "reason  no such file\nnext    put that right, then `eda deployments restart pair`\nserves  p@1" in facts
+    scripted.on("POST", f"{ROOT}/pair/restart", shown("loading"))
+    again = eda("deployments", "restart", "pair", url=scripted.url)
+    assert (again.exit_code, again.stdout) == (0, "pair loading revision 2: p@2\n")
+    again = eda("deployments", "restart", "pair", "--wait", url=scripted.url)
+    assert (again.exit_code, "no such file" in again.stderr) == (1, True)
 
 
 def test_scaling_and_the_drift_watch_are_set_and_shown(eda: Cli, live: LiveApi) -> None:

@@ -142,6 +142,23 @@ def test_adapt_watch(eda: Cli, scripted: ScriptedService, status: str) -> None:
     assert done.stderr.splitlines() == ["queued", "running train  42 %", f"adapt_1 {status}"]
 
 
+@pytest.mark.parametrize(("state", "exit_code"), [("ready", 0), ("failed", 1)])
+@pytest.mark.parametrize("command", [("adapt", "org/model", "--watch"), ("jobs", "watch", "adapt_1")])
+def test_watching_ends_with_what_becomes_of_the_deployment(
+    eda: Cli, scripted: ScriptedService, command: tuple[str, ...], state: str, exit_code: int
+) -> None:
+    replicas = {"min": 1, "max": 1, "running": 1}
+    facts = {"name": "model", "model": "m", "replicas": replicas, "revision": 1, "created_at": 1, "updated_at": 1}
+    seen = [Answer({**facts, "state": each, "job_id": "adapt_1", "reason": "no such rope"})
+            for each in ("pending", "loading", state)]  # fmt: skip
+    scripted.on("POST", ROOT, Answer(job_body(), status=201))
+    scripted.on("GET", JOB, job("succeeded"))
+    scripted.on("GET", f"/v1/deployments/{job_body()['served_name']}", *seen)
+    done = eda(*command, url=scripted.url)
+    assert done.exit_code == exit_code
+    assert ("model is not served: no such rope" in done.stderr) == (state == "failed")
+
+
 def test_events_are_followed(eda: Cli, scripted: ScriptedService) -> None:
     def answer(request: Request) -> Answer:
         if request.headers.get("accept") != "text/event-stream":
