@@ -168,8 +168,9 @@ def template_of(tokenizer: Any, *, with_tools: bool = False) -> str:
     try:
         return str(tokenizer.get_chat_template(tools=[] if with_tools else None))
     except ValueError as error:
+        names = ", ".join(sorted(str(name) for name in tokenizer.chat_template))[:200]
         raise TargetIncompatibleError(
-            f"the target's tokenizer names no default chat template: {str(error)[:200]}; name one of them default",
+            f"the target's tokenizer has several chat templates, and none is called `default`: {names}; name one so",
             param="target.model",
         ) from error
 
