@@ -28,7 +28,15 @@ from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape, tree_mask, visible_mask
 from eda_service.target.chat import load_stop_token_ids, target_tokenizer
-from eda_service.target.fidelity import NUM_TOKENS, own_logits, require_equal, require_whole
+from eda_service.target.fidelity import (
+    CLAIMED_TOKENS,
+    NUM_TOKENS,
+    Logits,
+    own_logits,
+    parts_with_windows,
+    require_equal,
+    require_whole,
+)
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
 from eda_service.target.head import InferenceHead, LmHead, lm_head_of
 from eda_service.target.packed import native_bfloat16, tensor_bytes
@@ -93,6 +101,11 @@ class Target:
         """Width of one attention head."""
         return head_dim_of(self.config)
 
+    @property
+    def num_groups(self) -> int:
+        """Query heads that share one key/value head."""
+        return int(self.config.num_attention_heads) // int(self.config.num_key_value_heads)
+
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
         """An empty cache for `num_slots` sequences of at most `max_tokens`."""
         return SlotCache(
@@ -133,7 +146,7 @@ class Target:
         index_BL = starts_B[:, None] + torch.arange(length, device=self.device)
         num_keys = max(starts) + length
         cache.begin(index_BL, num_keys, first_slot=first_slot)
-        groups = self.config.num_attention_heads // self.config.num_key_value_heads
+        groups = self.num_groups
         rows = None if adapters is None or self.adapters is None else self.adapters.rows(adapters, length)
         if tree is None:
             return self.decoder(ids_BL, index_BL, cache, visible_mask(index_BL, num_keys, groups, self.dtype), rows)
@@ -206,7 +219,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
             param="target.model",
         )
     resolved.require_unchanged()
-    own_1LV = own_logits(model, ATTENTION)
+    own = own_logits(model, ATTENTION, max_context_of(model.config))
     lm_head = lm_head_of(model)
     decoder = make_decoder(body, model.config, head_dim_of(model.config))
     target = Target(
@@ -228,19 +241,37 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         adapters=_bank(decoder, dtype, device),
         notes=(*notes, *_context_note(model.config)),
     )
-    _require_fidelity(target, own_1LV)
+    _require_fidelity(target, own, parts_with_windows(model))
     return target
 
 
-def _require_fidelity(target: Target, own_1LV: Tensor) -> None:
-    cache = target.new_cache(1, NUM_TOKENS)
+def _require_fidelity(target: Target, own: Logits, parts: list[Any]) -> None:
+    cache = target.new_cache(2, NUM_TOKENS)
+    cache.claimed = CLAIMED_TOKENS
 
     def forward(ids_1L: Tensor, start: int) -> Tensor:
         logits_1LV: Tensor = target.head(target.forward(ids_1L, cache, [start]))
         return logits_1LV
 
+    def beside(ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
+        places_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+        cache.begin(places_BL, NUM_TOKENS)
+        mask = visible_mask(places_BL, NUM_TOKENS, target.num_groups, target.dtype)
+        logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask))
+        return logits_BLV
+
     name = f"{target.spec.model} ({target.config.model_type})"
-    difference = require_equal(own_1LV, forward, vocab_size=target.config.vocab_size, dtype=target.dtype, name=name)
+    layers = target.decoder.layers if isinstance(target.decoder, FusedDecoder) else []
+    difference = require_equal(
+        own,
+        forward,
+        beside,
+        [*parts, *layers],
+        vocab_size=target.config.vocab_size,
+        max_context=target.max_context,
+        dtype=target.dtype,
+        name=name,
+    )
     logger.info("%s: logits differ from the model's own by %.2g of their spread", name, difference)
 
 

@@ -17,6 +17,7 @@ from engine_helpers import decode, reference_answer, speculative
 from families import REFUSED, SERVED, write_family
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
 
 from eda_service.config import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
@@ -119,19 +120,74 @@ def test_a_head_that_does_something_else_is_noticed(tmp_path: Path, monkeypatch:
         load(directory)
 
 
+def test_a_window_beyond_the_tokens_of_the_check_is_noticed(tmp_path: Path) -> None:
+    """PhiMoE's window stands in its mask alone; 12 tokens do not reach it, and answers were wrong from the 64th on."""
+    with pytest.raises(TargetIncompatibleError, match="where a layer sees a window of them only differ by"):
+        load(write_family(tmp_path / "a", "phimoe", sliding_window=64))
+    target = load(write_family(tmp_path / "b", "phimoe", sliding_window=512))
+    assert target.config.sliding_window == target.max_context == 512  # as it was, and never reached
+
+
+def test_a_rotation_that_goes_by_the_longest_row_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The net under the limit of LongRoPE's context: here the limit is left out."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0] * 4,
+        "original_max_position_embeddings": 64,
+    }
+    directory = write_family(tmp_path, "llama", rope_parameters=rope)
+    assert load(directory).max_context == 64
+    monkeypatch.setattr("eda_service.target.loader.max_context_of", lambda config: config.max_position_embeddings)
+    with pytest.raises(TargetIncompatibleError, match="beside a row at the context's end differ by"):
+        load(directory)
+
+
+def test_positions_taken_from_the_cache_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 4 scales its queries by the cache's length, from 8192 tokens on; slots have a length each."""
+    directory, real = write_family(tmp_path, "qwen3_moe"), Qwen3MoeAttention.forward
+
+    def tempered(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache = kwargs.get("past_key_values")
+        seen = 0 if cache is None else cache.get_seq_length(self.layer_idx)
+        out, weights = real(self, hidden_states, *args, **kwargs)
+        return out * (1 + seen // 8192), weights
+
+    monkeypatch.setattr(Qwen3MoeAttention, "forward", tempered)
+    with pytest.raises(TargetIncompatibleError, match="its logits and ours differ by"):
+        load(directory)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_difference_above_rounding_is_refused(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("place", ["near", "far", "beside"])
+def test_a_difference_above_rounding_is_refused(dtype: torch.dtype, place: str) -> None:
     own_1LV = torch.randn(1, fidelity.NUM_TOKENS, 40, generator=torch.Generator().manual_seed(0))
-    tolerance = fidelity._TOLERANCE[dtype]
+    own, tolerance = fidelity.Logits(own_1LV, own_1LV, own_1LV), fidelity._TOLERANCE[dtype]
 
-    def shifted(by: float) -> Callable[[torch.Tensor, int], torch.Tensor]:
-        ours_1LV = own_1LV + by * own_1LV.std()
-        return lambda ids_1L, start: ours_1LV[:, start : start + ids_1L.shape[1]]
+    def difference(by: float) -> float:
+        shifts = {name: by * float(own_1LV.std()) if name == place else 0.0 for name in ("near", "far", "beside")}
+        return fidelity.require_equal(
+            own,
+            lambda ids_1L, start: own_1LV[:, start : start + ids_1L.shape[1]] + shifts["near"],
+            lambda ids_BL, positions_BL: torch.cat([own_1LV + shifts["beside"], own_1LV + shifts["far"]]),
+            [],
+            vocab_size=40,
+            max_context=64,
+            dtype=dtype,
+            name="m",
+        )
 
-    assert fidelity.require_equal(own_1LV, shifted(0.5 * tolerance), vocab_size=40, dtype=dtype, name="m") > 0
-    for wrong in (shifted(2 * tolerance), lambda ids_1L, start: torch.full((1, ids_1L.shape[1], 40), torch.nan)):
+    assert (difference(0.5 * tolerance) > 0) is (place == "near")
+    for wrong in (2 * tolerance, float("nan")):
         with pytest.raises(TargetIncompatibleError):
-            fidelity.require_equal(own_1LV, wrong, vocab_size=40, dtype=dtype, name="m")
+            difference(wrong)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    rewrite(write_family(tmp_path, "qwen2"), lambda t: {**t, DOWN: t[DOWN].index_fill(0, torch.tensor(3), torch.nan)})
+    with pytest.raises(TargetIncompatibleError, match=f"not finite: {DOWN}"):
+        load(tmp_path)
 
 
 def test_an_unknown_argument_of_attention_is_refused() -> None:
