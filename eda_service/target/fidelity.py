@@ -160,21 +160,29 @@ def own_logits(model: Any, attention: str, max_context: int) -> Logits:
     finally:
         model.set_attn_implementation(attention)
     if not bool(near_1LV.isfinite().all()):
-        raise _not_finite(model)
+        raise TargetIncompatibleError(
+            f"the model's own answers exceed what {model.dtype} holds; set target.dtype to float32",
+            param="target.model",
+        )
     return Logits(near_1LV, far_1LV, narrow_1LV)
 
 
-def _not_finite(model: Any) -> TargetIncompatibleError:
-    names = [name for name, each in model.named_parameters() if not bool(each.isfinite().all())]
-    reason = (
-        f"its weights hold numbers that are not finite: {', '.join(names[:_SHOWN])}"
-        if names
-        else f"its numbers exceed what {model.dtype} holds"
-    )
-    return TargetIncompatibleError(
-        f"the model's own answers are not finite, {reason}; save the checkpoint again, or set target.dtype to float32",
-        param="target.model",
-    )
+@torch.inference_mode()
+def require_finite(model: Any) -> None:
+    """Check that every weight is a number, also those of tokens that no check reads.
+
+    Raises:
+        TargetIncompatibleError: One is not.
+    """
+    names = [name for name, each in model.named_parameters() if not bool(each.sum(dtype=torch.float32).isfinite())]
+    names = [name for name in names if not bool(model.get_parameter(name).isfinite().all())]
+    if names:
+        raise TargetIncompatibleError(
+            f"the model's weights hold numbers that are not finite: {', '.join(names[:_SHOWN])}"
+            f"{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}; save the checkpoint, or the adapter "
+            "merged into it, again, or set target.dtype to float32",
+            param="target.model",
+        )
 
 
 @torch.inference_mode()

@@ -35,12 +35,14 @@ from eda_service.target.fidelity import (
     own_logits,
     parts_with_windows,
     require_equal,
+    require_finite,
     require_whole,
 )
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
 from eda_service.target.head import InferenceHead, LmHead, lm_head_of
 from eda_service.target.packed import native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
+from eda_service.target.shards import require_unambiguous
 from eda_service.target.slots import SlotCache
 
 logger = logging.getLogger(__name__)
@@ -219,6 +221,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
             param="target.model",
         )
     resolved.require_unchanged()
+    require_finite(model)
     own = own_logits(model, ATTENTION, max_context_of(model.config))
     lm_head = lm_head_of(model)
     decoder = make_decoder(body, model.config, head_dim_of(model.config))
@@ -282,6 +285,7 @@ def _bank(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Adapter
 
 
 def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+    require_unambiguous(resolved.model_dir)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             resolved.model_dir,

@@ -185,8 +185,12 @@ def test_a_difference_above_rounding_is_refused(dtype: torch.dtype, place: str) 
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
-    rewrite(write_family(tmp_path, "qwen2"), lambda t: {**t, DOWN: t[DOWN].index_fill(0, torch.tensor(3), torch.nan)})
-    with pytest.raises(TargetIncompatibleError, match=f"not finite: {DOWN}"):
+    """Here of a token that the check of the logits does not read."""
+    token = next(id_ for id_ in range(3, 100) if id_ not in fidelity.probe_ids(112))
+    rewrite(
+        write_family(tmp_path, "qwen2"), lambda t: {**t, EMBED: t[EMBED].index_fill(0, torch.tensor(token), torch.inf)}
+    )
+    with pytest.raises(TargetIncompatibleError, match=f"not finite: {EMBED}"):
         load(tmp_path)
 
 
@@ -203,6 +207,7 @@ def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[st
     save_file({name: tensor.contiguous() for name, tensor in changed.items()}, path, metadata={"format": "pt"})
 
 
+EMBED = "model.embed_tokens.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -223,6 +228,25 @@ def test_a_checkpoint_that_does_not_cover_the_model_is_refused(
     with pytest.raises(TargetIncompatibleError) as caught:
         load(tmp_path)
     assert told in caught.value.message
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_tensor_in_two_files_is_the_same_in_both(changed: bool, tmp_path: Path) -> None:
+    """transformers takes the last one it reads, whatever the index says."""
+    path = write_family(tmp_path, "qwen2") / "model.safetensors"
+    tensors = load_file(path)
+    names = {name: "a.safetensors" if name < DOWN else "b.safetensors" for name in tensors}
+    parts = {file: {name: tensors[name] for name in tensors if names[name] == file} for file in set(names.values())}
+    parts["b.safetensors"][EMBED] = tensors[EMBED] + (1 if changed else 0)
+    for file, part in parts.items():
+        save_file({name: tensor.clone() for name, tensor in part.items()}, tmp_path / file, metadata={"format": "pt"})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    path.unlink()
+    if changed:
+        with pytest.raises(TargetIncompatibleError, match=rf"{EMBED} stands in a\.safetensors and in b\.safetensors"):
+            load(tmp_path)
+    else:
+        assert torch.equal(load(tmp_path).embed.weight, tensors[EMBED])  # type: ignore[call-overload]
 
 
 def test_a_head_that_is_not_there_is_tied_with_a_note(tmp_path: Path) -> None:
