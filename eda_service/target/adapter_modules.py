@@ -12,7 +12,7 @@ from typing import Any
 
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")
 _NAME = re.compile(r"\w{1,64}")
-_MAX_PATTERN, _MAX_REPEATS = 512, 3
+_MAX_PATTERN, _MAX_REPEATS, _MAX_NAME = 512, 2, 256
 
 
 def is_targeted(config: Mapping[str, Any], module: str) -> bool:
@@ -41,7 +41,7 @@ def is_targeted(config: Mapping[str, Any], module: str) -> bool:
 def _names(patterns: Any, module: str, *, unknown: bool) -> bool:
     if isinstance(patterns, list):
         return any(module == each or module.endswith(f".{each}") for each in map(str, patterns))
-    if not isinstance(patterns, str) or patterns == "all-linear" or not _is_bounded(patterns):
+    if not isinstance(patterns, str) or patterns == "all-linear" or not _is_bounded(patterns, module):
         return unknown
     try:
         return re.fullmatch(patterns, module) is not None
@@ -49,10 +49,11 @@ def _names(patterns: Any, module: str, *, unknown: bool) -> bool:
         return unknown
 
 
-def _is_bounded(pattern: str) -> bool:
-    """Whether matching takes at most a power of the name's length: no repeated group, and few repeats."""
-    repeats = re.findall(r"[*+{]", pattern)
-    return len(pattern) <= _MAX_PATTERN and len(repeats) <= _MAX_REPEATS and not re.search(r"\)[*+{?]|\\\d", pattern)
+def _is_bounded(pattern: str, module: str) -> bool:
+    """Whether a match takes at most the square of the name's length: no repeated group, and two repeats."""
+    if len(pattern) > _MAX_PATTERN or len(module) > _MAX_NAME:
+        return False
+    return len(re.findall(r"[*+?{]", pattern)) <= _MAX_REPEATS and not re.search(r"\)[*+?{]|\\\d", pattern)
 
 
 def _layer_of(module: str, patterns: Any) -> int | None:

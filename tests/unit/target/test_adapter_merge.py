@@ -120,6 +120,7 @@ Q_PROJ = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
         ({"modules_to_save": ["lm_head"], "target_modules": [*LINEARS, "lm_head"]}, None),
         ({"layers_to_transform": [0, 1]}, None),
         ({"target_modules": r".*\.(q_proj|down_proj)$"}, None),
+        ({"target_modules": r"a?a?a?a?\.down_proj"}, None),  # too many repeats
         ({"target_modules": r"(.*)+\.down_proj"}, None),  # may take for ever; the names in the file are taken
         ({"init_lora_weights": "pissa_niter_4"}, "each time in another way"),
     ],
