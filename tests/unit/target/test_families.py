@@ -81,7 +81,7 @@ WINDOWED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("family", WINDOWED)
 def test_layers_look_back_over_their_window(family: str, tmp_path: Path, new_draft: Callable[..., Draft]) -> None:
-    """A window of 8 and up to 42 positions: prefills, single tokens, verified drafts and trees see what transformers' do."""
+    """A window of 8, up to 42 positions: prefills, tokens, verified drafts and trees see what transformers' do."""
     target = load(write_family(tmp_path, family, sliding_window=8, **WINDOWED[family]))
     assert target.max_context == 512
     params = [SamplingParams(max_new_tokens=12)] * len(PROMPTS)
