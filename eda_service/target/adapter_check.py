@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts import bounded_json
 from eda_service.artifacts.tensor_header import TensorPlace, read_header
 from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
+from eda_service.target.adapter_modules import is_targeted
 
 MAX_RANK = 1024
 _PARAM = "target.adapter"
@@ -33,6 +34,10 @@ _WHOLE = ("embed_tokens", "lm_head")
 _MAX_MORE_ROWS = 1 << 20
 _WHOLE_KINDS = (None, ".modules_to_save", ".base_layer")
 _LOW_RANK = (".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B")
+_OTHER_HALF = {
+    **{".lora_A": ".lora_B", ".lora_B": ".lora_A"},
+    **{".lora_embedding_A": ".lora_embedding_B", ".lora_embedding_B": ".lora_embedding_A"},
+}
 _SAFE = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
@@ -56,8 +61,10 @@ def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
     base: dict[str, TensorPlace] = {}
     for path in sorted(model_dir.glob("*.safetensors")):
         base |= read_header(path, param="target.model")
-    for name, place in read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM).items():
+    tensors = read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM)
+    for name, place in tensors.items():
         _check_tensor(adapter_dir, name, place, base, config)
+    _check_updates(adapter_dir, tensors, config)
     whole_rows(adapter_dir)
 
 
@@ -79,6 +86,12 @@ def read_config(adapter_dir: Path) -> dict[str, Any]:
                 f"{path} sets {name[:64]!r} to {str(value)[:64]!r}, which is not read here; save it without",
                 param=_PARAM,
             )
+    if str(config.get("init_lora_weights", "")).startswith("pissa_niter"):
+        raise _misfit(
+            path,
+            "init_lora_weights is 'pissa_niter', which changes the base by chance, each time in another way; save it "
+            "with path_initial_model_for_weight_conversion",
+        )
     _check_rank(path, "r", config.get("r", 8))
     _check_number(path, "lora_alpha", config.get("lora_alpha", 8))
     for name, check in (("rank_pattern", _check_rank), ("alpha_pattern", _check_number)):
@@ -140,6 +153,28 @@ def rank_of(config: Mapping[str, Any], module: str) -> int:
     return int(config.get("r", 8))
 
 
+def _check_updates(adapter_dir: Path, tensors: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Check that every update has both of its matrices and is of a module that the settings name.
+
+    PEFT draws a matrix that is missing by chance, and leaves out an update that its settings do not name.
+    """
+    parts: dict[str, set[str]] = {}
+    for name in tensors:
+        match = _TENSOR.fullmatch(name)
+        if match is not None and match["kind"] in _LOW_RANK and match["leaf"] != "bias":
+            parts.setdefault(match["module"], set()).add(match["kind"])
+    for module, kinds in parts.items():
+        lacking = {_OTHER_HALF[kind] for kind in kinds} - kinds
+        if lacking:
+            raise _misfit(adapter_dir, f"its update of {module[:96]} lacks {', '.join(sorted(lacking))[1:]}")
+        if not is_targeted(config, module):
+            raise _misfit(
+                adapter_dir,
+                f"it changes {module[:96]}, which target_modules, exclude_modules and layers_to_transform of its "
+                "adapter_config.json leave out",
+            )
+
+
 def _check_tensor(
     adapter_dir: Path, name: str, place: TensorPlace, base: Mapping[str, TensorPlace], config: Mapping[str, Any]
 ) -> None:
@@ -167,7 +202,7 @@ def _check_tensor(
         ".lora_B": (width_o,) if leaf == "bias" else (width_o, None),
         ".lora_embedding_A": (None, weight.shape[0]),
         ".lora_embedding_B": (weight.shape[1], None),
-        ".lora_magnitude_vector": (width_o,),
+        ".lora_magnitude_vector": (weight.shape[1] if module.endswith("embed_tokens") else width_o,),
     }.get(kind, weight.shape if leaf == "weight" else (width_o,))
     rank = next((found for found, want in zip(place.shape, wanted, strict=False) if want is None), 1)
     fits = len(place.shape) == len(wanted) and all(

@@ -2,14 +2,21 @@
 
 Families differ in what stands between the hidden states and the logits, and in what they tell their attention. Whatever
 of that our decoder or head does not do would be served without a word, since every proof of losslessness uses the same
-decoder and head. So each load runs the model's own forward once, on a few tokens, and compares.
+decoder and head. So each load runs the model's own forward on a few tokens and compares.
+
+A few tokens at the start do not reach what depends on how long a text is. So the same tokens are compared in two more
+ways: with every window shortened to a few places, and at the last positions of the context beside a row at the first
+ones, where a rotation that goes by the longest row of a batch shows. And the cache claims another length than it has,
+so that a family that takes positions from it, which slots of different lengths cannot give, shows as well.
 
 Shapes: B rows, L positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +26,10 @@ from eda_service.errors import TargetIncompatibleError
 
 NUM_TOKENS = 12
 PREFIX = 8
+CLAIMED_TOKENS = 1 << 20
+"""What the cache says its length is while logits are compared."""
+_SHORT_WINDOW = 4
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window")
 _HEAD = "lm_head.weight"
 _SHOWN = 5
 # Root of the mean squared difference over the spread of the logits. Families that agree come to 1e-6 in float32; in
@@ -78,33 +89,123 @@ def probe_ids(vocab_size: int) -> Tensor:
     return torch.linspace(1, vocab_size - 2, NUM_TOKENS).long().clamp(min=0)[None]
 
 
+@dataclass(frozen=True)
+class Logits:
+    """Logits of the same tokens in each of the ways that are compared, in float32.
+
+    Attributes:
+        near_1LV: At the first positions.
+        far_1LV: At the last positions of the context.
+        narrow_1LV: At the first positions, with short windows.
+    """
+
+    near_1LV: Tensor
+    far_1LV: Tensor
+    narrow_1LV: Tensor
+
+
+def far_positions(max_context: int) -> Tensor:
+    """(1, L): the last positions of a context."""
+    return max(0, max_context - NUM_TOKENS) + torch.arange(NUM_TOKENS)[None]
+
+
+@contextmanager
+def short_windows(parts: Iterable[Any], max_context: int) -> Iterator[None]:
+    """For a while, let every window that is shorter than the context reach back over a few places.
+
+    Args:
+        parts: Whatever holds a window: modules, configs, layers.
+        max_context: The length of the context.
+    """
+    changed: list[tuple[Any, str, int]] = []
+    try:
+        for part in parts:
+            for name in _WINDOWS:
+                value = getattr(part, name, None)
+                if type(value) is int and _SHORT_WINDOW < value < max_context:
+                    setattr(part, name, _SHORT_WINDOW)
+                    changed.append((part, name, value))
+        yield
+    finally:
+        for part, name, value in changed:
+            setattr(part, name, value)
+
+
+def parts_with_windows(model: Any) -> list[Any]:
+    """The modules of a transformers model and the configs that they read."""
+    configs = {id(each): each for module in model.modules() if (each := getattr(module, "config", None)) is not None}
+    return [*model.modules(), *configs.values()]
+
+
 @torch.inference_mode()
-def own_logits(model: Any, attention: str) -> Tensor:
-    """The logits (1, L, V) of the model's own forward with its own attention, in float32.
+def own_logits(model: Any, attention: str, max_context: int) -> Logits:
+    """The logits of the model's own forward with its own attention.
 
     Args:
         model: A transformers causal LM.
         attention: The implementation that it goes back to.
+        max_context: The length of the context.
+
+    Raises:
+        TargetIncompatibleError: They are not finite.
     """
     ids_1L = probe_ids(model.config.vocab_size).to(model.device)
     model.set_attn_implementation("eager")
     try:
-        logits_1LV: Tensor = model(input_ids=ids_1L, use_cache=False).logits.float()
+        near_1LV = model(input_ids=ids_1L, use_cache=False).logits.float()
+        positions_1L = far_positions(max_context).to(model.device)
+        far_1LV = model(input_ids=ids_1L, position_ids=positions_1L, use_cache=False).logits.float()
+        with short_windows(parts_with_windows(model), max_context):
+            narrow_1LV = model(input_ids=ids_1L, use_cache=False).logits.float()
     finally:
         model.set_attn_implementation(attention)
-    return logits_1LV
+    if not bool(near_1LV.isfinite().all()):
+        raise TargetIncompatibleError(
+            f"the model's own answers exceed what {model.dtype} holds; set target.dtype to float32",
+            param="target.model",
+        )
+    return Logits(near_1LV, far_1LV, narrow_1LV)
+
+
+@torch.inference_mode()
+def require_finite(model: Any) -> None:
+    """Check that every weight is a number, also those of tokens that no check reads.
+
+    Raises:
+        TargetIncompatibleError: One is not.
+    """
+    names = [name for name, each in model.named_parameters() if not bool(each.sum(dtype=torch.float32).isfinite())]
+    names = [name for name in names if not bool(model.get_parameter(name).isfinite().all())]
+    if names:
+        raise TargetIncompatibleError(
+            f"the model's weights hold numbers that are not finite: {', '.join(names[:_SHOWN])}"
+            f"{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}; save the checkpoint, or the adapter "
+            "merged into it, again, or set target.dtype to float32",
+            param="target.model",
+        )
 
 
 @torch.inference_mode()
 def require_equal(
-    own_1LV: Tensor, forward: Callable[[Tensor, int], Tensor], *, vocab_size: int, dtype: torch.dtype, name: str
+    own: Logits,
+    forward: Callable[[Tensor, int], Tensor],
+    beside: Callable[[Tensor, Tensor], Tensor],
+    parts: Iterable[Any],
+    *,
+    vocab_size: int,
+    max_context: int,
+    dtype: torch.dtype,
+    name: str,
 ) -> float:
     """Check our logits of the same tokens: a prefill, then the rest over the cache.
 
     Args:
-        own_1LV: From `own_logits`.
+        own: From `own_logits`.
         forward: Ids (1, L) and the place of the first to logits (1, L, V), over one cache.
+        beside: Ids and positions (B, L) to logits (B, L, V), in one forward.
+        parts: What holds the windows that `forward` goes by.
         vocab_size: As `own_logits` took it from the config.
+        max_context: The length of the context.
         dtype: Of the weights; the tolerance goes by it.
         name: What the model is, for the message.
 
@@ -114,16 +215,30 @@ def require_equal(
     Raises:
         TargetIncompatibleError: They differ, so what would be served is not the model.
     """
-    ids_1L = probe_ids(vocab_size).to(own_1LV.device)
-    ours_1LV = torch.cat([forward(ids_1L[:, :PREFIX], 0), forward(ids_1L[:, PREFIX:], PREFIX)], dim=1).float()
+    ids_1L = probe_ids(vocab_size).to(own.near_1LV.device)
+
+    def ours() -> Tensor:
+        return torch.cat([forward(ids_1L[:, :PREFIX], 0), forward(ids_1L[:, PREFIX:], PREFIX)], dim=1)
+
+    difference = _require_close(own.near_1LV, ours(), "", dtype=dtype, name=name)
+    with short_windows(parts, max_context):
+        _require_close(own.narrow_1LV, ours(), ", where a layer sees a window of them only", dtype=dtype, name=name)
+    far_1L = far_positions(max_context).to(ids_1L.device)
+    rows_2LV = beside(ids_1L.expand(2, -1), torch.cat([far_1L - far_1L[:, :1], far_1L]))
+    _require_close(own.near_1LV, rows_2LV[:1], " beside a row at the context's end", dtype=dtype, name=name)
+    _require_close(own.far_1LV, rows_2LV[1:], " at the context's end", dtype=dtype, name=name)
+    return difference
+
+
+def _require_close(own_1LV: Tensor, ours_1LV: Tensor, where: str, *, dtype: torch.dtype, name: str) -> float:
     tolerance = _TOLERANCE.get(dtype, _TOLERANCE[torch.bfloat16])
     difference = float("inf")
     if ours_1LV.shape == own_1LV.shape and bool(ours_1LV.isfinite().all()):
         spread = max(float(own_1LV.std()), 1e-6)
-        difference = float((ours_1LV - own_1LV).square().mean().sqrt()) / spread
-    if difference > tolerance:
+        difference = float((ours_1LV.float() - own_1LV).square().mean().sqrt()) / spread
+    if not difference <= tolerance:
         raise TargetIncompatibleError(
-            f"{name} would be decoded as another model: its logits and ours differ by {difference:.3g} of their "
+            f"{name} would be decoded as another model: its logits and ours{where} differ by {difference:.3g} of their "
             f"spread, at most {tolerance:g} is rounding. This family does something that this engine does not know; "
             "serve it on vLLM (engine vllm), or name a target of a family that docs/reference/families.md lists",
             param="target.model",

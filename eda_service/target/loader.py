@@ -28,12 +28,22 @@ from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape, tree_mask, visible_mask
 from eda_service.target.chat import load_stop_token_ids, target_tokenizer
-from eda_service.target.fidelity import NUM_TOKENS, own_logits, require_equal, require_whole
+from eda_service.target.fidelity import (
+    CLAIMED_TOKENS,
+    NUM_TOKENS,
+    Logits,
+    own_logits,
+    parts_with_windows,
+    require_equal,
+    require_finite,
+    require_whole,
+)
 from eda_service.target.fused import Decoder, FusedDecoder, make_decoder
 from eda_service.target.generation_defaults import NO_DEFAULTS, GenerationDefaults, read_generation_defaults
 from eda_service.target.head import InferenceHead, LmHead, lm_head_of
 from eda_service.target.packed import native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
+from eda_service.target.shards import require_unambiguous
 from eda_service.target.slots import SlotCache
 
 logger = logging.getLogger(__name__)
@@ -96,6 +106,11 @@ class Target:
         """Width of one attention head."""
         return head_dim_of(self.config)
 
+    @property
+    def num_groups(self) -> int:
+        """Query heads that share one key/value head."""
+        return int(self.config.num_attention_heads) // int(self.config.num_key_value_heads)
+
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
         """An empty cache for `num_slots` sequences of at most `max_tokens`."""
         return SlotCache(
@@ -136,7 +151,7 @@ class Target:
         index_BL = starts_B[:, None] + torch.arange(length, device=self.device)
         num_keys = max(starts) + length
         cache.begin(index_BL, num_keys, first_slot=first_slot)
-        groups = self.config.num_attention_heads // self.config.num_key_value_heads
+        groups = self.num_groups
         rows = None if adapters is None or self.adapters is None else self.adapters.rows(adapters, length)
         if tree is None:
             return self.decoder(ids_BL, index_BL, cache, visible_mask(index_BL, num_keys, groups, self.dtype), rows)
@@ -210,7 +225,8 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
             param="target.model",
         )
     resolved.require_unchanged()
-    own_1LV = own_logits(model, ATTENTION)
+    require_finite(model)
+    own = own_logits(model, ATTENTION, max_context_of(model.config))
     lm_head = lm_head_of(model)
     decoder = make_decoder(body, model.config, head_dim_of(model.config))
     target = Target(
@@ -233,19 +249,37 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         notes=(*notes, *_context_note(model.config)),
         defaults=defaults.within(lm_head.vocab_size),
     )
-    _require_fidelity(target, own_1LV)
+    _require_fidelity(target, own, parts_with_windows(model))
     return target
 
 
-def _require_fidelity(target: Target, own_1LV: Tensor) -> None:
-    cache = target.new_cache(1, NUM_TOKENS)
+def _require_fidelity(target: Target, own: Logits, parts: list[Any]) -> None:
+    cache = target.new_cache(2, NUM_TOKENS)
+    cache.claimed = CLAIMED_TOKENS
 
     def forward(ids_1L: Tensor, start: int) -> Tensor:
         logits_1LV: Tensor = target.head(target.forward(ids_1L, cache, [start]))
         return logits_1LV
 
+    def beside(ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
+        places_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
+        cache.begin(places_BL, NUM_TOKENS)
+        mask = visible_mask(places_BL, NUM_TOKENS, target.num_groups, target.dtype)
+        logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask))
+        return logits_BLV
+
     name = f"{target.spec.model} ({target.config.model_type})"
-    difference = require_equal(own_1LV, forward, vocab_size=target.config.vocab_size, dtype=target.dtype, name=name)
+    layers = target.decoder.layers if isinstance(target.decoder, FusedDecoder) else []
+    difference = require_equal(
+        own,
+        forward,
+        beside,
+        [*parts, *layers],
+        vocab_size=target.config.vocab_size,
+        max_context=target.max_context,
+        dtype=target.dtype,
+        name=name,
+    )
     logger.info("%s: logits differ from the model's own by %.2g of their spread", name, difference)
 
 
@@ -256,6 +290,7 @@ def _bank(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Adapter
 
 
 def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+    require_unambiguous(resolved.model_dir)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             resolved.model_dir,

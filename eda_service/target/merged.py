@@ -15,6 +15,7 @@ from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.chat import target_tokenizer
 from eda_service.target.generation_defaults import FILE
 from eda_service.target.resolve import resolve_target
+from eda_service.target.shards import require_unambiguous
 
 
 def write_merged(spec: TargetSpec, directory: Path) -> None:
@@ -25,6 +26,7 @@ def write_merged(spec: TargetSpec, directory: Path) -> None:
         TargetIncompatibleError: The adapter does not fit its base.
     """
     found = resolve_target(spec)
+    require_unambiguous(found.model_dir)
     dtype = torch.float32 if spec.dtype == "float32" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(
         found.model_dir, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True

@@ -101,7 +101,16 @@ REFUSED: dict[str, dict[str, Any]] = {
     "minimax": {},
     "opt": {},
     "phi": {},
-    "qwen3_next": {"head_dim": 16},
+    "qwen3_next": {
+        "head_dim": 16,
+        "num_experts": 4,
+        "moe_intermediate_size": 8,
+        "shared_expert_intermediate_size": 8,
+        "linear_num_value_heads": 2,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
 }
 """Families that this engine cannot drive."""
 

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from eda_service.config import TargetSpec
 from eda_service.distributed.base_group import place_of
 from eda_service.errors import TargetIncompatibleError
+from eda_service.target.adapter_check import check_adapter
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target, load_target
 from eda_service.target.merged import write_merged
@@ -44,6 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "more tokens": ("qwen2", {"target_modules": LINEARS}, 120),
     "rank by module": ("llama", {"target_modules": LINEARS, "rank_pattern": {"q_proj": 2}}, None),
     "rank stabilised": ("llama", {"target_modules": LINEARS, "use_rslora": True}, None),
+    "weight-decomposed embedding": ("llama", {"target_modules": ["embed_tokens"], "use_dora": True}, None),
     "weight-decomposed": ("llama", {"target_modules": LINEARS, "use_dora": True}, None),
 }
 
@@ -102,6 +104,49 @@ def test_a_rank_that_the_settings_do_not_say_is_refused(target_dir: Callable[[st
     (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "r": 8}))
     with pytest.raises(TargetIncompatibleError, match=r"has rank 4, its adapter_config\.json says 8"):
         load_target(TargetSpec(model=str(target_dir("llama")), adapter=str(tmp_path), dtype="float32"))
+
+
+Q_PROJ = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"target_modules": ["down_proj"]}, "it changes model.layers.0.self_attn.q_proj, which target_modules"),
+        ({"target_modules": r".*\.down_proj"}, "it changes model.layers.0.self_attn.q_proj, which target_modules"),
+        ({"layers_to_transform": [0]}, "it changes model.layers.1."),
+        ({"layers_to_transform": 0, "layers_pattern": "layers"}, "it changes model.layers.1."),
+        ({"exclude_modules": ["q_proj"]}, "it changes model.layers.0.self_attn.q_proj"),
+        ({"modules_to_save": ["lm_head"], "target_modules": [*LINEARS, "lm_head"]}, None),
+        ({"layers_to_transform": [0, 1]}, None),
+        ({"target_modules": r".*\.(q_proj|down_proj)$"}, None),
+        ({"target_modules": r"a?a?a?a?\.down_proj"}, None),  # too many repeats
+        ({"target_modules": r"(.*)+\.down_proj"}, None),  # may take for ever; the names in the file are taken
+        ({"init_lora_weights": "pissa_niter_4"}, "each time in another way"),
+    ],
+)
+def test_settings_and_file_name_the_same_modules(
+    settings: dict[str, Any], told: str | None, target_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """PEFT leaves out, with a warning, what the settings do not name; here it was served."""
+    write(target_dir("llama"), tmp_path, {"target_modules": LINEARS}, None)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    if told is None:
+        check_adapter(tmp_path, target_dir("llama"))
+        return
+    with pytest.raises(TargetIncompatibleError) as caught:
+        check_adapter(tmp_path, target_dir("llama"))
+    assert told in caught.value.message
+
+
+def test_half_an_update_is_refused(target_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """PEFT draws the other half by chance."""
+    write(target_dir("llama"), tmp_path, {"target_modules": LINEARS}, None)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if name != Q_PROJ}, path)
+    with pytest.raises(TargetIncompatibleError, match=r"layers\.1\.self_attn\.q_proj lacks lora_A"):
+        check_adapter(tmp_path, target_dir("llama"))
 
 
 def test_embedding_and_head_of_different_sizes_are_refused(target_dir: Callable[[str], Path], tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from engine_helpers import decode, reference_answer, speculative
+from engine_helpers import decode, speculative
 from families import REFUSED, SERVED, write_family
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
 
 from eda_service.config import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
@@ -40,15 +41,25 @@ def reference(directory: Path) -> Any:
     return model.requires_grad_(False).eval()
 
 
+def assert_greedy(model: Any, target: Target, prompts: list[list[int]], answers: list[list[int]], length: int) -> None:
+    """Check that each token is the likeliest one after those before it, by one forward of transformers per answer."""
+    for ids, answer in zip(prompts, answers, strict=True):
+        logits_LV = model(torch.tensor([ids + answer])).logits[0]
+        assert answer == logits_LV[len(ids) - 1 : -1].argmax(-1).tolist()
+        ends = [i for i, token in enumerate(answer) if token in target.stop_token_ids]
+        assert ends in ([], [len(answer) - 1])
+        assert ends or len(answer) == length
+
+
 @pytest.mark.parametrize("family", SERVED)
 def test_answers_are_those_of_transformers(family: str, tmp_path: Path, new_draft: Callable[..., Draft]) -> None:
     """Greedy, float32, token by token: without a draft, and with one whose tokens the target verifies."""
     target, model = load(write_family(tmp_path, family)), reference(tmp_path)
-    wanted = [reference_answer(model, target, ids, 20) for ids in PROMPTS]
-    params = [SamplingParams(max_new_tokens=20)] * len(PROMPTS)
+    params = [SamplingParams(max_new_tokens=10)] * len(PROMPTS)
     plain = Engine(target, num_draft_tokens=3, max_batch=4, max_tokens=120)
-    assert decode(plain, PROMPTS, params) == wanted
-    assert decode(speculative(target, new_draft(target)), PROMPTS, params) == wanted
+    answers = decode(plain, PROMPTS, params)
+    assert_greedy(model, target, PROMPTS, answers, 10)
+    assert decode(speculative(target, new_draft(target)), PROMPTS, params) == answers
 
 
 WINDOWED: dict[str, dict[str, Any]] = {
@@ -69,19 +80,17 @@ WINDOWED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", WINDOWED)
-@pytest.mark.parametrize("tree", [None, TreeConfig(size=6, depth=3, width=2)], ids=["chains", "trees"])
-def test_layers_look_back_over_their_window(
-    family: str, tree: TreeConfig | None, tmp_path: Path, new_draft: Callable[..., Draft]
-) -> None:
-    """A window of 8 and 50 positions: prefills, single tokens, verified drafts and trees see what transformers' do."""
+def test_layers_look_back_over_their_window(family: str, tmp_path: Path, new_draft: Callable[..., Draft]) -> None:
+    """A window of 8, up to 42 positions: prefills, tokens, verified drafts and trees see what transformers' do."""
     target = load(write_family(tmp_path, family, sliding_window=8, **WINDOWED[family]))
     assert target.max_context == 512
-    wanted = [reference_answer(reference(tmp_path), target, ids, 20) for ids in PROMPTS]
-    params = [SamplingParams(max_new_tokens=20)] * len(PROMPTS)
+    params = [SamplingParams(max_new_tokens=12)] * len(PROMPTS)
     plain = Engine(target, num_draft_tokens=3, max_batch=4, max_tokens=120)
-    assert decode(plain, PROMPTS, params) == wanted
-    assert decode(plain, PROMPTS[:1], params[:1]) == wanted[:1]
-    assert decode(speculative(target, new_draft(target), tree=tree), PROMPTS, params) == wanted
+    answers = decode(plain, PROMPTS, params)
+    assert_greedy(reference(tmp_path), target, PROMPTS, answers, 12)
+    assert decode(plain, PROMPTS[:1], params[:1]) == answers[:1]
+    for tree in (None, TreeConfig(size=6, depth=3, width=2)):
+        assert decode(speculative(target, new_draft(target), tree=tree), PROMPTS, params) == answers
 
 
 @pytest.mark.parametrize("family", ["cohere", "gemma2", "granite", "phimoe", "llama"])
@@ -119,19 +128,78 @@ def test_a_head_that_does_something_else_is_noticed(tmp_path: Path, monkeypatch:
         load(directory)
 
 
+def test_a_window_beyond_the_tokens_of_the_check_is_noticed(tmp_path: Path) -> None:
+    """PhiMoE's window stands in its mask alone; 12 tokens do not reach it, and answers were wrong from the 64th on."""
+    with pytest.raises(TargetIncompatibleError, match="where a layer sees a window of them only differ by"):
+        load(write_family(tmp_path / "a", "phimoe", sliding_window=64))
+    target = load(write_family(tmp_path / "b", "phimoe", sliding_window=512))
+    assert target.config.sliding_window == target.max_context == 512  # as it was, and never reached
+
+
+def test_a_rotation_that_goes_by_the_longest_row_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The net under the limit of LongRoPE's context: here the limit is left out."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0] * 4,
+        "original_max_position_embeddings": 64,
+    }
+    directory = write_family(tmp_path, "llama", rope_parameters=rope)
+    assert load(directory).max_context == 64
+    monkeypatch.setattr("eda_service.target.loader.max_context_of", lambda config: config.max_position_embeddings)
+    with pytest.raises(TargetIncompatibleError, match="beside a row at the context's end differ by"):
+        load(directory)
+
+
+def test_positions_taken_from_the_cache_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 4 scales its queries by the cache's length, from 8192 tokens on; slots have a length each."""
+    directory, real = write_family(tmp_path, "qwen3_moe"), Qwen3MoeAttention.forward
+
+    def tempered(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache = kwargs.get("past_key_values")
+        seen = 0 if cache is None else cache.get_seq_length(self.layer_idx)
+        out, weights = real(self, hidden_states, *args, **kwargs)
+        return out * (1 + seen // 8192), weights
+
+    monkeypatch.setattr(Qwen3MoeAttention, "forward", tempered)
+    with pytest.raises(TargetIncompatibleError, match="its logits and ours differ by"):
+        load(directory)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_difference_above_rounding_is_refused(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("place", ["near", "far", "beside"])
+def test_a_difference_above_rounding_is_refused(dtype: torch.dtype, place: str) -> None:
     own_1LV = torch.randn(1, fidelity.NUM_TOKENS, 40, generator=torch.Generator().manual_seed(0))
-    tolerance = fidelity._TOLERANCE[dtype]
+    own, tolerance = fidelity.Logits(own_1LV, own_1LV, own_1LV), fidelity._TOLERANCE[dtype]
 
-    def shifted(by: float) -> Callable[[torch.Tensor, int], torch.Tensor]:
-        ours_1LV = own_1LV + by * own_1LV.std()
-        return lambda ids_1L, start: ours_1LV[:, start : start + ids_1L.shape[1]]
+    def difference(by: float) -> float:
+        shifts = {name: by * float(own_1LV.std()) if name == place else 0.0 for name in ("near", "far", "beside")}
+        return fidelity.require_equal(
+            own,
+            lambda ids_1L, start: own_1LV[:, start : start + ids_1L.shape[1]] + shifts["near"],
+            lambda ids_BL, positions_BL: torch.cat([own_1LV + shifts["beside"], own_1LV + shifts["far"]]),
+            [],
+            vocab_size=40,
+            max_context=64,
+            dtype=dtype,
+            name="m",
+        )
 
-    assert fidelity.require_equal(own_1LV, shifted(0.5 * tolerance), vocab_size=40, dtype=dtype, name="m") > 0
-    for wrong in (shifted(2 * tolerance), lambda ids_1L, start: torch.full((1, ids_1L.shape[1], 40), torch.nan)):
+    assert (difference(0.5 * tolerance) > 0) is (place == "near")
+    for wrong in (2 * tolerance, float("nan")):
         with pytest.raises(TargetIncompatibleError):
-            fidelity.require_equal(own_1LV, wrong, vocab_size=40, dtype=dtype, name="m")
+            difference(wrong)
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    """Here of a token that the check of the logits does not read."""
+    token = next(id_ for id_ in range(3, 100) if id_ not in fidelity.probe_ids(112))
+    rewrite(
+        write_family(tmp_path, "qwen2"), lambda t: {**t, EMBED: t[EMBED].index_fill(0, torch.tensor(token), torch.inf)}
+    )
+    with pytest.raises(TargetIncompatibleError, match=f"not finite: {EMBED}"):
+        load(tmp_path)
 
 
 def test_an_unknown_argument_of_attention_is_refused() -> None:
@@ -147,6 +215,7 @@ def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[st
     save_file({name: tensor.contiguous() for name, tensor in changed.items()}, path, metadata={"format": "pt"})
 
 
+EMBED = "model.embed_tokens.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -167,6 +236,25 @@ def test_a_checkpoint_that_does_not_cover_the_model_is_refused(
     with pytest.raises(TargetIncompatibleError) as caught:
         load(tmp_path)
     assert told in caught.value.message
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_tensor_in_two_files_is_the_same_in_both(changed: bool, tmp_path: Path) -> None:
+    """transformers takes the last one it reads, whatever the index says."""
+    path = write_family(tmp_path, "qwen2") / "model.safetensors"
+    tensors = load_file(path)
+    names = {name: "a.safetensors" if name < DOWN else "b.safetensors" for name in tensors}
+    parts = {file: {name: tensors[name] for name in tensors if names[name] == file} for file in set(names.values())}
+    parts["b.safetensors"][EMBED] = tensors[EMBED] + (1 if changed else 0)
+    for file, part in parts.items():
+        save_file({name: tensor.clone() for name, tensor in part.items()}, tmp_path / file, metadata={"format": "pt"})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    path.unlink()
+    if changed:
+        with pytest.raises(TargetIncompatibleError, match=rf"{EMBED} stands in a\.safetensors and in b\.safetensors"):
+            load(tmp_path)
+    else:
+        assert torch.equal(load(tmp_path).embed.weight, tensors[EMBED])  # type: ignore[call-overload]
 
 
 def test_a_head_that_is_not_there_is_tied_with_a_note(tmp_path: Path) -> None:
