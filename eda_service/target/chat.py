@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts import bounded_json
-from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError, reason_of
 from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
 
@@ -31,10 +31,16 @@ def load_tokenizer(model_dir: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        # The library's Rust half raises bare exceptions, and strangers wrote the files.
+        if tokenizer.is_fast:
+            tokenizer("Hello", add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Strangers wrote the files, and where the library's Rust half panics that is no `Exception`.
+        there = "" if (model_dir / _TOKENIZER).is_file() else f"there is no {_TOKENIZER}, and "
         raise TargetIncompatibleError(
-            f"the tokenizer in {model_dir} cannot be read: {str(error)[:200]}; save it again with its tokenizer.json",
+            f"the tokenizer in {model_dir} cannot be read: {there}{reason_of(error)}; save it again with its "
+            f"{_TOKENIZER} by a current transformers",
             param="target.model",
         ) from error
     if not tokenizer.is_fast:
@@ -132,12 +138,36 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_genera
         **{name: str(value) for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)},
     }
     try:
-        return RENDERER.render(tokenizer.get_chat_template(), messages, variables)
+        return RENDERER.render(_template_of(tokenizer), messages, variables)
     except TemplateRefusedError as error:
         raise DatasetInvalidError(
             f"the target's chat template refuses these messages: {error}; use roles user and assistant in turn",
             param="messages",
         ) from error
+
+
+def _template_of(tokenizer: Any) -> str:
+    """The template that stands alone, or is named default among several.
+
+    Raises:
+        TargetIncompatibleError: There is none such.
+    """
+    found = tokenizer.chat_template
+    if isinstance(found, dict):
+        named, found = found, found.get("default")
+        if found is None:
+            raise TargetIncompatibleError(
+                f"the target has chat templates named {', '.join(sorted(map(str, named)))[:128]} and none named "
+                "default; save the one to be used as chat_template.jinja in its directory",
+                param="target.model",
+            )
+    if not isinstance(found, str):
+        raise TargetIncompatibleError(
+            f"the target's chat template is a {type(found).__name__} and no text; save it as chat_template.jinja in "
+            "its directory",
+            param="target.model",
+        )
+    return found
 
 
 def load_stop_token_ids(model_dir: Path, tokenizer: Any) -> frozenset[int]:
