@@ -23,16 +23,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from eda_service.artifacts import bounded_json
-from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, reason_of
+from eda_service.errors import TargetIncompatibleError, reason_of
 from eda_service.target.adapter_check import whole_rows
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import head_dim_of, visible_mask
-from eda_service.target.chat import load_stop_token_ids, render_prompt, target_tokenizer
 from eda_service.target.config_check import check_settings, require_drivable
 from eda_service.target.fidelity import require_whole
 from eda_service.target.fused import TransformersDecoder
 from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.slots import SlotCache
+from eda_service.target.text_check import check_text
 from eda_service.target.told import told
 from eda_service.target.weight_files import require_unwrapped, weight_headers
 
@@ -254,49 +254,3 @@ def _try(model: Any, model_dir: Path) -> None:
         if "meta" not in str(error):
             raise
         logger.info("%s cannot be tried without its weights: %s", model_dir, reason_of(error))
-
-
-def check_text(resolved: ResolvedTarget, num_ids: int, *, converses: bool) -> None:
-    """Read the tokenizer; where the target must converse render a conversation and look for what ends an answer.
-
-    Args:
-        resolved: Where the files are.
-        num_ids: Token ids that have an embedding and a logit.
-        converses: Whether a chat template and an end are needed.
-
-    Raises:
-        TargetIncompatibleError, TargetNotFoundError: One of them is not there or does not work.
-    """
-    tokenizer = target_tokenizer(resolved)
-    stops = load_stop_token_ids(resolved.model_dir, tokenizer)
-    if not converses:
-        return
-    try:
-        ids = render_prompt(tokenizer, [{"role": "user", "content": "Hello"}])
-    except DatasetInvalidError as error:
-        raise TargetIncompatibleError(
-            f"the chat template of {resolved.model} does not render one question of a user "
-            f"({error.__cause__ or error.message}); mend chat_template.jinja in its directory",
-            param=_PARAM,
-        ) from error
-    if not ids:
-        raise TargetIncompatibleError(
-            f"the chat template of {resolved.model} renders nothing of a user's question; mend chat_template.jinja in "
-            "its directory",
-            param=_PARAM,
-        )
-    beyond = max(ids)
-    if beyond >= num_ids:
-        raise TargetIncompatibleError(
-            f"the chat template of {resolved.model} writes {tokenizer.convert_ids_to_tokens(beyond)!r} (id {beyond}), "
-            f"and the model has {num_ids} embeddings: the tokenizer was given tokens and the model was not resized; "
-            "save it after `resize_token_embeddings`, or take the token out of the template",
-            param=_PARAM,
-        )
-    if not any(stop < num_ids for stop in stops):
-        shown = f"only {', '.join(map(str, sorted(stops)))}, beyond its {num_ids} tokens" if stops else "none"
-        raise TargetIncompatibleError(
-            f"{resolved.model} names no token that ends an answer ({shown}); set eos_token_id in "
-            "generation_config.json",
-            param=_PARAM,
-        )

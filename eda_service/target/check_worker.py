@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CPU_S = 60
-MEMORY_BYTES = 16 << 30
+MEMORY_BYTES = 8 << 30
 IDLE_S = 300.0
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 """Nothing is downloaded, no GPU is touched, and one core is enough."""
