@@ -22,11 +22,13 @@ from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
+from api.services.targets import Targets
 from api.settings import Settings
 from api.ui.app import create_ui
 from api.vault import open_vault
 from eda_service import __version__
 from eda_service.jobstore import JobStore
+from eda_service.target.hub import Hub
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -70,9 +72,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
-    app.state.adaptations = Adaptations(store, settings, dispatcher.wake, cluster=dispatcher.cluster)
+    targets = Targets(Hub(), settings.hub_at_submit)
+    app.state.adaptations = Adaptations(store, settings, dispatcher.wake, targets, cluster=dispatcher.cluster)
     app.state.packs = Packs(store, settings.home)
-    app.state.deployments = Deployments(store, app.state.packs, settings, changed)
+    app.state.deployments = Deployments(store, app.state.packs, settings, targets, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)

@@ -33,6 +33,12 @@ def _rebuild(kind: type[EdaError], message: str, param: str | None) -> EdaError:
     return kind(message, param=param)
 
 
+def reason_of(error: BaseException) -> str:
+    """Kind and words of an error that a library raised, on one line and at most 300 characters long."""
+    words = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 class InputError(EdaError):
     """The request is wrong; the same request will fail again."""
 

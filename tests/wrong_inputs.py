@@ -64,6 +64,18 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
     "an encoder": ({"model": "org/encoder"}, "target_incompatible", "model", ("BertModel", "decoder-only")),
     "a directory that is no model": ({"model": "{models}/empty"}, "target_not_found", "model", ("config.json",)),
     "a file that is no safetensors": ({"model": "{models}/damaged"}, "target_incompatible", "model", ("damaged",)),
+    "weights saved from inside torch.compile": (
+        {"model": "{models}/compiled"},
+        "target_incompatible",
+        "model",
+        ("'_orig_mod.' in front", "torch.compile", "take the prefix off"),
+    ),
+    "a model that cannot converse": (
+        {"model": "{models}/wordless"},
+        "target_incompatible",
+        "model",
+        ("no chat template", "add chat_template.jinja"),
+    ),
     # sizes
     "a model of other sizes on the hub": (
         {"model": "org/large"},

@@ -25,7 +25,6 @@ from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import Event, Job, JobStore, Status
 from eda_service.records import CurvePoint, EvalReport, Stage
-from eda_service.target.hub import Hub
 
 _MAX_LOG_BYTES = 1 << 20
 
@@ -37,8 +36,8 @@ class Adaptations:
         store: The queue.
         settings: Where things are.
         wake: Called after a change, so that the dispatcher does not wait for its next tick.
+        targets: Looks at submit for what a job names.
         cluster: What there is to run on; None: not known.
-        hub: Asked at submit whether it has what a job names.
     """
 
     def __init__(
@@ -46,13 +45,12 @@ class Adaptations:
         store: JobStore,
         settings: Settings,
         wake: Callable[[], None],
+        targets: Targets,
         *,
         cluster: RayCluster | None = None,
-        hub: Hub | None = None,
     ) -> None:
         self._store, self._settings, self._wake = store, settings, wake
         self._roots = settings.roots
-        targets = Targets(hub or Hub(), settings.hub_at_submit)
         self._feasibility = Feasibility(settings.home, targets, cluster, cluster_grows=settings.cluster_grows)
 
     def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:

@@ -13,6 +13,7 @@ from api.errors import config_error
 from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replicas, RollbackRequest, replica_range
 from api.services import inputs
 from api.services.packs import Packs
+from api.services.targets import Targets
 from api.settings import Settings
 from eda_service.artifacts import prompts
 from eda_service.artifacts.gate import Comparison, beside_base, regression
@@ -46,11 +47,15 @@ class Deployments:
         store: The rows.
         packs: What may be deployed.
         settings: Where things are.
+        targets: Looks at the files of what is to be served.
         changed: Called after a change, so that nobody goes by what was there before.
     """
 
-    def __init__(self, store: JobStore, packs: Packs, settings: Settings, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, store: JobStore, packs: Packs, settings: Settings, targets: Targets, changed: Callable[[], None]
+    ) -> None:
         self._store, self._packs, self._settings, self._changed = store, packs, settings, changed
+        self._targets = targets
         self._roots = settings.roots
 
     def create(self, request: DeploymentRequest, caller: Caller) -> tuple[Deployment, bool]:
@@ -73,6 +78,7 @@ class Deployments:
         if pack is not None and not request.force:
             _require_no_regression(beside_base(pack))
         self._require_room(caller)
+        self._targets.check_deployed(TargetSpec.model_validate(wanted.target), request.engine)
         try:
             made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
         except StaleDeploymentError as error:

@@ -93,7 +93,7 @@ class Feasibility:
             shape=found.shape,
             unknown=(*found.unasked, *_trackers(config)),
             shortfalls=tuple(error for error in short if error is not None),
-            warnings=(machines.message,) if machines is not None and self._grows else (),
+            warnings=(*found.notes, *((machines.message,) if machines is not None and self._grows else ())),
         )
 
     def estimate(self, config: AdaptConfig, verdict: Verdict) -> EstimateBody:

@@ -1,20 +1,20 @@
 """A job's target and data sets at submit: are they there, on this machine or on the hub, and what sizes do they say.
 
-Nothing is downloaded and no weights are read: of files on this machine the headers, of the hub its list of files and
-`config.json`.
+Nothing is downloaded and no weights are read: of the hub its list of files and `config.json`; of files on this machine
+the headers, held against what the model needs (`eda_service.target.checker`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.config import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
 from eda_service.errors import (
     DatasetInvalidError,
-    EdaError,
     InputError,
     TargetIncompatibleError,
     TargetNotFoundError,
@@ -23,9 +23,11 @@ from eda_service.errors import (
 from eda_service.names import did_you_mean, is_model_id, is_name
 from eda_service.planning.shapes import EMBEDDED_SHAPES, ModelShape, shape_of_config, shape_of_target
 from eda_service.selfgen.tasks import PREFIX, templates_of
+from eda_service.target.checker import CHECKER
 from eda_service.target.embedded import EMBEDDED, model_cache
-from eda_service.target.hub import Hub, HubAwayError, HubRepository, Kind, cached_model, cached_snapshot
-from eda_service.target.resolve import resolve_target, shipped_base, shipped_targets
+from eda_service.target.hub import Hub, HubAwayError, HubRepository, Kind, cached_adapter, cached_model, cached_snapshot
+from eda_service.target.resolve import is_ours, resolve_target, shipped_base, shipped_targets
+from eda_service.target.weight_files import require_unwrapped, weight_headers
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PARAMS = {"target.model": "model", "target.adapter": "adapter"}
@@ -39,11 +41,13 @@ class Found:
         shape: Of the target, where its files are here or its sizes are published.
         sizes: Its hidden_size and vocab_size, those that are known.
         unasked: What could not be asked, one sentence each: the hub did not answer.
+        notes: What a user of the target must know, one sentence each.
     """
 
     shape: ModelShape | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     unasked: list[InputError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Targets:
@@ -91,16 +95,40 @@ class Targets:
             here = Path(spec.model)
         adapter = None if spec.adapter is None else self._adapter(spec.adapter, found)
         if here is not None:
-            self._read(here, adapter, found)
+            self._read(here, adapter, found, is_ours=known in EMBEDDED)
 
-    def _read(self, here: Path, adapter: Path | None, found: Found) -> None:
-        """Files on this machine: what they are, and whether the adapter is one of this model."""
-        spec = TargetSpec(model=str(here), adapter=None if adapter is None else str(adapter))
-        try:
-            resolve_target(spec)
+    def check_deployed(self, spec: TargetSpec, engine: EngineKind) -> None:
+        """Check a deployment's target as far as its files are on this machine.
+
+        Args:
+            spec: Its names.
+            engine: What will serve it; vLLM knows families and formats that the engine of this project does not.
+
+        Raises:
+            InputError: A subclass that says which field is at fault.
+        """
+        if is_ours(spec.model):
+            return
+        here = cached_model(spec.model, spec.revision) if is_model_id(spec.model) else Path(spec.model)
+        adapter = None if spec.adapter is None else Path(spec.adapter)
+        if spec.adapter is not None and is_model_id(spec.adapter):
+            adapter = cached_adapter(spec.adapter)
+        if here is None:
+            return
+        with _naming_fields():
+            resolved = resolve_target(_local(here, adapter))
+            if engine is EngineKind.VLLM:
+                require_unwrapped(resolved.model_dir, weight_headers(resolved.model_dir))
+            else:
+                CHECKER.check(replace(resolved, model=spec.model), converses=False)
+
+    def _read(self, here: Path, adapter: Path | None, found: Found, *, is_ours: bool) -> None:
+        """Files on this machine: what they are, whether they make a whole model, and the adapter is one of it."""
+        with _naming_fields():
+            resolved = resolve_target(_local(here, adapter))
+            if not is_ours:
+                found.notes += CHECKER.check(resolved, converses=True)
             self._known_shape(shape_of_target(TargetSpec(model=str(here))), found)
-        except InputError as error:
-            raise _with_param(error, _PARAMS.get(error.param or "", error.param)) from error
 
     def _known_shape(self, shape: ModelShape | None, found: Found) -> None:
         if shape is not None:
@@ -130,8 +158,8 @@ class Targets:
     def _adapter(self, name: str, found: Found) -> Path | None:
         if not is_model_id(name):
             return Path(name)
-        here = cached_snapshot("model", name)
-        if here is not None and (here / "adapter_config.json").is_file():
+        here = cached_adapter(name)
+        if here is not None:
             return here
         there = self._ask("model", name, None, "adapter", found)
         if there is not None:
@@ -240,5 +268,14 @@ def _sizes(name: str, config: Mapping[str, Any] | None) -> dict[str, int]:
     return {size: value for size, value in found.items() if type(value) is int}
 
 
-def _with_param(error: EdaError, param: str | None) -> EdaError:
-    return type(error)(error.message, param=param)
+def _local(here: Path, adapter: Path | None) -> TargetSpec:
+    return TargetSpec(model=str(here), adapter=None if adapter is None else str(adapter))
+
+
+@contextmanager
+def _naming_fields() -> Iterator[None]:
+    """Name the request's field where the library names that of a job's config."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(error.message, param=_PARAMS.get(error.param or "", error.param)) from error

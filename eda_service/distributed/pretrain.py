@@ -24,32 +24,30 @@ from eda_service.errors import ConflictError, InputError
 from eda_service.model.checkpoint import load_pack, save_base_draft
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
+from eda_service.model.draft_shape import draft_shape
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
+from eda_service.target.check import check_target, load_config
+from eda_service.target.resolve import resolve_target
 
 
 def draft_config_of(config: AdaptConfig) -> DraftConfig:
-    """The shape of a draft for a target: one decoder layer of its family."""
-    from eda_service.target.loader import load_config
-    from eda_service.target.resolve import resolve_target
+    """The shape of a draft for a target: one decoder layer of its family.
 
-    model = load_config(resolve_target(config.target).model_dir)
-    return DraftConfig(
-        hidden_size=model.hidden_size,
-        num_heads=model.num_attention_heads,
-        num_kv_heads=model.num_key_value_heads,
-        head_dim=getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads,
-        expert_width=model.intermediate_size,
-        vocab_size=model.vocab_size,
-        rope_theta=float(model.rope_parameters["rope_theta"]),
-        rms_norm_eps=model.rms_norm_eps,
-    )
+    Raises:
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: The target cannot be loaded, prompted or
+            driven, or does not name a size that a draft needs.
+    """
+    resolved = resolve_target(config.target)
+    check_target(resolved)
+    return draft_shape(load_config(resolved.model_dir))
 
 
 def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     """Generate, train and register a base draft; returns its directory.
 
     Raises:
-        InputError: The config is not one for pretraining, or the reference is not name@version.
+        InputError: The config is not one for pretraining, the reference is not name@version, or the target cannot be
+            used; a subclass says which field is at fault.
         ConflictError: That version exists.
     """
     name, at, version = reference.partition("@")
@@ -61,6 +59,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         raise InputError("pretraining starts when all samples are there; set train.early_epochs to 0", param="train")
     if has_draft(name, int(version)):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
+    shape = draft_config_of(config)  # before hours of generation
     generated = run.read_record(SelfGenManifest, Stage.GENERATE)
     if generated is None:
         generated = run_generate(run, config)
@@ -68,7 +67,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     if run.read_record(SelectionManifest, Stage.SELECT) is None:
         run.write_record(run_select(run, config))
         forget_unselected(run)
-    start_dir = _fresh_draft(run, config)
+    start_dir = _fresh_draft(run, config.seed, shape)
     trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
     if trained is None:
         trained = run_train(run, config, start_dir=start_dir)
@@ -76,13 +75,13 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     return _register(run, config, start_dir, (name, int(version)), generated, trained)
 
 
-def _fresh_draft(run: RunDir, config: AdaptConfig) -> Path:
+def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
     """A random draft of the right shape, as the directory training starts from."""
     directory = run.stage_dir(Stage.TRAIN) / "start"
     if not (directory / "draft.safetensors").exists():
         directory.mkdir(exist_ok=True)
-        torch.manual_seed(config.seed)
-        save_base_draft(directory, Draft(draft_config_of(config)), None)
+        torch.manual_seed(seed)
+        save_base_draft(directory, Draft(shape), None)
     return directory
 
 

@@ -24,10 +24,11 @@ from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.target.chat import load_stop_token_ids, render_prompt, target_tokenizer
+from eda_service.target.chat import target_tokenizer
+from eda_service.target.check import check_target, load_config
 from eda_service.target.device import choose_device
 from eda_service.target.generation_defaults import read_generation_defaults, require_vllm_computes
-from eda_service.target.loader import fingerprint, load_config
+from eda_service.target.loader import fingerprint
 from eda_service.target.resolve import resolve_target
 from eda_service.training.tracking import check_installed
 
@@ -56,6 +57,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     looked: dict[str, Any] = ray.get(
         _look.options(num_gpus=num_gpus(config.train)).remote(config.model_dump(mode="json"))
     )
+    for note in looked["notes"]:
+        run.event("target_note", note, stage=Stage.VALIDATE, level="warning")
     fingerprint = TargetFingerprint(**looked["fingerprint"])
     check_draft_fits(draft, fingerprint)
     prompts_sha256 = _check_prompts(run, config, config.dataset, config.seed)
@@ -106,33 +109,23 @@ def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed:
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _look(config: dict[str, Any]) -> dict[str, Any]:
-    """What needs the target's files: its fingerprint and sizes. `device` is tried where the stages will compute."""
+    """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute."""
     settings = AdaptConfig.model_validate(config)
     if settings.selfgen.engine is EngineKind.VLLM:
         require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(settings.selfgen.threads_per_actor)
     choose_device(settings.device)
     return {
+        "notes": list(check_target(resolve_target(settings.target))),
         "fingerprint": fingerprint_target(settings).model_dump(),
         "shape": asdict(shape_of_target(settings.target)),
     }
 
 
 def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
-    """Identify a target from its files and check that its chat template renders a conversation with a known end, and
-    that its generation_config.json asks for nothing that is not computed.
-    """
-    from eda_service.errors import TargetIncompatibleError
-
+    """Identify a target from its files; its generation_config.json must ask for nothing that is not computed."""
     resolved = resolve_target(config.target)
-    tokenizer = target_tokenizer(resolved)
-    render_prompt(tokenizer, [{"role": "user", "content": "Hello"}])
-    if not load_stop_token_ids(resolved.model_dir, tokenizer):
-        raise TargetIncompatibleError(
-            f"{config.target.model} names no end-of-turn token; set eos_token_id in generation_config.json",
-            param="target.model",
-        )
     defaults = read_generation_defaults(resolved.model_dir)
     if config.selfgen.engine is EngineKind.VLLM:
         require_vllm_computes(defaults)
-    return fingerprint(resolved, tokenizer, load_config(resolved.model_dir))
+    return fingerprint(resolved, target_tokenizer(resolved), load_config(resolved.model_dir))

@@ -9,8 +9,9 @@ from typing import Any
 from eda_service.config import TargetSpec
 from eda_service.errors import InputError
 from eda_service.model.draft_config import DraftConfig
+from eda_service.target.checker import CHECKER
 from eda_service.target.facts import facts_of
-from eda_service.target.resolve import is_here
+from eda_service.target.resolve import is_here, is_ours, resolve_target
 
 WEIGHT_BYTES = 2
 FEATURE_BYTES = 2
@@ -135,7 +136,7 @@ def shape_of(model: str) -> ModelShape:
     Raises:
         InputError: Neither.
         TargetNotFoundError: No such target.
-        TargetIncompatibleError: Its files do not name its sizes.
+        TargetIncompatibleError: Its files do not name its sizes, or do not make a whole model.
     """
     if model.lower() in SHAPES:
         return SHAPES[model.lower()]
@@ -144,7 +145,10 @@ def shape_of(model: str) -> ModelShape:
         raise InputError(
             f"{model!r} is no size ({', '.join(SHAPES)}) and no target on this machine; name one of them", param="model"
         )
-    return shape_of_target(spec)
+    shape = shape_of_target(spec)
+    if not is_ours(spec.model):
+        CHECKER.check(resolve_target(spec), converses=True)
+    return shape
 
 
 def shape_of_target(spec: TargetSpec) -> ModelShape:

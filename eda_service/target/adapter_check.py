@@ -9,9 +9,10 @@ Shapes: r rank, I input width, O output width of one linear.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from eda_service.artifacts import bounded_json
 from eda_service.artifacts.tensor_header import TensorPlace, read_header
 from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
 from eda_service.target.adapter_modules import is_targeted
+from eda_service.target.weight_files import weight_headers
 
 MAX_RANK = 1024
 _PARAM = "target.adapter"
@@ -34,10 +36,14 @@ _WHOLE = ("embed_tokens", "lm_head")
 _MAX_MORE_ROWS = 1 << 20
 _WHOLE_KINDS = (None, ".modules_to_save", ".base_layer")
 _LOW_RANK = (".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B")
-_OTHER_HALF = {
-    **{".lora_A": ".lora_B", ".lora_B": ".lora_A"},
-    **{".lora_embedding_A": ".lora_embedding_B", ".lora_embedding_B": ".lora_embedding_A"},
+_PAIRS = ((".lora_A", ".lora_B"), (".lora_embedding_A", ".lora_embedding_B"))
+_WORDS: dict[str, tuple[Any, ...]] = {
+    "bias": ("none", "all", "lora_only", None),
+    "task_type": ("CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None),  # what its trainer called the same updates
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias"), (True, False, None)),
 }
+"""Settings that are one of a few words."""
+_STARTS = re.compile(r"gaussian|orthogonal|eva|olora|pissa(_niter_[0-9]{1,3})?|corda|loftq")
 _SAFE = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
@@ -58,13 +64,11 @@ def check_adapter(adapter_dir: Path, model_dir: Path) -> None:
         UnsafeCheckpointError: A file is not what it says, or a setting would run more than arithmetic.
     """
     config = read_config(adapter_dir)
-    base: dict[str, TensorPlace] = {}
-    for path in sorted(model_dir.glob("*.safetensors")):
-        base |= read_header(path, param="target.model")
+    base = weight_headers(model_dir)
     tensors = read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM)
     for name, place in tensors.items():
         _check_tensor(adapter_dir, name, place, base, config)
-    _check_updates(adapter_dir, tensors, config)
+    _check_complete(adapter_dir, tensors, base, config)
     whole_rows(adapter_dir)
 
 
@@ -92,6 +96,15 @@ def read_config(adapter_dir: Path) -> dict[str, Any]:
             "init_lora_weights is 'pissa_niter', which changes the base by chance, each time in another way; save it "
             "with path_initial_model_for_weight_conversion",
         )
+    for name, allowed in _WORDS.items():
+        found = config.get(name)
+        if not any(found is word or (isinstance(word, str) and found == word) for word in allowed):
+            known = ", ".join(json.dumps(word) for word in allowed)
+            raise _misfit(path, f"{name} is {repr(found)[:48]}, here it may be {known}")
+    start = config.get("init_lora_weights", True)
+    if not isinstance(start, bool | None) and not (isinstance(start, str) and _STARTS.fullmatch(start)):
+        raise _misfit(path, f"init_lora_weights is {str(start)[:48]!r}, which is no start that PEFT knows")
+    _check_number(path, "lora_dropout", config.get("lora_dropout") or 0)
     _check_rank(path, "r", config.get("r", 8))
     _check_number(path, "lora_alpha", config.get("lora_alpha", 8))
     for name, check in (("rank_pattern", _check_rank), ("alpha_pattern", _check_number)):
@@ -145,34 +158,46 @@ def whole_rows(adapter_dir: Path) -> int | None:
     return next(iter(rows), None)
 
 
-def rank_of(config: Mapping[str, Any], module: str) -> int:
-    """The rank of a module's update as PEFT reads it from the settings: by the first pattern that ends its name."""
-    for pattern, rank in (config.get("rank_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return int(rank)
-    return int(config.get("r", 8))
-
-
-def _check_updates(adapter_dir: Path, tensors: Iterable[str], config: Mapping[str, Any]) -> None:
-    """Check that every update has both of its matrices and is of a module that the settings name.
-
-    PEFT draws a matrix that is missing by chance, and leaves out an update that its settings do not name.
-    """
+def _check_complete(
+    adapter_dir: Path, tensors: Mapping[str, TensorPlace], base: Mapping[str, TensorPlace], config: Mapping[str, Any]
+) -> None:
+    """PEFT starts what is not in the file anew, and says so in a warning that nobody reads."""
     parts: dict[str, set[str]] = {}
     for name in tensors:
         match = _TENSOR.fullmatch(name)
-        if match is not None and match["kind"] in _LOW_RANK and match["leaf"] != "bias":
+        if match is not None and match["kind"] is not None:
             parts.setdefault(match["module"], set()).add(match["kind"])
     for module, kinds in parts.items():
-        lacking = {_OTHER_HALF[kind] for kind in kinds} - kinds
-        if lacking:
-            raise _misfit(adapter_dir, f"its update of {module[:96]} lacks {', '.join(sorted(lacking))[1:]}")
+        for first, second in _PAIRS:
+            if len(kinds & {first, second}) == 1:
+                there, gone = (first, second) if first in kinds else (second, first)
+                raise _misfit(adapter_dir, f"{module[:96]} has {there[1:]} and no {gone[1:]}, half of an update")
+        if not kinds & set(_LOW_RANK):
+            continue
         if not is_targeted(config, module):
             raise _misfit(
                 adapter_dir,
                 f"it changes {module[:96]}, which target_modules, exclude_modules and layers_to_transform of its "
                 "adapter_config.json leave out",
             )
+        if config.get("use_dora") and ".lora_magnitude_vector" not in kinds:
+            raise _misfit(adapter_dir, f"use_dora is true, and {module[:96]} has no lora_magnitude_vector")
+        if config.get("lora_bias") and f"{module}.bias" not in base:
+            raise _misfit(adapter_dir, f"lora_bias is true, and {module[:96]} of the base has no bias to add it to")
+    if not any(kinds & set(_LOW_RANK) for kinds in parts.values()):
+        raise _misfit(adapter_dir, "it holds no update (lora_A and lora_B) of any module")
+    whole = {module.rsplit(".", 1)[-1] for module in whole_modules(adapter_dir)}
+    gone_whole = sorted(set(config.get("modules_to_save") or []) - whole)
+    if gone_whole:
+        raise _misfit(adapter_dir, f"modules_to_save names {', '.join(gone_whole)}, and no such matrix is in the file")
+
+
+def rank_of(config: Mapping[str, Any], module: str) -> int:
+    """The rank of a module's update as PEFT reads it from the settings: by the first pattern that ends its name."""
+    for pattern, rank in (config.get("rank_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return int(rank)
+    return int(config.get("r", 8))
 
 
 def _check_tensor(
@@ -220,12 +245,12 @@ def _check_tensor(
 
 def _check_rank(path: Path, name: str, value: Any) -> None:
     if type(value) is not int or not 1 <= value <= MAX_RANK:
-        raise _misfit(path, f"{name} is {str(value)[:32]}, allowed are 1 to {MAX_RANK}")
+        raise _misfit(path, f"{name} is {repr(value)[:32]}, allowed are 1 to {MAX_RANK}")
 
 
 def _check_number(path: Path, name: str, value: Any) -> None:
     if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e6:
-        raise _misfit(path, f"{name} is {str(value)[:32]}, a number up to 1,000,000 is needed")
+        raise _misfit(path, f"{name} is {repr(value)[:32]}, a number up to 1,000,000 is needed")
 
 
 def _misfit(path: Path, problem: str) -> TargetIncompatibleError:

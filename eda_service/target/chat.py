@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.artifacts import bounded_json
-from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError, reason_of
 from eda_service.target.continued import continued
 from eda_service.target.resolve import ResolvedTarget
 from eda_service.target.templates import RENDERER, TemplateRefusedError
@@ -34,10 +34,16 @@ def load_tokenizer(model_dir: Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        # The library's Rust half raises bare exceptions, and strangers wrote the files.
+        if tokenizer.is_fast:
+            tokenizer("Hello", add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Strangers wrote the files, and where the library's Rust half panics that is no `Exception`.
+        there = "" if (model_dir / _TOKENIZER).is_file() else f"there is no {_TOKENIZER}, and "
         raise TargetIncompatibleError(
-            f"the tokenizer in {model_dir} cannot be read: {str(error)[:200]}; save it again with its tokenizer.json",
+            f"the tokenizer in {model_dir} cannot be read: {there}{reason_of(error)}; save it again with its "
+            f"{_TOKENIZER} by a current transformers",
             param="target.model",
         ) from error
     if not tokenizer.is_fast:
@@ -165,14 +171,23 @@ def template_of(tokenizer: Any, *, with_tools: bool = False) -> str:
             "the target's tokenizer has no chat template; add chat_template.jinja to its directory",
             param="target.model",
         )
-    try:
-        return str(tokenizer.get_chat_template(tools=[] if with_tools else None))
-    except ValueError as error:
-        names = ", ".join(sorted(str(name) for name in tokenizer.chat_template))[:200]
+    found = tokenizer.chat_template
+    if isinstance(found, dict):
+        named = found
+        found = (named.get("tool_use") if with_tools else None) or named.get("default")
+        if found is None:
+            raise TargetIncompatibleError(
+                f"the target has chat templates named {', '.join(sorted(map(str, named)))[:128]} and none named "
+                "default; save the one to be used as chat_template.jinja in its directory",
+                param="target.model",
+            )
+    if not isinstance(found, str):
         raise TargetIncompatibleError(
-            f"the target's tokenizer has several chat templates, and none is called `default`: {names}; name one so",
+            f"the target's chat template is a {type(found).__name__} and no text; save it as chat_template.jinja in "
+            "its directory",
             param="target.model",
-        ) from error
+        )
+    return found
 
 
 def user_turn_opening(tokenizer: Any) -> list[int]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.artifacts import bounded_json
-from eda_service.artifacts.tensor_header import read_header
 from eda_service.config import TargetSpec
 from eda_service.errors import TargetIncompatibleError
 from eda_service.target.generation_defaults import read_generation_defaults
 from eda_service.target.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target
+from eda_service.target.weight_files import weight_headers
 
 
 @dataclass(frozen=True)
@@ -103,5 +103,4 @@ def _facts(path: Path, num_parameters: int) -> TargetFacts:
 
 def count_parameters(model_dir: Path) -> int:
     """Elements of all weights, from the headers of the safetensors files."""
-    files = sorted(model_dir.glob("*.safetensors"))
-    return sum(math.prod(place.shape) for path in files for place in read_header(path).values())
+    return sum(math.prod(place.shape) for place in weight_headers(model_dir).values())

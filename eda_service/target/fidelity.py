@@ -14,7 +14,7 @@ Shapes: B rows, L positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,10 @@ def require_whole(model: Any, info: Mapping[str, Any], where: str) -> str | None
         TargetIncompatibleError: A tensor is missing, is of another shape, or is none of the model's.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = sorted(str(each[0]) for each in info["mismatched_keys"])
+    mismatched = sorted(
+        f"{name} ({_shown(found)} in the file, the config needs {_shown(needed)})"
+        for name, found, needed in info["mismatched_keys"]
+    )
     note = None
     if missing == [_HEAD] and _is_tieable(model):
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
@@ -65,7 +68,7 @@ def require_whole(model: Any, info: Mapping[str, Any], where: str) -> str | None
         f"{what}: {', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
         for what, names in (
             ("missing", missing),
-            ("of another shape than the config says", mismatched),
+            ("of another shape", mismatched),
             ("not of this model", unexpected),
         )
         if names
@@ -77,6 +80,10 @@ def require_whole(model: Any, info: Mapping[str, Any], where: str) -> str | None
             param="target.model",
         )
     return note
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"
 
 
 def _is_tieable(model: Any) -> bool:
@@ -215,6 +222,12 @@ def require_equal(
     Raises:
         TargetIncompatibleError: They differ, so what would be served is not the model.
     """
+    if not bool(own.near_1LV.isfinite().all()):
+        raise TargetIncompatibleError(
+            f"{name} computes logits that are no numbers: its weights hold values that are not finite, or overflow in "
+            f"{dtype}; save the checkpoint from before training diverged, or set dtype to float32",
+            param="target.model",
+        )
     ids_1L = probe_ids(vocab_size).to(own.near_1LV.device)
 
     def ours() -> Tensor:

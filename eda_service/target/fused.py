@@ -226,5 +226,6 @@ def make_decoder(body: Any, config: Any, head_dim: int) -> Decoder:
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
-        window=getattr(config, "sliding_window", None),
+        # Of these families Mistral's layers alone have it from the config; a Llama's forward ignores one that is there.
+        window=config.sliding_window if config.model_type == "mistral" else None,
     )

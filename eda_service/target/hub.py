@@ -108,6 +108,16 @@ def cached_model(name: str, revision: str | None = None) -> Path | None:
     return path
 
 
+def cached_adapter(name: str) -> Path | None:
+    """The directory of an adapter in the cache, if it holds its settings and weights."""
+    path = cached_snapshot("model", name)
+    if path is None or not all(
+        (path / file).is_file() for file in ("adapter_config.json", "adapter_model.safetensors")
+    ):
+        return None
+    return path
+
+
 def _ask(kind: Kind, name: str, revision: str | None) -> HubRepository:
     from huggingface_hub import constants, get_token
 

@@ -8,26 +8,25 @@ Shapes: B rows, L positions, D hidden, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.config import TargetSpec
-from eda_service.errors import EdaError, TargetIncompatibleError, TargetNotFoundError
+from eda_service.errors import TargetNotFoundError
 from eda_service.records import TargetFingerprint
 from eda_service.target.adapter_bank import AdapterBank
 from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.attention import NAME as ATTENTION
-from eda_service.target.attention import TreeShape, tree_mask, visible_mask
+from eda_service.target.attention import TreeShape, head_dim_of, tree_mask, visible_mask
 from eda_service.target.chat import load_stop_token_ids, target_tokenizer
+from eda_service.target.check import check_model, load_config, require_parts
 from eda_service.target.fidelity import (
     CLAIMED_TOKENS,
     NUM_TOKENS,
@@ -45,6 +44,7 @@ from eda_service.target.packed import native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
 from eda_service.target.shards import require_unambiguous
 from eda_service.target.slots import SlotCache
+from eda_service.target.told import told
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +159,6 @@ class Target:
         return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask, rows)
 
 
-def head_dim_of(config: Any) -> int:
-    """Width of one attention head; families whose config does not say divide the hidden size."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the hardware multiplies it, else float32 (ADR 0003)."""
     if spec.dtype != "auto":
@@ -185,45 +180,18 @@ def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
         ArtifactCorruptError: Its files were changed while they were read.
     """
     resolved = resolve_target(spec)
-    with _told(spec):
+    with told(spec.model):
         return _load(spec, resolved, device)
-
-
-@contextmanager
-def _told(spec: TargetSpec) -> Iterator[None]:
-    """What libraries raise over files of strangers, as an error that says what was tried and what to do.
-
-    Broad on purpose: transformers builds whatever a config describes, and any of its lines may fail on it.
-    """
-    try:
-        yield
-    except (EdaError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if "can't allocate memory" in str(error):  # torch's own words on a CPU
-            raise
-        reason = (str(error).strip().splitlines() or [""])[0][:300]
-        raise TargetIncompatibleError(
-            f"{spec.model} does not load, or this engine cannot drive it ({type(error).__name__}: {reason}); check its "
-            "files with transformers, serve it on vLLM (engine vllm), or name a target of a family that "
-            "docs/reference/families.md lists",
-            param="target.model",
-        ) from error
 
 
 def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> Target:
     dtype = choose_dtype(spec, device)
+    check_model(resolved.model_dir)
     tokenizer = target_tokenizer(resolved)
     defaults = read_generation_defaults(resolved.model_dir)
     model, notes = _load_model(resolved, dtype)
     model = model.to(device)
-    body = model.get_decoder()
-    if body is None or model.get_output_embeddings() is None or not hasattr(body, "norm"):
-        raise TargetIncompatibleError(
-            f"{spec.model} ({type(model).__name__}) has no decoder with a final norm and an lm_head; "
-            "use a Llama, Qwen2, Qwen3 or Mistral style model",
-            param="target.model",
-        )
+    body = require_parts(model, spec.model)
     resolved.require_unchanged()
     require_finite(model)
     own = own_logits(model, ATTENTION, max_context_of(model.config))
@@ -268,7 +236,8 @@ def _require_fidelity(target: Target, own: Logits, parts: list[Any]) -> None:
         logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask))
         return logits_BLV
 
-    name = f"{target.spec.model} ({target.config.model_type})"
+    with_adapter = "" if target.spec.adapter is None else f" with adapter {target.spec.adapter}"
+    name = f"{target.spec.model} ({target.config.model_type}){with_adapter}"
     layers = target.decoder.layers if isinstance(target.decoder, FusedDecoder) else []
     difference = require_equal(
         own,
@@ -294,6 +263,7 @@ def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tupl
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             resolved.model_dir,
+            config=load_config(resolved.model_dir),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -344,11 +314,6 @@ def _context_note(config: Any) -> tuple[str, ...]:
         "LongRoPE rotates every row of a batch by the longest one, so answers would depend on their neighbours; serve "
         "longer prompts on vLLM",
     )
-
-
-def load_config(model_dir: Path) -> Any:
-    """The model config of a directory, read without code of its own."""
-    return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
 
 
 def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:

@@ -20,6 +20,7 @@ from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, Uns
 from eda_service.names import is_model_id, is_name
 from eda_service.progress import Tell, silent
 from eda_service.target.adapter_check import check_adapter
+from eda_service.target.config_check import check_settings
 from eda_service.target.embedded import EMBEDDED, fetch
 from eda_service.target.given import GivenDirectory, look_at
 
@@ -99,10 +100,14 @@ def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
     return found
 
 
+def is_ours(model: str) -> bool:
+    """Whether a target comes with the package, or from a package registry by it."""
+    return model in EMBEDDED or (is_name(model) and (shipped_targets() / model).is_dir())
+
+
 def is_here(spec: TargetSpec) -> bool:
     """Whether a target's files are on this machine, or come from a package registry, rather than from the model hub."""
-    shipped = is_name(spec.model) and (shipped_targets() / spec.model).is_dir()
-    return shipped or spec.model in EMBEDDED or not is_model_id(spec.model)
+    return is_ours(spec.model) or not is_model_id(spec.model)
 
 
 def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError:
@@ -171,12 +176,7 @@ def _check_model(directory: Path) -> Path:
                 f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES[path.name]} are read",
                 param="target.model",
             )
-    architectures = _read_json(config, param="target.model").get("architectures") or []
-    if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
-        raise TargetIncompatibleError(
-            f"{directory} holds {', '.join(architectures)}; a decoder-only ...ForCausalLM model is needed",
-            param="target.model",
-        )
+    check_settings(_read_json(config, param="target.model"), directory)
     return directory
 
 
@@ -187,7 +187,9 @@ def _check_adapter(directory: Path) -> Path:
     kind = _read_json(config, param="target.adapter").get("peft_type")
     if kind != "LORA":
         raise TargetIncompatibleError(
-            f"{directory} is a {str(kind)[:32]} adapter; only LORA is merged", param="target.adapter"
+            f"{directory} is an adapter of kind {str(kind)[:32]}, only LORA is read here; merge it into its base with "
+            "PEFT (`merge_and_unload`) and name the merged model, or train a LoRA adapter",
+            param="target.adapter",
         )
     _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
     return directory
@@ -213,4 +215,4 @@ def _check_safetensors(directory: Path, pattern: str, *, param: str) -> None:
             "convert them with `safetensors` and remove them",
             param=param,
         )
-    raise TargetNotFoundError(f"{directory} has no {pattern}", param=param)
+    raise TargetNotFoundError(f"{directory} has no {pattern}; copy the weights there, or save them again", param=param)

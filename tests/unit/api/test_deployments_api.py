@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -264,11 +265,11 @@ def test_looking_needs_one_of_two_scopes_and_changing_another(client: TestClient
         assert written.status_code == (201 if scope == "jobs:write" else 403)
 
 
-def test_a_target_must_lie_under_an_allowed_root(client: TestClient, tmp_path: Path) -> None:
+def test_a_target_must_lie_under_an_allowed_root(
+    client: TestClient, tmp_path: Path, new_target_dir: Callable[..., Path]
+) -> None:
     for root, status in ((tmp_path / "allowed", 201), (tmp_path / "elsewhere", 400)):
-        (root / "m").mkdir(parents=True)
-        (root / "m" / "config.json").write_text("{}")
-        (root / "m" / "model.safetensors").write_bytes(b"")
+        new_target_dir(root / "m", "llama")
         assert deploy(client, name=root.name, model=str(root / "m")).status_code == status
 
 

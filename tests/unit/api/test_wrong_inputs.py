@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from draft_files import put_draft
 from fastapi.testclient import TestClient
+from odd_checkpoints import prefixed, without
+from odd_checkpoints import settings as settings_of
 from pack_files import put_pack
 from scripted_dashboard import Dashboard
 from scripted_hub import ScriptedHub, refused, scripted_hub
@@ -66,6 +69,9 @@ def models(root: Path) -> Path:
     write_adapter(model, made / "lora", seed=0)
     write_adapter(wide, made / "lora-of-wide", seed=0)
     (made / "empty").mkdir()
+    prefixed("_orig_mod.")(Path(shutil.copytree(model, made / "compiled")))
+    without("chat_template.jinja")(Path(shutil.copytree(model, made / "wordless")))
+    settings_of(tie_word_embeddings=False)(Path(shutil.copytree(model, made / "headless")))
     damaged = write_target(made / "damaged", "llama")
     (damaged / "model.safetensors").write_bytes(b"\xff" * 64)
     return made
@@ -141,6 +147,29 @@ def test_wrong_input_is_answered_at_submit(client: TestClient, models: Path, nam
             openai = client.post("/v1/fine_tuning/jobs", json={**body, "training_file": "self"})
             assert (openai.status_code, openai.json()["error"]) == (400, error)
     assert store_of(client).counts() == before
+
+
+def test_what_is_deployed_is_checked_as_far_as_it_is_served(client: TestClient, models: Path) -> None:
+    """A model without a chat template completes texts; one whose weights are not its own does nothing."""
+    for name, force, status in (("compiled", False, 400), ("compiled", True, 400), ("wordless", False, 201)):
+        body = {"model": str(models / name), "base_draft": None, "name": name, "force": force}
+        answer = client.post("/v1/deployments", json=body)
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            error = answer.json()["error"]
+            assert (error["code"], error["param"]) == ("target_incompatible", "model")
+            assert "'_orig_mod.' in front" in error["message"]
+    other_adapter = {"model": str(models / "model"), "adapter": str(models / "lora-of-wide"), "base_draft": None}
+    error = client.post("/v1/deployments", json=other_adapter).json()["error"]
+    assert (error["code"], error["param"]) == ("target_incompatible", "adapter")
+
+
+def test_a_head_that_is_not_there_is_told_in_the_record(client: TestClient, models: Path) -> None:
+    answer = client.post("/v1/adaptations", json={**BODY, "model": str(models / "headless")})
+    assert answer.status_code == 201, answer.text
+    events = store_of(client).events(answer.json()["id"])[0]
+    told = [event.message for event in events if event.level == "warning"]
+    assert [("no lm_head.weight" in message, "token embedding" in message) for message in told] == [(True, True)]
 
 
 @pytest.mark.parametrize("name", OVERRULED)

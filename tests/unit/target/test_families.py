@@ -26,7 +26,9 @@ from eda_service.errors import TargetIncompatibleError
 from eda_service.model.draft import Draft
 from eda_service.target import fidelity, head
 from eda_service.target.attention import folded_attention
+from eda_service.target.check import check_target
 from eda_service.target.loader import Target, load_target
+from eda_service.target.resolve import resolve_target
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "families.md"
 PROMPTS = [[5, 77, 31, 8, 60], list(range(20, 50)), [3]]
@@ -93,6 +95,18 @@ def test_layers_look_back_over_their_window(family: str, tmp_path: Path, new_dra
         assert decode(speculative(target, new_draft(target), tree=tree), PROMPTS, params) == answers
 
 
+def test_a_window_that_the_family_does_not_use_is_none(tmp_path: Path) -> None:
+    """Llama's forward attends to everything, whatever `sliding_window` its config carries along; the probe at load has
+    twelve tokens and does not notice a window of 16.
+    """
+    target, model = load(write_family(tmp_path, "llama", sliding_window=16)), reference(tmp_path)
+    ids = list(PROMPTS[1])
+    for _ in range(10):
+        ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    plain = Engine(target, num_draft_tokens=3, max_batch=4, max_tokens=120)
+    assert decode(plain, PROMPTS[1:2], [SamplingParams(max_new_tokens=10)]) == [ids[len(PROMPTS[1]) :]]
+
+
 @pytest.mark.parametrize("family", ["cohere", "gemma2", "granite", "phimoe", "llama"])
 def test_logprobs_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     """Where something stands behind the head, log-probabilities show it although the most likely token is the same."""
@@ -107,9 +121,10 @@ def test_logprobs_are_those_of_transformers(family: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_what_this_engine_cannot_drive_is_refused(family: str, tmp_path: Path) -> None:
+def test_what_this_engine_cannot_drive_is_refused_without_its_weights(family: str, tmp_path: Path) -> None:
+    resolved = resolve_target(TargetSpec(model=str(write_family(tmp_path, family))))
     with pytest.raises(TargetIncompatibleError) as caught:
-        load(write_family(tmp_path, family))
+        check_target(resolved)
     assert caught.value.param == "target.model"
     assert str(tmp_path) in caught.value.message
 
@@ -223,7 +238,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
     ("change", "told"),
     [
         (lambda t: {name: tensor for name, tensor in t.items() if name != DOWN}, f"missing: {DOWN}"),
-        (lambda t: {f"_orig_mod.{name}": tensor for name, tensor in t.items()}, "not of this model: _orig_mod."),
+        (lambda t: {f"_orig_mod.{name}": tensor for name, tensor in t.items()}, "'_orig_mod.' in front of its name"),
         (lambda t: {**t, "model.layers.9.mlp.down_proj.weight": t[DOWN].clone()}, "not of this model: model.layers.9."),
         (lambda t: {**t, DOWN: t[DOWN][:, :-1]}, DOWN),
         (lambda t: {name: tensor for name, tensor in t.items() if "norm" not in name}, "missing: "),

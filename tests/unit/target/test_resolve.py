@@ -34,7 +34,9 @@ def adapter_dir(tmp_path: Path) -> Path:
     directory = tmp_path / "adapter"
     directory.mkdir()
     (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    save_file({}, directory / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    tensors = {f"{name}A.weight": torch.zeros(8, 32), f"{name}B.weight": torch.zeros(32, 8)}
+    save_file(tensors, directory / "adapter_model.safetensors")
     return directory
 
 
@@ -157,7 +159,7 @@ def test_a_pickled_adapter_is_refused(model_dir: Path, adapter_dir: Path) -> Non
 
 def test_another_kind_of_adapter_is_refused(model_dir: Path, adapter_dir: Path) -> None:
     (adapter_dir / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
-    with pytest.raises(TargetIncompatibleError, match="IA3 adapter; only LORA") as caught:
+    with pytest.raises(TargetIncompatibleError, match="of kind IA3, only LORA") as caught:
         resolve(model_dir, adapter=str(adapter_dir))
     assert caught.value.param == "target.adapter"
 

@@ -117,7 +117,7 @@ def test_a_template_that_is_too_long_is_not_compiled(renderer: TemplateRenderer)
 
 def test_a_child_that_was_killed_is_started_again(renderer: TemplateRenderer) -> None:
     assert renderer.render("a", [], {}) == "a"
-    child: Any = renderer._child
+    child: Any = renderer._child._child
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert renderer.render("b", [], {}) == "b"

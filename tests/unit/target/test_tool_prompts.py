@@ -147,7 +147,7 @@ def test_results_through_a_template_that_takes_any_role_are_shown(tokenizer: Pre
 
 def test_several_templates_without_a_default_are_the_targets_fault(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = {"tool_use": TAGS, "rag": CHAT_TEMPLATE}
-    with pytest.raises(TargetIncompatibleError, match="several chat templates, and none is called `default`"):
+    with pytest.raises(TargetIncompatibleError, match="named rag, tool_use and none named default"):
         render_prompt(tokenizer, MESSAGES[:2])
 
 

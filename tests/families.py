@@ -115,11 +115,15 @@ REFUSED: dict[str, dict[str, Any]] = {
 """Families that this engine cannot drive."""
 
 
+def family_config(family: str, **changes: Any) -> Any:
+    """The config of a tiny model of a family."""
+    return AutoConfig.for_model(family, **{**_COMMON, **{**SERVED, **REFUSED}[family], **changes})
+
+
 def write_family(directory: Path, family: str, **changes: Any) -> Path:
     """A random model of a family with weights wide enough that answers vary, its heads' biases included."""
     torch.manual_seed(0)
-    settings = {**_COMMON, **{**SERVED, **REFUSED}[family], **changes}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(family_config(family, **changes), dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.35) if parameter.ndim >= 2 else parameter.uniform_(0.7, 1.3)

@@ -1,0 +1,88 @@
+"""The shape of a draft for a target: one decoder layer of its family, read from the target's config whatever the family
+calls its sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from eda_service.errors import TargetIncompatibleError
+from eda_service.model.draft_config import DraftConfig
+from eda_service.target.attention import head_dim_of
+from eda_service.target.config_check import EPSILONS
+
+_DEFAULT_EPSILON = 1e-5  # of families whose norm has no setting (OLMo)
+_DEFAULT_THETA = 1e4  # RoFormer's, and of families that do not rotate
+
+
+def draft_shape(config: Any) -> DraftConfig:
+    """The shape of a draft for a target.
+
+    Args:
+        config: The target's, as transformers read it.
+
+    Raises:
+        TargetIncompatibleError: It does not name a size that a draft needs.
+    """
+    try:
+        heads = int(config.num_attention_heads)
+        return DraftConfig(
+            hidden_size=config.hidden_size,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=_even(head_dim_of(config)),
+            expert_width=_width(config),
+            vocab_size=config.vocab_size,
+            rope_theta=_theta(config),
+            rms_norm_eps=_epsilon(config),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))} is {str(first['input'])[:32]}: {first['msg']}"
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+        problem = str(error)[:200]
+    raise TargetIncompatibleError(
+        f"no base draft can be shaped for a target of type {getattr(config, 'model_type', None)}: {problem}; correct "
+        "its config.json, or pretrain for a target of a family that docs/reference/families.md lists",
+        param="target.model",
+    )
+
+
+def _even(head_dim: int) -> int:
+    """Rotation exchanges the halves of a head."""
+    if head_dim % 2:
+        raise ValueError(f"head_dim is {head_dim}, a draft rotates halves of a head and needs an even one")
+    return head_dim
+
+
+def _width(config: Any) -> int:
+    """Width of the FFN; of the widest layer where they differ, of the experts that a token meets where there are some
+    and no other width is named.
+    """
+    width = getattr(config, "intermediate_size", None)
+    if width is None:
+        expert = getattr(config, "moe_intermediate_size", None)
+        width = None if expert is None else expert * (getattr(config, "num_experts_per_tok", None) or 1)
+    if width is None:
+        raise ValueError("it has neither intermediate_size nor moe_intermediate_size")
+    return int(max(width)) if isinstance(width, list | tuple) else int(width)
+
+
+def _theta(config: Any) -> float:
+    """The rotary base; of the layers that see everything where the kinds of layers have bases of their own."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [value for value in rope.values() if isinstance(value, Mapping)]
+    if kinds:
+        rope = rope.get("full_attention") or kinds[0]
+    found = rope.get("rope_theta")
+    if found is None:
+        found = getattr(config, "rope_theta", None)
+    return _DEFAULT_THETA if found is None else float(found)
+
+
+def _epsilon(config: Any) -> float:
+    values = (getattr(config, name, None) for name in EPSILONS)
+    return float(next((value for value in values if value is not None), _DEFAULT_EPSILON))
