@@ -31,6 +31,7 @@ from eda_service.target.config_check import check_settings, require_drivable
 from eda_service.target.fidelity import require_whole
 from eda_service.target.fused import TransformersDecoder
 from eda_service.target.resolve import ResolvedTarget
+from eda_service.target.shards import require_unambiguous
 from eda_service.target.slots import SlotCache
 from eda_service.target.text_check import check_text
 from eda_service.target.told import told
@@ -85,6 +86,7 @@ def _check_model(model_dir: Path) -> tuple[int, tuple[str, ...]]:
         )
     config = load_config(model_dir)
     _check_generation(model_dir)
+    require_unambiguous(model_dir)
     if getattr(config, "quantization_config", None) is not None:
         logger.info("%s is unpacked when it is loaded; its tensors are compared then", model_dir)
         return int(config.vocab_size), ()

@@ -42,7 +42,6 @@ from eda_service.target.generation_defaults import NO_DEFAULTS, GenerationDefaul
 from eda_service.target.head import InferenceHead, LmHead, lm_head_of
 from eda_service.target.packed import native_bfloat16, tensor_bytes
 from eda_service.target.resolve import ResolvedTarget, resolve_target
-from eda_service.target.shards import require_unambiguous
 from eda_service.target.slots import SlotCache
 from eda_service.target.told import told
 
@@ -259,7 +258,6 @@ def _bank(decoder: Decoder, dtype: torch.dtype, device: torch.device) -> Adapter
 
 
 def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-    require_unambiguous(resolved.model_dir)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             resolved.model_dir,

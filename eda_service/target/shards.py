@@ -1,12 +1,10 @@
-"""Which safetensors files hold a model, and that no tensor stands in two of them with different values.
+"""No tensor stands in two files of a model with different values.
 
-transformers reads `model.safetensors`, or else every file that `model.safetensors.index.json` names, and takes a tensor
-from whichever it reads last, whatever the index says; other engines take another one.
+transformers takes a tensor from whichever file it reads last, whatever the index says; other engines take another one.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,17 +12,7 @@ from safetensors import safe_open
 
 from eda_service.artifacts.tensor_header import read_header
 from eda_service.errors import TargetIncompatibleError
-
-_INDEX = "model.safetensors.index.json"
-
-
-def weight_files(model_dir: Path) -> list[Path]:
-    """The files of a directory that transformers reads, in order."""
-    single, index = model_dir / "model.safetensors", model_dir / _INDEX
-    if single.exists() or not index.exists():
-        return [single] if single.exists() else []
-    names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-    return [model_dir / str(name) for name in sorted(names)]
+from eda_service.target.weight_files import weight_files
 
 
 def require_unambiguous(model_dir: Path) -> None:
@@ -35,8 +23,6 @@ def require_unambiguous(model_dir: Path) -> None:
     """
     places: dict[str, Path] = {}
     for path in weight_files(model_dir):
-        if not path.is_file():
-            continue  # transformers says which one is missing
         for name in read_header(path, param="target.model"):
             first = places.setdefault(name, path)
             if first != path and not _is_equal(name, first, path):

@@ -65,16 +65,17 @@ def weight_headers(model_dir: Path) -> dict[str, TensorPlace]:
     """Every tensor of a model by its name in the files.
 
     Raises:
-        TargetNotFoundError, TargetIncompatibleError: As `weight_files`; or a tensor stands in two files.
+        TargetNotFoundError, TargetIncompatibleError: As `weight_files`; or a tensor stands in two files in two
+            shapes.
         UnsafeCheckpointError: A header does not describe its file.
     """
     found: dict[str, TensorPlace] = {}
     for path in weight_files(model_dir):
         header = read_header(path, param=_PARAM)
-        twice = sorted(found.keys() & header.keys())
-        if twice:
+        odd = sorted(name for name in found.keys() & header.keys() if found[name].shape != header[name].shape)
+        if odd:
             raise TargetIncompatibleError(
-                f"{path} holds {twice[0][:96]}, which another file of {model_dir} holds as well; save the model again",
+                f"{path} holds {odd[0][:96]} in another shape than another file of {model_dir}; save the model again",
                 param=_PARAM,
             )
         found |= header
