@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import shortcuts
 import torch
 from huggingface_hub import constants
 from postgres import Postgres, PostgresUnavailableError
@@ -28,8 +29,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes: no test asks a public hub
 constants.HF_HUB_OFFLINE = True  # for this one, where it was read at import
 torch.set_num_threads(1)  # for fixtures of a session too
+shortcuts.install()
 
 TargetFactory = Callable[[str], Target]
+
+
+def pytest_collection_finish() -> None:
+    """Every module is imported by now."""
+    shortcuts.keep_out_of_collections()
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +120,13 @@ def tiny_draft(tiny_target: Target) -> Draft:
 def full_head(tiny_target: Target) -> DraftHead:
     """The tiny Llama's head, all rows."""
     return DraftHead(tiny_target.lm_head, None)
+
+
+@pytest.fixture
+def database_as_served() -> Iterator[None]:
+    """Databases are opened as the service opens them, flushed and revised."""
+    with shortcuts.none_of_the_database():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """No request makes the API's process open a file of its own database, or lose its locks on one.
 
 Each route that takes a path, a name or an id is given the database, the files beside it, hard links and links to them,
-and directories that hold them, with the roots that an operator may have set. After each request the kernel is asked
-which POSIX locks this process holds (`/proc/locks`), and Python's audit hook has seen every file that was opened.
+and directories that hold them, with the roots that an operator may have set. Python's audit hook has seen every file
+that a request opened; after the requests of each path the kernel is asked which POSIX locks this process holds
+(`/proc/locks`), as a lock that is lost does not come back.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ def locks(files: frozenset[Identity]) -> set[tuple[int, str]]:
     return held
 
 
+def require_unopened(what: str) -> None:
+    assert not _watch.opened, f"{what} made the API open {_watch.opened}"
+
+
 @contextmanager
 def watching(database: Path) -> Iterator[Callable[[str], None]]:
     """Nothing inside opens the database's files; the function checks that, and that the locks are there."""
@@ -83,7 +88,7 @@ def watching(database: Path) -> Iterator[Callable[[str], None]]:
     assert {inode for inode, _ in before} == {os.stat(f"{database}{suffix}").st_ino for suffix in ("", "-shm")}
 
     def check(what: str) -> None:
-        assert not _watch.opened, f"{what} made the API open {_watch.opened}"
+        require_unopened(what)
         assert before <= locks(files), f"{what} made the API lose its locks"
         assert identities(database) == files, f"{what} replaced a file of the database"
 
@@ -136,7 +141,7 @@ def place(tmp_path: Path, layout: str) -> tuple[Path, tuple[Path, ...], str]:
 )
 def test_no_request_makes_the_api_open_its_database(settings: Settings, tmp_path: Path, layout: str) -> None:
     database, roots, url = place(tmp_path, layout)
-    changed = settings.model_copy(update={"local_roots": roots, "database_url": url})
+    changed = settings.model_copy(update={"local_roots": roots, "database_url": url, "dispatch_interval_s": 60.0})
     with TestClient(create_app(changed), raise_server_exceptions=False) as client:
         first = client.post("/v1/adaptations", json=BODY).json()["id"]
         paths = disguises(database, settings.home, tmp_path / "allowed")
@@ -148,7 +153,8 @@ def test_no_request_makes_the_api_open_its_database(settings: Settings, tmp_path
                     assert answer.status_code < 500 or answer.json()["error"]["code"] != "internal", what
                     if answer.is_error and str(settings.home) not in path:  # the caller's own words may be repeated
                         assert str(settings.home) not in answer.text, what
-                    check(what)
+                    require_unopened(what)
+                check(f"one of the requests with {path}")
             last = client.post("/v1/adaptations", json={**BODY, "force": True}).json()["id"]
             look = "import sqlite3,sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT id FROM jobs').fetchall())"
             seen = subprocess.run(

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from named_requests import BODY, named_requests
 
+from api.settings import Settings
 from eda_service.jobstore import JobStore
 from eda_service.names import is_name
 
@@ -61,6 +62,12 @@ ODD = [
     "{x}",
     "small@٣",
 ]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """The dispatcher looks when it is woken, and not all the time beside some hundred requests."""
+    return settings.model_copy(update={"dispatch_interval_s": 60.0})
 
 
 def ask(client: TestClient, method: str, route: str, body: Any) -> Any:

@@ -144,8 +144,10 @@ class World:
     def restore(self) -> None:
         """Everything as it was, and nobody remembers."""
         self.store.close()
-        shutil.rmtree(self.path)
-        shutil.copytree(self.home.path, self.path)
+        for each in self.path.glob("eda.db*"):
+            each.unlink()
+        shutil.copyfile(self.home.path / "eda.db", self.path / "eda.db")
+        shutil.rmtree(self.path / "runs", ignore_errors=True)
         self.store._reader = Reader()
         self.ray.requests.clear()
         self.ray.on("GET", "/api/version", Answer({"session_name": "s"}))

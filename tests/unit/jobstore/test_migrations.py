@@ -26,6 +26,8 @@ from eda_service.jobstore.engine import open_engine
 from eda_service.jobstore.models import Base
 from eda_service.jobstore.schema import FIRST, alembic_config
 
+pytestmark = pytest.mark.usefixtures("database_as_served")
+
 # What `create_all` of version 0.1.0 sent to each database, as SQLAlchemy printed it.
 _BEFORE_REVISIONS = Path(__file__).parent / "created_before_revisions"
 

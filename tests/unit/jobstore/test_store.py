@@ -41,6 +41,7 @@ def test_ids_sort_by_time() -> None:
     assert new_job_id(1.0) != new_job_id(1.0)
 
 
+@pytest.mark.usefixtures("database_as_served")
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_sqlite_is_durable(store: JobStore, tmp_path: Path) -> None:
     store.create(config())
