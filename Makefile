@@ -32,7 +32,7 @@ test: $(STAMP)  ## the whole test suite
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	sh tests/install_postgres.sh
 	sh tests/install_s3_server.sh
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit tests/services
 	$(BIN)/python -m pytest tests/integration
 
 test-gpu: $(STAMP)  ## decoding, losses and a whole adaptation on a GPU, with the CUDA build of torch that it needs

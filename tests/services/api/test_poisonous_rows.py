@@ -1,7 +1,7 @@
 """One damaged row of any table against every loop of the service: nobody else waits, and every list answers.
 
 The damage is written straight into a SQLite file, which keeps any value in any column; PostgreSQL's types let little of
-it in (tests/unit/jobstore/test_unreadable_rows.py has that). A scripted server speaks for Ray, Serve and replicas.
+it in (tests/services/jobstore/test_unreadable_rows.py has that). A scripted server speaks for Ray, Serve and replicas.
 """
 
 from __future__ import annotations
