@@ -33,7 +33,10 @@ test: $(STAMP)  ## the whole test suite
 	sh tests/install_postgres.sh
 	sh tests/install_s3_server.sh
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit tests/services
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
+
+test-fast: $(STAMP)  ## equations and units alone, about a minute: no test here starts a process or a server
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit
 
 test-gpu: $(STAMP)  ## decoding, losses and a whole adaptation on a GPU, with the CUDA build of torch that it needs
 	$(BIN)/python -m pytest tests/gpu
