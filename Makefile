@@ -167,24 +167,24 @@ proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangCha
 
 proof-monitoring: $(STAMP)  ## Prometheus on the running service: every expression of dashboard and alerts
 	$(BIN)/eda models fetch smollm2-135m-instruct
-	$(BIN)/python -m benchmarks.monitoring
+	$(BIN)/python -m tests.resilience.monitoring
 
 proof-drift: $(STAMP)  ## a served pack that no longer fits, adapted again on what users ask
 	$(BIN)/python -m benchmarks.drift
 
 proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
-	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m tests.resilience.faults
 
 proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
-	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m tests.resilience.kills
 
 proof-nodes: $(STAMP)  ## machines of network namespaces, killed and cut off in the middle; needs root
-	sh tests/multinode/install.sh
-	$(BIN)/python -m benchmarks.nodes $(if $(RESUME),--resume)
+	sh tests/resilience/install.sh
+	$(BIN)/python -m tests.resilience.nodes $(if $(RESUME),--resume)
 
 proof-gcs: $(STAMP)  ## Ray's head dies and comes back, its state in Redis; needs root
-	sh tests/multinode/install.sh
-	$(BIN)/python -m benchmarks.gcs
+	sh tests/resilience/install.sh
+	$(BIN)/python -m tests.resilience.gcs
 
 bench-plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to 1,000 variants a day simulated
 	$(BIN)/eda models fetch smollm2-135m-instruct
@@ -196,15 +196,15 @@ bench-scaling: $(STAMP)  ## self-generation on one core and on two
 
 proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
 	sh tests/install_faketime.sh
-	$(BIN)/python -m benchmarks.exhaustion $(if $(RESUME),--resume)
+	$(BIN)/python -m tests.resilience.exhaustion $(if $(RESUME),--resume)
 
 MINUTES ?= 60
 KILL_EVERY_S ?= 60
 proof-soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60 KILL_EVERY_S=60)
-	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --kill-every-s $(KILL_EVERY_S)
+	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) --kill-every-s $(KILL_EVERY_S)
 
 fuzz: $(STAMP)  ## readers of strangers' input, the API, broken HTTP, for MINUTES (60)
-	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
+	$(BIN)/python -m tests.resilience.fuzz --minutes $(MINUTES)
 
 audit: $(STAMP) $(AUDIT_STAMP)  ## known vulnerabilities of the pinned packages; asks PyPI's JSON API
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt

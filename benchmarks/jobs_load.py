@@ -184,8 +184,7 @@ def _one_job(url: str, home: Path) -> float:
 
 def small_draft(home: Path) -> None:
     """Register the base draft of `BODY`."""
-    sys.path[:0] = [str(ROOT / "tests")]
-    from draft_files import put_draft
+    from tests.draft_files import put_draft
 
     put_draft(home)
 
@@ -210,8 +209,7 @@ def measure(database_url: str | None, arguments: argparse.Namespace) -> dict[str
 
 def on_postgres(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same on a PostgreSQL of this run's own, which flushes as a production server does."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from postgres import Postgres, PostgresUnavailableError
+    from tests.postgres import Postgres, PostgresUnavailableError
 
     try:
         server = Postgres(durable=True)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.config import AdaptConfig
 from eda_service.planning.calibration import Calibration
@@ -83,8 +83,7 @@ class Run:
 
 def run_jobs() -> dict[str, Run]:
     """Adapt three times and read what each took."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
-    from running import Service
+    from tests.integration.running import Service
 
     found = {}
     with tempfile.TemporaryDirectory(prefix="eda-plan-") as name:

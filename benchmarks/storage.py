@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -145,8 +144,7 @@ def on_s3(home: Path, names: list[str]) -> dict[str, Any]:
 def s3_server() -> Iterator[str]:
     """The tests' S3 server; yields a URL in a bucket of its own."""
     subprocess.run(["sh", str(ROOT / "tests" / "install_s3_server.sh")], check=True)
-    sys.path.insert(0, str(ROOT / "tests"))
-    from s3_server import S3Server  # type: ignore[import-not-found]
+    from tests.s3_server import S3Server
 
     server = S3Server()
     os.environ.update(server.env)

@@ -27,14 +27,14 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.faults import Bench
 from benchmarks.pairs import header, write_result
-from benchmarks.victims import ROLES, victims
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.distributed import processes
 from eda_service.errors import EdaError
+from tests.resilience.faults import Bench
+from tests.resilience.victims import ROLES, victims
 
 RESULT = "soak.json"
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
@@ -251,7 +251,7 @@ def main() -> None:
             jobs = soak.account(reference)
             settled_s = time.monotonic() - ended
             left, marks = soak.left_running(), list(bench.service.facts["marks"])
-        from running import left_of
+        from tests.integration.running import left_of
 
         result = {
             **header(f"make proof-soak MINUTES={arguments.minutes:g} KILL_EVERY_S={arguments.kill_every_s:g}"),

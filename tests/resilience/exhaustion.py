@@ -24,14 +24,14 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks import exhaustion_clients as clients
-from benchmarks.exhaustion_clock import clock_jumps
-from benchmarks.faults import HELD_OPEN, Bench
 from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, Client
 from eda_service.records import STAGES
+from tests.resilience import exhaustion_clients as clients
+from tests.resilience.exhaustion_clock import clock_jumps
+from tests.resilience.faults import HELD_OPEN, Bench
 
 RESULT = "exhaustion.json"
 DISK_BYTES = 64 << 20

@@ -24,11 +24,11 @@ import httpx
 import yaml
 
 from benchmarks.bed import Bed, smollm2_service
-from benchmarks.monitoring_files import FOLDER, Expression, alert_expressions, alerts, dashboard_expressions
 from benchmarks.pairs import DOMAINS, ROOT, header, write_result
 from benchmarks.serving_load import body_of
 from eda_service.client import Client
 from eda_service.distributed.processes import free_port
+from tests.resilience.monitoring_files import FOLDER, Expression, alert_expressions, alerts, dashboard_expressions
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What happens to a machine in `benchmarks.nodes`, and how it comes back."""
+"""What happens to a machine in `tests.resilience.nodes`, and how it comes back."""
 
 from __future__ import annotations
 

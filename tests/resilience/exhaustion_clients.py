@@ -1,6 +1,6 @@
 """Clients that use up what a service has: slow ones, many that listen, bodies without end, prompts that grow.
 
-Each function returns counts; what is expected of them is `benchmarks.exhaustion`'s to judge.
+Each function returns counts; what is expected of them is `tests.resilience.exhaustion`'s to judge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two replicas on two machines under steady questions while one machine dies; see `benchmarks.nodes`."""
+"""Two replicas on two machines under steady questions while one machine dies; see `tests.resilience.nodes`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.nodes_faults import TIMEOUT_S, Fault, heal, strike
 from eda_service.client import Client
+from tests.resilience.nodes_faults import TIMEOUT_S, Fault, heal, strike
 
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
 SERVE_FOR_S = 120.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.fuzz_targets import Target, open_targets
+from tests.resilience.fuzz_targets import Target, open_targets
 
 NAMES = (
     "safetensors_header", "gguf_header", "stage_record", "shard", "prompt_file", "adapter_config", "chat_template",

@@ -1,6 +1,6 @@
 """Machines that die: `make proof-nodes` writes `benchmarks/results/nodes.json`.
 
-Five machines made of network namespaces (tests/multinode/network.py), the service on the first, which offers no
+Five machines made of network namespaces (tests/resilience/network.py), the service on the first, which offers no
 processors, nodes on the others, a tiny target. A machine is switched off (SIGKILL for all its processes at once) or cut
 off (its interface goes down, its processes go on) while a job generates or trains on it, or while it serves. The job
 must succeed with the pack of the uninterrupted run, byte for byte; at the endpoint every answer must be right, and
@@ -22,18 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import CONFIG
-from benchmarks.nodes_faults import TIMEOUT_S, Fault, heal, strike
-from benchmarks.nodes_serving import SERVE_FOR_S, serve
-from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, Client
 from eda_service.config import TargetSpec
 from eda_service.presets import merge
 from eda_service.target.loader import load_target
-
-sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "integration", "multinode")]
+from tests.resilience.faults import CONFIG
+from tests.resilience.nodes_faults import TIMEOUT_S, Fault, heal, strike
+from tests.resilience.nodes_serving import SERVE_FOR_S, serve
 
 RESULT = "nodes.json"
 NUM_MACHINES = 5  # with the head; the last one joins late
@@ -90,7 +88,7 @@ class Bed:
     """Files of the runs: a tiny target with its draft, prompts, a home per service."""
 
     def __init__(self, directory: Path) -> None:
-        from tiny_models import fit_draft, register_draft, write_target
+        from tests.tiny_models import fit_draft, register_draft, write_target
 
         self.directory, self.home = directory, directory / "home"
         self.home.mkdir()
@@ -104,7 +102,7 @@ class Bed:
     @contextmanager
     def cluster(self, network: Any, members: Sequence[int], *, serve: bool = False) -> Iterator[Any]:
         """A service with nodes on these machines."""
-        from cluster import Cluster
+        from tests.resilience.cluster import Cluster
 
         env = {**SETTINGS, "EDA_SERVE": str(serve).lower()}
         with Cluster(network, self.home, env, members=members, allow=self.directory) as started:
@@ -247,14 +245,14 @@ def _got_work(added: dict[str, Any] | None) -> bool:
 
 def main() -> None:
     """All runs; the program starts itself again on the first machine."""
-    from network import on_head
+    from tests.resilience.network import on_head
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--resume", action="store_true", help="keep the runs of the result file that ended well")
     parser.add_argument("--only", choices=("adapt", "serve"), help="one half")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up
-    network = on_head(NUM_MACHINES, ["-m", "benchmarks.nodes", *sys.argv[1:]])
+    network = on_head(NUM_MACHINES, ["-m", "tests.resilience.nodes", *sys.argv[1:]])
     results = Results.read() if arguments.resume else Results()
     # Not under /tmp, of which every machine has its own.
     directory = Path(tempfile.mkdtemp(prefix="eda-nodes-", dir="/var/tmp"))

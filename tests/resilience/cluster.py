@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Self
 
 import httpx
-from network import Network
-from running import REPOSITORY, Service
 
 from eda_service.distributed.ray_token import auth_headers, token_path
+from tests.integration.running import REPOSITORY, Service
+from tests.resilience.network import Network
 
 JOIN_TIMEOUT_S = 600.0
 ROLES = {

@@ -18,13 +18,13 @@ from typing import Self
 
 import httpx
 import yaml
-from network import INTERFACE, Network
-from running import REPOSITORY
 
-from cluster import alive, look
 from eda_service.client import Client
 from eda_service.distributed.ray_node import OBJECT_STORE_BYTES, child_env
 from eda_service.distributed.ray_token import auth_headers, ensure_token, token_path
+from tests.integration.running import REPOSITORY
+from tests.resilience.cluster import alive, look
+from tests.resilience.network import INTERFACE, Network
 
 API, HEAD = 0, 1
 START_TIMEOUT_S = 300.0

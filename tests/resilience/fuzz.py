@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
 from api.openapi import PATH
-from benchmarks.fuzz_targets import mutated, open_targets
 from benchmarks.jobs_load import api_process, small_draft
 from benchmarks.pairs import ROOT, header, write_result
+from tests.resilience.fuzz_targets import mutated, open_targets
 
 RESULT = "fuzz.json"
 HANG_S = 10
@@ -84,8 +84,7 @@ def for_seconds(seconds: float, inputs: Any, check: Callable[[Any], None], *, ba
 
 def linked_calls(url: str, seconds: float) -> dict[str, Any]:
     """Requests along the document's links."""
-    sys.path[:0] = [str(ROOT / "tests")]
-    from linked_calls import chain
+    from tests.linked_calls import chain
 
     machine = chain(schemathesis.openapi.from_path(PATH), url)
     failures, deadline = [], time.monotonic() + seconds

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.soak import outcome_of, problems_of
+from tests.resilience.soak import outcome_of, problems_of
 
 CHUNK = 'data: {"id": "x"}\n\n'
 DONE = "data: [DONE]\n\n"

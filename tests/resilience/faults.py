@@ -2,7 +2,7 @@
 
 One service (`eda up`, a real Ray head, SQLite) runs the whole pipeline on a tiny target, again and
 again, each time with one fault: SIGKILL before or after an fsync, a rename, a commit or a submission
-(`tests/faults/sitecustomize.py`), or SIGKILL of a whole process in a given stage. Afterwards the job must have ended as
+(`injected/sitecustomize.py`), or SIGKILL of a whole process in a given stage. Afterwards the job must have ended as
 succeeded, or failed with a code; succeeded means one pack, equal byte for byte to that of an uninterrupted run; and its
 events must be a legal history. Cancelling is tried in every stage beside it: within 10 s, no process left, nothing
 published.
@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import RESULTS, ROOT, header, write_result
-from benchmarks.victims import victims
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config import TargetSpec
 from eda_service.records import STAGES
 from eda_service.target.loader import load_target
+from tests.resilience.victims import victims
 
 RESULT = "faults.json"
 TIMEOUT_S = 420.0
@@ -122,9 +122,8 @@ class Bench:
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
-        sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
-        from running import Service
-        from tiny_models import fit_draft, register_draft, write_target
+        from tests.integration.running import Service
+        from tests.tiny_models import fit_draft, register_draft, write_target
 
         self.home, self.fault_file = directory / "home", directory / "fault.json"
         self.home.mkdir()
@@ -140,7 +139,7 @@ class Bench:
             "EDA_GRACE_S": "5",
             "EDA_DISPATCH_INTERVAL_S": "0.3",
             "EDA_FAULT_FILE": str(self.fault_file),
-            "PYTHONPATH": f"{ROOT / 'tests' / 'faults'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "PYTHONPATH": f"{ROOT / 'tests' / 'resilience' / 'injected'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             **(settings or {}),
         }
         self.service = Service(self.home, env, allow=directory)

@@ -1,6 +1,6 @@
 """A head that dies and comes back, its state in Redis: `make proof-gcs` writes `benchmarks/results/gcs.json`.
 
-Four machines made of network namespaces (tests/multinode/redis_cluster.py): Redis and the API on the first, Ray's head
+Four machines made of network namespaces (tests/resilience/redis_cluster.py): Redis and the API on the first, Ray's head
 on the second, which does no work, workers on the others. The head's machine is switched off for twenty seconds while
 two replicas answer, with Serve's proxies on every node and on the head alone, and while a job generates and trains.
 Replicas must be the same processes afterwards and take a further model; the job must end with the pack of the
@@ -20,13 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.nodes import SETTINGS, Bed, is_amid, outcome
-from benchmarks.nodes_faults import TIMEOUT_S
-from benchmarks.nodes_serving import asking, judge, wait_replicas
 from benchmarks.pairs import ROOT, header, write_result
 from eda_service.client import Client
-
-sys.path[:0] = [str(ROOT / "tests" / part) for part in ("", "integration", "multinode")]
+from tests.resilience.nodes import SETTINGS, Bed, is_amid, outcome
+from tests.resilience.nodes_faults import TIMEOUT_S
+from tests.resilience.nodes_serving import asking, judge, wait_replicas
 
 RESULT = "gcs.json"
 NUM_MACHINES = 4
@@ -48,7 +46,7 @@ def away(cluster: Any) -> float:
 
 def serve(bed: Bed, start: Callable[[dict[str, str]], Any], location: str) -> dict[str, Any]:
     """Steady questions to two replicas while the head is away, and a further model afterwards."""
-    from redis_cluster import client_of
+    from tests.resilience.redis_cluster import client_of
 
     model = {"model": str(bed.target_dir), "dtype": "float32", "base_draft": "tiny@1"}
     with start({"EDA_SERVE_PROXY_LOCATION": location}) as cluster, client_of(cluster) as client:
@@ -101,7 +99,7 @@ def adapt(bed: Bed, cluster: Any, client: Client, stage: str | None) -> dict[str
 
 def jobs(bed: Bed, start: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
     """The uninterrupted job, and one for each stage in which the head goes away."""
-    from redis_cluster import client_of
+    from tests.resilience.redis_cluster import client_of
 
     with start({"EDA_SERVE": "false"}) as cluster, client_of(cluster) as client:
         found = {"uninterrupted": adapt(bed, cluster, client, None)}
@@ -115,14 +113,14 @@ def jobs(bed: Bed, start: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
 
 def main() -> None:
     """All runs; the program starts itself again on the first machine."""
-    from network import on_head
-    from redis_cluster import RedisCluster
+    from tests.resilience.network import on_head
+    from tests.resilience.redis_cluster import RedisCluster
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # clean up
     # Before the network, whose machines reach nothing outside; there it only says where Redis is.
     installed = subprocess.run(["sh", str(ROOT / "tests" / "install_redis.sh")], check=True, stdout=subprocess.PIPE)
     redis = Path(installed.stdout.decode().strip())
-    network = on_head(NUM_MACHINES, ["-m", "benchmarks.gcs"])
+    network = on_head(NUM_MACHINES, ["-m", "tests.resilience.gcs"])
     directory = Path(tempfile.mkdtemp(prefix="eda-gcs-", dir="/var/tmp"))  # of /tmp every machine has its own
     result: dict[str, Any] = {**header("make proof-gcs"), "away_s": AWAY_S, "serving": {}, "jobs": {}}
     try:

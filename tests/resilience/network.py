@@ -38,7 +38,7 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
-        return "there is no `ip`; tests/multinode/install.sh installs iproute2"
+        return "there is no `ip`; tests/resilience/install.sh installs iproute2"
     name = f"eda-{secrets.token_hex(3)}"
     try:
         ip("netns", "add", name)

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import ROOT, header, write_result
-from benchmarks.victims import ROLES, victims
+from benchmarks.pairs import header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Client
+from tests.resilience.victims import ROLES, victims
 
 RESULT = "kills.json"
 TIMEOUT_S = 1800.0
@@ -130,8 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--random-jobs", type=int, default=3)
     arguments = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
-    from running import Service
+    from tests.integration.running import Service
 
     kinds = ["uninterrupted", "in_every_stage", *["at_random"] * arguments.random_jobs]
     jobs: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.monitoring_files import (
+from tests.resilience.monitoring_files import (
     FOLDER,
     alert_expressions,
     alerts,
