@@ -1,4 +1,4 @@
-"""The capacity plan against real runs, and many jobs a day: `make bench-plan` writes `results/plan.json` and `.png`.
+"""The capacity plan against real runs and many jobs: `make bench NAME=plan` writes `results/plan.json` and `.png`.
 
 Three adaptations of SmolLM2's math target through the service. The first calibrates the plan; the other two, larger and
 with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64 GPUs
@@ -216,7 +216,7 @@ def main() -> None:
     write_result(
         RESULT,
         {
-            **header("make bench-plan"),
+            **header("make bench NAME=plan"),
             "goal": f"planned within {GOAL:.0%} of measured",
             "checked": checked,
             "assumed": asdict(DEVICES["h100"]),

@@ -1,4 +1,4 @@
-"""The web pages with 1,000 jobs in Debian's Chromium: `make bench-ui` writes `benchmarks/results/ui.json`.
+"""The web pages with 1,000 jobs in Debian's Chromium: `make bench NAME=ui` writes `benchmarks/results/ui.json`.
 
 First contentful paint is the browser's own (`paint` timing), from the start of the navigation, each time in a context
 that has nothing cached. Weight is what came over the wire for a page, uncompressed, event streams left out. axe-core
@@ -70,7 +70,7 @@ def main() -> None:
     from tests.ui.browser import LOOKS, chromium
     from tests.ui.ui_service import ui_service
 
-    result = header("make bench-ui")
+    result = header("make bench NAME=ui")
     with (
         tempfile.TemporaryDirectory(prefix="eda-ui-") as name,
         ui_service(Path(name) / "home", num_jobs=NUM_JOBS) as service,

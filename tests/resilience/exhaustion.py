@@ -1,4 +1,4 @@
-"""Everything used up: `make proof-exhaustion` writes `benchmarks/results/exhaustion.json`.
+"""Everything used up: `make proof NAME=exhaustion` writes `benchmarks/results/exhaustion.json`.
 
 An API process whose clock jumps. Then one service (`eda up`: a real API process, Ray, Serve, a tiny target) whose run
 directories lie on a small file system of their own: 200 slow clients, 1,000 event streams, a body of 1 GB, prompts that
@@ -251,7 +251,7 @@ def held_before() -> dict[str, dict[str, Any]]:
 def summary(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The result file."""
     return {
-        **header("make proof-exhaustion"),
+        **header("make proof NAME=exhaustion"),
         "num_cases": len(found),
         "not_run": [name for name in NAMES if name not in found],
         "num_held": sum(not case["problems"] for case in found.values()),

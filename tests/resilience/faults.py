@@ -1,4 +1,4 @@
-"""Kills at every point: `make proof-faults` writes `benchmarks/results/faults.json`.
+"""Kills at every point: `make proof NAME=faults` writes `benchmarks/results/faults.json`.
 
 One service (`eda up`, a real Ray head, SQLite) runs the whole pipeline on a tiny target, again and
 again, each time with one fault: SIGKILL before or after an fsync, a rename, a commit or a submission
@@ -274,7 +274,7 @@ def is_broken(case: dict[str, Any]) -> bool:
 def summary(cases: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     """The result file."""
     return {
-        **header("make proof-faults"),
+        **header("make proof NAME=faults"),
         "reference": reference,
         "num_cases": len(cases),
         "num_fired": sum(case["fired"] for case in cases.values()),

@@ -1,4 +1,4 @@
-"""Fuzzing with a time box: `make fuzz MINUTES=10` writes `benchmarks/results/fuzz.json`.
+"""Fuzzing with a time box: `make proof NAME=fuzz MINUTES=10` writes `benchmarks/results/fuzz.json`.
 
 Each reader of strangers' input in turn (`fuzz_targets`), then a real API process: requests along the links of its
 OpenAPI document, and connections that send broken HTTP. A failure is an exception that is no error of ours, an answer
@@ -166,7 +166,7 @@ def main() -> None:
     write_result(
         RESULT,
         {
-            **header(f"make fuzz MINUTES={arguments.minutes:g}"),
+            **header(f"make proof NAME=fuzz MINUTES={arguments.minutes:g}"),
             "num_inputs": sum(each["num_inputs"] for each in found.values()),
             "num_failures_found": len(FIXED) + remaining,
             "num_fixed": len(FIXED),

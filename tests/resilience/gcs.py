@@ -1,4 +1,4 @@
-"""A head that dies and comes back, its state in Redis: `make proof-gcs` writes `benchmarks/results/gcs.json`.
+"""A head that dies and comes back, its state in Redis: `make proof NAME=gcs` writes `benchmarks/results/gcs.json`.
 
 Four machines made of network namespaces (tests/resilience/redis_cluster.py): Redis and the API on the first, Ray's head
 on the second, which does no work, workers on the others. The head's machine is switched off for twenty seconds while
@@ -122,7 +122,7 @@ def main() -> None:
     redis = Path(installed.stdout.decode().strip())
     network = on_head(NUM_MACHINES, ["-m", "tests.resilience.gcs"])
     directory = Path(tempfile.mkdtemp(prefix="eda-gcs-", dir="/var/tmp"))  # of /tmp every machine has its own
-    result: dict[str, Any] = {**header("make proof-gcs"), "away_s": AWAY_S, "serving": {}, "jobs": {}}
+    result: dict[str, Any] = {**header("make proof NAME=gcs"), "away_s": AWAY_S, "serving": {}, "jobs": {}}
     try:
         bed = Bed(directory)
 

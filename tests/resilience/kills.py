@@ -1,4 +1,4 @@
-"""kill -9, again and again, in real adaptations: `make proof-kills` writes `benchmarks/results/kills.json`.
+"""kill -9, again and again, in real adaptations: `make proof NAME=kills` writes `benchmarks/results/kills.json`.
 
 The target is SmolLM2-135M with its math adapter, the pipeline whole, the budget small. The first job is left alone. In
 the second a process dies in every stage, of every kind; in the others a process of a random kind dies every twenty to
@@ -151,7 +151,7 @@ def main() -> None:
 def summary(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     """The result file."""
     return {
-        **header("make proof-kills"),
+        **header("make proof NAME=kills"),
         "num_kills": sum(len(job["killed"]) for job in jobs),
         "num_jobs": len(jobs),
         "num_succeeded": sum(job["status"] == "succeeded" for job in jobs),

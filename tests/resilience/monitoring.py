@@ -1,4 +1,4 @@
-"""Prometheus on the running service: `make proof-monitoring` writes `benchmarks/results/monitoring.json`.
+"""Prometheus on the running service: `make proof NAME=monitoring` writes `benchmarks/results/monitoring.json`.
 
 Debian's Prometheus, with the files of `cluster/monitoring`, scrapes `eda up` while users ask SmolLM2's math target and
 a small adaptation runs. Every expression of the dashboard, and of the alerts without their thresholds, has to return
@@ -208,7 +208,7 @@ def main() -> None:
         found = measure(bed, server)
     num_alerts = len(alerts())
     tools = {"prometheus": version.split("\n")[0], "promtool": said, "alerts": num_alerts}
-    logger.info("%s", write_result("monitoring.json", header("make proof-monitoring") | tools | found))
+    logger.info("%s", write_result("monitoring.json", header("make proof NAME=monitoring") | tools | found))
     if found["without_data"] or found["rules_healthy"] < num_alerts:
         raise SystemExit(f"no data: {found['without_data']}; healthy: {found['rules_healthy']} of {num_alerts} rules")
 

@@ -1,4 +1,4 @@
-"""Machines that die: `make proof-nodes` writes `benchmarks/results/nodes.json`.
+"""Machines that die: `make proof NAME=nodes` writes `benchmarks/results/nodes.json`.
 
 Five machines made of network namespaces (tests/resilience/network.py), the service on the first, which offers no
 processors, nodes on the others, a tiny target. A machine is switched off (SIGKILL for all its processes at once) or cut
@@ -211,7 +211,7 @@ class Results:
         """Write the file."""
         machines = {} if self.uninterrupted is None else self.uninterrupted["machines"]
         result = {
-            **header("make proof-nodes"),
+            **header("make proof NAME=nodes"),
             "num_machines": NUM_MACHINES,
             "uninterrupted": self.uninterrupted,
             "num_machines_by_role": {role: len(found) for role, found in machines.items()},

@@ -1,4 +1,4 @@
-"""An hour of everything: `make proof-soak MINUTES=60` writes `benchmarks/results/soak.json`.
+"""An hour of everything: `make proof NAME=soak MINUTES=60` writes `benchmarks/results/soak.json`.
 
 One service (`eda up`, Ray, Serve, SQLite) with a tiny target. Jobs are submitted one after another, some cancelled;
 requests to the endpoint never stop; every minute a process of a random kind gets SIGKILL. Afterwards every accepted job
@@ -254,7 +254,7 @@ def main() -> None:
         from tests.integration.running import left_of
 
         result = {
-            **header(f"make proof-soak MINUTES={arguments.minutes:g} KILL_EVERY_S={arguments.kill_every_s:g}"),
+            **header(f"make proof NAME=soak MINUTES={arguments.minutes:g} KILL_EVERY_S={arguments.kill_every_s:g}"),
             "seed": arguments.seed,
             "traffic_s": round(ended - began, 1),
             "settled_s": round(settled_s, 1),

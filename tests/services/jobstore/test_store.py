@@ -270,7 +270,7 @@ def test_an_idempotency_key_is_forgotten_when_it_is_old(store: JobStore, clock: 
 
 @pytest.mark.parametrize("where", ["status = 'queued'", "owner = 'a' AND status = 'queued'", "owner = 'a'"])
 def test_lists_walk_an_index_of_sqlite(tmp_path: Path, where: str) -> None:
-    """PostgreSQL plans by its statistics; `make bench-jobs` times both."""
+    """PostgreSQL plans by its statistics; `make bench NAME=jobs` times both."""
     path = tmp_path / "plan.db"
     JobStore(f"sqlite:///{path}").close()
     raw = sqlite3.connect(path)

@@ -1,4 +1,4 @@
-"""The short run of `make fuzz`: every reader of strangers' input, a few inputs each."""
+"""The short run of `make proof NAME=fuzz`: every reader of strangers' input, a few inputs each."""
 
 from __future__ import annotations
 

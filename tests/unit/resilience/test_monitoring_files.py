@@ -1,6 +1,6 @@
 """Dashboard and alerts: every name in them is one that the service exports, and nothing that it exports is left out.
 
-That each expression returns data, and each alert fires, is `make proof-monitoring`'s to show.
+That each expression returns data, and each alert fires, is `make proof NAME=monitoring`'s to show.
 """
 
 from __future__ import annotations
