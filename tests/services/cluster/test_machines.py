@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import ROOT
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.unit.cluster.manifests import ROOT
 
 FILES = sorted((ROOT / "autoscaler").glob("*.yaml"))
 

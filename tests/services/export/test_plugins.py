@@ -14,7 +14,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from test_eda_config import config
 from torch import nn
 
 from eda_service.config import Mix
@@ -25,6 +24,7 @@ from eda_service.export.vllm_plugin import ARCHITECTURE
 from eda_service.model.draft_config import PrivateConfig
 from eda_service.model.expert import Expert
 from eda_service.model.shared_private import SharedPrivateFFN
+from tests.unit.export.test_eda_config import config
 
 ROOT = Path(__file__).resolve().parents[3]
 
