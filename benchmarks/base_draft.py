@@ -1,4 +1,4 @@
-"""What more data and more passes bring a base draft: `make bench-base` writes `benchmarks/results/base-draft.json`.
+"""What more data and more passes bring a base draft: `make bench NAME=base` writes `results/base-draft.json`.
 
 One self-generated set (prompts and answers by the base target), of which growing parts train a fresh draft each;
 measured by trees of 60 nodes at T=0 on general prompts that no draft has seen. Points already there are not made again.
@@ -174,7 +174,7 @@ def main() -> None:
             continue
         new = point(source, share, int(epochs), arguments.data)
         made = sorted([*points(), new], key=lambda each: (each["epochs"], each["share"]))
-        write_result(RESULT, {**header("make bench-base"), "points": made})
+        write_result(RESULT, {**header("make bench NAME=base"), "points": made})
         plot(made, RESULTS / "base-draft.png")
         sys.stderr.write(f"{wanted}: {new}\n")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,9 +71,8 @@ def smollm2_service(domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, 
         domains: Whose packs.
         settings: Fields of the AdaptConfig that the packs say they were made with.
     """
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
-    from pack_files import put_pack
-    from running import Service
+    from tests.integration.running import Service
+    from tests.pack_files import put_pack
 
     with tempfile.TemporaryDirectory(prefix="eda-bed-") as name:
         home = Path(name) / "home"
@@ -97,7 +95,7 @@ def put_fourth(home: Path) -> Path:
     """A fourth variant: the first domain's adapter with every update scaled by 0.9, and its pack, published as
     `fourth@1`; returns the adapter's directory.
     """
-    from pack_files import put_pack
+    from tests.pack_files import put_pack
 
     domain = DOMAINS[0]
     directory = home / "fourth"

@@ -1,4 +1,4 @@
-"""Unmodified clients against a real service: `make proof-clients` writes `benchmarks/results/clients.json`.
+"""Unmodified clients against a real service: `make proof NAME=clients` writes `benchmarks/results/clients.json`.
 
 `eda up` with SmolLM2's math adapter and its pack in float32, so that answers can be held against transformers and
 peft. The clients live in `.venv-clients`: openai, LangChain, lm-eval (`local-completions`, a generation and a
@@ -120,7 +120,7 @@ def main() -> None:
         for client, run in clients.items():
             found[client] = run()
             logger.info("%s: %s", client, json.dumps(found[client]["checks"]))
-    write_result("clients.json", {**header("make proof-clients"), "clients": client_tools.versions(), **found})
+    write_result("clients.json", {**header("make proof NAME=clients"), "clients": client_tools.versions(), **found})
     failed = [
         f"{client}.{check}" for client, each in found.items() for check, good in each["checks"].items() if not good
     ]

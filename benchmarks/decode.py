@@ -1,4 +1,4 @@
-"""Decoding speed against what a user would run instead: `make bench-decode` writes `benchmarks/results/decode.json`.
+"""Decoding speed against what a user would run instead: `make bench NAME=decode` writes `results/decode.json`.
 
 Same target weights, prompts, stops and caps for every engine; within each repeat the engines of a group take turns
 prompt by prompt, so that a drifting machine hits all of them; medians over repeats, ratios to our own autoregressive
@@ -312,7 +312,7 @@ def main() -> None:
             rows += made[0]
             limit = limit or made[1]
     show(rows)
-    command = "make bench-decode" + (" QUICK=1" if arguments.quick else "")
+    command = "make bench NAME=decode" + (" QUICK=1" if arguments.quick else "")
     result = {**header(command), "threads": arguments.threads, "limit": limit, "rows": rows}
     path = write_result("decode-quick.json" if arguments.quick else "decode.json", result)
     sys.stderr.write(f"wrote {path}\n{limit}\n")

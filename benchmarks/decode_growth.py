@@ -1,4 +1,4 @@
-"""How the cost of a round grows: `make bench-growth` writes `benchmarks/results/decode-growth.json` and `.png`.
+"""How the cost of a round grows: `make bench NAME=growth` writes `benchmarks/results/decode-growth.json` and `.png`.
 
 Milliseconds per round over batch, context and tree size, medians over rounds, every setting in turn within each repeat.
 Also what capturing hidden states costs, and what a draft that never fits costs with adaptive depth.
@@ -163,7 +163,7 @@ def main() -> None:
     pair = load_pair(DOMAINS[0], arguments.data, 8)
     assert pair is not None
     draft = "adapted" if "adapted" in pair.drafts else "base"
-    result = {**header("make bench-growth"), "threads": arguments.threads, **overheads(pair, arguments.repeats)}
+    result = {**header("make bench NAME=growth"), "threads": arguments.threads, **overheads(pair, arguments.repeats)}
     unstopped(pair)
     result |= {
         "over_batch": over_batch(pair, draft, arguments.rounds),

@@ -1,4 +1,4 @@
-"""The loop closed on a real target: `make proof-drift` writes `benchmarks/results/drift.json`.
+"""The loop closed on a real target: `make proof NAME=drift` writes `benchmarks/results/drift.json`.
 
 SmolLM2's math target is served with the pack that was adapted on sums, and its users ask medical questions instead. The
 acceptance length at the endpoint falls below what the pack was published with; the service adapts on the prompts it was
@@ -127,7 +127,7 @@ def main() -> None:
     config = config_of_paths({"target.model": MATH.target, **values, "selfgen.threads_per_actor": 2})
     with smollm2_service([MATH], settings=config.model_dump()) as bed:
         found = measure(bed, arguments.data, arguments.prompts)
-    write_result("drift.json", {**header("make proof-drift"), "base_draft": PACKS_BASE_DRAFT, **found})
+    write_result("drift.json", {**header("make proof NAME=drift"), "base_draft": PACKS_BASE_DRAFT, **found})
     logger.info("%s", json.dumps(found))
     if found["acceptance_after_over_before"] <= 1:
         raise SystemExit("the new pack is accepted no better than the old one")

@@ -1,4 +1,4 @@
-"""One adaptation with early training and one without, on two cores: `make bench-early` writes `results/early.json`.
+"""Adaptations with and without early training, on two cores: `make bench NAME=early` writes `results/early.json`.
 
 Generation computes on one thread and training on one, so that the machine has room for both, as a cluster with a node
 for each has. The same prompts, recipe and number of samples seen; `jobs.adapt` in a process of its own, turn by turn.
@@ -87,7 +87,7 @@ def main() -> None:
     plain, early = ([row["seconds"] for row in rows if row["mode"] == name] for name in MODES)
     ratios = [one / other for one, other in zip(plain, early, strict=True)]
     result = {"settings": SETTINGS, "modes": MODES, "rows": rows, "times_as_fast": round(statistics.median(ratios), 3)}
-    write_result("early.json", {**header("make bench-early"), **result})
+    write_result("early.json", {**header("make bench NAME=early"), **result})
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.bed import acceptance_length, fingerprint
-from benchmarks.pairs import PACKS_BASE_DRAFT, ROOT, Domain
+from benchmarks.pairs import PACKS_BASE_DRAFT, Domain
 from eda_service.config import TargetSpec
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.eda_config import Destination, Form
@@ -28,8 +27,7 @@ def export_pack(
         prompts: For the calibration of a dense one.
         merged_target: Where to write the target with its adapter merged.
     """
-    sys.path[:0] = [str(ROOT / "tests")]
-    from pack_files import put_pack
+    from tests.pack_files import put_pack
 
     with tempfile.TemporaryDirectory(prefix="eda-export-") as name:
         pack = put_pack(

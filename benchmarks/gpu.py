@@ -1,4 +1,4 @@
-"""A GPU from end to end: `make bench-gpu` writes `benchmarks/results/gpu.json`.
+"""A GPU from end to end: `make bench NAME=gpu` writes `benchmarks/results/gpu.json`.
 
 Adapts the math target there with the grid's recipe of `best` (`train.use_gpu`: DeepSpeed over NCCL, generation and
 evaluation on the same GPU), then decodes held-out prompts, one by one and as a batch, without a draft, with the base
@@ -180,7 +180,7 @@ def main() -> None:
     pair = load(Path(made.pop("root")), arguments)
     rows: list[dict[str, Any]] = []
     result = {
-        **header("make bench-gpu"),
+        **header("make bench NAME=gpu"),
         "gpu": gpu_name(arguments.device),
         "dtype": str(pair.target.dtype).removeprefix("torch."),
         "adaptation": made,

@@ -1,4 +1,4 @@
-"""The job service under load: `make bench-jobs` writes `benchmarks/results/jobs.json`.
+"""The job service under load: `make bench NAME=jobs` writes `benchmarks/results/jobs.json`.
 
 A real API process over a database with 10,000 queued jobs takes 100 POSTs a second, in an open loop: a request is sent
 when its time has come, and its latency counts from then, whether or not earlier ones were answered. Beside it lists are
@@ -184,8 +184,7 @@ def _one_job(url: str, home: Path) -> float:
 
 def small_draft(home: Path) -> None:
     """Register the base draft of `BODY`."""
-    sys.path[:0] = [str(ROOT / "tests")]
-    from draft_files import put_draft
+    from tests.draft_files import put_draft
 
     put_draft(home)
 
@@ -210,8 +209,7 @@ def measure(database_url: str | None, arguments: argparse.Namespace) -> dict[str
 
 def on_postgres(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same on a PostgreSQL of this run's own, which flushes as a production server does."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from postgres import Postgres, PostgresUnavailableError
+    from tests.postgres import Postgres, PostgresUnavailableError
 
     try:
         server = Postgres(durable=True)
@@ -231,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--repeats", type=int, default=5, help="jobs whose start is timed")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {**header("make bench-jobs"), "sqlite": measure(None, arguments)}
+    result: dict[str, Any] = {**header("make bench NAME=jobs"), "sqlite": measure(None, arguments)}
     sys.stderr.write(json.dumps(result["sqlite"]) + "\n")
     result["postgresql"] = on_postgres(arguments)
     sys.stderr.write(json.dumps(result["postgresql"]) + "\n")

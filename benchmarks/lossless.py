@@ -1,4 +1,4 @@
-"""T=0 losslessness on 200 prompts: `make proof-lossless` writes `benchmarks/results/lossless.json`.
+"""T=0 losslessness on 200 prompts: `make proof NAME=lossless` writes `benchmarks/results/lossless.json`.
 
 SmolLM2-135M-Instruct with its base draft, chains and trees against autoregressive decoding in the same engine. In
 float32 every answer must be token-identical; in bfloat16 a difference must be a near tie of the target's own logits.
@@ -78,7 +78,7 @@ def main() -> int:
         check("bfloat16", "chain of 5", NUM_PROMPTS, 40),
         check("bfloat16", "tree 16/4/4", NUM_PROMPTS, 40),
     ]
-    write_result("lossless.json", {**header("make proof-lossless"), "threads": arguments.threads, "rows": rows})
+    write_result("lossless.json", {**header("make proof NAME=lossless"), "threads": arguments.threads, "rows": rows})
     wrong = [row for row in rows if row["num_different"] or (row["dtype"] == "float32" and row["num_near_ties"])]
     return 1 if wrong else 0
 

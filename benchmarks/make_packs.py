@@ -1,4 +1,4 @@
-"""Adapt the packs of the decode benchmarks: `make bench-packs` runs `jobs.adapt` per domain into `benchmarks/packs`.
+"""Adapt the packs of the decode benchmarks: `make bench NAME=packs` runs `jobs.adapt` per domain into `packs/`.
 
 The whole pipeline in a private home under `out/bench-packs`; a run that was cut off goes on where it was.
 """

@@ -1,6 +1,6 @@
 """What of a training batch is padding, with batches of like length and with shuffled ones: what packing could save.
 
-Lengths are those of the domains' training prompts with the data set's own answers. `make bench-padding` writes
+Lengths are those of the domains' training prompts with the data set's own answers. `make bench NAME=padding` writes
 `benchmarks/results/padding.json`.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
                     "padding_shuffled": round(padded_share(lengths, shuffled(len(lengths), size)), 4),
                 }
             )
-    write_result("padding.json", {**header("make bench-padding"), "max_tokens": most, "rows": rows})
+    write_result("padding.json", {**header("make bench NAME=padding"), "max_tokens": most, "rows": rows})
 
 
 if __name__ == "__main__":

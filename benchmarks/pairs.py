@@ -50,7 +50,7 @@ class Domain:
 
     @property
     def pack_dir(self) -> Path:
-        """The committed pack (`make bench-packs`)."""
+        """The committed pack (`make bench NAME=packs`)."""
         return ROOT / "benchmarks" / "packs" / self.target
 
     @property

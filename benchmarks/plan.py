@@ -1,4 +1,4 @@
-"""The capacity plan against real runs, and many jobs a day: `make bench-plan` writes `results/plan.json` and `.png`.
+"""The capacity plan against real runs and many jobs: `make bench NAME=plan` writes `results/plan.json` and `.png`.
 
 Three adaptations of SmolLM2's math target through the service. The first calibrates the plan; the other two, larger and
 with other settings, are planned with it and then compared. Then 10 to 1,000 variants of a 7B target a day on 64 GPUs
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.config import AdaptConfig
 from eda_service.planning.calibration import Calibration
@@ -83,8 +83,7 @@ class Run:
 
 def run_jobs() -> dict[str, Run]:
     """Adapt three times and read what each took."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
-    from running import Service
+    from tests.integration.running import Service
 
     found = {}
     with tempfile.TemporaryDirectory(prefix="eda-plan-") as name:
@@ -217,7 +216,7 @@ def main() -> None:
     write_result(
         RESULT,
         {
-            **header("make bench-plan"),
+            **header("make bench NAME=plan"),
             "goal": f"planned within {GOAL:.0%} of measured",
             "checked": checked,
             "assumed": asdict(DEVICES["h100"]),

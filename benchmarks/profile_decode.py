@@ -1,4 +1,4 @@
-"""Where a round's time goes: `make profile-decode` writes `benchmarks/results/profile-decode.json` and prints a table.
+"""Where a round's time goes: `make bench NAME=profile-decode` writes `results/profile-decode.json` and prints a table.
 
 The engine's own objects are wrapped in clocks for the run; what no clock sees is Python and bookkeeping. One request at
 a time (batch 1), the same prompts in every mode.
@@ -125,7 +125,8 @@ def main() -> None:
     Console(file=sys.stderr, width=140).print(table)
     if arguments.write:
         write_result(
-            "profile-decode.json", {**header("make profile-decode"), "threads": arguments.threads, "rows": rows}
+            "profile-decode.json",
+            {**header("make bench NAME=profile-decode"), "threads": arguments.threads, "rows": rows},
         )
 
 

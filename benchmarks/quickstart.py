@@ -1,4 +1,4 @@
-"""docs/quickstart.md from a fresh clone, block by block: `make bench-quickstart` writes `results/quickstart.json`.
+"""docs/quickstart.md from a fresh clone, block by block: `make bench NAME=quickstart` writes `results/quickstart.json`.
 
 A new user's machine: the commit that is checked out here, cloned; an environment of its own, from the registries (pip's
 cache unused); a state root and a model cache that are empty. Every block runs as the page has it; `eda up` in a
@@ -128,7 +128,7 @@ def main() -> None:
         finally:
             reader.leave()
     result = {
-        **header("make bench-quickstart"),
+        **header("make bench NAME=quickstart"),
         "machine_load_before": round(load, 2),
         "all_seconds": round(sum(step["seconds"] for step in steps), 1),
         "steps": steps,

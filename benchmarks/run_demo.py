@@ -1,4 +1,4 @@
-"""Run the demo and keep its numbers: `make bench-demo` writes `benchmarks/results/demo-<date>.json`."""
+"""Run the demo and keep its numbers: `make bench NAME=demo` writes `benchmarks/results/demo-<date>.json`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
     records = {stage.value: json.loads((run.root / stage.value / "record.json").read_text()) for stage in STAGES[:-1]}
     git = ["git", "rev-parse", "--short", "HEAD"]
     result = {
-        "command": "make bench-demo",
+        "command": "make bench NAME=demo",
         "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "commit": subprocess.run(git, check=True, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
         "machine": machine(),

@@ -1,4 +1,4 @@
-"""Self-generation on one core and on two: `make bench-scaling` writes `benchmarks/results/scaling.json`.
+"""Self-generation on one core and on two: `make bench NAME=scaling` writes `benchmarks/results/scaling.json`.
 
 One process per worker, each pinned to a core of its own with one thread and one copy of the target, as Ray Data actors
 on machines of one core are. Each worker has a fixed set of prompts: with two workers there is twice the work, and
@@ -75,7 +75,7 @@ def main() -> None:
     write_result(
         RESULT,
         {
-            **header("make bench-scaling"),
+            **header("make bench NAME=scaling"),
             "goal": GOAL,
             "one_tokens_per_s": [round(each, 1) for each in ones],
             "two_tokens_per_s": [round(each, 1) for each in twos],

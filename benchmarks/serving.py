@@ -1,4 +1,4 @@
-"""The endpoint under load: `make bench-serving` writes `benchmarks/results/serving.json` (QUICK=1:
+"""The endpoint under load: `make bench NAME=serving` writes `benchmarks/results/serving.json` (QUICK=1:
 `serving-quick.json`).
 
 `eda up` with SmolLM2 and the committed packs; every request goes through the API. Streams in a closed loop, the bare
@@ -175,7 +175,7 @@ def main() -> None:
         write_result("serving-memory.json", {**header(command), "seconds": seconds, **memory})
         return
     num_swap_requests = 60 if arguments.quick else arguments.swap_requests
-    command = "make bench-serving QUICK=1" if arguments.quick else "make bench-serving"
+    command = "make bench NAME=serving QUICK=1" if arguments.quick else "make bench NAME=serving"
     result: dict[str, Any] = {**header(command), "seconds": seconds, "max_tokens": MAX_TOKENS}
     with smollm2_service() as bed:
         result |= measure_streams(bed, seconds)

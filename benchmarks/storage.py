@@ -1,4 +1,4 @@
-"""A job directory of 10,000 shards: `make bench-storage` writes `benchmarks/results/storage.json`.
+"""A job directory of 10,000 shards: `make bench NAME=storage` writes `benchmarks/results/storage.json`.
 
 About the paper's size: 70,000 samples, seven a shard, with small tensors, because what is measured is how many files
 and requests it takes. On disk and on a real S3 server on loopback (moto: one request at a time, in Python, slower than
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -145,8 +144,7 @@ def on_s3(home: Path, names: list[str]) -> dict[str, Any]:
 def s3_server() -> Iterator[str]:
     """The tests' S3 server; yields a URL in a bucket of its own."""
     subprocess.run(["sh", str(ROOT / "tests" / "install_s3_server.sh")], check=True)
-    sys.path.insert(0, str(ROOT / "tests"))
-    from s3_server import S3Server  # type: ignore[import-not-found]
+    from tests.s3_server import S3Server
 
     server = S3Server()
     os.environ.update(server.env)
@@ -172,7 +170,7 @@ def main() -> None:
     value = {"num_shards": len(names), "num_samples": _PER_SHARD * len(names), "goal_s": GOAL_S, **rows}
     print(value)  # noqa: T201
     if not arguments.no_write:
-        write_result("storage.json", {**header("make bench-storage"), **value})
+        write_result("storage.json", {**header("make bench NAME=storage"), **value})
 
 
 if __name__ == "__main__":

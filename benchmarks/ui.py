@@ -1,4 +1,4 @@
-"""The web pages with 1,000 jobs in Debian's Chromium: `make bench-ui` writes `benchmarks/results/ui.json`.
+"""The web pages with 1,000 jobs in Debian's Chromium: `make bench NAME=ui` writes `benchmarks/results/ui.json`.
 
 First contentful paint is the browser's own (`paint` timing), from the start of the navigation, each time in a context
 that has nothing cached. Weight is what came over the wire for a page, uncompressed, event streams left out. axe-core
@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.pairs import header, write_result
 
 NUM_JOBS = 1000
 NUM_LOADS = 15
@@ -53,7 +53,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def look_at(browser: Any, base: str, path: str, look: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     """Weight of a page, and what axe-core finds on it."""
-    from browser import Watched, violations
+    from tests.ui.browser import Watched, violations
 
     with browser.new_context(**look) as context:
         page = context.new_page()
@@ -67,11 +67,10 @@ def look_at(browser: Any, base: str, path: str, look: dict[str, Any]) -> tuple[i
 
 def main() -> None:
     """Measure everything and write the result."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "ui")]
-    from browser import LOOKS, chromium
-    from ui_service import ui_service
+    from tests.ui.browser import LOOKS, chromium
+    from tests.ui.ui_service import ui_service
 
-    result = header("make bench-ui")
+    result = header("make bench NAME=ui")
     with (
         tempfile.TemporaryDirectory(prefix="eda-ui-") as name,
         ui_service(Path(name) / "home", num_jobs=NUM_JOBS) as service,

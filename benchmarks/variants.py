@@ -1,4 +1,4 @@
-"""What serving many variants of one base costs: `make bench-variants` writes `benchmarks/results/variants.json`.
+"""What serving many variants of one base costs: `make bench NAME=variants` writes `benchmarks/results/variants.json`.
 
 Memory: resident size of the process with the base alone and with one to four variants, each an adapter and a pack.
 A load itself adds about what adapter and pack take; the rest comes with the first batches after it, a part of it

@@ -1,4 +1,4 @@
-"""Self-generation with vLLM against the built-in engine: `make bench-vllm` writes `results/vllm-selfgen.json`.
+"""Self-generation with vLLM against the built-in engine: `make bench NAME=vllm` writes `results/vllm-selfgen.json`.
 
 SmolLM2's math target answers GSM8K-like questions, 32 at a time, as a generation actor does: each engine in a process
 of its own, a warm-up shard first, then repeats in turns. With vLLM the target reads every answer once more for its
@@ -145,7 +145,7 @@ def main() -> None:
                     rows[engine].append(row)
     found = {engine.value: rates(each) for engine, each in rows.items()}
     ratios = [a / b for a, b in zip(found["vllm"]["tokens_per_s"], found["eda"]["tokens_per_s"], strict=True)]
-    result = header("make bench-vllm") | {
+    result = header("make bench NAME=vllm") | {
         "target": TARGET,
         "prompts": PROMPTS,
         "num_prompts": arguments.prompts,

@@ -10,37 +10,49 @@ import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
+import shortcuts
 from huggingface_hub import constants
 from postgres import Postgres, PostgresUnavailableError
 from s3_server import S3Server, S3UnavailableError
-from tiny_models import fit_draft, random_draft, register_draft, write_target
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from eda_service.config import TargetSpec
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target, load_target
+if TYPE_CHECKING:  # torch and transformers take seconds, and pytest-xdist's own process needs neither
+    from transformers import PreTrainedModel
+
+    from eda_service.model.draft import Draft
+    from eda_service.model.head import DraftHead
+    from eda_service.target.loader import Target
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes: no test asks a public hub
 constants.HF_HUB_OFFLINE = True  # for this one, where it was read at import
-torch.set_num_threads(1)  # for fixtures of a session too
+shortcuts.install()
 
-TargetFactory = Callable[[str], Target]
+TargetFactory = Callable[[str], "Target"]
+
+
+def pytest_collection_finish() -> None:
+    """Every module is imported by now."""
+    import torch
+
+    torch.set_num_threads(1)  # for fixtures of a session too
+    shortcuts.keep_out_of_collections()
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Whatever code under test has set before: sums in float32 depend on the number of threads."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Family name to the directory of its tiny model."""
+    from tiny_models import write_target
 
     @cache
     def build(family: str) -> Path:
@@ -52,6 +64,8 @@ def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def make_target(target_dir: Callable[[str], Path]) -> TargetFactory:
     """Family name to its tiny target, loaded in float32 through `load_target`."""
+    from eda_service.config import TargetSpec
+    from eda_service.target.loader import load_target
 
     @cache
     def load(family: str) -> Target:
@@ -69,12 +83,16 @@ def tiny_target(make_target: TargetFactory) -> Target:
 @pytest.fixture(scope="session")
 def make_fitted_draft(make_target: TargetFactory) -> Callable[[str], Draft]:
     """Family name to a draft that accepts some tokens; do not change it."""
+    from tiny_models import fit_draft
+
     return cache(lambda family: fit_draft(make_target(family)))
 
 
 @pytest.fixture(scope="session")
 def reference_model(target_dir: Callable[[str], Path]) -> Callable[[str], PreTrainedModel]:
     """Family name to the same tiny model as transformers alone runs it, with eager attention: an oracle."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
     @cache
     def load(family: str) -> PreTrainedModel:
@@ -88,31 +106,48 @@ def reference_model(target_dir: Callable[[str], Path]) -> Callable[[str], PreTra
 @pytest.fixture(scope="session")
 def new_draft() -> Callable[..., Draft]:
     """`random_draft`: a draft for a target with random weights, of its own."""
+    from tiny_models import random_draft
+
     return random_draft
 
 
 @pytest.fixture(scope="session")
 def new_target_dir() -> Callable[..., Path]:
     """`write_target`: a model directory of its own, to be spoilt by a test."""
+    from tiny_models import write_target
+
     return write_target
 
 
 @pytest.fixture(scope="session")
 def publish_draft() -> Callable[..., Path]:
     """`register_draft`: puts a draft into a home's registry."""
+    from tiny_models import register_draft
+
     return register_draft
 
 
 @pytest.fixture
 def tiny_draft(tiny_target: Target) -> Draft:
     """A fresh random draft for the tiny Llama."""
+    from tiny_models import random_draft
+
     return random_draft(tiny_target)
 
 
 @pytest.fixture
 def full_head(tiny_target: Target) -> DraftHead:
     """The tiny Llama's head, all rows."""
+    from eda_service.model.head import DraftHead
+
     return DraftHead(tiny_target.lm_head, None)
+
+
+@pytest.fixture
+def database_as_served() -> Iterator[None]:
+    """Databases are opened as the service opens them, flushed and revised."""
+    with shortcuts.none_of_the_database():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -149,4 +184,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def base_draft_dir(home: Path, tiny_target: Target, make_fitted_draft: Callable[[str], Draft]) -> Path:
     """`<home>/drafts/tiny/1`: the fitted draft with its manifest."""
+    from tiny_models import register_draft
+
     return register_draft(home, make_fitted_draft("llama"), tiny_target)

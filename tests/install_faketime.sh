@@ -1,5 +1,5 @@
 #!/bin/sh
-# Debian's libfaketime for the clock jumps of `make proof-exhaustion`. Does nothing where it is there already or where
+# Debian's libfaketime for the clock jumps of `make proof NAME=exhaustion`. Does nothing where it is there already or where
 # apt-get cannot be used; the proof then says what is missing.
 set -u
 

@@ -147,6 +147,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: without it each answer waits for a delayed acknowledgement, 40 ms
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         self._serve()
@@ -200,6 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_chunks(self, answer: Answer) -> None:
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
+        self.wfile.flush()
         for chunk in answer.chunks:
             if isinstance(chunk, bytes) and chunk:  # an empty chunk would be the body's end
                 self.wfile.write(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")

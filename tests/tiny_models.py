@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from draft_files import write_draft_manifest
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -34,6 +33,7 @@ from eda_service.model.draft_config import DraftConfig
 from eda_service.target.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss
+from tests.draft_files import write_draft_manifest
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 VOCAB_SIZE = 112

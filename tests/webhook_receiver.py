@@ -56,7 +56,7 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 def webhook_receiver(certificate: Path, key: Path) -> Iterator[Receiver]:
     """A receiver for some tests."""
     server = Receiver(certificate, key)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield server

@@ -86,19 +86,21 @@ class Dispatcher:
         self._troubles = Troubles(logger, clock=clock)
         self._tidied_at = self._swept_at = self._misfits_told_at = 0.0
         self._waiting: dict[str, str] = {}
-        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._stopping = threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
         # So have webhooks: a receiver may take its time.
         self._webhooks = Webhooks(store, settings, self._instruments, clock=clock)
-        soon, later = (self._wake, settings.dispatch_interval_s), (self._stopping, settings.drift_interval_s)
+        # Each thread has a bell of its own: with one for all, whoever woke first would silence it for the others.
+        self._bells = {name: threading.Event() for name in ("dispatcher", "serving", "webhooks", "drift")}
         passes = {
-            "dispatcher": (self.run_once, *soon),
-            "serving": (self._serve_once, *soon),
-            "webhooks": (self._webhooks.run_once, *soon),
-            "drift": (self._watch_once, *later),
+            "dispatcher": (self.run_once, settings.dispatch_interval_s),
+            "serving": (self._serve_once, settings.dispatch_interval_s),
+            "webhooks": (self._webhooks.run_once, settings.dispatch_interval_s),
+            "drift": (self._watch_once, settings.drift_interval_s),
         }
         self._threads = [
-            threading.Thread(target=self._loop, args=each, name=name, daemon=True) for name, each in passes.items()
+            threading.Thread(target=self._loop, args=(self._bells[name], *each), name=name, daemon=True)
+            for name, each in passes.items()
         ]
         self.last_pass_at, self.last_pass_s = clock(), 0.0
         self.is_ray_reachable = False
@@ -111,7 +113,8 @@ class Dispatcher:
     def stop(self) -> None:
         """Stop after the current pass; running jobs go on and the next dispatcher finds them again."""
         self._stopping.set()
-        self._wake.set()
+        for bell in self._bells.values():
+            bell.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_STOP_TIMEOUT_S)
@@ -122,8 +125,9 @@ class Dispatcher:
         self._replicas.close()
 
     def wake(self) -> None:
-        """Start the next pass now."""
-        self._wake.set()
+        """Start the next passes now; drift is looked at when its time comes."""
+        for name in ("dispatcher", "serving", "webhooks"):
+            self._bells[name].set()
 
     def look(self, deployments: Sequence[Deployment]) -> dict[str, Live]:
         """The state of deployments, by name."""
@@ -258,13 +262,12 @@ class Dispatcher:
         if self.is_ray_reachable and self._settings.serve:
             self.drift.run_once()
 
-    def _loop(self, one_pass: Callable[[], None], bell: threading.Event, interval_s: float) -> None:
+    def _loop(self, bell: threading.Event, one_pass: Callable[[], None], interval_s: float) -> None:
         while not self._stopping.is_set():
             # Same edge as in `_advance`: a full disk or a locked database passes, a dead dispatcher would not.
             self._step(f"a pass of {threading.current_thread().name}", one_pass)
             bell.wait(interval_s)
-            if bell is self._wake:
-                bell.clear()
+            bell.clear()
 
 
 def _damaged(error: Exception) -> ArtifactCorruptError:

@@ -1,1 +1,1 @@
-"""The paper's tables on SmolLM2: `make bench-paper`."""
+"""The paper's tables on SmolLM2: `make bench NAME=paper`."""

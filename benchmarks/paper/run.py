@@ -1,4 +1,4 @@
-"""Run cells of the grid, each once: `make bench-paper` writes `benchmarks/results/paper/<cell>.json`.
+"""Run cells of the grid, each once: `make bench NAME=paper` writes `benchmarks/results/paper/<cell>.json`.
 
 Data are generated once (`benchmarks.paper.data`); each cell then runs the product's own stages select and train (Ray
 Train with DeepSpeed) on them and is measured by replay (`eda_service.evaluation.replay`). A cell whose file is there is
@@ -91,7 +91,7 @@ class Bench:
         trained = time.monotonic() - started
         measured, gate = self._measure(cell, pack)
         return {
-            **header("make bench-paper"),
+            **header("make bench NAME=paper"),
             "cell": {"domain": cell.domain, "method": cell.method, "data": cell.data, "seed": cell.seed},
             "base_draft": self.base_draft,
             "settings": cell.settings,

@@ -174,7 +174,7 @@ def main_tables(found: dict[str, Result]) -> list[str]:
 
 
 def speedups(found: dict[str, Result], domain: str) -> dict[str, Result]:
-    """What `make bench-paper-timed` found: by method and data, of the seed that was timed."""
+    """What `make bench NAME=paper-timed` found: by method and data, of the seed that was timed."""
     seeds = {key: [found.get(f"{domain}-{key}-s{seed}", {}) for seed in range(NUM_SEEDS)] for key in NAMES}
     timed = {key: next((r["speedup"] for r in results if r.get("speedup")), None) for key, results in seeds.items()}
     return {key: speedup for key, speedup in timed.items() if speedup is not None}
@@ -192,7 +192,8 @@ def speed_table(found: dict[str, Result]) -> list[str]:
             spread = timed.get(key, {}).get(f"T{temperature}")
             row.append("-" if spread is None else "{median:.2f} ({min:.2f} to {max:.2f})".format(**spread))
         rows.append(row)
-    title = "### Speed: tokens a second over decoding without a draft, one request at a time (`make bench-paper-timed`)"
+    command = "`make bench NAME=paper-timed`"
+    title = f"### Speed: tokens a second over decoding without a draft, one request at a time ({command})"
     head = ["method", *(f"{domain}, T={temperature}" for domain, temperature in columns)]
     return [title, "", *table(head, rows)] if rows else []
 
@@ -327,7 +328,8 @@ def main() -> None:
     lines = [
         "# The paper's tables",
         "",
-        f"Rebuilt by `make bench-paper` from {len(found)} cells. The paper's targets have 7B parameters, the shipped",
+        f"Rebuilt by `make bench NAME=paper` from {len(found)} cells. The paper's targets have 7B parameters, the "
+        "shipped",
         f"ones 135M, and other data: ratios are compared. Its EDA over Full-FT on original data, T=0: {ratios}.",
         "",
         *goal_table(found),

@@ -1,4 +1,4 @@
-"""Wall clock of the headline cells, for a quiet machine: `make bench-paper-timed` fills `speedup` into their files.
+"""Wall clock of the headline cells, for a quiet machine: `make bench NAME=paper-timed` fills in `speedup`.
 
 Every draft of a domain, and none, in turns over the same prompts, one at a time, as an endpoint decodes (chains whose
 depth adapts); medians of the repeats. A method is timed with the pack of its first seed that is on this machine: packs

@@ -2,8 +2,8 @@
 operations, keys and values written straight into the slots.
 
 At one to a few tokens per forward the time beside the weight products is the price of starting operations, so their
-number is what counts (`make profile-decode`). Families of this shape: Llama, Qwen2, Qwen3, Mistral; any other runs
-through transformers' own modules (`TransformersDecoder`).
+number is what counts (`make bench NAME=profile-decode`). Families of this shape: Llama, Qwen2, Qwen3, Mistral; any
+other runs through transformers' own modules (`TransformersDecoder`).
 
 Shapes: B rows, L new positions, D hidden, N query heads, H key/value heads, d head width, T visible keys.
 """

@@ -2,7 +2,7 @@
 
 The real thing, small: a random target of 32 hidden units, a job on Ray, Ray Serve, prompts over HTTP. Only the first
 pack's claim is made up: a target this small writes text that no draft learns well enough to fall from, or to rise by.
-That acceptance rises is measured on SmolLM2, by `make proof-drift`.
+That acceptance rises is measured on SmolLM2, by `make proof NAME=drift`.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import psutil  # type: ignore[import-untyped]
-from service_pulse import pulse_of
-from waiting import STALL_S, Stall, wait_for, work_of
 
 from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client, Deployment
 from eda_service.distributed.processes import free_port
+from tests.integration.service_pulse import pulse_of
+from tests.waiting import STALL_S, Stall, wait_for, work_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLI_TIMEOUT_S = 600.0

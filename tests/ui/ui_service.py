@@ -17,13 +17,13 @@ from pathlib import Path
 
 import httpx
 from job_files import finish_job, write_records
-from pack_files import put_pack
-from waiting import wait_for, work_of
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.distributed.processes import free_port
 from eda_service.jobstore import Deployment, JobStore, Status
+from tests.pack_files import put_pack
+from tests.waiting import wait_for, work_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = "smollm2-135m-math"

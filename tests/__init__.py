@@ -1,0 +1,1 @@
+"""Tests, and what they share: a package, so that proofs started with `python -m` use the same helpers."""

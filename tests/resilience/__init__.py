@@ -1,0 +1,1 @@
+"""Proofs that kill, cut off, exhaust and feed nonsense, and look at what is left: `make proof`."""
