@@ -143,6 +143,9 @@ bench--growth: $(STAMP)  ## how a round's cost grows with batch, context and tre
 bench--profile-decode: $(STAMP)  ## where a decoding round's time goes
 	$(BIN)/python -m benchmarks.profile_decode --write
 
+proof--golden: $(STAMP)  ## the same seed gives the same pack, to the bit, as benchmarks/results/golden.json says
+	$(BIN)/python -m benchmarks.golden
+
 proof--lossless: $(STAMP)  ## T=0 on 200 prompts: speculative output equals autoregressive output
 	$(BIN)/python -m benchmarks.lossless
 
