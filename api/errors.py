@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from starlette.exceptions import HTTPException
 
 from api.auth import InsufficientScopeError, InvalidKeyError
+from eda_service.config.field_names import unknown_field
 from eda_service.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -27,7 +28,6 @@ from eda_service.errors import (
     QuotaExceededError,
     ResourceError,
 )
-from eda_service.field_names import unknown_field
 
 logger = logging.getLogger(__name__)
 

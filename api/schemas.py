@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from eda_service.artifacts.packs import measured_on
-from eda_service.base_config import Config
-from eda_service.config import AdaptConfig, DatasetSpec, EvalConfig, Method, Selector
+from eda_service.config.base import Config
+from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
 from eda_service.names import NAME_PATTERN

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from api.schemas import MetadataKey, MetadataValue, ServedName, Shallow
-from eda_service.base_config import Config
-from eda_service.config import EngineKind
-from eda_service.deployment_config import Accelerator, DriftConfig, VllmConfig
+from eda_service.config.base import Config
+from eda_service.config.deployment import Accelerator, DriftConfig, VllmConfig
+from eda_service.config.job import EngineKind
 
 MAX_REPLICAS = 64
 NumReplicas = Annotated[int, Field(ge=1, le=MAX_REPLICAS)]

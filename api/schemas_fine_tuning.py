@@ -11,7 +11,7 @@ from openai.types.fine_tuning.supervised_method import SupervisedMethod
 from pydantic import BaseModel, Field
 
 from api.schemas import AdaptationRequest, MetadataKey, MetadataValue, ServedName, Shallow
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import Stage
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from eda_service.artifacts.allowed import roots_for
 from eda_service.artifacts.beneath import Roots
 from eda_service.artifacts.rundir import home_dir
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 from eda_service.distributed.vllm_environment import has_vllm
 from eda_service.errors import InputError
 

@@ -21,7 +21,7 @@ from benchmarks.paper.domains import GENERAL
 from benchmarks.paper.run import TREE, counted, replayed
 from benchmarks.paper.tasks import transcripts_of
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.pretrain import pretrain
 from eda_service.distributed.resources import connect
 from eda_service.model.checkpoint import load_base_draft

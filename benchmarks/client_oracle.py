@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.target.resolve import resolve_target
 
 

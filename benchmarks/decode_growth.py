@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.engines import Ours
 from benchmarks.pairs import DOMAINS, RESULTS, SHARED_DATA, Pair, header, load_pair, write_result
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.bed import acceptance_length, fingerprint
 from benchmarks.pairs import PACKS_BASE_DRAFT, Domain
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.eda_config import Destination, Form
 from eda_service.export.export import Exported, ExportRequest, export_draft

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.target.loader import load_target
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,7 +26,7 @@ from benchmarks.pairs import BASE_DRAFT, DOMAINS, GENERATED_MATH, ROOT, SHARED_D
 from benchmarks.paper.cells import BEST, METHODS, PAPER
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import DatasetSpec, TargetSpec, TreeConfig
+from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.policy import Adaptive
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.records import DraftCheckpoint, EvalReport, SelfGenManifest, Stage

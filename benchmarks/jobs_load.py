@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from benchmarks.pairs import ROOT, header, write_result
-from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
 

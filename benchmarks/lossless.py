@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.pairs import BASE_DRAFT, header, write_result
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import DatasetSpec, TargetSpec, TreeConfig
+from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.decode import decode_all

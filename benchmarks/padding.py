@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.pairs import DOMAINS, SHARED_DATA, header, write_result
-from eda_service.config import DatasetSpec, TargetSpec, TrainConfig
+from eda_service.config.job import DatasetSpec, TargetSpec, TrainConfig
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.chat import render_prompt
 from eda_service.target.loader import Target, load_target

@@ -11,7 +11,7 @@ from typing import Any
 
 from eda_service.artifacts.provenance import library_versions, machine
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import DatasetSpec, TargetSpec
+from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.model.checkpoint import LoadedDraft

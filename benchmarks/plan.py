@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
+from eda_service.config.presets import merge, preset
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES
 from eda_service.planning.measured import Measured, measure
@@ -28,7 +29,6 @@ from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.shapes import SHAPES
 from eda_service.planning.simulate import Load, simulate
 from eda_service.planning.workload import Lengths
-from eda_service.presets import merge, preset
 
 RESULT = "plan.json"
 TIMEOUT_S = 3600.0

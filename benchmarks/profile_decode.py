@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pairs import DOMAINS, SHARED_DATA, Pair, header, load_pair, write_result
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding import rounds
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from benchmarks.pairs import header, write_result
-from eda_service.config import DatasetSpec, SelfGenConfig, TargetSpec
+from eda_service.config.job import DatasetSpec, SelfGenConfig, TargetSpec
 
 RESULT = "scaling.json"
 GOAL = 0.9

@@ -17,7 +17,7 @@ import torch
 from api.serving.group import MAX_BATCH, MAX_TOKENS
 from benchmarks.serving_load import WARM_UP_S
 from benchmarks.serving_prompts import sums
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams

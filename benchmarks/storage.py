@@ -27,7 +27,7 @@ from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shard_results import ShardResults
 from eda_service.artifacts.shards import Sample, write_shard
-from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.distributed.stage_generate import manifest_of
 from eda_service.records import SelfGenManifest, Stage
 

@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, header, write_result
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams

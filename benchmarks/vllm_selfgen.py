@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any, Self
 
 from benchmarks.pairs import header, write_result
-from eda_service.config import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.generation_actor import vllm_writer
 from eda_service.distributed.resources import limit_threads

@@ -9,7 +9,7 @@ import torch
 from pack_files import put_pack
 from torch import Tensor
 
-from eda_service.config import TrainConfig
+from eda_service.config.job import TrainConfig
 from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
 from eda_service.target.loader import Target

@@ -64,7 +64,7 @@ def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 @pytest.fixture(scope="session")
 def make_target(target_dir: Callable[[str], Path]) -> TargetFactory:
     """Family name to its tiny target, loaded in float32 through `load_target`."""
-    from eda_service.config import TargetSpec
+    from eda_service.config.job import TargetSpec
     from eda_service.target.loader import load_target
 
     @cache

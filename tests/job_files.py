@@ -14,7 +14,7 @@ from typing import Any
 from pack_files import fingerprint, put_pack
 
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.records import (

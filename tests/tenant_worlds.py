@@ -24,7 +24,7 @@ from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, 
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.artifacts import prompts
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.serve_config import UID_HEADER, group_key, route_prefix_of
 from eda_service.jobstore import Job
 from eda_service.records import Stage

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from eda_service.artifacts.shards import Sample
-from eda_service.config import LossConfig
+from eda_service.config.job import LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.model.checkpoint import save_base_draft

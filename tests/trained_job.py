@@ -11,7 +11,7 @@ from job_files import write_records
 
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.distributed.prepare import HELDOUT_FILE, write_prompt_file
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 from eda_service.selfgen.prompts import Prompt

@@ -19,7 +19,7 @@ from api.settings import Settings
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import EngineKind
+from eda_service.config.job import EngineKind
 from eda_service.distributed.ray_cluster import RayCluster
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import ConflictError, NotFoundError

@@ -24,7 +24,7 @@ from eda_service.artifacts import registry
 from eda_service.artifacts.job_facts import JobFacts
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import current_storage
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError, StorageError
 from eda_service.jobstore import JobStore, Status
 from eda_service.planning.placement import needed_at_once

@@ -18,8 +18,8 @@ from api.settings import Settings
 from eda_service.artifacts import prompts
 from eda_service.artifacts.gate import Comparison, beside_base, regression
 from eda_service.artifacts.packs import PackVersion
-from eda_service.config import AdaptConfig, EngineKind, TargetSpec
-from eda_service.deployment_config import DriftConfig, EngineSpec
+from eda_service.config.deployment import DriftConfig, EngineSpec
+from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import (
     ArtifactCorruptError,

@@ -18,7 +18,7 @@ from eda_service.artifacts.fits import check_draft_sizes
 from eda_service.artifacts.registry import find_draft, find_draft_manifest
 from eda_service.artifacts.storage import current_storage
 from eda_service.capacity import Capacity
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.ray_cluster import RayCluster
 from eda_service.errors import (
     ArtifactCorruptError,

@@ -17,7 +17,7 @@ from api.services.paths import given, is_path
 from api.services.prompt_files import check_prompt_file
 from eda_service.artifacts.beneath import Roots
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.errors import (
     BaseDraftMissingError,
     InputError,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from api.services.packs import Packs
 from eda_service.artifacts.gate import Comparison, beside, beside_base, shortfall
 from eda_service.artifacts.packs import PackVersion
-from eda_service.deploy_config import DeployConfig
+from eda_service.config.deploy import DeployConfig
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, Job, JobStore
 

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from api.errors import config_error
 from api.schemas import AdaptationRequest
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
+from eda_service.config.presets import merge, on_preset, preset
 from eda_service.errors import InputError
-from eda_service.presets import merge, on_preset, preset
 
 # Where each short name of `method.eda` lives in AdaptConfig.
 _HYPERPARAMETERS: dict[str, tuple[str, ...]] = {

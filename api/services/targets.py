@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eda_service.config import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
 from eda_service.errors import (
     DatasetInvalidError,
     InputError,

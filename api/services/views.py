@@ -19,7 +19,7 @@ from api.schemas_deployments import (
 from api.services.live import Live
 from api.services.packs import Packs
 from eda_service.artifacts.packs import PackVersion
-from eda_service.config import EngineKind
+from eda_service.config.job import EngineKind
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, DeploymentEvent, Revision
 

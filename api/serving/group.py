@@ -15,7 +15,7 @@ from api.serving.call import ServedPair
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.distributed.base_group import BaseGroup, LoadedVariant

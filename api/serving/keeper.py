@@ -20,7 +20,7 @@ from typing import Any
 
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from eda_service.artifacts import prompts
-from eda_service.deployment_config import DriftConfig
+from eda_service.config.deployment import DriftConfig
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from eda_service.config import EngineKind
+from eda_service.config.job import EngineKind
 from eda_service.distributed.serve_config import ServedModel
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, With
 
 from api.serving import neutral
 from api.serving.json_values import JsonObject
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 from eda_service.errors import RequestError, UnsupportedParameterError
 from eda_service.target.conversation import ToolCall, Turn
 

@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError, PydanticUndefined, ValidationErro
 from api.serving import neutral
 from api.serving.messages import Messages, Text
 from api.serving.template_fields import TemplateFields
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 from eda_service.errors import RequestError
 
 MAX_STOPS = 16

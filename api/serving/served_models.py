@@ -20,8 +20,8 @@ from api.serving.load_marks import LoadMarks
 from api.serving.ports import Group
 from api.serving.schemas import FailedVariant, ReplicaMemory
 from api.serving.vllm_group import VllmGroup
-from eda_service.config import EngineKind, TargetSpec
-from eda_service.deployment_config import EngineSpec
+from eda_service.config.deployment import EngineSpec
+from eda_service.config.job import EngineKind, TargetSpec
 from eda_service.distributed.base_group import Place, place_of, serving_chain
 from eda_service.distributed.load_failures import Cause, cause_of, code_of, reason_of
 from eda_service.distributed.resources import release_free_memory

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, StringConstraints, model_validator
 
 from api.serving.json_values import JsonObject
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 from eda_service.errors import RequestError, UnsupportedParameterError
 from eda_service.target.conversation import Wanted
 

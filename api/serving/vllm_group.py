@@ -18,8 +18,8 @@ from api.serving.call import ServedPair
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
 from api.serving.vllm_runner import Loaded, VllmRunner
-from eda_service.config import TargetSpec
-from eda_service.deployment_config import Accelerator
+from eda_service.config.deployment import Accelerator
+from eda_service.config.job import TargetSpec
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.errors import EdaError, RunError

@@ -18,7 +18,7 @@ from benchmarks.paper.tasks import MAX_NEW_TOKENS
 from eda_service.artifacts.files import file_entry, sha256_file, sha256_text
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import read_shard
-from eda_service.config import AdaptConfig, Method, SelectionConfig
+from eda_service.config.job import AdaptConfig, Method, SelectionConfig
 from eda_service.distributed.generation_actor import score_samples
 from eda_service.distributed.prepare import fit_on_general
 from eda_service.distributed.stage_generate import run_generate

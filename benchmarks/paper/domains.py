@@ -21,8 +21,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from benchmarks.pairs import DOMAINS, PARTS, ROOT, split_rows
-from eda_service.base_config import Config
-from eda_service.config import TargetSpec
+from eda_service.config.base import Config
+from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
 from eda_service.selfgen.prompts import Prompt, read_jsonl
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.export.dense import fold

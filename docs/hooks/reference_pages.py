@@ -21,8 +21,8 @@ from typer.main import get_command
 from api.errors import status_of
 from api.settings import Settings
 from eda_service.cli.main import app
-from eda_service.config import AdaptConfig
-from eda_service.deployment_config import DriftConfig, VllmConfig
+from eda_service.config.deployment import DriftConfig, VllmConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError
 
 _EXAMPLES = re.compile(r"^Examples?:\n\n((?:eda .*\n+)+)", re.MULTILINE)

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from eda_service.artifacts import registry
 from eda_service.artifacts.files import sha256_text
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, NotFoundError
 from eda_service.records import Frozen, TargetFingerprint
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from eda_service.artifacts.packs import PackVersion
-from eda_service.deploy_config import DeployConfig
+from eda_service.config.deploy import DeployConfig
 
 BASE_ALONE = "its base draft alone"
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eda_service.artifacts.registry import find_pack_manifest
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import FixedScores, PackManifest, RivalScore
 

@@ -36,7 +36,7 @@ from eda_service.artifacts.job_facts import JobFacts
 from eda_service.artifacts.run_files import DiskFiles, RunFiles, StoredFiles
 from eda_service.artifacts.run_store import RunStore
 from eda_service.artifacts.storage import current_storage
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import STAGES, Record, Stage
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service import presets
 from eda_service.cli import view
 from eda_service.cli.arguments import as_pair, as_pairs, as_path
 from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, err, out, print_json
 from eda_service.cli.jobs import finish, require_served
 from eda_service.client import ApiError, Client
+from eda_service.config import presets
 from eda_service.errors import InputError
 from eda_service.records import STAGES
 

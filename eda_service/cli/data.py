@@ -12,7 +12,7 @@ import typer
 from eda_service.cli.console import Commands, JsonOption, example, out, print_json
 
 if TYPE_CHECKING:
-    from eda_service.config import SelfGenConfig
+    from eda_service.config.job import SelfGenConfig
     from eda_service.selfgen.prompts import Prompt
 
 _MAX_COUNTED = 1 << 20  # different prompts; a file with more is said to have this many
@@ -50,7 +50,7 @@ def check(
     """Read a prompt file through: how many prompts it has and in which forms, which rows are skipped and why, what the
     first prompts are. Exit code 0: a job takes the file; 2: it does not, and the error says why.
     """
-    from eda_service.config import SelfGenConfig
+    from eda_service.config.job import SelfGenConfig
     from eda_service.errors import DatasetInvalidError
     from eda_service.selfgen.prompts import read_rows, survey
     from eda_service.selfgen.skipped_rows import SkippedRows
@@ -127,7 +127,7 @@ def _seen(prompts: list[Prompt], rows: int, model: str, adapter: str | None, set
     Raises:
         DatasetInvalidError: More are skipped than a job allows.
     """
-    from eda_service.config import TargetSpec
+    from eda_service.config.job import TargetSpec
     from eda_service.errors import DatasetInvalidError
     from eda_service.selfgen.refused import render_all
     from eda_service.target.chat import target_tokenizer

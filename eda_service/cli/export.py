@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
 from eda_service.export.eda_config import Calibration, Destination, Form
 

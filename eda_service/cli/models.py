@@ -44,7 +44,7 @@ def fetch(
     as_json: JsonOption = False,
 ) -> None:
     """Bring a target to this machine, so that the first job need not."""
-    from eda_service.config import TargetSpec
+    from eda_service.config.job import TargetSpec
     from eda_service.target.embedded import source_note
     from eda_service.target.resolve import resolve_target
 

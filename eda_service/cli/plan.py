@@ -12,10 +12,10 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from eda_service import presets
 from eda_service.cli.adapt import parse_overrides
 from eda_service.cli.console import Commands, JsonOption, example, out
-from eda_service.config import AdaptConfig
+from eda_service.config import presets
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.plan import Plan
 from eda_service.planning.workload import PROMPT_TOKENS

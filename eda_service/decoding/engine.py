@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.admission import check_request, prefill_groups
 from eda_service.decoding.draft_parts import DraftForm, whole_parts
 from eda_service.decoding.live import LiveRequest, adapters_of

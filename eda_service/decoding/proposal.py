@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.draft_parts import DraftForm, whole_parts
 from eda_service.decoding.fused_draft import DraftRows, FusedDraft
 from eda_service.decoding.head_rows import HeadRows

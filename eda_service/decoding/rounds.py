@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, histories_of, pending_of, truncation_of
 from eda_service.decoding.logprobs import score_rows
 from eda_service.decoding.proposal import Chain, Confidence, Proposer

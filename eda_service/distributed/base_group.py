@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eda_service.artifacts.fits import check_draft_fits, check_pack_fits
 from eda_service.artifacts.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
-from eda_service.config import AdaptConfig, DeviceName, TargetSpec
+from eda_service.config.job import AdaptConfig, DeviceName, TargetSpec
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
 from eda_service.distributed.serve_config import ServedModel

@@ -6,7 +6,7 @@ import os
 from contextlib import AbstractContextManager
 from typing import Any
 
-from eda_service.config import TrainConfig
+from eda_service.config.job import TrainConfig
 from eda_service.training.accumulate import num_parts
 
 _PARTITIONED = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack

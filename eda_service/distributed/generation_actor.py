@@ -19,7 +19,7 @@ from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shard_results import ShardResults
 from eda_service.artifacts.shards import Sample, write_shard
-from eda_service.config import AdaptConfig, EngineKind
+from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.distributed.vllm_environment import prepare_cpu, require_vllm
 from eda_service.export.cache import whole_target
 from eda_service.records import FileEntry, SampleScore, Stage

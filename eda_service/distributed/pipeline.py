@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from eda_service.artifacts.files import is_disk_full
 from eda_service.artifacts.heartbeat import Heartbeat
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_evaluate import run_evaluate
 from eda_service.distributed.stage_generate import run_generate

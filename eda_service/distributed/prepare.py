@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from eda_service.artifacts.files import write_bytes, write_json
-from eda_service.config import AdaptConfig, Answers, DatasetSpec
+from eda_service.config.job import AdaptConfig, Answers, DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selection.projection import fit_reference
 from eda_service.selfgen.generate import generate

@@ -15,7 +15,7 @@ from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, Method, Selector
+from eda_service.config.job import AdaptConfig, Method, Selector
 from eda_service.distributed.stage_generate import run_generate
 from eda_service.distributed.stage_select import forget_unselected, run_select
 from eda_service.distributed.stage_train import run_train

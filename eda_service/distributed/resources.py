@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from eda_service.config import DeviceName
+from eda_service.config.job import DeviceName
 from eda_service.distributed.node_directory import NodeDirectory
 from eda_service.distributed.ray_node import loopback_only, no_metrics, worker_niceness
 from eda_service.errors import InputError

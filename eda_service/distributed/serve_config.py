@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from eda_service.config import EngineKind
-from eda_service.deployment_config import EngineSpec
+from eda_service.config.deployment import EngineSpec
+from eda_service.config.job import EngineKind
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
 from eda_service.distributed.vllm_environment import bundles
 from eda_service.jobstore import Deployment, Load, served_version

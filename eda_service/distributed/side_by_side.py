@@ -10,7 +10,7 @@ from eda_service.artifacts.fits import check_pack_fits
 from eda_service.artifacts.fixed_evaluation import FixedEvaluation
 from eda_service.artifacts.registry import find_draft, find_pack, read_pack_manifest
 from eda_service.artifacts.rivals import Rivals
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.decoding.request import own_params
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.errors import EdaError

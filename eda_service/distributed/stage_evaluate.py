@@ -19,7 +19,7 @@ from eda_service.artifacts.provenance import library_versions, machine
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rivals import Rivals, read_rivals
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.distributed.endpoint import load_drafts, make_engine

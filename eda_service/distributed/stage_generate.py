@@ -22,7 +22,7 @@ from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shard_results import ShardResults
-from eda_service.config import AdaptConfig, Method, Selector, SelfGenConfig
+from eda_service.config.job import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.distributed.early_training import EarlyTraining
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.prepare import (

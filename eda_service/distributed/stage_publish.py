@@ -10,7 +10,7 @@ from eda_service.artifacts.packs import ADAPTED, BASE, PROMPTS, acceptance_key, 
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
 from eda_service.records import (
     DraftCheckpoint,

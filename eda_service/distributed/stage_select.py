@@ -13,7 +13,7 @@ from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import features_path, read_shard, tokens_path, write_shard
-from eda_service.config import AdaptConfig, Selector
+from eda_service.config.job import AdaptConfig, Selector
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import FileEntry, SampleScore, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.ranking import select

@@ -20,7 +20,7 @@ from eda_service.artifacts.files import file_entry, is_disk_full
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.bound_torch import BoundTorchConfig
 from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.stage_select import compact_shards, shard_of

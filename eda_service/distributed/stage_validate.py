@@ -14,7 +14,7 @@ from eda_service.artifacts.fits import check_draft_fits
 from eda_service.artifacts.provenance import library_versions
 from eda_service.artifacts.registry import find_draft, read_draft_manifest
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, DatasetSpec, EngineKind
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.resources import limit_threads, require_gpus
 from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.planning.dry_run import expected_plan

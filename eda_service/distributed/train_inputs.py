@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.records import FileEntry, Stage
 from eda_service.target.head import LmHead
 from eda_service.target.packed import native_bfloat16

@@ -6,7 +6,7 @@ import time
 
 from eda_service.artifacts.curve import CURVE_FILE, Curve
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.records import CurvePoint, Stage
 from eda_service.training.loss import Losses
 from eda_service.training.tracking import open_tracks

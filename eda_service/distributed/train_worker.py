@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.deepspeed_config import (
     deepspeed_config,
     prepare_environment,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from eda_service.deployment_config import Accelerator, EngineSpec
+from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.errors import EngineMissingError
 from eda_service.export.vllm_plugin import DIE_WITH_PARENT
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eda_service.artifacts.files import sha256_text
 from eda_service.artifacts.rundir import home_dir
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import ArtifactCorruptError, ConflictError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import published, read_export

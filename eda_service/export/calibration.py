@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from eda_service.config import DatasetSpec, SelfGenConfig
+from eda_service.config.job import DatasetSpec, SelfGenConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import own_params
 from eda_service.errors import DatasetInvalidError

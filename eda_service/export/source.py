@@ -18,7 +18,7 @@ from eda_service.artifacts.registry import (
     read_draft_manifest,
     read_pack_manifest,
 )
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
 from eda_service.model.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.records import PackManifest, TargetFingerprint

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from eda_service.config import TargetSpec
-from eda_service.deployment_config import DriftConfig, EngineSpec
+from eda_service.config.deployment import DriftConfig, EngineSpec
+from eda_service.config.job import TargetSpec
 from eda_service.jobstore.ids import made_at_s
 from eda_service.jobstore.job import UNREADABLE
 from eda_service.jobstore.row import Row, Seconds, parses

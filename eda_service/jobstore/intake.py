@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from eda_service.capacity import UNKNOWN, Capacity
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.jobstore.row import Row, Seconds, parses
 from eda_service.jobstore.status import TERMINAL, Status
 

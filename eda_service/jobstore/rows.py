@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, LeaseLostError, NotFoundError
 from eda_service.jobstore.job import Origin
 from eda_service.jobstore.models import EventRow, JobRow

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eda_service.artifacts.tensor_header import read_header
-from eda_service.config import Method, TrainConfig
+from eda_service.config.job import Method, TrainConfig
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from eda_service.base_config import Config
-from eda_service.config import Mix
+from eda_service.config.base import Config
+from eda_service.config.job import Mix
 
 
 class DraftConfig(Config):

@@ -16,7 +16,7 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from eda_service.config import Method, TrainConfig
+from eda_service.config.job import Method, TrainConfig
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import PrivateConfig
 

@@ -17,7 +17,7 @@ import copy
 
 from torch import Tensor, nn
 
-from eda_service.config import Mix
+from eda_service.config.job import Mix
 from eda_service.model.expert import Expert
 from eda_service.model.gate import Gate
 

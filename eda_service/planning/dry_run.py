@@ -12,7 +12,7 @@ from pathlib import Path
 from eda_service.artifacts import bounded_json
 from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import AdaptConfig, Method
+from eda_service.config.job import AdaptConfig, Method
 from eda_service.errors import BaseDraftMissingError
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.planning.calibration import Calibration

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir, calibration_path
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device

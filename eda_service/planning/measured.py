@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device

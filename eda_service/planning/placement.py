@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from eda_service.capacity import Capacity
-from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.planning.estimate import num_samples
 from eda_service.records import Stage
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import (
     ACTIVATION_FACTOR,

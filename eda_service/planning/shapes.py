@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
 from eda_service.model.draft_config import DraftConfig
 from eda_service.target.checker import CHECKER

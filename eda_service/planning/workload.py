@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from eda_service.config import AdaptConfig, Answers
+from eda_service.config.job import AdaptConfig, Answers
 from eda_service.model.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.estimate import (
     SIMULATED_DEPTH,

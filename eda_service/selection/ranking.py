@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from eda_service.config import Selector
+from eda_service.config.job import Selector
 from eda_service.errors import DatasetInvalidError
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from eda_service.artifacts.shards import Sample
-from eda_service.config import Answers, SelfGenConfig
+from eda_service.config.job import Answers, SelfGenConfig
 from eda_service.decoding.admission import check_request
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params

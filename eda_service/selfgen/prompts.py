@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from eda_service.artifacts.input_files import find_copy
 from eda_service.artifacts.rundir import home_dir
-from eda_service.config import DatasetSpec
+from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
 from eda_service.selfgen.row_error import RowError

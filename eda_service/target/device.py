@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from eda_service.config import DeviceName
+from eda_service.config.job import DeviceName
 from eda_service.errors import InputError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.artifacts import bounded_json
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError
 from eda_service.target.generation_defaults import read_generation_defaults
 from eda_service.target.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from eda_service.artifacts.files import sha256_file, sha256_text
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetNotFoundError
 from eda_service.records import TargetFingerprint
 from eda_service.target.adapter_bank import AdapterBank

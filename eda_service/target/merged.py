@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.target.adapter_merge import merge_adapter
 from eda_service.target.chat import target_tokenizer
 from eda_service.target.generation_defaults import FILE

@@ -15,7 +15,7 @@ from typing import Any
 
 from eda_service.artifacts import bounded_json
 from eda_service.artifacts.tensor_header import read_header
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
 from eda_service.names import is_model_id, is_name
 from eda_service.progress import Tell, silent

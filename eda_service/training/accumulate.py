@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eda_service.config import TrainConfig
+from eda_service.config.job import TrainConfig
 from eda_service.training.batches import Batch
 from eda_service.training.loss import step_mask
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eda_service.config import DistributionLoss, LossConfig
+from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.model.draft import Draft
 from eda_service.target.head import LmHead
 from eda_service.training.batches import Batch

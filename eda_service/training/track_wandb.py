@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.records import Stage
 from eda_service.training.tracking import parameters
 

@@ -22,7 +22,7 @@ from tiny_models import fit_draft, register_draft
 from waiting import TEST_TIMEOUT_S, Stall
 
 from eda_service.client import Client
-from eda_service.config import TargetSpec, TrainConfig
+from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
 from eda_service.target.loader import load_target

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from eda_service.artifacts.shards import Sample
-from eda_service.config import DistributionLoss, LossConfig
+from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.model.draft import Draft
 from eda_service.target.head import LmHead
 from eda_service.target.loader import Target

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eda_service.config import Mix
+from eda_service.config.job import Mix
 from eda_service.model.expert import Expert
 from eda_service.model.gate import Gate
 from eda_service.model.shared_private import SharedPrivateFFN

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from transformers import PreTrainedModel
 
-from eda_service.config import SelfGenConfig
+from eda_service.config.job import SelfGenConfig
 from eda_service.records import SkippedRow
 from eda_service.selfgen.generate import Generated, generate, sample_seed
 from eda_service.selfgen.prompts import Prompt

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eda_service.config import Selector
+from eda_service.config.job import Selector
 from eda_service.errors import DatasetInvalidError
 from eda_service.selection.ranking import num_kept, select
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eda_service.config import LossConfig, Method, Mix, TrainConfig
+from eda_service.config.job import LossConfig, Method, Mix, TrainConfig
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.model.freezing import count_parameters, frozen_sha256, prepare, trained_state

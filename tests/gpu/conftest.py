@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.model.draft import Draft
 from eda_service.target.loader import Target, load_target
 

@@ -16,7 +16,7 @@ from engine_helpers import answer, decode, make_prompts, reference_answer, specu
 from scipy import stats
 from transformers import PreTrainedModel
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams

@@ -14,7 +14,7 @@ from waiting import TEST_TIMEOUT_S
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import read_shard
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.pipeline import run_stage
 from eda_service.distributed.stage_train import EARLY
 from eda_service.model.draft import Draft

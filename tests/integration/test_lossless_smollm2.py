@@ -19,7 +19,7 @@ import torch
 from scipy import stats
 
 from eda_service.artifacts.registry import find_draft
-from eda_service.config import TargetSpec, TreeConfig
+from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding import verification
 from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams

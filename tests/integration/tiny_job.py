@@ -14,7 +14,7 @@ import sys
 import time
 
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.records import STAGES, Stage
 

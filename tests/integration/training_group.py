@@ -11,7 +11,7 @@ from tiny_models import random_samples, register_draft
 from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import write_shard
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.stage_train import fit
 from eda_service.distributed.train_inputs import Payload
 from eda_service.model.draft import Draft

@@ -27,7 +27,7 @@ from benchmarks.pairs import RESULTS, ROOT, header, write_result
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, ApiError, Client
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.records import STAGES
 from eda_service.target.loader import load_target
 from tests.resilience.victims import victims

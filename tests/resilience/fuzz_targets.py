@@ -35,7 +35,7 @@ from eda_service.artifacts.shards import Sample, read_shard, write_shard
 from eda_service.artifacts.tensor_header import parse_header
 from eda_service.client.errors import UnexpectedAnswerError
 from eda_service.client.stream import SseDecoder
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError
 from eda_service.records import EvalReport, Stage
 from eda_service.selfgen.prompts import read_jsonl

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from eda_service.config import AdaptConfig, Method, Mix, Selector, TrainConfig
-from eda_service.presets import merge
+from eda_service.config.job import AdaptConfig, Method, Mix, Selector, TrainConfig
+from eda_service.config.presets import merge
 
 BASE: dict[str, Any] = {"target": {"model": "org/model"}}
 

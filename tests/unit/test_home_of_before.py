@@ -17,7 +17,7 @@ from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.registry import find_draft, find_pack, read_pack_manifest
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import read_shard
-from eda_service.config import AdaptConfig, Method
+from eda_service.config.job import AdaptConfig, Method
 from eda_service.model.checkpoint import load_pack
 from eda_service.records import (
     DraftCheckpoint,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
+from eda_service.config.presets import merge, on_preset, preset
 from eda_service.errors import InputError
-from eda_service.presets import merge, on_preset, preset
 
 NAMES = ("demo", "paper", "paper_7b", "70b", "best")
 

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import fit_draft, register_draft, write_target
 
 from benchmarks.engines import VLLM_PYTHON, Vllm
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.target.loader import Target, load_target
 
 NUM_DRAFTED = 3

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from eda_service.artifacts.registry import find_pack
 from eda_service.client import Client
-from eda_service.config import Mix, TrainConfig
+from eda_service.config.job import Mix, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.export.cache import exports_dir

@@ -13,7 +13,7 @@ from adapted_packs import publish_adapted
 from tiny_models import write_target
 
 from benchmarks.engines import Vllm
-from eda_service.config import Method, Mix, TrainConfig
+from eda_service.config.job import Method, Mix, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.export.dense import fold

@@ -16,7 +16,7 @@ import torch
 
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import Sample, read_shard
-from eda_service.config import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig
+from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_generate import run_generate
 from eda_service.records import SelfGenManifest, Stage

@@ -16,7 +16,7 @@ from api.schemas_deployments import DeploymentRequest
 from api.ui.access import AskerDep, FormDep, WriterDep
 from api.ui.rendering import go, render
 from api.ui.sessions import COOKIE, Sessions
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 from eda_service.jobstore import Deployment
 
 router = APIRouter(prefix="/playground")

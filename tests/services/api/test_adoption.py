@@ -19,8 +19,8 @@ from api.settings import Settings
 from api.vault import open_vault
 from eda_service.artifacts.registry import reserve_version
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
-from eda_service.deploy_config import DeployConfig
+from eda_service.config.deploy import DeployConfig
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.records import Stage
 from eda_service.scopes import Scope

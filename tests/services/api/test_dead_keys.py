@@ -24,7 +24,7 @@ from api.app import create_app
 from api.settings import Settings
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.client import ApiError, Client
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.distributed.processes import free_port

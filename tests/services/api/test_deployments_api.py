@@ -13,7 +13,7 @@ from pack_files import put_pack
 
 from api.app import create_app
 from api.settings import Settings
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import JobStore
 
 BODY: dict[str, Any] = {"name": "pair", "model": "org/model", "base_draft": "small@1"}

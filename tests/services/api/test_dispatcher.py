@@ -14,7 +14,7 @@ from api.services.dispatcher import Dispatcher
 from api.settings import Settings
 from eda_service.artifacts.files import write_json
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.jobstore import JobStore, Status
 from eda_service.records import Stage

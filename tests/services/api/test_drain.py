@@ -15,7 +15,7 @@ from scripted_service import Answer, ScriptedService, scripted_service
 from api.app import create_app
 from api.server import Server, make_server
 from api.settings import Settings
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.processes import free_port
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore

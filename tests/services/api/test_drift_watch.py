@@ -22,7 +22,7 @@ from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetrics
 from api.settings import Settings
 from eda_service.artifacts import prompts
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import JobStore
 

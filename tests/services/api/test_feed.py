@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.services.feed import EventFeed
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import JobStore
 
 

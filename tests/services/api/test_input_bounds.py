@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from eda_service.config import DatasetSpec, TargetSpec
+from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.errors import DatasetInvalidError, TargetNotFoundError
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.target.resolve import is_here, resolve_target

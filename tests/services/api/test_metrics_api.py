@@ -13,7 +13,7 @@ from scripted_service import Answer, ScriptedService
 
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore
 

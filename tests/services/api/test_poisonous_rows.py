@@ -37,7 +37,7 @@ from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetric
 from api.settings import Settings
 from api.vault import open_vault
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.processes import free_port
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore, Status

@@ -13,8 +13,8 @@ from api.services.dispatcher import Dispatcher
 from api.settings import Settings
 from eda_service.artifacts.rivals import Rivals, read_rivals
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
-from eda_service.deploy_config import DeployConfig
+from eda_service.config.deploy import DeployConfig
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.records import Stage
 

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from api.settings import Settings
 from eda_service.artifacts import input_files
-from eda_service.config import DatasetSpec
+from eda_service.config.job import DatasetSpec
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.selfgen import row_files
 from eda_service.selfgen.prompts import load_prompts

@@ -20,7 +20,7 @@ from api.services.instruments import Instruments
 from api.services.webhooks import Webhooks
 from api.settings import Settings
 from api.vault import open_vault
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore, Status
 from eda_service.jobstore.vault import new_key

@@ -24,7 +24,7 @@ from api.serving.group import ServedGroup
 from api.serving.served_models import ServedModels
 from eda_service.artifacts.files import file_entry, write_json
 from eda_service.artifacts.registry import publish_pack, stage_pack
-from eda_service.config import AdaptConfig, TargetSpec, TrainConfig
+from eda_service.config.job import AdaptConfig, TargetSpec, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed import base_group

@@ -19,7 +19,7 @@ from api.services.instruments import Instruments
 from api.services.webhook_urls import check_url
 from api.services.webhooks import Webhooks
 from api.settings import Settings
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore, Status
 from eda_service.jobstore.vault import FernetVault, new_key

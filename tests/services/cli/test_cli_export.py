@@ -10,7 +10,7 @@ import torch
 from adapted_packs import publish_adapted
 from command_line import Cli
 
-from eda_service.config import TrainConfig
+from eda_service.config.job import TrainConfig
 from eda_service.target.loader import Target
 
 

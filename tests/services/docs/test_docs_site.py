@@ -15,8 +15,8 @@ from doc_blocks import DOCS, REPOSITORY
 from typer_tree import ALL
 
 from api.settings import Settings
-from eda_service.config import AdaptConfig
-from eda_service.deployment_config import DriftConfig, VllmConfig
+from eda_service.config.deployment import DriftConfig, VllmConfig
+from eda_service.config.job import AdaptConfig
 
 _FETCHED = re.compile(r'<(?:script|img|iframe|source|link(?![^>]*canonical))[^>]*?(?:src|href)="((?:https?:)?//[^"]*)"')
 _CONFIG = """

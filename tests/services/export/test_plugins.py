@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from eda_service.config import Mix
+from eda_service.config.job import Mix
 from eda_service.export.contents import SGLANG_PLUGIN, VLLM_PLUGIN
 from eda_service.export.eda_config import Gate
 from eda_service.export.parallel_ffn import ParallelFFN

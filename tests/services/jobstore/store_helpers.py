@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.jobstore.vault import FernetVault, new_key
 
 VAULT = FernetVault([new_key()])

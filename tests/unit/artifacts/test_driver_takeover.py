@@ -12,7 +12,7 @@ import pytest
 
 from eda_service.artifacts.heartbeat import SUPERSEDED_EXIT_CODE
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import WorkerLostError
 
 _DRIVER = """

@@ -9,7 +9,7 @@ import pytest
 
 from eda_service.artifacts.fits import check_draft_fits
 from eda_service.artifacts.registry import read_draft_manifest
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.distributed.base_group import BaseGroup
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import TargetIncompatibleError

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from eda_service.artifacts.files import is_disk_full, write_bytes
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.pipeline import own_error
 from eda_service.errors import InsufficientStorageError
 

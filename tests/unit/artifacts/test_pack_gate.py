@@ -12,8 +12,8 @@ from pack_files import put_pack
 from eda_service.artifacts.files import write_json
 from eda_service.artifacts.gate import Comparison, beside_base, champion, common, regression, shortfall
 from eda_service.artifacts.packs import PackVersion, measured_on, read_pack
-from eda_service.config import AdaptConfig
-from eda_service.deploy_config import DeployConfig
+from eda_service.config.deploy import DeployConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.records import PackManifest
 
 TREE = {"size": 60, "depth": 5, "width": 10}

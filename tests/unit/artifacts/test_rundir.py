@@ -9,7 +9,7 @@ import pytest
 
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir, home_dir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.records import FileEntry, SelectionManifest, Stage
 

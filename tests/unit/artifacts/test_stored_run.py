@@ -11,7 +11,7 @@ from eda_service.artifacts.curve import Curve
 from eda_service.artifacts.files import file_entry
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.storage import Storage
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import ArtifactCorruptError, WorkerLostError
 from eda_service.records import CurvePoint, SelectionManifest, Stage
 

@@ -13,7 +13,7 @@ from stored import machine
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shard_results import ShardResults
 from eda_service.artifacts.storage import Storage
-from eda_service.config import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.prepare import REFERENCE_FILE, prepare_generation
 from eda_service.distributed.stage_generate import manifest_of, prepared_files, shards_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.paper.gate import gate_statistics, private_weights
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.acceptance import summarise

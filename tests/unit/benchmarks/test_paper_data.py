@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.paper.data import _score_again
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.prepare import prepare_generation
 from eda_service.distributed.stage_generate import manifest_of, shards_of

@@ -16,7 +16,7 @@ import torch
 from engine_helpers import DraftMaker, TargetMaker, answer, decode, make_prompts, reference_answer, speculative
 from transformers import PreTrainedModel
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.model.draft import Draft

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import random_draft, write_target
 
-from eda_service.config import TargetSpec, TreeConfig
+from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import RequestError

@@ -16,7 +16,7 @@ from engine_helpers import DraftMaker, answer, decode, make_prompts, speculative
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput, TokenLogprobs
 from eda_service.errors import RequestError

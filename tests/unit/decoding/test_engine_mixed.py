@@ -13,7 +13,7 @@ from engine_helpers import DraftMaker, TargetMaker, decode, make_prompts, specul
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.target.loader import Target

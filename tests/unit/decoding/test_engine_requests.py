@@ -17,7 +17,7 @@ import torch
 from engine_helpers import DraftMaker, TargetMaker, answer, decode, make_prompts, speculative
 from transformers import PreTrainedModel
 
-from eda_service.config import TargetSpec, TreeConfig
+from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import RequestError

@@ -16,7 +16,7 @@ from engine_helpers import DraftMaker, TargetMaker, decode, make_prompts, specul
 from test_engine import FAMILIES
 from test_verification import chi_square
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from eda_service.config import Mix
+from eda_service.config.job import Mix
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.proposal import Proposer
 from eda_service.model.draft import Draft

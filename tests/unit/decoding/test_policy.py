@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_helpers import DraftMaker, TargetMaker, decode, make_prompts, speculative
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.clock import Clock
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.live import LiveRequest

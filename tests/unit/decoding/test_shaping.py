@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import MinPLogitsWarper, TopKLogitsWarper
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding import shaping
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.proposal import Chain

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best, shape_of
 from eda_service.decoding.verification import verify_tree

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding import rounds, verification
 from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams

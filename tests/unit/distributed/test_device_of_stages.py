@@ -11,7 +11,7 @@ import ray
 import torch
 
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.base_group import BaseGroup
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.prepare import prepare_generation

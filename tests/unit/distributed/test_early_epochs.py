@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from eda_service.config import TrainConfig
+from eda_service.config.job import TrainConfig
 from eda_service.distributed.early_training import early_shards
 
 SHARDS = [f"shard-{n:05d}" for n in range(10)]

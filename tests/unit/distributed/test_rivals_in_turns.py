@@ -18,7 +18,7 @@ from eda_service.artifacts.fixed_evaluation import FixedEvaluation, propose
 from eda_service.artifacts.packs import ADAPTED, BASE
 from eda_service.artifacts.rivals import Rivals
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.distributed.side_by_side import PREFIX
 from eda_service.distributed.stage_evaluate import Evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from eda_service.config import AdaptConfig, Answers, SelfGenConfig
+from eda_service.config.job import AdaptConfig, Answers, SelfGenConfig
 from eda_service.distributed.prepare import check_rendered, write_prompt_file
 from eda_service.distributed.stage_generate import shards_of
 from eda_service.errors import DatasetInvalidError

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from eda_service.config import TreeConfig
+from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.errors import InputError

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from eda_service.config import Mix
+from eda_service.config.job import Mix
 from eda_service.export.dense import fold, is_gated
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import PrivateConfig

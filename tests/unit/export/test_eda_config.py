@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pack_files import fingerprint
 
-from eda_service.config import Mix
+from eda_service.config.job import Mix
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form, Gate
 from eda_service.model.draft_config import DraftConfig, PrivateConfig

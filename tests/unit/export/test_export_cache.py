@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_models import write_adapter
 from transformers import AutoModelForCausalLM
 
-from eda_service.config import TargetSpec, TrainConfig
+from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.cache import exports_dir, vllm_draft, whole_target
 from eda_service.export.directory import WEIGHTS, read_export

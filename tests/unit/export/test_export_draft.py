@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_draft, find_pack
-from eda_service.config import Method, Mix, TargetSpec, TrainConfig
+from eda_service.config.job import Method, Mix, TargetSpec, TrainConfig
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import check_written, read_export

@@ -11,7 +11,7 @@ from test_eda_config import config
 from tiny_models import write_adapter
 from transformers import AutoModelForCausalLM
 
-from eda_service.config import TargetSpec, TrainConfig
+from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.export.command import ServedTarget, serve_command
 from eda_service.export.eda_config import Destination, Form
 from eda_service.export.export import Exported, ExportRequest, export_draft

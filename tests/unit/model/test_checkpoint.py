@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eda_service.config import Method, Mix, TrainConfig
+from eda_service.config.job import Method, Mix, TrainConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.model.checkpoint import for_inference, load_base_draft, load_pack, save_base_draft, save_pack
 from eda_service.model.draft import Draft

@@ -14,7 +14,7 @@ from odd_checkpoints import settings
 from tiny_models import random_samples
 
 from eda_service.artifacts.rundir import RunDir
-from eda_service.config import AdaptConfig, LossConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, LossConfig, TargetSpec
 from eda_service.distributed import pretrain as pretraining
 from eda_service.errors import TargetIncompatibleError
 from eda_service.model.draft import Draft

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eda_service.config import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.config.presets import merge, preset
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device
 from eda_service.planning.measured import Measured
 from eda_service.planning.plan import Plan, decode_s, make_plan
 from eda_service.planning.shapes import SHAPES, shape_of
 from eda_service.planning.workload import Decoding, Lengths, decoding, workload
-from eda_service.presets import merge, preset
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 LENGTHS = Lengths(prompt=100.0, answer=80.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eda_service.config import (
+from eda_service.config.job import (
     AdaptConfig,
     DatasetSpec,
     SelectionConfig,

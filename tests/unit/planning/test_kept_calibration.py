@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eda_service.artifacts.rundir import RunDir, calibration_path
-from eda_service.config import AdaptConfig
+from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning import kept
 from eda_service.planning.constants import CORE, DEVICES

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eda_service.capacity import Capacity
-from eda_service.config import AdaptConfig, TrainConfig
+from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.planning.placement import Placement, Strategy, group_strategy, needed_at_once, placements
 from eda_service.records import STAGES, Stage
 

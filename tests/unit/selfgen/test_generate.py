@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from eda_service.config import Answers, SelfGenConfig
+from eda_service.config.job import Answers, SelfGenConfig
 from eda_service.decoding.request import SamplingParams
 from eda_service.selfgen.generate import generate, storage_dtype
 from eda_service.selfgen.prompts import Prompt

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from eda_service.config import DatasetSpec
+from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen import gsm_symbolic
 from eda_service.selfgen.prompts import load_prompts

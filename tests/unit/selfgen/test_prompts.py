@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.config import DatasetSpec
+from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen import gsm_symbolic
 from eda_service.selfgen.prompts import Prompt, load_prompts, read_jsonl

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import write_adapter
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError, TargetIncompatibleError, UnsafeCheckpointError
 from eda_service.target.adapter_check import changed_modules, check_adapter
 from eda_service.target.loader import load_target

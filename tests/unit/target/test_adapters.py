@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import LINEARS, write_adapter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import AdapterUnstackableError, ResourceError, TargetIncompatibleError
 from eda_service.target.adapter import Adapter, read_adapter
 from eda_service.target.loader import Target, load_target

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from odd_checkpoints import settings
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
 from eda_service.planning.shapes import shape_of
 from eda_service.target.checker import CHECKER, TargetChecker

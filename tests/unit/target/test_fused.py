@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.target import packed
 from eda_service.target.loader import load_target
 

@@ -10,7 +10,7 @@ import pytest
 from tiny_models import write_target
 from transformers import GenerationConfig
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
 from eda_service.target.facts import facts_of

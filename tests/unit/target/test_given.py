@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import ArtifactCorruptError, EdaError, InputError
 from eda_service.target import loader
 from eda_service.target.loader import load_target

@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import EdaError, TargetIncompatibleError
 from eda_service.target.attention import NAME as ATTENTION
 from eda_service.target.attention import TreeShape

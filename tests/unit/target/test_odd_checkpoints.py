@@ -14,7 +14,7 @@ import torch
 from odd_checkpoints import DOWN, Change, both, prefixed, quantised, settings, shards, tensors, text, without
 from tiny_models import CHAT_TEMPLATE, build_tokenizer, write_adapter
 
-from eda_service.config import TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
 from eda_service.target.check import check_target
 from eda_service.target.loader import load_target

@@ -14,7 +14,7 @@ import pytest
 from tiny_models import CHAT_TEMPLATE, build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from eda_service.config import SelfGenConfig, TargetSpec
+from eda_service.config.job import SelfGenConfig, TargetSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
 from eda_service.selfgen.generate import generate

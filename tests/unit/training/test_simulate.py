@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from eda_service.config import SelfGenConfig
+from eda_service.config.job import SelfGenConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.acceptance import summarise

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 
 
 class Tracker(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from eda_service.base_config import Config
+from eda_service.config.base import Config
 
 
 class DeployConfig(Config):

@@ -1,4 +1,4 @@
-"""Every knob of a deployment, as `eda_service.config` has those of an adaptation."""
+"""Every knob of a deployment, as `eda_service.config.job` has those of an adaptation."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from eda_service.base_config import Config
-from eda_service.config import EngineKind
+from eda_service.config.base import Config
+from eda_service.config.job import EngineKind
 
 MIN_KEPT_PROMPTS = 16
 

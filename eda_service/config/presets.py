@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from eda_service.config import EvalConfig
+from eda_service.config.job import EvalConfig
 from eda_service.errors import InputError
 from eda_service.names import did_you_mean
 

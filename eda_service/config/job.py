@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from eda_service.base_config import Config
-from eda_service.deploy_config import DeployConfig
+from eda_service.config.base import Config
+from eda_service.config.deploy import DeployConfig
+from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
-from eda_service.track_config import TrackConfig
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]

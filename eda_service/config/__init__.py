@@ -1,0 +1,1 @@
+"""Every knob once: of jobs, deployments and presets."""
