@@ -28,7 +28,7 @@ from api.ui.app import create_ui
 from api.vault import open_vault
 from eda_service import __version__
 from eda_service.jobstore import JobStore
-from eda_service.target.hub import Hub
+from eda_service.targets.hub import Hub
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -26,7 +26,7 @@ from eda_service.distributed.pretrain import pretrain
 from eda_service.distributed.resources import connect
 from eda_service.model.checkpoint import load_base_draft
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 from jobs.common import config_of_paths
 
 HOME = ROOT / "out" / "base-draft"

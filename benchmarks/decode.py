@@ -145,7 +145,7 @@ class Merged:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from eda_service.target.resolve import resolve_target
+        from eda_service.targets.resolve import resolve_target
 
         found = resolve_target(pair.target.spec)
         self.pair, self.directory = pair, workdir / "target"
@@ -215,8 +215,8 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def weight_bytes(pair: Pair) -> int:
     """Bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
-    from eda_service.target.facts import count_parameters
-    from eda_service.target.resolve import resolve_target
+    from eda_service.targets.facts import count_parameters
+    from eda_service.targets.resolve import resolve_target
 
     config, model_dir = pair.target.config, resolve_target(pair.target.spec).model_dir
     stored = count_parameters(model_dir)

@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import load_file
 
 from eda_service.config.job import TargetSpec
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "golden.json"

@@ -23,8 +23,8 @@ from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
 
 NUM_PROMPTS = 200
 SHAPES: dict[str, dict[str, Any]] = {

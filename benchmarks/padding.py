@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.pairs import DOMAINS, SHARED_DATA, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TrainConfig
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
 from eda_service.training.batches import epoch_batches
 
 NUM_PROMPTS = 360

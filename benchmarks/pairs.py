@@ -17,8 +17,8 @@ from eda_service.distributed.endpoint import load_drafts
 from eda_service.model.checkpoint import LoadedDraft
 from eda_service.model.head import DraftHead
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -32,7 +32,7 @@ def work(core: int, barrier: Any, results: Any) -> None:
 
     from eda_service.selfgen.generate import generate
     from eda_service.selfgen.prompts import load_prompts
-    from eda_service.target.loader import load_target
+    from eda_service.targets.loader import load_target
 
     torch.set_num_threads(1)
     target = load_target(TargetSpec(model="smollm2-135m-math"))

@@ -24,7 +24,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.base_group import BaseGroup, serving_chain
 from eda_service.distributed.resources import limit_kernel_cache
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.target.chat import render_prompt
+from eda_service.targets.chat.chat import render_prompt
 
 
 def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int]]]:

@@ -35,10 +35,10 @@ from eda_service.distributed.endpoint import load_drafts
 from eda_service.distributed.resources import limit_kernel_cache, release_free_memory
 from eda_service.model.head import DraftHead
 from eda_service.selfgen.prompts import general_prompts_file
-from eda_service.target.adapter import Adapter, read_adapter
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target, load_target
-from eda_service.target.resolve import shipped_targets
+from eda_service.targets.adapters.adapter import Adapter, read_adapter
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
+from eda_service.targets.resolve import shipped_targets
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from eda_service.evaluation.lossless import check_lossless
 from eda_service.export.directory import read_export
 from eda_service.export.eda_config import Calibration, Form
 from eda_service.model.checkpoint import for_inference
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 NUM_DRAFTED = 3
 VLLM_VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"][

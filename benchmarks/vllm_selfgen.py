@@ -27,7 +27,7 @@ from eda_service.distributed.resources import limit_threads
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.vllm_writer import Writer
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 
 TARGET, PROMPTS, BATCH = "smollm2-135m-math", "reasoning-gym:gsm_symbolic", 32
 

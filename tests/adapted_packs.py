@@ -12,7 +12,7 @@ from torch import Tensor
 from eda_service.config.job import TrainConfig
 from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 def publish_adapted(

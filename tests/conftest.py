@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds, and pytest-xdist's own
 
     from eda_service.model.draft import Draft
     from eda_service.model.head import DraftHead
-    from eda_service.target.loader import Target
+    from eda_service.targets.loader import Target
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes: no test asks a public hub
@@ -65,7 +65,7 @@ def target_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def make_target(target_dir: Callable[[str], Path]) -> TargetFactory:
     """Family name to its tiny target, loaded in float32 through `load_target`."""
     from eda_service.config.job import TargetSpec
-    from eda_service.target.loader import load_target
+    from eda_service.targets.loader import load_target
 
     @cache
     def load(family: str) -> Target:

@@ -13,7 +13,7 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 DraftMaker = Callable[[str], Draft]
 TargetMaker = Callable[[str], Target]

@@ -27,7 +27,7 @@ from api.serving.token_text import TokenText
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import StepOutput
 from eda_service.errors import ModelNotFoundError
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 class NearHub:

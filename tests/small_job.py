@@ -12,7 +12,7 @@ from tiny_models import fit_draft, register_draft
 
 from eda_service.artifacts.registry import publish_draft, stage_draft
 from eda_service.config.job import TargetSpec
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 
 CONFIG: dict[str, Any] = {
     "selfgen": {"max_new_tokens": 12, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},

@@ -30,7 +30,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.model.checkpoint import save_base_draft
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss
 from tests.draft_files import write_draft_manifest

@@ -15,7 +15,7 @@ from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.distributed.prepare import HELDOUT_FILE, write_prompt_file
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 TRAIN = TrainConfig(private_width_fraction=0.5)
 PROMPTS = tuple(f"the user and the other number {n}" for n in range(4))

@@ -152,7 +152,7 @@ def check_target(spec: TargetSpec, roots: Roots) -> TargetSpec:
 def _checkpoint(path: str, marker: str, roots: Roots, param: str) -> str:
     """A checkpoint's directory without links; everything in it lies beneath a root.
 
-    It is too large to copy: `eda_service.target.given` looks again when the job or a replica reads it.
+    It is too large to copy: `eda_service.targets.given` looks again when the job or a replica reads it.
     """
     with given(param, roots):
         real, files = roots.files(path)

@@ -1,7 +1,7 @@
 """A job's target and data sets at submit: are they there, on this machine or on the hub, and what sizes do they say.
 
 Nothing is downloaded and no weights are read: of the hub its list of files and `config.json`; of files on this machine
-the headers, held against what the model needs (`eda_service.target.checker`).
+the headers, held against what the model needs (`eda_service.targets.checks.checker`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,19 @@ from eda_service.errors import (
 from eda_service.names import did_you_mean, is_model_id, is_name
 from eda_service.planning.shapes import EMBEDDED_SHAPES, ModelShape, shape_of_config, shape_of_target
 from eda_service.selfgen.tasks import PREFIX, templates_of
-from eda_service.target.checker import CHECKER
-from eda_service.target.embedded import EMBEDDED, model_cache
-from eda_service.target.hub import Hub, HubAwayError, HubRepository, Kind, cached_adapter, cached_model, cached_snapshot
-from eda_service.target.resolve import is_ours, resolve_target, shipped_base, shipped_targets
-from eda_service.target.weight_files import require_unwrapped, weight_headers
+from eda_service.targets.checks.checker import CHECKER
+from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
+from eda_service.targets.embedded import EMBEDDED, model_cache
+from eda_service.targets.hub import (
+    Hub,
+    HubAwayError,
+    HubRepository,
+    Kind,
+    cached_adapter,
+    cached_model,
+    cached_snapshot,
+)
+from eda_service.targets.resolve import is_ours, resolve_target, shipped_base, shipped_targets
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PARAMS = {"target.model": "model", "target.adapter": "adapter"}

@@ -19,8 +19,8 @@ from api.serving.token_text import TokenText
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params
 from eda_service.decoding.variants import BASE
 from eda_service.errors import ContextLengthError, RequestError
-from eda_service.target.conversation import render_turns
-from eda_service.target.generation_defaults import NO_DEFAULTS, GenerationDefaults
+from eda_service.targets.chat.conversation import render_turns
+from eda_service.targets.generation_defaults import NO_DEFAULTS, GenerationDefaults
 
 MAX_CHUNKS_PER_S = 40.0 * len(os.sched_getaffinity(0))
 """Of one replica, over all its answers: writing a chunk takes about a millisecond of CPU time from here to the client,

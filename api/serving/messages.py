@@ -15,7 +15,7 @@ from api.serving import neutral
 from api.serving.json_values import JsonObject
 from eda_service.config.base import Config
 from eda_service.errors import RequestError, UnsupportedParameterError
-from eda_service.target.conversation import ToolCall, Turn
+from eda_service.targets.chat.conversation import ToolCall, Turn
 
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, StrictBool, StringConstraints, model_val
 from api.serving.json_values import JsonObject
 from eda_service.config.base import Config
 from eda_service.errors import RequestError, UnsupportedParameterError
-from eda_service.target.conversation import Wanted
+from eda_service.targets.chat.conversation import Wanted
 
 MAX_TOOLS = 128
 MAX_DOCUMENTS = 256

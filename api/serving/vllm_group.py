@@ -25,14 +25,14 @@ from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.errors import EdaError, RunError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import Form
-from eda_service.target.chat import load_stop_token_ids, load_tokenizer
-from eda_service.target.check import load_config
-from eda_service.target.generation_defaults import (
+from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
+from eda_service.targets.checks.check import load_config
+from eda_service.targets.generation_defaults import (
     GenerationDefaults,
     read_generation_defaults,
     require_vllm_computes,
 )
-from eda_service.target.loader import choose_dtype, max_context_of
+from eda_service.targets.loader import choose_dtype, max_context_of
 
 MAX_WAITING = 64
 _SERVER = "api.serving.vllm_server"

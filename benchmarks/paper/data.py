@@ -24,7 +24,7 @@ from eda_service.distributed.prepare import fit_on_general
 from eda_service.distributed.stage_generate import run_generate
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.projection import ReferenceStatistics
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from jobs.common import config_of_paths
 
 GENERATION: Settings = {

@@ -18,7 +18,7 @@ from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.model.checkpoint import LoadedDraft
 from eda_service.model.head import DraftHead
 from eda_service.records import Stage
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 COLUMNS, MOST_TOKENS = 74, 110
 

@@ -18,7 +18,7 @@ from eda_service.model.checkpoint import LoadedDraft
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 
 

@@ -15,8 +15,8 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.replay import Transcript, transcribe
 from eda_service.selfgen.prompts import Prompt, read_jsonl
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target
 
 FEWEST_PROMPTS, FEWEST_TOKENS = 24, 2000
 _CHUNK = 16

@@ -27,7 +27,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.speed import BASELINE, measure_speed
 from eda_service.records import SpeedRow
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 
 TIMED = ("training-free-none", "full_ft-original", "lora-original", "eda-original", "eda-selfgen", "best-selfgen")
 

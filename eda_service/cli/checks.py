@@ -208,7 +208,7 @@ def check_gpu() -> Check:
 
 def check_embedded_model() -> Check:
     """The shipped targets' base is on this machine."""
-    from eda_service.target.embedded import EMBEDDED, model_cache
+    from eda_service.targets.embedded import EMBEDDED, model_cache
 
     missing = [name for name in EMBEDDED if not (model_cache() / "models" / name / "SOURCE.json").exists()]
     if not missing:

@@ -130,8 +130,8 @@ def _seen(prompts: list[Prompt], rows: int, model: str, adapter: str | None, set
     from eda_service.config.job import TargetSpec
     from eda_service.errors import DatasetInvalidError
     from eda_service.selfgen.refused import render_all
-    from eda_service.target.chat import target_tokenizer
-    from eda_service.target.resolve import resolve_target
+    from eda_service.targets.chat.chat import target_tokenizer
+    from eda_service.targets.resolve import resolve_target
 
     tokenizer = target_tokenizer(resolve_target(TargetSpec(model=model, adapter=adapter)))
     rendered, skipped = render_all(tokenizer, prompts)

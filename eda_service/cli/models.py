@@ -45,8 +45,8 @@ def fetch(
 ) -> None:
     """Bring a target to this machine, so that the first job need not."""
     from eda_service.config.job import TargetSpec
-    from eda_service.target.embedded import source_note
-    from eda_service.target.resolve import resolve_target
+    from eda_service.targets.embedded import source_note
+    from eda_service.targets.resolve import resolve_target
 
     with bars() as tell:
         resolved = resolve_target(TargetSpec(model=name), tell)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.model.expert import Expert
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.packed import fuse_linears, make_linear, tensor_bytes
+from eda_service.targets.packed import fuse_linears, make_linear, tensor_bytes
 
 
 class WholeFFN:

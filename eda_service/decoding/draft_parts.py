@@ -18,8 +18,8 @@ from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.head import DraftHead
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.fused import Norm, norm_of
-from eda_service.target.packed import FrozenLinear, fuse_linears, make_linear, tensor_bytes
+from eda_service.targets.fused import Norm, norm_of
+from eda_service.targets.packed import FrozenLinear, fuse_linears, make_linear, tensor_bytes
 
 
 @dataclass(frozen=True)

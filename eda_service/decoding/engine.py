@@ -29,8 +29,8 @@ from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
 from eda_service.errors import TargetIncompatibleError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.adapter import Adapter
-from eda_service.target.loader import Target
+from eda_service.targets.adapters.adapter import Adapter
+from eda_service.targets.loader import Target
 
 
 class Engine:

@@ -19,10 +19,10 @@ from eda_service.decoding.draft_parts import DraftParts
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.rotary import angles
-from eda_service.target.attention import attend
-from eda_service.target.fused import rms_norm, rotate, rotation
-from eda_service.target.packed import FrozenLinear
-from eda_service.target.slots import SlotCache
+from eda_service.targets.attention import attend
+from eda_service.targets.fused import rms_norm, rotate, rotation
+from eda_service.targets.packed import FrozenLinear
+from eda_service.targets.slots import SlotCache
 
 
 def _multiply(groups: RowGroups[FrozenLinear], x: Tensor) -> Tensor:

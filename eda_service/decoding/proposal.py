@@ -24,7 +24,7 @@ from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.attention import tree_mask, visible_mask
+from eda_service.targets.attention import tree_mask, visible_mask
 
 
 @dataclass

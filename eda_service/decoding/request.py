@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from eda_service.errors import RequestError
-from eda_service.target.generation_defaults import GenerationDefaults
+from eda_service.targets.generation_defaults import GenerationDefaults
 
 MAX_LOGPROBS = 20
 MAX_BIAS = 100.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from eda_service.decoding.draft_parts import DraftForm
 from eda_service.errors import NotFoundError, TargetIncompatibleError
-from eda_service.target.adapter import Adapter
-from eda_service.target.loader import Target
+from eda_service.targets.adapters.adapter import Adapter
+from eda_service.targets.loader import Target
 
 BASE = ""
 

@@ -22,12 +22,12 @@ from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.model.head import DraftHead
 from eda_service.records import PackManifest, TargetFingerprint
-from eda_service.target.adapter import Adapter, is_stackable, read_adapter, unstackable_reason
-from eda_service.target.chat import speaks_as_base
-from eda_service.target.device import choose_device
-from eda_service.target.fused import is_fused
-from eda_service.target.loader import Target, fingerprint, load_target
-from eda_service.target.resolve import resolve_target
+from eda_service.targets.adapters.adapter import Adapter, is_stackable, read_adapter, unstackable_reason
+from eda_service.targets.chat.chat import speaks_as_base
+from eda_service.targets.device import choose_device
+from eda_service.targets.fused import is_fused
+from eda_service.targets.loader import Target, fingerprint, load_target
+from eda_service.targets.resolve import resolve_target
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 DEFAULT_CHAIN = 5
 

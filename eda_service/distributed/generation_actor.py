@@ -28,7 +28,7 @@ from eda_service.selection.projection import ReferenceStatistics
 from eda_service.selfgen.generate import Generated, generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.vllm_writer import IN_PROCESS, VllmWriter, Writer
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 class ShardWriter:
@@ -49,8 +49,8 @@ class ShardWriter:
         inputs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         from eda_service.distributed.resources import limit_threads
-        from eda_service.target.device import choose_device
-        from eda_service.target.loader import load_target
+        from eda_service.targets.device import choose_device
+        from eda_service.targets.loader import load_target
 
         self.config = AdaptConfig.model_validate(config)
         limit_threads(self.config.selfgen.threads_per_actor)

@@ -23,9 +23,9 @@ from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.target.device import choose_device
-from eda_service.target.io import export_io
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.device import choose_device
+from eda_service.targets.io import export_io
+from eda_service.targets.loader import Target, load_target
 
 PROMPTS_FILE, HELDOUT_FILE = "prompts.jsonl", "heldout.jsonl"
 IO_FILE, REFERENCE_FILE = "target_io.safetensors", "reference.safetensors"

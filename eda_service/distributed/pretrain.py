@@ -26,8 +26,8 @@ from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.draft_shape import draft_shape
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
-from eda_service.target.check import check_target, load_config
-from eda_service.target.resolve import resolve_target
+from eda_service.targets.checks.check import check_target, load_config
+from eda_service.targets.resolve import resolve_target
 
 
 def draft_config_of(config: AdaptConfig) -> DraftConfig:

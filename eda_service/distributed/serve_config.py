@@ -25,7 +25,7 @@ from eda_service.config.job import EngineKind
 from eda_service.distributed.ray_jobs import ClusterUnreachableError
 from eda_service.distributed.vllm_environment import bundles
 from eda_service.jobstore import Deployment, Load, served_version
-from eda_service.target.resolve import shipped_base
+from eda_service.targets.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
 REPLICA_CPUS = 0.5

@@ -19,8 +19,8 @@ from eda_service.evaluation.decode import decode_all
 from eda_service.model.checkpoint import LoadedDraft
 from eda_service.records import FixedScores, TargetFingerprint
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target
 
 PREFIX = "pack:"
 """Of a rival's name among the drafts of an evaluation: `pack:math@3`."""

@@ -146,8 +146,8 @@ class Evaluation:
     """Engines over one target: autoregressive, base draft, adapted draft and rivals."""
 
     def __init__(self, run: RunDir, config: AdaptConfig) -> None:
-        from eda_service.target.device import choose_device
-        from eda_service.target.loader import load_target
+        from eda_service.targets.device import choose_device
+        from eda_service.targets.loader import load_target
 
         self.run, self.config = run, config
         self.target = load_target(config.target, device=choose_device(config.device))

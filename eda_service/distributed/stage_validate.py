@@ -24,12 +24,12 @@ from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.target.chat import target_tokenizer
-from eda_service.target.check import check_target, load_config
-from eda_service.target.device import choose_device
-from eda_service.target.generation_defaults import read_generation_defaults, require_vllm_computes
-from eda_service.target.loader import fingerprint
-from eda_service.target.resolve import resolve_target
+from eda_service.targets.chat.chat import target_tokenizer
+from eda_service.targets.checks.check import check_target, load_config
+from eda_service.targets.device import choose_device
+from eda_service.targets.generation_defaults import read_generation_defaults, require_vllm_computes
+from eda_service.targets.loader import fingerprint
+from eda_service.targets.resolve import resolve_target
 from eda_service.training.tracking import check_installed
 
 

@@ -13,8 +13,8 @@ from eda_service.artifacts.registry import find_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.records import FileEntry, Stage
-from eda_service.target.head import LmHead
-from eda_service.target.packed import native_bfloat16
+from eda_service.targets.head import LmHead
+from eda_service.targets.packed import native_bfloat16
 
 
 @dataclass
@@ -63,7 +63,7 @@ def load_heads(
     payload: Payload, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device
 ) -> tuple[nn.Embedding, LmHead]:
     """The target's embedding, and its head's rows of the draft vocabulary."""
-    from eda_service.target.io import load_io
+    from eda_service.targets.io import load_io
 
     embed, lm_head = load_io(Path(payload.io_path), dtype=dtype, device=device)
     return embed, lm_head.take(vocab_W)

@@ -15,7 +15,7 @@ import torch
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.shaping import History, shape
 from eda_service.records import LosslessCheck
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 _ROUNDING_STEPS = 4
 

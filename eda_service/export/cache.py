@@ -21,11 +21,11 @@ from eda_service.export.eda_config import SCHEMA_VERSION, Destination, Form
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
-from eda_service.target.chat import target_tokenizer
-from eda_service.target.check import load_config
-from eda_service.target.loader import fingerprint
-from eda_service.target.merged import write_merged
-from eda_service.target.resolve import resolve_target
+from eda_service.targets.chat.chat import target_tokenizer
+from eda_service.targets.checks.check import load_config
+from eda_service.targets.loader import fingerprint
+from eda_service.targets.merged import write_merged
+from eda_service.targets.resolve import resolve_target
 
 _KEY_LENGTH = 16
 

@@ -29,7 +29,7 @@ from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.progress import Tell, silent
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 
 GENERAL = "the general prompts that ship with the package"

@@ -22,7 +22,7 @@ from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
 from eda_service.model.draft import Draft
-from eda_service.target.head import LmHead
+from eda_service.targets.head import LmHead
 
 D2T, HEAD, BIAS = "d2t", "lm_head.weight", "fc.bias"
 TOKEN_MAP = "token_map.pt"

@@ -30,9 +30,9 @@ from eda_service.model.draft import Draft
 from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
-from eda_service.target.loader import Target, load_target
-from eda_service.target.merged import write_merged
-from eda_service.target.resolve import resolve_target
+from eda_service.targets.loader import Target, load_target
+from eda_service.targets.merged import write_merged
+from eda_service.targets.resolve import resolve_target
 
 logger = logging.getLogger(__name__)
 

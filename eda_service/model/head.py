@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from eda_service.errors import TargetIncompatibleError
-from eda_service.target.head import LmHead
-from eda_service.target.packed import make_linear
+from eda_service.targets.head import LmHead
+from eda_service.targets.packed import make_linear
 
 
 class DraftHead(nn.Module):

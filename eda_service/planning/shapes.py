@@ -9,9 +9,9 @@ from typing import Any
 from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
 from eda_service.model.draft_config import DraftConfig
-from eda_service.target.checker import CHECKER
-from eda_service.target.facts import facts_of
-from eda_service.target.resolve import is_here, is_ours, resolve_target
+from eda_service.targets.checks.checker import CHECKER
+from eda_service.targets.facts import facts_of
+from eda_service.targets.resolve import is_here, is_ours, resolve_target
 
 WEIGHT_BYTES = 2
 FEATURE_BYTES = 2

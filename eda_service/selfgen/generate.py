@@ -24,7 +24,7 @@ from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.vllm_writer import Writer
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 _READ = SamplingParams(max_new_tokens=1)  # prompt and answer, for their features
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from eda_service.artifacts.files import publish_dir
 from eda_service.errors import DatasetInvalidError
-from eda_service.target.embedded import download_wheel, model_cache
+from eda_service.targets.embedded import download_wheel, model_cache
 
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"
 SHA256 = "7f17a3eddb13c015d7d4a755ed576a061df889faf9468bcc2cca334ebe9e0435"

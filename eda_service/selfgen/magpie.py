@@ -15,8 +15,8 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen.generate import sample_seed
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.chat import user_turn_opening
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import user_turn_opening
+from eda_service.targets.loader import Target
 
 _MIN_CHARACTERS = 12
 _FIRST_OVERSAMPLE, _MOST_OVERSAMPLE = 1.3, 10.0

@@ -29,7 +29,7 @@ from eda_service.selfgen.row_files import rows_of
 from eda_service.selfgen.row_forms import read_form
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.selfgen.tasks import PREFIX, templates_of
-from eda_service.target.chat import render_prompt
+from eda_service.targets.chat.chat import render_prompt
 
 PARAM = "dataset.source"
 _MAX_IDS = 1 << 18  # ids that are compared at submit; the job compares those of the prompts it takes

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.model.draft import Draft
-from eda_service.target.head import LmHead
+from eda_service.targets.head import LmHead
 from eda_service.training.batches import Batch
 from eda_service.training.loss import step_mask
 from eda_service.training.unroll import unroll

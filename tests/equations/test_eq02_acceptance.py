@@ -15,7 +15,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.evaluation.acceptance import summarise
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 def test_three_rounds_by_hand() -> None:

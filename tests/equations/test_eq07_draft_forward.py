@@ -20,7 +20,7 @@ from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 
 

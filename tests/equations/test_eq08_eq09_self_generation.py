@@ -20,7 +20,7 @@ from eda_service.config.job import SelfGenConfig
 from eda_service.records import SkippedRow
 from eda_service.selfgen.generate import Generated, generate, sample_seed
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.batches import collate
 
 TEXTS = ("the user", "another one of the others?", "and", "assistant and user", "the one", "who is the other", "a", "b")

@@ -19,7 +19,7 @@ from eda_service.model.draft import Draft
 from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.model.freezing import count_parameters, frozen_sha256, prepare, trained_state
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss
 from eda_service.training.unroll import unroll

@@ -16,7 +16,7 @@ import torch
 
 from eda_service.config.job import TargetSpec
 from eda_service.model.draft import Draft
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tiny_models import register_draft
 from eda_service.artifacts.rundir import RunDir
 from eda_service.model.draft import Draft
 from eda_service.records import DraftCheckpoint, EvalReport, Stage
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(500)]
 

@@ -23,7 +23,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
 FORMS: dict[str, dict[str, Any]] = {

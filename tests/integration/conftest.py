@@ -13,7 +13,7 @@ from training_group import write_inputs
 from eda_service.client import Client
 from eda_service.distributed.resources import connect
 from eda_service.model.draft import Draft
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.distributed import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

@@ -19,7 +19,7 @@ from eda_service.distributed.pipeline import run_stage
 from eda_service.distributed.stage_train import EARLY
 from eda_service.model.draft import Draft
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

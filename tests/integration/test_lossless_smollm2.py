@@ -27,8 +27,8 @@ from eda_service.distributed.endpoint import make_engine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -17,7 +17,7 @@ from eda_service.artifacts.rivals import Rivals, write_rivals
 from eda_service.distributed.pipeline import run_stage
 from eda_service.model.draft import Draft
 from eda_service.records import EvalReport, PackManifest, Stage
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -19,10 +19,10 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.model.head import DraftHead
-from eda_service.target.adapter import read_adapter
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target, load_target
-from eda_service.target.resolve import shipped_targets
+from eda_service.targets.adapters.adapter import read_adapter
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
+from eda_service.targets.resolve import shipped_targets
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

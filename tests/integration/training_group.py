@@ -16,8 +16,8 @@ from eda_service.distributed.stage_train import fit
 from eda_service.distributed.train_inputs import Payload
 from eda_service.model.draft import Draft
 from eda_service.records import CurvePoint, Stage
-from eda_service.target.io import export_io
-from eda_service.target.loader import Target
+from eda_service.targets.io import export_io
+from eda_service.targets.loader import Target
 
 TRAIN: dict[str, Any] = {
     "epochs": 3,

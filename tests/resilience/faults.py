@@ -29,7 +29,7 @@ from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.records import STAGES
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 from tests.resilience.victims import victims
 
 RESULT = "faults.json"

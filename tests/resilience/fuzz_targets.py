@@ -39,9 +39,9 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError
 from eda_service.records import EvalReport, Stage
 from eda_service.selfgen.prompts import read_jsonl
-from eda_service.target.adapter_check import read_config
-from eda_service.target.gguf_header import read_gguf_header
-from eda_service.target.templates import RENDERER, TemplateRefusedError
+from eda_service.targets.adapters.check import read_config
+from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
+from eda_service.targets.gguf_header import read_gguf_header
 
 _TEMPLATE_PARTS = (
     "{% for m in messages %}", "{% endfor %}", "{% if m.role == 'user' %}", "{% else %}", "{% endif %}",

@@ -28,7 +28,7 @@ from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, Client
 from eda_service.config.job import TargetSpec
 from eda_service.config.presets import merge
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 from tests.resilience.faults import CONFIG
 from tests.resilience.nodes_faults import TIMEOUT_S, Fault, heal, strike
 from tests.resilience.nodes_serving import SERVE_FOR_S, serve

@@ -140,7 +140,7 @@ class Soak:
         return 0.0
 
     def _of_role(self, role: str) -> list[int]:
-        part = {"replica": "ServeReplica", "template_worker": "eda_service.target.template_worker"}.get(role)
+        part = {"replica": "ServeReplica", "template_worker": "eda_service.targets.chat.template_worker"}.get(role)
         facts = self.bench.service.facts
         if part is None:
             return [pid for job_id in [*self.jobs][-4:] for pid in victims(facts, role, job_id)]

@@ -11,7 +11,7 @@ from tiny_models import fit_draft, register_draft, write_target
 
 from benchmarks.engines import VLLM_PYTHON, Vllm
 from eda_service.config.job import TargetSpec
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 NUM_DRAFTED = 3
 STOP_IDS = [0, 2]  # of the tiny tokenizer

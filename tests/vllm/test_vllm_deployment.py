@@ -30,8 +30,8 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.export.cache import exports_dir
 from eda_service.model.checkpoint import for_inference, load_pack
 from eda_service.model.head import DraftHead
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -22,7 +22,7 @@ from eda_service.export.eda_config import Destination, Form
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.model.checkpoint import LoadedDraft, for_inference
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 VOCAB_W = torch.arange(1, 111, 2)
 PACKS = {

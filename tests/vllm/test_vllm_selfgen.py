@@ -20,7 +20,7 @@ from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Selecti
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_generate import run_generate
 from eda_service.records import SelfGenManifest, Stage
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from api.openapi import PATH
 from eda_service.decoding.engine import Engine
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance]
 document = schemathesis.openapi.from_path(PATH)

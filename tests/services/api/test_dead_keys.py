@@ -30,7 +30,7 @@ from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.distributed.processes import free_port
 from eda_service.distributed.serve_config import group_key, route_prefix_of
 from eda_service.jobstore import Deployment, JobStore
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 WITHIN_S = 5.0
 SCOPES = ("jobs:read", "jobs:write", "infer")

@@ -17,7 +17,7 @@ from live_endpoint import Brake, LiveEndpoint, live_endpoint, make_pair
 
 from api.serving import connection
 from eda_service.decoding.engine import Engine
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 LONG: dict[str, Any] = {"model": "tiny", "prompt": [5, 6], "max_tokens": 100, "ignore_eos": True, "temperature": 0}
 QUICK: dict[str, Any] = {**LONG, "max_tokens": 2}

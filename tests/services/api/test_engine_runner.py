@@ -18,7 +18,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams, StepOutpu
 from eda_service.errors import DeadlineExceededError, OverloadedError, RequestError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 

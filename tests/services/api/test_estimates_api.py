@@ -14,7 +14,7 @@ from tiny_models import draft_config, random_draft, register_draft, write_target
 
 from api.settings import Settings
 from eda_service.model.draft_config import PrivateConfig, parameter_counts
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 MODES = ("/v1/adaptations/estimate", "/v1/adaptations")
 

@@ -17,7 +17,7 @@ import pytest
 from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 
 from eda_service.decoding.engine import Engine
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 NUM_BODIES = 150
 TEMPLATE = (

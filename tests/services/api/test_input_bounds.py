@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.errors import DatasetInvalidError, TargetNotFoundError
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.target.resolve import is_here, resolve_target
+from eda_service.targets.resolve import is_here, resolve_target
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 

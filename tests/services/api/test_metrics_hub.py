@@ -14,7 +14,7 @@ from api.serving.hub import Hub
 from eda_service.decoding.engine import Engine
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 class Clock:

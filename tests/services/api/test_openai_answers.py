@@ -26,8 +26,8 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target
 
 QUESTION: list[dict[str, str]] = [{"role": "user", "content": "the other user and the assistant"}]
 PROMPT = "the user and the "

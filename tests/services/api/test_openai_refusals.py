@@ -17,7 +17,7 @@ from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 
 from api.serving.requests import ChatRequest, CompletionRequest
 from eda_service.decoding.engine import Engine
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 QUESTION = [{"role": "user", "content": "the user"}]
 CHAT: dict[str, Any] = {"model": "tiny", "messages": QUESTION, "max_tokens": 4}

@@ -33,8 +33,8 @@ from eda_service.errors import NotFoundError, ResourceError
 from eda_service.model.checkpoint import load_base_draft, save_pack
 from eda_service.model.freezing import prepare
 from eda_service.records import PackManifest, Stage
-from eda_service.target.adapter import Adapter, read_adapter
-from eda_service.target.loader import load_target
+from eda_service.targets.adapters.adapter import Adapter, read_adapter
+from eda_service.targets.loader import load_target
 
 PROMPT = [30, 40, 50]
 PARAMS = SamplingParams(max_new_tokens=60, temperature=1.0, seed=7)

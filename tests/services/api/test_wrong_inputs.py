@@ -253,7 +253,7 @@ def test_a_repeated_key_is_answered_whatever_has_become_of_the_hub(
     own_client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = own_client
-    monkeypatch.setattr("eda_service.target.hub._FOUND_S", 0.0)
+    monkeypatch.setattr("eda_service.targets.hub._FOUND_S", 0.0)
     headers = {"idempotency-key": "once"}
     first = client.post("/v1/adaptations", json=BODY, headers=headers)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -263,7 +263,7 @@ def test_a_repeated_key_is_answered_whatever_has_become_of_the_hub(
 
 
 def test_a_retry_asks_nothing_again(client: TestClient, hub: ScriptedHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eda_service.target.hub._FOUND_S", 0.0)
+    monkeypatch.setattr("eda_service.targets.hub._FOUND_S", 0.0)
     hub.has("org/removed-later")
     body = {**BODY, "model": "org/removed-later"}
     job_id = client.post("/v1/adaptations", json=body).json()["id"]

@@ -11,7 +11,7 @@ from adapted_packs import publish_adapted
 from command_line import Cli
 
 from eda_service.config.job import TrainConfig
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 @pytest.fixture

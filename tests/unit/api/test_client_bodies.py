@@ -8,7 +8,7 @@ import pytest
 
 from api.serving.requests import ChatRequest, CompletionRequest
 from eda_service.errors import RequestError
-from eda_service.target.conversation import ToolCall, Turn, Wanted
+from eda_service.targets.chat.conversation import ToolCall, Turn, Wanted
 
 ASKED = [{"role": "user", "content": "the user"}]
 PLAIN: dict[str, Any] = {"model": "m", "messages": ASKED, "max_tokens": 4, "temperature": 0}

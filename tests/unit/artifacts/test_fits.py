@@ -13,7 +13,7 @@ from eda_service.config.job import TargetSpec
 from eda_service.distributed.base_group import BaseGroup
 from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import TargetIncompatibleError
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 def test_a_draft_that_fits(base_draft_dir: Path, make_target: Callable[[str], Target]) -> None:

@@ -30,7 +30,7 @@ from eda_service.artifacts.registry import (
 )
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, InputError, NotFoundError
 from eda_service.model.draft import Draft
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 @pytest.fixture(autouse=True)

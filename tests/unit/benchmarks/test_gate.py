@@ -19,7 +19,7 @@ from eda_service.model.draft import Draft
 from eda_service.model.draft_config import PrivateConfig
 from eda_service.model.head import DraftHead
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 TREE = TreeConfig(size=6, depth=3, width=3)
 

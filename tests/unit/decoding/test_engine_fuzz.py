@@ -17,7 +17,7 @@ from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import RequestError
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 NUMBERS = st.integers(-3, 140) | st.sampled_from([2**31, -(2**31), 10**9])
 PARAMS = st.fixed_dictionaries(

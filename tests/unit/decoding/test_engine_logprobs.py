@@ -20,7 +20,7 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput, TokenLogprobs
 from eda_service.errors import RequestError
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 ModelMaker = Callable[[str], PreTrainedModel]
 TREE = TreeConfig(size=8, depth=3, width=3)

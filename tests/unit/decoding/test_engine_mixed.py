@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 MODES: dict[str, dict[str, Any]] = {
     "chain": {"num_draft_tokens": 3},

@@ -23,7 +23,7 @@ from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.errors import RequestError
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 
 @pytest.mark.parametrize("with_draft", [True, False])

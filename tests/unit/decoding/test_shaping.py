@@ -31,7 +31,7 @@ from eda_service.decoding.sampling import Truncation, distribution
 from eda_service.decoding.shaping import History, Verified, shape
 from eda_service.decoding.tree import DraftTree, shape_of
 from eda_service.errors import RequestError
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 CAP = 16
 TREE = TreeConfig(size=7, depth=3, width=3)

@@ -17,7 +17,7 @@ from eda_service.decoding.tree import Candidates, DraftTree, keep_best, shape_of
 from eda_service.decoding.verification import verify_tree
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 def pool_of(*rows: tuple[int, float, int]) -> Candidates:

@@ -27,7 +27,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.sampling import draw
 from eda_service.decoding.verification import residual, verify_greedy, verify_sampled
 from eda_service.model.draft import Draft
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 _ACCEPTABLE = 1e-3
 _REJECTED = 1e-6

@@ -24,7 +24,7 @@ from eda_service.distributed.side_by_side import PREFIX
 from eda_service.distributed.stage_evaluate import Evaluation
 from eda_service.model.draft import Draft
 from eda_service.records import Stage
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 SERVED = Rivals(served="math@1", champion="math@1")
 OTHER_PROMPTS = tuple(f"the assistant wants {n} of them" for n in range(3))

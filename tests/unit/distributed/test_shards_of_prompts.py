@@ -13,7 +13,7 @@ from eda_service.distributed.prepare import check_rendered, write_prompt_file
 from eda_service.distributed.stage_generate import shards_of
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
 

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.shaping import History
 from eda_service.evaluation.lossless import check_lossless, first_difference, tie_gap
-from eda_service.target.head import InferenceHead, LmHead
-from eda_service.target.loader import Target
-from eda_service.target.slots import SlotCache
+from eda_service.targets.head import InferenceHead, LmHead
+from eda_service.targets.loader import Target
+from eda_service.targets.slots import SlotCache
 
 PROMPT = [30, 40, 50]
 

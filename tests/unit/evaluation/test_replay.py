@@ -16,7 +16,7 @@ from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
 from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 TREE = TreeConfig(size=9, depth=3, width=4)
 PROMPTS = [[3 + (7 * i + j) % 100 for j in range(1 + 5 * i % 23)] for i in range(9)]

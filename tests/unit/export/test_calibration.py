@@ -26,8 +26,8 @@ from eda_service.model.draft_config import PrivateConfig
 from eda_service.model.head import DraftHead
 from eda_service.model.rotary import rotate
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.chat import render_prompt
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target
 
 SETTINGS = CalibrationSettings(num_prompts=12, num_draft_tokens=3, max_new_tokens=24)
 

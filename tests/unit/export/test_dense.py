@@ -16,7 +16,7 @@ from eda_service.model.draft import Draft
 from eda_service.model.draft_config import PrivateConfig
 from eda_service.model.expert import Expert
 from eda_service.model.shared_private import SharedPrivateFFN
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 
 
 def adapted(draft: Draft, *, width: int, mix: Mix) -> SharedPrivateFFN:

@@ -17,7 +17,7 @@ from eda_service.errors import TargetIncompatibleError
 from eda_service.export.cache import exports_dir, vllm_draft, whole_target
 from eda_service.export.directory import WEIGHTS, read_export
 from eda_service.export.eda_config import Form
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from eda_service.export.eda_config import Destination, Form, Gate
 from eda_service.export.export import Exported, ExportRequest, export_draft
 from eda_service.model.checkpoint import load_pack
 from eda_service.model.draft import Draft
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 
 VOCAB_W = torch.arange(1, 111, 2)

@@ -15,7 +15,7 @@ from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.export.command import ServedTarget, serve_command
 from eda_service.export.eda_config import Destination, Form
 from eda_service.export.export import Exported, ExportRequest, export_draft
-from eda_service.target.loader import Target, load_target
+from eda_service.targets.loader import Target, load_target
 
 
 def export(home: Path, base_dir: Path, spec: TargetSpec, out: Path, merged: Path | None) -> Exported:

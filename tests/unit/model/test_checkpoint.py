@@ -20,7 +20,7 @@ from eda_service.errors import ArtifactCorruptError
 from eda_service.model.checkpoint import for_inference, load_base_draft, load_pack, save_base_draft, save_pack
 from eda_service.model.draft import Draft
 from eda_service.model.freezing import prepare, trained_state
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 
 METHODS = {

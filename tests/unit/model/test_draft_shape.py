@@ -19,7 +19,7 @@ from eda_service.distributed import pretrain as pretraining
 from eda_service.errors import TargetIncompatibleError
 from eda_service.model.draft import Draft
 from eda_service.model.draft_shape import draft_shape
-from eda_service.target.loader import load_target
+from eda_service.targets.loader import load_target
 from eda_service.training.batches import collate
 from eda_service.training.loss import DraftLoss
 

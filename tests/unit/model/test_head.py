@@ -10,7 +10,7 @@ import torch
 
 from eda_service.errors import TargetIncompatibleError
 from eda_service.model.head import DraftHead
-from eda_service.target.head import LmHead
+from eda_service.targets.head import LmHead
 
 VOCAB = [1, 4, 5, 9]
 

@@ -129,8 +129,8 @@ def test_the_shape_of_a_target_that_is_here(tmp_path: Path) -> None:
 def test_the_ends_are_as_large_as_their_export(family: str, tmp_path: Path) -> None:
     from tiny_models import write_target
 
-    from eda_service.target.io import export_io
-    from eda_service.target.loader import load_target
+    from eda_service.targets.io import export_io
+    from eda_service.targets.loader import load_target
 
     target_dir = write_target(tmp_path / "t", family)
     export_io(load_target(TargetSpec(model=str(target_dir))), tmp_path / "io.safetensors")

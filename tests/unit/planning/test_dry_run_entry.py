@@ -10,7 +10,7 @@ from tiny_models import random_draft, register_draft, write_target
 
 from eda_service.errors import InputError, NotFoundError
 from eda_service.planning.dry_run import dry_run
-from eda_service.target.loader import Target
+from eda_service.targets.loader import Target
 from jobs.adapt import adapt, arguments_of_adapt
 from jobs.common import config_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from eda_service.model.draft_config import DraftConfig
 from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside, shape_of_config
-from eda_service.target.embedded import EMBEDDED
+from eda_service.targets.embedded import EMBEDDED
 
 LLAMA_8B = {
     "hidden_size": 4096,

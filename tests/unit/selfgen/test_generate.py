@@ -13,8 +13,8 @@ from eda_service.config.job import Answers, SelfGenConfig
 from eda_service.decoding.request import SamplingParams
 from eda_service.selfgen.generate import generate, storage_dtype
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.generation_defaults import GenerationDefaults
-from eda_service.target.loader import Target
+from eda_service.targets.generation_defaults import GenerationDefaults
+from eda_service.targets.loader import Target
 
 CONFIG = SelfGenConfig(temperature=0.0, max_new_tokens=10)
 

@@ -10,8 +10,8 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen.generate import sample_seed
 from eda_service.selfgen.magpie import write_prompts
-from eda_service.target.chat import user_turn_opening
-from eda_service.target.loader import Target
+from eda_service.targets.chat.chat import user_turn_opening
+from eda_service.targets.loader import Target
 
 
 def write(target: Target, count: int, *, seed: int = 0, max_new_tokens: int = 96) -> list[str]:

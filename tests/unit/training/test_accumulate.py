@@ -7,8 +7,8 @@ import torch
 from tiny_models import random_draft, random_samples
 
 from eda_service.config.job import LossConfig, TrainConfig
-from eda_service.target.head import LmHead
-from eda_service.target.loader import Target
+from eda_service.targets.head import LmHead
+from eda_service.targets.loader import Target
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import collate
 from eda_service.training.loss import DraftLoss

@@ -18,8 +18,8 @@ from eda_service.model.draft import Draft
 from eda_service.model.head import DraftHead
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
-from eda_service.target.head import LmHead
-from eda_service.target.loader import Target
+from eda_service.targets.head import LmHead
+from eda_service.targets.loader import Target
 from eda_service.training import simulate
 from eda_service.training.batches import Batch, collate
 from eda_service.training.simulate import simulated_acceptance_length

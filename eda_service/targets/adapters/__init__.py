@@ -1,0 +1,1 @@
+"""LoRA adapters: read, checked, merged into their base, or stacked beside it."""

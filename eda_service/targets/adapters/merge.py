@@ -1,0 +1,69 @@
+"""A LoRA adapter added to the weights of its base, so that the result computes what PEFT computes without merging.
+
+Token embedding and head may be one matrix. PEFT adds an update to the module that it was trained on, and only to that
+one; merged into the shared matrix it would change the other module as well. So the two are parted first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eda_service.errors import TargetIncompatibleError
+from eda_service.targets.adapters.check import changed_modules, read_config, whole_modules, whole_rows
+
+_ENDS = ("embed_tokens", "lm_head")
+
+
+def merge_adapter(model: Any, adapter_dir: Path) -> Any:
+    """A transformers model with a LoRA adapter added to its weights.
+
+    Raises:
+        TargetIncompatibleError: The adapter does not fit.
+    """
+    from peft import LoraConfig, PeftModel
+
+    try:
+        config = LoraConfig.from_pretrained(str(adapter_dir), local_files_only=True)
+        # The names in the file instead of the author's regular expressions; see `adapter_check`.
+        config.target_modules = set(changed_modules(adapter_dir))
+        config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+        _resize(model, adapter_dir)
+        if _changes_one_end(adapter_dir):
+            _part_ends(model)
+        adapted = PeftModel.from_pretrained(model, str(adapter_dir), config=config, local_files_only=True)
+        merged = adapted.merge_and_unload()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise TargetIncompatibleError(
+            f"adapter {adapter_dir} does not fit its base: {error}; name the base it was trained on",
+            param="target.adapter",
+        ) from error
+    return merged
+
+
+def _resize(model: Any, adapter_dir: Path) -> None:
+    """Give the base the vocabulary that the adapter was trained with, whose rows the adapter brings."""
+    rows = whole_rows(adapter_dir)
+    if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _changes_one_end(adapter_dir: Path) -> bool:
+    """Whether embedding or head is changed apart from the other: by an update, or by a whole matrix of its own.
+
+    A matrix that the adapter only carries along (the trainer resized it) is both, where the two are one.
+    """
+    updated = {name.rsplit(".", 1)[-1] for name in changed_modules(adapter_dir)}
+    apart = updated | set(map(str, read_config(adapter_dir).get("modules_to_save") or ()))
+    carried = {name.rsplit(".", 1)[-1] for name in whole_modules(adapter_dir)}
+    return bool(apart & set(_ENDS)) or carried == {"lm_head"}
+
+
+def _part_ends(model: Any) -> None:
+    """Give the head a matrix of its own where it shares the embedding's."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if embedding.weight.data_ptr() == head.weight.data_ptr():
+        head.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False

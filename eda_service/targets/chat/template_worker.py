@@ -1,0 +1,116 @@
+"""`python -m eda_service.targets.chat.template_worker`: renders chat templates, one JSON order a line on standard input.
+
+A template is a program of whoever published the target. It runs here, in Jinja's immutable sandbox, as transformers
+would run it, in a process that the kernel stops when it takes too much processor time or memory. Each order is
+`{"template", "messages", "variables"}`, each answer `{"text"}` or `{"error"}`; an empty object comes first. An order
+of a template alone is answered with what it reads, `{"variables", "takes_parts"}`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import resource
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NoReturn, TextIO
+
+from jinja2 import Environment, Template, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from eda_service.targets.chat.template_traits import takes_parts, variables_of
+
+CPU_S = 2
+MEMORY_BYTES = 512 << 20
+MAX_TEXT_CHARACTERS = 4 << 20
+_MAX_MESSAGE_CHARACTERS = 300
+
+
+class _Generation(Extension):
+    """`{% generation %}`, with which transformers marks the answer's place. As there, the block is called like a macro:
+    what is set in it ends with it, and a loop around it cannot be left from inside it.
+    """
+
+    tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
+
+    def parse(self, parser: Parser) -> Node:
+        """A call of what stands between."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_text"), [], [], body).set_lineno(line)
+
+    def _text(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: object) -> NoReturn:
+    raise TemplateError(str(message))
+
+
+def _now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def _environment() -> Environment:
+    """As in `transformers.utils.chat_template_utils`."""
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    made.filters["tojson"] = _tojson
+    made.globals |= {"raise_exception": _raise, "strftime_now": _now}
+    return made
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    return _environment().from_string(template)
+
+
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one order."""
+    template = order["template"]
+    try:
+        if "messages" not in order:
+            made = _environment()
+            return {"variables": variables_of(template, made), "takes_parts": takes_parts(template, made)}
+        text = _compiled(template).render({**order["variables"], "messages": order["messages"]})
+        if len(text) > MAX_TEXT_CHARACTERS:
+            return {"error": f"it makes {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are allowed"}
+        text.encode("utf-8")
+    except MemoryError:
+        return {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB"}
+    except Exception as error:
+        # Whatever a template does wrong is its author's error, and is told as one.
+        return {"error": f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARACTERS]}
+    return {"text": text}
+
+
+def work(orders: TextIO, answers: TextIO) -> None:
+    """Answer orders until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _say({}, answers)
+    for line in orders:
+        # The kernel sends SIGXCPU, which ends this process: a limit that also stops a single long operation.
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        limit_s = math.ceil(used.ru_utime + used.ru_stime) + CPU_S
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+        _say(answer(json.loads(line)), answers)
+
+
+def _say(value: dict[str, Any], answers: TextIO) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    work(sys.stdin, sys.stdout)

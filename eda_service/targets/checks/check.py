@@ -1,0 +1,258 @@
+"""A target held against what loading, prompting and decoding it need, without reading a weight.
+
+transformers loads the model as it would, with tensors on torch's `meta` device that have the shapes of the files'
+headers and no data, and says which are missing, of another shape, or none of the model's. The same model then takes a
+few tokens through our attention and cache, where a family that this engine cannot drive fails as it would in earnest.
+What depends on numbers (`eda_service.targets.fidelity`) is left to the load.
+
+Shapes: B rows, L positions.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from eda_service.artifacts import bounded_json
+from eda_service.errors import TargetIncompatibleError, reason_of
+from eda_service.targets.adapters.check import whole_rows
+from eda_service.targets.attention import NAME as ATTENTION
+from eda_service.targets.attention import head_dim_of, visible_mask
+from eda_service.targets.checks.config_check import check_settings, require_drivable
+from eda_service.targets.checks.shards import require_unambiguous
+from eda_service.targets.checks.text_check import check_text
+from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
+from eda_service.targets.fidelity import require_whole
+from eda_service.targets.fused import TransformersDecoder
+from eda_service.targets.resolve import ResolvedTarget
+from eda_service.targets.slots import SlotCache
+from eda_service.targets.told import told
+
+logger = logging.getLogger(__name__)
+
+_PARAM = "target.model"
+_META = torch.device("meta")
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TRIED_TOKENS = 4
+
+
+def check_target(resolved: ResolvedTarget, *, converses: bool = True) -> tuple[str, ...]:
+    """Everything that can be known of a target without its weights.
+
+    Args:
+        resolved: Where its files are.
+        converses: Whether it must render conversations with a known end, as a job needs; a deployment of a model that
+            only completes texts does not.
+
+    Returns:
+        What its user must know, in sentences.
+
+    Raises:
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be loaded, prompted or driven.
+    """
+    with told(resolved.model):
+        num_ids, notes = _check_model(resolved.model_dir)
+        rows = None if resolved.adapter_dir is None else whole_rows(resolved.adapter_dir)
+        check_text(resolved, num_ids if rows is None else rows, converses=converses)
+    return notes
+
+
+def check_model(model_dir: Path) -> tuple[str, ...]:
+    """Hold config and headers against each other, and try the model's decoder; returns what its user must know.
+
+    Raises:
+        TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be loaded or driven.
+    """
+    return _check_model(model_dir)[1]
+
+
+def _check_model(model_dir: Path) -> tuple[int, tuple[str, ...]]:
+    """Number of token ids that have an embedding and a logit, and notes."""
+    require_drivable(_settings(model_dir), model_dir)
+    if (model_dir / "adapter_config.json").exists():
+        raise TargetIncompatibleError(
+            f"{model_dir} holds an adapter (adapter_config.json) beside the model, and loading one would load both; "
+            "move the adapter's files to a directory of their own and name that as `adapter`",
+            param=_PARAM,
+        )
+    config = load_config(model_dir)
+    _check_generation(model_dir)
+    require_unambiguous(model_dir)
+    if getattr(config, "quantization_config", None) is not None:
+        logger.info("%s is unpacked when it is loaded; its tensors are compared then", model_dir)
+        return int(config.vocab_size), ()
+    _check_words(config, model_dir)
+    headers = weight_headers(model_dir)
+    require_unwrapped(model_dir, headers)
+    odd = next((name for name, place in headers.items() if place.dtype not in _TYPES), None)
+    if odd is not None:
+        raise TargetIncompatibleError(
+            f"{model_dir}: {odd[:96]} has dtype {headers[odd].dtype}, weights are {', '.join(_TYPES)}; save the model "
+            "as bfloat16",
+            param=_PARAM,
+        )
+    tensors = {
+        name: torch.empty(place.shape, dtype=_TYPES[place.dtype], device=_META) for name, place in headers.items()
+    }
+    model, info = _class_of(config, model_dir).from_pretrained(
+        None,
+        config=config,
+        state_dict=tensors,
+        device_map={"": "meta"},
+        dtype=torch.bfloat16,
+        attn_implementation=ATTENTION,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused by name
+    )
+    note = require_whole(model, info, str(model_dir))
+    _try(model, model_dir)
+    num_ids = min(model.get_input_embeddings().weight.shape[0], model.get_output_embeddings().weight.shape[0])
+    return num_ids, () if note is None else (note,)
+
+
+def load_config(model_dir: Path) -> Any:
+    """The model config of a directory, read without code of its own.
+
+    Raises:
+        TargetIncompatibleError: It is no config of a decoder-only model that transformers knows.
+    """
+    settings = _settings(model_dir)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown words, which change nothing
+            config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # A config of strangers is checked by classes of the library, which raise whatever comes.
+        if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
+            raise _needs_code(model_dir, settings) from error
+        raise TargetIncompatibleError(
+            f"{model_dir / 'config.json'}: transformers cannot read it as {_kind(settings)} "
+            f"({reason_of(error)}); save it again with a current transformers, or name a target of a family that "
+            "docs/reference/families.md lists",
+            param=_PARAM,
+        ) from error
+    return config
+
+
+def _check_generation(model_dir: Path) -> None:
+    """transformers reads this file with the model, and fails on values that it cannot use."""
+    path = model_dir / "generation_config.json"
+    if not path.is_file():
+        return
+    try:
+        GenerationConfig.from_pretrained(model_dir, local_files_only=True)
+    except Exception as error:
+        raise TargetIncompatibleError(
+            f"{path} cannot be used: {reason_of(error)}; correct it, or leave only eos_token_id in it", param=_PARAM
+        ) from error
+
+
+def _check_words(config: Any, model_dir: Path) -> None:
+    """Words that transformers looks up, and would only say that they are not there."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [each.get("rope_type") for each in (rope, *rope.values()) if isinstance(each, dict)]
+    for name, values, known in (
+        ("rope_type", kinds, {"default", *ROPE_INIT_FUNCTIONS}),
+        ("hidden_act", [getattr(config, "hidden_act", None)], set(ACT2FN)),
+    ):
+        odd = next((value for value in values if value is not None and value not in known), None)
+        if odd is not None:
+            raise TargetIncompatibleError(
+                f"{model_dir / 'config.json'}: {name} is {str(odd)[:48]!r}, which transformers does not know (it knows "
+                f"{', '.join(sorted(known))}); name a model with one of them",
+                param=_PARAM,
+            )
+
+
+def _settings(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / "config.json"
+    try:
+        settings = bounded_json.read_object(path)
+    except (ValueError, OSError) as error:
+        raise TargetIncompatibleError(f"{path} cannot be read: {error}; save it again", param=_PARAM) from error
+    check_settings(settings, model_dir)
+    return settings
+
+
+def _class_of(config: Any, model_dir: Path) -> Any:
+    """The causal LM that transformers makes of a config."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TargetIncompatibleError(
+            f"{model_dir} is of type {config.model_type}, of which transformers has no decoder-only causal LM; name "
+            "one of a family that docs/reference/families.md lists",
+            param=_PARAM,
+        )
+    if getattr(config, "sub_configs", None):
+        raise TargetIncompatibleError(
+            f"{model_dir} is of type {config.model_type}, made of {', '.join(sorted(config.sub_configs))}; save its "
+            "text model as a model of its own and name that, or serve this one on vLLM (engine vllm)",
+            param=_PARAM,
+        )
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return found[0] if isinstance(found, list | tuple) else found
+
+
+def _kind(settings: dict[str, Any]) -> str:
+    return repr(str(settings.get("model_type"))[:64])
+
+
+def _needs_code(model_dir: Path, settings: dict[str, Any]) -> TargetIncompatibleError:
+    return TargetIncompatibleError(
+        f"{model_dir} is of type {_kind(settings)}, which transformers does not know, and brings code of its own "
+        "(auto_map), which is never run here; serve it on vLLM (engine vllm), or name a target of a family that "
+        "docs/reference/families.md lists",
+        param=_PARAM,
+    )
+
+
+def require_parts(model: Any, name: str) -> Any:
+    """The decoder of a causal LM, whose norm and head are where this engine looks for them.
+
+    Raises:
+        TargetIncompatibleError: They are not.
+    """
+    body = model.get_decoder()
+    if body is None or model.get_output_embeddings() is None or not hasattr(body, "norm"):
+        raise TargetIncompatibleError(
+            f"{name} ({type(model).__name__}) has no decoder with a final norm and an lm_head; use a Llama, Qwen2, "
+            "Qwen3 or Mistral style model, or serve it on vLLM (engine vllm)",
+            param=_PARAM,
+        )
+    return body
+
+
+@torch.inference_mode()
+def _try(model: Any, model_dir: Path) -> None:
+    """Take a few tokens through the decoder as this engine would."""
+    body, config = require_parts(model, str(model_dir)), model.config
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    cache = SlotCache(
+        num_layers=config.num_hidden_layers,
+        num_slots=1,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim_of(config),
+        max_tokens=_TRIED_TOKENS,
+        dtype=torch.bfloat16,
+        device=_META,
+    )
+    try:
+        with _META:
+            ids_1L, places_1L = torch.zeros(1, _TRIED_TOKENS, dtype=torch.long), torch.arange(_TRIED_TOKENS)[None]
+            cache.begin(places_1L, _TRIED_TOKENS)
+            mask = visible_mask(places_1L, _TRIED_TOKENS, heads // kv_heads, torch.bfloat16)
+            TransformersDecoder(body)(ids_1L, places_1L, cache, mask)
+    except NotImplementedError as error:  # an operation that has no form without data: known at the load
+        logger.info("%s cannot be tried without its weights: %s", model_dir, reason_of(error))
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+        logger.info("%s cannot be tried without its weights: %s", model_dir, reason_of(error))

