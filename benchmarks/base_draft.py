@@ -24,7 +24,7 @@ from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.pretrain import pretrain
 from eda_service.distributed.resources import connect
-from eda_service.model.checkpoint import load_base_draft
+from eda_service.drafts.checkpoint import load_base_draft
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
 from eda_service.targets.loader import load_target
 from jobs.common import config_of_paths

@@ -21,7 +21,7 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096)

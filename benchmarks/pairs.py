@@ -14,8 +14,8 @@ from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.distributed.endpoint import load_drafts
-from eda_service.model.checkpoint import LoadedDraft
-from eda_service.model.head import DraftHead
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.head import DraftHead
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target

@@ -33,7 +33,7 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.distributed.resources import limit_kernel_cache, release_free_memory
-from eda_service.model.head import DraftHead
+from eda_service.drafts.head import DraftHead
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.chat.chat import render_prompt

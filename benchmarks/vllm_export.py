@@ -29,12 +29,12 @@ from benchmarks.exports import export_pack
 from benchmarks.pairs import DOMAINS, ROOT, SHARED_DATA, Pair, header, load_pair, write_result
 from benchmarks.sampled_law import same_law
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.checkpoint import for_inference
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.export.directory import read_export
 from eda_service.export.eda_config import Calibration, Form
-from eda_service.model.checkpoint import for_inference
 from eda_service.targets.loader import Target, load_target
 
 NUM_DRAFTED = 3

@@ -10,8 +10,8 @@ from pack_files import put_pack
 from torch import Tensor
 
 from eda_service.config.job import TrainConfig
-from eda_service.model.checkpoint import load_base_draft, save_pack
-from eda_service.model.freezing import prepare
+from eda_service.drafts.checkpoint import load_base_draft, save_pack
+from eda_service.drafts.freezing import prepare
 from eda_service.targets.loader import Target
 
 

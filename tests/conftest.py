@@ -21,8 +21,8 @@ from s3_server import S3Server, S3UnavailableError
 if TYPE_CHECKING:  # torch and transformers take seconds, and pytest-xdist's own process needs neither
     from transformers import PreTrainedModel
 
-    from eda_service.model.draft import Draft
-    from eda_service.model.head import DraftHead
+    from eda_service.drafts.draft import Draft
+    from eda_service.drafts.head import DraftHead
     from eda_service.targets.loader import Target
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -138,7 +138,7 @@ def tiny_draft(tiny_target: Target) -> Draft:
 @pytest.fixture
 def full_head(tiny_target: Target) -> DraftHead:
     """The tiny Llama's head, all rows."""
-    from eda_service.model.head import DraftHead
+    from eda_service.drafts.head import DraftHead
 
     return DraftHead(tiny_target.lm_head, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eda_service.artifacts.files import file_entry, write_json
-from eda_service.model.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.records import DraftManifest
 
 

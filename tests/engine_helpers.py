@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 
 DraftMaker = Callable[[str], Draft]

@@ -37,12 +37,12 @@ from eda_service.distributed.endpoint import load_drafts
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_select import run_select
 from eda_service.distributed.stage_train import run_train
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import InputError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, Transcript
-from eda_service.model.checkpoint import LoadedDraft
-from eda_service.model.head import DraftHead
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
 from eda_service.targets.loader import Target, load_target
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eda_service.decoding.row_groups import RowGroups
-from eda_service.model.expert import Expert
-from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.targets.packed import fuse_linears, make_linear, tensor_bytes
 
 

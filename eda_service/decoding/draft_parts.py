@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from eda_service.decoding.draft_ffn import PrivateFFN, SharedFFN, WholeFFN, as_expert
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import DraftConfig
-from eda_service.model.head import DraftHead
-from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.head import DraftHead
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.targets.fused import Norm, norm_of
 from eda_service.targets.packed import FrozenLinear, fuse_linears, make_linear, tensor_bytes
 

@@ -26,9 +26,9 @@ from eda_service.decoding.request import RequestStats, SamplingParams, StepOutpu
 from eda_service.decoding.rounds import Rounds
 from eda_service.decoding.sampling import is_finite
 from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import TargetIncompatibleError
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.targets.adapters.adapter import Adapter
 from eda_service.targets.loader import Target
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from eda_service.decoding.draft_ffn import SharedFFN, SplitRows, WholeFFN
 from eda_service.decoding.draft_parts import DraftParts
 from eda_service.decoding.row_groups import RowGroups
-from eda_service.model.draft_config import DraftConfig
-from eda_service.model.rotary import angles
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.rotary import angles
 from eda_service.targets.attention import attend
 from eda_service.targets.fused import rms_norm, rotate, rotation
 from eda_service.targets.packed import FrozenLinear

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.decoding.sampling import distribution, draw, most_likely
-from eda_service.model.head import DraftHead
+from eda_service.drafts.head import DraftHead
 
 
 @dataclass

@@ -22,8 +22,8 @@ from eda_service.decoding.draft_parts import DraftForm, whole_parts
 from eda_service.decoding.fused_draft import DraftRows, FusedDraft
 from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.attention import tree_mask, visible_mask
 
 

@@ -20,7 +20,7 @@ from eda_service.config.job import AdaptConfig, DeviceName, TargetSpec
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
 from eda_service.distributed.serve_config import ServedModel
-from eda_service.model.head import DraftHead
+from eda_service.drafts.head import DraftHead
 from eda_service.records import PackManifest, TargetFingerprint
 from eda_service.targets.adapters.adapter import Adapter, is_stackable, read_adapter, unstackable_reason
 from eda_service.targets.chat.chat import speaks_as_base

@@ -7,8 +7,8 @@ from pathlib import Path
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
-from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
-from eda_service.model.head import DraftHead
+from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 
 DEFAULT_CHAIN = 5

@@ -20,11 +20,11 @@ from eda_service.distributed.stage_generate import run_generate
 from eda_service.distributed.stage_select import forget_unselected, run_select
 from eda_service.distributed.stage_train import run_train
 from eda_service.distributed.stage_validate import fingerprint_target
+from eda_service.drafts.checkpoint import load_pack, save_base_draft
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_shape import draft_shape
 from eda_service.errors import ConflictError, InputError
-from eda_service.model.checkpoint import load_pack, save_base_draft
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import DraftConfig
-from eda_service.model.draft_shape import draft_shape
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.resolve import resolve_target

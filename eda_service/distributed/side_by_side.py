@@ -13,10 +13,10 @@ from eda_service.artifacts.rivals import Rivals
 from eda_service.config.job import AdaptConfig
 from eda_service.decoding.request import own_params
 from eda_service.distributed.endpoint import load_drafts, make_engine
+from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.errors import EdaError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
-from eda_service.model.checkpoint import LoadedDraft
 from eda_service.records import FixedScores, TargetFingerprint
 from eda_service.selfgen.prompts import Prompt
 from eda_service.targets.chat.chat import render_prompt

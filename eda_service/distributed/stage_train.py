@@ -26,6 +26,8 @@ from eda_service.distributed.prepare import IO_FILE
 from eda_service.distributed.stage_select import compact_shards, shard_of
 from eda_service.distributed.train_inputs import Payload, build_draft
 from eda_service.distributed.train_worker import BEST, OUTCOME, train_worker
+from eda_service.drafts.checkpoint import read_draft_config
+from eda_service.drafts.freezing import count_parameters
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
@@ -34,8 +36,6 @@ from eda_service.errors import (
     OutOfMemoryError,
     WorkerLostError,
 )
-from eda_service.model.checkpoint import read_draft_config
-from eda_service.model.freezing import count_parameters
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
 from eda_service.training.vocabulary import rank_vocabulary

@@ -80,8 +80,8 @@ def build_draft(payload: Payload, config: TrainConfig, seed: int) -> tuple[Any, 
     """The draft in the form its method trains, and its vocabulary."""
     from safetensors.torch import load_file
 
-    from eda_service.model.checkpoint import load_base_draft
-    from eda_service.model.freezing import prepare
+    from eda_service.drafts.checkpoint import load_base_draft
+    from eda_service.drafts.freezing import prepare
 
     loaded = load_base_draft(Path(payload.start_dir), dtype=torch.float32)
     vocab_W = load_file(payload.vocab_path)["draft_vocab"] if payload.vocab_path else None

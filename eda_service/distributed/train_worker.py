@@ -27,9 +27,9 @@ from eda_service.distributed.deepspeed_config import (
 from eda_service.distributed.train_inputs import Payload, build_draft, is_mixed, load_heads
 from eda_service.distributed.train_log import TrainLog
 from eda_service.distributed.train_state import TrainState
+from eda_service.drafts.checkpoint import save_pack
+from eda_service.drafts.freezing import frozen_sha256
 from eda_service.errors import ArtifactCorruptError, NonFiniteLossError
-from eda_service.model.checkpoint import save_pack
-from eda_service.model.freezing import frozen_sha256
 from eda_service.planning.estimate import SIMULATED_DEPTH
 from eda_service.records import Stage
 from eda_service.training.accumulate import num_parts, split, step_counts

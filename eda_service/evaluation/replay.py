@@ -22,9 +22,9 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.proposal import Chain, Pending, Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.tree import DraftTree
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import InputError
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.progress import Tell, silent
 
 

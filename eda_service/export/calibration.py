@@ -18,14 +18,14 @@ from torch import Tensor
 from eda_service.config.job import DatasetSpec, SelfGenConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import own_params
+from eda_service.drafts.checkpoint import LoadedDraft, for_inference
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
 from eda_service.export.eda_config import Calibration
-from eda_service.model.checkpoint import LoadedDraft, for_inference
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
-from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.progress import Tell, silent
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eda_service.drafts.draft import Draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
-from eda_service.model.draft import Draft
 from eda_service.targets.head import LmHead
 
 D2T, HEAD, BIAS = "d2t", "lm_head.weight", "fc.bias"

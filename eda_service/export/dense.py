@@ -13,9 +13,9 @@ import copy
 
 import torch
 
-from eda_service.model.draft import Draft
-from eda_service.model.expert import Expert
-from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.shared_private import SharedPrivateFFN
 
 
 def is_gated(draft: Draft) -> bool:

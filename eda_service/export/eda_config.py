@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
-from eda_service.model.draft_config import DraftConfig, PrivateConfig
 from eda_service.records import Frozen, TargetFingerprint
 
 SCHEMA_VERSION = 1

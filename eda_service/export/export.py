@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import Mix, TargetSpec
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command
@@ -25,9 +28,6 @@ from eda_service.export.directory import (
 )
 from eda_service.export.eda_config import Calibration, Destination, EdaConfig, Form, Gate
 from eda_service.export.source import Source, find_source
-from eda_service.model.checkpoint import LoadedDraft
-from eda_service.model.draft import Draft
-from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
 from eda_service.targets.loader import Target, load_target

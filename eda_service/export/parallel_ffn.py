@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from eda_service.drafts.gate import Gate as GateModule
+from eda_service.drafts.shared_private import combine
 from eda_service.export.eda_config import EdaConfig, Gate
-from eda_service.model.gate import Gate as GateModule
-from eda_service.model.shared_private import combine
 
 
 class ParallelFFN(nn.Module):

@@ -19,8 +19,8 @@ from eda_service.artifacts.registry import (
     read_pack_manifest,
 )
 from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
-from eda_service.model.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.records import PackManifest, TargetFingerprint
 
 BASE_DRAFT = "base_draft"

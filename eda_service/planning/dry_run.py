@@ -13,8 +13,8 @@ from eda_service.artifacts import bounded_json
 from eda_service.artifacts.packs import measured_on
 from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import AdaptConfig, Method
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.errors import BaseDraftMissingError
-from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
 from eda_service.planning.kept import device_of, kept_calibration

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from eda_service.config.job import AdaptConfig, SelectionConfig, Selector, TrainConfig
-from eda_service.model.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig
 
 SIMULATED_DEPTH = 5
 """Positions that a held-out pass of training drafts."""

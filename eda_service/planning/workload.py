@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from eda_service.config.job import AdaptConfig, Answers
-from eda_service.model.draft_config import PrivateConfig, parameter_counts
+from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.estimate import (
     SIMULATED_DEPTH,
     kept_share,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eda_service.config.job import DistributionLoss, LossConfig
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.head import LmHead
 from eda_service.training.batches import Batch
 from eda_service.training.unroll import unroll

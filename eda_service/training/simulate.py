@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.head import LmHead
 from eda_service.training.batches import Batch
 from eda_service.training.loss import step_mask

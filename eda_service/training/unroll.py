@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 
 
 def unroll(

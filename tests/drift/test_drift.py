@@ -23,8 +23,8 @@ from waiting import TEST_TIMEOUT_S, Stall
 
 from eda_service.client import Client
 from eda_service.config.job import TargetSpec, TrainConfig
-from eda_service.model.checkpoint import load_base_draft, save_pack
-from eda_service.model.freezing import prepare
+from eda_service.drafts.checkpoint import load_base_draft, save_pack
+from eda_service.drafts.freezing import prepare
 from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

@@ -12,9 +12,9 @@ import pytest
 
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.acceptance import summarise
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.targets.loader import Target
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from eda_service.config.job import Mix
-from eda_service.model.expert import Expert
-from eda_service.model.gate import Gate
-from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.gate import Gate
+from eda_service.drafts.shared_private import SharedPrivateFFN
 
 _D, _F = 6, 10
 

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from eda_service.model.expert import Expert
+from eda_service.drafts.expert import Expert
 
 
 def test_one_neuron_by_hand() -> None:

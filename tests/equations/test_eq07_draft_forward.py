@@ -17,9 +17,9 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from eda_service.decoding.proposal import Pending, Proposer
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import DraftConfig
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import LossConfig, Method, Mix, TrainConfig
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import DraftConfig, PrivateConfig, parameter_counts
-from eda_service.model.freezing import count_parameters, frozen_sha256, prepare, trained_state
-from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.drafts.freezing import count_parameters, frozen_sha256, prepare, trained_state
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss

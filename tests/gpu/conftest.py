@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from eda_service.config.job import TargetSpec
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.loader import Target, load_target
 
 

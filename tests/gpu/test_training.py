@@ -11,7 +11,7 @@ import torch
 from tiny_models import VOCAB_SIZE, random_draft, random_samples
 
 from eda_service.config.job import DistributionLoss, LossConfig, Method, TrainConfig
-from eda_service.model.freezing import frozen_sha256, prepare
+from eda_service.drafts.freezing import frozen_sha256, prepare
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss

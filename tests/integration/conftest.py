@@ -12,7 +12,7 @@ from training_group import write_inputs
 
 from eda_service.client import Client
 from eda_service.distributed.resources import connect
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.loader import Target
 
 

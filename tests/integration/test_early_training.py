@@ -17,7 +17,7 @@ from eda_service.artifacts.shards import read_shard
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.pipeline import run_stage
 from eda_service.distributed.stage_train import EARLY
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
 from eda_service.targets.loader import Target
 

@@ -24,9 +24,9 @@ from eda_service.decoding import verification
 from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import make_engine
+from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.model.checkpoint import LoadedDraft, for_inference, load_base_draft
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 

@@ -15,7 +15,7 @@ from eda_service.artifacts.gate import beside, champion
 from eda_service.artifacts.packs import ADAPTED, read_pack
 from eda_service.artifacts.rivals import Rivals, write_rivals
 from eda_service.distributed.pipeline import run_stage
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.records import EvalReport, PackManifest, Stage
 from eda_service.targets.loader import Target
 

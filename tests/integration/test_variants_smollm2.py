@@ -17,8 +17,8 @@ from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_pa
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
+from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.model.head import DraftHead
 from eda_service.targets.adapters.adapter import read_adapter
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target

@@ -14,7 +14,7 @@ from eda_service.artifacts.shards import write_shard
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.stage_train import fit
 from eda_service.distributed.train_inputs import Payload
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.records import CurvePoint, Stage
 from eda_service.targets.io import export_io
 from eda_service.targets.loader import Target

@@ -18,7 +18,7 @@ from eda_service.artifacts.registry import find_draft, find_pack, read_pack_mani
 from eda_service.artifacts.rundir import RunDir
 from eda_service.artifacts.shards import read_shard
 from eda_service.config.job import AdaptConfig, Method
-from eda_service.model.checkpoint import load_pack
+from eda_service.drafts.checkpoint import load_pack
 from eda_service.records import (
     DraftCheckpoint,
     EvalReport,

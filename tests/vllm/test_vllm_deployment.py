@@ -27,9 +27,9 @@ from eda_service.client import Client
 from eda_service.config.job import Mix, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.drafts.checkpoint import for_inference, load_pack
+from eda_service.drafts.head import DraftHead
 from eda_service.export.cache import exports_dir
-from eda_service.model.checkpoint import for_inference, load_pack
-from eda_service.model.head import DraftHead
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

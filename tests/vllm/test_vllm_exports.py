@@ -16,12 +16,12 @@ from benchmarks.engines import Vllm
 from eda_service.config.job import Method, Mix, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.checkpoint import LoadedDraft, for_inference
+from eda_service.drafts.head import DraftHead
 from eda_service.export.dense import fold
 from eda_service.export.directory import read_export
 from eda_service.export.eda_config import Destination, Form
 from eda_service.export.export import ExportRequest, export_draft
-from eda_service.model.checkpoint import LoadedDraft, for_inference
-from eda_service.model.head import DraftHead
 from eda_service.targets.loader import Target
 
 VOCAB_W = torch.arange(1, 111, 2)

@@ -15,9 +15,9 @@ from api.serving.booking import Booking, Order
 from api.serving.runner import EngineFailedError, EngineRunner
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import DeadlineExceededError, OverloadedError, RequestError
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.targets.loader import Target
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]

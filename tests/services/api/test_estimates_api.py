@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from tiny_models import draft_config, random_draft, register_draft, write_target
 
 from api.settings import Settings
-from eda_service.model.draft_config import PrivateConfig, parameter_counts
+from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.targets.loader import Target
 
 MODES = ("/v1/adaptations/estimate", "/v1/adaptations")

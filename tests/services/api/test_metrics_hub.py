@@ -12,8 +12,8 @@ from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, Report, VariantMetrics
 from api.serving.hub import Hub
 from eda_service.decoding.engine import Engine
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 
 

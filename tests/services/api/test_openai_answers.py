@@ -24,8 +24,8 @@ from transformers import PreTrainedModel
 from api.serving.call import MAX_CHUNKS_PER_S
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

@@ -18,7 +18,7 @@ from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
-from eda_service.model.head import DraftHead
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.generation_defaults import GenerationDefaults
 from eda_service.targets.loader import Target

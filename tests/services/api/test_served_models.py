@@ -29,9 +29,9 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.distributed import base_group
 from eda_service.distributed.serve_config import ServedModel
+from eda_service.drafts.checkpoint import load_base_draft, save_pack
+from eda_service.drafts.freezing import prepare
 from eda_service.errors import NotFoundError, ResourceError
-from eda_service.model.checkpoint import load_base_draft, save_pack
-from eda_service.model.freezing import prepare
 from eda_service.records import PackManifest, Stage
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.loader import load_target

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from eda_service.config.job import Mix
+from eda_service.drafts.draft_config import PrivateConfig
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.export.contents import SGLANG_PLUGIN, VLLM_PLUGIN
 from eda_service.export.eda_config import Gate
 from eda_service.export.parallel_ffn import ParallelFFN
 from eda_service.export.vllm_plugin import ARCHITECTURE
-from eda_service.model.draft_config import PrivateConfig
-from eda_service.model.expert import Expert
-from eda_service.model.shared_private import SharedPrivateFFN
 from tests.unit.export.test_eda_config import config
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -28,8 +28,8 @@ from eda_service.artifacts.registry import (
     reserve_version,
     stage_pack,
 )
+from eda_service.drafts.draft import Draft
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, InputError, NotFoundError
-from eda_service.model.draft import Draft
 from eda_service.targets.loader import Target
 
 

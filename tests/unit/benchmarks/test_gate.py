@@ -12,13 +12,13 @@ from benchmarks.paper.gate import gate_statistics, private_weights
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import PrivateConfig
+from eda_service.drafts.head import DraftHead
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
-from eda_service.model.checkpoint import LoadedDraft
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import PrivateConfig
-from eda_service.model.head import DraftHead
-from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.targets.loader import Target
 
 TREE = TreeConfig(size=6, depth=3, width=3)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.loader import Target
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")

@@ -13,9 +13,9 @@ import torch
 from eda_service.config.job import Mix
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.proposal import Proposer
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import PrivateConfig
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import PrivateConfig
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 

@@ -19,7 +19,7 @@ from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.rounds import RowResult
 from eda_service.decoding.variants import Variant
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.loader import Target
 
 MOST = 6

@@ -15,8 +15,8 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best, shape_of
 from eda_service.decoding.verification import verify_tree
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 
 

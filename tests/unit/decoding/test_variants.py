@@ -22,10 +22,10 @@ from eda_service.config.job import Mix, TargetSpec, TreeConfig
 from eda_service.decoding.draft_parts import DraftForm, DraftParts, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import PrivateConfig
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import NotFoundError, TargetIncompatibleError
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import PrivateConfig
-from eda_service.model.head import DraftHead
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.loader import Target, load_target
 

@@ -26,7 +26,7 @@ from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.sampling import draw
 from eda_service.decoding.verification import residual, verify_greedy, verify_sampled
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.targets.loader import Target
 
 _ACCEPTABLE = 1e-3

@@ -22,7 +22,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.distributed.side_by_side import PREFIX
 from eda_service.distributed.stage_evaluate import Evaluation
-from eda_service.model.draft import Draft
+from eda_service.drafts.draft import Draft
 from eda_service.records import Stage
 from eda_service.targets.loader import Target
 

@@ -11,11 +11,11 @@ import torch
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import InputError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.targets.loader import Target
 
 TREE = TreeConfig(size=9, depth=3, width=4)

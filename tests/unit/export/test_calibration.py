@@ -16,16 +16,16 @@ from torch import Tensor
 from eda_service.config.job import Mix
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import PrivateConfig
+from eda_service.drafts.head import DraftHead
+from eda_service.drafts.rotary import rotate
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Transcript
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
-from eda_service.model.checkpoint import LoadedDraft
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import PrivateConfig
-from eda_service.model.head import DraftHead
-from eda_service.model.rotary import rotate
-from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

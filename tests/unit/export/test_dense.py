@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from eda_service.config.job import Mix
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import PrivateConfig
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.export.dense import fold, is_gated
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import PrivateConfig
-from eda_service.model.expert import Expert
-from eda_service.model.shared_private import SharedPrivateFFN
 from eda_service.targets.loader import Target
 
 

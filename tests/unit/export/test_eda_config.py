@@ -6,9 +6,9 @@ import pytest
 from pack_files import fingerprint
 
 from eda_service.config.job import Mix
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form, Gate
-from eda_service.model.draft_config import DraftConfig, PrivateConfig
 
 
 def config(*, num_heads: int = 8, num_kv_heads: int = 4, width: int = 96, private_width: int = 24) -> EdaConfig:

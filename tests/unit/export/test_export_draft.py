@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from eda_service.artifacts.files import sha256_file
 from eda_service.artifacts.registry import find_draft, find_pack
 from eda_service.config.job import Method, Mix, TargetSpec, TrainConfig
+from eda_service.drafts.checkpoint import load_pack
+from eda_service.drafts.draft import Draft
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import check_written, read_export
 from eda_service.export.eda_config import Destination, Form, Gate
 from eda_service.export.export import Exported, ExportRequest, export_draft
-from eda_service.model.checkpoint import load_pack
-from eda_service.model.draft import Draft
 from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eda_service.model.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside, shape_of_config
 from eda_service.targets.embedded import EMBEDDED
 

@@ -22,8 +22,8 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
 from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.draft import Draft
 from eda_service.errors import TargetIncompatibleError
-from eda_service.model.draft import Draft
 from eda_service.targets import fidelity, head
 from eda_service.targets.attention import folded_attention
 from eda_service.targets.checks.check import check_target

@@ -13,9 +13,9 @@ import torch
 from eda_service.config.job import SelfGenConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.acceptance import summarise
-from eda_service.model.draft import Draft
-from eda_service.model.head import DraftHead
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.targets.head import LmHead

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from eda_service.drafts.head import DraftHead
 from eda_service.errors import TargetIncompatibleError
-from eda_service.model.head import DraftHead
 from eda_service.targets.head import LmHead
 
 VOCAB = [1, 4, 5, 9]

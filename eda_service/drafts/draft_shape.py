@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import TargetIncompatibleError
-from eda_service.model.draft_config import DraftConfig
 from eda_service.targets.attention import head_dim_of
 from eda_service.targets.checks.config_check import EPSILONS
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from eda_service.artifacts.tensor_header import read_header
 from eda_service.config.job import Method, TrainConfig
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.freezing import frozen_sha256, prepare, trained_state
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import DraftConfig
-from eda_service.model.freezing import frozen_sha256, prepare, trained_state
 
 _VOCAB = "draft_vocab"
 _FROZEN = "frozen_sha256"

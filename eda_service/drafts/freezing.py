@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config.job import Method, TrainConfig
-from eda_service.model.draft import Draft
-from eda_service.model.draft_config import PrivateConfig
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import PrivateConfig
 
 _LORA_LAYERS = ["fc", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

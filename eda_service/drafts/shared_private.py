@@ -18,8 +18,8 @@ import copy
 from torch import Tensor, nn
 
 from eda_service.config.job import Mix
-from eda_service.model.expert import Expert
-from eda_service.model.gate import Gate
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.gate import Gate
 
 
 class SharedPrivateFFN(nn.Module):

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from eda_service.model.draft_config import DraftConfig, PrivateConfig
-from eda_service.model.expert import Expert
-from eda_service.model.rotary import rotate
-from eda_service.model.shared_private import SharedPrivateFFN
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.rotary import rotate
+from eda_service.drafts.shared_private import SharedPrivateFFN
 
 
 class DraftAttention(nn.Module):
