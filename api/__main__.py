@@ -14,9 +14,9 @@ from api.auth import require_safe_host
 from api.log_lines import OneLine
 from api.server import make_server
 from api.settings import Settings
-from eda_service.artifacts.storage import current_storage
 from eda_service.errors import EdaError, InputError
 from eda_service.private_files import keep_private, private_home
+from eda_service.storage.objects import current_storage
 
 _MAX_FILES = 65_536
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from eda_service.artifacts.packs import measured_on
 from eda_service.config.base import Config
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
@@ -14,6 +13,7 @@ from eda_service.jobstore.status import Status
 from eda_service.names import NAME_PATTERN
 from eda_service.planning.placement import Strategy
 from eda_service.records import Stage
+from eda_service.storage.packs import measured_on
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]

@@ -8,12 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from eda_service.artifacts.allowed import roots_for
-from eda_service.artifacts.beneath import Roots
-from eda_service.artifacts.rundir import home_dir
 from eda_service.config.base import Config
 from eda_service.distributed.vllm_environment import has_vllm
 from eda_service.errors import InputError
+from eda_service.storage.allowed import roots_for
+from eda_service.storage.beneath import Roots
+from eda_service.storage.run import home_dir
 
 
 class Settings(Config):

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from api.settings import Settings
-from eda_service.artifacts.files import claim_file
 from eda_service.jobstore.vault import FernetVault, Vault, new_key
+from eda_service.storage.files import claim_file
 
 _DIRECTORY_MODE, _FILE_MODE = 0o700, 0o600
 

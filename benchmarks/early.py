@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.pairs import BASE_DRAFT, GENERATED_MATH, ROOT, header, write_result
 from benchmarks.paper.cells import METHODS, PAPER, SELECTED
-from eda_service.artifacts.rundir import RunDir
 from eda_service.records import DraftCheckpoint, EvalReport, Stage
+from eda_service.storage.run import RunDir
 from jobs.common import config_of_paths
 
 HOME = ROOT / "out" / "early"

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eda_service.artifacts.provenance import library_versions, machine
-from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.selfgen.prompts import load_prompts
+from eda_service.storage.provenance import library_versions, machine
+from eda_service.storage.registry import find_draft
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 

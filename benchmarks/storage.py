@@ -23,13 +23,13 @@ import httpx
 import torch
 
 from benchmarks.pairs import ROOT, header, write_result
-from eda_service.artifacts.files import file_entry, write_json
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shard_results import ShardResults
-from eda_service.artifacts.shards import Sample, write_shard
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.distributed.stage_generate import manifest_of
 from eda_service.records import SelfGenManifest, Stage
+from eda_service.storage.files import file_entry, write_json
+from eda_service.storage.run import RunDir
+from eda_service.storage.shard_results import ShardResults
+from eda_service.storage.shards import Sample, write_shard
 
 GOAL_S = 10.0
 _PER_SHARD = 7

@@ -16,8 +16,8 @@ import logging
 import sys
 from dataclasses import asdict
 
-from eda_service.artifacts.rundir import RunDir, home_dir
 from eda_service.errors import EdaError
+from eda_service.storage.run import RunDir, home_dir
 from jobs.common import config_of, main, open_run, parser
 
 logger = logging.getLogger("jobs.adapt")

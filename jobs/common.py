@@ -18,12 +18,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eda_service.artifacts.rundir import RunDir, home_dir
 from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
 from eda_service.config.presets import merge, on_preset, preset
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.private_files import keep_private
+from eda_service.storage.run import RunDir, home_dir
 
 logger = logging.getLogger("jobs")
 

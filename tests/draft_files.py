@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eda_service.artifacts.files import file_entry, write_json
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.records import DraftManifest
+from eda_service.storage.files import file_entry, write_json
 
 
 def put_draft(

@@ -13,7 +13,6 @@ from typing import Any
 
 from pack_files import fingerprint, put_pack
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Job, JobStore, Status
@@ -27,6 +26,7 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.run import RunDir
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = REPOSITORY / "benchmarks" / "packs" / "smollm2-135m-math"

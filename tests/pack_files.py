@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eda_service.artifacts.files import file_entry, write_json
-from eda_service.artifacts.packs import ADAPTED, BASE, acceptance_key, speedup_key
-from eda_service.artifacts.registry import pack_versions, publish_pack, reserve_version, stage_pack
 from eda_service.config.job import AdaptConfig
 from eda_service.records import FixedScores, PackManifest, RivalScore, Stage, TargetFingerprint
+from eda_service.storage.files import file_entry, write_json
+from eda_service.storage.packs import ADAPTED, BASE, acceptance_key, speedup_key
+from eda_service.storage.registry import pack_versions, publish_pack, reserve_version, stage_pack
 
 WEIGHTS = "w" * 64
 

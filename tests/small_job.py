@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tiny_models import fit_draft, register_draft
 
-from eda_service.artifacts.registry import publish_draft, stage_draft
 from eda_service.config.job import TargetSpec
+from eda_service.storage.registry import publish_draft, stage_draft
 from eda_service.targets.loader import load_target
 
 CONFIG: dict[str, Any] = {

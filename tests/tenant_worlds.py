@@ -22,12 +22,12 @@ from scripted_service import Answer, Request, ScriptedService, refusal, scripted
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
 from api.ui.sessions import COOKIE, Sessions
-from eda_service.artifacts import prompts
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.serve_config import UID_HEADER, group_key, route_prefix_of
 from eda_service.jobstore import Job
 from eda_service.records import Stage
+from eda_service.storage import prompts
+from eda_service.storage.run import RunDir
 
 TARGET = {"model": "org/model", "adapter": None, "revision": None, "dtype": "auto"}
 PREFIX = route_prefix_of(group_key(TARGET))

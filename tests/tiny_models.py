@@ -23,13 +23,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from eda_service.artifacts.shards import Sample
 from eda_service.config.job import LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
+from eda_service.storage.shards import Sample
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss

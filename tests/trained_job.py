@@ -9,12 +9,12 @@ from typing import Any
 from adapted_packs import publish_adapted
 from job_files import write_records
 
-from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.distributed.prepare import HELDOUT_FILE, write_prompt_file
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 from eda_service.selfgen.prompts import Prompt
+from eda_service.storage.files import file_entry
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target
 
 TRAIN = TrainConfig(private_width_fraction=0.5)

@@ -20,14 +20,14 @@ from pydantic import ValidationError
 
 from api.services.troubles import Troubles
 from api.settings import Settings
-from eda_service.artifacts import registry
-from eda_service.artifacts.job_facts import JobFacts
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.storage import current_storage
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError, StorageError
 from eda_service.jobstore import JobStore, Status
 from eda_service.planning.placement import needed_at_once
+from eda_service.storage import registry
+from eda_service.storage.job_facts import JobFacts
+from eda_service.storage.objects import current_storage
+from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
 

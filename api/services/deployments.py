@@ -15,9 +15,6 @@ from api.services import inputs
 from api.services.packs import Packs
 from api.services.targets import Targets
 from api.settings import Settings
-from eda_service.artifacts import prompts
-from eda_service.artifacts.gate import Comparison, beside_base, regression
-from eda_service.artifacts.packs import PackVersion
 from eda_service.config.deployment import DriftConfig, EngineSpec
 from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.distributed.vllm_environment import missing
@@ -34,6 +31,9 @@ from eda_service.errors import (
 )
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 from eda_service.names import did_you_mean
+from eda_service.storage import prompts
+from eda_service.storage.gate import Comparison, beside_base, regression
+from eda_service.storage.packs import PackVersion
 
 _MAX_REVISIONS = 10_000
 _ATTEMPTS = 5

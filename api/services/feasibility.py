@@ -14,9 +14,6 @@ from pathlib import Path
 
 from api.schemas import EstimateBody
 from api.services.targets import Targets
-from eda_service.artifacts.fits import check_draft_sizes
-from eda_service.artifacts.registry import find_draft, find_draft_manifest
-from eda_service.artifacts.storage import current_storage
 from eda_service.capacity import Capacity
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.ray_cluster import RayCluster
@@ -33,6 +30,9 @@ from eda_service.planning.placement import needed_at_once
 from eda_service.planning.shapes import ModelShape, shape_beside
 from eda_service.records import DraftManifest
 from eda_service.selfgen.prompts import general_prompts_file
+from eda_service.storage.fits import check_draft_sizes
+from eda_service.storage.objects import current_storage
+from eda_service.storage.registry import find_draft, find_draft_manifest
 from eda_service.training.tracking import check_installed
 
 

@@ -15,8 +15,6 @@ from pydantic import ValidationError
 from api.errors import config_error
 from api.services.paths import given, is_path
 from api.services.prompt_files import check_prompt_file
-from eda_service.artifacts.beneath import Roots
-from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.errors import (
     BaseDraftMissingError,
@@ -25,6 +23,8 @@ from eda_service.errors import (
     UnsafeCheckpointError,
 )
 from eda_service.names import NAME_PATTERN, NAME_RULE, is_name
+from eda_service.storage.beneath import Roots
+from eda_service.storage.registry import find_draft
 
 _DRAFT_ID = re.compile(f"{NAME_PATTERN}(@[0-9]{{1,9}})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eda_service.artifacts.curve import CURVE_FILE, Curve
-from eda_service.artifacts.rundir import RecordT, RunDir
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import (
     CurvePoint,
@@ -16,6 +14,8 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.curve import CURVE_FILE, Curve
+from eda_service.storage.run import RecordT, RunDir
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 
 from api.auth import Caller
-from eda_service.artifacts import registry
-from eda_service.artifacts.gate import Comparison, champion, common
-from eda_service.artifacts.packs import PackVersion, read_pack
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Job, JobStore
 from eda_service.names import NAME_PATTERN, close_names, did_you_mean
+from eda_service.storage import registry
+from eda_service.storage.gate import Comparison, champion, common
+from eda_service.storage.packs import PackVersion, read_pack
 
 _REFERENCE = re.compile(f"(?P<name>{NAME_PATTERN})(@(?P<which>latest|champion|[0-9]{{1,9}}))?")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from eda_service.artifacts.beneath import OutsideError, Roots
 from eda_service.errors import DatasetInvalidError, InputError, TargetNotFoundError
 from eda_service.names import is_model_id
+from eda_service.storage.beneath import OutsideError, Roots
 
 
 def is_path(value: str, param: str) -> bool:

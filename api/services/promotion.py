@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from api.services.packs import Packs
-from eda_service.artifacts.gate import Comparison, beside, beside_base, shortfall
-from eda_service.artifacts.packs import PackVersion
 from eda_service.config.deploy import DeployConfig
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, Job, JobStore
+from eda_service.storage.gate import Comparison, beside, beside_base, shortfall
+from eda_service.storage.packs import PackVersion
 
 _BY_HAND = "deploy it by hand, or adapt again with a lower deploy.min_gain"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.services.paths import given
-from eda_service.artifacts.beneath import Roots
-from eda_service.artifacts.input_files import copying
 from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen.prompts import Survey, read_rows, survey
 from eda_service.selfgen.skipped_rows import SkippedRows
+from eda_service.storage.beneath import Roots
+from eda_service.storage.input_files import copying
 
 MIN_PROMPTS = 8
 """The least that `dataset.num_prompts` may be."""

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from api.services.packs import Packs
 from api.settings import Settings
-from eda_service.artifacts import prompts
 from eda_service.config.deployment import MIN_KEPT_PROMPTS, DriftConfig
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import QuotaExceededError
 from eda_service.jobstore import Deployment, Drift, JobStore
 from eda_service.planning.placement import needed_at_once
+from eda_service.storage import prompts
 
 logger = logging.getLogger(__name__)
 

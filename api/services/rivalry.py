@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 from api.services.packs import Packs
-from eda_service.artifacts.rivals import Rivals, write_rivals
-from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import EdaError, NotFoundError
 from eda_service.jobstore import Job, JobStore
 from eda_service.records import Stage
+from eda_service.storage.rivals import Rivals, write_rivals
+from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from api.services.packs import Packs
 from api.services.promotion import promote
 from api.services.rivalry import Rivalry
 from api.settings import Settings
-from eda_service.artifacts.allowed import roots_env
-from eda_service.artifacts.job_facts import JobFacts
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.storage import storage_env
 from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs, RayStatus
 from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, StorageError, WorkerLostError
 from eda_service.jobstore import Job, JobStore, Status
+from eda_service.storage.allowed import roots_env
+from eda_service.storage.job_facts import JobFacts
+from eda_service.storage.objects import storage_env
+from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from api.schemas_deployments import (
 )
 from api.services.live import Live
 from api.services.packs import Packs
-from eda_service.artifacts.packs import PackVersion
 from eda_service.config.job import EngineKind
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, DeploymentEvent, Revision
+from eda_service.storage.packs import PackVersion
 
 
 def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> DeploymentBody:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
-from eda_service.artifacts import prompts
 from eda_service.config.deployment import DriftConfig
+from eda_service.storage import prompts
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from eda_service.artifacts.prompts import PromptFile
+from eda_service.storage.prompts import PromptFile
 
 REDACTED = "[redacted]"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from api.services.job_records import JobRecords
 from api.ui.rendering import duration, percent, size
-from eda_service.artifacts.packs import PackVersion
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Record, Stage
+from eda_service.storage.packs import PackVersion
 
 _BAR_UNITS = 100.0
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from api.services.job_records import JobRecords
 from api.ui.charts import Chart
 from api.ui.job_charts import charts_of
-from eda_service.artifacts.packs import ADAPTED, BASE, measured_on
 from eda_service.config.job import AdaptConfig
 from eda_service.records import EvalReport, SpeedRow
+from eda_service.storage.packs import ADAPTED, BASE, measured_on
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from eda_service.artifacts.files import claim_file
 from eda_service.errors import InputError
+from eda_service.storage.files import claim_file
 
 COOKIE = "eda_session"
 LIFETIME_S = 12 * 3600

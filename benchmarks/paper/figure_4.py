@@ -11,13 +11,13 @@ from benchmarks.pairs import BASE_DRAFT, SHARED_DATA
 from benchmarks.paper.domains import domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import transcripts_of
-from eda_service.artifacts.registry import find_draft
-from eda_service.artifacts.rundir import RunDir
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.records import Stage
+from eda_service.storage.registry import find_draft
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 COLUMNS, MOST_TOKENS = 74, 110

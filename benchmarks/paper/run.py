@@ -28,8 +28,6 @@ from benchmarks.paper.data import config_of, generated_set, link
 from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
-from eda_service.artifacts.registry import find_draft
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
@@ -44,6 +42,8 @@ from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
+from eda_service.storage.registry import find_draft
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 OUT = RESULTS / "paper"

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.paper.domains import Source
-from eda_service.artifacts.files import sha256_text
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.replay import Transcript, transcribe
 from eda_service.selfgen.prompts import Prompt, read_jsonl
+from eda_service.storage.files import sha256_text
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

@@ -19,10 +19,10 @@ import httpx
 from packaging.requirements import Requirement
 
 from eda_service import __version__
-from eda_service.artifacts.storage import current_storage
 from eda_service.cli.console import read_up
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError
+from eda_service.storage.objects import current_storage
 
 _PACKAGE = "eda-service"
 _PYTHONS = ((3, 11), (3, 13))

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from typer.core import TyperGroup
 
-from eda_service.artifacts.rundir import home_dir
 from eda_service.client import DEFAULT_URL, ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError, InputError
+from eda_service.storage.run import home_dir
 
 out = Console(soft_wrap=True, highlight=False)  # lines are copied and piped: the terminal may wrap them, we do not
 err = Console(stderr=True, soft_wrap=True, highlight=False)

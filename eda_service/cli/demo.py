@@ -15,14 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service.artifacts.files import write_json
-from eda_service.artifacts.rundir import RunDir
 from eda_service.cli import view
 from eda_service.cli.console import Exit, err, out, read_up
 from eda_service.cli.demo_report import copy_plots, print_report, summarise
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.distributed.processes import free_port
 from eda_service.errors import EdaError, InputError
+from eda_service.storage.files import write_json
+from eda_service.storage.run import RunDir
 
 TARGET = "smollm2-135m-math"
 QUESTION = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"

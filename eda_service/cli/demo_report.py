@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.cli.console import out
 from eda_service.cli.view import duration
 from eda_service.errors import ArtifactCorruptError
@@ -22,6 +21,7 @@ from eda_service.records import (
     SpeedRow,
     Stage,
 )
+from eda_service.storage.run import RunDir
 
 RecordT = TypeVar("RecordT", bound=Record)
 _BASE, _ADAPTED = "base_draft", "adapted_draft"

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from eda_service.artifacts.rundir import home_dir
 from eda_service.cli.console import out
 from eda_service.cli.service import HomeOption
 from eda_service.private_files import keep_private
+from eda_service.storage.run import home_dir
 
 
 def join(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eda_service.artifacts.rundir import home_dir
 from eda_service.cli import view
 from eda_service.cli.console import Commands, JsonOption, err, example, print_json, read_up
 from eda_service.cli.service import HomeOption
@@ -19,6 +18,7 @@ from eda_service.client import ServiceUnreachableError
 from eda_service.errors import InputError
 from eda_service.private_files import private_home
 from eda_service.scopes import Scope
+from eda_service.storage.run import home_dir
 
 if TYPE_CHECKING:
     from eda_service.jobstore import JobStore, KeyInfo

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from eda_service.artifacts.registry import list_drafts
-from eda_service.artifacts.rundir import home_dir
 from eda_service.cli.bars import bars
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import ServiceUnreachableError
+from eda_service.storage.registry import list_drafts
+from eda_service.storage.run import home_dir
 
 app = typer.Typer(
     cls=Commands,

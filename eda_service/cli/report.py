@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from eda_service.artifacts.files import write_bytes
 from eda_service.cli.arguments import JobArgument
 from eda_service.cli.console import JsonOption, UrlOption, connect, err, print_json
 from eda_service.errors import InputError
+from eda_service.storage.files import write_bytes
 
 _STDOUT = Path("-")
 

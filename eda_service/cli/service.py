@@ -13,10 +13,10 @@ from typing import Annotated
 import psutil  # type: ignore[import-untyped]
 import typer
 
-from eda_service.artifacts.rundir import home_dir
 from eda_service.cli.console import JsonOption, err, out, print_json, read_up
 from eda_service.errors import EdaError
 from eda_service.private_files import keep_private
+from eda_service.storage.run import home_dir
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 _DOWN_TIMEOUT_S = 90.0

@@ -22,7 +22,6 @@ from typing import IO, Any
 
 import httpx
 
-from eda_service.artifacts.files import write_json
 from eda_service.cli.console import read_up
 from eda_service.cli.keys import database_name, open_store
 from eda_service.distributed import processes
@@ -33,6 +32,7 @@ from eda_service.distributed.ray_token import ensure_token, token_path
 from eda_service.errors import EdaError, InputError
 from eda_service.loopback import require_loopback
 from eda_service.private_files import private_home
+from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)
 

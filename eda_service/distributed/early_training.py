@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from eda_service.artifacts.registry import find_draft
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.distributed.stage_select import select_scores, write_compact
 from eda_service.distributed.stage_train import EARLY, EARLY_FOLDER, fit, payload_of
 from eda_service.planning.estimate import split_samples
 from eda_service.records import FileEntry, SampleScore, Stage
+from eda_service.storage.registry import find_draft
+from eda_service.storage.run import RunDir
 
 
 def early_shards(config: TrainConfig, shards: Sequence[str]) -> list[str]:

@@ -15,10 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shard_results import ShardResults
-from eda_service.artifacts.shards import Sample, write_shard
 from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.distributed.vllm_environment import prepare_cpu, require_vllm
 from eda_service.export.cache import whole_target
@@ -28,6 +24,10 @@ from eda_service.selection.projection import ReferenceStatistics
 from eda_service.selfgen.generate import Generated, generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.vllm_writer import IN_PROCESS, VllmWriter, Writer
+from eda_service.storage.files import file_entry
+from eda_service.storage.run import RunDir
+from eda_service.storage.shard_results import ShardResults
+from eda_service.storage.shards import Sample, write_shard
 from eda_service.targets.loader import Target
 
 

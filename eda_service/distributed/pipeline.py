@@ -14,9 +14,6 @@ from pathlib import Path
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
-from eda_service.artifacts.files import is_disk_full
-from eda_service.artifacts.heartbeat import Heartbeat
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.resources import connect
 from eda_service.distributed.stage_evaluate import run_evaluate
@@ -43,6 +40,9 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.files import is_disk_full
+from eda_service.storage.heartbeat import Heartbeat
+from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
 

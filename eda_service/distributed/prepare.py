@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from eda_service.artifacts.files import write_bytes, write_json
 from eda_service.config.job import AdaptConfig, Answers, DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.selection.projection import fit_reference
@@ -23,6 +22,7 @@ from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.skipped_rows import SkippedRows
+from eda_service.storage.files import write_bytes, write_json
 from eda_service.targets.device import choose_device
 from eda_service.targets.io import export_io
 from eda_service.targets.loader import Target, load_target

@@ -11,10 +11,6 @@ from pathlib import Path
 
 import torch
 
-from eda_service.artifacts.files import file_entry, write_json
-from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, Method, Selector
 from eda_service.distributed.stage_generate import run_generate
 from eda_service.distributed.stage_select import forget_unselected, run_select
@@ -26,6 +22,10 @@ from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.errors import ConflictError, InputError
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
+from eda_service.storage.files import file_entry, write_json
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
+from eda_service.storage.run import RunDir
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.resolve import resolve_target
 

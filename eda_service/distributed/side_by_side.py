@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from eda_service.artifacts import fixed_evaluation
-from eda_service.artifacts.fits import check_pack_fits
-from eda_service.artifacts.fixed_evaluation import FixedEvaluation
-from eda_service.artifacts.registry import find_draft, find_pack, read_pack_manifest
-from eda_service.artifacts.rivals import Rivals
 from eda_service.config.job import AdaptConfig
 from eda_service.decoding.request import own_params
 from eda_service.distributed.endpoint import load_drafts, make_engine
@@ -19,6 +14,11 @@ from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.records import FixedScores, TargetFingerprint
 from eda_service.selfgen.prompts import Prompt
+from eda_service.storage import fixed_evaluation
+from eda_service.storage.fits import check_pack_fits
+from eda_service.storage.fixed_evaluation import FixedEvaluation
+from eda_service.storage.registry import find_draft, find_pack, read_pack_manifest
+from eda_service.storage.rivals import Rivals
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

@@ -13,12 +13,6 @@ from typing import Any
 
 import ray
 
-from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.packs import ADAPTED, BASE, measured_on
-from eda_service.artifacts.provenance import library_versions, machine
-from eda_service.artifacts.registry import find_draft
-from eda_service.artifacts.rivals import Rivals, read_rivals
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, own_params
@@ -48,6 +42,12 @@ from eda_service.records import (
     ValidateRecord,
 )
 from eda_service.selfgen.refused import render_all
+from eda_service.storage.files import file_entry
+from eda_service.storage.packs import ADAPTED, BASE, measured_on
+from eda_service.storage.provenance import library_versions, machine
+from eda_service.storage.registry import find_draft
+from eda_service.storage.rivals import Rivals, read_rivals
+from eda_service.storage.run import RunDir
 from eda_service.training.tracking import open_tracks
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,6 @@ from typing import Any
 import ray
 import ray.data
 
-from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shard_results import ShardResults
 from eda_service.config.job import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.distributed.early_training import EarlyTraining
 from eda_service.distributed.generation_actor import ShardWriter
@@ -37,6 +33,10 @@ from eda_service.distributed.resources import limit_threads
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
+from eda_service.storage.files import file_entry
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.run import RunDir
+from eda_service.storage.shard_results import ShardResults
 
 logger = logging.getLogger(__name__)
 _PREPARED = "generate/prepare.json"

@@ -5,11 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 
-from eda_service.artifacts.files import file_entry, write_json
-from eda_service.artifacts.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
-from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
 from eda_service.records import (
@@ -22,6 +17,11 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.files import file_entry, write_json
+from eda_service.storage.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
+from eda_service.storage.run import RunDir
 
 
 def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shards import features_path, read_shard, tokens_path, write_shard
 from eda_service.config.job import AdaptConfig, Selector
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import FileEntry, SampleScore, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.ranking import select
+from eda_service.storage.files import file_entry
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.run import RunDir
+from eda_service.storage.shards import features_path, read_shard, tokens_path, write_shard
 
 _FORGOTTEN = "select/forgotten.json"
 

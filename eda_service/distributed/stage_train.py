@@ -15,11 +15,6 @@ from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from eda_service.artifacts.curve import CURVE_FILE, Curve
-from eda_service.artifacts.files import file_entry, is_disk_full
-from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.registry import find_draft, read_draft_manifest
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.bound_torch import BoundTorchConfig
 from eda_service.distributed.prepare import IO_FILE
@@ -38,6 +33,11 @@ from eda_service.errors import (
 )
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
+from eda_service.storage.curve import CURVE_FILE, Curve
+from eda_service.storage.files import file_entry, is_disk_full
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.registry import find_draft, read_draft_manifest
+from eda_service.storage.run import RunDir
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
     """Rank the draft vocabulary over these shards of the self-generated set (tokens stay after selection)."""
     from safetensors.torch import save_file
 
-    from eda_service.artifacts.shards import read_shard
+    from eda_service.storage.shards import read_shard
 
     directory = run.stage_dir(Stage.GENERATE)
     answers = (

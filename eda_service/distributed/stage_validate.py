@@ -9,11 +9,6 @@ from typing import Any
 
 import ray
 
-from eda_service.artifacts.files import file_entry, require_free_bytes, sha256_text
-from eda_service.artifacts.fits import check_draft_fits
-from eda_service.artifacts.provenance import library_versions
-from eda_service.artifacts.registry import find_draft, read_draft_manifest
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.distributed.resources import limit_threads, require_gpus
 from eda_service.distributed.vllm_environment import require_vllm
@@ -24,6 +19,11 @@ from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
+from eda_service.storage.files import file_entry, require_free_bytes, sha256_text
+from eda_service.storage.fits import check_draft_fits
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.registry import find_draft, read_draft_manifest
+from eda_service.storage.run import RunDir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.device import choose_device

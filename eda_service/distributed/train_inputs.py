@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eda_service.artifacts.registry import find_draft
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.records import FileEntry, Stage
+from eda_service.storage.registry import find_draft
+from eda_service.storage.run import RunDir
 from eda_service.targets.head import LmHead
 from eda_service.targets.packed import native_bfloat16
 

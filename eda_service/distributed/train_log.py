@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from eda_service.artifacts.curve import CURVE_FILE, Curve
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.records import CurvePoint, Stage
+from eda_service.storage.curve import CURVE_FILE, Curve
+from eda_service.storage.run import RunDir
 from eda_service.training.loss import Losses
 from eda_service.training.tracking import open_tracks
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from eda_service.artifacts.files import file_entry
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.deepspeed_config import (
     deepspeed_config,
@@ -32,6 +30,8 @@ from eda_service.drafts.freezing import frozen_sha256
 from eda_service.errors import ArtifactCorruptError, NonFiniteLossError
 from eda_service.planning.estimate import SIMULATED_DEPTH
 from eda_service.records import Stage
+from eda_service.storage.files import file_entry
+from eda_service.storage.run import RunDir
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet

@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eda_service.artifacts.tensor_header import read_header
 from eda_service.config.job import Method, TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.freezing import frozen_sha256, prepare, trained_state
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
+from eda_service.storage.tensor_header import read_header
 
 _VOCAB = "draft_vocab"
 _FROZEN = "frozen_sha256"

@@ -11,8 +11,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from eda_service.artifacts.files import sha256_text
-from eda_service.artifacts.rundir import home_dir
 from eda_service.config.job import TargetSpec
 from eda_service.errors import ArtifactCorruptError, ConflictError
 from eda_service.export.calibration import CalibrationSettings
@@ -21,6 +19,8 @@ from eda_service.export.eda_config import SCHEMA_VERSION, Destination, Form
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
+from eda_service.storage.files import sha256_text
+from eda_service.storage.run import home_dir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import load_config
 from eda_service.targets.loader import fingerprint

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from eda_service.artifacts.files import publish_dir, sha256_file, temporary_name
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError
 from eda_service.export.contents import D2T, TOKEN_MAP, config_of, shapes_of
 from eda_service.export.eda_config import Destination, EdaConfig
+from eda_service.storage.files import publish_dir, sha256_file, temporary_name
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

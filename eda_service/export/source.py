@@ -9,8 +9,12 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from eda_service.artifacts.fits import check_draft_fits, check_pack_fits
-from eda_service.artifacts.registry import (
+from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
+from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
+from eda_service.records import PackManifest, TargetFingerprint
+from eda_service.storage.fits import check_draft_fits, check_pack_fits
+from eda_service.storage.registry import (
     find_draft,
     find_pack,
     list_drafts,
@@ -18,10 +22,6 @@ from eda_service.artifacts.registry import (
     read_draft_manifest,
     read_pack_manifest,
 )
-from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
-from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
-from eda_service.records import PackManifest, TargetFingerprint
 
 BASE_DRAFT = "base_draft"
 

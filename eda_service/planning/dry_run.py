@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from eda_service.artifacts import bounded_json
-from eda_service.artifacts.packs import measured_on
-from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import AdaptConfig, Method
 from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.errors import BaseDraftMissingError
@@ -21,6 +18,9 @@ from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.planning.workload import expected_lengths
+from eda_service.storage import bounded_json
+from eda_service.storage.packs import measured_on
+from eda_service.storage.registry import find_draft
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from eda_service.artifacts.files import write_json
-from eda_service.artifacts.rundir import RunDir, calibration_path
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device
 from eda_service.planning.measured import measure
+from eda_service.storage.files import write_json
+from eda_service.storage.run import RunDir, calibration_path
 
 ASSUMED_GPU = "h100"
 """What a job with GPUs is planned for where nobody says which."""

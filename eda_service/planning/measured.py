@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
@@ -14,6 +13,7 @@ from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.planning.workload import Lengths
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
+from eda_service.storage.run import RunDir
 
 
 @dataclass(frozen=True)

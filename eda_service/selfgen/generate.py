@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from eda_service.artifacts.shards import Sample
 from eda_service.config.job import Answers, SelfGenConfig
 from eda_service.decoding.admission import check_request
 from eda_service.decoding.engine import Engine
@@ -24,6 +23,7 @@ from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.vllm_writer import Writer
+from eda_service.storage.shards import Sample
 from eda_service.targets.loader import Target
 
 _READ = SamplingParams(max_new_tokens=1)  # prompt and answer, for their features

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from eda_service.artifacts.files import publish_dir
 from eda_service.errors import DatasetInvalidError
+from eda_service.storage.files import publish_dir
 from eda_service.targets.embedded import download_wheel, model_cache
 
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"

@@ -19,8 +19,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from eda_service.artifacts.input_files import find_copy
-from eda_service.artifacts.rundir import home_dir
 from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
@@ -29,6 +27,8 @@ from eda_service.selfgen.row_files import rows_of
 from eda_service.selfgen.row_forms import read_form
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.selfgen.tasks import PREFIX, templates_of
+from eda_service.storage.input_files import find_copy
+from eda_service.storage.run import home_dir
 from eda_service.targets.chat.chat import render_prompt
 
 PARAM = "dataset.source"

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from eda_service.artifacts import bounded_json
 from eda_service.errors import DatasetInvalidError
 from eda_service.records import MAX_ROW_BYTES
+from eda_service.storage import bounded_json
 
 MAX_FILE_BYTES = 2 << 30
 _BOM = b"\xef\xbb\xbf"

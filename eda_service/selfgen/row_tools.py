@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eda_service.artifacts import bounded_json
 from eda_service.selfgen.row_error import RowError
+from eda_service.storage import bounded_json
 
 Tools = list[dict[str, Any]]
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from eda_service.artifacts.files import publish_dir, sha256_file, write_json
 from eda_service.errors import TargetNotFoundError
 from eda_service.progress import BYTES, Tell, silent
+from eda_service.storage.files import publish_dir, sha256_file, write_json
 from eda_service.targets.gguf_header import read_gguf_header
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from eda_service.artifacts import bounded_json
 from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError
+from eda_service.storage import bounded_json
 from eda_service.targets.checks.weight_files import weight_headers
 from eda_service.targets.generation_defaults import read_generation_defaults
 from eda_service.targets.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from eda_service.artifacts import bounded_json
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
+from eda_service.storage import bounded_json
 
 FILE = "generation_config.json"
 _PARAM = "target.model"

@@ -12,9 +12,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from eda_service.artifacts.allowed import current_roots
-from eda_service.artifacts.beneath import FileIdentity, OutsideError, Roots
 from eda_service.errors import ArtifactCorruptError, InputError, TargetNotFoundError
+from eda_service.storage.allowed import current_roots
+from eda_service.storage.beneath import FileIdentity, OutsideError, Roots
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 import httpx
 
-from eda_service.artifacts import bounded_json
 from eda_service.errors import ResourceError
+from eda_service.storage import bounded_json
 from eda_service.targets.resolve import HUB_TIMEOUT_S
 
 Kind = Literal["model", "dataset"]

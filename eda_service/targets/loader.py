@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from eda_service.artifacts.files import sha256_file, sha256_text
 from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetNotFoundError
 from eda_service.records import TargetFingerprint
+from eda_service.storage.files import sha256_file, sha256_text
 from eda_service.targets.adapters.bank import AdapterBank
 from eda_service.targets.adapters.merge import merge_adapter
 from eda_service.targets.attention import NAME as ATTENTION

@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from eda_service.artifacts import bounded_json
-from eda_service.artifacts.tensor_header import read_header
 from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
 from eda_service.names import is_model_id, is_name
 from eda_service.progress import Tell, silent
+from eda_service.storage import bounded_json
+from eda_service.storage.tensor_header import read_header
 from eda_service.targets.adapters.check import check_adapter
 from eda_service.targets.checks.config_check import check_settings
 from eda_service.targets.embedded import EMBEDDED, fetch

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from eda_service.artifacts.rundir import RunDir, home_dir
 from eda_service.config.job import AdaptConfig
+from eda_service.storage.run import RunDir, home_dir
 from eda_service.training.tracking import parameters
 
 JOB_TAG = "eda.job_id"

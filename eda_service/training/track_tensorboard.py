@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 
 FOLDER = "tensorboard"
 

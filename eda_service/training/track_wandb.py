@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 from eda_service.training.tracking import parameters
 
 _STEP = "step"

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.config.track import TrackConfig, Tracker
 from eda_service.errors import InputError
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from eda_service.artifacts.shards import Sample
 from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
+from eda_service.storage.shards import Sample
 from eda_service.targets.head import LmHead
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate

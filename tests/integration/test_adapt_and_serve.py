@@ -25,11 +25,11 @@ from tiny_models import fit_draft, register_draft
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.distributed import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

@@ -11,8 +11,8 @@ import pytest
 from training_group import curve_of, pack_of, train
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.artifacts.curve import Curve
-from eda_service.artifacts.rundir import RunDir
+from eda_service.storage.curve import Curve
+from eda_service.storage.run import RunDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

@@ -12,13 +12,13 @@ from small_job import CONFIG, write_prompts
 from tiny_models import register_draft
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shards import read_shard
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.pipeline import run_stage
 from eda_service.distributed.stage_train import EARLY
 from eda_service.drafts.draft import Draft
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
+from eda_service.storage.run import RunDir
+from eda_service.storage.shards import read_shard
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

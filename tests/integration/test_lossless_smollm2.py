@@ -18,7 +18,6 @@ import pytest
 import torch
 from scipy import stats
 
-from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding import verification
 from eda_service.decoding.engine import run_to_end
@@ -27,6 +26,7 @@ from eda_service.distributed.endpoint import make_engine
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
+from eda_service.storage.registry import find_draft
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 

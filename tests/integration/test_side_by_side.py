@@ -11,12 +11,12 @@ import pytest
 from tiny_models import register_draft
 from trained_job import PROMPTS, trained_job
 
-from eda_service.artifacts.gate import beside, champion
-from eda_service.artifacts.packs import ADAPTED, read_pack
-from eda_service.artifacts.rivals import Rivals, write_rivals
 from eda_service.distributed.pipeline import run_stage
 from eda_service.drafts.draft import Draft
 from eda_service.records import EvalReport, PackManifest, Stage
+from eda_service.storage.gate import beside, champion
+from eda_service.storage.packs import ADAPTED, read_pack
+from eda_service.storage.rivals import Rivals, write_rivals
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

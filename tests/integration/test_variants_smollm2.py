@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from eda_service.artifacts.registry import find_draft
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts
 from eda_service.decoding.engine import Engine, run_to_end
@@ -19,6 +18,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.distributed.endpoint import load_drafts
 from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.lossless import check_lossless
+from eda_service.storage.registry import find_draft
 from eda_service.targets.adapters.adapter import read_adapter
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target

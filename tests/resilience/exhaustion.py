@@ -25,10 +25,10 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.pairs import RESULTS, header, write_result
-from eda_service.artifacts.files import sha256_file
-from eda_service.artifacts.registry import find_pack
 from eda_service.client import Adaptation, Client
 from eda_service.records import STAGES
+from eda_service.storage.files import sha256_file
+from eda_service.storage.registry import find_pack
 from tests.resilience import exhaustion_clients as clients
 from tests.resilience.exhaustion_clock import clock_jumps
 from tests.resilience.faults import HELD_OPEN, Bench

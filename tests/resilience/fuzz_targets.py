@@ -30,15 +30,15 @@ from api.services.submission import to_config
 from api.services.webhook_urls import check_url
 from api.serving.requests import ChatRequest, CompletionRequest
 from benchmarks.pairs import DOMAINS
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shards import Sample, read_shard, write_shard
-from eda_service.artifacts.tensor_header import parse_header
 from eda_service.client.errors import UnexpectedAnswerError
 from eda_service.client.stream import SseDecoder
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError
 from eda_service.records import EvalReport, Stage
 from eda_service.selfgen.prompts import read_jsonl
+from eda_service.storage.run import RunDir
+from eda_service.storage.shards import Sample, read_shard, write_shard
+from eda_service.storage.tensor_header import parse_header
 from eda_service.targets.adapters.check import read_config
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
 from eda_service.targets.gguf_header import read_gguf_header

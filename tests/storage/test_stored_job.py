@@ -17,11 +17,11 @@ from s3_server import S3Server
 from small_job import CONFIG, store_draft, write_prompts
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.artifacts.files import sha256_file
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.storage import Storage
 from eda_service.client import Client
 from eda_service.records import Stage
+from eda_service.storage.files import sha256_file
+from eda_service.storage.objects import Storage
+from eda_service.storage.run import RunDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

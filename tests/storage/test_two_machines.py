@@ -15,9 +15,9 @@ import pytest
 from s3_server import S3Server
 from small_job import CONFIG, store_draft, write_prompts
 
-from eda_service.artifacts.files import sha256_file
-from eda_service.artifacts.rundir import RunDir
 from eda_service.records import STAGES
+from eda_service.storage.files import sha256_file
+from eda_service.storage.run import RunDir
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

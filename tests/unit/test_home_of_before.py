@@ -13,10 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from eda_service.artifacts.curve import Curve
-from eda_service.artifacts.registry import find_draft, find_pack, read_pack_manifest
-from eda_service.artifacts.rundir import RunDir
-from eda_service.artifacts.shards import read_shard
 from eda_service.config.job import AdaptConfig, Method
 from eda_service.drafts.checkpoint import load_pack
 from eda_service.records import (
@@ -29,6 +25,10 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.curve import Curve
+from eda_service.storage.registry import find_draft, find_pack, read_pack_manifest
+from eda_service.storage.run import RunDir
+from eda_service.storage.shards import read_shard
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "home_before_rooms"
 GOLDEN = Path(__file__).parents[2] / "benchmarks" / "results" / "golden.json"

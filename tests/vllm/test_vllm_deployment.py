@@ -22,7 +22,6 @@ from adapted_packs import publish_adapted
 from running import Service
 from transformers import AutoModelForCausalLM
 
-from eda_service.artifacts.registry import find_pack
 from eda_service.client import Client
 from eda_service.config.job import Mix, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
@@ -30,6 +29,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.checkpoint import for_inference, load_pack
 from eda_service.drafts.head import DraftHead
 from eda_service.export.cache import exports_dir
+from eda_service.storage.registry import find_pack
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

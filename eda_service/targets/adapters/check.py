@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eda_service.artifacts import bounded_json
-from eda_service.artifacts.tensor_header import TensorPlace, read_header
 from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
+from eda_service.storage import bounded_json
+from eda_service.storage.tensor_header import TensorPlace, read_header
 from eda_service.targets.adapters.modules import is_targeted
 from eda_service.targets.checks.weight_files import weight_headers
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eda_service.artifacts import bounded_json
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError, reason_of
+from eda_service.storage import bounded_json
 from eda_service.targets.chat.continued import continued
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
 from eda_service.targets.chat.tool_marks import mark

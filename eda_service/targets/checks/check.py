@@ -22,8 +22,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from eda_service.artifacts import bounded_json
 from eda_service.errors import TargetIncompatibleError, reason_of
+from eda_service.storage import bounded_json
 from eda_service.targets.adapters.check import whole_rows
 from eda_service.targets.attention import NAME as ATTENTION
 from eda_service.targets.attention import head_dim_of, visible_mask

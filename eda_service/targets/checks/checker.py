@@ -10,8 +10,8 @@ import threading
 from collections.abc import Hashable
 from pathlib import Path
 
-from eda_service.artifacts.beneath import FileIdentity
 from eda_service.errors import InputError, TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
+from eda_service.storage.beneath import FileIdentity
 from eda_service.targets.checks.check_worker import ENVIRONMENT
 from eda_service.targets.child import JsonChild
 from eda_service.targets.resolve import ResolvedTarget

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from eda_service.artifacts.tensor_header import read_header
 from eda_service.errors import TargetIncompatibleError
+from eda_service.storage.tensor_header import read_header
 from eda_service.targets.checks.weight_files import weight_files
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from eda_service.artifacts import bounded_json
-from eda_service.artifacts.tensor_header import TensorPlace, read_header
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
+from eda_service.storage import bounded_json
+from eda_service.storage.tensor_header import TensorPlace, read_header
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PARAM = "target.model"

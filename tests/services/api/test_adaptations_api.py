@@ -14,10 +14,10 @@ from api.__main__ import only_one
 from api.app import create_app
 from api.auth import require_safe_host
 from api.settings import Settings
-from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore, Status
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 

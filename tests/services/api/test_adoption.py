@@ -17,13 +17,13 @@ from api.app import create_app
 from api.services.dispatcher import Dispatcher
 from api.settings import Settings
 from api.vault import open_vault
-from eda_service.artifacts.registry import reserve_version
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.deploy import DeployConfig
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.records import Stage
 from eda_service.scopes import Scope
+from eda_service.storage.registry import reserve_version
+from eda_service.storage.run import RunDir
 
 CONFIG = AdaptConfig(
     target=TargetSpec(model="org/model"), served_name="pair", deploy=DeployConfig(min_gain=0.0, min_speed_gain=0.0)

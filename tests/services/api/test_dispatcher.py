@@ -12,12 +12,12 @@ from scripted_service import Answer, scripted_service
 
 from api.services.dispatcher import Dispatcher
 from api.settings import Settings
-from eda_service.artifacts.files import write_json
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.jobstore import JobStore, Status
 from eda_service.records import Stage
+from eda_service.storage.files import write_json
+from eda_service.storage.run import RunDir
 
 
 class Clock:

@@ -21,10 +21,10 @@ from api.services.replicas import Replicas
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetrics
 from api.settings import Settings
-from eda_service.artifacts import prompts
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import JobStore
+from eda_service.storage import prompts
 
 TARGET = {"model": "org/model", "adapter": None, "revision": None, "dtype": "auto"}
 SETTINGS = {"min_rounds": 100, "adapt": True, "keep_prompts": 50, "cool_down_s": 1000}

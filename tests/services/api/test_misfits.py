@@ -12,11 +12,11 @@ from scripted_service import scripted_service
 
 from api.services.dispatcher import Dispatcher
 from api.settings import Settings
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.planning.placement import needed_at_once
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 
 
 class Clock:

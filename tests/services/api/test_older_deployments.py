@@ -7,10 +7,10 @@ from sqlalchemy import update
 
 from api.app import create_app
 from api.settings import Settings
-from eda_service.artifacts import prompts
 from eda_service.jobstore import JobStore
 from eda_service.jobstore.ids import new_deployment_uid
 from eda_service.jobstore.models import DeploymentRow
+from eda_service.storage import prompts
 
 ROW = {"at": 1.0, "messages": [{"role": "user", "content": "kept before"}]}
 

@@ -36,13 +36,13 @@ from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetrics
 from api.settings import Settings
 from api.vault import open_vault
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.processes import free_port
 from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.jobstore.reading import Reader
 from eda_service.scopes import Scope
+from eda_service.storage.run import RunDir
 
 SERVE = "/api/serve/applications/"
 HTML = {"accept": "text/html"}

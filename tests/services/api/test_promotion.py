@@ -11,12 +11,12 @@ from pack_files import put_pack
 from api.services import rivalry
 from api.services.dispatcher import Dispatcher
 from api.settings import Settings
-from eda_service.artifacts.rivals import Rivals, read_rivals
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.deploy import DeployConfig
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.records import Stage
+from eda_service.storage.rivals import Rivals, read_rivals
+from eda_service.storage.run import RunDir
 
 TARGET = TargetSpec(model="org/by-hand")
 CONFIG = AdaptConfig(target=TARGET, served_name="math")

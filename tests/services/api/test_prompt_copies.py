@@ -14,12 +14,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.settings import Settings
-from eda_service.artifacts import input_files
 from eda_service.config.job import DatasetSpec
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.selfgen import row_files
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
+from eda_service.storage import input_files
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1", "force": True}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from api.serving.keeper import PromptKeeper
 from api.serving.requests import ChatRequest, CompletionRequest
-from eda_service.artifacts import prompts
+from eda_service.storage import prompts
 
 
 def chat(text: str) -> ChatRequest:

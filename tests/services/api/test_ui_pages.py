@@ -12,9 +12,9 @@ from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, record_of
 from pack_files import put_pack
 
 from api.settings import Settings
-from eda_service.artifacts.rundir import RunDir
 from eda_service.jobstore import JobStore, Status
 from eda_service.records import EvalReport, Rival, Role, SpeedRow, Stage
+from eda_service.storage.run import RunDir
 
 HTML = {"accept": "text/html"}
 BODY = {"model": "org/model", "base_draft": "small@1"}

@@ -14,10 +14,10 @@ from html_pages import parse
 from job_files import record_of
 from live_api import BODY, LiveApi, live_api
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Status
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 
 
 @pytest.fixture(scope="module")

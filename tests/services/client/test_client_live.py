@@ -13,10 +13,10 @@ from job_files import finish_job
 from live_api import BODY, LiveApi
 from lossy_proxy import lossy_proxy
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.client import ApiError
 from eda_service.jobstore import Status
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 
 
 def fresh(**changes: Any) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from benchmarks.paper.stopping import stopped_at, stopping_rows
 from benchmarks.paper.tables import domains_in, mean_length, speed_table, summary
 from benchmarks.paper.tasks import FEWEST_PROMPTS, FEWEST_TOKENS, enough
 from benchmarks.paper.timed import timed_cells
-from eda_service.artifacts.registry import find_draft
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.errors import InputError
 from eda_service.evaluation.replay import Transcript
 from eda_service.records import SpeedRow
+from eda_service.storage.registry import find_draft
 
 
 def every_cell() -> list[Cell]:

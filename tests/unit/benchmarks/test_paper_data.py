@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.paper.data import _score_again
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.distributed.generation_actor import ShardWriter
 from eda_service.distributed.prepare import prepare_generation
 from eda_service.distributed.stage_generate import manifest_of, shards_of
 from eda_service.records import SelfGenManifest, Stage
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target
 
 SELECTION = SelectionConfig(num_reference_prompts=8, reference_max_new_tokens=16, pca_dim=8)

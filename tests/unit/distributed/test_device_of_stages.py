@@ -10,7 +10,6 @@ import pytest
 import ray
 import torch
 
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.distributed.base_group import BaseGroup
 from eda_service.distributed.generation_actor import ShardWriter
@@ -19,6 +18,7 @@ from eda_service.distributed.resources import require_gpus, reserved_device
 from eda_service.distributed.stage_evaluate import Evaluation
 from eda_service.distributed.stage_validate import _look
 from eda_service.errors import InputError
+from eda_service.storage.run import RunDir
 
 HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {
     "validate": lambda config, _: _look._function(config.model_dump(mode="json")),

@@ -14,16 +14,16 @@ from adapted_packs import publish_adapted
 from tiny_models import register_draft
 from trained_job import PROMPTS, TRAIN, trained_job
 
-from eda_service.artifacts.fixed_evaluation import FixedEvaluation, propose
-from eda_service.artifacts.packs import ADAPTED, BASE
-from eda_service.artifacts.rivals import Rivals
-from eda_service.artifacts.rundir import RunDir
 from eda_service.config.job import AdaptConfig
 from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.distributed.side_by_side import PREFIX
 from eda_service.distributed.stage_evaluate import Evaluation
 from eda_service.drafts.draft import Draft
 from eda_service.records import Stage
+from eda_service.storage.fixed_evaluation import FixedEvaluation, propose
+from eda_service.storage.packs import ADAPTED, BASE
+from eda_service.storage.rivals import Rivals
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target
 
 SERVED = Rivals(served="math@1", champion="math@1")

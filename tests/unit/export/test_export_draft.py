@@ -11,8 +11,6 @@ import torch
 from adapted_packs import publish_adapted
 from safetensors.torch import load_file, save_file
 
-from eda_service.artifacts.files import sha256_file
-from eda_service.artifacts.registry import find_draft, find_pack
 from eda_service.config.job import Method, Mix, TargetSpec, TrainConfig
 from eda_service.drafts.checkpoint import load_pack
 from eda_service.drafts.draft import Draft
@@ -21,6 +19,8 @@ from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import check_written, read_export
 from eda_service.export.eda_config import Destination, Form, Gate
 from eda_service.export.export import Exported, ExportRequest, export_draft
+from eda_service.storage.files import sha256_file
+from eda_service.storage.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
 from eda_service.training.unroll import unroll
 

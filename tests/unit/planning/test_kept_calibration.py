@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.artifacts.rundir import RunDir, calibration_path
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning import kept
@@ -17,6 +16,7 @@ from eda_service.planning.kept import device_of, keep_calibration, kept_calibrat
 from eda_service.planning.measured import Measured
 from eda_service.planning.shapes import SHAPES
 from eda_service.planning.workload import Lengths
+from eda_service.storage.run import RunDir, calibration_path
 
 CONFIG = AdaptConfig.model_validate({"target": {"model": "m"}})
 MEASURED = Measured(

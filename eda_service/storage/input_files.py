@@ -1,0 +1,150 @@
+"""Copies of prompt files, made while they are checked at submit: `<home>/inputs/<sha256>.jsonl`.
+
+A job reads the copy, so that what was checked is what is read, whatever happens to the file meanwhile. The name is the
+content's hash: equal files are one copy. Only the service's user can read them; they stay until somebody deletes them,
+since a job may be retried at any time. With storage by URL each is an object `inputs/<sha256>.jsonl` too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from eda_service.errors import ArtifactCorruptError, DatasetInvalidError, InsufficientStorageError, StorageError
+from eda_service.storage.files import fsync_dir, is_disk_full, sha256_file, temporary_name
+from eda_service.storage.objects import current_storage
+
+_ABANDONED_S = 24 * 3600.0  # a copy that is written for longer belongs to a process that was killed
+
+
+def directory(home: Path) -> Path:
+    """Where the copies are, made for this user alone."""
+    path = home / "inputs"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+class Copy:
+    """One copy being written.
+
+    Args:
+        path: Where it is written until it is whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            InsufficientStorageError, StorageError: The service's disk does not take them.
+        """
+        self._digest.update(data)
+        with _told():
+            self._stream.write(data)
+
+    def publish(self) -> str:
+        """Flush it, give it its name, and return that hash.
+
+        Raises:
+            InsufficientStorageError, StorageError: The service's disk, or its storage, does not take it.
+        """
+        sha256 = self._digest.hexdigest()
+        path = self._path.with_name(f"{sha256}.jsonl")
+        with _told():
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            os.replace(self._path, path)  # what is there already has the same bytes
+            fsync_dir(path.parent)
+        storage = current_storage()
+        if storage is not None:
+            storage.put_file(_key(sha256), path)
+        return sha256
+
+    def close(self) -> None:
+        """Forget what was not published."""
+        self._stream.close()
+        self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def copying(home: Path) -> Iterator[Copy]:
+    """A copy to write and publish.
+
+    Raises:
+        InsufficientStorageError: The disk of the home is full.
+        StorageError: It cannot be written for another reason.
+    """
+    with _told():
+        folder = directory(home)
+        _clean(folder)
+        copy = Copy(temporary_name(folder / "input"))
+    try:
+        yield copy
+    finally:
+        with contextlib.suppress(OSError):  # what was buffered does not fit either
+            copy.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise InsufficientStorageError(
+                "the service's disk is full, so the prompt file cannot be copied; free space there and try again",
+                param="dataset.source",
+            ) from error
+        raise StorageError(f"the service cannot copy the prompt file: {error.strerror}; look at its home") from error
+
+
+def find_copy(sha256: str, source: str, home: Path) -> Path:
+    """The copy of a file, verified.
+
+    Args:
+        sha256: Its hash.
+        source: What the caller wrote, for messages.
+        home: Root of all state.
+
+    Raises:
+        DatasetInvalidError: It is not there any more.
+        ArtifactCorruptError: It has other bytes.
+    """
+    path = home / "inputs" / f"{sha256}.jsonl"
+    storage = current_storage()
+    if not path.is_file() and storage is not None:
+        directory(home)
+        storage.get_file(_key(sha256), path)
+    if not path.is_file():
+        raise DatasetInvalidError(
+            f"the copy of {source} that was made at submit (sha256 {sha256[:12]}) is gone; submit the job again",
+            param="dataset.source",
+        )
+    found = sha256_file(path)
+    if found != sha256:
+        raise ArtifactCorruptError(
+            f"the copy of {source} has sha256 {found[:12]}, at submit it was {sha256[:12]}; submit the job again",
+            param="dataset.source",
+        )
+    return path
+
+
+def _clean(folder: Path) -> None:
+    """Remove what processes that were killed have left."""
+    for path in folder.glob(".input.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
+
+
+def _key(sha256: str) -> str:
+    return f"inputs/{sha256}.jsonl"

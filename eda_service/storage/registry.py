@@ -1,0 +1,219 @@
+"""Base drafts and packs by `name@version`: complete and hashed, or not there.
+
+They lie under `<home>/drafts` and `<home>/packs`, or on storage by URL (`shelves`); beside them there are the drafts
+shipped in eda_service/assets/drafts.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
+from eda_service.names import NAME_RULE, did_you_mean, is_name
+from eda_service.records import DraftManifest, PackManifest
+from eda_service.storage.files import verify_files
+from eda_service.storage.objects import current_storage
+from eda_service.storage.run import home_dir
+from eda_service.storage.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
+
+ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
+_VERSION = re.compile(r"[0-9]{1,9}")
+
+
+def _split(reference: str, param: str) -> tuple[str, int | None]:
+    name, at, version = reference.partition("@")
+    if not is_name(name) or (at and not _VERSION.fullmatch(version)):
+        raise NotFoundError(
+            f"{reference[:96]!r} is no name@version; write {NAME_RULE}, then @ and a number", param=param
+        )
+    return name, int(version) if at else None
+
+
+def _shelf(kind: str, home: Path | None) -> Shelf:
+    """Where `packs` or `drafts` lie: on storage where `EDA_STORAGE` names one, else under home."""
+    storage, root = current_storage(), home or home_dir()
+    return DirectoryShelf(root / kind) if storage is None else StorageShelf(storage, kind, root / "cache")
+
+
+def _draft_shelves(home: Path | None) -> tuple[Shelf, Shelf]:
+    return _shelf("drafts", home), DirectoryShelf(shipped_drafts())
+
+
+def shipped_drafts() -> Path:
+    """Directory of the base drafts inside the package."""
+    return Path(str(resources.files("eda_service"))) / "assets" / "drafts"
+
+
+def find_draft(reference: str, home: Path | None = None) -> Path:
+    """Directory of a base draft; without a version the newest.
+
+    Raises:
+        BaseDraftMissingError: Not registered and not shipped.
+    """
+    name, version, shelf = _find_draft(reference, home)
+    return shelf.directory(name, version)
+
+
+def find_draft_manifest(reference: str, home: Path | None = None) -> DraftManifest:
+    """What a base draft says of itself; its files are neither fetched nor verified.
+
+    Raises:
+        BaseDraftMissingError: Not registered and not shipped.
+        ArtifactCorruptError: It does not parse.
+    """
+    name, version, shelf = _find_draft(reference, home)
+    return _parse(DraftManifest, shelf.manifest(name, version), f"the manifest of {name}@{version}")
+
+
+def _find_draft(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
+    name, version = _split(reference, "base_draft")
+    for shelf in _draft_shelves(home):
+        found = shelf.versions(name)
+        if found and (version is None or version in found):
+            return name, found[-1] if version is None else version, shelf
+    known = list_drafts(home)
+    close = did_you_mean(reference, [*known, *(each.partition("@")[0] for each in known)])
+    raise BaseDraftMissingError(
+        f"no base draft {reference!r}{close}; available: {', '.join(known) or 'none'}; "
+        "train one with `python -m jobs.train_draft --pretrain`",
+        param="base_draft",
+    )
+
+
+def list_drafts(home: Path | None = None) -> list[str]:
+    """All base drafts as `name@version`."""
+    shelves = _draft_shelves(home)
+    return sorted({f"{name}@{v}" for shelf in shelves for name in shelf.names() for v in shelf.versions(name)})
+
+
+def read_draft_manifest(directory: Path) -> DraftManifest:
+    """A base draft's manifest, its files verified.
+
+    Raises:
+        ArtifactCorruptError: It does not parse or a file differs.
+    """
+    return _read_manifest(DraftManifest, directory)
+
+
+def find_pack(reference: str, home: Path | None = None) -> Path:
+    """Directory of a pack; without a version the newest.
+
+    Raises:
+        NotFoundError: No such pack.
+    """
+    name, number, shelf = _find_pack(reference, home)
+    return shelf.directory(name, number)
+
+
+def find_pack_manifest(reference: str, home: Path | None = None) -> PackManifest:
+    """What a pack says of itself; its files are neither fetched nor verified.
+
+    Raises:
+        NotFoundError: No such pack.
+        ArtifactCorruptError: It does not parse.
+    """
+    name, number, shelf = _find_pack(reference, home)
+    return _parse(PackManifest, shelf.manifest(name, number), f"the manifest of {name}@{number}")
+
+
+def _find_pack(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
+    name, version = _split(reference, "pack")
+    shelf = _shelf("packs", home)
+    found = shelf.versions(name)
+    if not found or (version is not None and version not in found):
+        raise NotFoundError(f"no pack {reference!r}; its versions: {found or 'none'}", param="pack")
+    return name, found[-1] if version is None else version, shelf
+
+
+def pack_names(home: Path | None = None) -> list[str]:
+    """Names under which packs are published."""
+    return _shelf("packs", home).names()
+
+
+def pack_versions(name: str, home: Path | None = None) -> list[int]:
+    """Published versions of a pack, ascending; none for a name that is no pack's."""
+    return _shelf("packs", home).versions(name) if is_name(name) else []
+
+
+def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:
+    """The job that published a version; None when it came by another way."""
+    return _shelf("packs", home).job_id(name, version)
+
+
+def find_evaluation(name: str, key: str, home: Path | None = None) -> str | None:
+    """The fixed evaluation of a pack's name under a key, as stored; None without one."""
+    return _shelf("packs", home).evaluation(name, key)
+
+
+def create_evaluation(name: str, key: str, text: str, home: Path | None = None) -> bool:
+    """Store a fixed evaluation unless there is one; whether it was stored. Only this user may read it."""
+    return _shelf("packs", home).create_evaluation(name, key, text)
+
+
+def read_pack_manifest(directory: Path) -> PackManifest:
+    """A pack's manifest, its files verified.
+
+    Raises:
+        ArtifactCorruptError: It does not parse or a file differs.
+    """
+    return _read_manifest(PackManifest, directory)
+
+
+def _read_manifest(kind: type[ManifestT], directory: Path) -> ManifestT:
+    path = directory / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise ArtifactCorruptError(f"{path} cannot be read: {error}") from error
+    manifest = _parse(kind, text, str(path))
+    verify_files(directory, manifest.files)
+    return manifest
+
+
+def _parse(kind: type[ManifestT], text: str, where: str) -> ManifestT:
+    try:
+        return kind.model_validate_json(text)
+    except ValueError as error:
+        raise ArtifactCorruptError(f"{where} does not parse: {error}") from error
+
+
+def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
+    """The pack version of a job: the same one when asked again, the next free one the first time."""
+    shelf, number = _shelf("packs", home), 1
+    while not shelf.claim(name, number, job_id):
+        number += 1
+    return number
+
+
+def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
+    """An empty staging directory of a reserved version."""
+    return _shelf("packs", home).staging(name, version)
+
+
+def publish_pack(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
+    """Make a staged pack visible, whole and once."""
+    return _shelf("packs", home).publish(staging, name, version)
+
+
+def has_draft(name: str, version: int, home: Path | None = None) -> bool:
+    """Whether a base draft of that version is registered (shipped ones are not)."""
+    return version in _shelf("drafts", home).versions(name)
+
+
+def stage_draft(name: str, version: int, home: Path | None = None) -> Path:
+    """An empty staging directory for a base draft."""
+    return _shelf("drafts", home).staging(name, version)
+
+
+def publish_draft(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
+    """Register a staged base draft, whole and once."""
+    return _shelf("drafts", home).publish(staging, name, version)
+
+
+def discard(staging: Path) -> None:
+    """Remove a staging directory, if it was not published."""
+    shutil.rmtree(staging, ignore_errors=True)

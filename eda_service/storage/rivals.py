@@ -1,0 +1,44 @@
+"""`rivals.json` of a run directory: which published packs a job measures beside its own, told by the dispatcher.
+
+Jobs never open the database, and only that knows what is served and whose it is.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from eda_service.records import Role
+from eda_service.storage.run import RunDir
+
+RIVALS_FILE = "rivals.json"
+LOCAL_OWNER = "local"
+"""Whose a job is that nobody but its own process knows of."""
+
+
+class Rivals(BaseModel):
+    """Packs that the job's own has to beat."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    owner: str = Field(LOCAL_OWNER, description="of the job")
+    served: str | None = Field(None, description="name@version served under the job's name; None: no pack")
+    champion: str | None = Field(None, description="the best published version of the job's pack; None: there is none")
+
+    @property
+    def packs(self) -> dict[str, tuple[Role, ...]]:
+        """Each pack once, and why."""
+        found: dict[str, tuple[Role, ...]] = {}
+        for role, pack in ((Role.SERVED, self.served), (Role.CHAMPION, self.champion)):
+            if pack is not None:
+                found[pack] = (*found.get(pack, ()), role)
+        return found
+
+
+def read_rivals(run: RunDir) -> Rivals:
+    """What the dispatcher has told so far; without a word of it, no rivals."""
+    return Rivals.model_validate(run.read_value(RIVALS_FILE) or {})
+
+
+def write_rivals(run: RunDir, rivals: Rivals) -> None:
+    """Tell the job."""
+    run.write_value(RIVALS_FILE, rivals.model_dump(mode="json"))

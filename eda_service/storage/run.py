@@ -1,0 +1,373 @@
+"""The run directory of one job: the only channel between the job's processes and the API.
+
+    <home>/runs/<job_id>/
+        job.json            the AdaptConfig with its origin, and what else the job's row says (`JobFacts`)
+        progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
+        events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
+        rivals.json         packs to measure beside the job's own (`eda_service.storage.rivals`), by the dispatcher
+        cancelled.json      the attempt that was cancelled, if one was
+        result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
+        driver.lock         held by the attempt's driver while it lives: two attempts never write at once
+        driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends
+        reserve             space for telling of a full disk, while a driver runs
+        <stage>/record.json the stage's record, last file of its directory
+        logs/<stage>.log    what the stage logged
+
+Workers never open the job database; the dispatcher reads these files. With storage by URL (ADR 0020) the directory is
+scratch space of one machine: the small files are objects below `runs/<job_id>/`, and stages upload and fetch the large
+ones by what their records name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from eda_service.config.job import AdaptConfig
+from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
+from eda_service.records import STAGES, Record, Stage
+from eda_service.storage.files import verify_files, write_bytes
+from eda_service.storage.job_facts import JobFacts
+from eda_service.storage.objects import current_storage
+from eda_service.storage.run_files import DiskFiles, RunFiles, StoredFiles
+from eda_service.storage.run_store import RunStore
+
+_RESERVE, _RESERVE_BYTES = "reserve", 64 << 10
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def home_dir() -> Path:
+    """Root of all state: `EDA_HOME`, default `~/.eda`."""
+    return Path(os.environ.get("EDA_HOME", "~/.eda")).expanduser().resolve()
+
+
+def calibration_path(home: Path) -> Path:
+    """Where the last job that ended left what it took beside its plan, for the plans of the next."""
+    return home / "calibration.json"
+
+
+def current_attempt() -> int:
+    """Number of the attempt this process works for: `EDA_ATTEMPT`, which the dispatcher gives to each; default 1."""
+    return int(os.environ.get("EDA_ATTEMPT", "1"))
+
+
+class RunDir:
+    """Paths and small files of one job.
+
+    Args:
+        root: The directory; its name is the job's id.
+        attempt: What this process writes heartbeats and results for; default: that of the environment.
+    """
+
+    def __init__(self, root: Path, *, attempt: int | None = None) -> None:
+        self.root = root
+        self.job_id = root.name
+        self.attempt = current_attempt() if attempt is None else attempt
+        self.store = RunStore(root, current_storage())
+        self._files: RunFiles = DiskFiles(root)
+        if self.store.storage is not None:
+            self._files = StoredFiles(self.store.storage, self.store.prefix)
+
+    @classmethod
+    def of_job(cls, job_id: str, home: Path | None = None) -> RunDir:
+        """The run directory of a job under `home` (default: `home_dir()`)."""
+        return cls((home or home_dir()) / "runs" / job_id)
+
+    def create(
+        self, config: AdaptConfig, *, origin: str, created_at: int | None = None, facts: JobFacts | None = None
+    ) -> None:
+        """Write `job.json`; the directory counts as a job once this file is there.
+
+        Args:
+            config: What to do.
+            origin: `api`, or another word for whoever started the job.
+            created_at: When, in seconds since the epoch; None: now.
+            facts: What else its row says, for the case that the row is lost.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        now = int(time.time())
+        written = {"id": self.job_id, "origin": origin, "created_at": now if created_at is None else created_at}
+        if facts is not None:
+            written |= facts.model_dump(mode="json")
+        self.write_value("job.json", written | {"config": config.model_dump(mode="json")})
+
+    @property
+    def home(self) -> Path:
+        """Root of all state, of which this directory is a part."""
+        return self.root.parents[1]
+
+    def read_job(self) -> dict[str, Any]:
+        """`job.json` as written; nothing when it is not there.
+
+        Raises:
+            ArtifactCorruptError: It is no JSON object.
+        """
+        try:
+            facts = self.read_value("job.json") or {}
+        except ValueError as error:
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} does not parse: {error}") from error
+        if not isinstance(facts, dict):
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} is no JSON object")
+        return facts
+
+    def facts(self) -> JobFacts | None:
+        """What the job's row said beside the config; None where a version wrote it that did not keep that.
+
+        Raises:
+            ArtifactCorruptError: It does not validate.
+        """
+        written = self.read_job()
+        if "owner" not in written:
+            return None
+        try:
+            return JobFacts.model_validate(written)
+        except ValidationError as error:
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} is invalid: {error}") from error
+
+    def last_attempt(self) -> int:
+        """The highest attempt that any of its files tells of, at least 1."""
+        told: list[int] = [1]
+        for name in ("progress.json", "result.json"):
+            with suppress(ValueError, TypeError, AttributeError):
+                told.append(int((self.read_value(name) or {}).get("attempt", 1)))
+        with suppress(ValueError):
+            told.append(self._newest_attempt())
+        return max(told)
+
+    def config(self) -> AdaptConfig:
+        """The job's config.
+
+        Raises:
+            ArtifactCorruptError: `job.json` is missing or does not validate.
+        """
+        try:
+            return AdaptConfig.model_validate(self.read_job()["config"])
+        except (KeyError, ValidationError) as error:
+            raise ArtifactCorruptError(f"{self.root / 'job.json'} is missing or invalid: {error}") from error
+
+    def stage_dir(self, stage: Stage) -> Path:
+        """Directory of one stage, created."""
+        path = self.root / stage.value
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log_path(self, stage: Stage) -> Path:
+        """Log file of one stage; its directory is created."""
+        path = self.root / _log_name(stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def share_log(self, stage: Stage) -> None:
+        """Let other machines read a stage's log as it is now."""
+        self.store.share(_log_name(stage))
+
+    def logs(self) -> dict[Stage, Path]:
+        """The log files that there are, in the order of the stages."""
+        paths = {stage: self.store.shared(_log_name(stage)) for stage in STAGES}
+        return {stage: path for stage, path in paths.items() if path.is_file()}
+
+    def write_record(self, record: RecordT) -> RecordT:
+        """Publish a stage's record, the last write of the stage; returns the one that counts.
+
+        On storage that is the first: an attempt that was thought dead may end its stage at the same time on another
+        machine, and what came after it was made from the one record that is there.
+        """
+        name, value = _record_name(record.stage), record.model_dump(mode="json")
+        if self.store.is_remote:
+            if self.create_value(name, value):
+                return record
+            with suppress(ArtifactCorruptError):
+                return self.read_record(type(record), record.stage) or record
+        self.write_value(name, value)
+        return record
+
+    def read_record(self, kind: type[RecordT], stage: Stage, *, verify: bool = True) -> RecordT | None:
+        """A stage's record if it is there, parsed and (by default) with its files' hashes checked; else None.
+
+        On storage a file's name is its hash, and `fetch` checks it when the file is wanted.
+
+        Raises:
+            ArtifactCorruptError: The record does not parse, or a file differs from it.
+        """
+        path, text = self.root / _record_name(stage), self._files.read(_record_name(stage))
+        if text is None:
+            return None
+        try:
+            record = kind.model_validate_json(text)
+        except ValidationError as error:
+            raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
+        if verify and not self.store.is_remote:
+            verify_files(path.parent, record.files)
+        return record
+
+    @contextmanager
+    def driver_lock(self, *, timeout_s: float) -> Iterator[None]:
+        """Hold the run directory as its only driver.
+
+        An attempt may start while the one before still runs: Ray counts an attempt as ended when the shell around its
+        driver has died, whatever the driver does. Asking for the lock tells an older driver to end (`is_superseded`).
+        A driver on another machine holds another lock: it ends all the same, and what it still uploads does no harm.
+
+        Raises:
+            WorkerLostError: Another driver held it for `timeout_s`.
+        """
+        if self._newest_attempt() < self.attempt:
+            self._ask_for_lock()
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "driver.lock").open("w", encoding="utf-8") as stream:
+            deadline = time.monotonic() + timeout_s
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise WorkerLostError(
+                            f"another driver of {self.job_id} still runs after {timeout_s:.0f} s; it is left alone"
+                        ) from None
+                    time.sleep(0.1)
+            if self._newest_attempt() != self.attempt:  # a job resumed by hand starts counting anew
+                self._ask_for_lock()
+            yield
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether a newer attempt has asked for the lock."""
+        return self._newest_attempt() > self.attempt
+
+    def _ask_for_lock(self) -> None:
+        self._files.write("driver.attempt", str(self.attempt))
+
+    def _newest_attempt(self) -> int:
+        return int(self._files.read("driver.attempt") or 0)
+
+    def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
+        """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
+        now = int(time.time())
+        before = self.read_progress() or {}
+        same = (before.get("stage"), before.get("attempt")) == (stage.value, self.attempt)
+        self.write_value(
+            "progress.json",
+            {
+                "stage": stage.value,
+                "percent": round(100.0 * step / total_steps if total_steps else 0.0, 1),
+                "step": step,
+                "total_steps": total_steps,
+                "eta_s": None if eta_s is None else round(eta_s),
+                "updated_at": now,
+                "stage_started_at": before.get("stage_started_at", now) if same else now,
+                "attempt": self.attempt,
+                "pid": os.getpid(),
+            },
+        )
+
+    def read_progress(self) -> dict[str, Any] | None:
+        """Last heartbeat, or None before the first."""
+        return self.read_value("progress.json")
+
+    def event(
+        self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info", took_s: float | None = None
+    ) -> None:
+        """Append one event."""
+        line: dict[str, Any] = {
+            "at": int(time.time()),
+            "level": level,
+            "type": kind,
+            "message": message,
+            "stage": None if stage is None else stage.value,
+        }
+        if took_s is not None:
+            line["took_s"] = round(took_s, 3)
+        self._files.append_event(line)
+
+    def read_events(self, start: int = 0) -> list[dict[str, Any]]:
+        """Events from index `start` on."""
+        return self._files.events(start)
+
+    def reserve(self) -> None:
+        """Take the little space that telling of a failure needs, while there is some."""
+        with suppress(OSError):
+            write_bytes(self.root / _RESERVE, bytes(_RESERVE_BYTES))
+
+    def release(self) -> None:
+        """Give it back."""
+        (self.root / _RESERVE).unlink(missing_ok=True)
+
+    def succeed(self, pack: str) -> None:
+        """End of the attempt: the job published `pack`."""
+        self._write_result({"status": "succeeded", "pack": pack})
+
+    def fail(self, error: EdaError) -> None:
+        """End of the attempt: it failed with a code."""
+        body = {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}
+        self._write_result({"status": "failed", "error": body})
+
+    def _write_result(self, result: dict[str, Any]) -> None:
+        self.write_value("result.json", {**result, "attempt": self.attempt, "finished_at": int(time.time())})
+
+    def read_result(self, *, attempt: int | None = None) -> dict[str, Any] | None:
+        """How an attempt ended; None while it may still run, or when the file tells of an earlier one.
+
+        Args:
+            attempt: The attempt asked about; None: whichever wrote last.
+        """
+        result = self.read_value("result.json")
+        if result is None or (attempt is not None and result.get("attempt", 1) < attempt):
+            return None
+        return result
+
+    def note_cancelled(self, attempt: int) -> None:
+        """Keep that an attempt was cancelled, for the case that the job's row is lost; nothing where nothing ran."""
+        if self.read_job():
+            self.write_value("cancelled.json", {"attempt": attempt})
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the last attempt that its files tell of was cancelled."""
+        with suppress(ValueError, TypeError, AttributeError):
+            return int((self.read_value("cancelled.json") or {}).get("attempt", 0)) >= self.last_attempt()
+        return False
+
+    def clear_result(self) -> None:
+        """Forget how an earlier attempt ended; for the driver, which holds the lock."""
+        self.remove("result.json")
+
+    def remove(self, name: str) -> None:
+        """Delete a small file of the job, if it is there."""
+        self._files.remove(name)
+
+    def read_value(self, name: str) -> dict[str, Any] | None:
+        """A small JSON file of the job, or None."""
+        text = self._files.read(name)
+        if text is None:
+            return None
+        value: dict[str, Any] = json.loads(text)
+        return value
+
+    def write_value(self, name: str, value: dict[str, Any]) -> None:
+        """Replace a small JSON file of the job, atomically."""
+        self._files.write(name, _json(value))
+
+    def create_value(self, name: str, value: dict[str, Any]) -> bool:
+        """Write a small JSON file unless there is one; whether it was written."""
+        return self._files.create(name, _json(value))
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def _log_name(stage: Stage) -> str:
+    return f"logs/{stage.value}.log"
+
+
+def _record_name(stage: Stage) -> str:
+    return f"{stage.value}/record.json"

@@ -1,0 +1,125 @@
+"""Shards of self-generated samples: token ids and, apart, features, as safetensors.
+
+    shard-00000.tokens.safetensors    token_ids (T,) int32, offsets (N+1,) int64, prompt_lengths (N,) int32
+    shard-00000.features.safetensors  features (T-N, D): of every token but each sample's last, which is never forwarded
+    shard-00000.json                  written last: sample ids, hashes, counts, scores
+
+A shard counts once its JSON is there; features can be deleted apart from tokens.
+
+Shapes: N samples, T tokens in all, L tokens of one sample, D hidden.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
+from eda_service.storage.files import temporary_name
+from eda_service.storage.tensor_header import read_header
+
+
+@dataclass
+class Sample:
+    """One self-generated sample (x, y) with the target's features.
+
+    Attributes:
+        token_ids: Prompt then answer, the stop token included.
+        num_prompt_tokens: Where the answer begins: the answer mask is position >= this.
+        features: (L-1, D), h_t for all but the last token; None when not loaded.
+    """
+
+    sample_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    features: Tensor | None
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Tokens of the answer."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def answer_features(self) -> Tensor:
+        """(A-1, D): features at the answer's tokens, but for the last one."""
+        assert self.features is not None
+        return self.features[self.num_prompt_tokens :]
+
+
+def tokens_path(directory: Path, name: str) -> Path:
+    """File of a shard's tokens."""
+    return directory / f"{name}.tokens.safetensors"
+
+
+def features_path(directory: Path, name: str) -> Path:
+    """File of a shard's features."""
+    return directory / f"{name}.features.safetensors"
+
+
+def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[Path]:
+    """Write a shard's two files atomically; the caller writes the JSON afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lengths = [len(sample.token_ids) for sample in samples]
+    tokens = {
+        "token_ids": torch.tensor([t for sample in samples for t in sample.token_ids], dtype=torch.int32),
+        "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64).cumsum(0)]),
+        "prompt_lengths": torch.tensor([sample.num_prompt_tokens for sample in samples], dtype=torch.int32),
+    }
+    features = torch.cat([sample.features for sample in samples if sample.features is not None])
+    ids = {f"id{i}": sample.sample_id for i, sample in enumerate(samples)}
+    _save(tokens_path(directory, name), tokens, ids)
+    _save(features_path(directory, name), {"features": features}, {})
+    return [tokens_path(directory, name), features_path(directory, name)]
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = temporary_name(path)
+    save_file(tensors, temporary, metadata=metadata)
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _check_rows(token_ids: Tensor, offsets: list[int], prompt_lengths: list[int], ids: Mapping[str, str]) -> None:
+    """Every row lies inside the tokens, behind the one before it, and holds its prompt."""
+    if token_ids.ndim != 1 or token_ids.is_floating_point() or len(offsets) != len(prompt_lengths) + 1:
+        raise ValueError("token_ids, offsets and prompt_lengths do not fit each other")
+    if offsets[0] != 0 or offsets[-1] != len(token_ids):
+        raise ValueError(f"offsets from {offsets[0]} to {offsets[-1]} for {len(token_ids)} tokens")
+    for row, (start, end, num_prompt) in enumerate(zip(offsets, offsets[1:], prompt_lengths, strict=False)):
+        if not 0 <= num_prompt <= end - start or end == start or f"id{row}" not in ids:
+            raise ValueError(f"row {row} has {end - start} tokens, {num_prompt} of them a prompt's, or no id")
+
+
+def read_shard(
+    directory: Path, name: str, rows: Sequence[int] | None = None, *, features: bool = True
+) -> Iterator[Sample]:
+    """Samples of a shard, or of the given rows; features are read row by row.
+
+    Raises:
+        ArtifactCorruptError: A file is missing or does not hold what it should.
+    """
+    try:
+        read_header(tokens_path(directory, name))
+        with safe_open(tokens_path(directory, name), framework="pt") as stream:
+            token_ids, offsets = stream.get_tensor("token_ids"), stream.get_tensor("offsets").tolist()
+            prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata() or {}
+        places = read_header(features_path(directory, name)) if features else {}
+        _check_rows(token_ids, offsets, prompt_lengths, ids)
+        if features and places["features"].shape[0] != len(token_ids) - len(prompt_lengths):
+            raise ValueError(f"features of {places['features'].shape[0]} tokens, {len(token_ids)} tokens in all")
+        feature_stream: Any = safe_open(features_path(directory, name), framework="pt") if features else None
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError, UnsafeCheckpointError) as error:
+        raise ArtifactCorruptError(f"shard {name} in {directory} cannot be read: {error}; redo its stage") from error
+    matrix = None if feature_stream is None else feature_stream.get_slice("features")
+    for row in range(len(prompt_lengths)) if rows is None else rows:
+        start, end = offsets[row], offsets[row + 1]
+        values = None if matrix is None else matrix[start - row : end - row - 1]
+        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values)
