@@ -21,9 +21,9 @@ from benchmarks.paper.domains import GENERAL
 from benchmarks.paper.run import TREE, counted, replayed
 from benchmarks.paper.tasks import transcripts_of
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.distributed.pretrain import pretrain
-from eda_service.distributed.resources import connect
 from eda_service.drafts.checkpoint import load_base_draft
+from eda_service.pipeline.pretrain import pretrain
+from eda_service.raycluster.resources import connect
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import load_target

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, Domain
 from eda_service.client import Client
 from eda_service.config.job import TargetSpec
-from eda_service.distributed.processes import marked
+from eda_service.raycluster.processes import marked
 from eda_service.records import TargetFingerprint
 from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import shipped_targets

@@ -25,8 +25,8 @@ from benchmarks.engines import Ours, Transformers
 from benchmarks.pairs import BASE_DRAFT, DOMAINS, GENERATED_MATH, ROOT, SHARED_DATA, Pair, header, write_result
 from benchmarks.paper.cells import BEST, METHODS, PAPER
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
+from eda_service.decoding.build import load_drafts
 from eda_service.decoding.policy import Adaptive
-from eda_service.distributed.endpoint import load_drafts
 from eda_service.records import DraftCheckpoint, EvalReport, SelfGenManifest, Stage
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.storage.registry import find_draft

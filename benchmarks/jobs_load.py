@@ -26,8 +26,8 @@ import httpx
 
 from benchmarks.pairs import ROOT, header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
-from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.processes import free_port
 
 BODY = {"model": "org/model", "base_draft": "small@1", "force": True}
 TINY_JOB = ROOT / "tests" / "integration" / "tiny_job.py"

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks.pairs import BASE_DRAFT, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
+from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams
-from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts

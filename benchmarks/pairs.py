@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.config.job import DatasetSpec, TargetSpec
+from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine
-from eda_service.distributed.endpoint import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.selfgen.prompts import load_prompts

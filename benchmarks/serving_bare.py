@@ -14,6 +14,7 @@ import time
 
 import torch
 
+from api.serving.base_group import BaseGroup, serving_chain
 from api.serving.group import MAX_BATCH, MAX_TOKENS
 from benchmarks.serving_load import WARM_UP_S
 from benchmarks.serving_prompts import sums
@@ -21,9 +22,8 @@ from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
-from eda_service.distributed.base_group import BaseGroup, serving_chain
-from eda_service.distributed.resources import limit_kernel_cache
-from eda_service.distributed.serve_config import ServedModel
+from eda_service.raycluster.resources import limit_kernel_cache
+from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.chat.chat import render_prompt
 
 

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.pairs import ROOT, header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
-from eda_service.distributed.stage_generate import manifest_of
+from eda_service.pipeline.generate import manifest_of
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.run import RunDir

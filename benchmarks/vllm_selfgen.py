@@ -22,8 +22,8 @@ from typing import Any, Self
 from benchmarks.pairs import header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
 from eda_service.decoding.request import SamplingParams
-from eda_service.distributed.generation_actor import vllm_writer
-from eda_service.distributed.resources import limit_threads
+from eda_service.pipeline.generation_actor import vllm_writer
+from eda_service.raycluster.resources import limit_threads
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.vllm_writer import Writer

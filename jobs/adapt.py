@@ -36,7 +36,7 @@ def adapt(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         sys.stdout.write(needs_text(arguments) + "\n")
         return
-    from eda_service.distributed.pipeline import run_pipeline
+    from eda_service.pipeline.driver import run_pipeline
 
     run, config = open_run(arguments)
     logger.info("job %s in %s", run.job_id, run.root)

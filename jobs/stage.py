@@ -16,8 +16,8 @@ def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
     """The body of an entry point for one stage."""
 
     def body(arguments: argparse.Namespace) -> None:
-        from eda_service.distributed.pipeline import run_stage
-        from eda_service.distributed.resources import connect
+        from eda_service.pipeline.driver import run_stage
+        from eda_service.raycluster.resources import connect
         from eda_service.storage.heartbeat import Heartbeat
 
         run, config = open_run(arguments)

@@ -25,8 +25,8 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.pretrain is None:
         run_one(Stage.TRAIN)(arguments)
         return
-    from eda_service.distributed.pretrain import pretrain
-    from eda_service.distributed.resources import connect
+    from eda_service.pipeline.pretrain import pretrain
+    from eda_service.raycluster.resources import connect
     from eda_service.storage.heartbeat import Heartbeat
 
     run, config = open_run(arguments)

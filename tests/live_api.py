@@ -16,8 +16,8 @@ from api.app import create_app
 from api.connections import BoundedConnection
 from api.local_names import LocalNames
 from api.settings import Settings
-from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.processes import free_port
 
 BODY = {"model": "org/model", "base_draft": "small@1"}
 

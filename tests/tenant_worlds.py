@@ -23,8 +23,8 @@ from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.distributed.serve_config import UID_HEADER, group_key, route_prefix_of
 from eda_service.jobstore import Job
+from eda_service.raycluster.serve_plan import UID_HEADER, group_key, route_prefix_of
 from eda_service.records import Stage
 from eda_service.storage import prompts
 from eda_service.storage.run import RunDir

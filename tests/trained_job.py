@@ -10,7 +10,7 @@ from adapted_packs import publish_adapted
 from job_files import write_records
 
 from eda_service.config.job import AdaptConfig, TrainConfig
-from eda_service.distributed.prepare import HELDOUT_FILE, write_prompt_file
+from eda_service.pipeline.prepare import HELDOUT_FILE, write_prompt_file
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.files import file_entry

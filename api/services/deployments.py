@@ -17,7 +17,6 @@ from api.services.targets import Targets
 from api.settings import Settings
 from eda_service.config.deployment import DriftConfig, EngineSpec
 from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
-from eda_service.distributed.vllm_environment import missing
 from eda_service.errors import (
     ArtifactCorruptError,
     ConflictError,
@@ -31,6 +30,7 @@ from eda_service.errors import (
 )
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 from eda_service.names import did_you_mean
+from eda_service.raycluster.vllm_environment import missing
 from eda_service.storage import prompts
 from eda_service.storage.gate import Comparison, beside_base, regression
 from eda_service.storage.packs import PackVersion

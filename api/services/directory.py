@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.auth import Caller
-from eda_service.distributed.serve_config import group_of, route_prefix_of
 from eda_service.errors import ModelNotFoundError
 from eda_service.jobstore import Deployment, JobStore, Load, served_version
+from eda_service.raycluster.serve_plan import group_of, route_prefix_of
 
 _MAX_AGE_S = 1.0
 _SHOWN_NAMES = 20

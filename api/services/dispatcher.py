@@ -32,12 +32,12 @@ from api.services.troubles import Troubles
 from api.services.webhooks import Webhooks
 from api.settings import Settings
 from eda_service.capacity import Capacity
-from eda_service.distributed.ray_cluster import RayCluster
-from eda_service.distributed.ray_jobs import ClusterUnreachableError, RayJobs
-from eda_service.distributed.ray_token import auth_headers, token_path
-from eda_service.distributed.serve_config import Listen, Placement, ServeApi
 from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, StorageError
 from eda_service.jobstore import Deployment, Job, JobStore
+from eda_service.raycluster.jobs_api import ClusterUnreachableError, RayJobs
+from eda_service.raycluster.nodes import RayCluster
+from eda_service.raycluster.serve_plan import Listen, Placement, ServeApi
+from eda_service.raycluster.token import auth_headers, token_path
 
 logger = logging.getLogger(__name__)
 

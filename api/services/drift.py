@@ -15,8 +15,8 @@ from api.services.replicas import Replicas
 from api.services.troubles import Troubles
 from api.serving.counts import ModelCounts
 from eda_service.config.deployment import DriftConfig
-from eda_service.distributed.serve_config import group_of
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.raycluster.serve_plan import group_of
 from eda_service.storage.packs import PackEvaluation
 
 logger = logging.getLogger(__name__)

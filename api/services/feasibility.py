@@ -16,7 +16,6 @@ from api.schemas import EstimateBody
 from api.services.targets import Targets
 from eda_service.capacity import Capacity
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.ray_cluster import RayCluster
 from eda_service.errors import (
     ArtifactCorruptError,
     BaseDraftMissingError,
@@ -28,6 +27,7 @@ from eda_service.planning.dry_run import draft_config, dry_run
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import needed_at_once
 from eda_service.planning.shapes import ModelShape, shape_beside
+from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import DraftManifest
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.storage.fits import check_draft_sizes

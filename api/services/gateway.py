@@ -23,8 +23,8 @@ from api.services.directory import Entry
 from api.services.instruments import Instruments
 from api.services.key_watch import KeyWatch
 from api.services.keyed_stream import EVENT_STREAM, OPENAI_STREAM_END, KeyedStream
-from eda_service.distributed.serve_config import UID_HEADER
 from eda_service.errors import InputError, ResourceError
+from eda_service.raycluster.serve_plan import UID_HEADER
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from api.services.instruments import Instruments
 from api.services.replicas import Replicas
 from api.services.throughput import Reading, read_variants
 from api.settings import Settings
-from eda_service.distributed.serve_config import group_of
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.raycluster.serve_plan import group_of
 
 _MAX_DUE = 1000
 

@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
-from eda_service.distributed.serve_config import route_prefix_of
+from eda_service.raycluster.serve_plan import route_prefix_of
 
 logger = logging.getLogger(__name__)
 

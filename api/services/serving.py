@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from eda_service.distributed.ray_jobs import ClusterUnreachableError
-from eda_service.distributed.serve_config import (
+from eda_service.jobstore import JobStore
+from eda_service.raycluster.jobs_api import ClusterUnreachableError
+from eda_service.raycluster.serve_plan import (
     ANYWHERE,
     Application,
     Listen,
@@ -18,7 +19,6 @@ from eda_service.distributed.serve_config import (
     groups_of,
     keeping,
 )
-from eda_service.jobstore import JobStore
 
 logger = logging.getLogger(__name__)
 

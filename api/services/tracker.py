@@ -20,9 +20,9 @@ from api.services.packs import Packs
 from api.services.promotion import promote
 from api.services.rivalry import Rivalry
 from api.settings import Settings
-from eda_service.distributed.ray_jobs import RAY_ENDED, RayJob, RayJobs, RayStatus
 from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, StorageError, WorkerLostError
 from eda_service.jobstore import Job, JobStore, Status
+from eda_service.raycluster.jobs_api import RAY_ENDED, RayJob, RayJobs, RayStatus
 from eda_service.storage.allowed import roots_env
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.objects import storage_env

@@ -29,10 +29,10 @@ from api.serving.requests import GenerationRequest
 from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
-from eda_service.distributed.bound_serve import bind_replica
-from eda_service.distributed.resources import limit_kernel_cache
-from eda_service.distributed.scaling import ROUND_S
-from eda_service.distributed.serve_config import REPLICA_CPUS, ServedModel
+from eda_service.raycluster.bound_serve import bind_replica
+from eda_service.raycluster.resources import limit_kernel_cache
+from eda_service.raycluster.scaling import ROUND_S
+from eda_service.raycluster.serve_plan import REPLICA_CPUS, ServedModel
 from eda_service.storage.run import home_dir
 
 logger = logging.getLogger(__name__)

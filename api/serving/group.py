@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from api.serving.base_group import BaseGroup, LoadedVariant
 from api.serving.call import ServedPair
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
@@ -18,9 +19,8 @@ from api.serving.token_text import TokenText
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
-from eda_service.distributed.base_group import BaseGroup, LoadedVariant
-from eda_service.distributed.resources import release_free_memory, reserved_device
-from eda_service.distributed.serve_config import ServedModel
+from eda_service.raycluster.resources import release_free_memory, reserved_device
+from eda_service.raycluster.serve_plan import ServedModel
 
 MAX_BATCH = 16
 MAX_WAITING = 64

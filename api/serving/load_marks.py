@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import WorkerLostError
+from eda_service.raycluster.serve_plan import ServedModel
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from eda_service.config.job import EngineKind
-from eda_service.distributed.serve_config import ServedModel
+from eda_service.raycluster.serve_plan import ServedModel
 
 logger = logging.getLogger(__name__)
 

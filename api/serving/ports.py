@@ -15,7 +15,7 @@ from api.serving.booking import Booking, Queue
 from api.serving.counts import ModelCounts
 from api.serving.round_times import RoundTimes
 from api.serving.schemas import VariantMemory
-from eda_service.distributed.serve_config import ServedModel
+from eda_service.raycluster.serve_plan import ServedModel
 
 if TYPE_CHECKING:
     from api.serving.call import ServedPair

@@ -13,7 +13,7 @@ from api.serving.call import ServedPair
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import ModelCard, ModelList
-from eda_service.distributed.serve_config import UID_HEADER
+from eda_service.raycluster.serve_plan import UID_HEADER
 
 router = APIRouter()
 

@@ -23,8 +23,8 @@ from api.serving.counts import ModelCounts, RequestTrace
 from api.serving.round_times import RoundTimes
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import StepOutput
-from eda_service.distributed.resources import limit_threads
 from eda_service.errors import EdaError, OverloadedError, ResourceError
+from eda_service.raycluster.resources import limit_threads
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")

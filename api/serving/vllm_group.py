@@ -20,11 +20,11 @@ from api.serving.token_text import TokenText
 from api.serving.vllm_runner import Loaded, VllmRunner
 from eda_service.config.deployment import Accelerator
 from eda_service.config.job import TargetSpec
-from eda_service.distributed.serve_config import ServedModel
-from eda_service.distributed.vllm_environment import require_vllm
 from eda_service.errors import EdaError, RunError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import Form
+from eda_service.raycluster.serve_plan import ServedModel
+from eda_service.raycluster.vllm_environment import require_vllm
 from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
 from eda_service.targets.checks.check import load_config
 from eda_service.targets.generation_defaults import (

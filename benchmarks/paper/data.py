@@ -16,9 +16,9 @@ from benchmarks.paper.cells import Cell, Settings
 from benchmarks.paper.domains import NUM_HELD_OUT, PaperDomain
 from benchmarks.paper.tasks import MAX_NEW_TOKENS
 from eda_service.config.job import AdaptConfig, Method, SelectionConfig
-from eda_service.distributed.generation_actor import score_samples
-from eda_service.distributed.prepare import fit_on_general
-from eda_service.distributed.stage_generate import run_generate
+from eda_service.pipeline.generate import run_generate
+from eda_service.pipeline.generation_actor import score_samples
+from eda_service.pipeline.prepare import fit_on_general
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.projection import ReferenceStatistics
 from eda_service.storage.files import file_entry, sha256_file, sha256_text

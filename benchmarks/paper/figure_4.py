@@ -11,7 +11,7 @@ from benchmarks.pairs import BASE_DRAFT, SHARED_DATA
 from benchmarks.paper.domains import domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import transcripts_of
-from eda_service.distributed.endpoint import load_drafts
+from eda_service.decoding.build import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.replay import Replay, Transcript

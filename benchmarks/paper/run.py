@@ -29,18 +29,18 @@ from benchmarks.paper.domains import PaperDomain, domains_of, has_references, pr
 from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
 from eda_service.config.job import TreeConfig
+from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
-from eda_service.distributed.endpoint import load_drafts
-from eda_service.distributed.resources import connect
-from eda_service.distributed.stage_select import run_select
-from eda_service.distributed.stage_train import run_train
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.errors import InputError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, Transcript
+from eda_service.pipeline.select import run_select
+from eda_service.pipeline.train import run_train
+from eda_service.raycluster.resources import connect
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.registry import find_draft
 from eda_service.storage.run import RunDir

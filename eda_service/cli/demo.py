@@ -19,8 +19,8 @@ from eda_service.cli import view
 from eda_service.cli.console import Exit, err, out, read_up
 from eda_service.cli.demo_report import copy_plots, print_report, summarise
 from eda_service.client import ApiError, Client, ServiceUnreachableError
-from eda_service.distributed.processes import free_port
 from eda_service.errors import EdaError, InputError
+from eda_service.raycluster.processes import free_port
 from eda_service.storage.files import write_json
 from eda_service.storage.run import RunDir
 

@@ -26,7 +26,7 @@ def join(
 ) -> None:
     """Add this machine to a service: its home is on storage that both share, under the same path."""
     from eda_service.cli.member import Member
-    from eda_service.distributed.ray_node import own_address_towards
+    from eda_service.raycluster.node import own_address_towards
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     keep_private()

@@ -24,14 +24,14 @@ import httpx
 
 from eda_service.cli.console import read_up
 from eda_service.cli.keys import database_name, open_store
-from eda_service.distributed import processes
-from eda_service.distributed.node_directory import remove_node_directory
-from eda_service.distributed.ray_head import RayHead
-from eda_service.distributed.ray_node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
-from eda_service.distributed.ray_token import ensure_token, token_path
 from eda_service.errors import EdaError, InputError
 from eda_service.loopback import require_loopback
 from eda_service.private_files import private_home
+from eda_service.raycluster import processes
+from eda_service.raycluster.head import RayHead
+from eda_service.raycluster.node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
+from eda_service.raycluster.node_directory import remove_node_directory
+from eda_service.raycluster.token import ensure_token, token_path
 from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from running import Service
 from training_group import write_inputs
 
 from eda_service.client import Client
-from eda_service.distributed.resources import connect
 from eda_service.drafts.draft import Draft
+from eda_service.raycluster.resources import connect
 from eda_service.targets.loader import Target
 
 

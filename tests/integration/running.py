@@ -17,7 +17,7 @@ import psutil  # type: ignore[import-untyped]
 
 from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client, Deployment
-from eda_service.distributed.processes import free_port
+from eda_service.raycluster.processes import free_port
 from tests.integration.service_pulse import pulse_of
 from tests.waiting import STALL_S, Stall, wait_for, work_of
 

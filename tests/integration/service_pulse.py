@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from eda_service.distributed import processes
+from eda_service.raycluster import processes
 
 _QUANTUM_S = 10  # of CPU time: what waits for requests takes less than this before a wait ends
 _ALWAYS_BUSY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ServeController", "ray::ProxyActor")

@@ -27,7 +27,7 @@ from waiting import TEST_TIMEOUT_S
 
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
-from eda_service.distributed import processes
+from eda_service.raycluster import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import load_target

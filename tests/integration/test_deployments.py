@@ -26,9 +26,9 @@ from waiting import TEST_TIMEOUT_S
 from eda_service.client import ApiError, Client, Deployment
 from eda_service.client.deployments import NotServedError
 from eda_service.config.job import TargetSpec, TrainConfig
-from eda_service.distributed.ray_token import auth_headers, token_path
 from eda_service.drafts.checkpoint import load_base_draft, save_pack
 from eda_service.drafts.freezing import prepare
+from eda_service.raycluster.token import auth_headers, token_path
 from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

@@ -13,9 +13,9 @@ from tiny_models import register_draft
 from waiting import TEST_TIMEOUT_S
 
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.pipeline import run_stage
-from eda_service.distributed.stage_train import EARLY
 from eda_service.drafts.draft import Draft
+from eda_service.pipeline.driver import run_stage
+from eda_service.pipeline.train import EARLY
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import read_shard

@@ -20,9 +20,9 @@ from scipy import stats
 
 from eda_service.config.job import TargetSpec, TreeConfig
 from eda_service.decoding import verification
+from eda_service.decoding.build import make_engine
 from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
-from eda_service.distributed.endpoint import make_engine
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless

@@ -14,9 +14,9 @@ import pytest
 from running import listeners_of, off_loopback
 from waiting import TEST_TIMEOUT_S, wait_for, work_of
 
-from eda_service.distributed.ray_head import RayHead
-from eda_service.distributed.ray_node import own_address_towards
-from eda_service.distributed.ray_token import auth_headers, token_path
+from eda_service.raycluster.head import RayHead
+from eda_service.raycluster.node import own_address_towards
+from eda_service.raycluster.token import auth_headers, token_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

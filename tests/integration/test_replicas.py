@@ -27,7 +27,7 @@ from waiting import TEST_TIMEOUT_S, wait_for
 
 from eda_service.client import Client
 from eda_service.config.job import TargetSpec
-from eda_service.distributed.ray_token import auth_headers, token_path
+from eda_service.raycluster.token import auth_headers, token_path
 from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

@@ -23,8 +23,8 @@ from waiting import TEST_TIMEOUT_S
 
 from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client
-from eda_service.distributed.processes import free_port
-from eda_service.distributed.ray_token import auth_headers, token_path
+from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.token import auth_headers, token_path
 
 ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
 

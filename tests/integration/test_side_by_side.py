@@ -11,8 +11,8 @@ import pytest
 from tiny_models import register_draft
 from trained_job import PROMPTS, trained_job
 
-from eda_service.distributed.pipeline import run_stage
 from eda_service.drafts.draft import Draft
+from eda_service.pipeline.driver import run_stage
 from eda_service.records import EvalReport, PackManifest, Stage
 from eda_service.storage.gate import beside, champion
 from eda_service.storage.packs import ADAPTED, read_pack

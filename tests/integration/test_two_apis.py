@@ -19,8 +19,8 @@ from running import REPOSITORY, Service
 from waiting import TEST_TIMEOUT_S, wait_for, work_of
 
 from eda_service.client import Client
-from eda_service.distributed.processes import free_port
-from eda_service.distributed.ray_token import token_path
+from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.token import token_path
 
 ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
 NUM_JOBS = 8

@@ -9,9 +9,9 @@ import torch
 from tiny_models import random_samples, register_draft
 
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.stage_train import fit
-from eda_service.distributed.train_inputs import Payload
 from eda_service.drafts.draft import Draft
+from eda_service.pipeline.train import fit
+from eda_service.pipeline.train_inputs import Payload
 from eda_service.records import CurvePoint, Stage
 from eda_service.storage.curve import Curve
 from eda_service.storage.run import RunDir

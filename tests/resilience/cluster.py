@@ -13,7 +13,7 @@ from typing import Self
 
 import httpx
 
-from eda_service.distributed.ray_token import auth_headers, token_path
+from eda_service.raycluster.token import auth_headers, token_path
 from tests.integration.running import REPOSITORY, Service
 from tests.resilience.network import Network
 

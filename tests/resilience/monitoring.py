@@ -27,7 +27,7 @@ from benchmarks.bed import Bed, smollm2_service
 from benchmarks.pairs import DOMAINS, ROOT, header, write_result
 from benchmarks.serving_load import body_of
 from eda_service.client import Client
-from eda_service.distributed.processes import free_port
+from eda_service.raycluster.processes import free_port
 from tests.resilience.monitoring_files import FOLDER, Expression, alert_expressions, alerts, dashboard_expressions
 
 logger = logging.getLogger(__name__)

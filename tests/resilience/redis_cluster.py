@@ -20,8 +20,8 @@ import httpx
 import yaml
 
 from eda_service.client import Client
-from eda_service.distributed.ray_node import OBJECT_STORE_BYTES, child_env
-from eda_service.distributed.ray_token import auth_headers, ensure_token, token_path
+from eda_service.raycluster.node import OBJECT_STORE_BYTES, child_env
+from eda_service.raycluster.token import auth_headers, ensure_token, token_path
 from tests.integration.running import REPOSITORY
 from tests.resilience.cluster import alive, look
 from tests.resilience.network import INTERFACE, Network

@@ -29,8 +29,8 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.pairs import header, write_result
 from eda_service.client import Adaptation, ApiError, Client
-from eda_service.distributed import processes
 from eda_service.errors import EdaError
+from eda_service.raycluster import processes
 from eda_service.storage.files import sha256_file
 from eda_service.storage.registry import find_pack
 from tests.resilience.faults import Bench

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from eda_service.distributed import processes
+from eda_service.raycluster import processes
 
 ROLES = ("api", "ray_head", "driver", "driver_shell", "train_worker", "generation_actor")
 

@@ -10,7 +10,7 @@ from browser import chromium
 from playwright.sync_api import Browser
 from ui_service import REPOSITORY, UiService, ui_service
 
-from eda_service.distributed.processes import free_port
+from eda_service.raycluster.processes import free_port
 
 
 @pytest.fixture(scope="session")

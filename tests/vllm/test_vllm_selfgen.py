@@ -15,8 +15,8 @@ import ray
 import torch
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig
-from eda_service.distributed.resources import connect
-from eda_service.distributed.stage_generate import run_generate
+from eda_service.pipeline.generate import run_generate
+from eda_service.raycluster.resources import connect
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import Sample, read_shard

@@ -94,7 +94,7 @@ def _install() -> None:
         dialect = module.DefaultDialect
         dialect.do_commit = _wrap(dialect.do_commit, "commit", lambda *_: "")
 
-    @when_imported("eda_service.distributed.ray_jobs")
+    @when_imported("eda_service.raycluster.jobs_api")
     def _submits(module: Any) -> None:
         module.RayJobs.submit = _wrap(module.RayJobs.submit, "submit", lambda _self, name, *_: str(name))
 

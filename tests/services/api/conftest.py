@@ -13,8 +13,8 @@ from webhook_receiver import Receiver, make_certificate, webhook_receiver
 
 from api.app import create_app
 from api.settings import Settings
-from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.processes import free_port
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from eda_service.client import ApiError, Client
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, StepOutput
-from eda_service.distributed.processes import free_port
-from eda_service.distributed.serve_config import group_key, route_prefix_of
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.serve_plan import group_key, route_prefix_of
 from eda_service.targets.loader import Target
 
 WITHIN_S = 5.0

@@ -16,9 +16,9 @@ from api.app import create_app
 from api.server import Server, make_server
 from api.settings import Settings
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.distributed.processes import free_port
-from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.serve_plan import group_key
 
 CHAT = "/v1/chat/completions"
 TARGET = {"model": "org/base"}

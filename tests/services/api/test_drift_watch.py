@@ -22,8 +22,8 @@ from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetrics
 from api.settings import Settings
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.serve_plan import group_key
 from eda_service.storage import prompts
 
 TARGET = {"model": "org/model", "adapter": None, "revision": None, "dtype": "auto"}

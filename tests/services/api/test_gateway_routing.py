@@ -11,9 +11,9 @@ from scripted_service import Answer, ScriptedService, refusal
 
 from api.auth import Caller
 from api.services.directory import Directory
-from eda_service.distributed.serve_config import group_key
 from eda_service.errors import ModelNotFoundError
 from eda_service.jobstore import Deployment, JobStore, Load
+from eda_service.raycluster.serve_plan import group_key
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "Hi"}]

@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from api.services.instruments import Instruments
 from api.services.tracker import Tracker
 from api.settings import Settings
-from eda_service.distributed.ray_jobs import RayJobs
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.jobs_api import RayJobs
 from eda_service.storage.allowed import VARIABLE
 from eda_service.storage.run import RunDir
 

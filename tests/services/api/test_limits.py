@@ -12,8 +12,8 @@ from scripted_service import Answer, ScriptedService
 from api.auth import Caller
 from api.services.limits import Limits, RateLimitedError
 from api.settings import Settings
-from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.raycluster.serve_plan import group_key
 
 PATH = "/v1/completions"
 TARGET = {"model": "org/base", "adapter": None, "revision": None, "dtype": "auto"}

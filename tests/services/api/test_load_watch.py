@@ -12,9 +12,9 @@ from api.services.live import Live, State, look
 from api.services.loading import MAX_ATTEMPTS, LoadWatch
 from api.services.replicas import Replicas
 from api.services.serving import Serving
-from eda_service.distributed.serve_config import Listen, ServeApi, group_key
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore
+from eda_service.raycluster.serve_plan import Listen, ServeApi, group_key
 
 TARGET = {"model": "org/base"}
 KEY = group_key(TARGET)

@@ -14,8 +14,8 @@ from scripted_service import Answer, ScriptedService
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.raycluster.serve_plan import group_key
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -98,7 +98,7 @@ def test_a_second_misfit_stays_in_the_queue_until_the_cluster_has_grown(
     assert [store.get(job.id).status for job in (first, second)] == [Status.RUNNING, Status.QUEUED]
     assert types(store, second)[-1] == "waiting_for_resources"
     dashboard.has({"CPU": 16.0}, {"CPU": 8.0, "GPU": 8.0})
-    monkeypatch.setattr("eda_service.distributed.ray_cluster._KEPT_S", 0.0)
+    monkeypatch.setattr("eda_service.raycluster.nodes._KEPT_S", 0.0)
     RunDir.of_job(first.id, home).succeed("pack@1")
     dispatcher.run_once()
     assert store.get(second.id).status is Status.RUNNING

@@ -37,10 +37,10 @@ from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetric
 from api.settings import Settings
 from api.vault import open_vault
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.distributed.processes import free_port
-from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.jobstore.reading import Reader
+from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.serve_plan import group_key
 from eda_service.scopes import Scope
 from eda_service.storage.run import RunDir
 

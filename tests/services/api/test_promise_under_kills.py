@@ -21,8 +21,8 @@ import httpx
 import pytest
 from draft_files import put_draft
 
-from eda_service.distributed.processes import free_port
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1", "force": True}

@@ -18,18 +18,17 @@ from typing import Any
 import pytest
 from tiny_models import write_adapter
 
-from api.serving import served_models
+from api.serving import base_group, served_models
 from api.serving.booking import Order
 from api.serving.group import ServedGroup
 from api.serving.served_models import ServedModels
 from eda_service.config.job import AdaptConfig, TargetSpec, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
-from eda_service.distributed import base_group
-from eda_service.distributed.serve_config import ServedModel
 from eda_service.drafts.checkpoint import load_base_draft, save_pack
 from eda_service.drafts.freezing import prepare
 from eda_service.errors import NotFoundError, ResourceError
+from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.records import PackManifest, Stage
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.registry import publish_pack, stage_pack

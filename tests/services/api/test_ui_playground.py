@@ -12,8 +12,8 @@ from pack_files import put_pack
 from scripted_service import Answer, ScriptedService
 
 from api.settings import Settings
-from eda_service.distributed.serve_config import group_key
 from eda_service.jobstore import JobStore
+from eda_service.raycluster.serve_plan import group_key
 
 HTML = {"accept": "text/html"}
 PIECES = (b'data: {"choices": [{"spans": [{"text": "4", "accepted": true}]}]}\n\n', b"data: [DONE]\n\n")

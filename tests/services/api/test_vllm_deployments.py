@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from api.settings import Settings
-from eda_service.distributed.serve_config import groups_of
+from eda_service.raycluster.serve_plan import groups_of
 
 BODY: dict[str, Any] = {"name": "pair", "model": "org/model", "base_draft": "small@1", "engine": "vllm"}
 

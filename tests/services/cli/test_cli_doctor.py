@@ -14,7 +14,7 @@ from scripted_service import Answer, ScriptedService, refusal
 
 from eda_service.cli import checks
 from eda_service.cli.checks import State
-from eda_service.distributed.processes import free_ports
+from eda_service.raycluster.processes import free_ports
 
 HEALTH = {"status": "ok", "version": "0.1.0", "ray_reachable": True, "dispatcher_lag_s": 0.4}
 NAMES = [

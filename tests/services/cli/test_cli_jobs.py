@@ -10,8 +10,8 @@ import pytest
 from command_line import Cli
 from live_api import LiveApi
 
-from eda_service.distributed.processes import free_port
 from eda_service.jobstore import Status
+from eda_service.raycluster.processes import free_port
 from eda_service.records import Stage
 from eda_service.storage.run import RunDir
 

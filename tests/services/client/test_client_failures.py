@@ -11,8 +11,8 @@ from both_clients import MakeClient
 from scripted_service import Answer, ScriptedService, refusal
 
 from eda_service.client import ApiError, ServiceUnreachableError, UnexpectedAnswerError
-from eda_service.distributed.processes import free_port
 from eda_service.errors import InputError
+from eda_service.raycluster.processes import free_port
 
 ROOT = "/v1/adaptations"
 JOB: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from api.serving.maker import Maker
-from eda_service.distributed.serve_config import ServedModel
+from eda_service.raycluster.serve_plan import ServedModel
 
 
 def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

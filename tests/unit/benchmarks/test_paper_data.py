@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.paper.data import _score_again
 from eda_service.config.job import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec
-from eda_service.distributed.generation_actor import ShardWriter
-from eda_service.distributed.prepare import prepare_generation
-from eda_service.distributed.stage_generate import manifest_of, shards_of
+from eda_service.pipeline.generate import manifest_of, shards_of
+from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.prepare import prepare_generation
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target

@@ -17,9 +17,9 @@ from ray.serve.schema import ServeDeploySchema
 
 from api.serving.app import Endpoint
 from api.settings import Settings
-from eda_service.distributed.ray_node import loopback_only, no_metrics, node_env, serve_threads, worker_niceness
-from eda_service.distributed.serve_config import Listen, Placement, build_config, groups_of
 from eda_service.jobstore import Deployment
+from eda_service.raycluster.node import loopback_only, no_metrics, node_env, serve_threads, worker_niceness
+from eda_service.raycluster.serve_plan import Listen, Placement, build_config, groups_of
 
 SECRETS = documents(ROOT / "kubernetes" / "base" / "secrets.example.yaml")
 BUILT = {overlay: build(overlay) for overlay in OVERLAYS}

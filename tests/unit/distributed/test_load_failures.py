@@ -11,7 +11,6 @@ import ray.exceptions
 import torch
 from safetensors import SafetensorError
 
-from eda_service.distributed.load_failures import Cause, cause_of, code_of, reason_of
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
@@ -24,6 +23,7 @@ from eda_service.errors import (
     UnsafeCheckpointError,
     WorkerLostError,
 )
+from eda_service.raycluster.load_failures import Cause, cause_of, code_of, reason_of
 
 
 def raised_from(error: Exception, cause: Exception) -> Exception:

@@ -14,10 +14,10 @@ from odd_checkpoints import settings
 from tiny_models import random_samples
 
 from eda_service.config.job import AdaptConfig, LossConfig, TargetSpec
-from eda_service.distributed import pretrain as pretraining
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.errors import TargetIncompatibleError
+from eda_service.pipeline import pretrain as pretraining
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import load_target
 from eda_service.training.batches import collate

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eda_service.distributed.prepare import read_prompt_file, write_prompt_file
+from eda_service.pipeline.prepare import read_prompt_file, write_prompt_file
 from eda_service.selfgen.prompts import Prompt, read_jsonl
 from eda_service.selfgen.row_error import RowError
 from eda_service.selfgen.row_forms import read_form

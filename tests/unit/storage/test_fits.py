@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from api.serving.base_group import BaseGroup
 from eda_service.config.job import TargetSpec
-from eda_service.distributed.base_group import BaseGroup
-from eda_service.distributed.serve_config import ServedModel
 from eda_service.errors import TargetIncompatibleError
+from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.storage.fits import check_draft_fits
 from eda_service.storage.registry import read_draft_manifest
 from eda_service.targets.loader import Target

@@ -11,11 +11,11 @@ import pytest
 from stored import machine
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
-from eda_service.distributed.generation_actor import ShardWriter
-from eda_service.distributed.prepare import REFERENCE_FILE, prepare_generation
-from eda_service.distributed.stage_generate import manifest_of, prepared_files, shards_of
-from eda_service.distributed.stage_select import compact_shards, forget_unselected, run_select
 from eda_service.errors import ArtifactCorruptError
+from eda_service.pipeline.generate import manifest_of, prepared_files, shards_of
+from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.prepare import REFERENCE_FILE, prepare_generation
+from eda_service.pipeline.select import compact_shards, forget_unselected, run_select
 from eda_service.records import Record, SelfGenManifest, Stage
 from eda_service.storage.objects import Storage
 from eda_service.storage.run import RunDir

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CHAT_TEMPLATE, build_tokenizer
 from transformers import AutoModelForCausalLM
 
+from api.serving.base_group import place_of
 from eda_service.config.job import TargetSpec
-from eda_service.distributed.base_group import place_of
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.adapters.check import check_adapter
 from eda_service.targets.chat.chat import render_prompt

@@ -14,18 +14,18 @@ from typing import Any
 import ray
 
 from eda_service.config.job import AdaptConfig
+from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, own_params
-from eda_service.distributed.endpoint import load_drafts, make_engine
-from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file
-from eda_service.distributed.resources import limit_threads
-from eda_service.distributed.side_by_side import PREFIX, load_rivals, measure_fixed
 from eda_service.errors import ArtifactCorruptError, EdaError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.evaluation.speed import BASELINE, measure_speed
+from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file
+from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
     AcceptanceRow,
     DraftCheckpoint,

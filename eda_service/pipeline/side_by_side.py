@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from eda_service.config.job import AdaptConfig
+from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import own_params
-from eda_service.distributed.endpoint import load_drafts, make_engine
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.errors import EdaError
 from eda_service.evaluation.acceptance import summarise

@@ -15,13 +15,6 @@ from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.resources import connect
-from eda_service.distributed.stage_evaluate import run_evaluate
-from eda_service.distributed.stage_generate import run_generate
-from eda_service.distributed.stage_publish import run_publish
-from eda_service.distributed.stage_select import forget_unselected, run_select
-from eda_service.distributed.stage_train import run_train
-from eda_service.distributed.stage_validate import run_validate
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
@@ -29,6 +22,13 @@ from eda_service.errors import (
     OutOfMemoryError,
     WorkerLostError,
 )
+from eda_service.pipeline.evaluate import run_evaluate
+from eda_service.pipeline.generate import run_generate
+from eda_service.pipeline.publish import run_publish
+from eda_service.pipeline.select import forget_unselected, run_select
+from eda_service.pipeline.train import run_train
+from eda_service.pipeline.validate import run_validate
+from eda_service.raycluster.resources import connect
 from eda_service.records import (
     STAGES,
     DraftCheckpoint,

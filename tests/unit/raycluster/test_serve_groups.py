@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from eda_service.distributed.serve_config import Listen, Placement, build_config, group_key, group_of, groups_of
 from eda_service.jobstore import Deployment
 from eda_service.jobstore.ids import new_deployment_uid
+from eda_service.raycluster.serve_plan import Listen, Placement, build_config, group_key, group_of, groups_of
 
 
 def deployment(name: str, replicas: tuple[int, int] = (1, 1), pack: str | None = "p@1", **target: Any) -> Deployment:

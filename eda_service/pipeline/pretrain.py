@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from eda_service.config.job import AdaptConfig, Method, Selector
-from eda_service.distributed.stage_generate import run_generate
-from eda_service.distributed.stage_select import forget_unselected, run_select
-from eda_service.distributed.stage_train import run_train
-from eda_service.distributed.stage_validate import fingerprint_target
 from eda_service.drafts.checkpoint import load_pack, save_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.errors import ConflictError, InputError
+from eda_service.pipeline.generate import run_generate
+from eda_service.pipeline.select import forget_unselected, run_select
+from eda_service.pipeline.train import run_train
+from eda_service.pipeline.validate import fingerprint_target
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.provenance import library_versions

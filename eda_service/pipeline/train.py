@@ -16,11 +16,6 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.bound_torch import BoundTorchConfig
-from eda_service.distributed.prepare import IO_FILE
-from eda_service.distributed.stage_select import compact_shards, shard_of
-from eda_service.distributed.train_inputs import Payload, build_draft
-from eda_service.distributed.train_worker import BEST, OUTCOME, train_worker
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.freezing import count_parameters
 from eda_service.errors import (
@@ -31,6 +26,11 @@ from eda_service.errors import (
     OutOfMemoryError,
     WorkerLostError,
 )
+from eda_service.pipeline.bound_torch import BoundTorchConfig
+from eda_service.pipeline.prepare import IO_FILE
+from eda_service.pipeline.select import compact_shards, shard_of
+from eda_service.pipeline.train_inputs import Payload, build_draft
+from eda_service.pipeline.train_worker import BEST, OUTCOME, train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.curve import CURVE_FILE, Curve

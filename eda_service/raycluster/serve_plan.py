@@ -22,16 +22,16 @@ from pydantic import BaseModel, ConfigDict
 
 from eda_service.config.deployment import EngineSpec
 from eda_service.config.job import EngineKind
-from eda_service.distributed.ray_jobs import ClusterUnreachableError
-from eda_service.distributed.vllm_environment import bundles
 from eda_service.jobstore import Deployment, Load, served_version
+from eda_service.raycluster.jobs_api import ClusterUnreachableError
+from eda_service.raycluster.vllm_environment import bundles
 from eda_service.targets.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
 REPLICA_CPUS = 0.5
 IMPORT_PATH = "api.serving.app:build_app"
 UID_HEADER = "x-eda-deployment"  # set by the gateway: which deployment a request is for, whatever has its name now
-SCALING_POLICY = "eda_service.distributed.scaling:QueueAndRoundTime"
+SCALING_POLICY = "eda_service.raycluster.scaling:QueueAndRoundTime"
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 _PATH = "/api/serve/applications/"
 _TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from eda_service.distributed import processes
+from eda_service.raycluster import processes
 
 
 def test_ports_differ_and_can_be_listened_on() -> None:

@@ -15,10 +15,10 @@ from tiny_models import register_draft
 from trained_job import PROMPTS, TRAIN, trained_job
 
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
-from eda_service.distributed.side_by_side import PREFIX
-from eda_service.distributed.stage_evaluate import Evaluation
 from eda_service.drafts.draft import Draft
+from eda_service.pipeline.evaluate import Evaluation
+from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
+from eda_service.pipeline.side_by_side import PREFIX
 from eda_service.records import Stage
 from eda_service.storage.fixed_evaluation import FixedEvaluation, propose
 from eda_service.storage.packs import ADAPTED, BASE

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind
-from eda_service.distributed.vllm_environment import prepare_cpu, require_vllm
 from eda_service.export.cache import whole_target
+from eda_service.raycluster.vllm_environment import prepare_cpu, require_vllm
 from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.selection.distance import sample_value, sq_distances
 from eda_service.selection.projection import ReferenceStatistics
@@ -48,7 +48,7 @@ class ShardWriter:
         reference_path: str | None,
         inputs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        from eda_service.distributed.resources import limit_threads
+        from eda_service.raycluster.resources import limit_threads
         from eda_service.targets.device import choose_device
         from eda_service.targets.loader import load_target
 

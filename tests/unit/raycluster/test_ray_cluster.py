@@ -9,7 +9,7 @@ from scripted_dashboard import node, node_list
 from scripted_service import Answer, ScriptedService, scripted_service
 
 from eda_service.capacity import Capacity
-from eda_service.distributed.ray_cluster import RayCluster
+from eda_service.raycluster.nodes import RayCluster
 
 NODES = "/api/v0/nodes"
 

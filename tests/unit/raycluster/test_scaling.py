@@ -9,7 +9,7 @@ import pytest
 from ray.serve.config import AutoscalingConfig
 from test_serve_groups import deployment
 
-from eda_service.distributed.serve_config import Listen, build_config, groups_of
+from eda_service.raycluster.serve_plan import Listen, build_config, groups_of
 
 
 def policy(round_ms: int) -> Any:

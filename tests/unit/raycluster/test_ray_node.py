@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.distributed.ray_head import RayHead
-from eda_service.distributed.ray_node import JoinedNode, interface_of, node_env, own_address_towards, start_command
 from eda_service.errors import InputError
+from eda_service.raycluster.head import RayHead
+from eda_service.raycluster.node import JoinedNode, interface_of, node_env, own_address_towards, start_command
 
 
 @pytest.mark.parametrize(

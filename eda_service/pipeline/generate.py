@@ -19,9 +19,10 @@ import ray
 import ray.data
 
 from eda_service.config.job import AdaptConfig, Method, Selector, SelfGenConfig
-from eda_service.distributed.early_training import EarlyTraining
-from eda_service.distributed.generation_actor import ShardWriter
-from eda_service.distributed.prepare import (
+from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
+from eda_service.pipeline.early_training import EarlyTraining
+from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.prepare import (
     HELDOUT_FILE,
     IO_FILE,
     PROMPTS_FILE,
@@ -29,9 +30,8 @@ from eda_service.distributed.prepare import (
     prepare_generation,
     read_prompt_file,
 )
-from eda_service.distributed.resources import limit_threads
-from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.raycluster.resources import limit_threads
 from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
 from eda_service.storage.files import file_entry
 from eda_service.storage.provenance import library_versions

@@ -10,14 +10,14 @@ import pytest
 import ray
 import torch
 
+from api.serving.base_group import BaseGroup
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.distributed.base_group import BaseGroup
-from eda_service.distributed.generation_actor import ShardWriter
-from eda_service.distributed.prepare import prepare_generation
-from eda_service.distributed.resources import require_gpus, reserved_device
-from eda_service.distributed.stage_evaluate import Evaluation
-from eda_service.distributed.stage_validate import _look
 from eda_service.errors import InputError
+from eda_service.pipeline.evaluate import Evaluation
+from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.prepare import prepare_generation
+from eda_service.pipeline.validate import _look
+from eda_service.raycluster.resources import require_gpus, reserved_device
 from eda_service.storage.run import RunDir
 
 HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {

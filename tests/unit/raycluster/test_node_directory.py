@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.distributed.node_directory import NodeDirectory, remove_node_directory
+from eda_service.raycluster.node_directory import NodeDirectory, remove_node_directory
 
 
 @pytest.mark.parametrize("length", [1, 30])

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from eda_service.config.job import AdaptConfig, Answers, SelfGenConfig
-from eda_service.distributed.prepare import check_rendered, write_prompt_file
-from eda_service.distributed.stage_generate import shards_of
 from eda_service.errors import DatasetInvalidError
+from eda_service.pipeline.generate import shards_of
+from eda_service.pipeline.prepare import check_rendered, write_prompt_file
 from eda_service.selfgen.prompts import Prompt
 from eda_service.targets.loader import Target
 

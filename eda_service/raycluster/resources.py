@@ -14,9 +14,9 @@ import ray
 from ray._private import ray_constants
 
 from eda_service.config.job import DeviceName
-from eda_service.distributed.node_directory import NodeDirectory
-from eda_service.distributed.ray_node import loopback_only, no_metrics, worker_niceness
 from eda_service.errors import InputError
+from eda_service.raycluster.node import loopback_only, no_metrics, worker_niceness
+from eda_service.raycluster.node_directory import NodeDirectory
 
 
 def connect() -> None:

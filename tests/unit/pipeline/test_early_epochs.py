@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from eda_service.config.job import TrainConfig
-from eda_service.distributed.early_training import early_shards
+from eda_service.pipeline.early_training import early_shards
 
 SHARDS = [f"shard-{n:05d}" for n in range(10)]
 

@@ -15,10 +15,10 @@ from weakref import WeakValueDictionary
 from torch import Tensor
 
 from eda_service.config.job import AdaptConfig, DeviceName, TargetSpec
+from eda_service.decoding.build import DEFAULT_CHAIN, load_drafts
 from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
-from eda_service.distributed.endpoint import DEFAULT_CHAIN, load_drafts
-from eda_service.distributed.serve_config import ServedModel
 from eda_service.drafts.head import DraftHead
+from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.records import PackManifest, TargetFingerprint
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
 from eda_service.storage.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest

@@ -19,10 +19,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 import eda_service
-from eda_service.distributed import processes
-from eda_service.distributed.node_directory import NodeDirectory
-from eda_service.distributed.ray_token import token_path, with_token
 from eda_service.errors import InputError
+from eda_service.raycluster import processes
+from eda_service.raycluster.node_directory import NodeDirectory
+from eda_service.raycluster.token import token_path, with_token
 
 LOOPBACK = "127.0.0.1"
 NUM_LOGICAL_CPUS = 8  # more than cores: stages take fractions, and actors that hold every CPU would hang the rest

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import AdaptConfig
-from eda_service.distributed.deepspeed_config import (
+from eda_service.drafts.checkpoint import save_pack
+from eda_service.drafts.freezing import frozen_sha256
+from eda_service.errors import ArtifactCorruptError, NonFiniteLossError
+from eda_service.pipeline.deepspeed_config import (
     deepspeed_config,
     prepare_environment,
     whole_parameters,
     without_cpu_kernels,
 )
-from eda_service.distributed.train_inputs import Payload, build_draft, is_mixed, load_heads
-from eda_service.distributed.train_log import TrainLog
-from eda_service.distributed.train_state import TrainState
-from eda_service.drafts.checkpoint import save_pack
-from eda_service.drafts.freezing import frozen_sha256
-from eda_service.errors import ArtifactCorruptError, NonFiniteLossError
+from eda_service.pipeline.train_inputs import Payload, build_draft, is_mixed, load_heads
+from eda_service.pipeline.train_log import TrainLog
+from eda_service.pipeline.train_state import TrainState
 from eda_service.planning.estimate import SIMULATED_DEPTH
 from eda_service.records import Stage
 from eda_service.storage.files import file_entry

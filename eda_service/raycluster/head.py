@@ -14,17 +14,17 @@ from pathlib import Path
 
 import httpx
 
-from eda_service.distributed import processes
-from eda_service.distributed.node_directory import NodeDirectory
-from eda_service.distributed.ray_node import (
+from eda_service.errors import ResourceError
+from eda_service.raycluster import processes
+from eda_service.raycluster.node import (
     LOOPBACK,
     NUM_LOGICAL_CPUS,
     child_env,
     node_env,
     start_command,
 )
-from eda_service.distributed.ray_token import auth_headers, ensure_token, token_path
-from eda_service.errors import ResourceError
+from eda_service.raycluster.node_directory import NodeDirectory
+from eda_service.raycluster.token import auth_headers, ensure_token, token_path
 
 _STOP_TIMEOUT_S = 10.0
 _READY_TIMEOUT_S = 10.0  # on a busy machine the first answer takes seconds

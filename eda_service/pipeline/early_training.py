@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eda_service.config.job import AdaptConfig, TrainConfig
-from eda_service.distributed.stage_select import select_scores, write_compact
-from eda_service.distributed.stage_train import EARLY, EARLY_FOLDER, fit, payload_of
+from eda_service.pipeline.select import select_scores, write_compact
+from eda_service.pipeline.train import EARLY, EARLY_FOLDER, fit, payload_of
 from eda_service.planning.estimate import split_samples
 from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.storage.registry import find_draft
