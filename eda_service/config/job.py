@@ -1,7 +1,7 @@
 """Every knob of an adaptation, once: frozen pydantic models with bounds, units and the source of each default.
 
 `AdaptConfig` is what a job carries; each stage receives its own part. Derived forms (DeepSpeed dict, Ray resources) are
-made from these in `eda_service.distributed`, never written by hand elsewhere.
+made from these in `eda_service.pipeline` and `eda_service.raycluster`, never written by hand elsewhere.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from eda_service.storage import objects as storage
+from eda_service.storage import objects
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
 
@@ -36,7 +36,7 @@ def roots_env(directories: Iterable[Path]) -> dict[str, str]:
 
 
 def _storage_directories() -> list[Path]:
-    url = os.environ.get(storage.VARIABLE, "")
+    url = os.environ.get(objects.VARIABLE, "")
     if url.startswith("/"):
         return [Path(url)]
     parts = urlsplit(url)

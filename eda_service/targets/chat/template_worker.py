@@ -1,4 +1,4 @@
-"""`python -m eda_service.targets.chat.template_worker`: renders chat templates, one JSON order a line on standard input.
+"""`python -m eda_service.targets.chat.template_worker`: renders chat templates, one JSON order a line on stdin.
 
 A template is a program of whoever published the target. It runs here, in Jinja's immutable sandbox, as transformers
 would run it, in a process that the kernel stops when it takes too much processor time or memory. Each order is

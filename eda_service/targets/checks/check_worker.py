@@ -47,7 +47,8 @@ def work(answers: TextIO) -> None:
     """Answer orders until the input ends, or none comes for a while."""
     _limit(resource.RLIMIT_DATA, MEMORY_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
-    import eda_service.targets.checks.check  # before the first order: the caller waits for a start longer than for an answer
+    # Before the first order: the caller waits for a start longer than for an answer.
+    import eda_service.targets.checks.check
 
     assert eda_service.targets.checks.check is not None
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""A target checked at submit, in a child process with limits (`eda_service.targets.checks.check_worker`). Imports no torch.
+"""A target checked at submit, in a child process with limits (`targets.checks.check_worker`). Imports no torch.
 
 What was found of a set of files is remembered as long as they are the same files.
 """
