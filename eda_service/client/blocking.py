@@ -29,7 +29,8 @@ class Client:
     Args:
         base_url: e.g. `http://127.0.0.1:8700`.
         api_key: `eda_...`; None: the environment's `EDA_API_KEY`, if there is one.
-        timeout_s: Deadline of one request.
+        timeout_s: Deadline of one request. The first that names a local target waits until a process that checks it
+            has started.
         max_retries: How often a call that does no harm twice is repeated after a broken connection, 429, 502, 503, 504.
         backoff_s: Wait before the first repetition; doubles each time, with jitter.
         patience_s: How long `watch`, `wait` and the followers wait for a service that went away.
@@ -44,7 +45,7 @@ class Client:
         base_url: str = DEFAULT_URL,
         *,
         api_key: str | None = None,
-        timeout_s: float = 30.0,
+        timeout_s: float = 60.0,
         max_retries: int = 2,
         backoff_s: float = 0.5,
         patience_s: float = 60.0,
