@@ -68,12 +68,12 @@ def prompt_ids(wide_target: Target) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def greedy(wide_target: Target, prompt_ids: list[int]) -> Callable[[int], str]:
+def greedy(wide_target: Target, prompt_ids: list[int]) -> Callable[..., str]:
     model = AutoModelForCausalLM.from_pretrained(wide_target.spec.model, dtype=torch.float32)
 
-    def text(num_tokens: int) -> str:
+    def text(num_tokens: int, **processors: Any) -> str:
         out = model.generate(
-            torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=num_tokens, eos_token_id=[0, 2]
+            torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=num_tokens, eos_token_id=[0, 2], **processors
         )
         return str(wide_target.tokenizer.decode(out[0, len(prompt_ids) :], skip_special_tokens=True))
 
@@ -126,7 +126,7 @@ def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
 def test_it_answers_and_counts_as_our_engine_does(
     service: Service,
     asking: openai.OpenAI,
-    greedy: Callable[[int], str],
+    greedy: Callable[..., str],
     wide_home: Path,
     wide_target: Target,
     packs: list[str],
@@ -149,7 +149,7 @@ def test_it_answers_and_counts_as_our_engine_does(
 
 
 def test_a_stream_is_the_same_text_and_ends_once(
-    service: Service, asking: openai.OpenAI, greedy: Callable[[int], str]
+    service: Service, asking: openai.OpenAI, greedy: Callable[..., str]
 ) -> None:
     stream = asking.chat.completions.create(
         model="m", messages=QUESTION, temperature=0, max_tokens=NUM_TOKENS, stream=True, stop=["never there"]
@@ -157,6 +157,21 @@ def test_a_stream_is_the_same_text_and_ends_once(
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == greedy(NUM_TOKENS)
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices].count("length") == 1
+
+
+@pytest.mark.parametrize("suppresses", [False, True], ids=["repetition", "suppressed"])
+def test_penalties_with_a_draft_are_those_of_generate(
+    suppresses: bool, asking: openai.OpenAI, greedy: Callable[..., str], wide_target: Target
+) -> None:
+    plain = greedy(NUM_TOKENS)
+    wanted: dict[str, Any] = {"repetition_penalty": 1.3}
+    if suppresses:
+        wanted = {"suppress_tokens": wide_target.tokenizer(plain)["input_ids"][:3]}
+    answer = asking.chat.completions.create(
+        model="m", messages=QUESTION, temperature=0, max_tokens=NUM_TOKENS, extra_body=wanted
+    )
+    assert answer.choices[0].message.content == greedy(NUM_TOKENS, **wanted)
+    assert answer.choices[0].message.content != plain
 
 
 def test_sampling_with_a_draft_is_refused_by_name(asking: openai.OpenAI) -> None:
