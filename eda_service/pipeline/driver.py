@@ -11,18 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
-
 from eda_service.config.job import AdaptConfig
-from eda_service.errors import (
-    ArtifactCorruptError,
-    EdaError,
-    InsufficientStorageError,
-    OutOfMemoryError,
-    WorkerLostError,
-)
+from eda_service.errors import ArtifactCorruptError, EdaError
 from eda_service.pipeline.evaluate import run_evaluate
+from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.generate import run_generate
 from eda_service.pipeline.publish import run_publish
 from eda_service.pipeline.select import forget_unselected, run_select
@@ -152,23 +144,3 @@ def stage_log(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
-
-
-def own_error(error: BaseException) -> EdaError:
-    """Our error for whatever a stage raised: itself, the cause inside a Ray error, or a coded wrapper."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, EdaError):
-        return cause
-    if isinstance(error, EdaError):
-        return error
-    text = (str(error).strip().splitlines() or [type(error).__name__])[-1][:400]
-    if isinstance(error, RayOutOfMemoryError | MemoryError) or isinstance(cause, MemoryError):
-        return OutOfMemoryError(f"a worker ran out of memory: {text}; lower selfgen.batch_size or train.batch_size")
-    if is_disk_full(error):
-        return InsufficientStorageError(
-            "the disk of the run directory became full; free space there and retry the job: it goes on from its last "
-            "complete record"
-        )
-    if isinstance(error, RayActorError | WorkerCrashedError):
-        return WorkerLostError(f"a worker died: {text}")
-    return EdaError(f"{type(error).__name__}: {text}")
