@@ -36,7 +36,8 @@ from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, S
 from eda_service.jobstore import Deployment, Job, JobStore
 from eda_service.raycluster.jobs_api import ClusterUnreachableError, RayJobs
 from eda_service.raycluster.nodes import RayCluster
-from eda_service.raycluster.serve_plan import Listen, Placement, ServeApi
+from eda_service.raycluster.serve_api import ServeApi
+from eda_service.raycluster.serve_plan import Listen, Placement
 from eda_service.raycluster.token import auth_headers, token_path
 
 logger = logging.getLogger(__name__)

@@ -9,16 +9,8 @@ from typing import Any
 
 from eda_service.jobstore import JobStore
 from eda_service.raycluster.jobs_api import ClusterUnreachableError
-from eda_service.raycluster.serve_plan import (
-    ANYWHERE,
-    Application,
-    Listen,
-    Placement,
-    ServeApi,
-    build_config,
-    groups_of,
-    keeping,
-)
+from eda_service.raycluster.serve_api import Application, ServeApi
+from eda_service.raycluster.serve_plan import ANYWHERE, Listen, Placement, build_config, groups_of, keeping
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import Any
 import ray
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
+from eda_service.export.vllm_environment import require_vllm
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.dry_run import expected_plan
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.raycluster.resources import limit_threads, require_gpus
-from eda_service.raycluster.vllm_environment import require_vllm
 from eda_service.records import Stage, TargetFingerprint, ValidateFields, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
