@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
+from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import Deployment
-from eda_service.jobstore.ids import new_deployment_uid
 from eda_service.raycluster.serve_plan import Listen, Placement, build_config, group_key, group_of, groups_of
 
 
