@@ -107,6 +107,15 @@ def test_a_stage_that_fails_leaves_no_record_and_nothing_follows(scene: Scene) -
         scene.run.require(SelectionManifest)
 
 
+def test_a_record_that_cannot_be_written_ends_the_driver_whose_attempt_is_made_again(scene: Scene) -> None:
+    def fail(_run: RunDir, _record: SelectionManifest) -> SelectionManifest:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        run_stage(scene.run, CONFIG, replace(scene.runner, keep=fail))
+    assert scene.done == ["run"]
+
+
 def test_the_record_that_counts_goes_on(scene: Scene) -> None:
     other = scene.runner.record_of(CONFIG, scene.work(scene.run, CONFIG), seconds=3.0)
     assert run_stage(scene.run, CONFIG, replace(scene.runner, keep=lambda _run, _record: other)) is other
