@@ -105,7 +105,7 @@ class Listen:
 
 
 @dataclass(frozen=True)
-class Placement:
+class ReplicaPlacement:
     """Where replicas go.
 
     Attributes:
@@ -118,7 +118,7 @@ class Placement:
     max_per_node: int | None = None
 
 
-ANYWHERE = Placement()
+ANYWHERE = ReplicaPlacement()
 
 
 def group_key(target: Mapping[str, Any]) -> str:
@@ -186,7 +186,7 @@ def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | Non
     ]
 
 
-def build_config(groups: Sequence[Group], listen: Listen, placement: Placement = ANYWHERE) -> dict[str, Any]:
+def build_config(groups: Sequence[Group], listen: Listen, placement: ReplicaPlacement = ANYWHERE) -> dict[str, Any]:
     """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
 
     Args:
@@ -261,7 +261,7 @@ def _user_config(group: Group) -> dict[str, Any]:
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
 
 
-def _place(group: Group, placement: Placement) -> dict[str, Any]:
+def _place(group: Group, placement: ReplicaPlacement) -> dict[str, Any]:
     """Where a replica runs: ours with its GPUs, if any; a vLLM replica's processes and GPUs together with it."""
     if group.engine.kind is EngineKind.EDA:
         gpus, most = placement.gpus, placement.max_per_node
