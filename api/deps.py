@@ -1,10 +1,10 @@
-"""What routes receive: the service objects that `create_app` put on the application."""
+"""What routes receive: the service objects on the application, the caller, and names from the path."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from api.auth import Caller, require
 from api.services.adaptations import Adaptations
@@ -98,3 +98,6 @@ ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
 LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]
 WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]
 InferDep = Annotated[Caller, Depends(require(Scope.INFER))]
+
+JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="job id")]
+DeploymentName = Annotated[str, Path(max_length=128, description="name at /v1/models")]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from eda_service.config.base import Config
 from eda_service.errors import InputError
-from eda_service.raycluster.vllm_environment import has_vllm
+from eda_service.export.vllm_environment import has_vllm
 from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir

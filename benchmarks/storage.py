@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.pairs import ROOT, header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
-from eda_service.pipeline.generate import manifest_of
+from eda_service.pipeline.generate import GENERATE, fields_of
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.run import RunDir
@@ -90,7 +90,8 @@ def measure(run: RunDir, names: list[str], facts: dict[str, Any], num_expected: 
     resume_s, found = timed(lambda: ShardResults(run).finished(names))
     assert len(found) == num_expected == len(names)
     directory = run.root / Stage.GENERATE.value
-    manifest_s, record = timed(lambda: manifest_of(config, directory, names, facts, 1.0))
+    manifest_s, fields = timed(lambda: fields_of(config, directory, names, facts))
+    record = GENERATE.record_of(config, fields, seconds=1.0)
     write_s, _ = timed(lambda: run.write_record(record))
     read_s, again = timed(lambda: RunDir(run.root).read_record(SelfGenManifest, Stage.GENERATE))
     assert again == record

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -53,8 +53,15 @@ class FileEntry(Frozen):
     transient: bool = False
 
 
-class Record(Frozen):
-    """What every stage record says about itself."""
+class StageFields(Frozen):
+    """What a stage itself says in its record: what it read and wrote, and the numbers of its own."""
+
+    inputs: dict[str, str] = Field(description="name to sha256 of what was read")
+    files: tuple[FileEntry, ...] = ()
+
+
+class RecordHeader(Frozen):
+    """What the driver says in every record, for all stages alike."""
 
     schema_version: int = SCHEMA_VERSION
     stage: Stage
@@ -63,8 +70,12 @@ class Record(Frozen):
     config: dict[str, Any] = Field(description="the stage's own part of the job's config")
     seed: int
     library_versions: dict[str, str]
-    inputs: dict[str, str] = Field(description="name to sha256 of what was read")
-    files: tuple[FileEntry, ...] = ()
+
+
+class Record(StageFields, RecordHeader):
+    """A stage's fields under their header: what is on storage, as one flat object. Each class is of one stage."""
+
+    STAGE: ClassVar[Stage]
 
 
 class TargetFingerprint(Frozen):
@@ -82,8 +93,8 @@ class TargetFingerprint(Frozen):
     weights_sha256: str
 
 
-class ValidateRecord(Record):
-    """Target and base draft fit; what the job will need."""
+class ValidateFields(StageFields):
+    """What stage validate says itself."""
 
     target: TargetFingerprint
     base_draft: str
@@ -94,6 +105,12 @@ class ValidateRecord(Record):
     disk_need_bytes: int
     disk_free_bytes: int
     estimated_seconds: float = Field(description="of the whole job, by the capacity plan")
+
+
+class ValidateRecord(ValidateFields, Record):
+    """Target and base draft fit; what the job will need."""
+
+    STAGE = Stage.VALIDATE
 
 
 class SkippedRow(Frozen):
@@ -113,8 +130,8 @@ class SampleScore(Frozen):
     sample_value: float
 
 
-class SelfGenManifest(Record):
-    """The self-generated set (Eq. 9), scored in the pass that wrote it."""
+class SelfGenFields(StageFields):
+    """What stage generate says itself."""
 
     num_samples: int
     num_tokens: int
@@ -131,8 +148,14 @@ class SelfGenManifest(Record):
     )
 
 
-class SelectionManifest(Record):
-    """The compact set (Eq. 15)."""
+class SelfGenManifest(SelfGenFields, Record):
+    """The self-generated set (Eq. 9), scored in the pass that wrote it."""
+
+    STAGE = Stage.GENERATE
+
+
+class SelectionFields(StageFields):
+    """What stage select says itself."""
 
     num_candidates: int
     num_selected: int
@@ -142,6 +165,12 @@ class SelectionManifest(Record):
     num_answer_tokens: int
     selection_seconds: float = Field(description="scoring + fitting + ranking: what selection adds to generation")
     selection_over_generation_time: float
+
+
+class SelectionManifest(SelectionFields, Record):
+    """The compact set (Eq. 15)."""
+
+    STAGE = Stage.SELECT
 
 
 class CurvePoint(Frozen):
@@ -156,8 +185,8 @@ class CurvePoint(Frozen):
     seconds: float = Field(0.0, description="in the training loop up to here, all starts together")
 
 
-class DraftCheckpoint(Record):
-    """The trained part, chosen by simulated acceptance on held-out sequences."""
+class TrainFields(StageFields):
+    """What stage train says itself."""
 
     num_steps: int
     best_step: int
@@ -172,6 +201,12 @@ class DraftCheckpoint(Record):
     training_seconds: float = Field(
         0.0, description="in the training loop, all starts together; `seconds` is the stage"
     )
+
+
+class DraftCheckpoint(TrainFields, Record):
+    """The trained part, chosen by simulated acceptance on held-out sequences."""
+
+    STAGE = Stage.TRAIN
 
 
 class AcceptanceRow(Frozen):
@@ -234,8 +269,8 @@ class FixedScores(Frozen):
     lengths: dict[str, float] = Field(description="by name@version; `adapted_draft` is the job's own pack")
 
 
-class EvalReport(Record):
-    """What adaptation did, measured in the same engine."""
+class EvalFields(StageFields):
+    """What stage evaluate says itself."""
 
     num_draft_tokens: int
     acceptance: tuple[AcceptanceRow, ...]
@@ -250,6 +285,12 @@ class EvalReport(Record):
     )
 
 
+class EvalReport(EvalFields, Record):
+    """What adaptation did, measured in the same engine."""
+
+    STAGE = Stage.EVALUATE
+
+
 class RivalScore(Frozen):
     """What a pack's job measured for another pack, beside its own."""
 
@@ -258,8 +299,8 @@ class RivalScore(Frozen):
     speedup: float | None = Field(description="over decoding without a draft; None: speed was not measured")
 
 
-class PackManifest(Record):
-    """A published private pack."""
+class PackFields(StageFields):
+    """What stage publish says itself."""
 
     pack: str = Field(description="name@version")
     method: str
@@ -273,6 +314,12 @@ class PackManifest(Record):
     rivals: tuple[RivalScore, ...] = Field((), description="packs that were measured beside it")
     unmeasured_rivals: dict[str, str] = Field({}, description="packs that could not be measured, and why")
     fixed: FixedScores | None = Field(None, description="of this pack and its rivals, by name@version")
+
+
+class PackManifest(PackFields, Record):
+    """A published private pack."""
+
+    STAGE = Stage.PUBLISH
 
 
 class DraftManifest(Frozen):

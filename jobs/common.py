@@ -9,9 +9,7 @@ import argparse
 import json
 import logging
 import os
-import secrets
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
 from eda_service.config.presets import merge, on_preset, preset
 from eda_service.errors import EdaError, InputError, NotFoundError
+from eda_service.ids import new_job_id
 from eda_service.private_files import keep_private
 from eda_service.storage.run import RunDir, home_dir
 
@@ -141,11 +140,6 @@ def config_of(arguments: argparse.Namespace) -> AdaptConfig:
     if not run.read_job():
         raise NotFoundError(f"no job {run.job_id} under {home_dir() / 'runs'}; leave --job-id out", param="job-id")
     return run.config()
-
-
-def new_job_id() -> str:
-    """`adapt_` and 26 characters that sort by time."""
-    return f"adapt_{int(time.time() * 1000):012x}{secrets.token_hex(7)}"
 
 
 def main(made: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None]) -> None:

@@ -16,7 +16,8 @@ def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
     """The body of an entry point for one stage."""
 
     def body(arguments: argparse.Namespace) -> None:
-        from eda_service.pipeline.driver import run_stage
+        from eda_service.pipeline.driver import runner_of
+        from eda_service.pipeline.stage import run_stage
         from eda_service.raycluster.resources import connect
         from eda_service.storage.heartbeat import Heartbeat
 
@@ -24,8 +25,8 @@ def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
         with Heartbeat(run):
             connect()
             if stage is Stage.GENERATE:
-                run_stage(run, config, Stage.VALIDATE)
-            run_stage(run, config, stage)
+                run_stage(run, config, runner_of(Stage.VALIDATE))
+            run_stage(run, config, runner_of(stage))
         logger.info("job %s: %s", run.job_id, run.root / stage.value / "record.json")
 
     return body

@@ -15,9 +15,9 @@ from waiting import wait_for
 
 from api import errors
 from api.middleware import Envelope
-from api.serving.call import ServedPair
 from api.serving.group_metrics import GroupMetrics, Report
 from api.serving.hub import Hub
+from api.serving.ports import ServedPair
 from api.serving.publisher import Publisher
 from api.serving.requests import GenerationRequest
 from api.serving.routes import replica, router

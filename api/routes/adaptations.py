@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import AdaptationsDep, FeedDep, KeysDep, PacksDep, ReaderDep, WriterDep
+from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep, ReaderDep, WriterDep
 from api.schemas import (
     AdaptationBody,
     AdaptationList,
@@ -29,7 +29,6 @@ from eda_service.records import EvalReport, Stage
 
 router = APIRouter(prefix="/v1/adaptations", tags=["adaptations"])
 
-JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="job id")]
 Limit = Annotated[int, Query(ge=1, le=100, description="at most this many")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=255, description="a repeated key replays")]
 Plot = Annotated[

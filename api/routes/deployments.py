@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 
-from api.deps import DeploymentsDep, DispatcherDep, LookerDep, PacksDep, WriterDep
+from api.deps import DeploymentName, DeploymentsDep, DispatcherDep, LookerDep, PacksDep, WriterDep
 from api.schemas_deployments import (
     DeletedBody,
     DeploymentBody,
@@ -25,7 +25,6 @@ from eda_service.jobstore import Deployment
 
 router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
 
-Name = Annotated[str, Path(max_length=128, description="name at /v1/models")]
 Limit = Annotated[int, Query(ge=1, le=100, description="at most this many")]
 
 
@@ -67,7 +66,7 @@ def page(
 
 @router.get("/{name}")
 def get(
-    name: Name, caller: LookerDep, deployments: DeploymentsDep, dispatcher: DispatcherDep, packs: PacksDep
+    name: DeploymentName, caller: LookerDep, deployments: DeploymentsDep, dispatcher: DispatcherDep, packs: PacksDep
 ) -> DeploymentDetail:
     """One deployment with its history."""
     deployment = deployments.get(name, caller)
@@ -78,7 +77,7 @@ def get(
 
 @router.get("/{name}/events")
 def events(
-    name: Name,
+    name: DeploymentName,
     caller: LookerDep,
     deployments: DeploymentsDep,
     limit: Limit = 20,
@@ -91,7 +90,7 @@ def events(
 
 @router.patch("/{name}")
 def change(
-    name: Name,
+    name: DeploymentName,
     body: DeploymentChange,
     caller: WriterDep,
     deployments: DeploymentsDep,
@@ -104,7 +103,7 @@ def change(
 
 @router.post("/{name}/rollback")
 def rollback(
-    name: Name,
+    name: DeploymentName,
     body: RollbackRequest,
     caller: WriterDep,
     deployments: DeploymentsDep,
@@ -117,14 +116,14 @@ def rollback(
 
 @router.post("/{name}/restart")
 def restart(
-    name: Name, caller: WriterDep, deployments: DeploymentsDep, dispatcher: DispatcherDep, packs: PacksDep
+    name: DeploymentName, caller: WriterDep, deployments: DeploymentsDep, dispatcher: DispatcherDep, packs: PacksDep
 ) -> DeploymentBody:
     """Load a deployment that has failed once more, after its reason was put right; 409 when it has not failed."""
     return _bodies([deployments.restart(name, caller)], dispatcher, packs)[0]
 
 
 @router.delete("/{name}")
-def delete(name: Name, caller: WriterDep, deployments: DeploymentsDep) -> DeletedBody:
+def delete(name: DeploymentName, caller: WriterDep, deployments: DeploymentsDep) -> DeletedBody:
     """Stop serving; running requests end, packs stay in the registry."""
     deployments.delete(name, caller)
     return DeletedBody(name=name)

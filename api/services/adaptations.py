@@ -18,9 +18,9 @@ from api.services.webhook_urls import check_url
 from api.settings import Settings
 from eda_service.config.job import EngineKind
 from eda_service.errors import ConflictError, NotFoundError
+from eda_service.export.vllm_environment import missing
 from eda_service.jobstore import Event, Job, JobStore, Status
 from eda_service.raycluster.nodes import RayCluster
-from eda_service.raycluster.vllm_environment import missing
 from eda_service.records import CurvePoint, EvalReport, Stage
 from eda_service.storage.files import sha256_text
 from eda_service.storage.packs import measured_on

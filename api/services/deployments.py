@@ -28,9 +28,9 @@ from eda_service.errors import (
     StaleDeploymentError,
     WorsePackError,
 )
+from eda_service.export.vllm_environment import missing
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 from eda_service.names import did_you_mean
-from eda_service.raycluster.vllm_environment import missing
 from eda_service.storage import prompts
 from eda_service.storage.gate import Comparison, beside_base, regression
 from eda_service.storage.packs import PackVersion

@@ -36,7 +36,8 @@ from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, S
 from eda_service.jobstore import Deployment, Job, JobStore
 from eda_service.raycluster.jobs_api import ClusterUnreachableError, RayJobs
 from eda_service.raycluster.nodes import RayCluster
-from eda_service.raycluster.serve_plan import Listen, Placement, ServeApi
+from eda_service.raycluster.serve_api import ServeApi
+from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement
 from eda_service.raycluster.token import auth_headers, token_path
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Dispatcher:
         self._ray = RayJobs(settings.ray_dashboard_url, headers)
         self.cluster = RayCluster(settings.ray_dashboard_url, headers)
         listen = Listen(settings.serve_host, settings.serve_port, settings.serve_proxy_location)
-        placement = Placement(settings.serve_gpus, settings.serve_max_replicas_per_node)
+        placement = ReplicaPlacement(settings.serve_gpus, settings.serve_max_replicas_per_node)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement)
         self._replicas = Replicas(settings.serve_url)
         self._loading = LoadWatch(store, self._replicas, self.wake)

@@ -9,7 +9,8 @@ from enum import StrEnum
 from api.services.loading import MAX_ATTEMPTS, is_of
 from api.services.replicas import LoadedGroup, LoadedVariant, Replicas
 from eda_service.jobstore import Deployment, Load, served_version
-from eda_service.raycluster.serve_plan import Application, application_of, group_of
+from eda_service.raycluster.serve_api import Application
+from eda_service.raycluster.serve_plan import application_of, group_of
 
 _FAILED = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, Replicas
 from eda_service.jobstore import Content, Deployment, JobStore, Load
-from eda_service.raycluster.serve_plan import Application, application_of, group_of, models_of
+from eda_service.raycluster.serve_api import Application
+from eda_service.raycluster.serve_plan import application_of, group_of, models_of
 
 logger = logging.getLogger(__name__)
 

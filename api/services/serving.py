@@ -9,16 +9,8 @@ from typing import Any
 
 from eda_service.jobstore import JobStore
 from eda_service.raycluster.jobs_api import ClusterUnreachableError
-from eda_service.raycluster.serve_plan import (
-    ANYWHERE,
-    Application,
-    Listen,
-    Placement,
-    ServeApi,
-    build_config,
-    groups_of,
-    keeping,
-)
+from eda_service.raycluster.serve_api import Application, ServeApi
+from eda_service.raycluster.serve_plan import ANYWHERE, Listen, ReplicaPlacement, build_config, groups_of, keeping
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +21,7 @@ _WORST_FIRST = ("DEPLOY_FAILED", "UNHEALTHY", "NOT_STARTED", "DEPLOYING", "DELET
 class Serving:
     """Level-triggered: applies the config when it differs from what was applied last, or when Serve has lost a part."""
 
-    def __init__(self, store: JobStore, api: ServeApi, listen: Listen, placement: Placement = ANYWHERE) -> None:
+    def __init__(self, store: JobStore, api: ServeApi, listen: Listen, placement: ReplicaPlacement = ANYWHERE) -> None:
         self._store, self._api, self._listen, self._placement = store, api, listen, placement
         self._applied: dict[str, Any] | None = None
         self.applications: Mapping[str, Application] = {}

@@ -13,9 +13,10 @@ from fastapi import Request
 from starlette.responses import Response
 
 from api.errors import error_body, status_of
-from api.serving.call import Call, ServedPair, open_call
+from api.serving.call import Call, open_call
 from api.serving.choice import Scored
 from api.serving.connection import EventStream, unless_gone
+from api.serving.ports import ServedPair
 from api.serving.requests import GenerationRequest
 from api.serving.schemas import FinishReason, new_id
 from eda_service.errors import EdaError

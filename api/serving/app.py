@@ -18,12 +18,12 @@ from ray import serve
 
 from api import errors
 from api.middleware import Envelope
-from api.serving.call import ServedPair
 from api.serving.group_metrics import GroupMetrics
 from api.serving.hub import RemoteHub
 from api.serving.keeper import PromptKeeper
 from api.serving.load_marks import LoadMarks
 from api.serving.maker import Maker, stops_for_a_swap
+from api.serving.ports import ServedPair
 from api.serving.publisher import Publisher
 from api.serving.requests import GenerationRequest
 from api.serving.routes import router

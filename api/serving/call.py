@@ -6,21 +6,18 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self
 
 from api.serving.booking import Booking, Order
 from api.serving.choice import Choice, Echo, Piece
 from api.serving.forms import ChatForm, Form, TextForm
-from api.serving.ports import Runner
+from api.serving.ports import ServedPair
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import Metrics, SpeculativeDecoding, Usage
-from api.serving.token_text import TokenText
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params
-from eda_service.decoding.variants import BASE
 from eda_service.errors import ContextLengthError, RequestError
 from eda_service.targets.chat.conversation import render_turns
-from eda_service.targets.generation_defaults import NO_DEFAULTS, GenerationDefaults
 
 MAX_CHUNKS_PER_S = 40.0 * len(os.sched_getaffinity(0))
 """Of one replica, over all its answers: writing a chunk takes about a millisecond of CPU time from here to the client,
@@ -29,36 +26,6 @@ so this many take 4 % of the cores, which decode too. On two cores sixteen answe
 """
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
-
-
-@dataclass(frozen=True)
-class ServedPair:
-    """A target with its draft, ready to answer.
-
-    Attributes:
-        uid: Of its deployment, for which its requests are counted; empty outside the service.
-        fingerprint: Of the target's weights; what a seeded answer depends on.
-        tokenizer: The target's.
-        token_text: Of the tokenizer.
-        num_spec_tokens: K, proposed per round.
-        max_model_len: Prompt plus answer of any request.
-        variant: The engine's name for it.
-        defaults: What its generation_config.json says, where a request does not.
-    """
-
-    name: str
-    base_draft: str | None
-    pack: str | None
-    loaded_at: int
-    fingerprint: str
-    runner: Runner
-    tokenizer: Any
-    token_text: TokenText
-    num_spec_tokens: int
-    max_model_len: int
-    variant: str = BASE
-    uid: str = ""
-    defaults: GenerationDefaults = NO_DEFAULTS
 
 
 class Call:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from api.serving.base_group import BaseGroup, LoadedVariant
-from api.serving.call import ServedPair
+from api.serving.ports import ServedPair
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText

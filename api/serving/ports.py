@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from api.serving.booking import Booking, Queue
 from api.serving.counts import ModelCounts
 from api.serving.round_times import RoundTimes
 from api.serving.schemas import VariantMemory
+from api.serving.token_text import TokenText
+from eda_service.decoding.variants import BASE
 from eda_service.raycluster.serve_plan import ServedModel
-
-if TYPE_CHECKING:
-    from api.serving.call import ServedPair
+from eda_service.targets.generation_defaults import NO_DEFAULTS, GenerationDefaults
 
 
 class Runner(Queue, Protocol):
@@ -65,6 +66,36 @@ class Runner(Queue, Protocol):
 
     def retire(self) -> None:
         """Serve what is booked, then end."""
+
+
+@dataclass(frozen=True)
+class ServedPair:
+    """A target with its draft, ready to answer.
+
+    Attributes:
+        uid: Of its deployment, for which its requests are counted; empty outside the service.
+        fingerprint: Of the target's weights; what a seeded answer depends on.
+        tokenizer: The target's.
+        token_text: Of the tokenizer.
+        num_spec_tokens: K, proposed per round.
+        max_model_len: Prompt plus answer of any request.
+        variant: The engine's name for it.
+        defaults: What its generation_config.json says, where a request does not.
+    """
+
+    name: str
+    base_draft: str | None
+    pack: str | None
+    loaded_at: int
+    fingerprint: str
+    runner: Runner
+    tokenizer: Any
+    token_text: TokenText
+    num_spec_tokens: int
+    max_model_len: int
+    variant: str = BASE
+    uid: str = ""
+    defaults: GenerationDefaults = NO_DEFAULTS
 
 
 class Group(Protocol):

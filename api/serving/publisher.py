@@ -9,11 +9,10 @@ import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
-from api.serving.call import ServedPair
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GroupMetrics, LoadedModel, Report, VariantMetrics
 from api.serving.hub import GroupHub
-from api.serving.ports import Runner
+from api.serving.ports import Runner, ServedPair
 from api.serving.schemas import ReplicaMemory
 from eda_service.errors import EdaError
 

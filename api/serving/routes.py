@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from api.serving.answers import respond
-from api.serving.call import ServedPair
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics
+from api.serving.ports import ServedPair
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import ModelCard, ModelList
 from eda_service.raycluster.serve_plan import UID_HEADER

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from eda_service.decoding.request import RequestStats
-from eda_service.jobstore.ids import ulid
+from eda_service.ids import ulid
 
 FinishReason = Literal["stop", "length"]
 

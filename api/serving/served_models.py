@@ -15,16 +15,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from api.serving.base_group import Place, place_of, serving_chain
-from api.serving.call import ServedPair
 from api.serving.group import ServedGroup
+from api.serving.load_failures import Cause, cause_of, code_of, reason_of
 from api.serving.load_marks import LoadMarks
-from api.serving.ports import Group
+from api.serving.ports import Group, ServedPair
 from api.serving.schemas import FailedVariant, ReplicaMemory
 from api.serving.vllm_group import VllmGroup
 from eda_service.config.deployment import EngineSpec
 from eda_service.config.job import EngineKind, TargetSpec
 from eda_service.errors import ModelNotFoundError, ResourceError
-from eda_service.raycluster.load_failures import Cause, cause_of, code_of, reason_of
 from eda_service.raycluster.resources import release_free_memory
 from eda_service.raycluster.serve_plan import ServedModel
 

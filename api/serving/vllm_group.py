@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from api.serving.call import ServedPair
+from api.serving.ports import ServedPair
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
 from api.serving.vllm_runner import Loaded, VllmRunner
@@ -23,8 +23,8 @@ from eda_service.config.job import TargetSpec
 from eda_service.errors import EdaError, RunError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import Form
+from eda_service.export.vllm_environment import require_vllm
 from eda_service.raycluster.serve_plan import ServedModel
-from eda_service.raycluster.vllm_environment import require_vllm
 from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
 from eda_service.targets.checks.check import load_config
 from eda_service.targets.generation_defaults import (

@@ -22,7 +22,7 @@ from api.serving.vllm_params import vllm_params
 from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.errors import RequestError
-from eda_service.raycluster.vllm_environment import prepare_cpu, tie_children
+from eda_service.export.vllm_environment import prepare_cpu, tie_children
 
 
 @dataclass(frozen=True)

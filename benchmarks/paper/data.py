@@ -16,9 +16,10 @@ from benchmarks.paper.cells import Cell, Settings
 from benchmarks.paper.domains import NUM_HELD_OUT, PaperDomain
 from benchmarks.paper.tasks import MAX_NEW_TOKENS
 from eda_service.config.job import AdaptConfig, Method, SelectionConfig
-from eda_service.pipeline.generate import run_generate
+from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.generation_actor import score_samples
 from eda_service.pipeline.prepare import fit_on_general
+from eda_service.pipeline.stage import run_stage
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.projection import ReferenceStatistics
 from eda_service.storage.files import file_entry, sha256_file, sha256_text
@@ -76,7 +77,7 @@ def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -
     if source.read_record(SelfGenManifest, Stage.GENERATE) is None:
         if not source.read_job():
             source.create(plain, origin="benchmark")
-        source.write_record(run_generate(source, plain))
+        run_stage(source, plain, GENERATE)
     changed = {name: getattr(config.selection, name) for name in SCORED_BY}
     changed = {name: value for name, value in changed.items() if value != getattr(plain.selection, name)}
     if not changed:

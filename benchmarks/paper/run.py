@@ -38,8 +38,9 @@ from eda_service.errors import InputError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, Transcript
-from eda_service.pipeline.select import run_select
-from eda_service.pipeline.train import run_train
+from eda_service.pipeline.select import SELECT
+from eda_service.pipeline.stage import run_stage
+from eda_service.pipeline.train import TRAIN
 from eda_service.raycluster.resources import connect
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.registry import find_draft
@@ -121,10 +122,7 @@ class Bench:
         shutil.rmtree(run.root, ignore_errors=True)
         run.create(config, origin="benchmark")
         link(source.root / Stage.GENERATE.value, run.stage_dir(Stage.GENERATE))
-        selected: SelectionManifest = run_select(run, config)
-        run.write_record(selected)
-        trained: DraftCheckpoint = run_train(run, config)
-        run.write_record(trained)
+        selected, trained = run_stage(run, config, SELECT), run_stage(run, config, TRAIN)
         for stage in (Stage.GENERATE, Stage.SELECT):
             shutil.rmtree(run.stage_dir(stage))
         shutil.rmtree(run.stage_dir(Stage.TRAIN) / "ray", ignore_errors=True)

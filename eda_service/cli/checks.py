@@ -19,9 +19,9 @@ import httpx
 from packaging.requirements import Requirement
 
 from eda_service import __version__
-from eda_service.cli.console import read_up
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError
+from eda_service.raycluster.up_file import read_up
 from eda_service.storage.objects import current_storage
 
 _PACKAGE = "eda-service"

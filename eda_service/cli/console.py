@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from eda_service.client import DEFAULT_URL, ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError, InputError
+from eda_service.raycluster.up_file import read_up
 from eda_service.storage.run import home_dir
 
 out = Console(soft_wrap=True, highlight=False)  # lines are copied and piped: the terminal may wrap them, we do not
@@ -37,7 +38,7 @@ class Exit(IntEnum):
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="EDA_URL", help="Service URL; default: the one that `eda up` wrote down.")
 ]
-
+HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 
 _JSON = "eda.json"
 
@@ -105,15 +106,6 @@ def running_url(home: Path | None = None) -> str | None:
     """The API URL in `<home>/up.json`, if there is one."""
     facts = read_up(home or home_dir())
     return None if facts is None else str(facts["api_url"])
-
-
-def read_up(home: Path) -> dict[str, Any] | None:
-    """What `eda up` wrote down, or None."""
-    try:
-        facts: dict[str, Any] = json.loads((home / "up.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return facts
 
 
 def print_json(value: BaseModel | list[Any] | dict[str, Any], *, compact: bool = False) -> None:

@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.console import Exit, err, out, read_up
+from eda_service.cli.console import Exit, err, out
 from eda_service.cli.demo_report import copy_plots, print_report, summarise
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError, InputError
 from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.up_file import read_up
 from eda_service.storage.files import write_json
 from eda_service.storage.run import RunDir
 
@@ -157,7 +158,7 @@ def _fetch(target: str, home: Path) -> None:
 
 
 def _empty(home: Path) -> None:
-    from eda_service.cli.supervisor import is_running
+    from eda_service.raycluster.supervisor import is_running
 
     if is_running(home):
         raise InputError(f"a service runs for {home}; stop it with `eda down --home {home}`", param="home")

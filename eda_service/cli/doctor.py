@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from eda_service.cli.checks import Check, State, all_checks
-from eda_service.cli.console import Exit, JsonOption, UrlOption, err, out, print_json
-from eda_service.cli.service import HomeOption
+from eda_service.cli.console import Exit, HomeOption, JsonOption, UrlOption, err, out, print_json
 from eda_service.storage.run import home_dir
 
 _COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red"}

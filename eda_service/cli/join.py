@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from eda_service.cli.console import out
-from eda_service.cli.service import HomeOption
+from eda_service.cli.console import HomeOption, out
 from eda_service.private_files import keep_private
 from eda_service.storage.run import home_dir
 
@@ -25,7 +24,7 @@ def join(
     ] = None,
 ) -> None:
     """Add this machine to a service: its home is on storage that both share, under the same path."""
-    from eda_service.cli.member import Member
+    from eda_service.raycluster.member import Member
     from eda_service.raycluster.node import own_address_towards
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

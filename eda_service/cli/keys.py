@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.console import Commands, JsonOption, err, example, print_json, read_up
-from eda_service.cli.service import HomeOption
+from eda_service.cli.console import Commands, HomeOption, JsonOption, err, example, print_json
 from eda_service.client import ServiceUnreachableError
 from eda_service.errors import InputError
-from eda_service.private_files import private_home
+from eda_service.raycluster.up_file import read_up
 from eda_service.scopes import Scope
 from eda_service.storage.run import home_dir
 
@@ -96,6 +94,8 @@ def revoke(
 def _keys(home: Path | None) -> Iterator[JobStore]:
     from sqlalchemy.exc import OperationalError
 
+    from eda_service.jobstore.home import open_store
+
     store: JobStore | None = None
     root = (home or home_dir()).expanduser().resolve()
     _require_same_database(root)
@@ -115,7 +115,8 @@ def _require_same_database(home: Path) -> None:
     Raises:
         InputError: It has another: a key that is made or revoked here would change nothing there.
     """
-    from eda_service.cli.supervisor import is_running
+    from eda_service.jobstore.home import database_name
+    from eda_service.raycluster.supervisor import is_running
 
     facts = read_up(home)
     theirs, ours = (facts or {}).get("database"), database_name(home)
@@ -125,29 +126,6 @@ def _require_same_database(home: Path) -> None:
             "as `eda up` had it, or unset it",
             param="home",
         )
-
-
-def database_url(home: Path) -> str:
-    """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
-    return os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}"
-
-
-def database_name(home: Path) -> str:
-    """The same database as text that holds no secret: a file without links, or a URL without its password."""
-    from sqlalchemy.engine import make_url
-
-    url = make_url(database_url(home))
-    if url.get_backend_name() == "sqlite":
-        return str(Path(url.database or "").resolve())
-    return url.set(query={}).render_as_string(hide_password=True)
-
-
-def open_store(home: Path) -> JobStore:
-    """The service's database, opened."""
-    from eda_service.jobstore import JobStore
-
-    private_home(home)
-    return JobStore(database_url(home))
 
 
 def _fields(key: KeyInfo) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from typing import Annotated
 import psutil  # type: ignore[import-untyped]
 import typer
 
-from eda_service.cli.console import JsonOption, err, out, print_json, read_up
+from eda_service.cli.console import HomeOption, JsonOption, err, out, print_json
 from eda_service.errors import EdaError
 from eda_service.private_files import keep_private
+from eda_service.raycluster.up_file import read_up
 from eda_service.storage.run import home_dir
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 _DOWN_TIMEOUT_S = 90.0
 _END_TIMEOUT_S = 5.0
 
@@ -43,7 +43,7 @@ def up(
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Start the service (Ray, the API, the endpoint) and keep it running until Ctrl-C or `eda down`."""
-    from eda_service.cli.supervisor import StoppedError, Supervisor
+    from eda_service.raycluster.supervisor import StoppedError, Supervisor
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins
@@ -82,7 +82,7 @@ def up(
 
 def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Stop the service of this home; running jobs continue from their last record at the next `eda up`."""
-    from eda_service.cli.supervisor import is_running
+    from eda_service.raycluster.supervisor import is_running
 
     root = (home or home_dir()).expanduser().resolve()
     facts = read_up(root)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from eda_service.config.deployment import DriftConfig, EngineSpec
 from eda_service.config.job import TargetSpec
-from eda_service.jobstore.ids import made_at_s
+from eda_service.ids import made_at_s
 from eda_service.jobstore.job import UNREADABLE
 from eda_service.jobstore.row import Row, Seconds, parses
 

@@ -10,10 +10,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from eda_service.errors import ConflictError, NotFoundError, StaleDeploymentError
+from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
 from eda_service.jobstore.deployment import SERVED, Content, Deployment, Revision
-from eda_service.jobstore.ids import new_deployment_uid
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, LoadRow, RevisionRow
 

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from eda_service.capacity import UNKNOWN, Capacity
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ConflictError, QuotaExceededError
+from eda_service.ids import new_job_id
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
-from eda_service.jobstore.ids import new_job_id
 from eda_service.jobstore.job import Job
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import IdempotencyRow, JobRow

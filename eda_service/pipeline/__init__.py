@@ -1,3 +1,1 @@
-"""The only place that knows Ray and DeepSpeed; importing the package imports neither, the API process uses parts of
-it.
-"""
+"""The stages of an adaptation, on Ray Data, Ray Train and DeepSpeed; importing the package imports none of them."""

@@ -6,40 +6,23 @@ validate -> generate -> select -> train -> evaluate -> publish
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from typing import Any
 
 from eda_service.config.job import AdaptConfig
-from eda_service.errors import (
-    ArtifactCorruptError,
-    EdaError,
-    InsufficientStorageError,
-    OutOfMemoryError,
-    WorkerLostError,
-)
-from eda_service.pipeline.evaluate import run_evaluate
-from eda_service.pipeline.generate import run_generate
-from eda_service.pipeline.publish import run_publish
-from eda_service.pipeline.select import forget_unselected, run_select
-from eda_service.pipeline.train import run_train
-from eda_service.pipeline.validate import run_validate
+from eda_service.errors import EdaError
+from eda_service.pipeline.evaluate import EVALUATE
+from eda_service.pipeline.failures import own_error
+from eda_service.pipeline.generate import GENERATE
+from eda_service.pipeline.publish import PUBLISH
+from eda_service.pipeline.select import SELECT
+from eda_service.pipeline.stage import StageRunner, run_stage
+from eda_service.pipeline.train import TRAIN
+from eda_service.pipeline.validate import VALIDATE
 from eda_service.raycluster.resources import connect
-from eda_service.records import (
-    STAGES,
-    DraftCheckpoint,
-    EvalReport,
-    PackManifest,
-    Record,
-    SelectionManifest,
-    SelfGenManifest,
-    Stage,
-    ValidateRecord,
-)
+from eda_service.records import PackManifest, Stage
 from eda_service.storage.files import is_disk_full
 from eda_service.storage.heartbeat import Heartbeat
 from eda_service.storage.run import RunDir
@@ -48,57 +31,13 @@ logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_S = 30.0
 
-_RECORDS: dict[Stage, type[Record]] = {
-    Stage.VALIDATE: ValidateRecord,
-    Stage.GENERATE: SelfGenManifest,
-    Stage.SELECT: SelectionManifest,
-    Stage.TRAIN: DraftCheckpoint,
-    Stage.EVALUATE: EvalReport,
-    Stage.PUBLISH: PackManifest,
-}
-_RUNNERS: dict[Stage, Callable[[RunDir, AdaptConfig], Record]] = {
-    Stage.VALIDATE: run_validate,
-    Stage.GENERATE: run_generate,
-    Stage.SELECT: run_select,
-    Stage.TRAIN: run_train,
-    Stage.EVALUATE: run_evaluate,
-    Stage.PUBLISH: run_publish,
-}
+ADAPTING: tuple[StageRunner[Any], ...] = (VALIDATE, GENERATE, SELECT, TRAIN, EVALUATE, PUBLISH)
+"""The stages of an adaptation, in their order."""
 
 
-def run_stage(run: RunDir, config: AdaptConfig, stage: Stage) -> Record:
-    """One stage: its valid record if there is one, else a fresh run. The record is the stage's last write.
-
-    Raises:
-        EdaError: Of the stage; errors from Ray workers come as the errors they were there.
-    """
-    record = _valid_record(run, stage)
-    if record is None:
-        started = time.monotonic()
-        run.event("stage_started", f"stage {stage.value} started", stage=stage)
-        try:
-            record = _RUNNERS[stage](run, config)
-        except Exception as error:
-            raise own_error(error) from error
-        if stage is not Stage.PUBLISH:
-            record = run.write_record(record)
-        took_s = time.monotonic() - started
-        run.event("stage_finished", f"stage {stage.value} took {took_s:.1f} s", stage=stage, took_s=took_s)
-    else:
-        run.event("stage_skipped", f"stage {stage.value} has a valid record", stage=stage)
-    if stage is Stage.SELECT:
-        freed = forget_unselected(run)
-        if freed:
-            run.event("hidden_states_deleted", f"{freed / 1e6:.1f} MB of hidden states freed", stage=stage)
-    return record
-
-
-def _valid_record(run: RunDir, stage: Stage) -> Record | None:
-    try:
-        return run.read_record(_RECORDS[stage], stage)
-    except ArtifactCorruptError as error:
-        run.event("record_invalid", error.message, stage=stage, level="warning")
-        return None
+def runner_of(stage: Stage) -> StageRunner[Any]:
+    """A stage of an adaptation, by its name."""
+    return next(runner for runner in ADAPTING if runner.record.STAGE is stage)
 
 
 def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
@@ -113,10 +52,11 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
         try:
             with Heartbeat(run):
                 connect()
-                for stage in STAGES:
+                for runner in ADAPTING:
+                    stage = runner.record.STAGE
                     try:
                         with stage_log(run.log_path(stage)):
-                            record = run_stage(run, config, stage)
+                            record = run_stage(run, config, runner)
                     finally:
                         run.share_log(stage)
         except Exception as error:
@@ -152,23 +92,3 @@ def stage_log(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
-
-
-def own_error(error: BaseException) -> EdaError:
-    """Our error for whatever a stage raised: itself, the cause inside a Ray error, or a coded wrapper."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, EdaError):
-        return cause
-    if isinstance(error, EdaError):
-        return error
-    text = (str(error).strip().splitlines() or [type(error).__name__])[-1][:400]
-    if isinstance(error, RayOutOfMemoryError | MemoryError) or isinstance(cause, MemoryError):
-        return OutOfMemoryError(f"a worker ran out of memory: {text}; lower selfgen.batch_size or train.batch_size")
-    if is_disk_full(error):
-        return InsufficientStorageError(
-            "the disk of the run directory became full; free space there and retry the job: it goes on from its last "
-            "complete record"
-        )
-    if isinstance(error, RayActorError | WorkerCrashedError):
-        return WorkerLostError(f"a worker died: {text}")
-    return EdaError(f"{type(error).__name__}: {text}")

@@ -5,7 +5,6 @@ same prompts, in the same engine, in one Ray task.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +16,20 @@ from eda_service.config.job import AdaptConfig
 from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams, own_params
-from eda_service.errors import ArtifactCorruptError, EdaError
+from eda_service.errors import EdaError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.evaluation.speed import BASELINE, measure_speed
 from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
+from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
     AcceptanceRow,
     DraftCheckpoint,
+    EvalFields,
     EvalReport,
     FileEntry,
     FixedScores,
@@ -44,7 +45,7 @@ from eda_service.records import (
 from eda_service.selfgen.refused import render_all
 from eda_service.storage.files import file_entry
 from eda_service.storage.packs import ADAPTED, BASE, measured_on
-from eda_service.storage.provenance import library_versions, machine
+from eda_service.storage.provenance import machine
 from eda_service.storage.registry import find_draft
 from eda_service.storage.rivals import Rivals, read_rivals
 from eda_service.storage.run import RunDir
@@ -53,19 +54,14 @@ from eda_service.training.tracking import open_tracks
 logger = logging.getLogger(__name__)
 
 
-def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
+def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalFields:
     """Measure acceptance, speed and losslessness, beside the packs that the dispatcher named, and draw the plots.
 
     Raises:
         ArtifactCorruptError: An earlier record is missing.
     """
-    started = time.monotonic()
-    validated = run.read_record(ValidateRecord, Stage.VALIDATE)
-    trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
-    selected = run.read_record(SelectionManifest, Stage.SELECT)
-    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
-    if validated is None or trained is None or selected is None or generated is None:
-        raise ArtifactCorruptError(f"{run.root} lacks a record; run the stages before evaluate first")
+    validated, generated = run.require(ValidateRecord), run.require(SelfGenManifest)
+    selected, trained = run.require(SelectionManifest), run.require(DraftCheckpoint)
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
     heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
     inputs = {Stage.GENERATE.value: heldout, Stage.TRAIN.value: trained.files}
@@ -91,13 +87,7 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalReport:
     paths = _plots(run, acceptance, trained, selected, generated)
     files = tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths)
     run.store.upload(Stage.EVALUATE, files)
-    return EvalReport(
-        stage=Stage.EVALUATE,
-        created_at=int(time.time()),
-        seconds=time.monotonic() - started,
-        config=config.evaluation.model_dump(mode="json"),
-        seed=config.seed,
-        library_versions=library_versions(),
+    return EvalFields(
         inputs={entry.path: entry.sha256 for entry in trained.files},
         files=files,
         num_draft_tokens=config.evaluation.depth,
@@ -293,3 +283,6 @@ class Evaluation:
             )
             self._tick()
         return rows
+
+
+EVALUATE = StageRunner(EvalReport, part=lambda config: config.evaluation, run=run_evaluate)

@@ -30,11 +30,11 @@ from eda_service.pipeline.prepare import (
     prepare_generation,
     read_prompt_file,
 )
+from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
-from eda_service.records import FileEntry, SampleScore, SelfGenManifest, SkippedRow, Stage
+from eda_service.records import FileEntry, SampleScore, SelfGenFields, SelfGenManifest, SkippedRow, Stage
 from eda_service.storage.files import file_entry
-from eda_service.storage.provenance import library_versions
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
 
@@ -42,14 +42,13 @@ logger = logging.getLogger(__name__)
 _PREPARED = "generate/prepare.json"
 
 
-def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
+def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
     """Generate, score and describe the self-generated set.
 
     Raises:
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
         EdaError: Early training failed, as stage train does.
     """
-    started = time.monotonic()
     directory = run.stage_dir(Stage.GENERATE)
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
@@ -62,12 +61,12 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenManifest:
     early = EarlyTraining(run, config, files.values(), names)
     _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], early)
     early.wait()
-    return manifest_of(config, directory, names, prepared, time.monotonic() - started)
+    return fields_of(config, directory, names, prepared)
 
 
-def manifest_of(
-    config: AdaptConfig, directory: Path, shards: Sequence[str], prepared: Mapping[str, Any], seconds: float
-) -> SelfGenManifest:
+def fields_of(
+    config: AdaptConfig, directory: Path, shards: Sequence[str], prepared: Mapping[str, Any]
+) -> SelfGenFields:
     """Describe the finished shards of a generate stage.
 
     Raises:
@@ -90,13 +89,7 @@ def manifest_of(
     scores = tuple(SampleScore(**score) for value in values for score in value["scores"])
     files = list(prepared_files(directory, prepared).values())
     files += [FileEntry(**entry) for value in values for entry in value["files"]]
-    return SelfGenManifest(
-        stage=Stage.GENERATE,
-        created_at=int(time.time()),
-        seconds=seconds,
-        config=config.selfgen.model_dump(mode="json"),
-        seed=config.seed,
-        library_versions=library_versions(),
+    return SelfGenFields(
         inputs={"prompts": files[0].sha256},
         files=tuple(files),
         num_samples=len(scores),
@@ -200,3 +193,6 @@ def _write_shards(
         pace = (time.monotonic() - started) / max(1, done - len(finished))
         run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()
+
+
+GENERATE = StageRunner(SelfGenManifest, part=lambda config: config.selfgen, run=run_generate)

@@ -17,7 +17,7 @@ import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.export.cache import whole_target
-from eda_service.raycluster.vllm_environment import prepare_cpu, require_vllm
+from eda_service.export.vllm_environment import prepare_cpu, require_vllm
 from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.selection.distance import sample_value, sq_distances
 from eda_service.selection.projection import ReferenceStatistics

@@ -7,7 +7,9 @@ prompts + answers by the base target -> all samples -> a fresh draft, everything
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,11 +19,12 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.errors import ConflictError, InputError
-from eda_service.pipeline.generate import run_generate
-from eda_service.pipeline.select import forget_unselected, run_select
-from eda_service.pipeline.train import run_train
+from eda_service.pipeline.generate import GENERATE
+from eda_service.pipeline.select import SELECT
+from eda_service.pipeline.stage import StageRunner, run_stage
+from eda_service.pipeline.train import TRAIN, run_train
 from eda_service.pipeline.validate import fingerprint_target
-from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
+from eda_service.records import DraftCheckpoint, DraftManifest, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
@@ -60,24 +63,26 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     if has_draft(name, int(version)):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation
-    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
-    if generated is None:
-        generated = run_generate(run, config)
-        generated = run.write_record(generated)
-    if run.read_record(SelectionManifest, Stage.SELECT) is None:
-        run.write_record(run_select(run, config))
-        forget_unselected(run)
-    start_dir = _fresh_draft(run, config.seed, shape)
-    trained = run.read_record(DraftCheckpoint, Stage.TRAIN)
-    if trained is None:
-        trained = run_train(run, config, start_dir=start_dir)
-        run.write_record(trained)
-    return _register(run, config, start_dir, (name, int(version)), generated, trained)
+    for runner in pretraining(shape):
+        run_stage(run, config, runner)
+    return _register(run, config, (name, int(version)))
+
+
+def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
+    """The stages of pretraining: those of an adaptation, but training starts from a fresh draft."""
+    fresh = replace(
+        TRAIN, run=lambda run, config: run_train(run, config, start_dir=_fresh_draft(run, config.seed, shape))
+    )
+    return GENERATE, SELECT, fresh
+
+
+def _start_dir(run: RunDir) -> Path:
+    return run.stage_dir(Stage.TRAIN) / "start"
 
 
 def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
     """A random draft of the right shape, as the directory training starts from."""
-    directory = run.stage_dir(Stage.TRAIN) / "start"
+    directory = _start_dir(run)
     if not (directory / "draft.safetensors").exists():
         directory.mkdir(exist_ok=True)
         torch.manual_seed(seed)
@@ -85,18 +90,12 @@ def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
     return directory
 
 
-def _register(
-    run: RunDir,
-    config: AdaptConfig,
-    start_dir: Path,
-    draft: tuple[str, int],
-    generated: SelfGenManifest,
-    trained: DraftCheckpoint,
-) -> Path:
+def _register(run: RunDir, config: AdaptConfig, draft: tuple[str, int]) -> Path:
     """Publish the best weights as a base draft with its provenance."""
+    generated, trained = run.require(SelfGenManifest), run.require(DraftCheckpoint)
     fingerprint = fingerprint_target(config)
     run.store.fetch(Stage.TRAIN, trained.files)
-    loaded = load_pack(start_dir, run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
+    loaded = load_pack(_start_dir(run), run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
     name, version = draft
     staging = stage_draft(name, version)
     save_base_draft(staging, loaded.draft, loaded.vocab_W)

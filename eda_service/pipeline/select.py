@@ -10,27 +10,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from eda_service.config.job import AdaptConfig, Selector
-from eda_service.errors import ArtifactCorruptError
-from eda_service.records import FileEntry, SampleScore, SelectionManifest, SelfGenManifest, Stage
+from eda_service.pipeline.stage import StageRunner
+from eda_service.records import FileEntry, SampleScore, SelectionFields, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.ranking import select
 from eda_service.storage.files import file_entry
-from eda_service.storage.provenance import library_versions
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import features_path, read_shard, tokens_path, write_shard
 
 _FORGOTTEN = "select/forgotten.json"
 
 
-def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
+def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     """Choose the compact set and write it as shards of the same names.
 
     Raises:
         ArtifactCorruptError: The generate stage's record is not there.
     """
-    started = time.monotonic()
-    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
-    if generated is None:
-        raise ArtifactCorruptError(f"{run.root} has no generate record; run stage generate first")
+    generated = run.require(SelfGenManifest)
     run.progress(Stage.SELECT, step=0, total_steps=1)
     scores, selection = generated.scores, config.selection
     ranking_started = time.monotonic()
@@ -40,13 +36,7 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionManifest:
     run.progress(Stage.SELECT, step=1, total_steps=1)
     added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
     ranked = selection.method in (Selector.PCA, Selector.REVERSED)
-    return SelectionManifest(
-        stage=Stage.SELECT,
-        created_at=int(time.time()),
-        seconds=time.monotonic() - started,
-        config=selection.model_dump(mode="json"),
-        seed=config.seed,
-        library_versions=library_versions(),
+    return SelectionFields(
         inputs={entry.path: entry.sha256 for entry in generated.files if entry.path.endswith(".tokens.safetensors")},
         files=tuple(files),
         num_candidates=len(scores),
@@ -131,15 +121,21 @@ def _forget_stored(run: RunDir) -> int:
     """The same on storage, once; a shard that was kept whole is one file for both stages, and stays."""
     if not run.store.is_remote or run.read_value(_FORGOTTEN) is not None:
         return 0
-    generated, selected = (
-        run.read_record(SelfGenManifest, Stage.GENERATE),
-        run.read_record(SelectionManifest, Stage.SELECT),
-    )
-    assert generated is not None
-    assert selected is not None
+    generated, selected = run.require(SelfGenManifest), run.require(SelectionManifest)
     kept = {entry.sha256 for entry in selected.files}
     unselected = [entry for entry in generated.files if entry.transient and entry.sha256 not in kept]
     run.store.forget(unselected)
     freed = sum(entry.size_bytes for entry in unselected)
     run.write_value(_FORGOTTEN, {"freed_bytes": freed})
     return freed
+
+
+def _free_unselected(run: RunDir) -> None:
+    freed = forget_unselected(run)
+    if freed:
+        run.event("hidden_states_deleted", f"{freed / 1e6:.1f} MB of hidden states freed", stage=Stage.SELECT)
+
+
+SELECT = StageRunner(
+    SelectionManifest, part=lambda config: config.selection, run=run_select, afterwards=_free_unselected
+)

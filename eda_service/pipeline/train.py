@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +28,13 @@ from eda_service.errors import (
 from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_of
+from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.train_inputs import Payload, build_draft
 from eda_service.pipeline.train_worker import BEST, OUTCOME, train_worker
 from eda_service.planning.placement import placements
-from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
+from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage, TrainFields
 from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.files import file_entry, is_disk_full
-from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
 from eda_service.training.vocabulary import rank_vocabulary
@@ -48,7 +47,7 @@ EARLY_FOLDER = "early"
 """Of its samples, in the stage's directory."""
 
 
-def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> DraftCheckpoint:
+def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> TrainFields:
     """Train and keep the best checkpoint as `train/pack`.
 
     Args:
@@ -61,11 +60,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         NonFiniteLossError: The loss left the numbers.
         ArtifactCorruptError: An earlier record is missing, or a frozen tensor changed.
     """
-    started = time.monotonic()
-    selected = run.read_record(SelectionManifest, Stage.SELECT)
-    generated = run.read_record(SelfGenManifest, Stage.GENERATE)
-    if selected is None or generated is None:
-        raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
+    selected, generated = run.require(SelectionManifest), run.require(SelfGenManifest)
     start_dir = start_dir or find_draft(config.base_draft)
     out_dir = run.stage_dir(Stage.TRAIN)
     early = run.read_value(EARLY)
@@ -82,13 +77,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     draft, _ = build_draft(payload, config.train, config.seed)
     total, trainable = count_parameters(draft)
     files = _fetch_best(run, out_dir)
-    return DraftCheckpoint(
-        stage=Stage.TRAIN,
-        created_at=int(time.time()),
-        seconds=time.monotonic() - started,
-        config=config.train.model_dump(mode="json"),
-        seed=config.seed,
-        library_versions=library_versions(),
+    return TrainFields(
         inputs={entry.path: entry.sha256 for entry in selected.files}
         | {
             "base_draft": read_draft_manifest(start_dir).files[0].sha256
@@ -275,3 +264,6 @@ def _as_own_error(error: BaseException) -> EdaError:
                     )
             cause = cause.__cause__
     return WorkerLostError(f"training did not finish: {str(error).strip().splitlines()[-1][:400]}")
+
+
+TRAIN = StageRunner(DraftCheckpoint, part=lambda config: config.train, run=run_train)

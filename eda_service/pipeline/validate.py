@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
+from eda_service.export.vllm_environment import require_vllm
+from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.dry_run import expected_plan
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.raycluster.resources import limit_threads, require_gpus
-from eda_service.raycluster.vllm_environment import require_vllm
-from eda_service.records import Stage, TargetFingerprint, ValidateRecord
+from eda_service.records import Stage, TargetFingerprint, ValidateFields, ValidateRecord
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import file_entry, require_free_bytes, sha256_text
 from eda_service.storage.fits import check_draft_fits
-from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
 from eda_service.targets.chat.chat import target_tokenizer
@@ -33,7 +32,7 @@ from eda_service.targets.resolve import resolve_target
 from eda_service.training.tracking import check_installed
 
 
-def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
+def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     """Check a job before it costs anything.
 
     Raises:
@@ -45,7 +44,6 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         InputError: A tracker that is not installed, `device` is cuda and Ray shows no GPU, or `train.use_gpu` and a Ray
             of this process's own has none.
     """
-    started = time.monotonic()
     check_installed(config.track)
     directory = run.stage_dir(Stage.VALIDATE)
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
@@ -75,13 +73,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     run.store.upload(Stage.VALIDATE, [entry])
     run.progress(Stage.VALIDATE, step=1, total_steps=1)
     heldout = config.evaluation.num_prompts if config.eval_dataset is None else config.eval_dataset.num_prompts
-    return ValidateRecord(
-        stage=Stage.VALIDATE,
-        created_at=int(time.time()),
-        seconds=time.monotonic() - started,
-        config=config.target.model_dump(mode="json"),
-        seed=config.seed,
-        library_versions=library_versions(),
+    return ValidateFields(
         inputs={"base_draft": draft.files[0].sha256, "target": fingerprint.weights_sha256},
         files=(entry,),
         target=fingerprint,
@@ -129,3 +121,6 @@ def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
     if config.selfgen.engine is EngineKind.VLLM:
         require_vllm_computes(defaults)
     return fingerprint(resolved, target_tokenizer(resolved), load_config(resolved.model_dir))
+
+
+VALIDATE = StageRunner(ValidateRecord, part=lambda config: config.target, run=run_validate)

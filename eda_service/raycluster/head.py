@@ -1,6 +1,6 @@
 """A private Ray head as a child process: own ports, own directory, stopped with everything it started.
 
-On loopback unless it is given an address that other nodes can join (`ray_node.JoinedNode`); its dashboard stays on
+On loopback unless it is given an address that other nodes can join (`node.JoinedNode`); its dashboard stays on
 loopback either way, and the cluster's token guards the rest.
 """
 

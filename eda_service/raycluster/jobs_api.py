@@ -62,7 +62,7 @@ class RayJobs:
 
     Args:
         dashboard_url: e.g. `http://127.0.0.1:8265`.
-        headers: Authentication, from `ray_token.auth_headers`.
+        headers: Authentication, from `token.auth_headers`.
     """
 
     def __init__(self, dashboard_url: str, headers: Mapping[str, str] | None = None) -> None:

@@ -24,7 +24,7 @@ class RayCluster:
 
     Args:
         dashboard_url: e.g. `http://127.0.0.1:8265`.
-        headers: Authentication, from `ray_token.auth_headers`.
+        headers: Authentication, from `token.auth_headers`.
         clock: Seconds that only grow.
     """
 

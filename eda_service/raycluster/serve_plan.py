@@ -1,4 +1,4 @@
-"""The declarative Serve config: one application per group of deployments that share a base target, applied over REST.
+"""What is asked of Ray Serve: one application per group of deployments that share a base target.
 
 A group is everything served from one base model, revision and dtype, whatever adapters and packs: its replica holds
 that target once. So replicas and their number belong to a group, and a request passes one proxy. A deployment on vLLM
@@ -17,14 +17,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from pydantic import BaseModel, ConfigDict
 
-from eda_service.config.deployment import EngineSpec
+from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.config.job import EngineKind
 from eda_service.jobstore import Deployment, Load, served_version
-from eda_service.raycluster.jobs_api import ClusterUnreachableError
-from eda_service.raycluster.vllm_environment import bundles
 from eda_service.targets.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
@@ -33,8 +30,6 @@ IMPORT_PATH = "api.serving.app:build_app"
 UID_HEADER = "x-eda-deployment"  # set by the gateway: which deployment a request is for, whatever has its name now
 SCALING_POLICY = "eda_service.raycluster.scaling:QueueAndRoundTime"
 TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
-_PATH = "/api/serve/applications/"
-_TIMEOUT_S = 60.0  # the first PUT starts the Serve controller before it answers
 
 
 class ServedModel(BaseModel):
@@ -110,7 +105,7 @@ class Listen:
 
 
 @dataclass(frozen=True)
-class Placement:
+class ReplicaPlacement:
     """Where replicas go.
 
     Attributes:
@@ -123,24 +118,7 @@ class Placement:
     max_per_node: int | None = None
 
 
-ANYWHERE = Placement()
-
-
-@dataclass(frozen=True)
-class Application:
-    """Serve's word about one application.
-
-    Attributes:
-        status: `RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, `UNHEALTHY`, ...
-        message: Why, when it is not running.
-        num_running: Replicas that take requests; None while Serve builds the application and does not list them.
-        config: What was applied for it last, as Serve remembers it; None when it does not say.
-    """
-
-    status: str
-    message: str
-    num_running: int | None
-    config: Mapping[str, Any] | None = None
+ANYWHERE = ReplicaPlacement()
 
 
 def group_key(target: Mapping[str, Any]) -> str:
@@ -208,7 +186,7 @@ def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | Non
     ]
 
 
-def build_config(groups: Sequence[Group], listen: Listen, placement: Placement = ANYWHERE) -> dict[str, Any]:
+def build_config(groups: Sequence[Group], listen: Listen, placement: ReplicaPlacement = ANYWHERE) -> dict[str, Any]:
     """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
 
     Args:
@@ -283,13 +261,13 @@ def _user_config(group: Group) -> dict[str, Any]:
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
 
 
-def _place(group: Group, placement: Placement) -> dict[str, Any]:
+def _place(group: Group, placement: ReplicaPlacement) -> dict[str, Any]:
     """Where a replica runs: ours with its GPUs, if any; a vLLM replica's processes and GPUs together with it."""
     if group.engine.kind is EngineKind.EDA:
         gpus, most = placement.gpus, placement.max_per_node
         place: dict[str, Any] = {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
         return place if most is None else {**place, "max_replicas_per_node": most}
-    return {"placement_group_bundles": bundles(group.engine, REPLICA_CPUS), "placement_group_strategy": "PACK"}
+    return {"placement_group_bundles": _bundles(group.engine), "placement_group_strategy": "PACK"}
 
 
 def _replicas(group: Group) -> dict[str, Any]:
@@ -307,45 +285,8 @@ def _replicas(group: Group) -> dict[str, Any]:
     return {"autoscaling_config": scaling}
 
 
-class ServeApi:
-    """Client of one cluster's Serve REST API."""
-
-    def __init__(self, dashboard_url: str, headers: Mapping[str, str] | None = None) -> None:
-        self._http = httpx.Client(base_url=dashboard_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def applications(self) -> dict[str, Application]:
-        """What Serve runs, by name.
-
-        Raises:
-            ClusterUnreachableError: The dashboard does not answer.
-        """
-        found = self._request("GET").json().get("applications", {})
-        return {name: _application(details) for name, details in found.items()}
-
-    def apply(self, config: dict[str, Any]) -> None:
-        """Make `config` the wanted state; Serve moves towards it by itself.
-
-        Raises:
-            ClusterUnreachableError: The dashboard does not answer or refuses the config.
-        """
-        self._request("PUT", json=config)
-
-    def _request(self, method: str, **kwargs: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, _PATH, **kwargs)
-        except httpx.HTTPError as error:
-            raise ClusterUnreachableError(f"the Serve API does not answer: {type(error).__name__}") from error
-        if response.status_code != httpx.codes.OK:
-            raise ClusterUnreachableError(f"the Serve API answered {response.status_code}: {response.text[:300]}")
-        return response
-
-
-def _application(details: Mapping[str, Any]) -> Application:
-    replicas = details.get("deployments", {}).get(DEPLOYMENT, {}).get("replicas")
-    running = None if replicas is None else sum(replica.get("state") == "RUNNING" for replica in replicas)
-    config = details.get("deployed_app_config")
-    return Application(str(details.get("status")), str(details.get("message", "")), running, config)
+def _bundles(engine: EngineSpec) -> list[dict[str, float]]:
+    """Ray's placement group of one replica: the first bundle also holds the replica itself."""
+    if engine.accelerator is Accelerator.CPU:
+        return [{"CPU": REPLICA_CPUS}]
+    return [{"CPU": REPLICA_CPUS, "GPU": 1.0}, *({"GPU": 1.0} for _ in range(engine.vllm.tensor_parallel_size - 1))]

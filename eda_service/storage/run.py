@@ -208,6 +208,18 @@ class RunDir:
             verify_files(path.parent, record.files)
         return record
 
+    def require(self, kind: type[RecordT]) -> RecordT:
+        """The record of an earlier stage, its files' hashes checked.
+
+        Raises:
+            ArtifactCorruptError: It is not there, does not parse, or a file differs from it.
+        """
+        record = self.read_record(kind, kind.STAGE)
+        if record is None:
+            stage = kind.STAGE.value
+            raise ArtifactCorruptError(f"{self.root} has no {stage} record; run stage {stage} first")
+        return record
+
     @contextmanager
     def driver_lock(self, *, timeout_s: float) -> Iterator[None]:
         """Hold the run directory as its only driver.

@@ -15,9 +15,9 @@ from typing import Any, Self, TypeVar
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client, Deployment
 from eda_service.raycluster.processes import free_port
+from eda_service.raycluster.up_file import read_up
 from tests.integration.service_pulse import pulse_of
 from tests.waiting import STALL_S, Stall, wait_for, work_of
 

@@ -14,7 +14,8 @@ from waiting import TEST_TIMEOUT_S
 
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.draft import Draft
-from eda_service.pipeline.driver import run_stage
+from eda_service.pipeline.driver import runner_of
+from eda_service.pipeline.stage import run_stage
 from eda_service.pipeline.train import EARLY
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
@@ -49,7 +50,7 @@ def config(
 
 def run_stages(run: RunDir, config: AdaptConfig, *stages: Stage) -> None:
     for stage in stages:
-        run_stage(run, config, stage)
+        run_stage(run, config, runner_of(stage))
 
 
 @pytest.fixture(scope="module")

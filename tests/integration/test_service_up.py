@@ -21,10 +21,10 @@ from draft_files import put_draft
 from running import REPOSITORY, Service, left_of
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.cli.console import read_up
 from eda_service.client import Adaptation, Client
 from eda_service.raycluster.processes import free_port
 from eda_service.raycluster.token import auth_headers, token_path
+from eda_service.raycluster.up_file import read_up
 
 ENTRY = f"{sys.executable} {REPOSITORY / 'tests' / 'integration' / 'tiny_job.py'}"
 

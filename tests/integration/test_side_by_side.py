@@ -12,7 +12,8 @@ from tiny_models import register_draft
 from trained_job import PROMPTS, trained_job
 
 from eda_service.drafts.draft import Draft
-from eda_service.pipeline.driver import run_stage
+from eda_service.pipeline.driver import runner_of
+from eda_service.pipeline.stage import run_stage
 from eda_service.records import EvalReport, PackManifest, Stage
 from eda_service.storage.gate import beside, champion
 from eda_service.storage.packs import ADAPTED, read_pack
@@ -41,15 +42,15 @@ def home(
 def test_a_served_pack_is_measured_beside_the_new_one(home: Path, tiny_target: Target) -> None:
     base_draft_dir = home / "drafts" / "tiny" / "1"
     run, config = trained_job(home, base_draft_dir, tiny_target, "first", std=0.002)
-    first = run_stage(run, config, Stage.EVALUATE)
+    first = run_stage(run, config, runner_of(Stage.EVALUATE))
     assert isinstance(first, EvalReport)
     assert first.measured_on == "4 prompts split off mine.jsonl"
-    run_stage(run, config, Stage.PUBLISH)
+    run_stage(run, config, runner_of(Stage.PUBLISH))
 
     timed = {"num_timed_prompts": 1, "num_timed_repeats": 1}
     run, config = trained_job(home, base_draft_dir, tiny_target, "second", std=0.05, prompts=PROMPTS[:2], **timed)
     write_rivals(run, Rivals(served="math@1", champion="math@7"))
-    report = run_stage(run, config, Stage.EVALUATE)
+    report = run_stage(run, config, runner_of(Stage.EVALUATE))
     assert isinstance(report, EvalReport)
     measured, left_out = report.rivals
     assert (measured.pack, measured.left_out, left_out.pack) == ("math@1", None, "math@7")
@@ -60,7 +61,7 @@ def test_a_served_pack_is_measured_beside_the_new_one(home: Path, tiny_target: T
     rival = {row.temperature: row for row in measured.acceptance}
     assert own.keys() == rival.keys()
 
-    manifest = run_stage(run, config, Stage.PUBLISH)
+    manifest = run_stage(run, config, runner_of(Stage.PUBLISH))
     assert isinstance(manifest, PackManifest)
     assert manifest.unmeasured_rivals.keys() == {"math@7"}
     versions = [read_pack("math", version, home) for version in (1, 2)]

@@ -15,7 +15,8 @@ import ray
 import torch
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig
-from eda_service.pipeline.generate import run_generate
+from eda_service.pipeline.generate import GENERATE
+from eda_service.pipeline.stage import run_stage
 from eda_service.raycluster.resources import connect
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
@@ -56,7 +57,7 @@ def generated(home: Path, target: Target, prompts: Path, engine: str) -> tuple[S
     )
     run = RunDir(home / "runs" / f"adapt_{engine}")
     run.create(config, origin="ray")
-    manifest = run_generate(run, config)
+    manifest = run_stage(run, config, GENERATE)
     directory = run.stage_dir(Stage.GENERATE)
     samples = [
         sample

@@ -7,8 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import DeploymentsDep, DispatcherDep, FeedDep, KeysDep, MetricsDep, PacksDep
-from api.routes.deployments import Name
+from api.deps import DeploymentName, DeploymentsDep, DispatcherDep, FeedDep, KeysDep, MetricsDep, PacksDep
 from api.schemas_deployments import DeploymentBody, DeploymentDetail
 from api.services import views
 from api.services.deployments import Deployments
@@ -74,7 +73,7 @@ async def page_stream(
 @router.get("/{name}")
 def detail(
     request: Request,
-    name: Name,
+    name: DeploymentName,
     visitor: LookerDep,
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,
@@ -97,7 +96,7 @@ def detail(
 
 @router.get("/{name}/stream")
 async def detail_stream(
-    name: Name,
+    name: DeploymentName,
     visitor: LookerDep,
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,

@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import AdaptationsDep, FeedDep, KeysDep, PacksDep
-from api.routes.adaptations import JobId
+from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
 from api.services.adaptations import Adaptations
 from api.services.job_records import JobRecords
 from api.services.packs import Packs

@@ -14,7 +14,8 @@ from api.services.replicas import Replicas
 from api.services.serving import Serving
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore
-from eda_service.raycluster.serve_plan import Listen, ServeApi, group_key
+from eda_service.raycluster.serve_api import ServeApi
+from eda_service.raycluster.serve_plan import Listen, group_key
 
 TARGET = {"model": "org/base"}
 KEY = group_key(TARGET)

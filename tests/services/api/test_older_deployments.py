@@ -7,8 +7,8 @@ from sqlalchemy import update
 
 from api.app import create_app
 from api.settings import Settings
+from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import JobStore
-from eda_service.jobstore.ids import new_deployment_uid
 from eda_service.jobstore.models import DeploymentRow
 from eda_service.storage import prompts
 

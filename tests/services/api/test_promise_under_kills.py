@@ -30,7 +30,7 @@ EDA = [sys.executable, "-m", "eda_service.cli.main"]
 LOOK = """
 import sys
 from pathlib import Path
-from eda_service.cli import supervisor
+from eda_service.raycluster import supervisor
 supervisor._safe_host(Path(sys.argv[1]), "127.0.0.1")
 """
 _READY_S = 120.0

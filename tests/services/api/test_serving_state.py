@@ -13,7 +13,8 @@ from api.services.live import Live, State, look
 from api.services.replicas import Replicas
 from api.services.serving import Serving
 from eda_service.jobstore import Deployment, JobStore
-from eda_service.raycluster.serve_plan import Listen, ServeApi, application_of, group_key
+from eda_service.raycluster.serve_api import ServeApi
+from eda_service.raycluster.serve_plan import Listen, application_of, group_key
 
 TARGET = {"model": "org/base"}
 KEY = group_key(TARGET)

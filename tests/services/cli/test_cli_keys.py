@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from api.app import create_app
 from api.settings import Settings
-from eda_service.cli.keys import database_name
 from eda_service.cli.main import app
-from eda_service.cli.supervisor import take_lock
+from eda_service.jobstore.home import database_name
+from eda_service.raycluster.supervisor import take_lock
 
 
 @pytest.fixture

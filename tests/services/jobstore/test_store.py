@@ -12,8 +12,8 @@ from sqlalchemy import text
 from store_helpers import Clock, config
 
 from eda_service.errors import ConflictError, InputError, NotFoundError, QuotaExceededError, StaleDeploymentError
+from eda_service.ids import new_job_id
 from eda_service.jobstore import Deployment, JobStore, Status
-from eda_service.jobstore.ids import new_job_id
 from eda_service.jobstore.status import LEGAL, LIVE, TERMINAL, require_legal
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from api.serving.load_failures import Cause, cause_of
 from api.serving.load_marks import LoadMarks
 from eda_service.errors import WorkerLostError
-from eda_service.raycluster.load_failures import Cause, cause_of
 from eda_service.raycluster.serve_plan import ServedModel
 
 MODEL = ServedModel(name="m", uid="dep_1", target={}, base_draft=None, pack=None)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.paper.data import _score_again
 from eda_service.config.job import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec
-from eda_service.pipeline.generate import manifest_of, shards_of
+from eda_service.pipeline.generate import GENERATE, fields_of, shards_of
 from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import prepare_generation
 from eda_service.records import SelfGenManifest, Stage
@@ -44,7 +44,8 @@ def source(config: AdaptConfig, tmp_path: Path) -> RunDir:
     shards = shards_of(directory, config.selfgen)
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})
-    run.write_record(manifest_of(config, directory, [shard["shard"] for shard in shards], prepared, 1.0))
+    fields = fields_of(config, directory, [shard["shard"] for shard in shards], prepared)
+    run.write_record(GENERATE.record_of(config, fields, seconds=1.0))
     return run
 
 

@@ -19,7 +19,7 @@ from api.serving.app import Endpoint
 from api.settings import Settings
 from eda_service.jobstore import Deployment
 from eda_service.raycluster.node import loopback_only, no_metrics, node_env, serve_threads, worker_niceness
-from eda_service.raycluster.serve_plan import Listen, Placement, build_config, groups_of
+from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement, build_config, groups_of
 
 SECRETS = documents(ROOT / "kubernetes" / "base" / "secrets.example.yaml")
 BUILT = {overlay: build(overlay) for overlay in OVERLAYS}
@@ -174,7 +174,7 @@ def test_the_endpoints_are_what_the_service_would_deploy() -> None:
         name=model["name"], target=model["target"], base_draft=model["base_draft"], pack=model["pack"],
         min_replicas=1, max_replicas=4,
     )  # fmt: skip
-    wanted = build_config(groups_of([deployment]), Listen("0.0.0.0", 8000), Placement(1.0))
+    wanted = build_config(groups_of([deployment]), Listen("0.0.0.0", 8000), ReplicaPlacement(1.0))
     assert config == {**wanted, "proxy_location": "EveryNode"}
     assert parsed.applications[0].deployments[0].name == Endpoint.name
 

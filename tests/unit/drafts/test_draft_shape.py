@@ -136,7 +136,7 @@ def test_a_target_without_a_draft_is_refused_before_anything_is_generated(
 ) -> None:
     """The error came after hours of generation."""
     monkeypatch.setenv("EDA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(pretraining, "run_generate", lambda *_: pytest.fail("something was generated"))
+    monkeypatch.setattr(pretraining, "run_stage", lambda *_: pytest.fail("something was generated"))
     model = new_target_dir(tmp_path / "model", "llama")
     config = AdaptConfig.model_validate(
         {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
+from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import Deployment
-from eda_service.jobstore.ids import new_deployment_uid
-from eda_service.raycluster.serve_plan import Listen, Placement, build_config, group_key, group_of, groups_of
+from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement, build_config, group_key, group_of, groups_of
 
 
 def deployment(name: str, replicas: tuple[int, int] = (1, 1), pack: str | None = "p@1", **target: Any) -> Deployment:
@@ -80,7 +80,7 @@ def test_proxies_are_on_the_head_or_on_every_node_with_a_replica() -> None:
 def test_replicas_keep_apart_where_the_service_says_so_but_for_vllms() -> None:
     gpu = {"kind": "vllm", "accelerator": "gpu"}
     found = groups_of([deployment("a"), deployment("c").model_copy(update={"engine": gpu})])
-    parsed = ServeDeploySchema.model_validate(build_config(found, Listen("0.0.0.0", 8000), Placement(1.0, 1)))
+    parsed = ServeDeploySchema.model_validate(build_config(found, Listen("0.0.0.0", 8000), ReplicaPlacement(1.0, 1)))
     ours, vllms = sorted((app.deployments[0] for app in parsed.applications), key=_name)
     assert ours.max_replicas_per_node == 1
     assert ours.ray_actor_options.num_gpus == 1.0
@@ -95,7 +95,9 @@ def _name(deployed: Any) -> str:
 
 def test_replicas_take_gpus_where_the_service_says_so() -> None:
     listen = Listen("0.0.0.0", 8000)
-    plain, with_gpus = (build_config(groups_of([deployment("a")]), listen, Placement(gpus)) for gpus in (0.0, 1.0))
+    plain, with_gpus = (
+        build_config(groups_of([deployment("a")]), listen, ReplicaPlacement(gpus)) for gpus in (0.0, 1.0)
+    )
     actor = ServeDeploySchema.model_validate(with_gpus).applications[0].deployments[0].ray_actor_options
     assert (actor.num_gpus, actor.num_cpus) == (1.0, 0.5)
     assert "ray_actor_options" not in plain["applications"][0]["deployments"][0]

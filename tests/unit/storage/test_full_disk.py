@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InsufficientStorageError
-from eda_service.pipeline.driver import own_error
+from eda_service.pipeline.failures import own_error
 from eda_service.storage.files import is_disk_full, write_bytes
 from eda_service.storage.run import RunDir
 

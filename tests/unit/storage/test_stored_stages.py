@@ -12,10 +12,10 @@ from stored import machine
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.errors import ArtifactCorruptError
-from eda_service.pipeline.generate import manifest_of, prepared_files, shards_of
+from eda_service.pipeline.generate import GENERATE, fields_of, prepared_files, shards_of
 from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import REFERENCE_FILE, prepare_generation
-from eda_service.pipeline.select import compact_shards, forget_unselected, run_select
+from eda_service.pipeline.select import SELECT, compact_shards, forget_unselected, run_select
 from eda_service.records import Record, SelfGenManifest, Stage
 from eda_service.storage.objects import Storage
 from eda_service.storage.run import RunDir
@@ -77,11 +77,12 @@ def test_every_stage_on_another_machine(
         write_shards(run, config, prepared, shards)
         assert not list(run.stage_dir(Stage.GENERATE).glob(f"{names[0]}.*"))  # it was there and is not made again
         assert results.finished(names)[names[0]] == found[names[0]]
-        generated = run.write_record(manifest_of(config, run.root / "generate", names, prepared, 1.0))
+        fields = fields_of(config, run.root / "generate", names, prepared)
+        generated = run.write_record(GENERATE.record_of(config, fields, seconds=1.0))
 
     with machine(home / "third"):
         run = RunDir.of_job("job")
-        selected = run.write_record(run_select(run, config))
+        selected = run.write_record(SELECT.record_of(config, run_select(run, config), seconds=1.0))
         freed = forget_unselected(run)
         assert freed == sum(entry.size_bytes for entry in generated.files if entry.transient)
         assert forget_unselected(run) == 0
@@ -99,7 +100,8 @@ def test_every_stage_on_another_machine(
     plain.create(config, origin="ray")
     prepared = prepare_generation(config, plain.stage_dir(Stage.GENERATE), with_reference=True)
     write_shards(plain, config, prepared, shards)
-    record = plain.write_record(manifest_of(config, plain.root / "generate", names, prepared, 1.0))
+    fields = fields_of(config, plain.root / "generate", names, prepared)
+    record = plain.write_record(GENERATE.record_of(config, fields, seconds=1.0))
     assert without_times(record) == without_times(generated)
     assert features_of(run_select(plain, config)) == features_of(selected)
 
@@ -112,9 +114,10 @@ def test_a_shard_that_was_kept_whole_stays(storage: Storage, home: Path, config:
     prepared = prepare_generation(everything, directory, with_reference=True)
     shards = shards_of(directory, everything.selfgen)
     write_shards(run, everything, prepared, shards)
-    record = manifest_of(everything, directory, [shard["shard"] for shard in shards], prepared, 1.0)
+    fields = fields_of(everything, directory, [shard["shard"] for shard in shards], prepared)
+    record = GENERATE.record_of(everything, fields, seconds=1.0)
     assert isinstance(run.write_record(record), SelfGenManifest)
-    selected = run.write_record(run_select(run, everything))
+    selected = run.write_record(SELECT.record_of(everything, run_select(run, everything), seconds=1.0))
     shared = {entry.sha256 for entry in record.files if entry.transient} & {entry.sha256 for entry in selected.files}
     assert shared  # one content, one object
     forget_unselected(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from eda_service.jobstore.ids import new_deployment_uid
+from eda_service.ids import new_deployment_uid
 
 revision = "0008"
 down_revision = "0007"

@@ -11,6 +11,7 @@ import ray.exceptions
 import torch
 from safetensors import SafetensorError
 
+from api.serving.load_failures import Cause, cause_of, code_of, reason_of
 from eda_service.errors import (
     ArtifactCorruptError,
     EdaError,
@@ -23,7 +24,6 @@ from eda_service.errors import (
     UnsafeCheckpointError,
     WorkerLostError,
 )
-from eda_service.raycluster.load_failures import Cause, cause_of, code_of, reason_of
 
 
 def raised_from(error: Exception, cause: Exception) -> Exception:

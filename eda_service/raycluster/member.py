@@ -16,11 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from eda_service.cli.supervisor import Backoff, take_lock
 from eda_service.private_files import private_home
 from eda_service.raycluster import processes
 from eda_service.raycluster.node import NUM_LOGICAL_CPUS, JoinedNode
 from eda_service.raycluster.node_directory import remove_node_directory
+from eda_service.raycluster.supervisor import Backoff, take_lock
 from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)

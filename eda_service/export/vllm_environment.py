@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.errors import EngineMissingError
 from eda_service.export.vllm_plugin import DIE_WITH_PARENT
 
@@ -60,10 +59,3 @@ def prepare_cpu(*, kv_cache_gib: int, threads: int | None) -> None:
 def tie_children() -> None:
     """Processes that vLLM starts from here end with this one, however it ends."""
     os.environ[DIE_WITH_PARENT] = str(os.getpid())
-
-
-def bundles(engine: EngineSpec, replica_cpus: float) -> list[dict[str, float]]:
-    """Ray's placement group of one replica: the first bundle also holds the replica itself."""
-    if engine.accelerator is Accelerator.CPU:
-        return [{"CPU": replica_cpus}]
-    return [{"CPU": replica_cpus, "GPU": 1.0}, *({"GPU": 1.0} for _ in range(engine.vllm.tensor_parallel_size - 1))]

@@ -22,9 +22,8 @@ from typing import IO, Any
 
 import httpx
 
-from eda_service.cli.console import read_up
-from eda_service.cli.keys import database_name, open_store
 from eda_service.errors import EdaError, InputError
+from eda_service.jobstore.home import database_name, open_store
 from eda_service.loopback import require_loopback
 from eda_service.private_files import private_home
 from eda_service.raycluster import processes
@@ -32,6 +31,7 @@ from eda_service.raycluster.head import RayHead
 from eda_service.raycluster.node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
 from eda_service.raycluster.node_directory import remove_node_directory
 from eda_service.raycluster.token import ensure_token, token_path
+from eda_service.raycluster.up_file import read_up
 from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,30 @@
+"""The database of a state root: where it is, what it is called, and the store over it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from eda_service.jobstore.store import JobStore
+from eda_service.private_files import private_home
+
+
+def database_url(home: Path) -> str:
+    """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
+    return os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}"
+
+
+def database_name(home: Path) -> str:
+    """The same database as text that holds no secret: a file without links, or a URL without its password."""
+    url = make_url(database_url(home))
+    if url.get_backend_name() == "sqlite":
+        return str(Path(url.database or "").resolve())
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def open_store(home: Path) -> JobStore:
+    """The service's database, opened."""
+    private_home(home)
+    return JobStore(database_url(home))

@@ -1,0 +1,97 @@
+"""A stage: what it does, the record it ends with, and what follows once that record is there.
+
+A stage reads the records before its own (`run.require`), works, and returns its own fields. The header above them
+(schema version, times, config, seed, library versions) is filled in here, for all stages alike. Each module of a stage
+ends with its `StageRunner`; a way through the pipeline is a tuple of them (`driver.ADAPTING`, `pretrain`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+
+from eda_service.config.job import AdaptConfig
+from eda_service.errors import ArtifactCorruptError
+from eda_service.pipeline.failures import own_error
+from eda_service.records import Record, StageFields
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.run import RunDir
+
+RecordT = TypeVar("RecordT", bound=Record)
+OtherT = TypeVar("OtherT", bound=Record)
+
+
+def _nothing(_run: RunDir) -> None:
+    """For a stage that nothing follows."""
+
+
+@dataclass(frozen=True)
+class StageRunner(Generic[RecordT]):
+    """One stage.
+
+    Attributes:
+        record: Class of its record, which knows the stage.
+        part: The part of the job's config that the record keeps.
+        run: Does the work and returns the stage's own fields.
+        keep: Publishes the record, as the stage's last write, and returns the one that counts.
+        afterwards: Follows whenever the record is there, also when it was there before: it may run twice.
+    """
+
+    record: type[RecordT]
+    part: Callable[[AdaptConfig], BaseModel]
+    run: Callable[[RunDir, AdaptConfig], StageFields]
+    keep: Callable[[RunDir, RecordT], RecordT] = RunDir.write_record
+    afterwards: Callable[[RunDir], None] = _nothing
+
+    def record_of(self, config: AdaptConfig, fields: StageFields, *, seconds: float) -> RecordT:
+        """The stage's fields under their header.
+
+        Args:
+            config: The job's config.
+            fields: What the stage returned.
+            seconds: Wall-clock time of the stage.
+        """
+        return self.record(
+            stage=self.record.STAGE,
+            created_at=int(time.time()),
+            seconds=seconds,
+            config=self.part(config).model_dump(mode="json"),
+            seed=config.seed,
+            library_versions=library_versions(),
+            **dict(fields),
+        )
+
+
+def run_stage(run: RunDir, config: AdaptConfig, runner: StageRunner[RecordT]) -> RecordT:
+    """One stage: its valid record if there is one, else a fresh run.
+
+    Raises:
+        EdaError: Of the stage; errors from Ray workers come as the errors they were there.
+    """
+    stage, record = runner.record.STAGE, _valid_record(run, runner.record)
+    if record is None:
+        started = time.monotonic()
+        run.event("stage_started", f"stage {stage.value} started", stage=stage)
+        try:
+            fields = runner.run(run, config)
+        except Exception as error:
+            raise own_error(error) from error
+        record = runner.keep(run, runner.record_of(config, fields, seconds=time.monotonic() - started))
+        took_s = time.monotonic() - started
+        run.event("stage_finished", f"stage {stage.value} took {took_s:.1f} s", stage=stage, took_s=took_s)
+    else:
+        run.event("stage_skipped", f"stage {stage.value} has a valid record", stage=stage)
+    runner.afterwards(run)
+    return record
+
+
+def _valid_record(run: RunDir, kind: type[OtherT]) -> OtherT | None:
+    try:
+        return run.read_record(kind, kind.STAGE)
+    except ArtifactCorruptError as error:
+        run.event("record_invalid", error.message, stage=kind.STAGE, level="warning")
+        return None
