@@ -22,6 +22,7 @@ from eda_service.pipeline.select import forget_unselected, run_select
 from eda_service.pipeline.train import run_train
 from eda_service.pipeline.validate import fingerprint_target
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
+from eda_service.references import Reference
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
@@ -50,14 +51,14 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
             used; a subclass says which field is at fault.
         ConflictError: That version exists.
     """
-    name, at, version = reference.partition("@")
-    if not at or not version.isdigit():
+    draft = Reference.parse(reference)
+    if draft is None or draft.number is None:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
     if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
     if config.train.early_epochs:
         raise InputError("pretraining starts when all samples are there; set train.early_epochs to 0", param="train")
-    if has_draft(name, int(version)):
+    if has_draft(draft.name, draft.number):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation
     generated = run.read_record(SelfGenManifest, Stage.GENERATE)
@@ -72,7 +73,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     if trained is None:
         trained = run_train(run, config, start_dir=start_dir)
         run.write_record(trained)
-    return _register(run, config, start_dir, (name, int(version)), generated, trained)
+    return _register(run, config, start_dir, (draft.name, draft.number), generated, trained)
 
 
 def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:

@@ -17,6 +17,7 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.references import Reference
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
 from eda_service.storage.provenance import library_versions
@@ -47,7 +48,7 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
         )
     name = config.public_name
     version = reserve_version(name, run.job_id)
-    staging = stage_pack(name, version)
+    pack, staging = Reference(name, version), stage_pack(name, version)
     try:
         run.store.fetch(Stage.TRAIN, trained.files)
         for entry in trained.files:
@@ -63,7 +64,7 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
             inputs={"base_draft": validated.base_draft_sha256, PROMPTS: validated.prompts_sha256}
             | {entry.path: entry.sha256 for entry in trained.files},
             files=tuple(file_entry(staging, path) for path in sorted(staging.iterdir())),
-            pack=f"{name}@{version}",
+            pack=str(pack),
             method=config.train.method.value,
             base_draft=validated.base_draft,
             base_draft_sha256=validated.base_draft_sha256,
@@ -74,7 +75,7 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
             measured_on=report.measured_on,
             rivals=rival_scores(report, config),
             unmeasured_rivals={each.pack: each.left_out for each in report.rivals if each.left_out is not None},
-            fixed=_own_name(report.fixed, f"{name}@{version}"),
+            fixed=_own_name(report.fixed, str(pack)),
         )
         write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
         published = read_pack_manifest(publish_pack(staging, name, version))

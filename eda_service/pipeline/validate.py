@@ -17,6 +17,7 @@ from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.raycluster.resources import limit_threads, require_gpus
 from eda_service.raycluster.vllm_environment import require_vllm
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
+from eda_service.references import Reference
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import file_entry, require_free_bytes, sha256_text
@@ -85,7 +86,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
         inputs={"base_draft": draft.files[0].sha256, "target": fingerprint.weights_sha256},
         files=(entry,),
         target=fingerprint,
-        base_draft=f"{draft.name}@{draft.version}",
+        base_draft=str(Reference(draft.name, draft.version)),
         base_draft_sha256=sha256_text("".join(entry.sha256 for entry in draft.files)),
         num_prompts=config.dataset.num_prompts - (0 if config.eval_dataset else heldout),
         num_eval_prompts=heldout,
