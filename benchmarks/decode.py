@@ -215,7 +215,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def weight_bytes(pair: Pair) -> int:
     """Bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
-    from eda_service.targets.facts import count_parameters
+    from eda_service.targets.shape import count_parameters
     from eda_service.targets.resolve import resolve_target
 
     config, model_dir = pair.target.config, resolve_target(pair.target.spec).model_dir

@@ -10,7 +10,7 @@ from eda_service.config.job import TargetSpec
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import InputError
 from eda_service.targets.checks.checker import CHECKER
-from eda_service.targets.facts import facts_of
+from eda_service.targets.shape import facts_of
 from eda_service.targets.resolve import is_here, is_ours, resolve_target
 
 WEIGHT_BYTES = 2

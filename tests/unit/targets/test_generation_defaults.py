@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
-from eda_service.targets.facts import facts_of
+from eda_service.targets.shape import facts_of
 from eda_service.targets.generation_defaults import (
     _NOT_COMPUTED,
     NO_DEFAULTS,
