@@ -7,7 +7,7 @@ the headers, held against what the model needs (`eda_service.targets.checks.chec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from eda_service.errors import (
     UnsafeCheckpointError,
 )
 from eda_service.names import did_you_mean, is_model_id, is_name
-from eda_service.planning.shapes import EMBEDDED_SHAPES, ModelShape, shape_of_config, shape_of_target
+from eda_service.planning.shapes import EMBEDDED_SHAPES
 from eda_service.selfgen.tasks import PREFIX, templates_of
 from eda_service.targets.checks.checker import CHECKER
 from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
@@ -36,6 +36,7 @@ from eda_service.targets.hub import (
     cached_snapshot,
 )
 from eda_service.targets.resolve import is_ours, resolve_target, shipped_base, shipped_targets
+from eda_service.targets.shape import ModelShape, shape_of_config, shape_of_target
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PARAMS = {"target.model": "model", "target.adapter": "adapter"}
@@ -160,7 +161,8 @@ class Targets:
         if there is not None:
             _require_weights(spec.model, there, "config.json", "model")
             found.sizes = _sizes(spec.model, there.config)
-            found.shape = shape_of_config(there.config or {})
+            with suppress(ValueError):
+                found.shape = shape_of_config(there.config or {})
         return None
 
     def _adapter(self, name: str, found: Found) -> Path | None:

@@ -13,7 +13,6 @@ from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.planning.dry_run import expected_plan
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
-from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.raycluster.resources import limit_threads, require_gpus
 from eda_service.raycluster.vllm_environment import require_vllm
 from eda_service.records import Stage, TargetFingerprint, ValidateRecord
@@ -31,6 +30,7 @@ from eda_service.targets.device import choose_device
 from eda_service.targets.generation_defaults import read_generation_defaults, require_vllm_computes
 from eda_service.targets.loader import fingerprint
 from eda_service.targets.resolve import resolve_target
+from eda_service.targets.shape import ModelShape, shape_of_target
 from eda_service.training.tracking import check_installed
 
 

@@ -16,11 +16,11 @@ from eda_service.planning.calibration import Calibration
 from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
-from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.planning.workload import expected_lengths
 from eda_service.storage import bounded_json
 from eda_service.storage.packs import measured_on
 from eda_service.storage.registry import find_draft
+from eda_service.targets.shape import ModelShape, shape_of_target
 
 
 @dataclass(frozen=True)

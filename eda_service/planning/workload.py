@@ -15,7 +15,8 @@ from eda_service.planning.estimate import (
     split_samples,
     train_flops_per_token,
 )
-from eda_service.planning.shapes import FEATURE_BYTES, ModelShape
+from eda_service.planning.shapes import draft_of
+from eda_service.targets.shape import FEATURE_BYTES, ModelShape
 
 OPTIMIZER_BYTES = 12  # float32: two moments and the master weight
 
@@ -126,7 +127,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
     training, heldout = split_samples(config)
     width = max(8, round(shape.expert_width * train.private_width_fraction))
     total, trainable = parameter_counts(
-        shape.draft,
+        draft_of(shape),
         PrivateConfig(private_width=width, mix=train.mix),
         train_fc=train.train_fc,
         train_attention=train.train_attention,
@@ -144,7 +145,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         num_steps=num_train_steps(config),
         tokens_per_step=min(train.batch_size, training) * sample_tokens * train.loss.unroll_steps,
         heldout_tokens=(heldout or min(16, training)) * sample_tokens * SIMULATED_DEPTH,
-        flops_per_token=train_flops_per_token(train, shape.draft),
+        flops_per_token=train_flops_per_token(train, draft_of(shape)),
         trainable=trainable,
         draft_parameters=total,
         evaluation=decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens),
