@@ -22,10 +22,11 @@ from api.services import views
 from api.services.dispatcher import Dispatcher
 from api.services.packs import Packs
 from eda_service.jobstore import Deployment
+from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
 
-Name = Annotated[str, Path(max_length=128, description="name at /v1/models")]
+Name = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS, description="name at /v1/models")]
 Limit = Annotated[int, Query(ge=1, le=100, description="at most this many")]
 
 
@@ -52,7 +53,9 @@ def page(
     dispatcher: DispatcherDep,
     packs: PacksDep,
     limit: Limit = 20,
-    after: Annotated[str | None, Query(max_length=128, description="last name of the page before")] = None,
+    after: Annotated[
+        str | None, Query(max_length=MAX_NAME_CHARACTERS, description="last name of the page before")
+    ] = None,
 ) -> DeploymentList:
     """Deployments by name."""
     found, has_more = deployments.page(caller, limit=limit, after=after)

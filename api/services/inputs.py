@@ -22,7 +22,6 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
-from eda_service.names import NAME_RULE, is_name
 from eda_service.references import Alias, Reference
 from eda_service.storage.beneath import Roots
 from eda_service.storage.registry import find_draft
@@ -67,8 +66,6 @@ def check(
         InsufficientStorageError, StorageError: The service cannot copy a prompt file.
     """
     draft = check_draft(config.base_draft, home)
-    if config.served_name is not None and not is_name(config.served_name):
-        raise InputError(f"served_name is no name; write {NAME_RULE}", param="served_name")
     changes: dict[str, object] = {"base_draft": draft, "target": check_target(config.target, roots)}
     specs = {"dataset": config.dataset, "eval_dataset": config.eval_dataset}
     files = {name for name, spec in specs.items() if spec is not None and _is_file(spec, f"{name}.source")}
