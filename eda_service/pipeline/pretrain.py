@@ -21,9 +21,10 @@ from eda_service.pipeline.generate import run_generate
 from eda_service.pipeline.select import forget_unselected, run_select
 from eda_service.pipeline.train import run_train
 from eda_service.pipeline.validate import fingerprint_target
+from eda_service.planning.estimate import disk_need_bytes
 from eda_service.records import DraftCheckpoint, DraftManifest, SelectionManifest, SelfGenManifest, Stage
 from eda_service.references import Reference
-from eda_service.storage.files import file_entry, write_json
+from eda_service.storage.files import file_entry, require_free_bytes, write_json
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
 from eda_service.storage.run import RunDir
@@ -50,6 +51,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         InputError: The config is not one for pretraining, the reference is not name@version, or the target cannot be
             used; a subclass says which field is at fault.
         ConflictError: That version exists.
+        InsufficientStorageError: The disk has less room than hidden states of all samples take, twice.
     """
     draft = Reference.parse(reference)
     if draft is None or draft.number is None:
@@ -63,6 +65,8 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     shape = draft_config_of(config)  # before hours of generation
     generated = run.read_record(SelfGenManifest, Stage.GENERATE)
     if generated is None:
+        need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
+        require_free_bytes(run.root, need, param="dataset.num_prompts")
         generated = run_generate(run, config)
         generated = run.write_record(generated)
     if run.read_record(SelectionManifest, Stage.SELECT) is None:

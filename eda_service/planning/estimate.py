@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from eda_service.config.job import AdaptConfig, SelectionConfig, Selector, TrainConfig
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.config.job import AdaptConfig, Method, SelectionConfig, Selector, TrainConfig
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
 
 SIMULATED_DEPTH = 5
 """Positions that a held-out pass of training drafts."""
@@ -50,6 +50,17 @@ def split_samples(config: AdaptConfig) -> tuple[int, int]:
 def num_train_steps(config: AdaptConfig) -> int:
     """Optimizer steps of the job, if no prompt is skipped."""
     return math.ceil(split_samples(config)[0] / config.train.batch_size) * config.train.epochs
+
+
+def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
+    """(all parameters, trainable ones) of the draft that a method trains; LoRA's, whose number its rank decides, count
+    as the whole draft.
+    """
+    if train.method is not Method.EDA:
+        return parameter_counts(draft, None, train_fc=True)
+    width = max(8, round(draft.expert_width * train.private_width_fraction))
+    private = PrivateConfig(private_width=width, mix=train.mix)
+    return parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
 
 
 def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:

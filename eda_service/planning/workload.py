@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from eda_service.config.job import AdaptConfig, Answers
-from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.estimate import (
     SIMULATED_DEPTH,
+    draft_parameters,
     kept_share,
     num_samples,
     num_train_steps,
@@ -125,13 +125,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
     answered = Lengths(lengths.prompt, min(lengths.answer, evaluation.max_new_tokens))
     sample_tokens = min(train.max_tokens, lengths.prompt + lengths.answer)
     training, heldout = split_samples(config)
-    width = max(8, round(shape.expert_width * train.private_width_fraction))
-    total, trainable = parameter_counts(
-        draft_of(shape),
-        PrivateConfig(private_width=width, mix=train.mix),
-        train_fc=train.train_fc,
-        train_attention=train.train_attention,
-    )
+    total, trainable = draft_parameters(train, draft_of(shape))
     features = samples * (lengths.prompt + lengths.answer) * shape.hidden_size * FEATURE_BYTES
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures

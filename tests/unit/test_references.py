@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from eda_service.config.job import AdaptConfig
-from eda_service.errors import InputError
-from eda_service.pipeline.pretrain import pretrain
 from eda_service.references import Alias, Reference
-from eda_service.storage.run import RunDir
 
 
 @pytest.mark.parametrize(
@@ -36,14 +30,3 @@ def test_a_reference_is_read_and_written(text: str, expected: Reference) -> None
 )  # fmt: skip
 def test_what_is_no_reference_is_none(text: str) -> None:
     assert Reference.parse(text) is None
-
-
-@pytest.mark.parametrize("text", ["a b@1", "../drafts@1", "smollm2-135m@²", "smollm2-135m@latest", "smollm2-135m"])
-def test_a_base_draft_that_could_not_be_registered_is_refused_before_anything_is_generated(
-    tmp_path: Path, text: str
-) -> None:
-    config = AdaptConfig.model_validate({"target": {"model": "smollm2-135m-instruct"}})
-    with pytest.raises(InputError, match="no name@version") as refused:
-        pretrain(RunDir(tmp_path / "runs" / "one"), config, text)
-    assert refused.value.param == "pretrain"
-    assert not (tmp_path / "runs").exists()
