@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from eda_service.config.base import Config
+from eda_service.config.deployment import EngineLimits
 from eda_service.errors import InputError
 from eda_service.raycluster.vllm_environment import has_vllm
 from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
+
+
+def _limit(name: str) -> Any:
+    """A field of `EngineLimits` as one of the settings, with its bounds and its words."""
+    return copy(EngineLimits.model_fields[name])
 
 
 class Settings(Config):
@@ -40,6 +47,9 @@ class Settings(Config):
         le=100,
         description="replicas of one base model on one node; None: no limit, and two may meet on one",
     )
+    serve_context: int = _limit("context")
+    serve_batch: int = _limit("batch")
+    serve_waiting: int = _limit("waiting")
     drain_s: int = Field(20, ge=0, le=3600, description="what open requests get to finish when this process stops")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
@@ -103,6 +113,11 @@ class Settings(Config):
     def serve_url(self) -> str:
         """Base URL of Ray Serve."""
         return self.serve_upstream.rstrip("/") or f"http://127.0.0.1:{self.serve_port}"
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What each engine of the endpoint takes."""
+        return EngineLimits(context=self.serve_context, batch=self.serve_batch, waiting=self.serve_waiting)
 
     @property
     def has_vllm(self) -> bool:

@@ -29,6 +29,7 @@ from api.serving.requests import GenerationRequest
 from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
+from eda_service.config.deployment import EngineLimits
 from eda_service.raycluster.bound_serve import bind_replica
 from eda_service.raycluster.resources import limit_kernel_cache
 from eda_service.raycluster.scaling import ROUND_S
@@ -55,13 +56,18 @@ errors.install(app)
 )
 @serve.ingress(app)
 class Endpoint:
-    """Serves every model of its `user_config`."""
+    """Serves every model of its `user_config`.
 
-    def __init__(self) -> None:
+    Args:
+        limits: Of each engine.
+    """
+
+    def __init__(self, limits: EngineLimits) -> None:
         bind_replica()
         limit_kernel_cache()
         self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
-        self._models = ServedModels(LoadMarks(home_dir(), ray.get_runtime_context().get_session_name()))
+        marks = LoadMarks(home_dir(), ray.get_runtime_context().get_session_name())
+        self._models = ServedModels(marks, limits)
         here = serve.get_replica_context()
         hub = RemoteHub(here.app_name)
         self._publisher = Publisher(here.replica_tag, hub, self.pairs, self._models.memory)
@@ -131,7 +137,8 @@ class Endpoint:
         return await self._models.memory()
 
 
-def build_app(_args: dict[str, Any]) -> serve.Application:
-    """What Serve's declarative config imports."""
-    application: serve.Application = Endpoint.bind()  # type: ignore[attr-defined]  # the decorator is untyped
+def build_app(args: dict[str, Any]) -> serve.Application:
+    """What Serve's declarative config imports, with its `args`."""
+    limits = EngineLimits.model_validate(args.get("limits", {}))
+    application: serve.Application = Endpoint.bind(limits)  # type: ignore[attr-defined]  # the decorator is untyped
     return application
