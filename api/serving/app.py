@@ -9,7 +9,6 @@ meanwhile.
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import ray
@@ -30,6 +29,7 @@ from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
 from eda_service.config.deployment import EngineLimits
+from eda_service.environment import Environment
 from eda_service.raycluster.bound_serve import bind_replica
 from eda_service.raycluster.resources import limit_kernel_cache
 from eda_service.raycluster.scaling import ROUND_S
@@ -39,7 +39,6 @@ from eda_service.storage.run import home_dir
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 60.0
-_REQUEST_TIMEOUT_S = 600.0
 
 app = FastAPI(title="EDA endpoint", openapi_url=None)
 app.add_middleware(Envelope)
@@ -65,7 +64,7 @@ class Endpoint:
     def __init__(self, limits: EngineLimits) -> None:
         bind_replica()
         limit_kernel_cache()
-        self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
+        self.request_timeout_s = Environment().request_timeout_s
         marks = LoadMarks(home_dir(), ray.get_runtime_context().get_session_name())
         self._models = ServedModels(marks, limits)
         here = serve.get_replica_context()

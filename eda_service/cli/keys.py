@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from eda_service.cli import view
 from eda_service.cli.console import Commands, JsonOption, err, example, print_json, read_up
 from eda_service.cli.service import HomeOption
 from eda_service.client import ServiceUnreachableError
+from eda_service.environment import Environment
 from eda_service.errors import InputError
 from eda_service.private_files import private_home
 from eda_service.scopes import Scope
@@ -129,7 +129,7 @@ def _require_same_database(home: Path) -> None:
 
 def database_url(home: Path) -> str:
     """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
-    return os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}"
+    return Environment().database_url or f"sqlite:///{home / 'eda.db'}"
 
 
 def database_name(home: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from eda_service.environment import Environment
 from eda_service.errors import TargetNotFoundError
 from eda_service.progress import BYTES, Tell, silent
 from eda_service.storage.files import publish_dir, sha256_file, write_json
@@ -64,7 +64,7 @@ EMBEDDED = {
 
 def model_cache() -> Path:
     """Where fetched models lie, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
-    return Path(os.environ.get("EDA_MODEL_CACHE", "~/.cache/eda")).expanduser().resolve()
+    return Environment().model_cache.expanduser().resolve()
 
 
 def fetch(name: str, tell: Tell = silent) -> Path:
