@@ -1,8 +1,8 @@
 """From the name of a target to directories on this machine: pinned, safetensors only, no remote code.
 
 A name is looked for in this order: a tuned target shipped with the package, an embedded model, a model hub id, a local
-directory (a relative one is written `./name`). A GGUF file is a source to convert once
-(`eda_service.targets.embedded.convert_gguf`), not a target.
+directory (a relative one is written `./name`). A GGUF file is no target; the embedded model's is converted when it is
+fetched.
 """
 
 from __future__ import annotations
