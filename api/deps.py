@@ -17,14 +17,8 @@ from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
-from api.settings import Settings
 from eda_service.jobstore import JobStore
 from eda_service.scopes import Scope
-
-
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
 
 
 def _store(request: Request) -> JobStore:
@@ -82,7 +76,6 @@ def _keys(request: Request) -> KeyWatch:
     return keys
 
 
-SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]

@@ -182,13 +182,6 @@ class StorageError(ResourceError):
     retryable = True
 
 
-class UnschedulableError(ResourceError):
-    """The cluster has no room for the job's smallest placement group."""
-
-    code = "unschedulable"
-    retryable = True
-
-
 class OverloadedError(ResourceError):
     """The endpoint runs and queues as many requests as it may."""
 

@@ -31,7 +31,6 @@ def test_codes_are_snake_case_words(kind: type[EdaError]) -> None:
 
 def test_only_what_may_pass_by_itself_is_retryable() -> None:
     assert {kind.__name__ for kind in ALL if kind.retryable} == {
-        "UnschedulableError",
         "OverloadedError",
         "QuotaExceededError",
         "StorageError",
