@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from eda_service.errors import InputError
 
 READ = SettingsConfigDict(env_prefix="EDA_", env_ignore_empty=True, frozen=True, extra="forbid")
 """How every model of variables is read: an empty variable is none."""
@@ -39,3 +41,17 @@ class Environment(BaseSettings):
     api_key: str = Field("", repr=False, description="key that the client and the command line send")
 
     _directories = field_validator("local_roots", mode="before")(as_directories)
+
+    @classmethod
+    def read(cls) -> Environment:
+        """The variables as they are now.
+
+        Raises:
+            InputError: One is out of its bounds.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            found = f"EDA_{str(first['loc'][0]).upper()} is {str(first['input'])[:64]!r}"
+            raise InputError(f"{found}: {first['msg']}; correct it or unset it") from error

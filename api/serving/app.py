@@ -64,7 +64,7 @@ class Endpoint:
     def __init__(self, limits: EngineLimits) -> None:
         bind_replica()
         limit_kernel_cache()
-        self.request_timeout_s = Environment().request_timeout_s
+        self.request_timeout_s = Environment.read().request_timeout_s
         marks = LoadMarks(home_dir(), ray.get_runtime_context().get_session_name())
         self._models = ServedModels(marks, limits)
         here = serve.get_replica_context()

@@ -263,7 +263,7 @@ def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
 
 def check_key(url: str | None) -> Check:
     """The service takes the key of this environment."""
-    given = "EDA_API_KEY" if Environment().api_key else "no key"
+    given = "EDA_API_KEY" if Environment.read().api_key else "no key"
     if url is None:
         return Check("api key", State.WARN, f"{given}; not tried, as no service answers", "eda up")
     try:

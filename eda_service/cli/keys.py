@@ -129,7 +129,7 @@ def _require_same_database(home: Path) -> None:
 
 def database_url(home: Path) -> str:
     """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
-    return Environment().database_url or f"sqlite:///{home / 'eda.db'}"
+    return Environment.read().database_url or f"sqlite:///{home / 'eda.db'}"
 
 
 def database_name(home: Path) -> str:

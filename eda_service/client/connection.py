@@ -55,7 +55,7 @@ class Connection:
             InputError: The URL is none of http or https, or the key cannot stand in a header.
         """
         headers = {"user-agent": f"eda-client/{__version__}"}
-        key = (Environment().api_key if api_key is None else api_key).strip()
+        key = (Environment.read().api_key if api_key is None else api_key).strip()
         if key:
             headers["authorization"] = f"Bearer {calls.header_value(key, 'api_key')}"
         policy = RetryPolicy(max_retries=max_retries, first_delay_s=backoff_s)

@@ -25,7 +25,7 @@ def roots_for(directories: Iterable[Path], home: Path) -> Roots:
 
 def current_roots() -> Roots | None:
     """The roots of the service that this process works for; None in one that somebody started by hand."""
-    directories = Environment().local_roots
+    directories = Environment.read().local_roots
     return roots_for(directories, home_dir()) if directories else None
 
 
@@ -36,7 +36,7 @@ def roots_env(directories: Iterable[Path]) -> dict[str, str]:
 
 
 def _storage_directories() -> list[Path]:
-    url = Environment().storage
+    url = Environment.read().storage
     if url.startswith("/"):
         return [Path(url)]
     parts = urlsplit(url)

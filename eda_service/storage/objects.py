@@ -132,13 +132,13 @@ def current_storage() -> Storage | None:
     Raises:
         InputError: It names none that can be opened.
     """
-    url = Environment().storage
+    url = Environment.read().storage
     return _opened(url) if url else None
 
 
 def storage_env() -> dict[str, str]:
     """The variable, for the environment of a job; empty without one. It holds no secret."""
-    url = Environment().storage
+    url = Environment.read().storage
     return {VARIABLE: url} if url else {}
 
 

@@ -47,7 +47,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 def home_dir() -> Path:
     """Root of all state: `EDA_HOME`, default `~/.eda`."""
-    return Environment().home.expanduser().resolve()
+    return Environment.read().home.expanduser().resolve()
 
 
 def calibration_path(home: Path) -> Path:
@@ -57,7 +57,7 @@ def calibration_path(home: Path) -> Path:
 
 def current_attempt() -> int:
     """Number of the attempt this process works for: `EDA_ATTEMPT`, which the dispatcher gives to each; default 1."""
-    return Environment().attempt
+    return Environment.read().attempt
 
 
 class RunDir:

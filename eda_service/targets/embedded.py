@@ -63,7 +63,7 @@ EMBEDDED = {
 
 def model_cache() -> Path:
     """Where fetched models lie, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
-    return Environment().model_cache.expanduser().resolve()
+    return Environment.read().model_cache.expanduser().resolve()
 
 
 def fetch(name: str, tell: Tell = silent) -> Path:

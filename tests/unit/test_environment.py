@@ -46,7 +46,7 @@ def test_variables_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("EDA_ATTEMPT", "3")
     monkeypatch.setenv("EDA_LOCAL_ROOTS", os.pathsep.join(["/data", "/more data"]))
     assert (home_dir(), current_attempt(), Settings.from_env().home) == (tmp_path.resolve(), 3, tmp_path)
-    assert Settings.from_env().local_roots == Environment().local_roots == (Path("/data"), Path("/more data"))
+    assert Settings.from_env().local_roots == Environment.read().local_roots == (Path("/data"), Path("/more data"))
     for name in ("EDA_HOME", "EDA_ATTEMPT", "EDA_LOCAL_ROOTS"):
         monkeypatch.setenv(name, "")
     assert (home_dir(), current_attempt(), current_roots()) == (Path("~/.eda").expanduser().resolve(), 1, None)
@@ -61,6 +61,12 @@ def test_a_variable_out_of_its_bounds_is_refused_by_its_name(
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=name.removeprefix("EDA_").lower()):
         Settings.from_env()
+
+
+def test_a_command_is_told_which_variable_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDA_ATTEMPT", "first")
+    with pytest.raises(InputError, match=r"EDA_ATTEMPT is 'first': .*; correct it or unset it"):
+        current_attempt()
 
 
 def test_what_is_given_by_name_overrules_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
