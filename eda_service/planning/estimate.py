@@ -9,11 +9,10 @@ import math
 
 from eda_service.config.job import AdaptConfig, Method, SelectionConfig, Selector, TrainConfig
 from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES
 
 SIMULATED_DEPTH = 5
 """Positions that a held-out pass of training drafts."""
-_FEATURE_BYTES = 2
-_IO_BYTES = 2
 
 
 def kept_share(selection: SelectionConfig) -> float:
@@ -27,8 +26,8 @@ def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -
     """
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * hidden_size * _FEATURE_BYTES
-    io = 2 * vocab_size * hidden_size * _IO_BYTES
+    features = tokens * hidden_size * FEATURE_BYTES
+    io = 2 * vocab_size * hidden_size * WEIGHT_BYTES
     train = config.train
     copies = kept_share(config.selection) * (1 + (train.early_fraction if train.early_epochs else 0))
     return int(features * (1 + copies)) + io
