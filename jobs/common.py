@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 the job failed with a code, 2 the arguments are wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import secrets
@@ -24,6 +23,7 @@ from eda_service.config.overrides import at_paths, merge, parse_assignments
 from eda_service.config.presets import on_preset, preset
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.private_files import keep_private
+from eda_service.storage import bounded_json
 from eda_service.storage.run import RunDir, home_dir
 
 logger = logging.getLogger("jobs")
@@ -54,8 +54,10 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
     values: dict[str, Any] = {}
     if arguments.config:
         try:
-            values = merge(values, json.loads(arguments.config.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError) as error:
+            values = bounded_json.parse(arguments.config.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it holds no JSON object")
+        except (OSError, ValueError) as error:
             raise InputError(f"--config {arguments.config}: {error}", param="config") from error
     flags = {
         "target.model": _as_path(arguments.target),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +42,12 @@ def test_later_values_win_and_others_stay() -> None:
     below = {"a": {"b": 1, "c": [1, 2]}, "d": 4}
     assert merge(below, at_paths({"a.c": [3], "d": {"e": 5}})) == {"a": {"b": 1, "c": [3]}, "d": {"e": 5}}
     assert below == {"a": {"b": 1, "c": [1, 2]}, "d": 4}
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "null", "{", "[" * 100_000, '"train"'])
+def test_a_config_file_that_holds_no_object_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"--config .*/config\.json: ") as refused:
+        build_config(parser("test").parse_args(["--config", str(path)]))
+    assert refused.value.param == "config"
