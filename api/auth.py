@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from eda_service.addresses import require_loopback
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore, KeyInfo
-from eda_service.loopback import require_loopback
 from eda_service.scopes import Scope
 
 LOCAL_OWNER = "local"

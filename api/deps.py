@@ -17,14 +17,9 @@ from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import Packs
-from api.settings import Settings
 from eda_service.jobstore import JobStore
+from eda_service.names import MAX_NAME_CHARACTERS
 from eda_service.scopes import Scope
-
-
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
 
 
 def _store(request: Request) -> JobStore:
@@ -82,7 +77,6 @@ def _keys(request: Request) -> KeyWatch:
     return keys
 
 
-SettingsDep = Annotated[Settings, Depends(_settings)]
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
@@ -100,4 +94,4 @@ WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]
 InferDep = Annotated[Caller, Depends(require(Scope.INFER))]
 
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="job id")]
-DeploymentName = Annotated[str, Path(max_length=128, description="name at /v1/models")]
+DeploymentName = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS, description="name at /v1/models")]

@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import error_response
+from eda_service.addresses import is_loopback
 from eda_service.jobstore import JobStore
-from eda_service.loopback import is_loopback
 
 _ELSEWHERE = "without API keys the service answers to 127.0.0.1 and localhost only; make a key with `eda keys create`"
 

@@ -6,18 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from eda_service.config.base import Config
+from eda_service.config.base import Config, Name
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
-from eda_service.names import NAME_PATTERN
 from eda_service.planning.placement import Strategy
 from eda_service.records import Stage
 from eda_service.storage.packs import measured_on
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-ServedName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
 
 
 MAX_DEPTH = 16
@@ -74,7 +72,7 @@ class AdaptationRequest(Config):
     revision: str | None = Field(None, max_length=128, description="branch, tag or commit of the model")
     adapter: str | None = Field(None, max_length=512, description="LoRA adapter on top of the model")
     base_draft: str | None = Field(None, max_length=128, description="name@version of a registered base draft")
-    served_name: ServedName | None = Field(None, description="name at /v1/models")
+    served_name: Name | None = Field(None, description="name at /v1/models")
     dataset: DatasetSpec | None = Field(None, description="domain prompts; only the fields given replace the preset's")
     eval_dataset: DatasetSpec | None = Field(None, description="held-out prompts")
     evaluation: EvalConfig | None = Field(None, description="evaluation settings; only the fields given are replaced")

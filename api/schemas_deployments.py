@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from api.schemas import MetadataKey, MetadataValue, ServedName, Shallow
-from eda_service.config.base import Config
+from api.schemas import MetadataKey, MetadataValue, Shallow
+from eda_service.config.base import Config, Name
 from eda_service.config.deployment import Accelerator, DriftConfig, VllmConfig
 from eda_service.config.job import EngineKind
 
@@ -46,7 +46,7 @@ def replica_range(replicas: Replicas) -> ReplicaRange:
 class DeploymentRequest(Config):
     """Body of `POST /v1/deployments`."""
 
-    name: ServedName | None = Field(None, description="name at /v1/models; default: the adapter's or model's last part")
+    name: Name | None = Field(None, description="name at /v1/models; default: the adapter's or model's last part")
     model: str = Field(min_length=1, max_length=512, description="target: id, shipped name or directory")
     adapter: str | None = Field(None, min_length=1, max_length=512, description="LoRA adapter on top of the model")
     revision: str | None = Field(None, max_length=128, description="branch, tag or commit of the model")

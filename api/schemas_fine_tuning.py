@@ -10,8 +10,8 @@ from openai.types.fine_tuning.supervised_hyperparameters import SupervisedHyperp
 from openai.types.fine_tuning.supervised_method import SupervisedMethod
 from pydantic import BaseModel, Field
 
-from api.schemas import AdaptationRequest, MetadataKey, MetadataValue, ServedName, Shallow
-from eda_service.config.base import Config
+from api.schemas import AdaptationRequest, MetadataKey, MetadataValue, Shallow
+from eda_service.config.base import Config, Name
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import Stage
 
@@ -60,7 +60,7 @@ class FineTuningRequest(Config):
         min_length=1, max_length=512, description="prompts: a path on the service's machine, a dataset id, or `self`"
     )
     validation_file: str | None = Field(None, max_length=512, description="held-out prompts")
-    suffix: ServedName | None = Field(None, description="name at /v1/models")
+    suffix: Name | None = Field(None, description="name at /v1/models")
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     hyperparameters: HyperparametersRequest = HyperparametersRequest()
     method: FineTuningMethodRequest | None = None

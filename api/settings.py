@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+from copy import copy
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode
 
-from eda_service.config.base import Config
+from eda_service.config.deployment import EngineLimits
+from eda_service.environment import READ, as_directories
 from eda_service.errors import InputError
 from eda_service.export.vllm_environment import has_vllm
 from eda_service.storage.allowed import roots_for
@@ -16,8 +18,17 @@ from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
 
 
-class Settings(Config):
-    """Settings of the API process; each field is the environment variable `EDA_<NAME>`."""
+def _limit(name: str) -> Any:
+    """A field of `EngineLimits` as one of the settings, with its bounds and its words."""
+    return copy(EngineLimits.model_fields[name])
+
+
+class Settings(BaseSettings):
+    """Settings of the API process; each field is the environment variable `EDA_<NAME>`, which what is given by name
+    overrules.
+    """
+
+    model_config = READ
 
     home: Path = Field(default_factory=home_dir, description="root of all state")
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback only once there are keys")
@@ -40,6 +51,9 @@ class Settings(Config):
         le=100,
         description="replicas of one base model on one node; None: no limit, and two may meet on one",
     )
+    serve_context: int = _limit("context")
+    serve_batch: int = _limit("batch")
+    serve_waiting: int = _limit("waiting")
     drain_s: int = Field(20, ge=0, le=3600, description="what open requests get to finish when this process stops")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="Ray Jobs and Serve REST APIs")
     ray_token_path: Path | None = Field(None, description="Ray's token file; None: the one under home, if there is one")
@@ -49,7 +63,9 @@ class Settings(Config):
         repr=False,
         description="keys that seal secrets in the database, by commas, the first one seals; empty: a file under home",
     )
-    local_roots: tuple[Path, ...] = Field((), description="directories under which local paths may be named")
+    local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="directories under which local paths may be named"
+    )
     hub_at_submit: Literal["ask", "skip"] = Field(
         "ask",
         description="whether the model hub is asked at submit if it has what a job names; skip: where this process "
@@ -99,10 +115,17 @@ class Settings(Config):
     heartbeat_timeout_s: float = Field(120.0, gt=0.0, description="silence before a job started by hand counts as lost")
     stall_timeout_s: float = Field(3600.0, gt=0.0, description="silence before a job Ray calls running is stopped")
 
+    _directories = field_validator("local_roots", mode="before")(as_directories)
+
     @property
     def serve_url(self) -> str:
         """Base URL of Ray Serve."""
         return self.serve_upstream.rstrip("/") or f"http://127.0.0.1:{self.serve_port}"
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What each engine of the endpoint takes."""
+        return EngineLimits(context=self.serve_context, batch=self.serve_batch, waiting=self.serve_waiting)
 
     @property
     def has_vllm(self) -> bool:
@@ -126,12 +149,7 @@ class Settings(Config):
         Raises:
             InputError: A variable does not parse.
         """
-        found: dict[str, object] = {}
-        for name in cls.model_fields:
-            value = os.environ.get(f"EDA_{name.upper()}")
-            if value:
-                found[name] = value.split(os.pathsep) if name == "local_roots" else value
         try:
-            return cls.model_validate(found)
+            return cls()
         except ValueError as error:
             raise InputError(f"the environment does not configure the API: {error}") from error

@@ -215,8 +215,8 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def weight_bytes(pair: Pair) -> int:
     """Bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
-    from eda_service.targets.facts import count_parameters
     from eda_service.targets.resolve import resolve_target
+    from eda_service.targets.shape import count_parameters
 
     config, model_dir = pair.target.config, resolve_target(pair.target.spec).model_dir
     stored = count_parameters(model_dir)

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.config.job import AdaptConfig
-from eda_service.config.presets import merge, preset
+from eda_service.config.overrides import merge
+from eda_service.config.presets import preset
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES
 from eda_service.planning.measured import Measured, measure

@@ -15,9 +15,9 @@ import time
 import torch
 
 from api.serving.base_group import BaseGroup, serving_chain
-from api.serving.group import MAX_BATCH, MAX_TOKENS
 from benchmarks.serving_load import WARM_UP_S
 from benchmarks.serving_prompts import sums
+from eda_service.config.deployment import EngineLimits
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
@@ -33,7 +33,10 @@ def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int
     group = BaseGroup(TargetSpec(model=target))
     policy = Adaptive(read_confidence=group.target.device.type == "cpu")
     chain = serving_chain(model)
-    engine = Engine(group.target, num_draft_tokens=chain, policy=policy, max_batch=MAX_BATCH, max_tokens=MAX_TOKENS)
+    usual = EngineLimits()
+    engine = Engine(
+        group.target, num_draft_tokens=chain, policy=policy, max_batch=usual.batch, max_tokens=usual.context
+    )
     variant = group.load(model, None)
     engine.add_variant("only", adapter=variant.adapter, form=variant.form)
     return engine, [render_prompt(group.target.tokenizer, messages) for messages in sums()]

@@ -11,9 +11,11 @@ import difflib
 import re
 from collections.abc import Iterable
 
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+MAX_NAME_CHARACTERS = 96
+"""The one bound of names: of configs, requests, paths, the client and the command line."""
+NAME_PATTERN = rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARACTERS - 1}}}"
 """What a name is, without anchors."""
-NAME_RULE = "ASCII letters, digits, '_', '.' and '-', at most 96, a letter or digit first"
+NAME_RULE = f"ASCII letters, digits, '_', '.' and '-', at most {MAX_NAME_CHARACTERS}, a letter or digit first"
 """The same in words, for messages."""
 
 _NAME = re.compile(NAME_PATTERN)
@@ -38,7 +40,7 @@ def is_model_id(text: str) -> bool:
 
 def as_name(text: str) -> str:
     """The name that is closest to a text, for what was named by others: the last part of a path or of a hub id."""
-    return _NOT_IN_A_NAME.sub("-", text).lstrip("_.-")[:96] or "model"
+    return _NOT_IN_A_NAME.sub("-", text).lstrip("_.-")[:MAX_NAME_CHARACTERS] or "model"
 
 
 def close_names(name: str, known: Iterable[str], *, num: int = _MAX_SUGGESTED) -> list[str]:

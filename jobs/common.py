@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 the job failed with a code, 2 the arguments are wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -18,10 +17,12 @@ from pydantic import ValidationError
 
 from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
-from eda_service.config.presets import merge, on_preset, preset
+from eda_service.config.overrides import at_paths, merge, parse_assignments
+from eda_service.config.presets import on_preset, preset
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.ids import new_job_id
 from eda_service.private_files import keep_private
+from eda_service.storage import bounded_json
 from eda_service.storage.run import RunDir, home_dir
 
 logger = logging.getLogger("jobs")
@@ -52,8 +53,10 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
     values: dict[str, Any] = {}
     if arguments.config:
         try:
-            values = merge(values, json.loads(arguments.config.read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError) as error:
+            values = bounded_json.parse(arguments.config.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it holds no JSON object")
+        except (OSError, ValueError) as error:
             raise InputError(f"--config {arguments.config}: {error}", param="config") from error
     flags = {
         "target.model": _as_path(arguments.target),
@@ -63,14 +66,8 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         "dataset.num_prompts": arguments.num_prompts,
         "eval_dataset.source": _as_path(arguments.eval_data),
     }
-    for path, value in flags.items():
-        if value is not None:
-            values = merge(values, nested(path, value))
-    for assignment in arguments.set:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise InputError(f"--set {assignment!r} has no '='; write --set train.epochs=4", param="set")
-        values = merge(values, nested(path, _value(text)))
+    values = merge(values, at_paths({path: value for path, value in flags.items() if value is not None}))
+    values = merge(values, parse_assignments(arguments.set))
     values = on_preset(preset(arguments.preset) if arguments.preset else {}, values)
     try:
         return AdaptConfig.model_validate(values)
@@ -89,23 +86,7 @@ def _as_path(value: str | None) -> str | None:
 
 def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:
     """An AdaptConfig from values by dotted path."""
-    values: dict[str, Any] = {}
-    for path, value in settings.items():
-        values = merge(values, nested(path, value))
-    return AdaptConfig.model_validate(values)
-
-
-def nested(path: str, value: Any) -> dict[str, Any]:
-    """`a.b` and a value to {"a": {"b": value}}."""
-    head, dot, rest = path.partition(".")
-    return {head: nested(rest, value) if dot else value}
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+    return AdaptConfig.model_validate(at_paths(settings))
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[RunDir, AdaptConfig]:

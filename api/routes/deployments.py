@@ -22,6 +22,7 @@ from api.services import views
 from api.services.dispatcher import Dispatcher
 from api.services.packs import Packs
 from eda_service.jobstore import Deployment
+from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
 
@@ -51,7 +52,9 @@ def page(
     dispatcher: DispatcherDep,
     packs: PacksDep,
     limit: Limit = 20,
-    after: Annotated[str | None, Query(max_length=128, description="last name of the page before")] = None,
+    after: Annotated[
+        str | None, Query(max_length=MAX_NAME_CHARACTERS, description="last name of the page before")
+    ] = None,
 ) -> DeploymentList:
     """Deployments by name."""
     found, has_more = deployments.page(caller, limit=limit, after=after)

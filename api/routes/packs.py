@@ -9,10 +9,11 @@ from fastapi import APIRouter, Path, Query
 from api.deps import LookerDep, PacksDep, WriterDep
 from api.schemas_deployments import ChampionRequest, PackBody, PackList
 from api.services import views
+from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/v1/packs", tags=["packs"])
 
-Name = Annotated[str, Path(max_length=128, description="name of the pack, without a version")]
+Name = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS, description="name of the pack, without a version")]
 Limit = Annotated[int, Query(ge=1, le=100, description="at most this many")]
 
 
@@ -21,7 +22,9 @@ def page(
     caller: LookerDep,
     packs: PacksDep,
     limit: Limit = 20,
-    after: Annotated[str | None, Query(max_length=128, description="last name of the page before")] = None,
+    after: Annotated[
+        str | None, Query(max_length=MAX_NAME_CHARACTERS, description="last name of the page before")
+    ] = None,
 ) -> PackList:
     """Packs by name."""
     names = [name for name in packs.names(caller) if after is None or name > after]

@@ -24,6 +24,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError, StorageError
 from eda_service.jobstore import JobStore, Status
 from eda_service.planning.placement import needed_at_once
+from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.objects import current_storage
@@ -125,26 +126,28 @@ class Adoption:
     def _end_older(self, run: RunDir, lines: list[dict[str, Any]]) -> None:
         """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
         result = run.read_result() or {}
-        name, _, version = str(result.get("pack", "")).partition("@")
-        newest = max(registry.pack_versions(name, self._settings.home), default=0)
-        if result.get("status") != "succeeded" or not version.isdigit() or newest <= int(version):
+        pack = Reference.parse(str(result.get("pack", "")))
+        if result.get("status") != "succeeded" or pack is None or pack.number is None:
+            return
+        newest = max(registry.pack_versions(pack.name, self._settings.home), default=0)
+        if newest <= pack.number:
             return
         self._store.import_events(run.job_id, lines, start=0)
         self._store.transition(
             run.job_id,
             Status.SUCCEEDED,
             event="job_succeeded",
-            message=f"published {name}@{version} before its row was lost",
-            result_pack=f"{name}@{version}",
-            deployment_kept=f"{name}@{newest} is newer; nothing is deployed for a job that was found",
+            message=f"published {pack} before its row was lost",
+            result_pack=str(pack),
+            deployment_kept=f"{Reference(pack.name, newest)} is newer; nothing is deployed for a job that was found",
         )
 
-    def _packs_without_row(self) -> list[str]:
+    def _packs_without_row(self) -> list[Reference]:
         """Packs that name a job of which there is neither a row nor a run directory."""
         home = self._settings.home
         with contextlib.suppress(StorageError):
             return [
-                f"{name}@{version}"
+                Reference(name, version)
                 for name in registry.pack_names(home)
                 for version in registry.pack_versions(name, home)
                 if self._is_orphan(registry.pack_job_id(name, version, home))
@@ -156,10 +159,9 @@ class Adoption:
             return False
         return not (self._settings.home / "runs" / job_id / "job.json").exists()
 
-    def _adopt_pack(self, reference: str) -> None:
+    def _adopt_pack(self, reference: Reference) -> None:
         home = self._settings.home
-        name, _, version = reference.partition("@")
-        job_id = registry.pack_job_id(name, int(version), home) or ""
+        job_id = registry.pack_job_id(reference.name, reference.number or 0, home) or ""
         why = f"found by its pack {reference}: {_NO_ROW}, and there is no run directory"
         try:
             manifest = registry.find_pack_manifest(reference, home)
@@ -170,7 +172,7 @@ class Adoption:
             logger.warning("pack %s names a job without a row, and cannot be adopted: %s", reference, error)
             self._known.add(job_id)
             return
-        if self._store.adopt_pack(job_id, config, reference, created_at=manifest.created_at, why=why):
+        if self._store.adopt_pack(job_id, config, str(reference), created_at=manifest.created_at, why=why):
             logger.warning("adopted %s, %s; only an admin and the local owner see it", job_id, why)
 
     def _adopt_events(self, job_id: str) -> None:

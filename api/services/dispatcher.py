@@ -74,7 +74,7 @@ class Dispatcher:
         self.cluster = RayCluster(settings.ray_dashboard_url, headers)
         listen = Listen(settings.serve_host, settings.serve_port, settings.serve_proxy_location)
         placement = ReplicaPlacement(settings.serve_gpus, settings.serve_max_replicas_per_node)
-        self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement)
+        self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement, settings.limits)
         self._replicas = Replicas(settings.serve_url)
         self._loading = LoadWatch(store, self._replicas, self.wake)
         packs = Packs(store, settings.home)

@@ -26,13 +26,14 @@ from eda_service.errors import (
 from eda_service.planning.dry_run import draft_config, dry_run
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import needed_at_once
-from eda_service.planning.shapes import ModelShape, shape_beside
+from eda_service.planning.shapes import shape_beside
 from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import DraftManifest
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.storage.fits import check_draft_sizes
 from eda_service.storage.objects import current_storage
 from eda_service.storage.registry import find_draft, find_draft_manifest
+from eda_service.targets.shape import ModelShape
 from eda_service.training.tracking import check_installed
 
 

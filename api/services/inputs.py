@@ -22,11 +22,10 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
-from eda_service.names import NAME_PATTERN, NAME_RULE, is_name
+from eda_service.references import Alias, Reference
 from eda_service.storage.beneath import Roots
 from eda_service.storage.registry import find_draft
 
-_DRAFT_ID = re.compile(f"{NAME_PATTERN}(@[0-9]{{1,9}})?")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _TASK = re.compile(r"reasoning-gym:[a-z0-9_]{1,64}(\?[a-z0-9_=&,-]{1,128})?")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -67,8 +66,6 @@ def check(
         InsufficientStorageError, StorageError: The service cannot copy a prompt file.
     """
     draft = check_draft(config.base_draft, home)
-    if config.served_name is not None and not is_name(config.served_name):
-        raise InputError(f"served_name is no name; write {NAME_RULE}", param="served_name")
     changes: dict[str, object] = {"base_draft": draft, "target": check_target(config.target, roots)}
     specs = {"dataset": config.dataset, "eval_dataset": config.eval_dataset}
     files = {name for name, spec in specs.items() if spec is not None and _is_file(spec, f"{name}.source")}
@@ -127,10 +124,11 @@ def check_draft(reference: str, home: Path) -> str:
     Raises:
         BaseDraftMissingError: It is not registered, or no such name.
     """
-    if not _DRAFT_ID.fullmatch(reference):
+    asked = Reference.parse(reference)
+    if asked is None or isinstance(asked.version, Alias):
         raise BaseDraftMissingError("base_draft is not of the form name@version", param="base_draft")
-    draft = find_draft(reference, home)
-    return f"{draft.parent.name}@{draft.name}"
+    draft = find_draft(asked, home)
+    return str(Reference(draft.parent.name, int(draft.name)))
 
 
 def check_target(spec: TargetSpec, roots: Roots) -> TargetSpec:

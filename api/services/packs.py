@@ -6,18 +6,16 @@ has lost its row is seen by an admin alone.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from api.auth import Caller
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Job, JobStore
-from eda_service.names import NAME_PATTERN, close_names, did_you_mean
+from eda_service.names import close_names, did_you_mean
+from eda_service.references import Alias, Reference
 from eda_service.storage import registry
 from eda_service.storage.gate import Comparison, champion, common
 from eda_service.storage.packs import PackVersion, read_pack
-
-_REFERENCE = re.compile(f"(?P<name>{NAME_PATTERN})(@(?P<which>latest|champion|[0-9]{{1,9}}))?")
 
 _MAX_CLOSE = 32  # names whose owners are looked up where a name is not found
 
@@ -51,19 +49,18 @@ class Packs:
         Raises:
             NotFoundError: None that the caller sees.
         """
-        found = _REFERENCE.fullmatch(reference)
+        found = Reference.parse(reference)
         if found is None:
             raise NotFoundError(
                 f"{reference[:96]!r} names no pack; write name@3, name@latest or name@champion", param="pack"
             )
-        name, which = found["name"], found["which"] or "latest"
-        versions = self._of_owner(name, caller.sees)
-        if which == "latest":
+        versions = self._of_owner(found.name, caller.sees)
+        if found.version in {None, Alias.LATEST}:
             return versions[-1]
-        if which == "champion":
-            return self.champion(name, caller.owner, versions)
+        if found.version is Alias.CHAMPION:
+            return self.champion(found.name, caller.owner, versions)
         for each in versions:
-            if each.version == int(which):
+            if each.version == found.version:
                 return each
         known = ", ".join(str(each.version) for each in versions)
         raise NotFoundError(f"no pack {reference!r}; its versions: {known}", param="pack")
@@ -96,7 +93,7 @@ class Packs:
         if version is None:
             self.versions(name, caller)
         else:
-            self.resolve(f"{name}@{version}", caller)
+            self.resolve(str(Reference(name, version)), caller)
         self._store.pin_champion(caller.owner, name, version)
 
     def published_by(self, owner: str, reference: str) -> tuple[PackVersion, list[PackVersion]]:
@@ -105,17 +102,19 @@ class Packs:
         Raises:
             NotFoundError: It is not in the registry.
         """
-        name, _, version = reference.partition("@")
-        return read_pack(name, int(version), self._home), self._of_owner(name, owner)
+        found = Reference.parse(reference)
+        if found is None or found.number is None:
+            raise NotFoundError(f"{reference[:96]!r} is no name@version of a pack", param="pack")
+        return read_pack(found.name, found.number, self._home), self._of_owner(found.name, owner)
 
     def served(self, reference: str | None) -> PackVersion | None:
         """The version that a deployment has; None without one, or when it is not in the registry any more."""
-        if reference is None:
+        found = None if reference is None else Reference.parse(reference)
+        if found is None or found.number is None:
             return None
-        name, _, version = reference.partition("@")
         try:
-            return read_pack(name, int(version), self._home)
-        except (NotFoundError, ValueError):
+            return read_pack(found.name, found.number, self._home)
+        except NotFoundError:
             return None
 
     def numbers(self, name: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from api.services.packs import Packs
 from eda_service.config.deploy import DeployConfig
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, Job, JobStore
+from eda_service.references import Alias, Reference
 from eda_service.storage.gate import Comparison, beside, beside_base, shortfall
 from eda_service.storage.packs import PackVersion
 
@@ -57,7 +58,8 @@ def promote(store: JobStore, packs: Packs, job: Job, pack: str) -> Promotion:
     if kept is not None:
         return Promotion(None, kept)
     if current is None:
-        latest = f"{pack.partition('@')[0]}@latest"
+        made = Reference.parse(pack)
+        latest = None if made is None else str(Reference(made.name, Alias.LATEST))
         return Promotion(Deployment(name=name, owner=job.owner, pack_ref=latest, **served), None, told)
     return Promotion(current.model_copy(update=served), None, told)
 
@@ -93,12 +95,12 @@ def _gate(current: Deployment | None, new: PackVersion, gate: DeployConfig) -> t
 def _pinned(packs: Packs, current: Deployment, new: PackVersion, versions: list[PackVersion]) -> str | None:
     if current.pack_ref is None:
         return None
-    name, _, which = current.pack_ref.partition("@")
-    if name != new.name or which not in {"", "latest", "champion"}:
+    followed = Reference.parse(current.pack_ref)
+    if followed is None or followed.name != new.name or followed.number is not None:
         return f"{current.name} is set to {current.pack_ref}; set it to {new.name}@latest to follow new versions"
-    if which != "champion":
+    if followed.version is not Alias.CHAMPION:
         return None
-    best = packs.champion(name, current.owner, versions)
+    best = packs.champion(new.name, current.owner, versions)
     return None if best == new else f"{current.name} follows {current.pack_ref}, which is {best.reference}"
 
 

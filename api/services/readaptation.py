@@ -15,6 +15,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import QuotaExceededError
 from eda_service.jobstore import Deployment, Drift, JobStore
 from eda_service.planning.placement import needed_at_once
+from eda_service.references import Alias, Reference
 from eda_service.storage import prompts
 
 logger = logging.getLogger(__name__)
@@ -113,9 +114,10 @@ class Readaptation:
 
 def _not_followed(deployment: Deployment) -> str | None:
     """Why a new version of the deployment's own pack would not be swapped in."""
-    if deployment.pack_ref in {None, deployment.name, f"{deployment.name}@latest"}:
+    latest = Reference(deployment.name, Alias.LATEST)
+    if deployment.pack_ref in {None, deployment.name, str(latest)}:
         return None
     return (
         f"{deployment.name} is set to {deployment.pack_ref}, so a new version of the pack {deployment.name} would not "
-        f"be served; set it to {deployment.name}@latest to adapt again"
+        f"be served; set it to {latest} to adapt again"
     )

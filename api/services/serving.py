@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from eda_service.config.deployment import EngineLimits
 from eda_service.jobstore import JobStore
 from eda_service.raycluster.jobs_api import ClusterUnreachableError
 from eda_service.raycluster.serve_api import Application, ServeApi
-from eda_service.raycluster.serve_plan import ANYWHERE, Listen, ReplicaPlacement, build_config, groups_of, keeping
+from eda_service.raycluster.serve_plan import (
+    ANYWHERE,
+    USUAL,
+    Listen,
+    ReplicaPlacement,
+    build_config,
+    groups_of,
+    keeping,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +30,15 @@ _WORST_FIRST = ("DEPLOY_FAILED", "UNHEALTHY", "NOT_STARTED", "DEPLOYING", "DELET
 class Serving:
     """Level-triggered: applies the config when it differs from what was applied last, or when Serve has lost a part."""
 
-    def __init__(self, store: JobStore, api: ServeApi, listen: Listen, placement: ReplicaPlacement = ANYWHERE) -> None:
-        self._store, self._api, self._listen, self._placement = store, api, listen, placement
+    def __init__(
+        self,
+        store: JobStore,
+        api: ServeApi,
+        listen: Listen,
+        placement: ReplicaPlacement = ANYWHERE,
+        limits: EngineLimits = USUAL,
+    ) -> None:
+        self._store, self._api, self._listen, self._placement, self._limits = store, api, listen, placement, limits
         self._applied: dict[str, Any] | None = None
         self.applications: Mapping[str, Application] = {}
 
@@ -40,7 +56,7 @@ class Serving:
         """One look; a Serve that does not answer is tried again at the next one."""
         found = self._store.deployments(unreadable=True)
         groups = groups_of((each for each in found if each.unreadable is None), self._store.loads())
-        wanted = build_config(groups, self._listen, self._placement)
+        wanted = build_config(groups, self._listen, self._placement, self._limits)
         try:
             self.applications = self._remembering(self._api.applications())
             wanted = self._keeping(wanted, {each.name for each in found if each.unreadable is not None})

@@ -10,20 +10,21 @@ from pydantic import ValidationError
 from api.errors import config_error
 from api.schemas import AdaptationRequest
 from eda_service.config.job import AdaptConfig
-from eda_service.config.presets import merge, on_preset, preset
+from eda_service.config.overrides import at_path, merge
+from eda_service.config.presets import on_preset, preset
 from eda_service.errors import InputError
 
 # Where each short name of `method.eda` lives in AdaptConfig.
-_HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
-    "keep_fraction": ("selection", "keep_fraction"),
-    "quantile": ("selection", "quantile"),
-    "pca_dim": ("selection", "pca_dim"),
-    "selector": ("selection", "method"),
-    "private_width_fraction": ("train", "private_width_fraction"),
-    "epochs": ("train", "epochs"),
-    "batch_size": ("train", "batch_size"),
-    "learning_rate": ("train", "learning_rate"),
-    "unroll_steps": ("train", "loss", "unroll_steps"),
+_HYPERPARAMETERS: dict[str, str] = {
+    "keep_fraction": "selection.keep_fraction",
+    "quantile": "selection.quantile",
+    "pca_dim": "selection.pca_dim",
+    "selector": "selection.method",
+    "private_width_fraction": "train.private_width_fraction",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.learning_rate",
+    "unroll_steps": "train.loss.unroll_steps",
 }
 _DEPLOY = {"deploy": "enabled", "min_gain": "min_gain"}
 _COPIED = ("base_draft", "served_name", "seed", "dataset", "eval_dataset", "evaluation")
@@ -72,12 +73,5 @@ def _fields(request: AdaptationRequest) -> dict[str, Any]:
         layer["train"] = {"method": method["type"]}
     for name, value in method.get("eda", {}).items():
         if value is not None:
-            layer = merge(layer, _nest(_HYPERPARAMETERS[name], value))
+            layer = merge(layer, at_path(_HYPERPARAMETERS[name], value))
     return layer
-
-
-def _nest(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    nested: Any = value
-    for key in reversed(path):
-        nested = {key: nested}
-    return dict(nested)

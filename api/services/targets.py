@@ -7,7 +7,7 @@ the headers, held against what the model needs (`eda_service.targets.checks.chec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
-from eda_service.names import did_you_mean, is_model_id, is_name
-from eda_service.planning.shapes import EMBEDDED_SHAPES, ModelShape, shape_of_config, shape_of_target
-from eda_service.selfgen.tasks import PREFIX, templates_of
+from eda_service.names import did_you_mean, is_model_id
+from eda_service.planning.shapes import EMBEDDED_SHAPES
+from eda_service.selfgen.tasks import PREFIX, TASKS, templates_of
 from eda_service.targets.checks.checker import CHECKER
 from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
 from eda_service.targets.embedded import EMBEDDED, model_cache
@@ -35,7 +35,8 @@ from eda_service.targets.hub import (
     cached_model,
     cached_snapshot,
 )
-from eda_service.targets.resolve import is_ours, resolve_target, shipped_base, shipped_targets
+from eda_service.targets.resolve import is_ours, known_targets, resolve_target, shipped_base
+from eda_service.targets.shape import ModelShape, shape_of_config, shape_of_target
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _PARAMS = {"target.model": "model", "target.adapter": "adapter"}
@@ -122,6 +123,7 @@ class Targets:
         if spec.adapter is not None and is_model_id(spec.adapter):
             adapter = cached_adapter(spec.adapter)
         if here is None:
+            _require_owner(spec.model)
             return
         with _naming_fields():
             resolved = resolve_target(_local(here, adapter))
@@ -148,19 +150,13 @@ class Targets:
         here = cached_model(spec.model, spec.revision)
         if here is not None:
             return here
-        if "/" not in spec.model:
-            known = _known_targets()
-            raise TargetNotFoundError(
-                f"no target {spec.model[:96]!r} is shipped, embedded or in the hub's cache here"
-                f"{did_you_mean(spec.model, known)}; there are {', '.join(known)}; a model of the hub is written "
-                "owner/name, a directory by its absolute path",
-                param="model",
-            )
+        _require_owner(spec.model)
         there = self._ask("model", spec.model, spec.revision, "model", found)
         if there is not None:
             _require_weights(spec.model, there, "config.json", "model")
             found.sizes = _sizes(spec.model, there.config)
-            found.shape = shape_of_config(there.config or {})
+            with suppress(ValueError):
+                found.shape = shape_of_config(there.config or {})
         return None
 
     def _adapter(self, name: str, found: Found) -> Path | None:
@@ -208,6 +204,17 @@ class Targets:
         return there
 
 
+def _require_owner(model: str) -> None:
+    """Refuse a name without an owner that nothing here has: the hub's models are written owner/name."""
+    if "/" not in model:
+        known = known_targets()
+        raise TargetNotFoundError(
+            f"no target {model[:96]!r} is shipped, embedded or in the hub's cache here{did_you_mean(model, known)}; "
+            f"there are {', '.join(known)}; a model of the hub is written owner/name, a directory by its absolute path",
+            param="model",
+        )
+
+
 def check_tasks(config: AdaptConfig) -> None:
     """Check the task generators that a config names as data.
 
@@ -221,14 +228,8 @@ def check_tasks(config: AdaptConfig) -> None:
 
 def _meant(kind: Kind, name: str) -> str:
     if kind == "dataset":
-        return did_you_mean(name, ("self", f"{PREFIX}gsm_symbolic"))
-    return did_you_mean(name.rpartition("/")[2], _known_targets())
-
-
-def _known_targets() -> list[str]:
-    root = shipped_targets()
-    shipped = [path.name for path in root.iterdir() if is_name(path.name)] if root.is_dir() else []
-    return sorted([*EMBEDDED, *shipped])
+        return did_you_mean(name, ("self", *(PREFIX + task for task in TASKS)))
+    return did_you_mean(name.rpartition("/")[2], known_targets())
 
 
 def _refuse_beside(spec: TargetSpec, name: Literal["revision"], why: str) -> None:

@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit
 
 import idna
 
+from eda_service.addresses import is_public
 from eda_service.errors import InputError
-from eda_service.public_address import is_public
 
 PARAM = "webhook.url"
 MAX_CHARACTERS = 2048

@@ -25,10 +25,10 @@ from api.services.instruments import Instruments
 from api.services.troubles import Troubles
 from api.services.webhook_urls import check_url
 from api.settings import Settings
+from eda_service.addresses import is_public
 from eda_service.errors import InputError, NotFoundError
 from eda_service.jobstore import JobStore
 from eda_service.jobstore.job import Delivery
-from eda_service.public_address import is_public
 
 logger = logging.getLogger(__name__)
 

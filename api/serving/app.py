@@ -9,7 +9,6 @@ meanwhile.
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import ray
@@ -29,6 +28,8 @@ from api.serving.requests import GenerationRequest
 from api.serving.routes import router
 from api.serving.schemas import ReplicaMemory
 from api.serving.served_models import ServedModels
+from eda_service.config.deployment import EngineLimits
+from eda_service.environment import Environment
 from eda_service.raycluster.bound_serve import bind_replica
 from eda_service.raycluster.resources import limit_kernel_cache
 from eda_service.raycluster.scaling import ROUND_S
@@ -38,7 +39,6 @@ from eda_service.storage.run import home_dir
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 60.0
-_REQUEST_TIMEOUT_S = 600.0
 
 app = FastAPI(title="EDA endpoint", openapi_url=None)
 app.add_middleware(Envelope)
@@ -55,13 +55,18 @@ errors.install(app)
 )
 @serve.ingress(app)
 class Endpoint:
-    """Serves every model of its `user_config`."""
+    """Serves every model of its `user_config`.
 
-    def __init__(self) -> None:
+    Args:
+        limits: Of each engine.
+    """
+
+    def __init__(self, limits: EngineLimits) -> None:
         bind_replica()
         limit_kernel_cache()
-        self.request_timeout_s = float(os.environ.get("EDA_REQUEST_TIMEOUT_S", _REQUEST_TIMEOUT_S))
-        self._models = ServedModels(LoadMarks(home_dir(), ray.get_runtime_context().get_session_name()))
+        self.request_timeout_s = Environment.read().request_timeout_s
+        marks = LoadMarks(home_dir(), ray.get_runtime_context().get_session_name())
+        self._models = ServedModels(marks, limits)
         here = serve.get_replica_context()
         hub = RemoteHub(here.app_name)
         self._publisher = Publisher(here.replica_tag, hub, self.pairs, self._models.memory)
@@ -131,7 +136,8 @@ class Endpoint:
         return await self._models.memory()
 
 
-def build_app(_args: dict[str, Any]) -> serve.Application:
-    """What Serve's declarative config imports."""
-    application: serve.Application = Endpoint.bind()  # type: ignore[attr-defined]  # the decorator is untyped
+def build_app(args: dict[str, Any]) -> serve.Application:
+    """What Serve's declarative config imports, with its `args`."""
+    limits = EngineLimits.model_validate(args.get("limits", {}))
+    application: serve.Application = Endpoint.bind(limits)  # type: ignore[attr-defined]  # the decorator is untyped
     return application

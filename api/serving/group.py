@@ -16,15 +16,12 @@ from api.serving.ports import ServedPair
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
+from eda_service.config.deployment import EngineLimits
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.raycluster.resources import release_free_memory, reserved_device
 from eda_service.raycluster.serve_plan import ServedModel
-
-MAX_BATCH = 16
-MAX_WAITING = 64
-MAX_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,13 @@ class ServedGroup:
     Args:
         base: The target they share.
         num_draft_tokens: Longest chain; of all variants and for good, because seeded answers depend on it.
+        limits: Of the engine.
 
     Raises:
         EdaError: The target cannot be loaded, or torch sees none of the GPUs that Ray reserved.
     """
 
-    def __init__(self, base: TargetSpec, num_draft_tokens: int) -> None:
+    def __init__(self, base: TargetSpec, num_draft_tokens: int, limits: EngineLimits) -> None:
         self.base = BaseGroup(base, reserved_device())
         target = self.base.target
         self.token_text = TokenText(target.tokenizer)
@@ -58,11 +56,11 @@ class ServedGroup:
             target,
             num_draft_tokens=num_draft_tokens,
             policy=Adaptive(read_confidence=target.device.type == "cpu"),
-            max_batch=MAX_BATCH,
-            max_tokens=MAX_TOKENS,
+            max_batch=limits.batch,
+            max_tokens=limits.context,
         )
         self.num_draft_tokens, self.max_model_len = num_draft_tokens, engine.max_tokens
-        self.runner = EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=MAX_WAITING)
+        self.runner = EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=limits.waiting)
         self._served: dict[str, Served] = {}
 
     @property

@@ -21,7 +21,7 @@ from api.serving.load_marks import LoadMarks
 from api.serving.ports import Group, ServedPair
 from api.serving.schemas import FailedVariant, ReplicaMemory
 from api.serving.vllm_group import VllmGroup
-from eda_service.config.deployment import EngineSpec
+from eda_service.config.deployment import EngineLimits, EngineSpec
 from eda_service.config.job import EngineKind, TargetSpec
 from eda_service.errors import ModelNotFoundError, ResourceError
 from eda_service.raycluster.resources import release_free_memory
@@ -38,9 +38,11 @@ class ServedModels:
 
     Args:
         marks: Say which loads ended with their process; None: nobody writes that down.
+        limits: Of each engine; None: the usual ones.
     """
 
-    def __init__(self, marks: LoadMarks | None = None) -> None:
+    def __init__(self, marks: LoadMarks | None = None, limits: EngineLimits | None = None) -> None:
+        self._limits = limits or EngineLimits()
         self._marks = marks or LoadMarks(None)
         self._keys: dict[str, str] = {}  # of what is wanted, by name
         self._groups: dict[GroupKey, Group] = {}
@@ -152,7 +154,7 @@ class ServedModels:
         group_key = _group_key(model, place)
         group = self._groups.get(group_key)
         if group is None:
-            group = await _open(model, place)
+            group = await _open(model, place, self._limits)
         try:
             pair = await group.put(model, place.adapter_dir)
         finally:
@@ -178,12 +180,12 @@ def _group_key(model: ServedModel, place: Place) -> GroupKey:
     return place.base, model.engine, model.key if model.engine.kind is EngineKind.VLLM else ""
 
 
-async def _open(model: ServedModel, place: Place) -> Group:
+async def _open(model: ServedModel, place: Place, limits: EngineLimits) -> Group:
     """A group without models yet."""
     if model.engine.kind is EngineKind.VLLM:
-        return VllmGroup(model)
+        return VllmGroup(model, limits.waiting)
     chain = await asyncio.to_thread(serving_chain, model)
-    return await asyncio.to_thread(ServedGroup, place.base, chain)
+    return await asyncio.to_thread(ServedGroup, place.base, chain, limits)
 
 
 def _failure(model: ServedModel, error: Exception) -> FailedVariant:

@@ -34,7 +34,6 @@ from eda_service.targets.generation_defaults import (
 )
 from eda_service.targets.loader import choose_dtype, max_context_of
 
-MAX_WAITING = 64
 _SERVER = "api.serving.vllm_server"
 
 
@@ -61,11 +60,12 @@ class VllmGroup:
 
     Args:
         model: The first version of what is served.
+        max_waiting: Requests that wait for a place.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, max_waiting: int) -> None:
         self._engine = model.engine
-        self.runner = VllmRunner(max_running=model.engine.vllm.max_num_seqs, max_waiting=MAX_WAITING)
+        self.runner = VllmRunner(max_running=model.engine.vllm.max_num_seqs, max_waiting=max_waiting)
         self._pair: ServedPair | None = None
         self._served: tuple[ServedModel, _Files] | None = None
 

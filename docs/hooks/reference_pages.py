@@ -23,6 +23,7 @@ from api.settings import Settings
 from eda_service.cli.main import app
 from eda_service.config.deployment import DriftConfig, VllmConfig
 from eda_service.config.job import AdaptConfig
+from eda_service.environment import Environment
 from eda_service.errors import EdaError
 
 _EXAMPLES = re.compile(r"^Examples?:\n\n((?:eda .*\n+)+)", re.MULTILINE)
@@ -70,13 +71,22 @@ def _fields(model: type[BaseModel], path: str) -> str:
 
 
 def settings_page() -> str:
-    """Every environment variable of the API process."""
-    schema = Settings.model_json_schema()
+    """Every environment variable: of the API process, then of all."""
     head = (
         "# Service settings\n\nThe API process reads these from its environment; `eda up` gives it `EDA_HOME`, "
         "`EDA_PORT`, `EDA_SERVE_PORT` and the addresses of Ray, and passes the others on."
     )
-    return f"{head}\n\n{table(schema, schema.get('$defs', {}), lambda name: f'EDA_{name.upper()}')}\n"
+    shared = (
+        "## Of every process\n\nJobs and replicas are given these by the service; the command line and the client read "
+        "them too."
+    )
+    tables = [_variables(Settings), shared, _variables(Environment)]
+    return "\n\n".join([head, *tables]) + "\n"
+
+
+def _variables(model: type[BaseModel]) -> str:
+    schema = model.model_json_schema()
+    return table(schema, schema.get("$defs", {}), lambda name: f"EDA_{name.upper()}")
 
 
 def errors_page() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, 
 from eda_service.cli.jobs import finish, require_served
 from eda_service.client import ApiError, Client
 from eda_service.config import presets
+from eda_service.config.overrides import parse_assignments
 from eda_service.errors import InputError
 from eda_service.records import STAGES
 
@@ -106,7 +106,7 @@ def adapt(
         "priority": priority,
         "deploy": False if no_deploy else None,
         "min_gain": min_gain,
-        "config": parse_overrides(overrides or []),
+        "config": parse_assignments(overrides or []),
         "metadata": as_pairs(labels or [], "--metadata"),
         "force": force,
         "webhook": _webhook(webhook, webhook_secret),
@@ -142,27 +142,6 @@ def _show_estimate(client: Client, body: Mapping[str, Any]) -> None:
         err.print(view.estimate_text(client.estimate(body)), markup=False)
 
 
-def parse_overrides(texts: list[str]) -> dict[str, Any]:
-    """`["train.epochs=3"]` as `{"train": {"epochs": 3}}`; a value that is not JSON is a string.
-
-    Raises:
-        InputError: No `=`, an empty part in the path, or a path through a value set before.
-    """
-    nested: dict[str, Any] = {}
-    for text in texts:
-        path, value = as_pair(text, "--set")
-        *parents, last = path.split(".")
-        if not last or not all(parents):
-            raise InputError(f"--set {text!r} has an empty part in its path; write section.field=value", param="set")
-        place = nested
-        for part in parents:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise InputError(f"--set {text!r} goes through a field that another --set gave a value", param="set")
-        place[last] = _value(value)
-    return nested
-
-
 def _webhook(url: str | None, secret: str | None) -> dict[str, str] | None:
     if url is None:
         return None  # a secret in the environment is for those calls that have a webhook
@@ -181,10 +160,3 @@ def _deadlines(texts: list[str]) -> dict[str, int]:
             )
         found[stage] = int(seconds)
     return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 from eda_service import __version__
 from eda_service.client import ApiError, Client, ServiceUnreachableError
+from eda_service.environment import Environment
 from eda_service.errors import EdaError
 from eda_service.raycluster.up_file import read_up
 from eda_service.storage.objects import current_storage
@@ -262,7 +263,7 @@ def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
 
 def check_key(url: str | None) -> Check:
     """The service takes the key of this environment."""
-    given = "EDA_API_KEY" if os.environ.get("EDA_API_KEY") else "no key"
+    given = "EDA_API_KEY" if Environment.read().api_key else "no key"
     if url is None:
         return Check("api key", State.WARN, f"{given}; not tried, as no service answers", "eda up")
     try:

@@ -12,10 +12,10 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from eda_service.cli.adapt import parse_overrides
 from eda_service.cli.console import Commands, JsonOption, example, out
 from eda_service.config import presets
 from eda_service.config.job import AdaptConfig
+from eda_service.config.overrides import merge, parse_assignments
 from eda_service.errors import InputError
 from eda_service.planning.plan import Plan
 from eda_service.planning.workload import PROMPT_TOKENS
@@ -139,14 +139,14 @@ def plan_of(
     if device not in DEVICES:
         raise InputError(f"no device {device!r}; there are {', '.join(DEVICES)}", param="device")
     on_gpu = DEVICES[device].memory_bytes is not None
-    fields: dict[str, Any] = presets.merge(
+    fields: dict[str, Any] = merge(
         {"target": {"model": model}, **presets.preset(preset)},
         {"selfgen": {"num_actors": gpus}, "train": {"num_workers": gpus, "use_gpu": on_gpu}},
     )
     if not on_gpu:
-        fields = presets.merge(fields, {"selfgen": {"threads_per_actor": 1}, "train": {"threads_per_worker": 1}})
+        fields = merge(fields, {"selfgen": {"threads_per_actor": 1}, "train": {"threads_per_worker": 1}})
     try:
-        config = AdaptConfig.model_validate(presets.merge(fields, parse_overrides(overrides)))
+        config = AdaptConfig.model_validate(merge(fields, parse_assignments(overrides)))
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(

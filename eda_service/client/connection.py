@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from eda_service.client import calls
 from eda_service.client.calls import Call
 from eda_service.client.errors import unreachable
 from eda_service.client.retry import Patience, RetryPolicy
+from eda_service.environment import Environment
 from eda_service.errors import InputError
 
 DEFAULT_URL = "http://127.0.0.1:8700"
@@ -55,7 +55,7 @@ class Connection:
             InputError: The URL is none of http or https, or the key cannot stand in a header.
         """
         headers = {"user-agent": f"eda-client/{__version__}"}
-        key = (os.environ.get("EDA_API_KEY", "") if api_key is None else api_key).strip()
+        key = (Environment.read().api_key if api_key is None else api_key).strip()
         if key:
             headers["authorization"] = f"Bearer {calls.header_value(key, 'api_key')}"
         policy = RetryPolicy(max_retries=max_retries, first_delay_s=backoff_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ from eda_service.client.answers import Page
 from eda_service.client.calls import Call, given, one, page_of
 from eda_service.client.deployment_answers import Deployment, DeploymentEvent, Pack
 from eda_service.errors import InputError
-from eda_service.names import NAME_PATTERN
+from eda_service.names import NAME_RULE, is_name
 
 
 class Unset:
@@ -19,7 +18,6 @@ class Unset:
 
 UNSET: Final = Unset()
 _ROOT, _PACKS = "/v1/deployments", "/v1/packs"
-_NAME = re.compile(NAME_PATTERN)
 
 
 def create(body: Mapping[str, Any]) -> Call[Deployment]:
@@ -94,6 +92,6 @@ def pin_champion(name: str, version: int | None) -> Call[Pack]:
 
 
 def _path(root: str, name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name[:64]!r} is no name; `eda deployments ls` shows them", param="name")
+    if not is_name(name):
+        raise InputError(f"{name[:64]!r} is no name; a name is {NAME_RULE}", param="name")
     return f"{root}/{name}"

@@ -49,6 +49,16 @@ class DriftConfig(Config):
         return self
 
 
+class EngineLimits(Config):
+    """What one engine of an endpoint takes. Deployments on one base share an engine, so it belongs to the service; a
+    deployment on vLLM has the first two in its own `vllm`. Ours, for a small model on a small machine.
+    """
+
+    context: int = Field(2048, ge=16, le=1_048_576, description="tokens of prompt and answer; the target's own at most")
+    batch: int = Field(16, ge=1, le=256, description="answers decoded together")
+    waiting: int = Field(64, ge=0, le=512, description="requests that wait for a place; more are answered 429")
+
+
 class VllmConfig(Config):
     """How vLLM serves a deployment. Defaults without a source are ours, for a small model on a small machine."""
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from eda_service.config.base import Config
+from eda_service.config.base import Config, Name
 from eda_service.config.deploy import DeployConfig
 from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
@@ -329,9 +329,7 @@ class AdaptConfig(Config):
 
     target: TargetSpec
     base_draft: str = Field("smollm2-135m@3", description="name@version of a registered base draft", max_length=128)
-    served_name: str | None = Field(
-        None, description="name at /v1/models; default: adapter or model name", max_length=128
-    )
+    served_name: Name | None = Field(None, description="name at /v1/models; default: adapter or model name")
     dataset: DatasetSpec = DatasetSpec()
     eval_dataset: DatasetSpec | None = Field(None, description="held-out prompts; None: split off the domain prompts")
     selfgen: SelfGenConfig = SelfGenConfig()

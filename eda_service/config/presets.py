@@ -16,6 +16,7 @@ import copy
 from typing import Any
 
 from eda_service.config.job import EvalConfig
+from eda_service.config.overrides import merge
 from eda_service.errors import InputError
 from eda_service.names import did_you_mean
 
@@ -106,15 +107,6 @@ def preset(name: str) -> dict[str, Any]:
         close = did_you_mean(name, _PRESETS)
         raise InputError(f"no preset {name[:64]!r}{close}; there are {', '.join(sorted(_PRESETS))}", param="preset")
     return copy.deepcopy(_PRESETS[name])
-
-
-def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Nested overrides on top of a nested dict; values that are not dicts replace."""
-    merged = dict(base)
-    for key, value in overrides.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def on_preset(below: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

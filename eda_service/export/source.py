@@ -13,6 +13,7 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
 from eda_service.records import PackManifest, TargetFingerprint
+from eda_service.references import Reference
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
 from eda_service.storage.registry import (
     find_draft,
@@ -107,7 +108,7 @@ def _base_draft(reference: str, home: Path | None) -> Source:
             param="reference",
         ) from error
     manifest = read_draft_manifest(directory)
-    name = f"{manifest.name}@{manifest.version}"
+    name = str(Reference(manifest.name, manifest.version))
     return Source(
         reference=name,
         method=BASE_DRAFT,

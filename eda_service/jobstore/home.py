@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from eda_service.environment import Environment
 from eda_service.jobstore.store import JobStore
 from eda_service.private_files import private_home
 
 
 def database_url(home: Path) -> str:
     """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
-    return os.environ.get("EDA_DATABASE_URL") or f"sqlite:///{home / 'eda.db'}"
+    return Environment.read().database_url or f"sqlite:///{home / 'eda.db'}"
 
 
 def database_name(home: Path) -> str:

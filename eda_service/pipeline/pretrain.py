@@ -24,8 +24,10 @@ from eda_service.pipeline.select import SELECT
 from eda_service.pipeline.stage import StageRunner, run_stage
 from eda_service.pipeline.train import TRAIN, run_train
 from eda_service.pipeline.validate import fingerprint_target
+from eda_service.planning.estimate import disk_need_bytes
 from eda_service.records import DraftCheckpoint, DraftManifest, SelfGenManifest, Stage
-from eda_service.storage.files import file_entry, write_json
+from eda_service.references import Reference
+from eda_service.storage.files import file_entry, require_free_bytes, write_json
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
 from eda_service.storage.run import RunDir
@@ -52,20 +54,24 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         InputError: The config is not one for pretraining, the reference is not name@version, or the target cannot be
             used; a subclass says which field is at fault.
         ConflictError: That version exists.
+        InsufficientStorageError: The disk has less room than hidden states of all samples take, twice.
     """
-    name, at, version = reference.partition("@")
-    if not at or not version.isdigit():
+    draft = Reference.parse(reference)
+    if draft is None or draft.number is None:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
     if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
     if config.train.early_epochs:
         raise InputError("pretraining starts when all samples are there; set train.early_epochs to 0", param="train")
-    if has_draft(name, int(version)):
+    if has_draft(draft.name, draft.number):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation
+    if run.read_record(SelfGenManifest, Stage.GENERATE) is None:
+        need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
+        require_free_bytes(run.root, need, param="dataset.num_prompts")
     for runner in pretraining(shape):
         run_stage(run, config, runner)
-    return _register(run, config, (name, int(version)))
+    return _register(run, config, (draft.name, draft.number))
 
 
 def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:

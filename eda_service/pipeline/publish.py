@@ -20,6 +20,7 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.references import Reference
 from eda_service.storage.files import write_json
 from eda_service.storage.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
 from eda_service.storage.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
@@ -43,7 +44,7 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackFields:
             f"min_acceptance_ratio is {config.min_acceptance_ratio}; train longer, or lower the limit"
         )
     run.store.fetch(Stage.TRAIN, trained.files)
-    pack = f"{config.public_name}@{reserve_version(config.public_name, run.job_id)}"
+    pack = str(Reference(config.public_name, reserve_version(config.public_name, run.job_id)))
     return PackFields(
         inputs={"base_draft": validated.base_draft_sha256, PROMPTS: validated.prompts_sha256}
         | {entry.path: entry.sha256 for entry in trained.files},
@@ -65,13 +66,15 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackFields:
 
 def register(run: RunDir, manifest: PackManifest) -> PackManifest:
     """Make a pack visible in the registry, whole; a second call for the same job finds the version it published."""
-    name, _, version = manifest.pack.rpartition("@")
-    staging = stage_pack(name, int(version))
+    pack = Reference.parse(manifest.pack)
+    assert pack is not None
+    assert pack.number is not None
+    staging = stage_pack(pack.name, pack.number)
     try:
         for entry in manifest.files:
             shutil.copyfile(run.stage_dir(Stage.TRAIN) / "pack" / entry.path, staging / entry.path)
         write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
-        published = read_pack_manifest(publish_pack(staging, name, int(version)))
+        published = read_pack_manifest(publish_pack(staging, pack.name, pack.number))
     finally:
         discard(staging)
     run.progress(Stage.PUBLISH, step=1, total_steps=1)

@@ -14,9 +14,9 @@ from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.dry_run import expected_plan
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
-from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.raycluster.resources import limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint, ValidateFields, ValidateRecord
+from eda_service.references import Reference
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import file_entry, require_free_bytes, sha256_text
@@ -29,6 +29,7 @@ from eda_service.targets.device import choose_device
 from eda_service.targets.generation_defaults import read_generation_defaults, require_vllm_computes
 from eda_service.targets.loader import fingerprint
 from eda_service.targets.resolve import resolve_target
+from eda_service.targets.shape import ModelShape, shape_of_target
 from eda_service.training.tracking import check_installed
 
 
@@ -77,7 +78,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
         inputs={"base_draft": draft.files[0].sha256, "target": fingerprint.weights_sha256},
         files=(entry,),
         target=fingerprint,
-        base_draft=f"{draft.name}@{draft.version}",
+        base_draft=str(Reference(draft.name, draft.version)),
         base_draft_sha256=sha256_text("".join(entry.sha256 for entry in draft.files)),
         num_prompts=config.dataset.num_prompts - (0 if config.eval_dataset else heldout),
         num_eval_prompts=heldout,

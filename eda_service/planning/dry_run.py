@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, Method
-from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import BaseDraftMissingError
 from eda_service.planning.calibration import Calibration
-from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
+from eda_service.planning.estimate import disk_need_bytes, draft_parameters, num_samples, num_train_steps
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
-from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.planning.workload import expected_lengths
 from eda_service.storage import bounded_json
 from eda_service.storage.packs import measured_on
 from eda_service.storage.registry import find_draft
+from eda_service.targets.shape import ModelShape, shape_of_target
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def dry_run(
         free_disk_bytes=free,
         num_samples=num_samples(config),
         num_train_steps=num_train_steps(config),
-        trainable_parameters=_trainable(config, draft),
+        trainable_parameters=draft_parameters(config.train, draft)[1],
         seconds=part_seconds(plan),
         measured_on=measured_on(config),
         fits=need <= free and not misfits and not told,
@@ -190,16 +190,6 @@ def draft_config(directory: Path) -> DraftConfig:
         raise BaseDraftMissingError(
             f"base draft {directory.parent.name}@{directory.name} cannot be read; register it again", param="base_draft"
         ) from error
-
-
-def _trainable(config: AdaptConfig, draft: DraftConfig) -> int:
-    train = config.train
-    if train.method is not Method.EDA:
-        return parameter_counts(draft, None, train_fc=True)[1]
-    width = max(8, round(draft.expert_width * train.private_width_fraction))
-    private = PrivateConfig(private_width=width, mix=train.mix)
-    counts = parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
-    return counts[1]
 
 
 def _misfits(shape: ModelShape, draft: DraftConfig) -> list[str]:

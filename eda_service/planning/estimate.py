@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 
-from eda_service.config.job import AdaptConfig, SelectionConfig, Selector, TrainConfig
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.config.job import AdaptConfig, Method, SelectionConfig, Selector, TrainConfig
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES
 
 SIMULATED_DEPTH = 5
 """Positions that a held-out pass of training drafts."""
-_FEATURE_BYTES = 2
-_IO_BYTES = 2
 
 
 def kept_share(selection: SelectionConfig) -> float:
@@ -27,8 +26,8 @@ def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -
     """
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * hidden_size * _FEATURE_BYTES
-    io = 2 * vocab_size * hidden_size * _IO_BYTES
+    features = tokens * hidden_size * FEATURE_BYTES
+    io = 2 * vocab_size * hidden_size * WEIGHT_BYTES
     train = config.train
     copies = kept_share(config.selection) * (1 + (train.early_fraction if train.early_epochs else 0))
     return int(features * (1 + copies)) + io
@@ -50,6 +49,17 @@ def split_samples(config: AdaptConfig) -> tuple[int, int]:
 def num_train_steps(config: AdaptConfig) -> int:
     """Optimizer steps of the job, if no prompt is skipped."""
     return math.ceil(split_samples(config)[0] / config.train.batch_size) * config.train.epochs
+
+
+def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
+    """(all parameters, trainable ones) of the draft that a method trains; LoRA's, whose number its rank decides, count
+    as the whole draft.
+    """
+    if train.method is not Method.EDA:
+        return parameter_counts(draft, None, train_fc=True)
+    width = max(8, round(draft.expert_width * train.private_width_fraction))
+    private = PrivateConfig(private_width=width, mix=train.mix)
+    return parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
 
 
 def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:

@@ -10,10 +10,10 @@ from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
 from eda_service.planning.plan import Plan, make_plan
-from eda_service.planning.shapes import ModelShape, shape_of_target
 from eda_service.planning.workload import Lengths
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 from eda_service.storage.run import RunDir
+from eda_service.targets.shape import ModelShape, shape_of_target
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from eda_service.planning.constants import (
     Device,
 )
 from eda_service.planning.placement import DRIVER, Placement, placements
-from eda_service.planning.shapes import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
 from eda_service.records import Stage
+from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
 
 _FLOAT32_BYTES = 4
 

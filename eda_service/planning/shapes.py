@@ -1,77 +1,15 @@
-"""Sizes of targets: a few published ones by name, any other from its `config.json`."""
+"""Shapes of targets that a plan is made for: published sizes by name, and what may be assumed of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from eda_service.config.job import TargetSpec
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import InputError
 from eda_service.targets.checks.checker import CHECKER
-from eda_service.targets.facts import facts_of
 from eda_service.targets.resolve import is_here, is_ours, resolve_target
-
-WEIGHT_BYTES = 2
-FEATURE_BYTES = 2
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """A decoder-only target.
-
-    Attributes:
-        hidden_size: D.
-        expert_width: Width of its FFN, m_s of its draft.
-        num_layers: Decoder layers.
-        num_heads: Query heads.
-        num_kv_heads: Key/value heads.
-        head_dim: Width of one head.
-        vocab_size: V.
-        num_parameters: Head included.
-        is_tied: Whether the head is the token embedding, stored once.
-    """
-
-    hidden_size: int
-    expert_width: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    num_parameters: float
-    is_tied: bool = False
-
-    @property
-    def weight_bytes(self) -> float:
-        """In bfloat16."""
-        return WEIGHT_BYTES * self.num_parameters
-
-    @property
-    def io_bytes(self) -> float:
-        """Token embedding and head as they are exported for training, in bfloat16."""
-        return (1.0 if self.is_tied else 2.0) * WEIGHT_BYTES * self.vocab_size * self.hidden_size
-
-    @property
-    def kv_bytes_per_token(self) -> float:
-        """Keys and values of one token in all layers, in bfloat16."""
-        return 2.0 * WEIGHT_BYTES * self.num_layers * self.num_kv_heads * self.head_dim
-
-    @property
-    def draft(self) -> DraftConfig:
-        """A draft of one layer of this target."""
-        return DraftConfig(
-            hidden_size=self.hidden_size,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            expert_width=self.expert_width,
-            vocab_size=self.vocab_size,
-            rope_theta=1e4,
-            rms_norm_eps=1e-6,
-        )
-
+from eda_service.targets.shape import ModelShape, shape_of_target
 
 SHAPES: dict[str, ModelShape] = {
     "135m": ModelShape(576, 1536, 30, 9, 3, 64, 49_152, 134.5e6, is_tied=True),  # SmolLM2-135M
@@ -85,6 +23,20 @@ SHAPES: dict[str, ModelShape] = {
 
 EMBEDDED_SHAPES = {"smollm2-135m-instruct": SHAPES["135m"]}
 """Of embedded models, which are known before they are fetched."""
+
+
+def draft_of(shape: ModelShape) -> DraftConfig:
+    """A draft of one layer of a target, as far as its size goes."""
+    return DraftConfig(
+        hidden_size=shape.hidden_size,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        expert_width=shape.expert_width,
+        vocab_size=shape.vocab_size,
+        rope_theta=1e4,
+        rms_norm_eps=1e-6,
+    )
 
 
 def shape_beside(draft: DraftConfig) -> ModelShape:
@@ -103,31 +55,6 @@ def shape_beside(draft: DraftConfig) -> ModelShape:
         head_dim=draft.head_dim,
         vocab_size=draft.vocab_size,
     )
-
-
-def shape_of_config(config: Mapping[str, Any]) -> ModelShape | None:
-    """The shape that a `config.json` describes, weights counted from its sizes (norms and biases left out).
-
-    Returns:
-        None where the config does not name its sizes as Llama's, Qwen's and Mistral's do.
-    """
-    try:
-        hidden, width, layers, heads, vocab = (
-            int(config[name])
-            for name in (
-                "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"
-            )
-        )  # fmt: skip
-        kv_heads = int(config.get("num_key_value_heads") or heads)
-        head_dim = int(config.get("head_dim") or hidden // heads)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    if min(hidden, width, layers, heads, vocab, kv_heads, head_dim) < 1:
-        return None
-    is_tied = bool(config.get("tie_word_embeddings"))
-    layer = 2 * hidden * (heads + kv_heads) * head_dim + 3 * hidden * width
-    weights = layers * layer + (1 if is_tied else 2) * vocab * hidden
-    return ModelShape(hidden, width, layers, heads, kv_heads, head_dim, vocab, float(weights), is_tied)
 
 
 def shape_of(model: str) -> ModelShape:
@@ -149,13 +76,3 @@ def shape_of(model: str) -> ModelShape:
     if not is_ours(spec.model):
         CHECKER.check(resolve_target(spec), converses=True)
     return shape
-
-
-def shape_of_target(spec: TargetSpec) -> ModelShape:
-    """The shape of a target; of one on the model hub, without its weights.
-
-    Raises:
-        TargetNotFoundError: No such target, or the hub cannot be asked.
-        TargetIncompatibleError: Its files do not name its sizes.
-    """
-    return ModelShape(**asdict(facts_of(spec)))

@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass
 
 from eda_service.config.job import AdaptConfig, Answers
-from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.estimate import (
     SIMULATED_DEPTH,
+    draft_parameters,
     kept_share,
     num_samples,
     num_train_steps,
     split_samples,
     train_flops_per_token,
 )
-from eda_service.planning.shapes import FEATURE_BYTES, ModelShape
+from eda_service.planning.shapes import draft_of
+from eda_service.targets.shape import FEATURE_BYTES, ModelShape
 
 OPTIMIZER_BYTES = 12  # float32: two moments and the master weight
 
@@ -124,13 +125,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
     answered = Lengths(lengths.prompt, min(lengths.answer, evaluation.max_new_tokens))
     sample_tokens = min(train.max_tokens, lengths.prompt + lengths.answer)
     training, heldout = split_samples(config)
-    width = max(8, round(shape.expert_width * train.private_width_fraction))
-    total, trainable = parameter_counts(
-        shape.draft,
-        PrivateConfig(private_width=width, mix=train.mix),
-        train_fc=train.train_fc,
-        train_attention=train.train_attention,
-    )
+    total, trainable = draft_parameters(train, draft_of(shape))
     features = samples * (lengths.prompt + lengths.answer) * shape.hidden_size * FEATURE_BYTES
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures
@@ -144,7 +139,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         num_steps=num_train_steps(config),
         tokens_per_step=min(train.batch_size, training) * sample_tokens * train.loss.unroll_steps,
         heldout_tokens=(heldout or min(16, training)) * sample_tokens * SIMULATED_DEPTH,
-        flops_per_token=train_flops_per_token(train, shape.draft),
+        flops_per_token=train_flops_per_token(train, draft_of(shape)),
         trainable=trainable,
         draft_parameters=total,
         evaluation=decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens),

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from eda_service.config.deployment import Accelerator, EngineSpec
+from eda_service.config.deployment import Accelerator, EngineLimits, EngineSpec
 from eda_service.config.job import EngineKind
 from eda_service.jobstore import Deployment, Load, served_version
 from eda_service.targets.resolve import shipped_base
@@ -29,7 +29,6 @@ REPLICA_CPUS = 0.5
 IMPORT_PATH = "api.serving.app:build_app"
 UID_HEADER = "x-eda-deployment"  # set by the gateway: which deployment a request is for, whatever has its name now
 SCALING_POLICY = "eda_service.raycluster.scaling:QueueAndRoundTime"
-TARGET_ONGOING_REQUESTS = 16  # the engine's batch: another replica when the running ones decode a full one each
 
 
 class ServedModel(BaseModel):
@@ -119,6 +118,7 @@ class ReplicaPlacement:
 
 
 ANYWHERE = ReplicaPlacement()
+USUAL = EngineLimits()
 
 
 def group_key(target: Mapping[str, Any]) -> str:
@@ -186,14 +186,18 @@ def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | Non
     ]
 
 
-def build_config(groups: Sequence[Group], listen: Listen, placement: ReplicaPlacement = ANYWHERE) -> dict[str, Any]:
+def build_config(
+    groups: Sequence[Group], listen: Listen, placement: ReplicaPlacement = ANYWHERE, limits: EngineLimits = USUAL
+) -> dict[str, Any]:
     """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
 
     Args:
         groups: What is served.
         listen: Where.
         placement: Of replicas.
+        limits: Of each engine. Serve starts replicas again when they change.
     """
+    changed = limits.model_dump(exclude_defaults=True)
     return {
         "proxy_location": listen.proxy_location,
         "http_options": {"host": listen.host, "port": listen.port},
@@ -202,10 +206,11 @@ def build_config(groups: Sequence[Group], listen: Listen, placement: ReplicaPlac
                 "name": group.application,
                 "route_prefix": route_prefix_of(group.key),
                 "import_path": IMPORT_PATH,
+                **({"args": {"limits": changed}} if changed else {}),
                 "deployments": [
                     {
                         "name": DEPLOYMENT,
-                        **_replicas(group),
+                        **_replicas(group, limits),
                         **_place(group, placement),
                         "user_config": _user_config(group),
                     }
@@ -270,10 +275,11 @@ def _place(group: Group, placement: ReplicaPlacement) -> dict[str, Any]:
     return {"placement_group_bundles": _bundles(group.engine), "placement_group_strategy": "PACK"}
 
 
-def _replicas(group: Group) -> dict[str, Any]:
+def _replicas(group: Group, limits: EngineLimits) -> dict[str, Any]:
     if group.min_replicas == group.max_replicas:
         return {"num_replicas": group.min_replicas}
-    batch = group.engine.vllm.max_num_seqs if group.engine.kind is EngineKind.VLLM else TARGET_ONGOING_REQUESTS
+    # Another replica when the running ones decode a full batch each.
+    batch = group.engine.vllm.max_num_seqs if group.engine.kind is EngineKind.VLLM else limits.batch
     scaling: dict[str, Any] = {
         "min_replicas": group.min_replicas,
         "max_replicas": group.max_replicas,

@@ -22,9 +22,9 @@ from typing import IO, Any
 
 import httpx
 
+from eda_service.addresses import require_loopback
 from eda_service.errors import EdaError, InputError
 from eda_service.jobstore.home import database_name, open_store
-from eda_service.loopback import require_loopback
 from eda_service.private_files import private_home
 from eda_service.raycluster import processes
 from eda_service.raycluster.head import RayHead

@@ -21,14 +21,14 @@ def templates_of(source: str, *, param: str) -> range:
     task, question, options = source.removeprefix(PREFIX).partition("?")
     if task not in TASKS:
         raise DatasetInvalidError(
-            f"{source[:128]!r} is unknown; use {PREFIX}gsm_symbolic, with ?templates=0-79 for a part of them",
+            f"{source[:128]!r} is unknown; use {PREFIX}{TASKS[0]}, with ?templates=0-79 for a part of them",
             param=param,
         )
     found = _RANGE.fullmatch(options)
     if question and found is None:
         raise DatasetInvalidError(
             f"{source[:128]!r} is unknown: its one option is a range of templates; write "
-            f"{PREFIX}gsm_symbolic?templates=0-79",
+            f"{PREFIX}{TASKS[0]}?templates=0-79",
             param=param,
         )
     first, last = (0, NUM_TEMPLATES - 1) if found is None else (int(found["first"]), int(found["last"]))

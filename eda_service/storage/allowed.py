@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from eda_service.storage import objects
+from eda_service.environment import Environment
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
 
@@ -25,8 +25,8 @@ def roots_for(directories: Iterable[Path], home: Path) -> Roots:
 
 def current_roots() -> Roots | None:
     """The roots of the service that this process works for; None in one that somebody started by hand."""
-    value = os.environ.get(VARIABLE, "")
-    return roots_for((Path(part) for part in value.split(os.pathsep) if part), home_dir()) if value else None
+    directories = Environment.read().local_roots
+    return roots_for(directories, home_dir()) if directories else None
 
 
 def roots_env(directories: Iterable[Path]) -> dict[str, str]:
@@ -36,7 +36,7 @@ def roots_env(directories: Iterable[Path]) -> dict[str, str]:
 
 
 def _storage_directories() -> list[Path]:
-    url = os.environ.get(objects.VARIABLE, "")
+    url = Environment.read().storage
     if url.startswith("/"):
         return [Path(url)]
     parts = urlsplit(url)

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, NotFoundError
 from eda_service.records import Frozen, TargetFingerprint
+from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.files import sha256_text
 
@@ -91,7 +92,7 @@ def scored(name: str, evaluation: str, home: Path | None = None) -> set[str]:
     found: set[str] = set()
     for version in registry.pack_versions(name, home):
         try:
-            fixed = registry.find_pack_manifest(f"{name}@{version}", home).fixed
+            fixed = registry.find_pack_manifest(Reference(name, version), home).fixed
         except (ArtifactCorruptError, NotFoundError):
             continue
         if fixed is not None and fixed.evaluation == evaluation:

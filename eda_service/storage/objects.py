@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from eda_service.environment import Environment
 from eda_service.errors import InputError, StorageError
 from eda_service.storage.files import temporary_name
 
@@ -131,13 +132,13 @@ def current_storage() -> Storage | None:
     Raises:
         InputError: It names none that can be opened.
     """
-    url = os.environ.get(VARIABLE, "")
+    url = Environment.read().storage
     return _opened(url) if url else None
 
 
 def storage_env() -> dict[str, str]:
     """The variable, for the environment of a job; empty without one. It holds no secret."""
-    url = os.environ.get(VARIABLE, "")
+    url = Environment.read().storage
     return {VARIABLE: url} if url else {}
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import FixedScores, PackManifest, RivalScore
+from eda_service.references import Reference
 from eda_service.storage.registry import find_pack_manifest
 
 ADAPTED, BASE = "adapted_draft", "base_draft"
@@ -60,7 +61,7 @@ class PackVersion:
     @property
     def reference(self) -> str:
         """name@version."""
-        return f"{self.name}@{self.version}"
+        return str(Reference(self.name, self.version))
 
 
 def acceptance_key(draft: str, temperature: float) -> str:
@@ -101,7 +102,7 @@ def read_pack(name: str, version: int, home: Path | None = None) -> PackVersion:
         NotFoundError: No such version.
     """
     try:
-        manifest = find_pack_manifest(f"{name}@{version}", home)
+        manifest = find_pack_manifest(Reference(name, version), home)
     except ArtifactCorruptError:
         return PackVersion(name, version, None, None)
     return PackVersion(name, version, manifest, evaluation_of(manifest))

@@ -6,7 +6,6 @@ shipped in eda_service/assets/drafts.
 
 from __future__ import annotations
 
-import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -15,22 +14,22 @@ from typing import TypeVar
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
 from eda_service.names import NAME_RULE, did_you_mean, is_name
 from eda_service.records import DraftManifest, PackManifest
+from eda_service.references import Alias, Reference
 from eda_service.storage.files import verify_files
 from eda_service.storage.objects import current_storage
 from eda_service.storage.run import home_dir
 from eda_service.storage.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
 
 ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
-_VERSION = re.compile(r"[0-9]{1,9}")
 
 
-def _split(reference: str, param: str) -> tuple[str, int | None]:
-    name, at, version = reference.partition("@")
-    if not is_name(name) or (at and not _VERSION.fullmatch(version)):
+def _split(reference: Reference | str, param: str) -> tuple[str, int | None]:
+    found = Reference.parse(reference) if isinstance(reference, str) else reference
+    if found is None or isinstance(found.version, Alias):
         raise NotFoundError(
-            f"{reference[:96]!r} is no name@version; write {NAME_RULE}, then @ and a number", param=param
+            f"{str(reference)[:96]!r} is no name@version; write {NAME_RULE}, then @ and a number", param=param
         )
-    return name, int(version) if at else None
+    return found.name, found.version
 
 
 def _shelf(kind: str, home: Path | None) -> Shelf:
@@ -48,7 +47,7 @@ def shipped_drafts() -> Path:
     return Path(str(resources.files("eda_service"))) / "assets" / "drafts"
 
 
-def find_draft(reference: str, home: Path | None = None) -> Path:
+def find_draft(reference: Reference | str, home: Path | None = None) -> Path:
     """Directory of a base draft; without a version the newest.
 
     Raises:
@@ -58,7 +57,7 @@ def find_draft(reference: str, home: Path | None = None) -> Path:
     return shelf.directory(name, version)
 
 
-def find_draft_manifest(reference: str, home: Path | None = None) -> DraftManifest:
+def find_draft_manifest(reference: Reference | str, home: Path | None = None) -> DraftManifest:
     """What a base draft says of itself; its files are neither fetched nor verified.
 
     Raises:
@@ -66,19 +65,19 @@ def find_draft_manifest(reference: str, home: Path | None = None) -> DraftManife
         ArtifactCorruptError: It does not parse.
     """
     name, version, shelf = _find_draft(reference, home)
-    return _parse(DraftManifest, shelf.manifest(name, version), f"the manifest of {name}@{version}")
+    return _parse(DraftManifest, shelf.manifest(name, version), f"the manifest of {Reference(name, version)}")
 
 
-def _find_draft(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
+def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:
     name, version = _split(reference, "base_draft")
     for shelf in _draft_shelves(home):
         found = shelf.versions(name)
         if found and (version is None or version in found):
             return name, found[-1] if version is None else version, shelf
     known = list_drafts(home)
-    close = did_you_mean(reference, [*known, *(each.partition("@")[0] for each in known)])
+    close = did_you_mean(str(reference), [*known, *(name for shelf in _draft_shelves(home) for name in shelf.names())])
     raise BaseDraftMissingError(
-        f"no base draft {reference!r}{close}; available: {', '.join(known) or 'none'}; "
+        f"no base draft {str(reference)!r}{close}; available: {', '.join(known) or 'none'}; "
         "train one with `python -m jobs.train_draft --pretrain`",
         param="base_draft",
     )
@@ -87,7 +86,9 @@ def _find_draft(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
 def list_drafts(home: Path | None = None) -> list[str]:
     """All base drafts as `name@version`."""
     shelves = _draft_shelves(home)
-    return sorted({f"{name}@{v}" for shelf in shelves for name in shelf.names() for v in shelf.versions(name)})
+    return sorted(
+        {str(Reference(name, v)) for shelf in shelves for name in shelf.names() for v in shelf.versions(name)}
+    )
 
 
 def read_draft_manifest(directory: Path) -> DraftManifest:
@@ -99,7 +100,7 @@ def read_draft_manifest(directory: Path) -> DraftManifest:
     return _read_manifest(DraftManifest, directory)
 
 
-def find_pack(reference: str, home: Path | None = None) -> Path:
+def find_pack(reference: Reference | str, home: Path | None = None) -> Path:
     """Directory of a pack; without a version the newest.
 
     Raises:
@@ -109,7 +110,7 @@ def find_pack(reference: str, home: Path | None = None) -> Path:
     return shelf.directory(name, number)
 
 
-def find_pack_manifest(reference: str, home: Path | None = None) -> PackManifest:
+def find_pack_manifest(reference: Reference | str, home: Path | None = None) -> PackManifest:
     """What a pack says of itself; its files are neither fetched nor verified.
 
     Raises:
@@ -117,15 +118,15 @@ def find_pack_manifest(reference: str, home: Path | None = None) -> PackManifest
         ArtifactCorruptError: It does not parse.
     """
     name, number, shelf = _find_pack(reference, home)
-    return _parse(PackManifest, shelf.manifest(name, number), f"the manifest of {name}@{number}")
+    return _parse(PackManifest, shelf.manifest(name, number), f"the manifest of {Reference(name, number)}")
 
 
-def _find_pack(reference: str, home: Path | None) -> tuple[str, int, Shelf]:
+def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:
     name, version = _split(reference, "pack")
     shelf = _shelf("packs", home)
     found = shelf.versions(name)
     if not found or (version is not None and version not in found):
-        raise NotFoundError(f"no pack {reference!r}; its versions: {found or 'none'}", param="pack")
+        raise NotFoundError(f"no pack {str(reference)!r}; its versions: {found or 'none'}", param="pack")
     return name, found[-1] if version is None else version, shelf
 
 

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from eda_service.config.job import AdaptConfig
+from eda_service.environment import Environment
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import STAGES, Record, Stage
 from eda_service.storage.files import verify_files, write_bytes
@@ -46,7 +47,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 def home_dir() -> Path:
     """Root of all state: `EDA_HOME`, default `~/.eda`."""
-    return Path(os.environ.get("EDA_HOME", "~/.eda")).expanduser().resolve()
+    return Environment.read().home.expanduser().resolve()
 
 
 def calibration_path(home: Path) -> Path:
@@ -56,7 +57,7 @@ def calibration_path(home: Path) -> Path:
 
 def current_attempt() -> int:
     """Number of the attempt this process works for: `EDA_ATTEMPT`, which the dispatcher gives to each; default 1."""
-    return int(os.environ.get("EDA_ATTEMPT", "1"))
+    return Environment.read().attempt
 
 
 class RunDir:

@@ -44,11 +44,6 @@ class TreeShape:
     ancestors_BLL: Tensor
 
 
-def head_dim_of(config: Any) -> int:
-    """Width of one attention head; families whose config does not say divide the hidden size."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
 def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor | None:
     """Additive mask (B, 1, G*L, T): a query at position p sees keys 0..p; None where every query sees every key."""
     if positions_BL.numel() == 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from eda_service.environment import Environment
 from eda_service.errors import TargetNotFoundError
 from eda_service.progress import BYTES, Tell, silent
 from eda_service.storage.files import publish_dir, sha256_file, write_json
-from eda_service.targets.gguf_header import read_gguf_header
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ EMBEDDED = {
 
 def model_cache() -> Path:
     """Where fetched models lie, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
-    return Path(os.environ.get("EDA_MODEL_CACHE", "~/.cache/eda")).expanduser().resolve()
+    return Environment.read().model_cache.expanduser().resolve()
 
 
 def fetch(name: str, tell: Tell = silent) -> Path:
@@ -93,7 +92,7 @@ def fetch(name: str, tell: Tell = silent) -> Path:
         destination.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
         tell("convert", 0, None)
-        convert_gguf(gguf, staging)
+        _convert(gguf, staging)
     weights = sha256_file(staging / "model.safetensors")
     write_json(staging / "SOURCE.json", {"name": name, **asdict(model), "weights_sha256": weights})
     publish_dir(staging, destination)
@@ -158,19 +157,19 @@ def _pip_tells() -> bool:
         return False
 
 
-def convert_gguf(gguf: Path, destination: Path) -> None:
+def _convert(gguf: Path, destination: Path) -> None:
     """De-quantise a GGUF file to bfloat16 safetensors with tokenizer and chat template, in an existing directory.
+
+    The reader takes the file's word for its own sizes: only a file that came by its hash is given to it.
 
     Raises:
         TargetNotFoundError: The file cannot be read as a supported GGUF.
-        UnsafeCheckpointError: Its header does not describe it.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
-    read_gguf_header(gguf)
     where, name = str(gguf.parent), gguf.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)

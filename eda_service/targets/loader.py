@@ -24,7 +24,7 @@ from eda_service.storage.files import sha256_file, sha256_text
 from eda_service.targets.adapters.bank import AdapterBank
 from eda_service.targets.adapters.merge import merge_adapter
 from eda_service.targets.attention import NAME as ATTENTION
-from eda_service.targets.attention import TreeShape, head_dim_of, tree_mask, visible_mask
+from eda_service.targets.attention import TreeShape, tree_mask, visible_mask
 from eda_service.targets.chat.chat import load_stop_token_ids, target_tokenizer
 from eda_service.targets.checks.check import check_model, load_config, require_parts
 from eda_service.targets.fidelity import (
@@ -42,6 +42,7 @@ from eda_service.targets.generation_defaults import NO_DEFAULTS, GenerationDefau
 from eda_service.targets.head import InferenceHead, LmHead, lm_head_of
 from eda_service.targets.packed import native_bfloat16, tensor_bytes
 from eda_service.targets.resolve import ResolvedTarget, resolve_target
+from eda_service.targets.shape import head_dim_of
 from eda_service.targets.slots import SlotCache
 from eda_service.targets.told import told
 

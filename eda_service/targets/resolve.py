@@ -1,8 +1,8 @@
 """From the name of a target to directories on this machine: pinned, safetensors only, no remote code.
 
 A name is looked for in this order: a tuned target shipped with the package, an embedded model, a model hub id, a local
-directory (a relative one is written `./name`). A GGUF file is a source to convert once
-(`eda_service.targets.embedded.convert_gguf`), not a target.
+directory (a relative one is written `./name`). A GGUF file is no target; the embedded model's is converted when it is
+fetched.
 """
 
 from __future__ import annotations
@@ -60,6 +60,13 @@ def shipped_targets() -> Path:
     return Path(str(resources.files("eda_service"))) / "assets" / "tuned_targets"
 
 
+def known_targets() -> list[str]:
+    """Every target that has a name of its own: embedded ones and tuned ones that are shipped."""
+    root = shipped_targets()
+    shipped = [path.name for path in root.iterdir() if is_name(path.name)] if root.is_dir() else []
+    return sorted([*EMBEDDED, *shipped])
+
+
 def shipped_base(model: str) -> str | None:
     """The base model of a tuned target shipped with the package; None for every other name."""
     if not is_name(model):
@@ -114,8 +121,8 @@ def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError
     """What to say when the hub has no such model, or cannot be asked."""
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return TargetNotFoundError(
-        f"{name!r} is no shipped or embedded model ({', '.join(_known())}), no directory here, and the model hub "
-        f"could not be reached ({reason}); check the name or the network",
+        f"{name!r} is no shipped or embedded model ({', '.join(known_targets())}), no directory here, and the model "
+        f"hub could not be reached ({reason}); check the name or the network",
         param=param,
     )
 
@@ -155,12 +162,6 @@ def _from_hub(name: str, revision: str | None, *, param: str) -> tuple[Path, str
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise hub_error(name, error, param=param) from error
     return path, path.name
-
-
-def _known() -> list[str]:
-    root = shipped_targets()
-    shipped = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    return [*EMBEDDED, *shipped]
 
 
 def _check_model(directory: Path) -> Path:

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
-from gguf import GGUFWriter
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import ValidationError
@@ -41,7 +39,6 @@ from eda_service.storage.shards import Sample, read_shard, write_shard
 from eda_service.storage.tensor_header import parse_header
 from eda_service.targets.adapters.check import read_config
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
-from eda_service.targets.gguf_header import read_gguf_header
 
 _TEMPLATE_PARTS = (
     "{% for m in messages %}", "{% endfor %}", "{% if m.role == 'user' %}", "{% else %}", "{% endif %}",
@@ -141,7 +138,6 @@ def targets(files: Files) -> Mapping[str, Target]:
     """
     return {
         "safetensors_header": Target(mutated(_safetensors()), _check_safetensors),
-        "gguf_header": Target(mutated(_gguf(files)), lambda data: _check_gguf(files, data)),
         "stage_record": Target(mutated_json(_record()), lambda value: _check_record(files, value)),
         "shard": Target(_shards(files), lambda parts: _check_shard(files, parts)),
         "prompt_file": Target(_prompt_lines(), lambda data: _check_prompts(files, data)),
@@ -174,26 +170,6 @@ def _check_safetensors(data: bytes) -> None:
         assert {name: list(place.shape) for name, place in found.items()} == {
             name: list(each["shape"]) for name, each in library.items()
         }
-
-
-def _gguf(files: Files) -> bytes:
-    path = files.root / "sound.gguf"
-    writer = GGUFWriter(path, "llama")
-    writer.add_uint32("llama.block_count", 2)
-    writer.add_array("tokenizer.ggml.tokens", ["a", "b", "c"])
-    writer.add_array("tokenizer.ggml.scores", [0.0, 1.0])
-    writer.add_tensor("a", np.zeros((3, 5), dtype=np.float32))
-    writer.add_tensor("b", np.zeros(7, dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path.read_bytes()
-
-
-def _check_gguf(files: Files, data: bytes) -> None:
-    with refusable():
-        read_gguf_header(files.write("x.gguf", data))
 
 
 def _record() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.config.job import TargetSpec
-from eda_service.config.presets import merge
+from eda_service.config.overrides import merge
 from eda_service.storage.files import sha256_file
 from eda_service.storage.registry import find_pack
 from eda_service.targets.loader import load_target

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from eda_service.config.job import AdaptConfig, Method, Mix, Selector, TrainConfig
-from eda_service.config.presets import merge
+from eda_service.config.overrides import at_path, merge
 
 BASE: dict[str, Any] = {"target": {"model": "org/model"}}
 
@@ -72,16 +72,10 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
-def nested(path: str, value: Any) -> dict[str, Any]:
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return dict(value)
-
-
 @pytest.mark.parametrize(("path", "value"), BAD, ids=[f"{path}={value!r:.12}" for path, value in BAD])
 def test_a_value_out_of_bounds_names_its_field(path: str, value: Any) -> None:
     with pytest.raises(ValidationError) as caught:
-        AdaptConfig.model_validate(merge(BASE, nested(path, value)))
+        AdaptConfig.model_validate(merge(BASE, at_path(path, value)))
     places = {".".join(str(part) for part in error["loc"] if isinstance(part, str)) for error in caught.value.errors()}
     assert places == {path}
 
@@ -89,7 +83,7 @@ def test_a_value_out_of_bounds_names_its_field(path: str, value: Any) -> None:
 @pytest.mark.parametrize("path", ["tarin", "train.learning_rte", "selection.loss.x", "train.loss.weight", "target.url"])
 def test_an_unknown_field_is_an_error_not_a_no_op(path: str) -> None:
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        AdaptConfig.model_validate(merge(BASE, nested(path, 1)))
+        AdaptConfig.model_validate(merge(BASE, at_path(path, 1)))
 
 
 def test_a_target_is_needed() -> None:

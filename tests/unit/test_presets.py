@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from eda_service.config.job import AdaptConfig
-from eda_service.config.presets import merge, on_preset, preset
+from eda_service.config.overrides import merge
+from eda_service.config.presets import on_preset, preset
 from eda_service.errors import InputError
 
 NAMES = ("demo", "paper", "paper_7b", "70b", "best")

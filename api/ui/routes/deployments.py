@@ -17,6 +17,7 @@ from api.services.throughput import Reading, rates_between
 from api.ui import streams
 from api.ui.access import LookerDep, Visitor
 from api.ui.rendering import part, render
+from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/deployments")
 
@@ -32,7 +33,7 @@ def page(
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,
     packs: PacksDep,
-    after: Annotated[str | None, Query(max_length=128)] = None,
+    after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
     """Deployments by name."""
     found, has_more = deployments.page(visitor.caller, limit=_PAGE, after=after)
@@ -52,7 +53,7 @@ async def page_stream(
     packs: PacksDep,
     feed: FeedDep,
     keys: KeysDep,
-    after: Annotated[str | None, Query(max_length=128)] = None,
+    after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
     """The rows of a page of deployments, as they change."""
 

@@ -11,6 +11,7 @@ from api.deps import PacksDep
 from api.services import views
 from api.ui.access import LookerDep
 from api.ui.rendering import render
+from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/packs")
 
@@ -22,7 +23,7 @@ def page(
     request: Request,
     visitor: LookerDep,
     packs: PacksDep,
-    after: Annotated[str | None, Query(max_length=128)] = None,
+    after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
     """Packs by name, with their versions."""
     names = [name for name in packs.names(visitor.caller) if after is None or name > after]

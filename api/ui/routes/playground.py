@@ -18,6 +18,7 @@ from api.ui.rendering import go, render
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.config.base import Config
 from eda_service.jobstore import Deployment
+from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/playground")
 
@@ -53,8 +54,8 @@ def page(
     request: Request,
     visitor: AskerDep,
     directory: DirectoryDep,
-    left: Annotated[str | None, Query(max_length=128)] = None,
-    right: Annotated[str | None, Query(max_length=128)] = None,
+    left: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
+    right: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
     """The form and two empty answers."""
     found = directory.deployments(visitor.caller)

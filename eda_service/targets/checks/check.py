@@ -26,7 +26,7 @@ from eda_service.errors import TargetIncompatibleError, reason_of
 from eda_service.storage import bounded_json
 from eda_service.targets.adapters.check import whole_rows
 from eda_service.targets.attention import NAME as ATTENTION
-from eda_service.targets.attention import head_dim_of, visible_mask
+from eda_service.targets.attention import visible_mask
 from eda_service.targets.checks.config_check import check_settings, require_drivable
 from eda_service.targets.checks.shards import require_unambiguous
 from eda_service.targets.checks.text_check import check_text
@@ -34,6 +34,7 @@ from eda_service.targets.checks.weight_files import require_unwrapped, weight_he
 from eda_service.targets.fidelity import require_whole
 from eda_service.targets.fused import TransformersDecoder
 from eda_service.targets.resolve import ResolvedTarget
+from eda_service.targets.shape import head_dim_of
 from eda_service.targets.slots import SlotCache
 from eda_service.targets.told import told
 

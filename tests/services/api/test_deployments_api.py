@@ -82,6 +82,7 @@ def test_lists_come_by_name_page_by_page(client: TestClient) -> None:
     [
         ({"model": ""}, 400, ("invalid_request", "model")),
         ({"model": "no id at all!"}, 400, ("target_not_found", "model")),
+        ({"model": "smollm2-135m-mathh"}, 400, ("target_not_found", "model")),
         ({"model": "/etc"}, 400, ("invalid_request", "model")),
         ({"name": "a/b"}, 400, ("invalid_request", "name")),
         ({"base_draft": "none@1"}, 400, ("base_draft_missing", "base_draft")),

@@ -22,6 +22,7 @@ from api.serving import base_group, served_models
 from api.serving.booking import Order
 from api.serving.group import ServedGroup
 from api.serving.served_models import ServedModels
+from eda_service.config.deployment import EngineLimits
 from eda_service.config.job import AdaptConfig, TargetSpec, TrainConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
@@ -262,17 +263,28 @@ def test_what_does_not_load_leaves_the_others_and_itself_as_they_are(
     run(scenario())
 
 
+def test_an_engine_takes_what_the_service_says(target_dir: Callable[[str], Path]) -> None:
+    limited = ServedModels(limits=EngineLimits(context=40, batch=2, waiting=3))
+    try:
+        asyncio.run(limited.make([served("a", spec_of(target_dir("llama"), None), base_draft=None)]))
+        (group,) = limited._groups.values()
+        assert isinstance(group, ServedGroup)
+        assert (group.max_model_len, group.runner.max_open) == (40, 2 + 3)
+    finally:
+        limited.retire()
+
+
 def test_a_library_s_error_is_the_model_s_own_and_an_attempt_is_made_once(
     models: ServedModels, target_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, broken = spec_of(target_dir("llama"), None), spec_of(target_dir("qwen2"), None)
     begun: list[str] = []
 
-    def opening(base: TargetSpec, num_draft_tokens: int) -> ServedGroup:
+    def opening(base: TargetSpec, num_draft_tokens: int, limits: EngineLimits) -> ServedGroup:
         begun.append(base.model)
         if base == broken and begun.count(broken.model) == 1:
             raise KeyError("rope_type")
-        return ServedGroup(base, num_draft_tokens)
+        return ServedGroup(base, num_draft_tokens, limits)
 
     monkeypatch.setattr(served_models, "ServedGroup", opening)
     bad = served("bad", broken, base_draft=None)

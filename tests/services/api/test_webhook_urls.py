@@ -19,9 +19,9 @@ from api.services.instruments import Instruments
 from api.services.webhook_urls import check_url
 from api.services.webhooks import Webhooks
 from api.settings import Settings
+from eda_service.addresses import is_public
 from eda_service.errors import InputError
 from eda_service.jobstore import Delivery, JobStore
-from eda_service.public_address import is_public
 
 REFUSED = [
     "https://exa１mple.org/", "https://１２７.0.0.1/", "https://a\u00adb.org/", "https://\ud800.org/", "https://e.org/\ud800",

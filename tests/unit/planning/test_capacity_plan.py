@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from eda_service.config.job import AdaptConfig, TargetSpec
-from eda_service.config.presets import merge, preset
+from eda_service.config.overrides import merge
+from eda_service.config.presets import preset
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device
 from eda_service.planning.measured import Measured

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eda_service.config.job import (
     AdaptConfig,
     DatasetSpec,
@@ -11,7 +13,11 @@ from eda_service.config.job import (
     TargetSpec,
     TrainConfig,
 )
+from eda_service.planning.constants import CORE
 from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
+from eda_service.planning.plan import make_plan
+from eda_service.planning.workload import expected_lengths
+from eda_service.targets.shape import ModelShape
 
 
 def job(**changes: object) -> AdaptConfig:
@@ -33,6 +39,15 @@ def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
     # selection that keeps everything copies everything, whatever keep_fraction says
     everything = job(selection=SelectionConfig(method=Selector.ALL, keep_fraction=0.5))
     assert disk_need_bytes(everything, hidden_size=10, vocab_size=100) == 200_000 + 4_000
+
+
+@pytest.mark.parametrize(("method", "trainable"), [("eda", 1960), ("retrain", 6820), ("full_ft", 6820)])
+def test_a_checkpoint_has_what_its_method_trains(method: str, trainable: int) -> None:
+    # D 20, N 2, H 1, d 10, m 80: fc 2x20x20, attention 2x20x20 + 2x20x10, norm 20, experts 3x20x80; private 3x20x32
+    shape = ModelShape(20, 80, 2, 2, 1, 10, 100, 1e4)
+    config = job(train=TrainConfig(method=method, private_width_fraction=0.4, train_fc=False, epochs=1, max_tokens=64))
+    plan = make_plan(config, shape, CORE, expected_lengths(config))
+    assert plan.stage("train").disk_bytes == 2 * 14 * trainable  # two checkpoints: one bfloat16, three float32
 
 
 def test_steps_are_those_of_the_kept_samples() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from eda_service.drafts.draft_config import DraftConfig
-from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside, shape_of_config
+from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside
 from eda_service.targets.embedded import EMBEDDED
+from eda_service.targets.shape import head_dim_of, shape_of_config
 
 LLAMA_8B = {
     "hidden_size": 4096,
@@ -22,7 +24,6 @@ LLAMA_8B = {
 
 def test_the_weights_that_a_config_describes_are_those_that_were_published() -> None:
     shape, published = shape_of_config(LLAMA_8B), SHAPES["8b"]
-    assert shape is not None
     assert shape.num_parameters == pytest.approx(published.num_parameters, rel=2e-3)
     assert (shape.head_dim, shape.num_layers, shape.is_tied) == (128, 32, False)
     small = SHAPES["135m"]
@@ -36,15 +37,28 @@ def test_the_weights_that_a_config_describes_are_those_that_were_published() -> 
         "tie_word_embeddings": True,
     }
     found = shape_of_config(tied)
-    assert found is not None
     assert found.num_parameters == pytest.approx(small.num_parameters, rel=2e-3)
 
 
 @pytest.mark.parametrize(
-    "config", [{}, {**LLAMA_8B, "hidden_size": None}, {**LLAMA_8B, "num_attention_heads": 0}, {"n_embd": 768}]
+    "config",
+    [
+        {},
+        {**LLAMA_8B, "hidden_size": None},
+        {**LLAMA_8B, "num_attention_heads": 0},
+        {"n_embd": 768},
+        {**LLAMA_8B, "head_dim": -1},
+    ],
 )
 def test_a_config_that_does_not_say_gives_no_shape(config: dict[str, Any]) -> None:
-    assert shape_of_config(config) is None
+    with pytest.raises(ValueError, match=r"Error|below 1"):
+        shape_of_config(config)
+
+
+@pytest.mark.parametrize(("said", "expected"), [({}, 128), ({"head_dim": None}, 128), ({"head_dim": 256}, 256)])
+def test_the_width_of_a_head_is_the_same_from_a_file_and_from_transformers(said: dict[str, Any], expected: int) -> None:
+    config = {**LLAMA_8B, **said}
+    assert head_dim_of(config) == head_dim_of(SimpleNamespace(**config)) == shape_of_config(config).head_dim == expected
 
 
 def test_a_target_beside_a_draft_has_the_draft_s_widths() -> None:

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
+from api.settings import Settings
+from eda_service.config.deployment import EngineLimits
+from eda_service.errors import InputError
 from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import Deployment
 from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement, build_config, group_key, group_of, groups_of
@@ -102,6 +105,31 @@ def test_replicas_take_gpus_where_the_service_says_so() -> None:
     assert (actor.num_gpus, actor.num_cpus) == (1.0, 0.5)
     assert "ray_actor_options" not in plain["applications"][0]["deployments"][0]
     assert with_gpus["http_options"] == {"host": "0.0.0.0", "port": 8000}
+
+
+def test_limits_of_the_engines_reach_their_replicas_and_the_scaling_only_where_they_were_changed() -> None:
+    group, listen = groups_of([deployment("a", (1, 2))]), Listen("127.0.0.1", 1)
+    usual, changed = (
+        build_config(group, listen, limits=limits)["applications"][0]
+        for limits in (EngineLimits(), EngineLimits(context=8192, batch=4))
+    )
+    assert "args" not in usual  # an upgrade starts no replica again
+    assert changed["args"] == {"limits": {"context": 8192, "batch": 4}}
+    scaling = [each["deployments"][0]["autoscaling_config"]["target_ongoing_requests"] for each in (usual, changed)]
+    assert scaling == [16, 4]
+    assert ServeDeploySchema.model_validate(build_config(group, listen, limits=EngineLimits(batch=4))).applications
+
+
+@pytest.mark.parametrize("name", ["EDA_SERVE_CONTEXT", "EDA_SERVE_BATCH", "EDA_SERVE_WAITING"])
+@pytest.mark.parametrize(("value", "is_one"), [("100", True), ("-1", False), ("2000000", False), ("many", False)])
+def test_limits_are_settings_with_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str, is_one: bool) -> None:
+    monkeypatch.setenv(name, value)
+    if is_one:
+        field = name.removeprefix("EDA_SERVE_").lower()
+        assert Settings.from_env().limits == EngineLimits(**{field: int(value)})
+    else:
+        with pytest.raises(InputError, match=name.removeprefix("EDA_").lower()):
+            Settings.from_env()
 
 
 def test_a_name_made_again_on_vllm_has_another_group_and_one_that_is_older_than_uids_keeps_its_own() -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from tests.resilience.fuzz_targets import Target, open_targets
 
 NAMES = (
-    "safetensors_header", "gguf_header", "stage_record", "shard", "prompt_file", "adapter_config", "chat_template",
+    "safetensors_header", "stage_record", "shard", "prompt_file", "adapter_config", "chat_template",
     "event_stream", "adaptation_request", "chat_request", "webhook_url",
 )  # fmt: skip
 NUM_INPUTS = {"chat_template": 40, "stage_record": 25}

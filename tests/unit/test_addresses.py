@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eda_service.public_address import is_public
+from eda_service.addresses import is_public
 
 
 @pytest.mark.parametrize("address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07::1", "2a00:1450::5"])

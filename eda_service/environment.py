@@ -1,0 +1,57 @@
+"""What processes of this project read from their environment: each field is the variable `EDA_<NAME>`.
+
+The service gives most of them to its jobs and replicas. The API process has settings of its own beside these
+(`api.settings`). They are read when they are asked for: a process may be given another home while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from eda_service.errors import InputError
+
+READ = SettingsConfigDict(env_prefix="EDA_", env_ignore_empty=True, frozen=True, extra="forbid")
+"""How every model of variables is read: an empty variable is none."""
+
+
+def as_directories(value: object) -> object:
+    """Directories as a path of the shell has them, with `:` between."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+class Environment(BaseSettings):
+    """Variables of every process: jobs, replicas, the command line, the client."""
+
+    model_config = READ
+
+    home: Path = Field(Path("~/.eda"), description="root of all state")
+    storage: str = Field("", description="URL or directory of shared storage; empty: all state lies under the home")
+    attempt: int = Field(1, ge=1, description="of the job that a process works for; the dispatcher gives it to each")
+    local_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="directories under which requests may name files, with `:` between"
+    )
+    model_cache: Path = Field(Path("~/.cache/eda"), description="where fetched models lie, shared by all homes")
+    request_timeout_s: float = Field(600.0, gt=0.0, description="longest answer of an endpoint")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under home")
+    api_key: str = Field("", repr=False, description="key that the client and the command line send")
+
+    _directories = field_validator("local_roots", mode="before")(as_directories)
+
+    @classmethod
+    def read(cls) -> Environment:
+        """The variables as they are now.
+
+        Raises:
+            InputError: One is out of its bounds.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            found = f"EDA_{str(first['loc'][0]).upper()} is {str(first['input'])[:64]!r}"
+            raise InputError(f"{found}: {first['msg']}; correct it or unset it") from error
