@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eda_service.config.job import AdaptConfig, DeviceName, TargetSpec
 from eda_service.decoding.build import DEFAULT_CHAIN, load_drafts
-from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.eagle1_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.drafts.head import DraftHead
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.records import PackManifest, TargetFingerprint

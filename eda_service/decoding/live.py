@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eda_service.decoding.draft_parts import DraftForm
+from eda_service.decoding.fused.eagle1_parts import DraftForm
 from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.sampling import Truncation

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.draft_parts import DraftForm, whole_parts
-from eda_service.decoding.fused_draft import DraftRows, FusedDraft
+from eda_service.decoding.fused.eagle1 import DraftRows, FusedDraft
+from eda_service.decoding.fused.eagle1_parts import DraftForm, whole_parts
 from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.drafts.draft import Draft

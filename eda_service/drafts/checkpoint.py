@@ -113,7 +113,7 @@ def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:
 
 
 def for_inference(loaded: LoadedDraft) -> LoadedDraft:
-    """Freeze; a proposer packs copies of the weights (`decoding.fused_draft`)."""
+    """Freeze; a proposer packs copies of the weights (`decoding.fused.eagle1`)."""
     loaded.draft.requires_grad_(False)
     loaded.draft.eval()
     return loaded

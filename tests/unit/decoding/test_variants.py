@@ -19,8 +19,8 @@ from engine_helpers import DraftMaker, answer, make_prompts
 from tiny_models import write_adapter
 
 from eda_service.config.job import Mix, TargetSpec, TreeConfig
-from eda_service.decoding.draft_parts import DraftForm, DraftParts, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.fused.eagle1_parts import DraftForm, DraftParts, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from eda_service.decoding.draft_ffn import PrivateFFN, SharedFFN, WholeFFN, as_expert
+from eda_service.decoding.fused.ffn import PrivateFFN, SharedFFN, WholeFFN, as_expert
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.head import DraftHead

@@ -1,6 +1,6 @@
 """The draft in its decoding form: the function of `model.draft` (Eqs. 3-7), each row with a draft of its own.
 
-Every group of weights is one product, over all rows that share it (`draft_parts`): with packs over one base draft
+Every group of weights is one product, over all rows that share it (`eagle1_parts`): with packs over one base draft
 attention, norm and shared expert run once, and the private experts each over its own rows. The gate's weights scale
 the experts' inner activations, which is the same sum.
 
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from eda_service.decoding.draft_ffn import SharedFFN, SplitRows, WholeFFN
-from eda_service.decoding.draft_parts import DraftParts
+from eda_service.decoding.fused.eagle1_parts import DraftParts
+from eda_service.decoding.fused.ffn import SharedFFN, SplitRows, WholeFFN
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.rotary import angles

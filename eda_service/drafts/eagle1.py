@@ -1,0 +1,94 @@
+"""The EAGLE-style draft: fc([embed(x_{t+1}); h_t]) -> one decoder layer -> features -> the target's lm_head (Eq. 7).
+
+The layer has no input norm, q/k/v have no bias, and its FFN is either one expert (a base draft) or the shared-private
+module. Features are post-final-norm, so no norm follows. Module names match the EAGLE checkpoints that vLLM loads.
+
+Embedding and lm_head belong to the target; they are passed in as values and never stored here.
+
+Shapes: B rows, L positions, D hidden, N query heads, H key/value heads, d head width, T visible keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.rotary import rotate
+from eda_service.drafts.shared_private import SharedPrivateFFN
+
+
+class DraftAttention(nn.Module):
+    """Projections of the draft's attention; the caller decides what is attended to."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def project(self, x_BLD: Tensor, positions_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated query (B, N, L, d), rotated key and plain value (B, H, L, d)."""
+        rows, length, _ = x_BLD.shape
+        shape = (rows, length, -1, self.config.head_dim)
+        query = self.q_proj(x_BLD).view(shape).transpose(1, 2)
+        key = self.k_proj(x_BLD).view(shape).transpose(1, 2)
+        value = self.v_proj(x_BLD).view(shape).transpose(1, 2)
+        theta = self.config.rope_theta
+        return rotate(query, positions_BL, theta), rotate(key, positions_BL, theta), value
+
+
+class DraftLayer(nn.Module):
+    """Attention and FFN with residuals; no norm before the attention."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        super().__init__()
+        self.self_attn = DraftAttention(config)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp: nn.Module = Expert(config.hidden_size, config.expert_width)
+
+    def finish(self, x_BLD: Tensor, attended_BNLd: Tensor) -> Tensor:
+        """Output projection, residuals and FFN: features of the next position (B, L, D)."""
+        merged_BLW = attended_BNLd.transpose(1, 2).flatten(2)
+        hidden = x_BLD + self.self_attn.o_proj(merged_BLW)
+        norm = self.post_attention_layernorm
+        out: Tensor = hidden + self.mlp(norm(hidden.to(norm.weight.dtype)))  # autocast hands over bfloat16
+        return out
+
+
+class Draft(nn.Module):
+    """A base draft, or with `add_private` an adapted one."""
+
+    def __init__(self, config: DraftConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.private: PrivateConfig | None = None
+        self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.layers = nn.ModuleList([DraftLayer(config)])
+
+    @property
+    def layer(self) -> DraftLayer:
+        """The one decoder layer."""
+        layer = self.layers[0]
+        assert isinstance(layer, DraftLayer)
+        return layer
+
+    def add_private(self, private: PrivateConfig) -> None:
+        """Put a fresh private expert and gate beside the FFN; the draft's output is unchanged by this."""
+        shared = self.layer.mlp
+        if not isinstance(shared, Expert):
+            raise ValueError("this draft has a private expert already")
+        module = SharedPrivateFFN(
+            shared, hidden_size=self.config.hidden_size, private_width=private.private_width, mix=private.mix
+        )
+        self.layer.mlp = module.to(self.fc.weight.device, self.fc.weight.dtype)
+        self.private = private
+
+    def fuse(self, embeds_BLD: Tensor, features_BLD: Tensor) -> Tensor:
+        """fc over the embedding of token t+1 and the feature of position t."""
+        x_BLD: Tensor = self.fc(torch.cat([embeds_BLD, features_BLD], dim=-1))
+        return x_BLD
