@@ -24,7 +24,7 @@ from eda_service.training.unroll import unroll
 
 def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> Tensor:
     """g_p at every answer token (N,), the draft fed with the target's own features."""
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     assert isinstance(ffn, SharedPrivateFFN)
     assert ffn.gate is not None
     seen: list[Tensor] = []
@@ -44,7 +44,7 @@ def gate_statistics(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig
 ) -> dict[str, Any] | None:
     """Numbers of one pack over transcripts; None where it has no gate."""
-    ffn = loaded.draft.layer.mlp
+    ffn = loaded.draft.ffn
     if not isinstance(ffn, SharedPrivateFFN) or ffn.gate is None:
         return None
     private_N = private_weights(loaded.draft, target.embed, texts)

@@ -1,7 +1,8 @@
-"""The EAGLE-style draft: fc([embed(x_{t+1}); h_t]) -> one decoder layer -> features -> the target's lm_head (Eq. 7).
+"""EAGLE-1: fc([embed(x_{t+1}); h_t]) -> one decoder layer -> features -> the target's lm_head (Eq. 7).
 
 The layer has no input norm, q/k/v have no bias, and its FFN is either one expert (a base draft) or the shared-private
-module. Features are post-final-norm, so no norm follows. Module names match the EAGLE checkpoints that vLLM loads.
+module. Its state is an estimate of the target's last state after the final norm, so no norm follows. Module names match
+the EAGLE checkpoints that vLLM loads.
 
 Embedding and lm_head belong to the target; they are passed in as values and never stored here.
 
@@ -13,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
+from eda_service.drafts.draft import Attend, Draft, Places
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.expert import Expert
 from eda_service.drafts.rotary import rotate
-from eda_service.drafts.shared_private import SharedPrivateFFN
 
 
 class DraftAttention(nn.Module):
@@ -60,13 +61,14 @@ class DraftLayer(nn.Module):
         return out
 
 
-class Draft(nn.Module):
-    """A base draft, or with `add_private` an adapted one."""
+class Eagle1Draft(Draft):
+    """See `Draft`."""
+
+    places = Places(ffn="layers.0.mlp", fuse="fc", attention="layers.0.self_attn")
+    predicts_head_in = True
 
     def __init__(self, config: DraftConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.private: PrivateConfig | None = None
+        super().__init__(config)
         self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.layers = nn.ModuleList([DraftLayer(config)])
 
@@ -77,18 +79,16 @@ class Draft(nn.Module):
         assert isinstance(layer, DraftLayer)
         return layer
 
-    def add_private(self, private: PrivateConfig) -> None:
-        """Put a fresh private expert and gate beside the FFN; the draft's output is unchanged by this."""
-        shared = self.layer.mlp
-        if not isinstance(shared, Expert):
-            raise ValueError("this draft has a private expert already")
-        module = SharedPrivateFFN(
-            shared, hidden_size=self.config.hidden_size, private_width=private.private_width, mix=private.mix
-        )
-        self.layer.mlp = module.to(self.fc.weight.device, self.fc.weight.dtype)
-        self.private = private
+    def start(self, draft_in_BLC: Tensor) -> Tensor:
+        """The target's last state itself."""
+        return draft_in_BLC
 
-    def fuse(self, embeds_BLD: Tensor, features_BLD: Tensor) -> Tensor:
-        """fc over the embedding of token t+1 and the feature of position t."""
-        x_BLD: Tensor = self.fc(torch.cat([embeds_BLD, features_BLD], dim=-1))
+    def step(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """Eq. 7."""
+        x_BLD = self.fuse(embeds_BLD, state_BLD)
+        return self.layer.finish(x_BLD, attend(*self.layer.self_attn.project(x_BLD, positions_BL)))
+
+    def fuse(self, embeds_BLD: Tensor, state_BLD: Tensor) -> Tensor:
+        """fc over the embedding of token t+1 and the state of position t."""
+        x_BLD: Tensor = self.fc(torch.cat([embeds_BLD, state_BLD], dim=-1))
         return x_BLD

@@ -109,7 +109,7 @@ def mean_gate_weights(
         transcripts: The target's answers.
         num_draft_tokens: Steps of the chain, each counted alike.
     """
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     assert isinstance(ffn, SharedPrivateFFN)
     if ffn.gate is None:
         return 1.0, 1.0

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
@@ -78,7 +79,7 @@ def tensors_of(
 def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
     """The names and shapes that an export must have, from its `eda_config` alone."""
     with torch.device("meta"):
-        draft = Draft(eda.draft)
+        draft = make_draft(eda.draft)
         if eda.private is not None:
             draft.add_private(eda.private)
     shapes = {name: tuple(parameter.shape) for name, parameter in draft.named_parameters()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from eda_service.config.job import Mix, TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
@@ -119,7 +120,7 @@ def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) ->
     calibrating, measuring = split(answer(target, request.calibration, tell))
     adapted = LoadedDraft(_rounded(draft, target), vocab_W)
     weights = None
-    if isinstance(draft.layer.mlp, SharedPrivateFFN):
+    if isinstance(draft.ffn, SharedPrivateFFN):
         weights = mean_gate_weights(adapted.draft, target, calibrating, request.calibration.num_draft_tokens)
     exported = LoadedDraft(fold(draft, weights or (1.0, 1.0)), kept_W)
     logger.info("measuring acceptance on %d answers", len(measuring))
@@ -138,7 +139,7 @@ def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) ->
 
 def _rounded(draft: Draft, target: Target) -> Draft:
     """A copy with the values of the bfloat16 file, in the target's dtype."""
-    copy = Draft(draft.config)
+    copy = make_draft(draft.config)
     if draft.private is not None:
         copy.add_private(draft.private)
     copy.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in draft.state_dict().items()})
@@ -160,7 +161,7 @@ def _write(
     draft, vocab_W = exported.draft, exported.vocab_W
     tensors = tensors_of(draft, vocab_W, target.lm_head, request.destination, request.form)
     with published(request.out, "out") as staging:
-        ffn = draft.layer.mlp
+        ffn = draft.ffn
         eda = EdaConfig(
             source=source.reference,
             method=source.method,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eda_service.config.job import TargetSpec
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
 from eda_service.errors import InputError
 from eda_service.targets.checks.checker import CHECKER
 from eda_service.targets.facts import facts_of
@@ -61,7 +61,7 @@ class ModelShape:
     @property
     def draft(self) -> DraftConfig:
         """A draft of one layer of this target."""
-        return DraftConfig(
+        return Eagle1Config(
             hidden_size=self.hidden_size,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,

@@ -16,6 +16,7 @@ import torch
 from eda_service.decoding.fused.ffn import PrivateFFN, SharedFFN, WholeFFN, as_expert
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.eagle1 import Eagle1Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.targets.fused import Norm, norm_of
@@ -69,7 +70,7 @@ def whole_parts(draft: Draft) -> DraftParts:
     Args:
         draft: Any draft, LoRA merged; not changed.
     """
-    return _parts(draft, WholeFFN(draft.layer.mlp), None, None, None)
+    return _parts(draft, WholeFFN(draft.ffn), None, None, None)
 
 
 def shared_parts(draft: Draft) -> DraftParts:
@@ -78,7 +79,7 @@ def shared_parts(draft: Draft) -> DraftParts:
     Args:
         draft: Without a private expert; not changed.
     """
-    return _parts(draft, SharedFFN(as_expert(draft.layer.mlp)), None, None, None)
+    return _parts(draft, SharedFFN(as_expert(draft.ffn)), None, None, None)
 
 
 def adapted_parts(draft: Draft, base: DraftParts, trained: frozenset[str]) -> DraftParts:
@@ -89,7 +90,7 @@ def adapted_parts(draft: Draft, base: DraftParts, trained: frozenset[str]) -> Dr
         base: `shared_parts` of the base draft.
         trained: Names of the tensors the pack changed.
     """
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     if any("mlp." in name and ".private." not in name and ".mlp.gate." not in name for name in trained):
         return _parts(draft, WholeFFN(ffn), None, base, trained)
     private = PrivateFFN(ffn) if isinstance(ffn, SharedPrivateFFN) else None
@@ -103,6 +104,7 @@ def _parts(
     base: DraftParts | None,
     trained: frozenset[str] | None,
 ) -> DraftParts:
+    assert isinstance(draft, Eagle1Draft)
     attention, norm = draft.layer.self_attn, draft.layer.post_attention_layernorm
 
     def same(*names: str) -> DraftParts | None:

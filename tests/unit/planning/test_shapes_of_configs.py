@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside, shape_of_config
 from eda_service.targets.embedded import EMBEDDED
 
@@ -48,7 +48,7 @@ def test_a_config_that_does_not_say_gives_no_shape(config: dict[str, Any]) -> No
 
 
 def test_a_target_beside_a_draft_has_the_draft_s_widths() -> None:
-    draft = DraftConfig(
+    draft = Eagle1Config(
         hidden_size=4000,
         num_heads=40,
         num_kv_heads=8,
