@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from eda_service.config.job import TreeConfig
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript
@@ -50,7 +49,7 @@ def gate_statistics(
     private_N = private_weights(loaded.draft, target.embed, texts)
     mean = float(private_N.mean())
     held = fold(loaded.draft, (1.0 - mean, mean))
-    stats = Replay(held, target.embed, DraftHead(target.lm_head, loaded.vocab_W), tree=tree).run(texts)
+    stats = Replay(held, target.embed, held.head(target.lm_head, loaded.vocab_W), tree=tree).run(texts)
     row = summarise("gate held", 0.0, stats, num_draft_tokens=tree.depth)
     low, high = torch.quantile(private_N, torch.tensor([0.05, 0.95])).tolist()
     return {

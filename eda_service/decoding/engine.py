@@ -17,7 +17,8 @@ import torch
 
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.admission import check_request, prefill_groups
-from eda_service.decoding.fused.eagle1_parts import DraftForm, whole_parts
+from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.kinds import whole_parts
 from eda_service.decoding.live import LiveRequest, adapters_of
 from eda_service.decoding.outcomes import Outcomes, add_logprobs
 from eda_service.decoding.policy import AlwaysSpeculate, Policy

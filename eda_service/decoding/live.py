@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eda_service.decoding.fused.eagle1_parts import DraftForm
+from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.sampling import Truncation
@@ -129,13 +129,13 @@ def pending_of(live: Sequence[LiveRequest]) -> Pending:
     """What the draft has not seen of each request, padded on the right."""
     blocks = [torch.cat(request.pending_features) for request in live]
     width = max(len(request.pending_tokens) for request in live)
-    features_BPD = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
+    features_BPC = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
     for i, block in enumerate(blocks):
-        features_BPD[i, : len(block)] = block
+        features_BPC[i, : len(block)] = block
     padded = [request.pending_tokens + [0] * (width - len(request.pending_tokens)) for request in live]
     return Pending(
-        torch.tensor(padded, device=features_BPD.device),
-        features_BPD,
+        torch.tensor(padded, device=features_BPC.device),
+        features_BPC,
         [request.pending_start for request in live],
         [len(request.pending_tokens) for request in live],
         forms_of(live),

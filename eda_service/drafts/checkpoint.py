@@ -23,7 +23,7 @@ from torch import Tensor
 from eda_service.config.job import Method, TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
-from eda_service.drafts.freezing import frozen_sha256, prepare, trained_state
+from eda_service.drafts.freezing import frozen_sha256, is_within, prepare, trained_state
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.storage.tensor_header import read_header
@@ -44,6 +44,12 @@ class LoadedDraft:
     draft: Draft
     vocab_W: Tensor | None
     trained: frozenset[str] | None = None
+
+    @property
+    def has_head_of_base(self) -> bool:
+        """Whether it has a head of its own, and a pack did not change it."""
+        head = self.draft.places.head
+        return bool(head) and self.trained is not None and not any(is_within(name, head) for name in self.trained)
 
 
 def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> None:
@@ -115,7 +121,7 @@ def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:
 
 
 def for_inference(loaded: LoadedDraft) -> LoadedDraft:
-    """Freeze; a proposer packs copies of the weights (`decoding.fused.eagle1`)."""
+    """Freeze; a proposer packs copies of the weights (`decoding.fused`)."""
     loaded.draft.requires_grad_(False)
     loaded.draft.eval()
     return loaded

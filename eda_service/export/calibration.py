@@ -20,7 +20,6 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import own_params
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
@@ -133,7 +132,7 @@ def acceptance_length(
     target: Target, loaded: LoadedDraft, transcripts: Sequence[Transcript], num_draft_tokens: int
 ) -> float:
     """Of chains at T=0 along the answers."""
-    head = DraftHead(target.lm_head, loaded.vocab_W)
+    head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(
         for_inference(loaded).draft, target.embed, head, num_draft_tokens=num_draft_tokens, batch_size=_BATCH
     )

@@ -158,6 +158,11 @@ class Norm:
     doubled: Tensor
     epsilon: float
 
+    @property
+    def size_bytes(self) -> int:
+        """What the copies take."""
+        return tensor_bytes(self.doubled)
+
 
 def norm_of(module: Any, epsilon: float | None = None) -> Norm:
     """Weight and epsilon of an RMSNorm module."""

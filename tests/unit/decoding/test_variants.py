@@ -20,7 +20,8 @@ from tiny_models import write_adapter
 
 from eda_service.config.job import Mix, TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.eagle1_parts import DraftForm, DraftParts, adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.form import DraftForm, DraftParts
+from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
