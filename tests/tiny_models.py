@@ -148,9 +148,9 @@ def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
     for i, outputs in run_to_end(engine).items():
         answer = [token for output in outputs for token in output.new_token_ids]
         if len(answer) == 24:
-            assert outputs[-1].features_TD is not None
+            assert outputs[-1].states is not None
             rows.append(prompts[int(i)] + answer)
-            features.append(torch.cat([outputs[-1].features_TD, torch.zeros(1, target.config.hidden_size)]))
+            features.append(torch.cat([outputs[-1].states.draft_in, torch.zeros(1, target.config.hidden_size)]))
     token_ids_BL = torch.tensor(rows)
     mask_BL = torch.ones_like(token_ids_BL, dtype=torch.bool)
     known_BL = mask_BL.clone()

@@ -49,6 +49,11 @@ class DraftConfig(Config, ABC):
         return ()
 
     @property
+    def feature_width(self) -> int:
+        """C: of the target's states side by side."""
+        return self.hidden_size * max(1, len(self.captures))
+
+    @property
     @abstractmethod
     def sizes(self) -> PartSizes:
         """Parameters, embedding and the target's head not counted."""

@@ -35,7 +35,7 @@ class Transcript:
     Attributes:
         token_ids: Prompt and answer, a stop token included.
         num_prompt_tokens: Where the answer begins.
-        features_TD: The target's features of all tokens but the last.
+        features_TD: The target's states of all tokens but the last that the draft reads.
     """
 
     token_ids: list[int]
@@ -59,8 +59,8 @@ def transcribe(
             if output.finish_reason is not None:
                 num_ended += 1
                 tell("answer", num_ended, len(prompts), "prompts")
-            if output.finish_reason is not None and output.features_TD is not None:
-                made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.features_TD)
+            if output.finish_reason is not None and output.states is not None:
+                made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.states.draft_in)
     return [made[i] for i in sorted(made)]
 
 

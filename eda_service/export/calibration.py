@@ -53,8 +53,10 @@ class CalibrationSettings:
     max_new_tokens: int = 64
 
 
-def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -> list[Transcript]:
-    """The target's greedy answers to the prompts, with its features.
+def answer(
+    target: Target, settings: CalibrationSettings, tell: Tell = silent, *, captures: Sequence[int] = ()
+) -> list[Transcript]:
+    """The target's greedy answers to the prompts, with the states that the draft captures.
 
     Raises:
         DatasetInvalidError: The prompts cannot be read, are too few, or give no answer that a draft can be held
@@ -72,7 +74,7 @@ def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -
             param="prompts",
         )
     room = max(map(len, prompts)) + settings.max_new_tokens + 1
-    engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True)
+    engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True, captures=captures)
     params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=settings.max_new_tokens)
     return [each for each in transcribe(engine, prompts, params, tell) if _length(each) > settings.num_draft_tokens + 1]
 

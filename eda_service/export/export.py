@@ -117,7 +117,7 @@ def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) ->
     if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
-    calibrating, measuring = split(answer(target, request.calibration, tell))
+    calibrating, measuring = split(answer(target, request.calibration, tell, captures=draft.config.captures))
     adapted = LoadedDraft(_rounded(draft, target), vocab_W)
     weights = None
     if isinstance(draft.ffn, SharedPrivateFFN):

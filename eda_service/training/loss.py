@@ -183,7 +183,7 @@ class DraftLoss(nn.Module):
         # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
         tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
         rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
-        wanted = Wanted.of(batch.features_BLD[:, 1:-1][counts_BS], lm_head, rows_M)
+        wanted = Wanted.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
         draft = self.draft
         steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)

@@ -34,7 +34,7 @@ def simulated_acceptance_length(
         alive_BS = starts_BS
         for step, state_BSD in enumerate(unroll(draft, embed, batch.token_ids_BL, batch.features_BLD, depth)):
             mask_BS = step_mask(batch, step)
-            wanted_BSD = batch.features_BLD[:, step + 1 : -1]
+            wanted_BSD = batch.head_in[:, step + 1 : -1]
             hits_BS = torch.zeros_like(mask_BS)
             drafted_M = draft.logits(state_BSD[mask_BS], lm_head).argmax(-1)
             hits_BS[mask_BS] = drafted_M == lm_head.logits(wanted_BSD[mask_BS]).argmax(-1)
