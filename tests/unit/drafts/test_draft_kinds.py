@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from eda_service.decoding.fused.kinds import FUSED
 from eda_service.drafts.draft_config import CONFIGS, Eagle1Config, parse_draft_config
 from eda_service.drafts.kinds import DRAFTS, make_draft
 
@@ -30,7 +31,7 @@ def test_an_unknown_kind_is_refused_by_name(kind: object) -> None:
 
 
 def test_every_kind_is_in_each_table() -> None:
-    assert CONFIGS.keys() == DRAFTS.keys()
+    assert CONFIGS.keys() == DRAFTS.keys() == FUSED.keys()
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
