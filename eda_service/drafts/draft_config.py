@@ -91,13 +91,13 @@ AnyDraftConfig = Annotated[SerializeAsAny[DraftConfig], BeforeValidator(_of_its_
 _STORED: TypeAdapter[DraftConfig] = TypeAdapter(AnyDraftConfig)
 
 
-def parse_draft_config(text: str) -> DraftConfig:
-    """A stored shape.
+def parse_draft_config(stored: str | Mapping[str, Any]) -> DraftConfig:
+    """A stored shape, as JSON or parsed.
 
     Raises:
         ValueError: It is none, or of a kind that this version does not know.
     """
-    return _STORED.validate_json(text)
+    return _STORED.validate_json(stored) if isinstance(stored, str) else _STORED.validate_python(stored)
 
 
 class PrivateConfig(Config):

@@ -17,7 +17,7 @@ from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command
-from eda_service.export.contents import keeps_vocabulary, tensors_of
+from eda_service.export.contents import keeps_vocabulary, require_dialect, tensors_of
 from eda_service.export.dense import fold, is_gated
 from eda_service.export.directory import (
     check_written,
@@ -82,13 +82,14 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
         NotFoundError: No such pack or base draft.
         ConflictError: A directory exists already.
         InputError: No target is named, or the prompts do not do.
-        TargetIncompatibleError: The target is not the one the draft was made for.
+        TargetIncompatibleError: The target is not the one the draft was made for, or no engine reads its kind.
         ArtifactCorruptError: A source is damaged, or the export reads back with other values.
     """
     require_free(request.out, "out")
     if request.merged_target is not None:
         require_free(request.merged_target, "merged_target")
     source = find_source(request.reference, home)
+    require_dialect(source.loaded.draft.config)
     spec = source.target_spec(request.target)
     resolve_target(spec, tell)
     tell("load", 0, None)

@@ -29,8 +29,12 @@ from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import load_base_draft, load_pack, save_base_draft, save_pack
 from eda_service.drafts.freezing import prepare, trained_state
+from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.errors import TargetIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
+from eda_service.export.contents import require_dialect
+from eda_service.export.dense import fold
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.shards import Sample, read_shard, write_shard
@@ -239,3 +243,17 @@ def test_drafts_and_packs_of_the_kind_are_read_again(world: World, tmp_path: Pat
     assert loaded.has_head_of_base
     assert not base.has_head_of_base
     assert all(torch.equal(tensor, loaded.draft.state_dict()[name]) for name, tensor in packed.state_dict().items())
+
+
+def test_folding_is_the_kinds_and_its_export_is_refused(world: World) -> None:
+    """A sum of two experts is one of both widths, in whatever layer it stands."""
+    packed, _ = adapted(world.draft, 1)
+    ffn = packed.ffn
+    assert isinstance(ffn, SharedPrivateFFN)
+    hidden_ND = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    folded = fold(packed, (1.0, 1.0))
+    wanted = ffn.scale * (ffn.shared(hidden_ND) + ffn.private(hidden_ND))
+    torch.testing.assert_close(folded.ffn(hidden_ND), wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(folded.get_submodule("lm_head").weight, packed.lm_head.weight)
+    with pytest.raises(TargetIncompatibleError, match="a draft of kind tiny has no form"):
+        require_dialect(folded.config)
