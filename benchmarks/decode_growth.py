@@ -21,7 +21,7 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
-from eda_service.drafts.draft import Draft
+from eda_service.drafts.kinds import make_draft
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (128, 256, 512, 1024, 2048, 4096)
@@ -111,7 +111,7 @@ def overheads(pair: Pair, repeats: int) -> dict[str, Any]:
     """Capture on over off; a random draft with adaptive depth over none."""
     config = next(iter(pair.drafts.values())).draft.config
     torch.manual_seed(0)
-    useless = Draft(config).to(pair.target.dtype).requires_grad_(False)
+    useless = make_draft(config).to(pair.target.dtype).requires_grad_(False)
     pair.drafts["useless"] = type(pair.drafts["base"])(useless, pair.drafts["base"].vocab_W)
     plain = pair.engine(None)
     return {

@@ -13,7 +13,6 @@ from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine
 from eda_service.drafts.checkpoint import LoadedDraft
-from eda_service.drafts.head import DraftHead
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.storage.provenance import library_versions, machine
 from eda_service.storage.registry import find_draft
@@ -93,7 +92,7 @@ class Pair:
         if draft is None:
             return Engine(self.target, **settings)
         loaded = self.drafts[draft]
-        return Engine(self.target, loaded.draft, DraftHead(self.target.lm_head, loaded.vocab_W), **settings)
+        return Engine(self.target, loaded.draft, loaded.draft.head(self.target.lm_head, loaded.vocab_W), **settings)
 
 
 def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:

@@ -28,10 +28,10 @@ import torch
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, header, write_result
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
-from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.request import SamplingParams
-from eda_service.drafts.head import DraftHead
 from eda_service.raycluster.resources import limit_kernel_cache, release_free_memory
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.storage.registry import find_draft
@@ -67,7 +67,7 @@ class Variants:
         base_dir = find_draft(PACKS_BASE_DRAFT)
         loaded = load_drafts(base_dir, None, target=target)
         self._target, self._base_dir = target, base_dir
-        self.base = DraftForm(shared_parts(loaded.draft), DraftHead(target.lm_head, loaded.vocab_W))
+        self.base = DraftForm(shared_parts(loaded.draft), loaded.draft.head(target.lm_head, loaded.vocab_W))
         self.names = [*(domain.name for domain in DOMAINS), "fourth"]
 
     def form(self, name: str, *, whole: bool = False) -> DraftForm:
@@ -76,7 +76,7 @@ class Variants:
         loaded = load_drafts(self._base_dir, domain.pack_dir, target=self._target)
         assert loaded.trained is not None
         parts = whole_parts(loaded.draft) if whole else adapted_parts(loaded.draft, self.base.parts, loaded.trained)
-        return DraftForm(parts, DraftHead(self._target.lm_head, loaded.vocab_W))
+        return DraftForm(parts, loaded.draft.head(self._target.lm_head, loaded.vocab_W))
 
     def adapter(self, name: str) -> Adapter:
         """A variant's adapter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.records import DraftManifest
 from eda_service.storage.files import file_entry, write_json
 
@@ -21,7 +21,7 @@ def put_draft(
     """Register a draft, by default of the tiny targets' sizes; returns its directory."""
     directory = home / "drafts" / name / str(version)
     directory.mkdir(parents=True)
-    shape = DraftConfig(
+    shape = Eagle1Config(
         hidden_size=hidden_size,
         num_heads=4,
         num_kv_heads=2,

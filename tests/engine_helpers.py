@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams, StepOutput
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 
 DraftMaker = Callable[[str], Draft]
@@ -50,4 +49,4 @@ def reference_answer(model: PreTrainedModel, target: Target, ids: list[int], max
 
 def speculative(target: Target, draft: Draft, *, vocab_W: torch.Tensor | None = None, **changes: Any) -> Engine:
     settings: dict[str, Any] = {"num_draft_tokens": 4, "max_batch": 4, "max_tokens": 120} | changes
-    return Engine(target, draft, DraftHead(target.lm_head, vocab_W), **settings)
+    return Engine(target, draft, draft.head(target.lm_head, vocab_W), **settings)

@@ -28,7 +28,8 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
+from eda_service.drafts.kinds import make_draft
 from eda_service.storage.shards import Sample
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
@@ -117,7 +118,7 @@ def write_adapter(model_dir: Path, directory: Path, *, seed: int, std: float = 0
 def draft_config(target: Target) -> DraftConfig:
     """The shape of a draft for a tiny target."""
     config = target.config
-    return DraftConfig(
+    return Eagle1Config(
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
@@ -132,7 +133,7 @@ def draft_config(target: Target) -> DraftConfig:
 def random_draft(target: Target, *, seed: int = 0) -> Draft:
     """A draft of the right shape with random weights, in float32."""
     torch.manual_seed(seed)
-    return Draft(draft_config(target))
+    return make_draft(draft_config(target))
 
 
 def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
@@ -147,9 +148,9 @@ def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
     for i, outputs in run_to_end(engine).items():
         answer = [token for output in outputs for token in output.new_token_ids]
         if len(answer) == 24:
-            assert outputs[-1].features_TD is not None
+            assert outputs[-1].states is not None
             rows.append(prompts[int(i)] + answer)
-            features.append(torch.cat([outputs[-1].features_TD, torch.zeros(1, target.config.hidden_size)]))
+            features.append(torch.cat([outputs[-1].states.draft_in, torch.zeros(1, target.config.hidden_size)]))
     token_ids_BL = torch.tensor(rows)
     mask_BL = torch.ones_like(token_ids_BL, dtype=torch.bool)
     known_BL = mask_BL.clone()

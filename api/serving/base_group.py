@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from torch import Tensor
-
 from eda_service.config.job import AdaptConfig, DeviceName, TargetSpec
 from eda_service.decoding.build import DEFAULT_CHAIN, load_drafts
-from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.records import PackManifest, TargetFingerprint
@@ -127,7 +127,7 @@ class BaseGroup:
             directory = find_draft(base_draft)
             check_draft_fits(read_draft_manifest(directory), self.target.fingerprint)
             loaded = load_drafts(directory, None, target=self.target)
-            self._drafts[base_draft] = DraftForm(shared_parts(loaded.draft), self._head(loaded.vocab_W))
+            self._drafts[base_draft] = DraftForm(shared_parts(loaded.draft), self._head(loaded))
         return self._drafts[base_draft]
 
     def _adapted_form(self, pack: str, base_draft: str, made: TargetFingerprint) -> DraftForm:
@@ -135,16 +135,20 @@ class BaseGroup:
         check_pack_fits(read_pack_manifest(directory), made)
         loaded = load_drafts(find_draft(base_draft), directory, target=self.target)
         if loaded.trained is None:
-            return DraftForm(whole_parts(loaded.draft), self._head(loaded.vocab_W))
-        parts = adapted_parts(loaded.draft, self._drafts[base_draft].parts, loaded.trained)
-        return DraftForm(parts, self._head(loaded.vocab_W))
+            return DraftForm(whole_parts(loaded.draft), self._head(loaded))
+        base = self._drafts[base_draft]
+        parts = adapted_parts(loaded.draft, base.parts, loaded.trained)
+        return DraftForm(parts, base.head if loaded.has_head_of_base else self._head(loaded))
 
-    def _head(self, vocab_W: Tensor | None) -> DraftHead:
-        """The head of a draft vocabulary; equal ones are held once."""
+    def _head(self, loaded: LoadedDraft) -> DraftHead:
+        """The head of a draft; those of equal draft vocabularies over the target's rows are held once."""
+        draft, vocab_W = loaded.draft, loaded.vocab_W
+        if draft.places.head:
+            return draft.head(self.target.lm_head, vocab_W)
         key = "all" if vocab_W is None else hashlib.sha256(vocab_W.numpy().tobytes()).hexdigest()
         head = self._heads.get(key)
         if head is None:
-            head = DraftHead(self.target.lm_head, vocab_W)
+            head = draft.head(self.target.lm_head, vocab_W)
             self._heads[key] = head
         return head
 

@@ -13,7 +13,6 @@ from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import transcripts_of
 from eda_service.decoding.build import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
-from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.records import Stage
 from eda_service.storage.registry import find_draft
@@ -26,7 +25,7 @@ COLUMNS, MOST_TOKENS = 74, 110
 @torch.inference_mode()
 def marks(target: Target, loaded: LoadedDraft, transcript: Transcript) -> tuple[list[tuple[str, bool]], float]:
     """Pieces of text with whether each was drafted right, and the answer's acceptance length."""
-    head = DraftHead(target.lm_head, loaded.vocab_W)
+    head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(loaded.draft, target.embed, head, num_draft_tokens=CHAIN)
     stats = replay.run([transcript])[0]
     right = [True]  # the prefill's token is nobody's draft

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from eda_service.config.job import TreeConfig
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript
@@ -24,7 +23,7 @@ from eda_service.training.unroll import unroll
 
 def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> Tensor:
     """g_p at every answer token (N,), the draft fed with the target's own features."""
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     assert isinstance(ffn, SharedPrivateFFN)
     assert ffn.gate is not None
     seen: list[Tensor] = []
@@ -44,13 +43,13 @@ def gate_statistics(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig
 ) -> dict[str, Any] | None:
     """Numbers of one pack over transcripts; None where it has no gate."""
-    ffn = loaded.draft.layer.mlp
+    ffn = loaded.draft.ffn
     if not isinstance(ffn, SharedPrivateFFN) or ffn.gate is None:
         return None
     private_N = private_weights(loaded.draft, target.embed, texts)
     mean = float(private_N.mean())
     held = fold(loaded.draft, (1.0 - mean, mean))
-    stats = Replay(held, target.embed, DraftHead(target.lm_head, loaded.vocab_W), tree=tree).run(texts)
+    stats = Replay(held, target.embed, held.head(target.lm_head, loaded.vocab_W), tree=tree).run(texts)
     row = summarise("gate held", 0.0, stats, num_draft_tokens=tree.depth)
     low, high = torch.quantile(private_N, torch.tensor([0.05, 0.95])).tolist()
     return {

@@ -33,7 +33,6 @@ from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.checkpoint import LoadedDraft
-from eda_service.drafts.head import DraftHead
 from eda_service.errors import InputError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
@@ -185,7 +184,7 @@ def replayed(
     target: Target, loaded: LoadedDraft, texts: list[Transcript], tree: TreeConfig | None, temperature: float
 ) -> list[RequestStats]:
     """Counts of a draft over transcripts."""
-    head = DraftHead(target.lm_head, loaded.vocab_W)
+    head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(loaded.draft, target.embed, head, num_draft_tokens=CHAIN, tree=tree, batch_size=16)
     return replay.run(texts, temperature)
 
@@ -194,7 +193,7 @@ def _chain(target: Target, loaded: LoadedDraft, texts: list[Transcript], tempera
     """Chains: replayed at T=0, decoded at T>0."""
     if temperature == 0:
         return replayed(target, loaded, texts, None, 0.0)
-    head = DraftHead(target.lm_head, loaded.vocab_W)
+    head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     most = MAX_PROMPT_TOKENS + MAX_NEW_TOKENS
     engine = Engine(target, loaded.draft, head, num_draft_tokens=CHAIN, max_batch=16, max_tokens=most)
     params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)

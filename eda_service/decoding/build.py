@@ -8,7 +8,6 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
-from eda_service.drafts.head import DraftHead
 from eda_service.targets.loader import Target
 
 DEFAULT_CHAIN = 5
@@ -45,7 +44,7 @@ def make_engine(
         tree: Draft trees instead of chains.
         adaptive: Draft as deep as pays, as an endpoint does; otherwise always K, as acceptance is measured.
     """
-    head = None if loaded is None else DraftHead(target.lm_head, loaded.vocab_W)
+    head = None if loaded is None else loaded.draft.head(target.lm_head, loaded.vocab_W)
     return Engine(
         target,
         None if loaded is None else loaded.draft,

@@ -17,7 +17,8 @@ import torch
 
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.admission import check_request, prefill_groups
-from eda_service.decoding.draft_parts import DraftForm, whole_parts
+from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.kinds import whole_parts
 from eda_service.decoding.live import LiveRequest, adapters_of
 from eda_service.decoding.outcomes import Outcomes, add_logprobs
 from eda_service.decoding.policy import AlwaysSpeculate, Policy
@@ -46,7 +47,8 @@ class Engine:
         policy: How deep each round drafts; default: always as deep as it may.
         max_batch: Live requests at once; more wait in order of arrival.
         max_tokens: Prompt plus answer of any request; capped by the target's context.
-        capture_features: Hand out the target's features when a request ends.
+        capture_features: Hand out the target's states when a request ends.
+        captures: Layers of them that a draft will read, where none is here; none: what the head reads.
         seed: Of the streams of requests that bring none.
     """
 
@@ -62,6 +64,7 @@ class Engine:
         max_batch: int = 32,
         max_tokens: int = 2048,
         capture_features: bool = False,
+        captures: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
         self.target = target
@@ -76,14 +79,14 @@ class Engine:
         num_nodes = num_draft_tokens if tree is None else tree.size
         self._num_places = num_draft_tokens if tree is None else tree.depth * tree.width
         self._cache = target.new_cache(max_batch, self.max_tokens + num_nodes + 1)
-        self._rounds = Rounds(target, self._cache, None, tree)
+        self._rounds = Rounds(target, self._cache, None, tree, captures)
+        self._waiting: deque[LiveRequest] = deque()
+        self._live: list[LiveRequest] = []
+        self._cancelled: list[StepOutput] = []
         form = None if draft is None or draft_head is None else DraftForm(whole_parts(draft), draft_head)
         self._variants = Variants(target, form)
         if form is not None:
             self._propose_with(form)
-        self._waiting: deque[LiveRequest] = deque()
-        self._live: list[LiveRequest] = []
-        self._cancelled: list[StepOutput] = []
 
     def _propose_with(self, form: DraftForm) -> None:
         """Make the proposer with the first draft; later ones must be of its shape."""
@@ -91,7 +94,10 @@ class Engine:
             most = self.max_tokens + self._num_places + 1
             self._proposer = Proposer(form, self.target.embed, num_slots=self.max_batch, max_tokens=most)
             self._rounds.proposer = self._proposer
+            self._rounds.captures = form.parts.config.captures
             self._outcomes.drafts = True
+            for request in self._live:
+                request.forget_features(form.parts.config.feature_width)
         elif form.parts.config != self._proposer.form.parts.config:
             raise TargetIncompatibleError(
                 "the draft has another shape than the drafts loaded here; use a base draft made like theirs",
@@ -212,10 +218,17 @@ class Engine:
         padded = [request.prompt_ids + [0] * (width - len(request.prompt_ids)) for request in group]
         ids_BP = torch.tensor(padded, device=self.target.device)
         adapters = adapters_of(group)
-        features_BPD = self.target.forward(ids_BP, self._cache, [0] * len(group), first_slot=slot, adapters=adapters)
+        states = self.target.forward(
+            ids_BP,
+            self._cache,
+            [0] * len(group),
+            first_slot=slot,
+            adapters=adapters,
+            captures=self._rounds.captures,
+        )
         rows_B = torch.arange(len(group), device=self.target.device)
         last_B = torch.tensor([len(request.prompt_ids) - 1 for request in group], device=self.target.device)
-        logits_B1V = self.target.head(features_BPD[rows_B, last_B][:, None])
+        logits_B1V = self.target.head(states.head_in[rows_B, last_B][:, None])
         first_B = self._rounds.choose(group, logits_B1V).squeeze(1)
         finite_B = is_finite(logits_B1V)
         first_ids, finite = first_B.tolist(), finite_B.tolist()
@@ -223,10 +236,10 @@ class Engine:
             request.stats.queue_s, request.stats.prefill_s = begun - request.arrived_s, time.perf_counter() - begun
         self._live.extend(group)
         outputs = [
-            self._outcomes.of_prefill(request, features_BPD[i], first, is_fine)
+            self._outcomes.of_prefill(request, states[i], first, is_fine)
             for i, (request, first, is_fine) in enumerate(zip(group, first_ids, finite, strict=True))
         ]
-        add_logprobs(group, outputs, first_ids, logits_B1V, features_BPD, self.target.head)
+        add_logprobs(group, outputs, first_ids, logits_B1V, states.head_in, self.target.head)
         self._leave_ended(outputs, first_slot=slot)
         return outputs
 

@@ -44,21 +44,21 @@ class HeadRows:
         self._smallest = min(head.linear.out_features for head, _ in self._groups)
 
     def next_tokens(
-        self, feature_B1D: Tensor, temperatures_B: Tensor | None, uniforms_B: Tensor | None, *, confident: bool
+        self, state_B1D: Tensor, temperatures_B: Tensor | None, uniforms_B: Tensor | None, *, confident: bool
     ) -> Drafted:
-        """The token of each row after its feature: the most likely, or with uniforms a draw.
+        """The token of each row after its state: the most likely, or with uniforms a draw.
 
         Args:
-            feature_B1D: The draft's features.
+            state_B1D: The draft's states.
             temperatures_B: None when every row is greedy.
             uniforms_B: Draws of the sampled rows; None when every row is greedy.
             confident: Give the draft probability of each token too.
         """
         parts = []
         for head, rows in self._groups:
-            taken = (feature_B1D, temperatures_B, uniforms_B)
+            taken = (state_B1D, temperatures_B, uniforms_B)
             if rows is not None:
-                taken = (feature_B1D[rows], _of(temperatures_B, rows), _of(uniforms_B, rows))
+                taken = (state_B1D[rows], _of(temperatures_B, rows), _of(uniforms_B, rows))
             parts.append(_next_tokens(head, *taken, confident=confident))
         if len(parts) == 1:
             return parts[0]
@@ -68,14 +68,14 @@ class HeadRows:
             self._join([_known(part.own_B) for part in parts]) if confident else None,
         )
 
-    def best_tokens(self, features_BLD: Tensor, width: int, temperatures_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The C <= `width` most likely tokens after each feature and their log-probabilities, both (B, L, C)."""
+    def best_tokens(self, states_BLD: Tensor, width: int, temperatures_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The C <= `width` most likely tokens after each state and their log-probabilities, both (B, L, C)."""
         count = min(width, self._smallest)
         ids, scores = [], []
         for head, rows in self._groups:
-            taken = (features_BLD, temperatures_B)
+            taken = (states_BLD, temperatures_B)
             if rows is not None:
-                taken = (features_BLD[rows], _of(temperatures_B, rows))
+                taken = (states_BLD[rows], _of(temperatures_B, rows))
             best_ids, best_scores = _best_tokens(head, taken[0], count, taken[1])
             ids.append(best_ids)
             scores.append(best_scores)
@@ -90,9 +90,9 @@ class HeadRows:
 
 
 def _next_tokens(
-    head: DraftHead, feature_B1D: Tensor, temperatures_B: Tensor | None, uniforms_B: Tensor | None, *, confident: bool
+    head: DraftHead, state_B1D: Tensor, temperatures_B: Tensor | None, uniforms_B: Tensor | None, *, confident: bool
 ) -> Drafted:
-    logits_B1W = head(feature_B1D)
+    logits_B1W = head(state_B1D)
     probs_BV = None
     if temperatures_B is None or uniforms_B is None:
         draft_ids_B = most_likely(logits_B1W).squeeze(1)
@@ -108,9 +108,9 @@ def _next_tokens(
 
 
 def _best_tokens(
-    head: DraftHead, features_BLD: Tensor, count: int, temperatures_B: Tensor | None
+    head: DraftHead, states_BLD: Tensor, count: int, temperatures_B: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    logits = head(features_BLD).float()
+    logits = head(states_BLD).float()
     if temperatures_B is not None:
         logits = logits / torch.where(temperatures_B == 0, 1.0, temperatures_B)[:, None, None]
     best = torch.log_softmax(logits, dim=-1).topk(count, dim=-1)

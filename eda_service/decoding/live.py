@@ -1,6 +1,6 @@
 """The state of one request while it is decoded, and what a batch of them hands to a round.
 
-Shapes: B live rows, L positions, P pending positions, D hidden, V vocabulary.
+Shapes: B live rows, L positions, P pending positions, C width of a feature, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eda_service.decoding.draft_parts import DraftForm
+from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.sampling import Truncation
 from eda_service.decoding.shaping import History
 from eda_service.decoding.variants import Variant
+from eda_service.targets.states import TargetStates
 
 
 @dataclass
@@ -42,8 +43,8 @@ class LiveRequest:
         num_cached: Tokens whose keys the target's cache holds.
         last_token: The newest token, known but not yet forwarded.
         pending_tokens: x_{t+1} of the positions the draft has not seen.
-        pending_features: h_t of the same positions in blocks (.., D); the first is position `pending_start`.
-        captured: Feature blocks in order of position, when capture is on.
+        pending_features: h_t of the same positions in blocks (.., C); the first is position `pending_start`.
+        captured: The target's states in blocks, in order of position, when capture is on.
         acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
         history: What shapes its logits.
         arrived_s: When it was submitted, by `time.perf_counter`.
@@ -61,7 +62,7 @@ class LiveRequest:
     pending_tokens: list[int] = field(default_factory=list)
     pending_features: list[Tensor] = field(default_factory=list)
     pending_start: int = 0
-    captured: list[Tensor] = field(default_factory=list)
+    captured: list[TargetStates] = field(default_factory=list)
     acceptance: Chance | None = None
     history: History = field(init=False)
     arrived_s: float = field(default_factory=time.perf_counter)
@@ -86,27 +87,31 @@ class LiveRequest:
         """Use up draws that were peeked at."""
         del self._uniforms[:count]
 
-    def hold_back(self, tokens: list[int], features_PD: Tensor, *, keep: bool) -> None:
+    def hold_back(self, tokens: list[int], features_PC: Tensor, *, keep: bool) -> None:
         """Add what the draft has not seen: tokens and the features before them.
 
         Args:
             tokens: x_{t+1}.
-            features_PD: h_t.
+            features_PC: h_t.
             keep: Add to what is pending (the draft did not run), or replace it.
         """
         if not keep:
             self.pending_start += len(self.pending_tokens)
             self.pending_tokens, self.pending_features = [], []
         self.pending_tokens += tokens
-        self.pending_features.append(features_PD)
+        self.pending_features.append(features_PC)
+
+    def forget_features(self, width: int) -> None:
+        """Put zeros of another width for features that a draft will be shown but never drafts from: it came later."""
+        self.pending_features = [block.new_zeros(len(block), width) for block in self.pending_features]
 
     def take_all_but_last(self) -> tuple[list[int], Tensor, int]:
-        """Pending tokens, features (P, D) and start of all pairs but the last, which stays pending."""
-        features_PD = torch.cat(self.pending_features)
+        """Pending tokens, features (P, C) and start of all pairs but the last, which stays pending."""
+        features_PC = torch.cat(self.pending_features)
         taken, start = self.pending_tokens[:-1], self.pending_start
-        self.pending_tokens, self.pending_features = self.pending_tokens[-1:], [features_PD[-1:]]
+        self.pending_tokens, self.pending_features = self.pending_tokens[-1:], [features_PC[-1:]]
         self.pending_start += len(taken)
-        return taken, features_PD[:-1], start
+        return taken, features_PC[:-1], start
 
     def accept(self, token_ids: list[int]) -> tuple[list[int], str | None]:
         """Emit tokens up to a stop token or the cap; returns what was emitted and why it ended, if it did."""
@@ -129,13 +134,13 @@ def pending_of(live: Sequence[LiveRequest]) -> Pending:
     """What the draft has not seen of each request, padded on the right."""
     blocks = [torch.cat(request.pending_features) for request in live]
     width = max(len(request.pending_tokens) for request in live)
-    features_BPD = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
+    features_BPC = blocks[0].new_zeros(len(live), width, blocks[0].shape[1])
     for i, block in enumerate(blocks):
-        features_BPD[i, : len(block)] = block
+        features_BPC[i, : len(block)] = block
     padded = [request.pending_tokens + [0] * (width - len(request.pending_tokens)) for request in live]
     return Pending(
-        torch.tensor(padded, device=features_BPD.device),
-        features_BPD,
+        torch.tensor(padded, device=features_BPC.device),
+        features_BPC,
         [request.pending_start for request in live],
         [len(request.pending_tokens) for request in live],
         forms_of(live),

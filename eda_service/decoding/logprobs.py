@@ -65,17 +65,17 @@ def score_rows(
     return found
 
 
-def score_prompt(request: LiveRequest, features_PD: Tensor, head: Callable[[Tensor], Tensor]) -> list[TokenLogprobs]:
+def score_prompt(request: LiveRequest, head_in_PD: Tensor, head: Callable[[Tensor], Tensor]) -> list[TokenLogprobs]:
     """Scores of a prompt's tokens but the first, before which there is nothing.
 
     Args:
         request: Its prompt has P tokens.
-        features_PD: The target's, at least P.
+        head_in_PD: What the head reads, at least P.
         head: Features to logits; called on a few positions at a time, so that P x V logits never exist at once.
     """
     ids, found = request.prompt_ids, list[TokenLogprobs]()
     for start in range(0, len(ids) - 1, _PROMPT_BLOCK):
         tokens = ids[start + 1 : start + 1 + _PROMPT_BLOCK]
-        logits_PV = head(features_PD[None, start : start + len(tokens)])[0]
+        logits_PV = head(head_in_PD[None, start : start + len(tokens)])[0]
         found += score(logits_PV, tokens, request.params.num_logprobs or 0)
     return found

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from eda_service.decoding.live import LiveRequest
 from eda_service.decoding.logprobs import score_prompt, score_rows
 from eda_service.decoding.request import StepOutput
 from eda_service.decoding.rounds import RowResult
+from eda_service.targets.states import TargetStates
 
 _NOT_FINITE = "the target gave non-finite logits"
 
@@ -25,13 +25,13 @@ class Outcomes:
 
     Attributes:
         drafts: Whether the engine has a draft, which will read what was verified.
-        capture_features: Hand out the target's features when a request ends.
+        capture_features: Hand out the target's states when a request ends.
     """
 
     drafts: bool
     capture_features: bool
 
-    def of_prefill(self, request: LiveRequest, features_PD: Tensor, first: int, finite: bool) -> StepOutput:
+    def of_prefill(self, request: LiveRequest, states: TargetStates, first: int, finite: bool) -> StepOutput:
         """Take one request's prefill and its first token."""
         if not finite:
             return StepOutput(request.request_id, [], "error", request.stats, _NOT_FINITE)
@@ -40,12 +40,12 @@ class Outcomes:
         request.num_cached = length
         if self.drafts and request.params.speculate:
             # The draft sees the prompt when it first drafts: never, where speculation does not pay.
-            request.hold_back([*request.prompt_ids[1:], first], features_PD[:length], keep=False)
+            request.hold_back([*request.prompt_ids[1:], first], states.draft_in[:length], keep=False)
         else:
             request.pending_start = length - 1
-            request.hold_back([first], features_PD[length - 1 : length], keep=False)
+            request.hold_back([first], states.draft_in[length - 1 : length], keep=False)
         if self.capture_features:
-            request.captured.append(features_PD[:length].clone())
+            request.captured.append(states[:length].each(Tensor.clone))
         if request.num_left == 0:
             return _output(request, [], "length")
         emitted, reason = request.accept([first])
@@ -57,12 +57,12 @@ class Outcomes:
             return StepOutput(request.request_id, [], "error", request.stats, _NOT_FINITE)
         emitted, reason = request.accept(result.token_ids)
         request.stats.count_round(result.num_proposed, len(emitted), depth if result.num_proposed else 0)
-        features_LD = _features_before(result, len(emitted))
+        states = _states_before(result, len(emitted))
         if self.drafts:
-            request.hold_back(emitted, features_LD, keep=depth == 0 and request.params.speculate)
+            request.hold_back(emitted, states.draft_in, keep=depth == 0 and request.params.speculate)
         request.num_cached += len(emitted)
         if self.capture_features:
-            request.captured.append(features_LD.clone())
+            request.captured.append(states.each(Tensor.clone))
         output = _output(request, emitted, reason)
         output.num_accepted = len(emitted) - 1
         output.logprobs = None if result.logprobs is None else result.logprobs[: len(emitted)]
@@ -74,7 +74,7 @@ def add_logprobs(
     outputs: Sequence[StepOutput],
     first_ids: list[int],
     logits_B1V: Tensor,
-    features_BPD: Tensor,
+    head_in_BPD: Tensor,
     head: Callable[[Tensor], Tensor],
 ) -> None:
     """Score first tokens and prompts of requests that ask."""
@@ -83,15 +83,15 @@ def add_logprobs(
         found = scored[i]
         output.logprobs = None if found is None else found[: len(output.new_token_ids)]
         if request.params.score_prompt:
-            output.prompt_logprobs = score_prompt(request, features_BPD[i], head)
+            output.prompt_logprobs = score_prompt(request, head_in_BPD[i], head)
 
 
-def _features_before(result: RowResult, count: int) -> Tensor:
-    """Features of the places before the emitted tokens (count, D); of a chain and a lucky tree they are a slice."""
+def _states_before(result: RowResult, count: int) -> TargetStates:
+    """States of the places before the emitted tokens (count, ..); of a chain and a lucky tree they are a slice."""
     nodes = result.nodes[:count]
-    return result.features_LD[:count] if nodes[-1] == count - 1 else result.features_LD[nodes]
+    return result.states[:count] if nodes[-1] == count - 1 else result.states[nodes]
 
 
 def _output(request: LiveRequest, emitted: list[int], reason: str | None) -> StepOutput:
-    features = torch.cat(request.captured) if reason is not None and request.captured else None
-    return StepOutput(request.request_id, emitted, reason, request.stats, features_TD=features)
+    states = TargetStates.joined(request.captured) if reason is not None and request.captured else None
+    return StepOutput(request.request_id, emitted, reason, request.stats, states=states)

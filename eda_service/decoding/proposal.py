@@ -1,11 +1,11 @@
 """Proposal: the draft extends its cache with what the target verified, then drafts a chain or a tree (Eq. 7).
 
-Between rounds every live row owns *pending pairs*: for each newly verified position t, the target's feature h_t and the
-token x_{t+1}. The first draft step takes all of them at once and its last output starts the draft; each further step
-takes the draft's own features and tokens.
+Between rounds every live row owns *pending pairs*: for each newly verified position t, the target's states there that
+the draft reads (its feature h_t) and the token x_{t+1}. The first draft step takes all of them at once and its last
+output starts the draft; each further step takes the draft's own states and tokens.
 
-Shapes: B rows, P pending pairs (padded), D hidden, K draft tokens of a chain, N nodes of a tree, W width of a tree,
-V vocabulary.
+Shapes: B rows, P pending pairs (padded), C width of a feature, D hidden, K draft tokens of a chain, N nodes of a tree,
+W width of a tree, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.draft_parts import DraftForm, whole_parts
-from eda_service.decoding.fused_draft import DraftRows, FusedDraft
+from eda_service.decoding.fused.form import DraftForm, DraftRows
+from eda_service.decoding.fused.kinds import fused_draft, whole_parts
 from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.drafts.draft import Draft
@@ -44,14 +44,14 @@ class Pending:
 
     Attributes:
         tokens_BP: x_{t+1}, padded on the right.
-        features_BPD: h_t.
+        features_BPC: h_t.
         starts: Position t of each row's first pair.
         counts: Number of real pairs per row.
         forms: The draft of each row; None: the proposer's first.
     """
 
     tokens_BP: Tensor
-    features_BPD: Tensor
+    features_BPC: Tensor
     starts: Sequence[int]
     counts: Sequence[int]
     forms: Sequence[DraftForm] | None = None
@@ -63,7 +63,7 @@ class Pending:
 
 
 class Proposer:
-    """Drafts of one shape over one target, ready to decode, with the target's embedding and a one-layer slot cache.
+    """Drafts of one shape over one target, ready to decode, with their slot cache.
 
     Args:
         form: The first draft, and any row's that names none.
@@ -73,11 +73,10 @@ class Proposer:
     """
 
     def __init__(self, form: DraftForm, embed: nn.Module, *, num_slots: int, max_tokens: int) -> None:
-        parts = form.parts
-        self.form, self.device, self.dtype = form, parts.device, parts.dtype
-        self.draft = FusedDraft(parts.config, embed, max_tokens=max_tokens, dtype=self.dtype, device=self.device)
-        self.groups = parts.config.num_heads // parts.config.num_kv_heads
-        self.cache = self.draft.new_cache(num_slots, max_tokens)
+        self.form, self.device, self.dtype = form, form.parts.device, form.parts.dtype
+        self._fused = fused_draft(form.parts, embed, max_tokens=max_tokens)
+        self.groups = self._fused.num_groups
+        self.cache = self._fused.new_cache(num_slots, max_tokens)
         self._rows: tuple[tuple[DraftForm, ...], DraftRows, HeadRows] | None = None
 
     @classmethod
@@ -92,7 +91,7 @@ class Proposer:
         same = kept is not None and len(kept[0]) == len(wanted) and all(map(operator.is_, kept[0], wanted))
         if kept is None or not same:
             heads = HeadRows([form.head for form in wanted], self.device)
-            kept = (wanted, DraftRows([form.parts for form in wanted], self.device), heads)
+            kept = (wanted, self._fused.rows([form.parts for form in wanted]), heads)
             self._rows = kept
         return kept[1], kept[2]
 
@@ -103,28 +102,31 @@ class Proposer:
     def extend(
         self,
         tokens_BP: Tensor,
-        features_BPD: Tensor,
+        features_BPC: Tensor,
         starts: Sequence[int],
         *,
         first_slot: int = 0,
         forms: Sequence[DraftForm] | None = None,
     ) -> Tensor:
-        """Run the draft layer over pairs at positions starts.. and cache them; features of the next positions (B, P,
-        D).
-        """
-        num_rows, length = tokens_BP.shape
+        """Run the draft over pairs at positions starts.. and cache them; its states of the next positions (B, P, D)."""
+        drafts, _ = self._rows_of(forms, len(tokens_BP))
+        return self._step(drafts, tokens_BP, drafts.start(features_BPC), starts, first_slot=first_slot)
+
+    def _step(
+        self, drafts: DraftRows, tokens_BP: Tensor, state_BPD: Tensor, starts: Sequence[int], *, first_slot: int = 0
+    ) -> Tensor:
+        length = tokens_BP.shape[1]
         positions_BP = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
         num_keys = max(starts) + length
         self.cache.begin(positions_BP, num_keys, first_slot=first_slot)
         mask = visible_mask(positions_BP, num_keys, self.groups, self.dtype)
-        drafts, _ = self._rows_of(forms, num_rows)
-        return self.draft(drafts, tokens_BP, features_BPD, positions_BP, self.cache, mask)
+        return drafts.step(tokens_BP, state_BPD, positions_BP, self.cache, mask)
 
     def begin(self, pending: Pending) -> Tensor:
-        """Take the pending pairs; the feature (B, 1, D) from which the first token is drafted."""
-        features_BPD = self.extend(pending.tokens_BP, pending.features_BPD, pending.starts, forms=pending.forms)
+        """Take the pending pairs; the state (B, 1, D) from which the first token is drafted."""
+        state_BPD = self.extend(pending.tokens_BP, pending.features_BPC, pending.starts, forms=pending.forms)
         last_B = torch.tensor(pending.counts, device=self.device) - 1
-        return features_BPD[torch.arange(len(pending.counts), device=self.device), last_B][:, None]
+        return state_BPD[torch.arange(len(pending.counts), device=self.device), last_B][:, None]
 
     def chain(
         self,
@@ -145,18 +147,18 @@ class Proposer:
             go_on: Asked after each token but the last with the draft probability of every row's token (B,); where it
                 says no, the chain ends early. It sees drafted tokens only, so the output's law does not depend on it.
         """
-        feature_B1D = self.begin(pending)
-        ends, forms = pending.ends, pending.forms
-        _, heads = self._rows_of(forms, len(ends))
+        state_B1D = self.begin(pending)
+        ends = pending.ends
+        drafts, heads = self._rows_of(pending.forms, len(ends))
         tokens: list[Tensor] = []
         probs: list[Tensor] = []
         for step in range(num_draft_tokens):
             if step:
                 starts = [end + step - 1 for end in ends]
-                feature_B1D = self.extend(tokens[-1][:, None], feature_B1D, starts, forms=forms)
+                state_B1D = self._step(drafts, tokens[-1][:, None], state_B1D, starts)
             uniforms_B = None if uniforms_BK is None else uniforms_BK[:, step]
             asks = go_on is not None and step + 1 < num_draft_tokens
-            drafted = heads.next_tokens(feature_B1D, temperatures_B, uniforms_B, confident=asks)
+            drafted = heads.next_tokens(state_B1D, temperatures_B, uniforms_B, confident=asks)
             tokens.append(drafted.token_ids_B)
             if drafted.probs_BV is not None:
                 probs.append(drafted.probs_BV)
@@ -173,19 +175,19 @@ class Proposer:
             temperatures_B: Scores follow the draft at these temperatures; 0 and None read it as it is. Only which
                 nodes are drafted depends on them, never the output's law.
         """
-        feature_B1D = self.begin(pending)
+        state_B1D = self.begin(pending)
         ends, rows = pending.ends, len(pending.counts)
         drafts, heads = self._rows_of(pending.forms, rows)
-        ids_B1W, scores_B1W = heads.best_tokens(feature_B1D, config.width, temperatures_B)
+        ids_B1W, scores_B1W = heads.best_tokens(state_B1D, config.width, temperatures_B)
         beam_ids_BW, beam_scores_BW = ids_B1W.squeeze(1), scores_B1W.squeeze(1)
         pool = Candidates(beam_ids_BW, beam_scores_BW, torch.full_like(beam_ids_BW, -1))
         width = beam_ids_BW.shape[1]
         beam_pool_BW = torch.arange(width, device=self.device).expand(rows, -1)
-        beam_features_BWD = feature_B1D.expand(-1, width, -1)
+        beam_states_BWD = state_B1D.expand(-1, width, -1)
         ancestors_BWN = torch.eye(width, device=self.device, dtype=torch.bool).expand(rows, -1, -1)
         for level in range(config.depth - 1):
-            features_BWD = self._expand(drafts, beam_ids_BW, beam_features_BWD, ends, level, ancestors_BWN)
-            ids_BWW, scores_BWW = heads.best_tokens(features_BWD, width, temperatures_B)
+            states_BWD = self._expand(drafts, beam_ids_BW, beam_states_BWD, ends, level, ancestors_BWN)
+            ids_BWW, scores_BWW = heads.best_tokens(states_BWD, width, temperatures_B)
             scores_BC = (scores_BWW + beam_scores_BW[..., None]).flatten(1)
             parents_BC = beam_pool_BW[..., None].expand(-1, -1, width).flatten(1)
             offset = pool.scores_BP.shape[1]
@@ -194,7 +196,7 @@ class Proposer:
             parent_BW = best_BW // width
             beam_ids_BW, beam_scores_BW = ids_BWW.flatten(1).gather(1, best_BW), scores_BC.gather(1, best_BW)
             beam_pool_BW = best_BW + offset
-            beam_features_BWD = features_BWD.gather(1, parent_BW[..., None].expand_as(features_BWD))
+            beam_states_BWD = states_BWD.gather(1, parent_BW[..., None].expand_as(states_BWD))
             inherited_BWN = ancestors_BWN.gather(1, parent_BW[..., None].expand_as(ancestors_BWN))
             own_BWW = torch.eye(width, device=self.device, dtype=torch.bool).expand(rows, -1, -1)
             ancestors_BWN = torch.cat([inherited_BWN, own_BWW], dim=2)
@@ -204,7 +206,7 @@ class Proposer:
         self,
         drafts: DraftRows,
         ids_BW: Tensor,
-        features_BWD: Tensor,
+        states_BWD: Tensor,
         ends: Sequence[int],
         level: int,
         ancestors_BWN: Tensor,
@@ -217,4 +219,4 @@ class Proposer:
         self.cache.begin(places_BW, num_keys)
         mask = tree_mask(ends_B, ancestors_BWN, num_keys, self.groups, self.dtype)
         positions_BW = (ends_B + level)[:, None].expand(-1, width)
-        return self.draft(drafts, ids_BW, features_BWD, positions_BW, self.cache, mask)
+        return drafts.step(ids_BW, states_BWD, positions_BW, self.cache, mask)

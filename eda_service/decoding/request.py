@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from eda_service.errors import RequestError
 from eda_service.targets.generation_defaults import GenerationDefaults
+from eda_service.targets.states import TargetStates
 
 MAX_LOGPROBS = 20
 MAX_BIAS = 100.0
@@ -184,7 +183,7 @@ class StepOutput:
             last token of a round that was cut counts as the target's own.
         finish_reason: None while the request goes on; else stop, length, cancelled or error.
         error: Why, when the reason is error.
-        features_TD: With hidden-state capture, at the end: the target's features of every forwarded token
+        states: With hidden-state capture, at the end: the target's states (T, ..) of every forwarded token
             (all but the last one).
         logprobs: Of the new tokens, for requests that ask.
         prompt_logprobs: With a request's first output, of its prompt's tokens but the first, for requests that ask.
@@ -196,6 +195,6 @@ class StepOutput:
     stats: RequestStats
     error: str | None = None
     num_accepted: int = 0
-    features_TD: Tensor | None = None
+    states: TargetStates | None = None
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None

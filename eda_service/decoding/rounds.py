@@ -26,6 +26,7 @@ from eda_service.decoding.tree import DraftTree
 from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
 from eda_service.targets.loader import Target
 from eda_service.targets.slots import SlotCache
+from eda_service.targets.states import TargetStates
 
 _FEW_PENDING = 16
 
@@ -36,8 +37,8 @@ class RowResult:
 
     Attributes:
         token_ids: Accepted tokens, then the correction or bonus token.
-        nodes: Places of the root and the accepted tokens among the verified ones; the features before `token_ids`.
-        features_LD: Features of all verified tokens.
+        nodes: Places of the root and the accepted tokens among the verified ones; the states before `token_ids`.
+        states: Of all verified tokens (L, ..).
         num_proposed: Drafted tokens.
         finite: False where the target's logits were not all finite; the rest is meaningless then.
         logprobs: Of `token_ids`, for rows that ask.
@@ -45,7 +46,7 @@ class RowResult:
 
     token_ids: list[int]
     nodes: list[int]
-    features_LD: Tensor
+    states: TargetStates
     num_proposed: int
     finite: bool
     logprobs: list[TokenLogprobs] | None = None
@@ -69,10 +70,18 @@ class Rounds:
         cache: Its slots.
         proposer: None decodes autoregressively.
         tree: Draft trees of this shape instead of chains.
+        captures: The target's states that drafts read.
     """
 
-    def __init__(self, target: Target, cache: SlotCache, proposer: Proposer | None, tree: TreeConfig | None) -> None:
-        self.target, self.cache, self.proposer, self.tree = target, cache, proposer, tree
+    def __init__(
+        self,
+        target: Target,
+        cache: SlotCache,
+        proposer: Proposer | None,
+        tree: TreeConfig | None,
+        captures: Sequence[int] = (),
+    ) -> None:
+        self.target, self.cache, self.proposer, self.tree, self.captures = target, cache, proposer, tree, captures
 
     def catch_up(self, live: Sequence[LiveRequest]) -> None:
         """Show the draft most of what it missed of rows that missed much: a new prompt, or a while without drafting.
@@ -81,10 +90,10 @@ class Rounds:
         """
         for slot, request in enumerate(live):
             if self.proposer is not None and len(request.pending_tokens) > _FEW_PENDING:
-                tokens, features_PD, start = request.take_all_but_last()
+                tokens, features_PC, start = request.take_all_but_last()
                 tokens_1P = torch.tensor([tokens], device=self.target.device)
                 forms = forms_of([request])
-                self.proposer.extend(tokens_1P, features_PD[None], [start], first_slot=slot, forms=forms)
+                self.proposer.extend(tokens_1P, features_PC[None], [start], first_slot=slot, forms=forms)
 
     def run(self, live: Sequence[LiveRequest], depth: int, go_on: Confidence | None = None) -> list[RowResult]:
         """One round.
@@ -105,26 +114,29 @@ class Rounds:
             result.logprobs = logprobs
         return results
 
-    def _verify_forward(self, live: Sequence[LiveRequest], drafted: Chain | DraftTree | None) -> tuple[Tensor, Tensor]:
-        """Ids (B, L) and features (B, L, D) of each row's last token and what was drafted after it."""
+    def _verify_forward(
+        self, live: Sequence[LiveRequest], drafted: Chain | DraftTree | None
+    ) -> tuple[Tensor, TargetStates]:
+        """Ids (B, L) and states (B, L, ..) of each row's last token and what was drafted after it."""
         last_B1 = torch.tensor([[request.last_token] for request in live], device=self.target.device)
         starts, adapters = [request.num_cached for request in live], adapters_of(live)
         if drafted is None:
-            return last_B1, self.target.forward(last_B1, self.cache, starts, adapters=adapters)
+            return last_B1, self.target.forward(last_B1, self.cache, starts, adapters=adapters, captures=self.captures)
         drafted_BN = drafted.token_ids_BK if isinstance(drafted, Chain) else drafted.token_ids_BN
         ids_BL = torch.cat([last_B1, drafted_BN], dim=1)
         shape = drafted.shape if isinstance(drafted, DraftTree) else None
-        return ids_BL, self.target.forward(ids_BL, self.cache, starts, tree=shape, adapters=adapters)
+        states = self.target.forward(ids_BL, self.cache, starts, tree=shape, adapters=adapters, captures=self.captures)
+        return ids_BL, states
 
     def _autoregressive(self, live: Sequence[LiveRequest]) -> tuple[list[RowResult], Tensor]:
-        _, features_B1D = self._verify_forward(live, None)
-        logits_B1V = self.target.head(features_B1D)
+        _, states = self._verify_forward(live, None)
+        logits_B1V = self.target.head(states.head_in)
         next_B = self.choose(live, logits_B1V).squeeze(1)
         finite = is_finite(logits_B1V).tolist()
         for request in live:
             request.consume(1)
         tokens = enumerate(next_B.tolist())
-        return [RowResult([token], [0], features_B1D[i], 0, finite[i]) for i, token in tokens], logits_B1V
+        return [RowResult([token], [0], states[i], 0, finite[i]) for i, token in tokens], logits_B1V
 
     def choose(
         self, live: Sequence[LiveRequest], logits_BLV: Tensor, verified: Verified | None = None, depth: int = 0
@@ -159,8 +171,8 @@ class Rounds:
     ) -> tuple[list[RowResult], Tensor]:
         temperatures = torch.tensor([request.params.temperature for request in live], device=self.target.device)
         drafted = proposer.tree(pending_of(live), config, temperatures)
-        ids_BL, features_BLD = self._verify_forward(live, drafted)
-        logits_BLV = self.target.head(features_BLD)
+        ids_BL, states = self._verify_forward(live, drafted)
+        logits_BLV = self.target.head(states.head_in)
         chosen_BL = self.choose(live, logits_BLV, Verified(ids_BL, drafted.shape), config.depth)
         verdict = verify_tree(chosen_BL, drafted, config.depth, _speculates(live, self.target.device))
         path_ids_BK = ids_BL.gather(1, verdict.path_BK)
@@ -173,7 +185,7 @@ class Rounds:
             if finite:
                 self.cache.compact(i, request.num_cached, nodes)
             proposed = size if request.params.speculate else 0
-            results.append(RowResult([*tokens, next_id], nodes, features_BLD[i], proposed, bool(finite)))
+            results.append(RowResult([*tokens, next_id], nodes, states[i], proposed, bool(finite)))
             request.consume(count + 1)
         return results, logits_BLV
 
@@ -185,8 +197,8 @@ class Rounds:
             drafted = proposer.chain(pending, depth, go_on=go_on)
         else:
             drafted = proposer.chain(pending, depth, draws.temperatures_B, draws.uniforms_BU[:, :depth], go_on=go_on)
-        ids_BL, features_BLD = self._verify_forward(live, drafted)
-        logits_BLV = self.target.head(features_BLD)
+        ids_BL, states = self._verify_forward(live, drafted)
+        logits_BLV = self.target.head(states.head_in)
         shaped_BLV = shape(histories_of(live), logits_BLV, Verified(ids_BL))
         accepted_B, next_B = self._verify_chain(live, shaped_BLV, drafted, draws, depth)
         columns = (accepted_B, next_B, is_finite(logits_BLV))
@@ -195,7 +207,7 @@ class Rounds:
         for i, (request, (count, next_id, finite, _, *tokens)) in enumerate(zip(live, table, strict=True)):
             proposed = len(tokens) if request.params.speculate else 0
             nodes = list(range(count + 1))
-            results.append(RowResult([*tokens[:count], next_id], nodes, features_BLD[i], proposed, bool(finite)))
+            results.append(RowResult([*tokens[:count], next_id], nodes, states[i], proposed, bool(finite)))
         return results, logits_BLV
 
     def _chain_draws(self, live: Sequence[LiveRequest], depth: int) -> Draws | None:

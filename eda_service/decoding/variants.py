@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eda_service.decoding.draft_parts import DraftForm
+from eda_service.decoding.fused.form import DraftForm
 from eda_service.errors import NotFoundError, TargetIncompatibleError
 from eda_service.targets.adapters.adapter import Adapter
 from eda_service.targets.loader import Target

@@ -9,6 +9,7 @@ Both may carry `draft_vocab`, the int32 token ids the draft scores. Weights are 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,8 +22,9 @@ from torch import Tensor
 
 from eda_service.config.job import Method, TrainConfig
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.draft_config import DraftConfig
-from eda_service.drafts.freezing import frozen_sha256, prepare, trained_state
+from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
+from eda_service.drafts.freezing import frozen_sha256, is_within, prepare, trained_state
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.storage.tensor_header import read_header
 
@@ -43,6 +45,12 @@ class LoadedDraft:
     vocab_W: Tensor | None
     trained: frozenset[str] | None = None
 
+    @property
+    def has_head_of_base(self) -> bool:
+        """Whether it has a head of its own, and a pack did not change it."""
+        head = self.draft.places.head
+        return bool(head) and self.trained is not None and not any(is_within(name, head) for name in self.trained)
+
 
 def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> None:
     """Write a dense draft's config and weights into an existing directory."""
@@ -57,7 +65,7 @@ def read_draft_config(directory: Path) -> DraftConfig:
     Raises:
         ArtifactCorruptError: It cannot be read.
     """
-    return _read_config(DraftConfig, directory / "config.json")
+    return _read_config(parse_draft_config, directory / "config.json")
 
 
 def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
@@ -68,7 +76,7 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
     """
     config = read_draft_config(directory)
     tensors, vocab_W = _read(directory / "draft.safetensors")
-    draft = Draft(config)
+    draft = make_draft(config)
     _fill(draft, tensors, directory / "draft.safetensors", complete=True)
     return LoadedDraft(draft.to(dtype), vocab_W)
 
@@ -89,7 +97,7 @@ def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDr
             beside another base draft.
     """
     loaded = load_base_draft(base_dir, dtype=torch.float32)
-    train = _read_config(TrainConfig, pack_dir / "pack.json")
+    train = _read_config(TrainConfig.model_validate_json, pack_dir / "pack.json")
     tensors, vocab_W = _read(pack_dir / "pack.safetensors")
     draft = prepare(loaded.draft, train, seed=0)
     _fill(draft, tensors, pack_dir / "pack.safetensors", complete=False)
@@ -113,7 +121,7 @@ def _check_base(draft: Draft, base_dir: Path, pack_dir: Path) -> None:
 
 
 def for_inference(loaded: LoadedDraft) -> LoadedDraft:
-    """Freeze; a proposer packs copies of the weights (`decoding.fused_draft`)."""
+    """Freeze; a proposer packs copies of the weights (`decoding.fused`)."""
     loaded.draft.requires_grad_(False)
     loaded.draft.eval()
     return loaded
@@ -123,9 +131,9 @@ def _with_vocab(tensors: dict[str, Tensor], vocab_W: Tensor | None) -> dict[str,
     return tensors if vocab_W is None else {**tensors, _VOCAB: vocab_W.to(torch.int32).contiguous()}
 
 
-def _read_config(kind: type[ConfigT], path: Path) -> ConfigT:
+def _read_config(parse: Callable[[str], ConfigT], path: Path) -> ConfigT:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise ArtifactCorruptError(f"{path} cannot be read: {error}; fetch or publish it again") from error
 

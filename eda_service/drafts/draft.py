@@ -1,94 +1,119 @@
-"""The EAGLE-style draft: fc([embed(x_{t+1}); h_t]) -> one decoder layer -> features -> the target's lm_head (Eq. 7).
+"""What a draft is to everybody who does not build one: the seam between kinds of drafts and the rest.
 
-The layer has no input norm, q/k/v have no bias, and its FFN is either one expert (a base draft) or the shared-private
-module. Features are post-final-norm, so no norm follows. Module names match the EAGLE checkpoints that vLLM loads.
+A draft turns the target's states into a state of its own (`start`), moves it on by one token (`step`; who calls it says
+what its queries attend to), and scores states over its vocabulary (`logits` in training, `head` in decoding). Its
+feed-forward module is where the private expert goes. Nobody reaches past this into a draft's layers; a kind is a class
+here, a config in `draft_config`, a form in `decoding.fused`, and its name in three tables.
 
-Embedding and lm_head belong to the target; they are passed in as values and never stored here.
+Which token ids the rows of its vocabulary are is `LoadedDraft.vocab_W`, for every kind.
 
-Shapes: B rows, L positions, D hidden, N query heads, H key/value heads, d head width, T visible keys.
+Shapes: B rows, L positions, C width of the target's states that it reads, D hidden, N query heads, H key/value heads,
+d head width, V vocabulary, W draft vocabulary.
 """
 
 from __future__ import annotations
 
-import torch
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
 from eda_service.drafts.expert import Expert
-from eda_service.drafts.rotary import rotate
+from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.targets.head import LmHead
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Query (B, N, L, d), key and value (B, H, L, d) of new positions to what was attended (B, N, L, d)."""
 
 
-class DraftAttention(nn.Module):
-    """Projections of the draft's attention; the caller decides what is attended to."""
+@dataclass(frozen=True)
+class Places:
+    """Names of the modules that others must tell apart.
 
-    def __init__(self, config: DraftConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+    Attributes:
+        ffn: Where the private expert goes.
+        fuse: What meets the target's states first.
+        attention: The layer's attention.
+        head: Norm and head of its own; empty where it scores with the target's.
+    """
 
-    def project(self, x_BLD: Tensor, positions_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated query (B, N, L, d), rotated key and plain value (B, H, L, d)."""
-        rows, length, _ = x_BLD.shape
-        shape = (rows, length, -1, self.config.head_dim)
-        query = self.q_proj(x_BLD).view(shape).transpose(1, 2)
-        key = self.k_proj(x_BLD).view(shape).transpose(1, 2)
-        value = self.v_proj(x_BLD).view(shape).transpose(1, 2)
-        theta = self.config.rope_theta
-        return rotate(query, positions_BL, theta), rotate(key, positions_BL, theta), value
+    ffn: str
+    fuse: str
+    attention: str
+    head: tuple[str, ...] = ()
 
 
-class DraftLayer(nn.Module):
-    """Attention and FFN with residuals; no norm before the attention."""
+class Draft(nn.Module, ABC):
+    """A base draft, or with `add_private` an adapted one.
 
-    def __init__(self, config: DraftConfig) -> None:
-        super().__init__()
-        self.self_attn = DraftAttention(config)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp: nn.Module = Expert(config.hidden_size, config.expert_width)
+    Attributes:
+        places: Of its modules.
+        predicts_head_in: Its state is an estimate of what the target's head reads next, so that it can be held against
+            it (Eq. 10's regression).
+    """
 
-    def finish(self, x_BLD: Tensor, attended_BNLd: Tensor) -> Tensor:
-        """Output projection, residuals and FFN: features of the next position (B, L, D)."""
-        merged_BLW = attended_BNLd.transpose(1, 2).flatten(2)
-        hidden = x_BLD + self.self_attn.o_proj(merged_BLW)
-        norm = self.post_attention_layernorm
-        out: Tensor = hidden + self.mlp(norm(hidden.to(norm.weight.dtype)))  # autocast hands over bfloat16
-        return out
-
-
-class Draft(nn.Module):
-    """A base draft, or with `add_private` an adapted one."""
+    places: ClassVar[Places]
+    predicts_head_in: ClassVar[bool]
 
     def __init__(self, config: DraftConfig) -> None:
         super().__init__()
         self.config = config
         self.private: PrivateConfig | None = None
-        self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        self.layers = nn.ModuleList([DraftLayer(config)])
 
     @property
-    def layer(self) -> DraftLayer:
-        """The one decoder layer."""
-        layer = self.layers[0]
-        assert isinstance(layer, DraftLayer)
-        return layer
+    def ffn(self) -> nn.Module:
+        """One expert, or the shared-private module."""
+        return self.get_submodule(self.places.ffn)
+
+    @ffn.setter
+    def ffn(self, module: nn.Module) -> None:
+        self.set_submodule(self.places.ffn, module)
 
     def add_private(self, private: PrivateConfig) -> None:
         """Put a fresh private expert and gate beside the FFN; the draft's output is unchanged by this."""
-        shared = self.layer.mlp
+        shared = self.ffn
         if not isinstance(shared, Expert):
             raise ValueError("this draft has a private expert already")
         module = SharedPrivateFFN(
             shared, hidden_size=self.config.hidden_size, private_width=private.private_width, mix=private.mix
         )
-        self.layer.mlp = module.to(self.fc.weight.device, self.fc.weight.dtype)
+        weight = shared.down_proj.weight
+        self.set_submodule(self.places.ffn, module.to(weight.device, weight.dtype))
         self.private = private
 
-    def fuse(self, embeds_BLD: Tensor, features_BLD: Tensor) -> Tensor:
-        """fc over the embedding of token t+1 and the feature of position t."""
-        x_BLD: Tensor = self.fc(torch.cat([embeds_BLD, features_BLD], dim=-1))
-        return x_BLD
+    @abstractmethod
+    def start(self, draft_in_BLC: Tensor) -> Tensor:
+        """The target's states as the state (B, L, D) that the first step reads."""
+
+    @abstractmethod
+    def step(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """The state (B, L, D) after one token more.
+
+        Args:
+            embeds_BLD: Of token t+1.
+            state_BLD: Of position t.
+            positions_BL: t.
+            attend: What the queries see; told the new keys and values.
+        """
+
+    def logits(self, state: Tensor, lm_head: LmHead) -> Tensor:
+        """Logits (.., W) of states (.., D), with gradients.
+
+        Args:
+            state: Of any step.
+            lm_head: The target's rows of the draft vocabulary; a draft with a head of its own does not use them.
+        """
+        return lm_head.logits(state)
+
+    def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:
+        """The same scores for decoding.
+
+        Args:
+            lm_head: The target's, all rows.
+            vocab_W: Token ids of the draft vocabulary; None: all.
+        """
+        return DraftHead(lm_head, vocab_W)

@@ -1,16 +1,36 @@
-"""Shape of a draft: everything needed to build one, stored beside its weights."""
+"""Shape of a draft: everything needed to build one, stored beside its weights. Imports no torch.
+
+A kind of draft is one class here, found by `kind`; a stored shape that names none is `eagle1`, and one of `eagle1` is
+written without it, so that older versions read it. The kind's module is in `drafts.kinds`, its decoding form in
+`decoding.fused.kinds`.
+"""
 
 from __future__ import annotations
 
-from pydantic import Field
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter
 
 from eda_service.config.base import Config
 from eda_service.config.job import Mix
 
 
-class DraftConfig(Config):
-    """Architecture of the base draft (one decoder layer of the target's family)."""
+@dataclass(frozen=True)
+class PartSizes:
+    """Parameters of a base draft, by what an adaptation may train beside the private expert."""
 
+    fuse: int
+    attention: int
+    others: int
+
+
+class DraftConfig(Config, ABC):
+    """What every kind has: one decoder layer over the target's states."""
+
+    kind: str = Field(description="which class of draft")
     hidden_size: int = Field(ge=8, description="D, the target's")
     num_heads: int = Field(ge=1, description="query heads N")
     num_kv_heads: int = Field(ge=1, description="key/value heads H")
@@ -19,6 +39,65 @@ class DraftConfig(Config):
     vocab_size: int = Field(ge=2, description="V, the target's")
     rope_theta: float = Field(gt=0, description="rotary base")
     rms_norm_eps: float = Field(gt=0, lt=1, description="of the norm before the FFN")
+
+    @property
+    def captures(self) -> tuple[int, ...]:
+        """Target states that the draft reads, side by side: i is the residual stream after i layers, 0 the embedding.
+
+        Empty: the one state that the target's head reads.
+        """
+        return ()
+
+    @property
+    def feature_width(self) -> int:
+        """C: of the target's states side by side."""
+        return self.hidden_size * max(1, len(self.captures))
+
+    @property
+    @abstractmethod
+    def sizes(self) -> PartSizes:
+        """Parameters, embedding and the target's head not counted."""
+
+
+class Eagle1Config(DraftConfig):
+    """EAGLE-1: fc over embedding and last state, one layer without input norm, the target's head."""
+
+    kind: Literal["eagle1"] = Field("eagle1", exclude=True)
+
+    @property
+    def sizes(self) -> PartSizes:
+        """See `DraftConfig`."""
+        d, width = self.hidden_size, self.num_heads * self.head_dim
+        attention = 2 * d * width + 2 * d * self.num_kv_heads * self.head_dim
+        return PartSizes(fuse=2 * d * d, attention=attention, others=d + 3 * d * self.expert_width)
+
+
+CONFIGS: dict[str, type[DraftConfig]] = {"eagle1": Eagle1Config}
+
+
+def _of_its_kind(value: Any) -> Any:
+    """A stored shape as the class that its kind names."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind", "eagle1")
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise ValueError(f"kind {str(kind)[:32]!r} is none of {', '.join(sorted(CONFIGS))}")
+    return CONFIGS[kind].model_validate(value)
+
+
+AnyDraftConfig = Annotated[SerializeAsAny[DraftConfig], BeforeValidator(_of_its_kind)]
+"""A field of any kind."""
+
+_STORED: TypeAdapter[DraftConfig] = TypeAdapter(AnyDraftConfig)
+
+
+def parse_draft_config(stored: str | Mapping[str, Any]) -> DraftConfig:
+    """A stored shape, as JSON or parsed.
+
+    Raises:
+        ValueError: It is none, or of a kind that this version does not know.
+    """
+    return _STORED.validate_json(stored) if isinstance(stored, str) else _STORED.validate_python(stored)
 
 
 class PrivateConfig(Config):
@@ -35,11 +114,9 @@ def parameter_counts(
 
     Without `private` everything trains. Checked against Table 4: d=3584, m=18944 with a half-width private expert.
     """
-    d, width = config.hidden_size, config.num_heads * config.head_dim
-    attention = 2 * d * width + 2 * d * config.num_kv_heads * config.head_dim
-    fc = 2 * d * d
-    base = fc + attention + d + 3 * d * config.expert_width
+    d, sizes = config.hidden_size, config.sizes
+    base = sizes.fuse + sizes.attention + sizes.others
     if private is None:
         return base, base
     added = 3 * d * private.private_width + (2 * d if private.mix is Mix.SOFTMAX else 0)
-    return base + added, added + (fc if train_fc else 0) + (attention if train_attention else 0)
+    return base + added, added + (sizes.fuse if train_fc else 0) + (sizes.attention if train_attention else 0)

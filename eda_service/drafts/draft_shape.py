@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.checks.config_check import EPSILONS
 from eda_service.targets.shape import head_dim_of
@@ -29,7 +29,7 @@ def draft_shape(config: Any) -> DraftConfig:
     """
     try:
         heads = int(config.num_attention_heads)
-        return DraftConfig(
+        return Eagle1Config(
             hidden_size=config.hidden_size,
             num_heads=heads,
             num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,

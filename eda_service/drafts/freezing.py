@@ -7,11 +7,13 @@
 | full_ft | everything, from the base draft           |
 | retrain | everything, from random weights           |
 | lora    | low-rank updates of every linear layer    |
+|         | but a head of the draft's own             |
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,10 @@ from eda_service.config.job import Method, TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
 
-_LORA_LAYERS = ["fc", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+def is_within(name: str, modules: Iterable[str]) -> bool:
+    """Whether a tensor or module is one of these modules or inside one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
@@ -36,11 +41,12 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
     if config.method is Method.EDA:
         width = max(8, round(draft.config.expert_width * config.private_width_fraction))
         draft.add_private(PrivateConfig(private_width=width, mix=config.mix))
-        trained = [".mlp.private.", ".mlp.gate."]
-        trained += ["fc.weight"] if config.train_fc else []
-        trained += [".self_attn."] if config.train_attention else []
+        places = draft.places
+        trained = [f"{places.ffn}.private", f"{places.ffn}.gate"]
+        trained += [places.fuse] if config.train_fc else []
+        trained += [places.attention] if config.train_attention else []
         for name, parameter in draft.named_parameters():
-            parameter.requires_grad_(any(part in name for part in trained))
+            parameter.requires_grad_(is_within(name, trained))
     elif config.method is Method.LORA:
         _add_lora(draft, config.lora_rank)
     else:
@@ -53,7 +59,9 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
 def _add_lora(draft: Draft, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_LORA_LAYERS), draft)
+    linears = [name for name, module in draft.named_modules() if isinstance(module, nn.Linear)]
+    changed = [name for name in linears if not is_within(name, draft.places.head)]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=changed), draft)
 
 
 def _reinitialise(draft: Draft) -> None:

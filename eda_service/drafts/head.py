@@ -1,7 +1,7 @@
-"""The target's lm_head as a draft uses it: all rows, or a draft vocabulary's rows (ADR 0004).
+"""The head that scores a draft's states when it decodes: rows of the target's, or the draft's own (ADR 0004).
 
-The rows are the tuned target's own and frozen; a draft vocabulary is only a choice among them, so losslessness does not
-depend on it: a token outside it has draft probability 0 and can still come from the target.
+The target's rows are the tuned target's and frozen; a draft vocabulary is a choice among its tokens, so losslessness
+does not depend on it: a token outside it has draft probability 0 and can still come from the target.
 
 Shapes: V vocabulary, W draft vocabulary (W <= V), D hidden.
 """
@@ -11,22 +11,27 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from eda_service.errors import TargetIncompatibleError
+from eda_service.targets.fused import Norm, rms_norm
 from eda_service.targets.head import LmHead
 from eda_service.targets.packed import make_linear
 
 
 class DraftHead(nn.Module):
-    """Scores draft features.
+    """Scores draft states.
 
     Args:
         lm_head: The target's.
         vocab_W: Token ids the draft scores, in ascending order; None for all.
+        own: Rows of the draft's own, one for each token it scores; None: the target's.
+        norm: What the own rows read is normed by.
 
     Raises:
         TargetIncompatibleError: A draft token id lies outside the target's vocabulary.
     """
 
-    def __init__(self, lm_head: LmHead, vocab_W: Tensor | None) -> None:
+    def __init__(
+        self, lm_head: LmHead, vocab_W: Tensor | None, *, own: LmHead | None = None, norm: Norm | None = None
+    ) -> None:
         super().__init__()
         self.full_vocab_size = lm_head.vocab_size
         self.vocab_W = None if vocab_W is None else vocab_W.to(lm_head.rows_VD.device).long()
@@ -36,13 +41,18 @@ class DraftHead(nn.Module):
                 "the pack was made for another target",
                 param="pack",
             )
-        rows = lm_head.take(self.vocab_W)
+        rows = lm_head.take(self.vocab_W) if own is None else own
         self.linear = make_linear(rows.rows_VD, rows.bias_V)
-        self._finish = rows.finish
+        self._finish, self._norm = rows.finish, norm
 
-    def forward(self, features: Tensor) -> Tensor:
+    @property
+    def size_bytes(self) -> int:
+        """What its packed rows take."""
+        return self.linear.size_bytes + (0 if self._norm is None else self._norm.size_bytes)
+
+    def forward(self, state: Tensor) -> Tensor:
         """Logits over the draft vocabulary (.., W)."""
-        return self._finish(self.linear(features))
+        return self._finish(self.linear(state if self._norm is None else rms_norm(state, self._norm)))
 
     def to_token_ids(self, draft_ids: Tensor) -> Tensor:
         """Draft vocabulary indices to token ids."""

@@ -35,8 +35,8 @@ def tie_gap(target: Target, history: History, left: int, right: int) -> tuple[fl
     """
     prefix = [*history.prompt_ids, *history.answer_ids]
     ids_1L = torch.tensor([prefix], device=target.device)
-    features = target.forward(ids_1L, target.new_cache(1, len(prefix)), [0])
-    logits_11V = target.head(features[:, -1:]).float()
+    states = target.forward(ids_1L, target.new_cache(1, len(prefix)), [0])
+    logits_11V = target.head(states.head_in[:, -1:]).float()
     logits_V = shape([history], logits_11V)[0, 0]
     stretch = max(history.params.repetition_penalty, 1 / history.params.repetition_penalty)
     bound = stretch * _ROUNDING_STEPS * torch.finfo(target.dtype).eps * float(logits_11V.abs().max())

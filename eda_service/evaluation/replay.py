@@ -35,7 +35,7 @@ class Transcript:
     Attributes:
         token_ids: Prompt and answer, a stop token included.
         num_prompt_tokens: Where the answer begins.
-        features_TD: The target's features of all tokens but the last.
+        features_TD: The target's states of all tokens but the last that the draft reads.
     """
 
     token_ids: list[int]
@@ -59,8 +59,8 @@ def transcribe(
             if output.finish_reason is not None:
                 num_ended += 1
                 tell("answer", num_ended, len(prompts), "prompts")
-            if output.finish_reason is not None and output.features_TD is not None:
-                made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.features_TD)
+            if output.finish_reason is not None and output.states is not None:
+                made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.states.draft_in)
     return [made[i] for i in sorted(made)]
 
 
@@ -182,12 +182,12 @@ def _pending(live: Sequence[_Row]) -> Pending:
     """The pairs (h_t, x_{t+1}) of places start..place-1 of each row, padded on the right."""
     counts = [row.place - row.start for row in live]
     first = live[0].transcript.features_TD
-    features_BPD = first.new_zeros(len(live), max(counts), first.shape[1])
+    features_BPC = first.new_zeros(len(live), max(counts), first.shape[1])
     tokens_BP = torch.zeros(len(live), max(counts), dtype=torch.long, device=first.device)
     for i, (row, count) in enumerate(zip(live, counts, strict=True)):
-        features_BPD[i, :count] = row.transcript.features_TD[row.start : row.place]
+        features_BPC[i, :count] = row.transcript.features_TD[row.start : row.place]
         tokens_BP[i, :count] = torch.tensor(row.transcript.token_ids[row.start + 1 : row.place + 1])
-    return Pending(tokens_BP, features_BPD, [row.start for row in live], counts)
+    return Pending(tokens_BP, features_BPC, [row.start for row in live], counts)
 
 
 def _chain_hits(drafted: Chain, live: Sequence[_Row]) -> list[int]:

@@ -20,7 +20,6 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import own_params
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
@@ -54,8 +53,10 @@ class CalibrationSettings:
     max_new_tokens: int = 64
 
 
-def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -> list[Transcript]:
-    """The target's greedy answers to the prompts, with its features.
+def answer(
+    target: Target, settings: CalibrationSettings, tell: Tell = silent, *, captures: Sequence[int] = ()
+) -> list[Transcript]:
+    """The target's greedy answers to the prompts, with the states that the draft captures.
 
     Raises:
         DatasetInvalidError: The prompts cannot be read, are too few, or give no answer that a draft can be held
@@ -73,7 +74,7 @@ def answer(target: Target, settings: CalibrationSettings, tell: Tell = silent) -
             param="prompts",
         )
     room = max(map(len, prompts)) + settings.max_new_tokens + 1
-    engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True)
+    engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True, captures=captures)
     params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=settings.max_new_tokens)
     return [each for each in transcribe(engine, prompts, params, tell) if _length(each) > settings.num_draft_tokens + 1]
 
@@ -109,7 +110,7 @@ def mean_gate_weights(
         transcripts: The target's answers.
         num_draft_tokens: Steps of the chain, each counted alike.
     """
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     assert isinstance(ffn, SharedPrivateFFN)
     if ffn.gate is None:
         return 1.0, 1.0
@@ -133,7 +134,7 @@ def acceptance_length(
     target: Target, loaded: LoadedDraft, transcripts: Sequence[Transcript], num_draft_tokens: int
 ) -> float:
     """Of chains at T=0 along the answers."""
-    head = DraftHead(target.lm_head, loaded.vocab_W)
+    head = loaded.draft.head(target.lm_head, loaded.vocab_W)
     replay = Replay(
         for_inference(loaded).draft, target.embed, head, num_draft_tokens=num_draft_tokens, batch_size=_BATCH
     )

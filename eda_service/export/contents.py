@@ -1,7 +1,8 @@
 """The tensors and the config.json of an export, by who will load it.
 
-Names are those of the EAGLE-1 checkpoints that vLLM and SGLang load (`fc`, `layers.0...`); a kept gate adds
-`mlp.shared`, `mlp.private` and `mlp.gate`. Embedding and lm_head are the target's, except that
+This is EAGLE-1's dialect, the one place outside `drafts` that knows the names of its tensors; a kind has a dialect of
+its own or is not exported. Names are those of the EAGLE-1 checkpoints that vLLM and SGLang load (`fc`, `layers.0...`);
+a kept gate adds `mlp.shared`, `mlp.private` and `mlp.gate`. Embedding and lm_head are the target's, except that
 
 * vLLM's plugin with a draft vocabulary gets the head's rows and `d2t` (target id less draft id), as EAGLE-3 has them,
 * SGLang's `fc` has a bias (zeros), and its draft vocabulary is a token map file,
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
@@ -35,6 +38,19 @@ _ARCHITECTURES = {
     (Destination.HF, Form.DENSE): "LlamaForCausalLM",
     (Destination.HF, Form.PLUGIN): VLLM_PLUGIN,
 }
+
+
+def require_dialect(config: DraftConfig) -> None:
+    """Refuse a kind of draft that no engine would read in this dialect.
+
+    Raises:
+        TargetIncompatibleError: It is not EAGLE-1.
+    """
+    if not isinstance(config, Eagle1Config):
+        raise TargetIncompatibleError(
+            f"a draft of kind {config.kind} has no form that vLLM or SGLang reads yet; export drafts of kind eagle1",
+            param="name",
+        )
 
 
 def keeps_vocabulary(destination: Destination, form: Form) -> bool:
@@ -78,7 +94,7 @@ def tensors_of(
 def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
     """The names and shapes that an export must have, from its `eda_config` alone."""
     with torch.device("meta"):
-        draft = Draft(eda.draft)
+        draft = make_draft(eda.draft)
         if eda.private is not None:
             draft.add_private(eda.private)
     shapes = {name: tuple(parameter.shape) for name, parameter in draft.named_parameters()}

@@ -15,12 +15,14 @@ import torch
 
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.expert import Expert
+from eda_service.drafts.freezing import is_within
+from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
 
 
 def is_gated(draft: Draft) -> bool:
     """Whether the experts' weights depend on the input, so that folding approximates."""
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     return isinstance(ffn, SharedPrivateFFN) and ffn.gate is not None
 
 
@@ -34,14 +36,14 @@ def fold(draft: Draft, gate_weights: tuple[float, float]) -> Draft:
     Returns:
         A new draft without gradients, in the draft's dtype.
     """
-    ffn = draft.layer.mlp
+    ffn = draft.ffn
     if not isinstance(ffn, SharedPrivateFFN):
         return copy.deepcopy(draft).requires_grad_(False)
     width = ffn.shared.width + ffn.private.width
-    folded = Draft(draft.config.model_copy(update={"expert_width": width})).to(draft.fc.weight.dtype)
-    expert = folded.layer.mlp
+    folded = make_draft(draft.config.model_copy(update={"expert_width": width})).to(ffn.shared.down_proj.weight.dtype)
+    expert = folded.ffn
     assert isinstance(expert, Expert)
-    own = {name: tensor for name, tensor in draft.state_dict().items() if ".mlp." not in name}
+    own = {name: tensor for name, tensor in draft.state_dict().items() if not is_within(name, [draft.places.ffn])}
     folded.load_state_dict(own, strict=False)
     scales = [ffn.scale * weight for weight in gate_weights]
     downs = [scale * each.down_proj.weight for scale, each in zip(scales, (ffn.shared, ffn.private), strict=True)]

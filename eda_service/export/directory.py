@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eda_service.drafts.checkpoint import LoadedDraft
-from eda_service.drafts.draft import Draft
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError
 from eda_service.export.contents import D2T, TOKEN_MAP, config_of, shapes_of
 from eda_service.export.eda_config import Destination, EdaConfig
@@ -99,7 +99,7 @@ def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
             f"{directory / WEIGHTS} has sha256 {found[:12]}, its config says {eda.weights_sha256[:12]}; export again"
         )
     _check_shapes(directory, tensors, eda)
-    draft = Draft(eda.draft)
+    draft = make_draft(eda.draft)
     if eda.private is not None:
         draft.add_private(eda.private)
     draft.to(torch.bfloat16).load_state_dict({name: tensors[name] for name, _ in draft.named_parameters()})

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
+from eda_service.drafts.draft_config import AnyDraftConfig, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.records import Frozen, TargetFingerprint
 
@@ -77,7 +77,7 @@ class EdaConfig(Frozen):
     destination: Destination
     form: Form
     gate: Gate
-    draft: DraftConfig
+    draft: AnyDraftConfig
     private: PrivateConfig | None
     scale: float
     draft_vocab_size: int | None

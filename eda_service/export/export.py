@@ -12,11 +12,12 @@ from torch import Tensor
 from eda_service.config.job import Mix, TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command
-from eda_service.export.contents import keeps_vocabulary, tensors_of
+from eda_service.export.contents import keeps_vocabulary, require_dialect, tensors_of
 from eda_service.export.dense import fold, is_gated
 from eda_service.export.directory import (
     check_written,
@@ -81,13 +82,14 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
         NotFoundError: No such pack or base draft.
         ConflictError: A directory exists already.
         InputError: No target is named, or the prompts do not do.
-        TargetIncompatibleError: The target is not the one the draft was made for.
+        TargetIncompatibleError: The target is not the one the draft was made for, or no engine reads its kind.
         ArtifactCorruptError: A source is damaged, or the export reads back with other values.
     """
     require_free(request.out, "out")
     if request.merged_target is not None:
         require_free(request.merged_target, "merged_target")
     source = find_source(request.reference, home)
+    require_dialect(source.loaded.draft.config)
     spec = source.target_spec(request.target)
     resolve_target(spec, tell)
     tell("load", 0, None)
@@ -116,10 +118,10 @@ def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) ->
     if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
-    calibrating, measuring = split(answer(target, request.calibration, tell))
+    calibrating, measuring = split(answer(target, request.calibration, tell, captures=draft.config.captures))
     adapted = LoadedDraft(_rounded(draft, target), vocab_W)
     weights = None
-    if isinstance(draft.layer.mlp, SharedPrivateFFN):
+    if isinstance(draft.ffn, SharedPrivateFFN):
         weights = mean_gate_weights(adapted.draft, target, calibrating, request.calibration.num_draft_tokens)
     exported = LoadedDraft(fold(draft, weights or (1.0, 1.0)), kept_W)
     logger.info("measuring acceptance on %d answers", len(measuring))
@@ -138,7 +140,7 @@ def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) ->
 
 def _rounded(draft: Draft, target: Target) -> Draft:
     """A copy with the values of the bfloat16 file, in the target's dtype."""
-    copy = Draft(draft.config)
+    copy = make_draft(draft.config)
     if draft.private is not None:
         copy.add_private(draft.private)
     copy.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in draft.state_dict().items()})
@@ -160,7 +162,7 @@ def _write(
     draft, vocab_W = exported.draft, exported.vocab_W
     tensors = tensors_of(draft, vocab_W, target.lm_head, request.destination, request.form)
     with published(request.out, "out") as staging:
-        ffn = draft.layer.mlp
+        ffn = draft.ffn
         eda = EdaConfig(
             source=source.reference,
             method=source.method,

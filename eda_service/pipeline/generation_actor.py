@@ -120,7 +120,7 @@ def score_samples(
     for row, sample in enumerate(samples):
         value = 0.0
         if reference is not None:
-            features_AD = sample.answer_features().to(torch.float64).cpu().numpy()
+            features_AD = sample.answer_states().to(torch.float64).cpu().numpy()
             value = sample_value(sq_distances(np.asarray(features_AD), reference), quantile)
         scores.append(
             SampleScore(

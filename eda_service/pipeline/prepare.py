@@ -136,7 +136,7 @@ def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> dict[str,
         raise DatasetInvalidError(
             "the target answered no general prompt; check its chat template", param="target.model"
         )
-    features_ND = torch.cat([sample.answer_features() for sample in generated.samples]).to(torch.float64)
+    features_ND = torch.cat([sample.answer_states() for sample in generated.samples]).to(torch.float64)
     fit_started = time.monotonic()
     statistics = fit_reference(
         np.asarray(features_ND.cpu().numpy()), pca_dim=selection.pca_dim, ridge=selection.covariance_ridge

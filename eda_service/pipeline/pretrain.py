@@ -15,9 +15,9 @@ import torch
 
 from eda_service.config.job import AdaptConfig, Method, Selector
 from eda_service.drafts.checkpoint import load_pack, save_base_draft
-from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ConflictError, InputError
 from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.select import SELECT
@@ -92,7 +92,7 @@ def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
     if not (directory / "draft.safetensors").exists():
         directory.mkdir(exist_ok=True)
         torch.manual_seed(seed)
-        save_base_draft(directory, Draft(shape), None)
+        save_base_draft(directory, make_draft(shape), None)
     return directory
 
 

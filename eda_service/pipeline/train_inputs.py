@@ -85,4 +85,6 @@ def build_draft(payload: Payload, config: TrainConfig, seed: int) -> tuple[Any, 
 
     loaded = load_base_draft(Path(payload.start_dir), dtype=torch.float32)
     vocab_W = load_file(payload.vocab_path)["draft_vocab"] if payload.vocab_path else None
+    if loaded.draft.places.head:
+        vocab_W = loaded.vocab_W  # the rows of its own head
     return prepare(loaded.draft, config, seed=seed), vocab_W

@@ -103,7 +103,7 @@ class Worker:
     def load(self, indices: list[int]) -> Batch:
         """Read a batch on to the worker's device."""
         batch = self.data.batch(indices, max_tokens=self.train_config.max_tokens, dtype=self.dtype)
-        return Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})
+        return batch.to(self.device)
 
     def fit(self) -> dict[str, Any]:
         """All epochs; returns the final state."""

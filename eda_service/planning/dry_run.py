@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, Method
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
 from eda_service.errors import BaseDraftMissingError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.estimate import disk_need_bytes, draft_parameters, num_samples, num_train_steps
@@ -185,7 +185,7 @@ def draft_config(directory: Path) -> DraftConfig:
     """
     path = directory / "config.json"
     try:
-        return DraftConfig.model_validate(bounded_json.read_object(path))
+        return parse_draft_config(bounded_json.read_object(path))
     except (ValueError, OSError) as error:
         raise BaseDraftMissingError(
             f"base draft {directory.parent.name}@{directory.name} cannot be read; register it again", param="base_draft"

@@ -27,7 +27,7 @@ EMBEDDED_SHAPES = {"smollm2-135m-instruct": SHAPES["135m"]}
 
 def draft_of(shape: ModelShape) -> DraftConfig:
     """A draft of one layer of a target, as far as its size goes."""
-    return DraftConfig(
+    return Eagle1Config(
         hidden_size=shape.hidden_size,
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,

@@ -43,13 +43,14 @@ def sample_seed(seed: int, sample_id: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def new_engine(target: Target, config: SelfGenConfig) -> Engine:
+def new_engine(target: Target, config: SelfGenConfig, captures: Sequence[int] = ()) -> Engine:
     """An autoregressive engine with capture, sized for this config."""
     return Engine(
         target,
         max_batch=config.batch_size,
         max_tokens=config.max_prompt_tokens + config.max_new_tokens + 1,
         capture_features=True,
+        captures=captures,
     )
 
 
@@ -60,6 +61,7 @@ def generate(
     *,
     seed: int,
     writer: Writer | None = None,
+    captures: Sequence[int] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> Generated:
     """Write an answer to every prompt, or run the target over answers that are given.
@@ -70,12 +72,13 @@ def generate(
         config: Temperature, caps, batch size.
         seed: The job's seed.
         writer: Writes the answers, where that is not the project's engine.
+        captures: Layers that the draft reads; none: what the target's head reads.
         on_progress: Called with the number of new tokens after each round.
 
     Returns:
         Samples with features, and skipped prompts with their reasons.
     """
-    engine = new_engine(target, config)
+    engine = new_engine(target, config, captures)
     result = Generated()
     prompt_ids = _render(target, prompts, config, result)
     given = _given(target, prompts, prompt_ids, config, result)
@@ -191,10 +194,11 @@ def _collect(
     result: Generated, sample_id: str, prompt: list[int], answer: list[int], last: StepOutput, dtype: torch.dtype
 ) -> None:
     """Turn one finished request into a sample, or into a skipped row with the reason."""
-    if last.error is not None or last.features_TD is None:
+    if last.error is not None or last.states is None:
         result.skipped.append(SkippedRow(sample_id=sample_id, reason=last.error or "no features captured"))
     elif len(answer) < 2:
         result.skipped.append(SkippedRow(sample_id=sample_id, reason="empty answer: its answer mask is all zero"))
     else:
-        known = last.features_TD[: len(prompt) + len(answer) - 1]
-        result.samples.append(Sample(sample_id, prompt + answer, len(prompt), known.to(dtype)))
+        states = last.states[: len(prompt) + len(answer) - 1].each(lambda known: known.to(dtype))
+        own_head_in = None if states.is_one else states.head_in
+        result.samples.append(Sample(sample_id, prompt + answer, len(prompt), states.draft_in, own_head_in))

@@ -1,12 +1,13 @@
 """Shards of self-generated samples: token ids and, apart, features, as safetensors.
 
     shard-00000.tokens.safetensors    token_ids (T,) int32, offsets (N+1,) int64, prompt_lengths (N,) int32
-    shard-00000.features.safetensors  features (T-N, D): of every token but each sample's last, which is never forwarded
+    shard-00000.features.safetensors  features (T-N, C): of every token but each sample's last, which is not
+                                      forwarded; head_in (T-N, D), where the draft reads other states than the head
     shard-00000.json                  written last: sample ids, hashes, counts, scores
 
 A shard counts once its JSON is there; features can be deleted apart from tokens.
 
-Shapes: N samples, T tokens in all, L tokens of one sample, D hidden.
+Shapes: N samples, T tokens in all, L tokens of one sample, A of its answer, C width of a feature, D hidden.
 """
 
 from __future__ import annotations
@@ -24,33 +25,41 @@ from torch import Tensor
 
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.storage.files import temporary_name
-from eda_service.storage.tensor_header import read_header
+from eda_service.storage.tensor_header import TensorPlace, read_header
 
 
 @dataclass
 class Sample:
-    """One self-generated sample (x, y) with the target's features.
+    """One self-generated sample (x, y) with the target's states.
 
     Attributes:
         token_ids: Prompt then answer, the stop token included.
         num_prompt_tokens: Where the answer begins: the answer mask is position >= this.
-        features: (L-1, D), h_t for all but the last token; None when not loaded.
+        features: (L-1, C), what the draft reads, for all but the last token; None when not loaded.
+        own_head_in: (L-1, D), what the target's head reads, where that is something else.
     """
 
     sample_id: str
     token_ids: list[int]
     num_prompt_tokens: int
     features: Tensor | None
+    own_head_in: Tensor | None = None
 
     @property
     def num_answer_tokens(self) -> int:
         """Tokens of the answer."""
         return len(self.token_ids) - self.num_prompt_tokens
 
-    def answer_features(self) -> Tensor:
-        """(A-1, D): features at the answer's tokens, but for the last one."""
-        assert self.features is not None
-        return self.features[self.num_prompt_tokens :]
+    @property
+    def head_in(self) -> Tensor:
+        """(L-1, D): what the target's head reads, for all but the last token."""
+        head_in = self.features if self.own_head_in is None else self.own_head_in
+        assert head_in is not None
+        return head_in
+
+    def answer_states(self) -> Tensor:
+        """(A-1, D): what the target's head reads at the answer's tokens, but for the last one."""
+        return self.head_in[self.num_prompt_tokens :]
 
 
 def tokens_path(directory: Path, name: str) -> Path:
@@ -72,10 +81,13 @@ def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[P
         "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64).cumsum(0)]),
         "prompt_lengths": torch.tensor([sample.num_prompt_tokens for sample in samples], dtype=torch.int32),
     }
-    features = torch.cat([sample.features for sample in samples if sample.features is not None])
+    states = {"features": torch.cat([sample.features for sample in samples if sample.features is not None])}
+    own_head_in = [sample.own_head_in for sample in samples if sample.own_head_in is not None]
+    if own_head_in:
+        states["head_in"] = torch.cat(own_head_in)
     ids = {f"id{i}": sample.sample_id for i, sample in enumerate(samples)}
     _save(tokens_path(directory, name), tokens, ids)
-    _save(features_path(directory, name), {"features": features}, {})
+    _save(features_path(directory, name), states, {})
     return [tokens_path(directory, name), features_path(directory, name)]
 
 
@@ -98,6 +110,13 @@ def _check_rows(token_ids: Tensor, offsets: list[int], prompt_lengths: list[int]
             raise ValueError(f"row {row} has {end - start} tokens, {num_prompt} of them a prompt's, or no id")
 
 
+def _check_states(places: Mapping[str, TensorPlace], num_tokens: int, num_rows: int) -> None:
+    """Both kinds of states are there for every token that was forwarded."""
+    for name in ("features", "head_in") if "head_in" in places else ("features",):
+        if places[name].shape[0] != num_tokens - num_rows:
+            raise ValueError(f"{name} of {places[name].shape[0]} tokens, {num_tokens} tokens in all")
+
+
 def read_shard(
     directory: Path, name: str, rows: Sequence[int] | None = None, *, features: bool = True
 ) -> Iterator[Sample]:
@@ -113,13 +132,14 @@ def read_shard(
             prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata() or {}
         places = read_header(features_path(directory, name)) if features else {}
         _check_rows(token_ids, offsets, prompt_lengths, ids)
-        if features and places["features"].shape[0] != len(token_ids) - len(prompt_lengths):
-            raise ValueError(f"features of {places['features'].shape[0]} tokens, {len(token_ids)} tokens in all")
+        if features:
+            _check_states(places, len(token_ids), len(prompt_lengths))
         feature_stream: Any = safe_open(features_path(directory, name), framework="pt") if features else None
     except (OSError, LookupError, TypeError, ValueError, SafetensorError, UnsafeCheckpointError) as error:
         raise ArtifactCorruptError(f"shard {name} in {directory} cannot be read: {error}; redo its stage") from error
     matrix = None if feature_stream is None else feature_stream.get_slice("features")
+    head_in = feature_stream.get_slice("head_in") if "head_in" in places else None
     for row in range(len(prompt_lengths)) if rows is None else rows:
         start, end = offsets[row], offsets[row + 1]
-        values = None if matrix is None else matrix[start - row : end - row - 1]
-        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values)
+        values, own = (None if each is None else each[start - row : end - row - 1] for each in (matrix, head_in))
+        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values, own)

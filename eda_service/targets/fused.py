@@ -10,6 +10,8 @@ Shapes: B rows, L new positions, D hidden, N query heads, H key/value heads, d h
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,14 +23,16 @@ from eda_service.targets.adapters.rows import AdaptedLinear, AdapterRows
 from eda_service.targets.attention import attend, within
 from eda_service.targets.packed import PackedLinear, pack_linears, tensor_bytes
 from eda_service.targets.slots import SlotCache
+from eda_service.targets.states import TargetStates
 
 FUSED_FAMILIES = frozenset({"llama", "qwen2", "qwen3", "mistral"})
 
 
 class Decoder(Protocol):
-    """Token ids to features after the final norm; keys and values go to the cache, which was told where.
+    """Token ids to states; keys and values go to the cache, which was told where.
 
-    `adapters` says which low-rank update each row gets; only the fused decoder has any.
+    `adapters` says which low-rank update each row gets; only the fused decoder has any. `captures` names the states
+    that a draft reads (`TargetStates.draft_in`): i is the residual stream after i layers, 0 the embedding.
     """
 
     def __call__(
@@ -38,8 +42,9 @@ class Decoder(Protocol):
         cache: SlotCache,
         mask: Tensor | None,
         adapters: AdapterRows | None = None,
-    ) -> Tensor:
-        """Features (B, L, D)."""
+        captures: Sequence[int] = (),
+    ) -> TargetStates:
+        """States (B, L, ..)."""
         ...
 
     @property
@@ -69,14 +74,36 @@ class TransformersDecoder:
         cache: SlotCache,
         mask: Tensor | None,
         adapters: AdapterRows | None = None,
-    ) -> Tensor:
-        """Features (B, L, D)."""
+        captures: Sequence[int] = (),
+    ) -> TargetStates:
+        """States (B, L, ..)."""
         assert adapters is None, "only the fused decoder takes adapters"
-        out = self.body(
-            input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, past_key_values=cache, use_cache=True
-        )
-        features_BLD: Tensor = out.last_hidden_state
-        return features_BLD
+        with captured_layers(self.body, captures) as captured:
+            out = self.body(
+                input_ids=ids_BL, attention_mask=mask, position_ids=positions_BL, past_key_values=cache, use_cache=True
+            )
+        return TargetStates.of(out.last_hidden_state, [captured[i] for i in captures])
+
+
+@contextmanager
+def captured_layers(body: Any, captures: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What transformers' layers give while the block runs; not its `hidden_states`, whose last is normed."""
+    captured: dict[int, Tensor] = {}
+
+    def keep(index: int, states: Any) -> None:
+        captured[index] = states[0] if isinstance(states, tuple) else states
+
+    handles = [
+        body.layers[0].register_forward_pre_hook(lambda _, inputs: keep(0, inputs[0]))
+        if index == 0
+        else body.layers[index - 1].register_forward_hook(lambda _, __, out, index=index: keep(index, out))
+        for index in captures
+    ]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def rotation(cos_BLd: Tensor, sin_BLd: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,6 +185,11 @@ class Norm:
     doubled: Tensor
     epsilon: float
 
+    @property
+    def size_bytes(self) -> int:
+        """What the copies take."""
+        return tensor_bytes(self.doubled)
+
 
 def norm_of(module: Any, epsilon: float | None = None) -> Norm:
     """Weight and epsilon of an RMSNorm module."""
@@ -203,13 +235,17 @@ class FusedDecoder:
         cache: SlotCache,
         mask: Tensor | None,
         adapters: AdapterRows | None = None,
-    ) -> Tensor:
-        """Features (B, L, D)."""
+        captures: Sequence[int] = (),
+    ) -> TargetStates:
+        """States (B, L, ..)."""
         x_BLD = self.embed(ids_BL)
         cos, sin = rotation(*self.rotary(x_BLD, positions_BL))
-        for layer in self.layers:
+        captured = {0: x_BLD} if 0 in captures else {}
+        for index, layer in enumerate(self.layers, start=1):
             x_BLD = layer(x_BLD, cos, sin, cache, mask, adapters)
-        return rms_norm(x_BLD, self.norm)
+            if index in captures:
+                captured[index] = x_BLD
+        return TargetStates.of(rms_norm(x_BLD, self.norm), [captured[i] for i in captures])
 
 
 def is_fused(model_type: str, hidden_act: str) -> bool:

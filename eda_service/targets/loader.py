@@ -1,6 +1,6 @@
 """Load a target: pinned safetensors, LoRA merged, ready to decode; refuse what cannot work, field by field.
 
-Features are the last hidden states *after* the final norm, the input of lm_head (paper, Section 4).
+What the head reads are the last hidden states *after* the final norm (paper, Section 4).
 
 Shapes: B rows, L positions, D hidden, V vocabulary.
 """
@@ -44,6 +44,7 @@ from eda_service.targets.packed import native_bfloat16, tensor_bytes
 from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.targets.shape import head_dim_of
 from eda_service.targets.slots import SlotCache
+from eda_service.targets.states import TargetStates
 from eda_service.targets.told import told
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Target:
     """A frozen target on one device.
 
     Attributes:
-        decoder: The model without its head: ids, positions, cache and mask to features (B, L, D).
+        decoder: The model without its head: ids, positions, cache and mask to states.
         head: lm_head as it decodes, (.., D) to (.., V).
         lm_head: Its values, of which a draft vocabulary picks rows.
         embed: Token embedding module.
@@ -132,8 +133,9 @@ class Target:
         first_slot: int = 0,
         tree: TreeShape | None = None,
         adapters: Sequence[str | None] | None = None,
-    ) -> Tensor:
-        """Features of new tokens, their keys and values written to the cache at starts..starts+L-1.
+        captures: Sequence[int] = (),
+    ) -> TargetStates:
+        """States of new tokens, their keys and values written to the cache at starts..starts+L-1.
 
         Args:
             ids_BL: New tokens; rows shorter than L are padded on the right with any id.
@@ -142,9 +144,10 @@ class Target:
             first_slot: Slot of row 0.
             tree: How the new tokens hang together; None for a sequence.
             adapters: Key of each row's adapter in `self.adapters`, None for the base; None: all rows are the base's.
+            captures: Layers that a draft reads; none: what the head reads.
 
         Returns:
-            features_BLD in the target's dtype.
+            States (B, L, ..) in the target's dtype.
         """
         length = ids_BL.shape[1]
         starts_B = torch.tensor(starts, device=self.device)
@@ -154,9 +157,10 @@ class Target:
         groups = self.num_groups
         rows = None if adapters is None or self.adapters is None else self.adapters.rows(adapters, length)
         if tree is None:
-            return self.decoder(ids_BL, index_BL, cache, visible_mask(index_BL, num_keys, groups, self.dtype), rows)
+            mask = visible_mask(index_BL, num_keys, groups, self.dtype)
+            return self.decoder(ids_BL, index_BL, cache, mask, rows, captures)
         mask = tree_mask(starts_B, tree.ancestors_BLL, num_keys, groups, self.dtype)
-        return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask, rows)
+        return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask, rows, captures)
 
 
 def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
@@ -226,14 +230,14 @@ def _require_fidelity(target: Target, own: Logits, parts: list[Any]) -> None:
     cache.claimed = CLAIMED_TOKENS
 
     def forward(ids_1L: Tensor, start: int) -> Tensor:
-        logits_1LV: Tensor = target.head(target.forward(ids_1L, cache, [start]))
+        logits_1LV: Tensor = target.head(target.forward(ids_1L, cache, [start]).head_in)
         return logits_1LV
 
     def beside(ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
         places_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
         cache.begin(places_BL, NUM_TOKENS)
         mask = visible_mask(places_BL, NUM_TOKENS, target.num_groups, target.dtype)
-        logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask))
+        logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask).head_in)
         return logits_BLV
 
     with_adapter = "" if target.spec.adapter is None else f" with adapter {target.spec.adapter}"

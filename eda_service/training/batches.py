@@ -1,8 +1,8 @@
-"""Batches of self-generated samples: padded token ids and features with the loss mask.
+"""Batches of self-generated samples: padded token ids and states with the loss mask.
 
 Which samples form which batch is a pure function of seed, epoch and worker, so a resumed run sees the same batches.
 
-Shapes: B samples, L positions (the longest sample), D hidden.
+Shapes: B samples, L positions (the longest sample), C width of a feature, D hidden.
 """
 
 from __future__ import annotations
@@ -25,35 +25,56 @@ class Batch:
 
     Attributes:
         token_ids_BL: Right-padded with 0.
-        features_BLD: h_t; zero where there is none (each sample's last token, padding).
+        features_BLD: What the draft reads (B, L, C); zero where there is none (each sample's last token, padding).
         loss_mask_BL: True where the *token* at that position is to be learned: answer tokens.
-        has_feature_BL: True where h_t is known.
+        has_feature_BL: True where the states are known.
+        own_head_in_BLD: What the target's head reads, where that is something else.
     """
 
     token_ids_BL: Tensor
     features_BLD: Tensor
     loss_mask_BL: Tensor
     has_feature_BL: Tensor
+    own_head_in_BLD: Tensor | None = None
+
+    @property
+    def head_in(self) -> Tensor:
+        """What the target's head reads (B, L, D)."""
+        return self.features_BLD if self.own_head_in_BLD is None else self.own_head_in_BLD
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch elsewhere."""
+        moved = {name: each.to(device) for name, each in vars(self).items() if each is not None}
+        return Batch(**moved)
 
 
 def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -> Batch:
     """Pad samples to the longest, cutting each at `max_tokens`."""
     lengths = [min(len(sample.token_ids), max_tokens) for sample in samples]
     width = max(lengths)
-    first = samples[0].features
-    assert first is not None
     token_ids_BL = torch.zeros(len(samples), width, dtype=torch.long)
-    features_BLD = torch.zeros(len(samples), width, first.shape[1], dtype=dtype)
     loss_mask_BL = torch.zeros(len(samples), width, dtype=torch.bool)
     has_feature_BL = torch.zeros(len(samples), width, dtype=torch.bool)
     for i, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
-        assert sample.features is not None
-        known = min(length, sample.features.shape[0])
         token_ids_BL[i, :length] = torch.tensor(sample.token_ids[:length])
-        features_BLD[i, :known] = sample.features[:known].to(dtype)
         loss_mask_BL[i, sample.num_prompt_tokens : length] = True
-        has_feature_BL[i, :known] = True
-    return Batch(token_ids_BL, features_BLD, loss_mask_BL, has_feature_BL)
+        assert sample.features is not None
+        has_feature_BL[i, : min(length, len(sample.features))] = True
+    states = [[sample.features for sample in samples], [sample.own_head_in for sample in samples]]
+    features_BLD, own_head_in_BLD = (_padded(each, width, dtype) for each in states)
+    assert features_BLD is not None
+    return Batch(token_ids_BL, features_BLD, loss_mask_BL, has_feature_BL, own_head_in_BLD)
+
+
+def _padded(states: Sequence[Tensor | None], width: int, dtype: torch.dtype) -> Tensor | None:
+    """States of each sample, cut or padded with zeros to `width`; None where there are none."""
+    known = [each[:width].to(dtype) for each in states if each is not None]
+    if len(known) < len(states):
+        return None
+    padded_BLC = torch.zeros(len(known), width, known[0].shape[1], dtype=dtype)
+    for i, each in enumerate(known):
+        padded_BLC[i, : len(each)] = each
+    return padded_BLC
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:

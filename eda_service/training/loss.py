@@ -5,14 +5,15 @@
 D is the soft cross-entropy of the paper, or a loss on the acceptance rate a = sum_x min(p(x), q(x)) itself: 1 - a, the
 total variation distance, or -log a (LK loss, arXiv 2602.23881), whose gradient does not vanish where the draft is far
 off. Both terms are averaged over unmasked tokens only, then over the steps. W is the target's head, or a draft
-vocabulary's rows of it: then the target's distribution is the one renormalised over those tokens.
+vocabulary's rows of it: then the target's distribution is the one renormalised over those tokens. Eq. 1's regression is
+for drafts whose state estimates h; a draft with a head of its own has W h^ from there.
 
 Shapes: B samples, S rows, L positions, D hidden, M unmasked tokens of a step, W draft vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -52,27 +53,27 @@ class Wanted:
     """What the draft should say at M tokens.
 
     Attributes:
-        features_MD: The target's features.
+        head_in_MD: What the target's head reads there.
         probs_MW: Its distributions.
         rows_M: Row of W of the token that came, -1 where it is not in the draft vocabulary; None: not asked for.
     """
 
-    features_MD: Tensor
+    head_in_MD: Tensor
     probs_MW: Tensor
     rows_M: Tensor | None = None
 
     @classmethod
     @torch.no_grad()
-    def of(cls, features_MD: Tensor, lm_head: LmHead, rows_M: Tensor | None = None) -> Wanted:
-        """From the target's features."""
-        return cls(features_MD, torch.softmax(lm_head.logits(features_MD).float(), dim=-1), rows_M)
+    def of(cls, head_in_MD: Tensor, lm_head: LmHead, rows_M: Tensor | None = None) -> Wanted:
+        """From the target's states and its head."""
+        return cls(head_in_MD, torch.softmax(lm_head.logits(head_in_MD).float(), dim=-1), rows_M)
 
     def take(self, places_M: Tensor) -> Wanted:
         """Some of them; all of them are not copied."""
-        if len(places_M) == len(self.features_MD):
+        if len(places_M) == len(self.head_in_MD):
             return self
         rows_M = None if self.rows_M is None else self.rows_M[places_M]
-        return Wanted(self.features_MD[places_M], self.probs_MW[places_M], rows_M)
+        return Wanted(self.head_in_MD[places_M], self.probs_MW[places_M], rows_M)
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -96,14 +97,27 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
 
 def token_losses(
-    predicted_MD: Tensor,
+    states_MD: Tensor,
     wanted: Wanted,
-    lm_head: LmHead,
+    score: Callable[[Tensor], Tensor],
     distribution: DistributionLoss = DistributionLoss.CROSS_ENTROPY,
+    *,
+    regress: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 10's two terms per token: SmoothL1 averaged over D, and the distributions' over W; each (M,)."""
-    regression_M = F.smooth_l1_loss(predicted_MD, wanted.features_MD, reduction="none").mean(-1)
-    logits_MW = lm_head.logits(predicted_MD)
+    """Eq. 10's two terms per token: SmoothL1 averaged over D, and the distributions' over W; each (M,).
+
+    Args:
+        states_MD: The draft's.
+        wanted: What they should say.
+        score: The draft's logits of states.
+        distribution: The second term.
+        regress: Whether the states estimate what the target's head reads; the first term is 0 otherwise.
+    """
+    if regress:
+        regression_M = F.smooth_l1_loss(states_MD, wanted.head_in_MD, reduction="none").mean(-1)
+    else:
+        regression_M = states_MD.new_zeros(len(states_MD))
+    logits_MW = score(states_MD)
     if distribution is DistributionLoss.CROSS_ENTROPY:
         return regression_M, _SoftCrossEntropy.apply(logits_MW, wanted.probs_MW)
     logits_MW = logits_MW.float()
@@ -169,14 +183,19 @@ class DraftLoss(nn.Module):
         # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
         tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
         rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
-        wanted = Wanted.of(batch.features_BLD[:, 1:-1][counts_BS], lm_head, rows_M)
+        wanted = Wanted.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
-        steps = unroll(self.draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)
-        for step, predicted_BSD in enumerate(steps):
+        draft = self.draft
+        steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)
+        for step, state_BSD in enumerate(steps):
             mask_BS = counts_BS[:, step:]
             places_M = places_BS[:, step:][mask_BS]
             regression_M, cross_entropy_M = token_losses(
-                predicted_BSD[mask_BS], wanted.take(places_M), lm_head, self.config.distribution
+                state_BSD[mask_BS],
+                wanted.take(places_M),
+                lambda states_MD: draft.logits(states_MD, lm_head),
+                self.config.distribution,
+                regress=draft.predicts_head_in,
             )
             count = max(1, regression_M.shape[0]) if divisors_S is None else divisors_S[step]
             regression.append(regression_M.sum() / count)

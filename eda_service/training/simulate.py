@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eda_service.drafts.draft import Draft
 from eda_service.targets.head import LmHead
@@ -32,11 +32,12 @@ def simulated_acceptance_length(
         starts_BS = step_mask(batch, 0)
         accepted_BS = torch.zeros_like(starts_BS, dtype=torch.long)
         alive_BS = starts_BS
-        for step, predicted_BSD in enumerate(unroll(draft, embed, batch.token_ids_BL, batch.features_BLD, depth)):
+        for step, state_BSD in enumerate(unroll(draft, embed, batch.token_ids_BL, batch.features_BLD, depth)):
             mask_BS = step_mask(batch, step)
-            wanted_BSD = batch.features_BLD[:, step + 1 : -1]
+            wanted_BSD = batch.head_in[:, step + 1 : -1]
             hits_BS = torch.zeros_like(mask_BS)
-            hits_BS[mask_BS] = _top(predicted_BSD[mask_BS], lm_head) == _top(wanted_BSD[mask_BS], lm_head)
+            drafted_M = draft.logits(state_BSD[mask_BS], lm_head).argmax(-1)
+            hits_BS[mask_BS] = drafted_M == lm_head.logits(wanted_BSD[mask_BS]).argmax(-1)
             alive_BS = alive_BS[:, : hits_BS.shape[1]] & hits_BS
             accepted_BS[:, : alive_BS.shape[1]] += alive_BS
         for starts, accepted in zip(starts_BS.tolist(), accepted_BS.tolist(), strict=True):
@@ -52,7 +53,3 @@ def _walk(starts: list[bool], accepted: list[int]) -> tuple[int, int]:
     while place < len(rows):
         rounds, place = rounds + 1, place + rows[place] + 1
     return len(rows), rounds
-
-
-def _top(features_MD: Tensor, lm_head: LmHead) -> Tensor:
-    return lm_head.logits(features_MD).argmax(-1)

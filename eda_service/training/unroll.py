@@ -2,11 +2,12 @@
 it.
 
 Row s is a draft that starts after the verified positions 0..s. At step j it reads the embedding of x_{s+j+1} and its
-own feature of step j-1 (at step 0: the target's h_s), attends to the verified keys 0..s and to its own j later keys,
-and gives the feature of position s+j+1. One step is EAGLE's training; more steps teach the draft to live with its own
-errors.
+own state of step j-1 (at step 0: what it makes of the target's at s), attends to the verified keys 0..s and to its own
+j later keys, and gives the state of position s+j+1. One step is EAGLE's training; more steps teach the draft to live
+with its own errors.
 
-Shapes: B samples, S rows (starts), D hidden, N query heads, H key/value heads, G = N/H, d head width, j step.
+Shapes: B samples, S rows (starts), C width of the target's states, D hidden, N query heads, H key/value heads, G = N/H,
+d head width, j step.
 """
 
 from __future__ import annotations
@@ -20,37 +21,45 @@ from eda_service.drafts.draft import Draft
 
 
 def unroll(
-    draft: Draft, embed: nn.Module, token_ids_BL: Tensor, features_BLD: Tensor, num_steps: int
+    draft: Draft, embed: nn.Module, token_ids_BL: Tensor, draft_in_BLC: Tensor, num_steps: int
 ) -> Iterator[Tensor]:
-    """Features the draft gives at each step.
+    """States the draft gives at each step.
 
     Args:
         draft: Draft in training form.
         embed: The target's embedding, frozen.
         token_ids_BL: Samples.
-        features_BLD: The target's features.
+        draft_in_BLC: The target's states that the draft reads.
         num_steps: Steps to unroll.
 
     Yields:
-        For step j: (B, S-j, D) with S = L-2; row s predicts the feature of position s+j+1 and, through the head, the
-        token at s+j+2.
+        For step j: (B, S-j, D) with S = L-2; row s is at position s+j+1 and says, through the head, the token at s+j+2.
     """
     num_rows = token_ids_BL.shape[1] - 2
-    embeds_BLD = embed(token_ids_BL).to(features_BLD.dtype)
-    layer, previous = draft.layer, features_BLD[:, :num_rows]
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
+    embeds_BLD = embed(token_ids_BL).to(draft_in_BLC.dtype)
+    state_BSD, attend = draft.start(draft_in_BLC[:, :num_rows]), ChainAttention()
     for step in range(num_steps):
         rows = num_rows - step
         if rows <= 0:
             return
-        x_BSD = draft.fuse(embeds_BLD[:, step + 1 : step + 1 + rows], previous[:, :rows])
-        positions_BS = torch.arange(step, step + rows, device=x_BSD.device).expand(x_BSD.shape[0], rows)
-        query, key, value = layer.self_attn.project(x_BSD, positions_BS)
-        keys.append(key)
-        values.append(value)
-        previous = layer.finish(x_BSD, attend(query, keys, values))
-        yield previous
+        embeds_BSD = embeds_BLD[:, step + 1 : step + 1 + rows]
+        positions_BS = torch.arange(step, step + rows, device=embeds_BSD.device).expand(len(embeds_BSD), rows)
+        state_BSD = draft.step(embeds_BSD, state_BSD[:, :rows], positions_BS, attend)
+        yield state_BSD
+
+
+class ChainAttention:
+    """What the rows of each step attend to: their verified positions, and their own later ones."""
+
+    def __init__(self) -> None:
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def __call__(self, query_BNSd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor) -> Tensor:
+        """Take the next step's keys and values; (B, N, S, d)."""
+        self._keys.append(key_BHSd)
+        self._values.append(value_BHSd)
+        return attend(query_BNSd, self._keys, self._values)
 
 
 def attend(query_BNSd: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:

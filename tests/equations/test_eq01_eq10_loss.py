@@ -19,6 +19,7 @@ from torch import nn
 
 from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.eagle1 import Eagle1Draft
 from eda_service.storage.shards import Sample
 from eda_service.targets.head import LmHead
 from eda_service.targets.loader import Target
@@ -81,7 +82,7 @@ def test_one_token_by_hand() -> None:
     predicted_MD = torch.tensor([[0.5, 3.0]])
     wanted_MD = torch.tensor([[0.0, 0.0]])
     regression_M, cross_entropy_M = token_losses(
-        predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2))
+        predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits
     )
     # |0.5| < 1: 0.5 * 0.25 = 0.125; |3| >= 1: 3 - 0.5 = 2.5; mean over D: 1.3125.
     assert regression_M.item() == pytest.approx(1.3125)
@@ -93,9 +94,9 @@ def test_one_token_by_hand() -> None:
 def test_cross_entropy_is_soft_not_on_the_argmax() -> None:
     wanted_MD = torch.tensor([[math.log(3.0), 0.0]])  # target probabilities 3/4 and 1/4
     predicted_MD = torch.zeros(1, 2)  # draft probabilities one half each
-    _, same_M = token_losses(predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)))
+    _, same_M = token_losses(predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits)
     assert same_M.item() == pytest.approx(math.log(2.0), abs=1e-6)
-    _, entropy_M = token_losses(wanted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)))
+    _, entropy_M = token_losses(wanted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits)
     assert entropy_M.item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
 
 
@@ -103,7 +104,7 @@ def test_cross_entropy_and_its_gradient_are_torchs_own() -> None:
     torch.manual_seed(0)
     predicted_MD, head_WD = torch.randn(6, 8, dtype=torch.float64, requires_grad=True), torch.randn(11, 8).double()
     wanted = Wanted.of(torch.randn(6, 8).double(), LmHead(head_WD))
-    _, ours_M = token_losses(predicted_MD.float(), wanted, LmHead(head_WD.float()))
+    _, ours_M = token_losses(predicted_MD.float(), wanted, LmHead(head_WD.float()).logits)
     theirs_M = torch.nn.functional.cross_entropy(predicted_MD @ head_WD.T, wanted.probs_MW.double(), reduction="none")
     torch.testing.assert_close(ours_M.double(), theirs_M, atol=1e-5, rtol=1e-5)
     weights_M = torch.arange(6).double()
@@ -116,8 +117,8 @@ def test_losses_on_the_acceptance_rate_by_hand() -> None:
     """p = (3/4, 1/4), q = (1/2, 1/2): a = 1/2 + 1/4. Its gradient follows q only where q is below p."""
     wanted = Wanted.of(torch.tensor([[math.log(3.0), 0.0]]), LmHead(torch.eye(2)))
     predicted_MD = torch.zeros(1, 2, requires_grad=True)
-    _, tvd_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)), DistributionLoss.TVD)
-    _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)), DistributionLoss.LK)
+    _, tvd_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)).logits, DistributionLoss.TVD)
+    _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)).logits, DistributionLoss.LK)
     assert tvd_M.item() == pytest.approx(0.25)
     assert lk_M.item() == pytest.approx(-math.log(0.75))
     (gradient,) = torch.autograd.grad(lk_M.sum(), predicted_MD)
@@ -145,7 +146,7 @@ def test_a_black_box_target_shows_its_tokens_only(tiny_target: Target, tiny_draf
 def test_lk_loss_stays_finite_where_nothing_is_accepted() -> None:
     wanted = Wanted.of(torch.tensor([[200.0, 0.0]]), LmHead(torch.eye(2)))
     predicted_MD = torch.tensor([[0.0, 200.0]], requires_grad=True)
-    _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)), DistributionLoss.LK)
+    _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)).logits, DistributionLoss.LK)
     (gradient,) = torch.autograd.grad(lk_M.sum(), predicted_MD)
     assert math.isfinite(lk_M.item())
     assert gradient.isfinite().all()
@@ -204,29 +205,14 @@ def test_prompt_features_are_no_targets_but_answer_features_are(tiny_target: Tar
     assert loss_against(answer_moved_BLD) > before + 0.1
 
 
-class _Fixed(Draft):
+class _Fixed(Eagle1Draft):
     """A draft whose first step gives a fixed prediction, whatever it is shown."""
 
     def __init__(self, predicted_BSD: torch.Tensor) -> None:
         nn.Module.__init__(self)
         self.predicted_BSD = predicted_BSD
 
-    @property
-    def layer(self) -> _Fixed:  # type: ignore[override]
-        return self
-
-    @property
-    def self_attn(self) -> _Fixed:
-        return self
-
-    def fuse(self, embeds_BLD: torch.Tensor, features_BLD: torch.Tensor) -> torch.Tensor:
-        return features_BLD
-
-    def project(self, x_BLD: torch.Tensor, positions_BL: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        heads = x_BLD[:, None]
-        return heads, heads, heads
-
-    def finish(self, x_BLD: torch.Tensor, attended_BNLd: torch.Tensor) -> torch.Tensor:
+    def step(self, *_: object) -> torch.Tensor:
         return self.predicted_BSD
 
 
@@ -245,7 +231,7 @@ def test_draft_vocabulary_renormalises_the_target_over_its_rows(tiny_target: Tar
     rows = [3, 5, 40, 77]
     head_WD = tiny_target.head_weight[rows]
     wanted_by_target = Wanted.of(torch.tensor(wanted_MD).float(), LmHead(head_WD))
-    _, cross_entropy_M = token_losses(torch.tensor(predicted_MD).float(), wanted_by_target, LmHead(head_WD))
+    _, cross_entropy_M = token_losses(torch.tensor(predicted_MD).float(), wanted_by_target, LmHead(head_WD).logits)
     head = head_WD.double().numpy()
     wanted = [soft_cross_entropy(head @ w, head @ p) for w, p in zip(wanted_MD, predicted_MD, strict=True)]
     np.testing.assert_allclose(cross_entropy_M.numpy(), wanted, rtol=1e-4)
@@ -257,7 +243,7 @@ def test_feature_noise_moves_inputs_only_and_stays_in_bounds(
     batch = make_batch(tiny_target)
     seen: list[torch.Tensor] = []
 
-    class Listening(Draft):
+    class Listening(Eagle1Draft):
         def fuse(self, embeds_BLD: torch.Tensor, features_BLD: torch.Tensor) -> torch.Tensor:
             seen.append(features_BLD.detach().clone())
             return super().fuse(embeds_BLD, features_BLD)

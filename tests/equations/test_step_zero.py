@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eda_service.config.job import LossConfig, Method, Mix, TrainConfig
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.drafts.draft_config import Eagle1Config, PrivateConfig, parameter_counts
 from eda_service.drafts.freezing import count_parameters, frozen_sha256, prepare, trained_state
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.targets.loader import Target
@@ -184,7 +184,7 @@ def test_counts_follow_the_closed_form(tiny_draft: Draft, form: str) -> None:
 
 def test_table_4_of_the_paper() -> None:
     """d = 3584, m = 18944: 462.4M with two full experts; half-width private expert, gate and fc are 127.5M of them."""
-    shape = DraftConfig(
+    shape = Eagle1Config(
         hidden_size=3584,
         num_heads=28,
         num_kv_heads=4,
@@ -208,7 +208,7 @@ def test_table_4_of_the_paper() -> None:
 )
 def test_full_size_private_expert_is_at_most_half(shape: tuple[int, ...]) -> None:
     hidden_size, num_heads, num_kv_heads, head_dim, width = shape
-    config = DraftConfig(
+    config = Eagle1Config(
         hidden_size=hidden_size,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,

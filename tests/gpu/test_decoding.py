@@ -97,7 +97,7 @@ def test_sampled_tokens_follow_the_target(target_on: TargetOn, draft_on: DraftOn
     pairs = [(tokens[0], tokens[1]) for tokens in drawn if len(tokens) == 2]
     firsts = Counter(first for first, _ in pairs)
     ids_BL = torch.tensor([[*prompt, first] for first in firsts], device=target.device)
-    features_BLD = target.forward(ids_BL, target.new_cache(*ids_BL.shape), [0] * len(firsts))
+    features_BLD = target.forward(ids_BL, target.new_cache(*ids_BL.shape), [0] * len(firsts)).head_in
     probs_BV = torch.softmax(target.head(features_BLD[:, -1]).double(), dim=-1).cpu()
     expected_V = (torch.tensor([float(count) for count in firsts.values()], dtype=torch.float64) @ probs_BV).numpy()
     observed_V = np.bincount([second for _, second in pairs], minlength=len(expected_V))
@@ -120,9 +120,9 @@ def test_a_replay_counts_what_decoding_counts(form: str, target_on: TargetOn, dr
     written, counted = run_to_end(plain), run_to_end(speculating)
     texts = []
     for i, ids in enumerate(prompts):
-        features_TD = written[str(i)][-1].features_TD
-        assert features_TD is not None
-        texts.append(Transcript([*ids, *answer(written[str(i)])], len(ids), features_TD))
+        states = written[str(i)][-1].states
+        assert states is not None
+        texts.append(Transcript([*ids, *answer(written[str(i)])], len(ids), states.draft_in))
     tree = FORMS[form].get("tree")
     replay = Replay(draft, target.embed, DraftHead(target.lm_head, None), num_draft_tokens=4, tree=tree)
     found = replay.run(texts, 0.0)

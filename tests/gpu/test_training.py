@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,7 @@ from tiny_models import VOCAB_SIZE, random_draft, random_samples
 from eda_service.config.job import DistributionLoss, LossConfig, Method, TrainConfig
 from eda_service.drafts.freezing import frozen_sha256, prepare
 from eda_service.targets.loader import Target
-from eda_service.training.batches import Batch, collate
+from eda_service.training.batches import collate
 from eda_service.training.loss import DraftLoss
 
 _LENGTHS = (5, 19, 8, 12)
@@ -35,7 +34,7 @@ def test_loss_and_gradients_are_those_of_a_cpu(
     )
     there = copy.deepcopy(here).to(device)
     batch = collate(random_samples(_LENGTHS), max_tokens=64, dtype=torch.float32)
-    moved = Batch(**{field.name: getattr(batch, field.name).to(device) for field in dataclasses.fields(batch)})
+    moved = batch.to(device)
     target = target_on("llama")
     wanted = here(batch, tiny_target.embed, tiny_target.lm_head.take(vocab_W))
     found = there(moved, target.embed, target.lm_head.take(vocab_W))

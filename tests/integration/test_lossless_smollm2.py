@@ -103,7 +103,7 @@ def next_token_probs(target: Target, contexts: Sequence[Sequence[int]]) -> torch
     """softmax of the target's logits after equally long contexts (B, V), one plain forward, no engine."""
     ids_BL = torch.tensor([list(context) for context in contexts])
     cache = target.new_cache(*ids_BL.shape)
-    features_BLD = target.forward(ids_BL, cache, [0] * len(contexts))
+    features_BLD = target.forward(ids_BL, cache, [0] * len(contexts)).head_in
     return torch.softmax(target.head(features_BLD[:, -1]).double(), dim=-1)
 
 

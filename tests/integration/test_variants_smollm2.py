@@ -13,8 +13,9 @@ import torch
 
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
-from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts
 from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.kinds import adapted_parts, shared_parts
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.head import DraftHead
 from eda_service.evaluation.lossless import check_lossless

@@ -163,11 +163,12 @@ def test_captured_features_are_the_target_s_at_every_position_but_the_last(
         engine.submit(str(i), ids, SamplingParams(max_new_tokens=17))
     for key, outputs in run_to_end(engine).items():
         tokens = prompts[int(key)] + answer(outputs)
-        features_TD = outputs[-1].features_TD
-        assert features_TD is not None
+        states = outputs[-1].states
+        assert states is not None
+        assert states.is_one
         wanted_TD = reference_model("llama").model(torch.tensor([tokens])).last_hidden_state[0, :-1]
-        torch.testing.assert_close(features_TD, wanted_TD, rtol=1e-3, atol=1e-3)
-        assert all(output.features_TD is None for output in outputs[:-1])
+        torch.testing.assert_close(states.head_in, wanted_TD, rtol=1e-3, atol=1e-3)
+        assert all(output.states is None for output in outputs[:-1])
 
 
 @pytest.mark.parametrize(

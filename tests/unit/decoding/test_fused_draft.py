@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from eda_service.config.job import Mix
-from eda_service.decoding.draft_parts import DraftForm, adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.proposal import Proposer
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig

@@ -19,12 +19,14 @@ from engine_helpers import DraftMaker, answer, make_prompts
 from tiny_models import write_adapter
 
 from eda_service.config.job import Mix, TargetSpec, TreeConfig
-from eda_service.decoding.draft_parts import DraftForm, DraftParts, adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.fused.form import DraftForm, DraftParts
+from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
 from eda_service.drafts.head import DraftHead
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import NotFoundError, TargetIncompatibleError
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.loader import Target, load_target
@@ -209,7 +211,7 @@ def test_a_draft_of_another_shape_is_refused(group: Group, make_target: Callable
     other = group.variants["plain"].form
     assert other is not None
     config = other.parts.config.model_copy(update={"expert_width": 64})
-    parts = whole_parts(Draft(config).requires_grad_(False))
+    parts = whole_parts(make_draft(config).requires_grad_(False))
     with pytest.raises(TargetIncompatibleError, match="shape"):
         engine.add_variant("odd", form=DraftForm(parts, other.head))
     with pytest.raises(NotFoundError):

@@ -14,8 +14,8 @@ from odd_checkpoints import settings
 from tiny_models import random_samples
 
 from eda_service.config.job import AdaptConfig, LossConfig, TargetSpec
-from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_shape import draft_shape
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import TargetIncompatibleError
 from eda_service.pipeline import pretrain as pretraining
 from eda_service.storage.run import RunDir
@@ -118,7 +118,7 @@ def test_a_draft_of_an_odd_family_learns(family: str, tmp_path: Path) -> None:
     """One step on its own samples lowers their loss: every weight of the draft has a finite gradient."""
     target = load_target(TargetSpec(model=str(write_family(tmp_path, family)), dtype="float32"))
     torch.manual_seed(0)
-    draft = Draft(draft_shape(target.config))
+    draft = make_draft(draft_shape(target.config))
     loss = DraftLoss(draft, LossConfig(cross_entropy_weight=1.0))
     batch = collate(random_samples([9, 12]), max_tokens=16, dtype=torch.float32)
     before = loss(batch, target.embed, target.lm_head).total

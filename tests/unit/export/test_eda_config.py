@@ -6,7 +6,7 @@ import pytest
 from pack_files import fingerprint
 
 from eda_service.config.job import Mix
-from eda_service.drafts.draft_config import DraftConfig, PrivateConfig
+from eda_service.drafts.draft_config import Eagle1Config, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, Form, Gate
 
@@ -22,7 +22,7 @@ def config(*, num_heads: int = 8, num_kv_heads: int = 4, width: int = 96, privat
         destination=Destination.VLLM,
         form=Form.PLUGIN,
         gate=Gate.SOFTMAX,
-        draft=DraftConfig(
+        draft=Eagle1Config(
             hidden_size=64,
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,

@@ -35,8 +35,8 @@ def test_an_adapter_is_merged(home: Path, base_draft_dir: Path, tiny_target: Tar
     target, ids_1L = load_target(spec), torch.tensor([[5, 17, 40, 88, 9]])
     with torch.no_grad():
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)(ids_1L).logits
-        wanted = target.head(target.forward(ids_1L, target.new_cache(1, 5), [0]))
-        plain = tiny_target.head(tiny_target.forward(ids_1L, tiny_target.new_cache(1, 5), [0]))
+        wanted = target.head(target.forward(ids_1L, target.new_cache(1, 5), [0]).head_in)
+        plain = tiny_target.head(tiny_target.forward(ids_1L, tiny_target.new_cache(1, 5), [0]).head_in)
     torch.testing.assert_close(merged, wanted, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(merged, plain, rtol=1e-1, atol=1e-1)
     again = load_target(TargetSpec(model=str(tmp_path / "merged")))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from eda_service.config.job import AdaptConfig
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.errors import InputError, InsufficientStorageError
 from eda_service.pipeline import pretrain
 from eda_service.storage.run import RunDir
 
-WIDE = DraftConfig(
+WIDE = Eagle1Config(
     hidden_size=8192,
     num_heads=64,
     num_kv_heads=8,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside
 from eda_service.targets.embedded import EMBEDDED
 from eda_service.targets.shape import head_dim_of, shape_of_config
@@ -62,7 +62,7 @@ def test_the_width_of_a_head_is_the_same_from_a_file_and_from_transformers(said:
 
 
 def test_a_target_beside_a_draft_has_the_draft_s_widths() -> None:
-    draft = DraftConfig(
+    draft = Eagle1Config(
         hidden_size=4000,
         num_heads=40,
         num_kv_heads=8,

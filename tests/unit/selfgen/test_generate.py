@@ -116,7 +116,7 @@ def test_the_data_sets_own_answers_run_through_the_target(tiny_target: Target) -
         ids = tiny_target.tokenizer("the other one")["input_ids"]
         assert sample.token_ids[sample.num_prompt_tokens :] == [*ids, tiny_target.tokenizer.eos_token_id]
         cache = tiny_target.new_cache(1, 64)
-        wanted = tiny_target.forward(torch.tensor([sample.token_ids]), cache, [0])[0, :-1]
+        wanted = tiny_target.forward(torch.tensor([sample.token_ids]), cache, [0]).head_in[0, :-1]
         assert sample.features is not None
         torch.testing.assert_close(sample.features.float(), wanted, atol=2e-3, rtol=2e-3)
 

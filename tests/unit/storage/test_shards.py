@@ -77,8 +77,8 @@ def test_answer_parts() -> None:
     sample = make_samples()[2]
     assert sample.num_answer_tokens == 5
     assert sample.features is not None
-    assert torch.equal(sample.answer_features(), sample.features[4:])
-    assert len(sample.answer_features()) == 4  # the last token is never forwarded
+    assert torch.equal(sample.answer_states(), sample.features[4:])
+    assert len(sample.answer_states()) == 4  # the last token is never forwarded
 
 
 def test_compact_set_counts_over_shards(shard: Path) -> None:

@@ -75,7 +75,7 @@ def peft_logits(base: Path, directory: Path, rows: int | None) -> torch.Tensor:
 
 def our_logits(target: Target) -> torch.Tensor:
     with torch.inference_mode():
-        out: torch.Tensor = target.head(target.forward(IDS_BL, target.new_cache(2, 32), [0, 0]))
+        out: torch.Tensor = target.head(target.forward(IDS_BL, target.new_cache(2, 32), [0, 0]).head_in)
     return out
 
 

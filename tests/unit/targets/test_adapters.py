@@ -56,7 +56,7 @@ def token_ids(rows: int, length: int = 9) -> torch.Tensor:
 @torch.inference_mode()
 def features(target: Target, ids_BL: torch.Tensor, adapters: list[str | None] | None) -> torch.Tensor:
     rows = len(ids_BL)
-    return target.forward(ids_BL, target.new_cache(rows, 32), [0] * rows, adapters=adapters)
+    return target.forward(ids_BL, target.new_cache(rows, 32), [0] * rows, adapters=adapters).head_in
 
 
 @pytest.fixture

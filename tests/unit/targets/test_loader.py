@@ -39,7 +39,7 @@ def test_features_and_logits_equal_transformers(
 ) -> None:
     target, reference, ids_BL = make_target(family), reference_model(family), token_ids()
     with torch.inference_mode():
-        features_BLD = target.forward(ids_BL, target.new_cache(3, 32), [0, 0, 0])
+        features_BLD = target.forward(ids_BL, target.new_cache(3, 32), [0, 0, 0]).head_in
         logits_BLV = target.head(features_BLD)
     wanted = reference(ids_BL)
     torch.testing.assert_close(features_BLD, reference.model(ids_BL).last_hidden_state, rtol=1e-4, atol=1e-4)
@@ -56,7 +56,7 @@ def test_ragged_rows_over_the_slot_cache_equal_transformers(
     with torch.inference_mode():
         target.forward(ids_BL[:, :7], cache, [0, 0, 0])
         new_B3 = torch.stack([row[start : start + 3] for row, start in zip(ids_BL, starts, strict=True)])
-        features_B3D = target.forward(new_B3, cache, starts)
+        features_B3D = target.forward(new_B3, cache, starts).head_in
     wanted_BLD = reference_model(family).model(ids_BL).last_hidden_state
     for row, start in enumerate(starts):
         torch.testing.assert_close(features_B3D[row], wanted_BLD[row, start : start + 3], rtol=1e-4, atol=1e-4)
@@ -89,7 +89,7 @@ def test_the_fused_decoder_equals_transformers_own_modules(
 def _prefix_then_tree(target: Target, ids_BL: torch.Tensor, tree: TreeShape) -> torch.Tensor:
     cache = target.new_cache(2, 32)
     target.forward(ids_BL, cache, [0, 0])
-    return target.forward(ids_BL.flip(1), cache, [6, 3], tree=tree)
+    return target.forward(ids_BL.flip(1), cache, [6, 3], tree=tree).head_in
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -104,11 +104,11 @@ def test_each_path_of_a_tree_equals_the_sequence(family: str, make_target: Calla
     with torch.inference_mode():
         cache = target.new_cache(1, 32)
         target.forward(ids_BL[:, :4], cache, [0])
-        tree_BLD = target.forward(ids_BL[:, 4:], cache, [4], tree=tree)
+        tree_BLD = target.forward(ids_BL[:, 4:], cache, [4], tree=tree).head_in
         for path in ([0, 1, 4], [0, 2, 3]):
             alone = target.new_cache(1, 32)
             path_ids_BL = torch.cat([ids_BL[:, :4], ids_BL[:, 4:][:, path]], dim=1)
-            wanted_BLD = target.forward(path_ids_BL, alone, [0])[:, 4:]
+            wanted_BLD = target.forward(path_ids_BL, alone, [0]).head_in[:, 4:]
             torch.testing.assert_close(tree_BLD[:, path], wanted_BLD, rtol=1e-4, atol=1e-4)
 
 
@@ -138,8 +138,8 @@ def test_lora_is_merged(target_dir: Callable[[str], Path], tiny_target: Target, 
     base = AutoModelForCausalLM.from_pretrained(target_dir("llama"), dtype=torch.float32, attn_implementation="eager")
     wanted_BLV = PeftModel.from_pretrained(base, adapter_dir).eval()(ids_BL).logits.detach()
     with torch.inference_mode():
-        got_BLV = target.head(target.forward(ids_BL, target.new_cache(3, 32), [0, 0, 0]))
-        base_BLV = tiny_target.head(tiny_target.forward(ids_BL, tiny_target.new_cache(3, 32), [0, 0, 0]))
+        got_BLV = target.head(target.forward(ids_BL, target.new_cache(3, 32), [0, 0, 0]).head_in)
+        base_BLV = tiny_target.head(tiny_target.forward(ids_BL, tiny_target.new_cache(3, 32), [0, 0, 0]).head_in)
     torch.testing.assert_close(got_BLV, wanted_BLV, rtol=1e-3, atol=1e-2)
     assert (got_BLV - base_BLV).abs().max() > 0.5
     assert target.fingerprint.weights_sha256 != tiny_target.fingerprint.weights_sha256

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eda_service.decoding.row_groups import RowGroups
+from eda_service.drafts.draft import Draft
 from eda_service.drafts.expert import Expert
+from eda_service.drafts.freezing import is_within
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.targets.packed import fuse_linears, make_linear, tensor_bytes
 
@@ -150,3 +152,47 @@ def as_expert(ffn: nn.Module) -> Expert:
     expert = ffn.shared if isinstance(ffn, SharedPrivateFFN) else ffn
     assert isinstance(expert, Expert)
     return expert
+
+
+def adapted_ffn(
+    draft: Draft, base: WholeFFN | SharedFFN, trained: frozenset[str]
+) -> tuple[WholeFFN | SharedFFN, PrivateFFN | None]:
+    """A pack's feed-forward module: private over the base's, or whole where the pack trained the expert itself."""
+    module, place = draft.ffn, draft.places.ffn
+    added = [f"{place}.private", f"{place}.gate"]
+    if any(is_within(name, [place]) and not is_within(name, added) for name in trained):
+        return WholeFFN(module), None
+    return base, PrivateFFN(module) if isinstance(module, SharedPrivateFFN) else None
+
+
+class FFNRows:
+    """Each row's experts.
+
+    Args:
+        parts: The module of each row, and its private expert beside a shared one.
+        device: Where they are.
+    """
+
+    def __init__(self, parts: Sequence[tuple[WholeFFN | SharedFFN, PrivateFFN | None]], device: torch.device) -> None:
+        shared = [(row, ffn, private) for row, (ffn, private) in enumerate(parts) if isinstance(ffn, SharedFFN)]
+        whole = [(row, ffn) for row, (ffn, _) in enumerate(parts) if isinstance(ffn, WholeFFN)]
+        self._split = self._whole = None
+        if shared:
+            self._split = SplitRows([ffn for _, ffn, _ in shared], [private for *_, private in shared], device)
+        if whole:
+            self._whole = RowGroups.of([ffn for _, ffn in whole], device)
+        if shared and whole:
+            self._split_rows = torch.tensor([row for row, *_ in shared], device=device)
+            self._whole_rows = torch.tensor([row for row, _ in whole], device=device)
+
+    def __call__(self, hidden_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        if self._whole is None:
+            assert self._split is not None
+            return self._split(hidden_BLD)
+        if self._split is None:
+            return self._whole.apply(lambda part, x: part(x), hidden_BLD)
+        out_BLD = torch.empty_like(hidden_BLD)
+        out_BLD[self._split_rows] = self._split(hidden_BLD[self._split_rows])
+        out_BLD[self._whole_rows] = self._whole.apply(lambda part, x: part(x), hidden_BLD[self._whole_rows])
+        return out_BLD

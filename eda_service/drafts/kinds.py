@@ -1,0 +1,14 @@
+"""The class of each kind of draft."""
+
+from __future__ import annotations
+
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.eagle1 import Eagle1Draft
+
+DRAFTS: dict[str, type[Draft]] = {"eagle1": Eagle1Draft}
+
+
+def make_draft(config: DraftConfig) -> Draft:
+    """A base draft of this shape with fresh weights."""
+    return DRAFTS[config.kind](config)
