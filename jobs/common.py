@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
 from eda_service.config.presets import merge, on_preset, preset
+from eda_service.config.removed import ASKED
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.private_files import keep_private
 from eda_service.storage.run import RunDir, home_dir
@@ -74,7 +75,7 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         values = merge(values, nested(path, _value(text)))
     values = on_preset(preset(arguments.preset) if arguments.preset else {}, values)
     try:
-        return AdaptConfig.model_validate(values)
+        return AdaptConfig.model_validate(values, context=ASKED)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -93,7 +94,7 @@ def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:
     values: dict[str, Any] = {}
     for path, value in settings.items():
         values = merge(values, nested(path, value))
-    return AdaptConfig.model_validate(values)
+    return AdaptConfig.model_validate(values, context=ASKED)
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

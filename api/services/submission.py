@@ -11,6 +11,7 @@ from api.errors import config_error
 from api.schemas import AdaptationRequest
 from eda_service.config.job import AdaptConfig
 from eda_service.config.presets import merge, on_preset, preset
+from eda_service.config.removed import ASKED
 from eda_service.errors import InputError
 
 # Where each short name of `method.eda` lives in AdaptConfig.
@@ -40,7 +41,7 @@ def to_config(request: AdaptationRequest) -> AdaptConfig:
     if not isinstance(merged.get("target"), Mapping) or "model" not in merged["target"]:
         raise InputError("the request names no target; set `model` to an id, a name or a directory", param="model")
     try:
-        return AdaptConfig.model_validate(merged)
+        return AdaptConfig.model_validate(merged, context=ASKED)
     except ValidationError as error:
         raise config_error(error, AdaptConfig) from error
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from eda_service.config.base import Config
 from eda_service.config.deploy import DeployConfig
+from eda_service.config.removed import without_early_training
 from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
 
@@ -208,16 +209,6 @@ class TrainConfig(Config):
     lora_rank: int = Field(32, ge=1, le=1024, description="rank for method lora")
     loss: LossConfig = LossConfig()
     epochs: int = Field(20, ge=1, le=1000, description="paper: 20")
-    early_epochs: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="epochs on what the first shards select, while the others are generated; `epochs` is lowered by as "
-        "many samples seen; 0: training begins when all are selected",
-    )
-    early_fraction: float = Field(
-        0.25, gt=0.0, lt=1.0, description="share of the shards that early training waits for and learns from"
-    )
     batch_size: int = Field(16, ge=1, le=4096, description="sequences per optimizer step over all workers (paper: 16)")
     micro_batch_size: int | None = Field(
         None,
@@ -260,19 +251,7 @@ class TrainConfig(Config):
     checkpoint_every_steps: int = Field(50, ge=1, le=100_000, description="steps between resumable checkpoints")
     max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")
 
-    @property
-    def late_epochs(self) -> int:
-        """Epochs over the whole compact set after early training."""
-        return self.epochs - round(self.early_epochs * self.early_fraction)
-
-    @model_validator(mode="after")
-    def _check_early(self) -> TrainConfig:
-        if self.late_epochs < 1:
-            raise ValueError(
-                f"train.early_epochs is {self.early_epochs} on {self.early_fraction:g} of the shards: that leaves none "
-                f"of the {self.epochs} epochs for the whole set; lower it or raise train.epochs"
-            )
-        return self
+    _without_early_training = model_validator(mode="before")(without_early_training)
 
     @model_validator(mode="after")
     def _check_early_stopping(self) -> TrainConfig:

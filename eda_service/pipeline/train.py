@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,6 @@ from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
 
-EARLY = "train/early.json"
-"""What early training did, once it is done (`early_training`)."""
-EARLY_FOLDER = "early"
-"""Of its samples, in the stage's directory."""
-
 
 def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> DraftCheckpoint:
     """Train and keep the best checkpoint as `train/pack`.
@@ -68,11 +62,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
     start_dir = start_dir or find_draft(config.base_draft)
     out_dir = run.stage_dir(Stage.TRAIN)
-    early = run.read_value(EARLY)
-    names = vocabulary_shards(early, generated.files)
-    payload = payload_of(run, config, generated.files, names, (Stage.SELECT, "", selected.files), start_dir)
-    if early is not None:
-        payload = after_early(run, payload, early)
+    payload = payload_of(run, config, generated.files, selected.files, start_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = fit(run, config, payload)
     if outcome["frozen_before"] != outcome["frozen_after"]:
@@ -125,17 +115,11 @@ def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
     return [entry for entry in files if entry.path.endswith(".tokens.safetensors")]
 
 
-def vocabulary_shards(early: Mapping[str, Any] | None, generated: Iterable[FileEntry]) -> list[str]:
-    """Whose answers the draft vocabulary is ranked over: it has to stand when the first group starts."""
-    return [shard_of(entry) for entry in tokens_of(generated)] if early is None else list(early["generated"])
-
-
 def payload_of(
     run: RunDir,
     config: AdaptConfig,
     generated: Sequence[FileEntry],
-    ranked: Sequence[str],
-    compact: tuple[Stage, str, Sequence[FileEntry]],
+    selected: Sequence[FileEntry],
     start_dir: Path,
 ) -> Payload:
     """What a worker group needs.
@@ -144,45 +128,30 @@ def payload_of(
         run: The job.
         config: The job's config.
         generated: Files of the generate stage.
-        ranked: Its shards whose answers the draft vocabulary is ranked over.
-        compact: Samples to train on: stage, folder in its directory, files.
+        selected: Files of the select stage, the samples to train on.
         start_dir: Draft to start from.
     """
-    stage, folder, files = compact
-    generate_dir, out_dir = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.TRAIN)
-    data_dir = run.stage_dir(stage) / folder
+    generate_dir, data_dir, out_dir = (run.stage_dir(each) for each in (Stage.GENERATE, Stage.SELECT, Stage.TRAIN))
     run.store.fetch(Stage.GENERATE, tokens_of(generated))
-    run.store.fetch(stage, tokens_of(files))
-    vocabulary = _vocabulary(run, config, ranked, start_dir, out_dir)
+    run.store.fetch(Stage.SELECT, tokens_of(selected))
+    vocabulary = _vocabulary(run, config, [shard_of(entry) for entry in tokens_of(generated)], start_dir, out_dir)
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
-    inputs = {Stage.GENERATE: [entry for entry in generated if entry.path == IO_FILE], Stage.TRAIN: made}
-    inputs[stage] = [*inputs.get(stage, ()), *files]
+    inputs = {
+        Stage.GENERATE: [entry for entry in generated if entry.path == IO_FILE],
+        Stage.SELECT: selected,
+        Stage.TRAIN: made,
+    }
     return Payload(
         run_root=str(run.root),
         out_dir=str(out_dir),
         data_dir=str(data_dir),
-        shards=compact_shards(data_dir, files),
+        shards=compact_shards(data_dir, selected),
         io_path=str(generate_dir / IO_FILE),
         start_dir=str(start_dir),
         vocab_path=None if vocabulary is None else str(vocabulary),
         inputs={stage.value: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()},
-    )
-
-
-def after_early(run: RunDir, payload: Payload, early: Mapping[str, Any]) -> Payload:
-    """The same for a group that goes on from early training: it holds out none of the prompts seen there."""
-    entries = [FileEntry(**entry) for entry in early["files"]]
-    run.store.fetch(Stage.TRAIN, entries)
-    inputs = payload.inputs | {Stage.TRAIN.value: [*payload.inputs.get(Stage.TRAIN.value, []), *early["files"]]}
-    directory = run.stage_dir(Stage.TRAIN) / EARLY_FOLDER
-    return replace(
-        payload,
-        inputs=inputs,
-        early_dir=str(directory),
-        early_shards=compact_shards(directory, entries),
-        early_steps=early["num_steps"],
     )
 
 

@@ -30,10 +30,6 @@ class Payload:
         start_dir: Draft to start from.
         vocab_path: Draft vocabulary; None: the target's.
         inputs: Files by stage that have to be on the worker's machine.
-        early_dir: Holds what early training has learned from.
-        early_shards: As `shards`; empty: there was no early training.
-        early_steps: Optimizer steps it took.
-        early_of: For early training itself: the optimizer steps of the whole run, as far as they can be known.
     """
 
     run_root: str
@@ -44,10 +40,6 @@ class Payload:
     start_dir: str
     vocab_path: str | None
     inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    early_dir: str = ""
-    early_shards: list[tuple[str, int]] = field(default_factory=list)
-    early_steps: int = 0
-    early_of: int | None = None
 
     def fetched(self, config: AdaptConfig) -> Payload:
         """The same, once everything it names is on this machine."""

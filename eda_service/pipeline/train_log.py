@@ -21,27 +21,25 @@ class TrainLog:
         run: The job.
         config: The job's config.
         is_first: Whether this worker is rank 0.
-        is_early: Generation runs meanwhile and reports the progress.
     """
 
-    def __init__(self, run: RunDir, config: AdaptConfig, *, is_first: bool, is_early: bool) -> None:
-        self._run, self._is_first, self._is_early = run, is_first, is_early
+    def __init__(self, run: RunDir, config: AdaptConfig, *, is_first: bool) -> None:
+        self._run, self._is_first = run, is_first
         self._curve = Curve(run.stage_dir(Stage.TRAIN))
         self._tracks = open_tracks(run, config) if is_first else None
         self._reported_at = 0.0
 
-    def begin(self, early_steps: int) -> None:
-        """Of a draft that no group has evaluated yet: nothing is kept but the losses of early training."""
+    def begin(self) -> None:
+        """A run from its first step: what a group that left no checkpoint has written is taken back."""
         if self._is_first:
             self._run.store.shared(CURVE_FILE)
-            self._curve.keep(lambda point: point.step <= early_steps and point.simulated_acceptance_length is None)
+            self._curve.keep(lambda point: False)
 
-    def resume(self, step: int, *, taken_over: bool) -> None:
+    def resume(self, step: int) -> None:
         """Steps after this one will be taken again."""
         if self._is_first:
-            if not taken_over:
-                self._run.store.shared(CURVE_FILE)
-                self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
+            self._run.store.shared(CURVE_FILE)
+            self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
             # What was measured at this step came after its checkpoint, and is measured again.
             self._curve.keep(
                 lambda point: point.step < step or (point.step == step and point.simulated_acceptance_length is None)
@@ -82,8 +80,7 @@ class TrainLog:
         now = time.monotonic()
         if self._is_first and now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
-            if not self._is_early:
-                self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps)
+            self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps)
             self._run.store.share(CURVE_FILE)
 
     def acceptance(self, step: int, value: float, seconds: float) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.checkpoint import save_pack
 from eda_service.drafts.freezing import frozen_sha256
-from eda_service.errors import ArtifactCorruptError, NonFiniteLossError
+from eda_service.errors import NonFiniteLossError
 from eda_service.pipeline.deepspeed_config import (
     deepspeed_config,
     prepare_environment,
@@ -59,10 +59,9 @@ class Worker:
         self.run = RunDir(Path(payload.run_root))
         self.out_dir = Path(payload.out_dir)
         self.data = CompactSet(Path(payload.data_dir), payload.shards)
-        self.is_early = payload.early_of is not None
-        fraction = 0.0 if self.is_early else config.train.heldout_fraction
-        seen = frozenset(CompactSet(Path(payload.early_dir), payload.early_shards).prompts())
-        self.train_ids, self.heldout_ids = split_heldout(self.data.prompts(), fraction, seed=config.seed, seen=seen)
+        self.train_ids, self.heldout_ids = split_heldout(
+            self.data.prompts(), config.train.heldout_fraction, seed=config.seed
+        )
         parameters = [p for p in draft_loss.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.train.weight_decay)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
@@ -78,8 +77,7 @@ class Worker:
         self.embed, self.lm_head = load_heads(payload, vocab_W, dtype=self.dtype, device=self.device)
         self.vocab_W = vocab_W
         self.state = TrainState()
-        self.log = TrainLog(self.run, config, is_first=self.rank == 0, is_early=self.is_early)
-        self._checkpointed = 0
+        self.log = TrainLog(self.run, config, is_first=self.rank == 0)
         self._began = time.monotonic()
 
     @property
@@ -88,17 +86,9 @@ class Worker:
         return -(-len(self.train_ids) // self.train_config.batch_size)
 
     @property
-    def epochs(self) -> int:
-        """Epochs of this group."""
-        config = self.train_config
-        if self.is_early:
-            return config.early_epochs
-        return config.late_epochs if self.payload.early_steps else config.epochs
-
-    @property
     def total_steps(self) -> int:
         """Optimizer steps of the run."""
-        return self.payload.early_of or self.payload.early_steps + self.steps_per_epoch * self.epochs
+        return self.steps_per_epoch * self.train_config.epochs
 
     def load(self, indices: list[int]) -> Batch:
         """Read a batch on to the worker's device."""
@@ -108,49 +98,37 @@ class Worker:
     def fit(self) -> dict[str, Any]:
         """All epochs; returns the final state."""
         self._start()
-        lengths, before = self.data.lengths(self.train_ids), self.payload.early_steps
-        for epoch in range((self.state.step - before) // self.steps_per_epoch, self.epochs):
+        lengths = self.data.lengths(self.train_ids)
+        for epoch in range(self.state.step // self.steps_per_epoch, self.train_config.epochs):
             if self._has_stopped_improving():
                 self.log.stopped_early(self.state.step, self.state.best_step)
                 break
             batches = epoch_batches(lengths, self.train_config.batch_size, seed=self.config.seed, epoch=epoch)
-            for batch in batches[self.state.step - before - epoch * self.steps_per_epoch :]:
+            for batch in batches[self.state.step - epoch * self.steps_per_epoch :]:
                 self._step([self.train_ids[i] for i in batch])
-            if not self.is_early:
-                self._evaluate()
-        if self.is_early:
-            self._checkpoint()
+            self._evaluate()
         self.state.seconds = self._seconds()
         return self.state.to_dict()
 
     def _start(self) -> None:
-        """Go on from the last checkpoint, if there is one. The base draft's acceptance is measured before the first
-        step; after early training, which holds nothing out, by the group that takes its checkpoint over.
-        """
+        """Go on from the last checkpoint, if there is one, else measure the base draft's acceptance."""
         from ray import train
 
         checkpoint = train.get_checkpoint()
-        early = self.payload.early_steps
-        taken_over = checkpoint is not None and early > 0 and Path(checkpoint.path).name == _checkpoint_name(early)
-        if checkpoint is None and early:
-            raise ArtifactCorruptError("the checkpoint that early training left is gone; submit the job anew")
-        if checkpoint is None or taken_over:
-            self.log.begin(early)
-            if not self.is_early:
-                self.state.initial_acceptance = self._evaluate()
-        if checkpoint is not None:
-            self._resume(checkpoint, taken_over=taken_over)
+        if checkpoint is None:
+            self.log.begin()
+            self.state.initial_acceptance = self._evaluate()
+        else:
+            self._resume(checkpoint)
         self._began = time.monotonic() - self.state.seconds
         # A checkpoint at the end of an epoch was written before the epoch was evaluated.
-        ends_epoch = (self.state.step - early) % self.steps_per_epoch == 0
-        if checkpoint is not None and ends_epoch and not self.is_early:
+        if checkpoint is not None and self.state.step % self.steps_per_epoch == 0:
             self._evaluate()
 
     def _has_stopped_improving(self) -> bool:
-        """At the end of an epoch. Early training, which evaluates nothing, does not stop and does not count."""
-        return not self.is_early and has_stopped_improving(
+        return has_stopped_improving(
             self.state.step,
-            max(self.state.best_step, self.payload.early_steps),
+            self.state.best_step,
             steps_per_epoch=self.steps_per_epoch,
             patience=self.train_config.early_stopping_patience,
         )
@@ -251,39 +229,24 @@ class Worker:
             self.run.write_value(BEST, {"files": [entry.model_dump() for entry in entries]})
 
     def _checkpoint(self) -> None:
-        """A resumable checkpoint through Ray Train, one a step: weights, optimizer shard of every rank, state."""
+        """A resumable checkpoint through Ray Train: weights, optimizer shard of every rank, state."""
         from ray import train
 
-        if self.state.step == self._checkpointed:
-            return
-        self._checkpointed = self.state.step
         self.state.seconds = self._seconds()
         with tempfile.TemporaryDirectory() as directory:
             self.engine.save_checkpoint(
                 directory, tag="state", client_state=self.state.to_dict(), exclude_frozen_parameters=True
             )
             checkpoint = train.Checkpoint.from_directory(directory)
-            name = _checkpoint_name(self.state.step)
+            name = f"step-{self.state.step}"
             train.report({"step": self.state.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
 
-    def _resume(self, checkpoint: Checkpoint, *, taken_over: bool) -> None:
+    def _resume(self, checkpoint: Checkpoint) -> None:
         with checkpoint.as_directory() as directory:
             _, client = self.engine.load_checkpoint(directory, tag="state", load_module_strict=False)
-        before = self.state
-        self.state = TrainState(**{name: client[name] for name in TrainState().to_dict() if name in client})
-        self._checkpointed = self.state.step
-        if taken_over:
-            self.state.initial_acceptance, self.state.best_acceptance = (
-                before.initial_acceptance,
-                before.best_acceptance,
-            )
-        else:
-            self.state.restarts += 1
-        self.log.resume(self.state.step, taken_over=taken_over)
-
-
-def _checkpoint_name(step: int) -> str:
-    return f"step-{step}"
+        self.state = TrainState.of_checkpoint(client)
+        self.state.restarts += 1
+        self.log.resume(self.state.step)
 
 
 def train_worker(arguments: dict[str, Any]) -> None:

@@ -22,16 +22,12 @@ def kept_share(selection: SelectionConfig) -> float:
 
 
 def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
-    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones and of those that early
-    training learns from, embedding and head.
-    """
+    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head."""
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
     features = tokens * hidden_size * _FEATURE_BYTES
     io = 2 * vocab_size * hidden_size * _IO_BYTES
-    train = config.train
-    copies = kept_share(config.selection) * (1 + (train.early_fraction if train.early_epochs else 0))
-    return int(features * (1 + copies)) + io
+    return int(features * (1 + kept_share(config.selection))) + io
 
 
 def num_samples(config: AdaptConfig) -> int:
