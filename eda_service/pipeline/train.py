@@ -28,7 +28,6 @@ from eda_service.errors import (
 from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_of
-from eda_service.pipeline.train_inputs import Payload, build_draft
 from eda_service.pipeline.train_worker import BEST, OUTCOME, train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
@@ -37,6 +36,7 @@ from eda_service.storage.files import file_entry, is_disk_full
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
+from eda_service.training.inputs import Payload, build_draft
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)

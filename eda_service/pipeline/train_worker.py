@@ -19,25 +19,25 @@ from eda_service.config.job import AdaptConfig
 from eda_service.drafts.checkpoint import save_pack
 from eda_service.drafts.freezing import frozen_sha256
 from eda_service.errors import NonFiniteLossError
-from eda_service.pipeline.deepspeed_config import (
-    deepspeed_config,
-    prepare_environment,
-    whole_parameters,
-    without_cpu_kernels,
-)
-from eda_service.pipeline.train_inputs import Payload, build_draft, is_mixed, load_heads
-from eda_service.pipeline.train_log import TrainLog
-from eda_service.pipeline.train_state import TrainState
 from eda_service.planning.estimate import SIMULATED_DEPTH
 from eda_service.records import Stage
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.training.accumulate import num_parts, split, step_counts
+from eda_service.training.backends.deepspeed import (
+    deepspeed_config,
+    prepare_environment,
+    whole_parameters,
+    without_cpu_kernels,
+)
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
+from eda_service.training.inputs import Payload, build_draft, is_mixed, load_heads
+from eda_service.training.log import TrainLog
 from eda_service.training.loss import DraftLoss, Losses, mixed_precision
 from eda_service.training.schedule import has_stopped_improving, learning_rate
 from eda_service.training.simulate import simulated_acceptance_length
+from eda_service.training.state import TrainState
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint

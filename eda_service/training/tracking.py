@@ -109,9 +109,9 @@ def open_tracks(run: RunDir, config: AdaptConfig) -> Tracks:
 
 
 def _makers(config: TrackConfig) -> dict[str, Callable[[RunDir, AdaptConfig], Track]]:
-    from eda_service.training.track_mlflow import MlflowTrack
-    from eda_service.training.track_tensorboard import TensorBoardTrack
-    from eda_service.training.track_wandb import WandbTrack
+    from eda_service.training.trackers.mlflow import MlflowTrack
+    from eda_service.training.trackers.tensorboard import TensorBoardTrack
+    from eda_service.training.trackers.wandb import WandbTrack
 
     optional: dict[Tracker, Callable[[RunDir, AdaptConfig], Track]] = {
         Tracker.MLFLOW: MlflowTrack,

@@ -11,13 +11,13 @@ from tiny_models import random_samples, register_draft
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.draft import Draft
 from eda_service.pipeline.train import fit
-from eda_service.pipeline.train_inputs import Payload
 from eda_service.records import CurvePoint, Stage
 from eda_service.storage.curve import Curve
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import write_shard
 from eda_service.targets.io import export_io
 from eda_service.targets.loader import Target
+from eda_service.training.inputs import Payload
 
 TRAIN: dict[str, Any] = {
     "epochs": 3,

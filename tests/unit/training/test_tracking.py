@@ -14,7 +14,7 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.track import TrackConfig
 from eda_service.errors import InputError
 from eda_service.storage.run import RunDir
-from eda_service.training.track_tensorboard import TensorBoardTrack
+from eda_service.training.trackers.tensorboard import TensorBoardTrack
 from eda_service.training.tracking import Tracks, check_installed, open_tracks
 
 
