@@ -196,6 +196,13 @@ class LossConfig(Config):
     )
 
 
+class TrainBackend(StrEnum):
+    """What takes the optimizer steps."""
+
+    DEEPSPEED = "deepspeed"
+    TORCH = "torch"
+
+
 class TrainConfig(Config):
     """Training of the draft's private part (paper: batch 16, learning rate 4e-5, 20 epochs)."""
 
@@ -236,6 +243,10 @@ class TrainConfig(Config):
     )
     num_workers: int = Field(2, ge=1, le=4096, description="Ray Train workers")
     threads_per_worker: int = Field(1, ge=1, le=256, description="CPU threads of one worker")
+    backend: TrainBackend = Field(
+        TrainBackend.DEEPSPEED,
+        description="what takes the steps; torch: one worker, without DeepSpeed and `zero_stage`",
+    )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage; 1 suffices: little is trainable")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -252,6 +263,15 @@ class TrainConfig(Config):
     max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")
 
     _without_early_training = model_validator(mode="before")(without_early_training)
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> TrainConfig:
+        if self.backend is TrainBackend.TORCH and self.num_workers > 1:
+            raise ValueError(
+                f"train.backend is torch, which trains in one process, and train.num_workers is {self.num_workers}; "
+                "set train.num_workers to 1, or train.backend to deepspeed"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_early_stopping(self) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Stage train: a Ray Train worker group with DeepSpeed over the compact set; the best checkpoint becomes the pack."""
+"""Stage train: a Ray Train worker group over the compact set; the best checkpoint becomes the pack."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from eda_service.errors import (
 from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_of
-from eda_service.pipeline.train_worker import BEST, OUTCOME, train_worker
+from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.curve import CURVE_FILE, Curve
@@ -36,7 +36,9 @@ from eda_service.storage.files import file_entry, is_disk_full
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
-from eda_service.training.inputs import Payload, build_draft
+from eda_service.training.best import fetch_best
+from eda_service.training.inputs import TrainInputs, build_draft
+from eda_service.training.train import OUTCOME
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -61,17 +63,15 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     if selected is None or generated is None:
         raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
     start_dir = start_dir or find_draft(config.base_draft)
-    out_dir = run.stage_dir(Stage.TRAIN)
-    payload = payload_of(run, config, generated.files, selected.files, start_dir)
+    inputs = inputs_of(run, config, generated.files, selected.files, start_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
-    outcome = fit(run, config, payload)
+    outcome = fit(inputs)
     if outcome["frozen_before"] != outcome["frozen_after"]:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
         )
-    draft, _ = build_draft(payload, config.train, config.seed)
-    total, trainable = count_parameters(draft)
-    files = _fetch_best(run, out_dir)
+    total, trainable = count_parameters(build_draft(inputs)[0])
+    files = fetch_best(run)
     return DraftCheckpoint(
         stage=Stage.TRAIN,
         created_at=int(time.time()),
@@ -100,28 +100,18 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     )
 
 
-def _fetch_best(run: RunDir, out_dir: Path) -> tuple[FileEntry, ...]:
-    """The best weights, on this machine too."""
-    best = run.read_value(BEST) if run.store.is_remote else None
-    if best is None:
-        return tuple(file_entry(out_dir, path) for path in sorted((out_dir / "pack").iterdir()))
-    files = tuple(FileEntry(**entry) for entry in best["files"])
-    run.store.fetch(Stage.TRAIN, files)
-    return files
-
-
 def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
     """Those that hold samples without their hidden states."""
     return [entry for entry in files if entry.path.endswith(".tokens.safetensors")]
 
 
-def payload_of(
+def inputs_of(
     run: RunDir,
     config: AdaptConfig,
     generated: Sequence[FileEntry],
     selected: Sequence[FileEntry],
     start_dir: Path,
-) -> Payload:
+) -> TrainInputs:
     """What a worker group needs.
 
     Args:
@@ -138,20 +128,19 @@ def payload_of(
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
-    inputs = {
-        Stage.GENERATE: [entry for entry in generated if entry.path == IO_FILE],
-        Stage.SELECT: selected,
-        Stage.TRAIN: made,
-    }
-    return Payload(
-        run_root=str(run.root),
-        out_dir=str(out_dir),
-        data_dir=str(data_dir),
-        shards=compact_shards(data_dir, selected),
-        io_path=str(generate_dir / IO_FILE),
-        start_dir=str(start_dir),
-        vocab_path=None if vocabulary is None else str(vocabulary),
-        inputs={stage.value: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()},
+    return TrainInputs(
+        config=config,
+        run_root=run.root,
+        data_dir=data_dir,
+        shards=tuple(compact_shards(data_dir, selected)),
+        io_path=generate_dir / IO_FILE,
+        start_dir=start_dir,
+        vocab_path=vocabulary,
+        files={
+            Stage.GENERATE: tuple(entry for entry in generated if entry.path == IO_FILE),
+            Stage.SELECT: tuple(selected),
+            Stage.TRAIN: tuple(made),
+        },
     )
 
 
@@ -180,12 +169,13 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
     return path
 
 
-def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
+def fit(inputs: TrainInputs) -> dict[str, Any]:
     """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
+    run, config = inputs.run, inputs.config
     placed = placements(config)[Stage.TRAIN]
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "payload": vars(payload)},
+        train_loop_config={"inputs": inputs},
         torch_config=BoundTorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
             num_workers=placed.workers,

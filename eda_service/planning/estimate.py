@@ -10,8 +10,6 @@ import math
 from eda_service.config.job import AdaptConfig, SelectionConfig, Selector, TrainConfig
 from eda_service.drafts.draft_config import DraftConfig
 
-SIMULATED_DEPTH = 5
-"""Positions that a held-out pass of training drafts."""
 _FEATURE_BYTES = 2
 _IO_BYTES = 2
 

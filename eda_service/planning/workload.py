@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from eda_service.config.job import AdaptConfig, Answers
 from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.planning.estimate import (
-    SIMULATED_DEPTH,
     kept_share,
     num_samples,
     num_train_steps,
@@ -16,6 +15,7 @@ from eda_service.planning.estimate import (
     train_flops_per_token,
 )
 from eda_service.planning.shapes import FEATURE_BYTES, ModelShape
+from eda_service.training.schedule import SIMULATED_DEPTH
 
 OPTIMIZER_BYTES = 12  # float32: two moments and the master weight
 

@@ -1,15 +1,18 @@
-"""What a training worker is given, and how it becomes a draft in training form with the target's two ends."""
+"""What a training run is given, and how it becomes a draft in training form with the target's two ends."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eda_service.config.job import AdaptConfig, TrainConfig
+from eda_service.config.job import AdaptConfig, TrainBackend, TrainConfig
+from eda_service.drafts.checkpoint import load_base_draft
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.freezing import prepare
 from eda_service.records import FileEntry, Stage
 from eda_service.storage.registry import find_draft
 from eda_service.storage.run import RunDir
@@ -17,64 +20,76 @@ from eda_service.targets.head import LmHead
 from eda_service.targets.packed import native_bfloat16
 
 
-@dataclass
-class Payload:
-    """What a worker is given: paths and values, no tensors.
+@dataclass(frozen=True)
+class TrainInputs:
+    """What every worker of a run is given: the config and paths, no tensors.
 
     Attributes:
+        config: The job's config.
         run_root: The job's directory.
-        out_dir: Of the train stage.
         data_dir: Holds the compact set.
         shards: (name, number of samples) of it, in order.
         io_path: The target's embedding and head.
         start_dir: Draft to start from.
         vocab_path: Draft vocabulary; None: the target's.
-        inputs: Files by stage that have to be on the worker's machine.
+        files: What has to be on the worker's machine, by stage.
     """
 
-    run_root: str
-    out_dir: str
-    data_dir: str
-    shards: list[tuple[str, int]]
-    io_path: str
-    start_dir: str
-    vocab_path: str | None
-    inputs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    config: AdaptConfig
+    run_root: Path
+    data_dir: Path
+    shards: tuple[tuple[str, int], ...]
+    io_path: Path
+    start_dir: Path
+    vocab_path: Path | None = None
+    files: Mapping[Stage, tuple[FileEntry, ...]] = field(default_factory=dict)
 
-    def fetched(self, config: AdaptConfig) -> Payload:
+    @property
+    def run(self) -> RunDir:
+        """The job."""
+        return RunDir(self.run_root)
+
+    def fetched(self) -> TrainInputs:
         """The same, once everything it names is on this machine."""
-        run = RunDir(Path(self.run_root))
-        for stage, entries in self.inputs.items():
-            run.store.fetch(Stage(stage), [FileEntry(**entry) for entry in entries])
-        if Path(self.start_dir).exists():
+        for stage, entries in self.files.items():
+            self.run.store.fetch(stage, list(entries))
+        if self.start_dir.exists():
             return self
-        return replace(self, start_dir=str(find_draft(config.base_draft)))
+        return replace(self, start_dir=find_draft(self.config.base_draft))
 
 
-def load_heads(
-    payload: Payload, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device
-) -> tuple[nn.Embedding, LmHead]:
-    """The target's embedding, and its head's rows of the draft vocabulary."""
+@dataclass(frozen=True)
+class TargetEnds:
+    """What training needs of the target.
+
+    Attributes:
+        embed: Its embedding.
+        lm_head: Its head's rows of the draft vocabulary.
+    """
+
+    embed: nn.Embedding
+    lm_head: LmHead
+
+
+def load_ends(inputs: TrainInputs, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device) -> TargetEnds:
+    """The target's two ends, where the draft is trained."""
     from eda_service.targets.io import load_io
 
-    embed, lm_head = load_io(Path(payload.io_path), dtype=dtype, device=device)
-    return embed, lm_head.take(vocab_W)
+    embed, lm_head = load_io(inputs.io_path, dtype=dtype, device=device)
+    return TargetEnds(embed, lm_head.take(vocab_W))
 
 
 def is_mixed(config: TrainConfig) -> bool:
     """Whether products run in bfloat16 on float32 weights. On a GPU DeepSpeed's own bf16 mode does it."""
-    if config.use_gpu or config.precision == "float32":
+    if config.precision == "float32" or (config.use_gpu and config.backend is TrainBackend.DEEPSPEED):
         return False
-    return config.precision == "bfloat16" or native_bfloat16()
+    return config.use_gpu or config.precision == "bfloat16" or native_bfloat16()
 
 
-def build_draft(payload: Payload, config: TrainConfig, seed: int) -> tuple[Any, Tensor | None]:
+def build_draft(inputs: TrainInputs) -> tuple[Draft, Tensor | None]:
     """The draft in the form its method trains, and its vocabulary."""
     from safetensors.torch import load_file
 
-    from eda_service.drafts.checkpoint import load_base_draft
-    from eda_service.drafts.freezing import prepare
-
-    loaded = load_base_draft(Path(payload.start_dir), dtype=torch.float32)
-    vocab_W = load_file(payload.vocab_path)["draft_vocab"] if payload.vocab_path else None
-    return prepare(loaded.draft, config, seed=seed), vocab_W
+    loaded = load_base_draft(inputs.start_dir, dtype=torch.float32)
+    vocab_W = load_file(inputs.vocab_path)["draft_vocab"] if inputs.vocab_path else None
+    return prepare(loaded.draft, inputs.config.train, seed=inputs.config.seed), vocab_W

@@ -1,32 +1,103 @@
-"""The DeepSpeed dict, derived from TrainConfig in this one place."""
+"""DeepSpeed: ZeRO stages 0 to 3 in a group of workers. The process group has to stand before it is made.
+
+The engine's dict is derived from TrainConfig here and nowhere else.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from eda_service.config.job import TrainConfig
-from eda_service.training.accumulate import num_parts
+from eda_service.drafts.draft import Draft
+from eda_service.training.accumulate import num_parts, whole_counts
+from eda_service.training.backend import Step, StepLosses, require_finite
+from eda_service.training.inputs import TargetEnds
+from eda_service.training.loss import DraftLoss, Losses
 
-_PARTITIONED = 3
-
-
-def prepare_environment(use_gpu: bool) -> None:
-    """Settings that must stand before `import deepspeed`: no accelerator probing and no C++ build on a CPU machine."""
-    if not use_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
+_PARTITIONED, _TAG = 3, "state"
 
 
-def without_cpu_kernels() -> None:
-    """Tell DeepSpeed that its shared-memory collectives are not there: building them takes 80 s and a compiler."""
-    import deepspeed.ops
+class DeepSpeedBackend:
+    """One worker's engine (`training.backend.Backend`).
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    Args:
+        draft_loss: The draft and its loss.
+        config: How to train.
+    """
+
+    def __init__(self, draft_loss: DraftLoss, config: TrainConfig) -> None:
+        _prepare_environment(config.use_gpu)
+        import deepspeed
+
+        self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self._config = config
+        parameters = [p for p in draft_loss.parameters() if p.requires_grad]
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=draft_loss,
+            optimizer=torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay),
+            model_parameters=parameters,
+            config=deepspeed_config(config, self.world_size),
+            dist_init_required=False,
+        )
+        self.draft: Draft = self._engine.module.draft
+        self.device: torch.device = self._engine.device
+
+    def step(self, step: Step, ends: TargetEnds) -> StepLosses:
+        """As `Backend.step`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = step.rate
+        # DeepSpeed wants as many forwards of each worker, and divides their gradients by that number.
+        num = len(step.parts)
+        counts_S = whole_counts(step.parts, self._config.loss.unroll_steps)
+        divisors_S = None if counts_S is None else (counts_S / num).tolist()
+        total = torch.zeros((), device=self.device)
+        for part in step.parts:
+            losses: Losses = self._engine(part.batch, ends.embed, ends.lm_head, divisors_S)
+            loss = losses.total if part.counts else 0.0 * losses.total
+            total += loss.detach() / num
+            if part is step.parts[-1]:
+                mean = require_finite(self.mean(total), step)
+            self._engine.backward(loss)
+            self._engine.step()
+        return StepLosses(mean, losses.regression, losses.cross_entropy)
+
+    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
+        """As `Backend.save`."""
+        self._engine.save_checkpoint(str(directory), tag=_TAG, client_state=dict(state), exclude_frozen_parameters=True)
+
+    def load(self, directory: Path) -> Mapping[str, Any]:
+        """As `Backend.load`."""
+        _, state = self._engine.load_checkpoint(str(directory), tag=_TAG, load_module_strict=False)
+        found: Mapping[str, Any] = state
+        return found
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """As `Backend.whole_weights`: ZeRO-3 keeps them in parts, and all workers enter together."""
+        import deepspeed
+
+        context: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+            list(self.draft.parameters()), enabled=self._config.zero_stage == _PARTITIONED
+        )
+        return context
+
+    def mean(self, value: Tensor) -> float:
+        """As `Backend.mean`."""
+        total = value.clone()
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        mean: float = total.item() / self.world_size
+        return mean
 
 
 def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """Engine settings for one worker group; the learning rate is set per step by the loop."""
+    """Engine settings for one worker group; the learning rate is set per step."""
     per_worker, parts = -(-config.batch_size // world_size), num_parts(config, world_size)
     return {
         "train_micro_batch_size_per_gpu": -(-per_worker // parts),
@@ -40,11 +111,12 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
     }
 
 
-def whole_parameters(module: Any, config: TrainConfig) -> AbstractContextManager[None]:
-    """Inside, every worker sees all of a module's weights, which ZeRO-3 keeps in parts; all workers enter together."""
-    import deepspeed
+def _prepare_environment(use_gpu: bool) -> None:
+    """No accelerator probing and no C++ build on a CPU machine: the first stands before DeepSpeed is imported, and
+    building its shared-memory collectives takes 80 s and a compiler.
+    """
+    if not use_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.ops
 
-    context: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
-        list(module.parameters()), enabled=config.zero_stage == _PARTITIONED
-    )
-    return context
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

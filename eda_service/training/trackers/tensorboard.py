@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from eda_service.config.job import AdaptConfig
 from eda_service.records import Stage
 from eda_service.storage.run import RunDir
+from eda_service.training.trackers.report import Report
 
 FOLDER = "tensorboard"
 
 
-class TensorBoardTrack:
-    """Writes scalars.
+@contextmanager
+def tensorboard(run: RunDir, _: AdaptConfig) -> Iterator[Report]:
+    """Write scalars, which readers see at once. Settings are not written: the run directory has them."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    Args:
-        run: The job.
-        config: Not written: the run directory has it.
-    """
+    writer = SummaryWriter(str(run.stage_dir(Stage.TRAIN) / FOLDER))
 
-    def __init__(self, run: RunDir, config: AdaptConfig) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
-        self._writer = SummaryWriter(str(run.stage_dir(Stage.TRAIN) / FOLDER))
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Add scalars at a step, and let readers see them."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._writer.close()
+    try:
+        yield report
+    finally:
+        writer.close()
