@@ -1,3 +1,1 @@
-"""The only place that knows Ray and DeepSpeed; importing the package imports neither, the API process uses parts of
-it.
-"""
+"""The stages of a job on Ray; importing the package does not import it, as the API process uses parts of it."""

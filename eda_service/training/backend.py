@@ -1,4 +1,4 @@
-"""What takes a training step: the seam below the loop. `backends/` has DeepSpeed's and plain torch's."""
+"""What takes a training step: the seam below the loop, on which `backends/` stand."""
 
 from __future__ import annotations
 
@@ -68,12 +68,14 @@ class Backend(Protocol):
         rank: This worker's number in the group.
         world_size: Workers of the group.
         device: Where batches belong.
+        mixed: Whether products run in bfloat16 on float32 weights, for which the loop casts where it validates.
         draft: The draft in training form.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    mixed: bool
     draft: Draft
 
     def step(self, step: Step, ends: TargetEnds) -> StepLosses:

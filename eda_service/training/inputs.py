@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eda_service.config.job import AdaptConfig, TrainBackend, TrainConfig
+from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.drafts.checkpoint import load_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.freezing import prepare
@@ -79,11 +79,11 @@ def load_ends(inputs: TrainInputs, vocab_W: Tensor | None, *, dtype: torch.dtype
     return TargetEnds(embed, lm_head.take(vocab_W))
 
 
-def is_mixed(config: TrainConfig) -> bool:
-    """Whether products run in bfloat16 on float32 weights. On a GPU DeepSpeed's own bf16 mode does it."""
-    if config.precision == "float32" or (config.use_gpu and config.backend is TrainBackend.DEEPSPEED):
-        return False
-    return config.use_gpu or config.precision == "bfloat16" or native_bfloat16()
+def is_bfloat16(config: TrainConfig) -> bool:
+    """Whether matrix products run in bfloat16."""
+    if config.precision == "auto":
+        return config.use_gpu or native_bfloat16()
+    return config.precision == "bfloat16"
 
 
 def build_draft(inputs: TrainInputs) -> tuple[Draft, Tensor | None]:

@@ -18,7 +18,7 @@ from eda_service.training.batches import Batch, epoch_batches, split_heldout, wo
 from eda_service.training.best import keep_best
 from eda_service.training.checkpoints import Checkpoints
 from eda_service.training.dataset import CompactSet
-from eda_service.training.inputs import TrainInputs, is_mixed, load_ends
+from eda_service.training.inputs import TrainInputs, load_ends
 from eda_service.training.log import TrainLog
 from eda_service.training.loss import mixed_precision
 from eda_service.training.schedule import SIMULATED_DEPTH, has_stopped_improving, learning_rate
@@ -119,7 +119,7 @@ class Loop:
         backend, state = self._backend, self._state
         ids = self._heldout_ids or self._train_ids[:_HELDOUT_BATCH]
         batches = (self._load(ids[i : i + _HELDOUT_BATCH]) for i in range(0, len(ids), _HELDOUT_BATCH))
-        with mixed_precision(backend.device, is_mixed(self._config)):
+        with mixed_precision(backend.device, backend.mixed):
             value = simulated_acceptance_length(
                 backend.draft, batches, self._ends.embed, self._ends.lm_head, depth=SIMULATED_DEPTH
             )

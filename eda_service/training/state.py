@@ -32,7 +32,7 @@ class TrainState:
 
     @classmethod
     def of_checkpoint(cls, values: Mapping[str, Any]) -> TrainState:
-        """What a checkpoint carries, DeepSpeed's own entries left out.
+        """What a checkpoint carries, entries of others left out.
 
         Raises:
             ArtifactCorruptError: An earlier version wrote it in early training (ADR 0021), which measured nothing

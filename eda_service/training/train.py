@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from eda_service.config.job import TrainBackend, TrainConfig
 from eda_service.drafts.freezing import frozen_sha256
 from eda_service.errors import NonFiniteLossError
 from eda_service.training.backend import Backend
+from eda_service.training.backends import open_backend
 from eda_service.training.checkpoints import Checkpoints
-from eda_service.training.inputs import TrainInputs, build_draft, is_mixed
+from eda_service.training.inputs import TrainInputs, build_draft
 from eda_service.training.log import TrainLog
 from eda_service.training.loop import Loop
-from eda_service.training.loss import DraftLoss
 from eda_service.training.tracking import open_trackers
 
 OUTCOME = "train/outcome.json"
@@ -31,9 +30,8 @@ def train(inputs: TrainInputs, checkpoints: Checkpoints) -> dict[str, Any]:
     config, run = inputs.config.train, inputs.run
     torch.set_num_threads(config.threads_per_worker)
     draft, vocab_W = build_draft(inputs)
-    draft_loss = DraftLoss(draft, config.loss, vocab_W, mixed=is_mixed(config))
     before = frozen_sha256(draft)
-    backend = open_backend(draft_loss, config)
+    backend = open_backend(draft, vocab_W, config)
     if config.use_gpu:  # where weights may be of another type
         before = _frozen(backend)
     trackers = open_trackers(run, inputs.config) if backend.rank == 0 else nullcontext()
@@ -51,17 +49,6 @@ def train(inputs: TrainInputs, checkpoints: Checkpoints) -> dict[str, Any]:
         # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
         run.write_value(OUTCOME, outcome)
     return outcome
-
-
-def open_backend(draft_loss: DraftLoss, config: TrainConfig) -> Backend:
-    """What `train.backend` names; DeepSpeed's needs torch's process group."""
-    if config.backend is TrainBackend.TORCH:
-        from eda_service.training.backends.torch import TorchBackend
-
-        return TorchBackend(draft_loss, config)
-    from eda_service.training.backends.deepspeed import DeepSpeedBackend
-
-    return DeepSpeedBackend(draft_loss, config)
 
 
 def _frozen(backend: Backend) -> str:

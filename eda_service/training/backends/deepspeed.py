@@ -18,7 +18,7 @@ from eda_service.config.job import TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.training.accumulate import num_parts, whole_counts
 from eda_service.training.backend import Step, StepLosses, require_finite
-from eda_service.training.inputs import TargetEnds
+from eda_service.training.inputs import TargetEnds, is_bfloat16
 from eda_service.training.loss import DraftLoss, Losses
 
 _PARTITIONED, _TAG = 3, "state"
@@ -28,16 +28,20 @@ class DeepSpeedBackend:
     """One worker's engine (`training.backend.Backend`).
 
     Args:
-        draft_loss: The draft and its loss.
+        draft: In training form.
+        vocab_W: Draft vocabulary; None: the target's.
         config: How to train.
     """
 
-    def __init__(self, draft_loss: DraftLoss, config: TrainConfig) -> None:
+    def __init__(self, draft: Draft, vocab_W: Tensor | None, config: TrainConfig) -> None:
         _prepare_environment(config.use_gpu)
         import deepspeed
 
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._config = config
+        # On a GPU the engine's own bf16 mode does it: weights are bfloat16 beside float32 ones.
+        self.mixed = is_bfloat16(config) and not config.use_gpu
+        draft_loss = DraftLoss(draft, config.loss, vocab_W, mixed=self.mixed)
         parameters = [p for p in draft_loss.parameters() if p.requires_grad]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=draft_loss,
@@ -105,7 +109,7 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "gradient_clipping": config.grad_clip,
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.use_gpu and config.precision != "float32"},
+        "bf16": {"enabled": config.use_gpu and is_bfloat16(config)},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

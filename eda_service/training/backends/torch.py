@@ -1,6 +1,6 @@
-"""Plain torch in one process: AdamW with the same rates, clipping and precision as DeepSpeed's engine has.
+"""Plain torch in one process: AdamW, gradients clipped by their norm.
 
-Trained weights stay float32 with float32 optimizer state; where the config asks for bfloat16, products are cast.
+Weights stay float32 with float32 optimizer state; where the config asks for bfloat16, products are cast.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import TrainConfig
+from eda_service.drafts.draft import Draft
 from eda_service.training.accumulate import whole_counts
 from eda_service.training.backend import Step, StepLosses, require_finite
-from eda_service.training.inputs import TargetEnds
+from eda_service.training.inputs import TargetEnds, is_bfloat16
 from eda_service.training.loss import DraftLoss
 
 _FILE = "state.pt"
@@ -26,15 +27,16 @@ class TorchBackend:
     """The draft and its optimizer (`training.backend.Backend`).
 
     Args:
-        draft_loss: The draft and its loss.
+        draft: In training form.
+        vocab_W: Draft vocabulary; None: the target's.
         config: How to train.
     """
 
-    def __init__(self, draft_loss: DraftLoss, config: TrainConfig) -> None:
+    def __init__(self, draft: Draft, vocab_W: Tensor | None, config: TrainConfig) -> None:
         self.rank, self.world_size = 0, 1
         self.device = torch.device("cuda" if config.use_gpu else "cpu")
-        self._draft_loss, self._config = draft_loss.to(self.device), config
-        self.draft = draft_loss.draft
+        self.mixed, self.draft, self._config = is_bfloat16(config), draft, config
+        self._draft_loss = DraftLoss(draft, config.loss, vocab_W, mixed=self.mixed).to(self.device)
         self._trained = {name: p for name, p in self.draft.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(self._trained.values(), lr=0.0, weight_decay=config.weight_decay)
 
