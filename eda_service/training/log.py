@@ -14,7 +14,7 @@ _PROGRESS_EVERY_S = 2.0
 
 
 class TrainLog:
-    """Of one worker.
+    """What one worker says: all of it where it is rank 0, else nothing.
 
     Args:
         run: The job.
