@@ -133,10 +133,6 @@ bench--decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and
 bench--padding: $(STAMP)  ## what of a training batch is padding
 	$(BIN)/python -m benchmarks.padding
 
-bench--early: $(STAMP)  ## an adaptation with early training and one without
-	$(BIN)/eda models fetch smollm2-135m-instruct
-	$(BIN)/python -m benchmarks.early
-
 bench--growth: $(STAMP)  ## how a round's cost grows with batch, context and tree size
 	$(BIN)/python -m benchmarks.decode_growth
 

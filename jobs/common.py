@@ -19,6 +19,7 @@ from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import at_paths, merge, parse_assignments
 from eda_service.config.presets import on_preset, preset
+from eda_service.config.removed import ASKED
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.ids import new_job_id
 from eda_service.private_files import keep_private
@@ -70,7 +71,7 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
     values = merge(values, parse_assignments(arguments.set))
     values = on_preset(preset(arguments.preset) if arguments.preset else {}, values)
     try:
-        return AdaptConfig.model_validate(values)
+        return AdaptConfig.model_validate(values, context=ASKED)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -86,7 +87,7 @@ def _as_path(value: str | None) -> str | None:
 
 def config_of_paths(settings: Mapping[str, Any]) -> AdaptConfig:
     """An AdaptConfig from values by dotted path."""
-    return AdaptConfig.model_validate(at_paths(settings))
+    return AdaptConfig.model_validate(at_paths(settings), context=ASKED)
 
 
 def open_run(arguments: argparse.Namespace) -> tuple[RunDir, AdaptConfig]:

@@ -12,6 +12,7 @@ from api.schemas import AdaptationRequest
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import at_path, merge
 from eda_service.config.presets import on_preset, preset
+from eda_service.config.removed import ASKED
 from eda_service.errors import InputError
 
 # Where each short name of `method.eda` lives in AdaptConfig.
@@ -41,7 +42,7 @@ def to_config(request: AdaptationRequest) -> AdaptConfig:
     if not isinstance(merged.get("target"), Mapping) or "model" not in merged["target"]:
         raise InputError("the request names no target; set `model` to an id, a name or a directory", param="model")
     try:
-        return AdaptConfig.model_validate(merged)
+        return AdaptConfig.model_validate(merged, context=ASKED)
     except ValidationError as error:
         raise config_error(error, AdaptConfig) from error
 

@@ -16,6 +16,7 @@ from eda_service.cli.console import Commands, JsonOption, example, out
 from eda_service.config import presets
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge, parse_assignments
+from eda_service.config.removed import ASKED
 from eda_service.errors import InputError
 from eda_service.planning.plan import Plan
 from eda_service.planning.workload import PROMPT_TOKENS
@@ -146,7 +147,7 @@ def plan_of(
     if not on_gpu:
         fields = merge(fields, {"selfgen": {"threads_per_actor": 1}, "train": {"threads_per_worker": 1}})
     try:
-        config = AdaptConfig.model_validate(merge(fields, parse_assignments(overrides)))
+        config = AdaptConfig.model_validate(merge(fields, parse_assignments(overrides)), context=ASKED)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from eda_service.config.base import Config, Name
 from eda_service.config.deploy import DeployConfig
+from eda_service.config.removed import without_early_training
 from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
 
@@ -195,6 +196,13 @@ class LossConfig(Config):
     )
 
 
+class TrainBackend(StrEnum):
+    """What takes the optimizer steps."""
+
+    DEEPSPEED = "deepspeed"
+    TORCH = "torch"
+
+
 class TrainConfig(Config):
     """Training of the draft's private part (paper: batch 16, learning rate 4e-5, 20 epochs)."""
 
@@ -208,16 +216,6 @@ class TrainConfig(Config):
     lora_rank: int = Field(32, ge=1, le=1024, description="rank for method lora")
     loss: LossConfig = LossConfig()
     epochs: int = Field(20, ge=1, le=1000, description="paper: 20")
-    early_epochs: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="epochs on what the first shards select, while the others are generated; `epochs` is lowered by as "
-        "many samples seen; 0: training begins when all are selected",
-    )
-    early_fraction: float = Field(
-        0.25, gt=0.0, lt=1.0, description="share of the shards that early training waits for and learns from"
-    )
     batch_size: int = Field(16, ge=1, le=4096, description="sequences per optimizer step over all workers (paper: 16)")
     micro_batch_size: int | None = Field(
         None,
@@ -245,6 +243,10 @@ class TrainConfig(Config):
     )
     num_workers: int = Field(2, ge=1, le=4096, description="Ray Train workers")
     threads_per_worker: int = Field(1, ge=1, le=256, description="CPU threads of one worker")
+    backend: TrainBackend = Field(
+        TrainBackend.DEEPSPEED,
+        description="what takes the steps; torch: one worker, without DeepSpeed and `zero_stage`",
+    )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage; 1 suffices: little is trainable")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -260,17 +262,14 @@ class TrainConfig(Config):
     checkpoint_every_steps: int = Field(50, ge=1, le=100_000, description="steps between resumable checkpoints")
     max_worker_failures: int = Field(3, ge=0, le=100, description="restarts of the worker group before the job fails")
 
-    @property
-    def late_epochs(self) -> int:
-        """Epochs over the whole compact set after early training."""
-        return self.epochs - round(self.early_epochs * self.early_fraction)
+    _without_early_training = model_validator(mode="before")(without_early_training)
 
     @model_validator(mode="after")
-    def _check_early(self) -> TrainConfig:
-        if self.late_epochs < 1:
+    def _check_backend(self) -> TrainConfig:
+        if self.backend is TrainBackend.TORCH and self.num_workers > 1:
             raise ValueError(
-                f"train.early_epochs is {self.early_epochs} on {self.early_fraction:g} of the shards: that leaves none "
-                f"of the {self.epochs} epochs for the whole set; lower it or raise train.epochs"
+                f"train.backend is torch, which trains in one process, and train.num_workers is {self.num_workers}; "
+                "set train.num_workers to 1, or train.backend to deepspeed"
             )
         return self
 

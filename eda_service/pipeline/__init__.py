@@ -1,1 +1,1 @@
-"""The stages of an adaptation, on Ray Data, Ray Train and DeepSpeed; importing the package imports none of them."""
+"""The stages of a job on Ray; importing the package does not import it, as the API process uses parts of it."""

@@ -49,7 +49,7 @@ from eda_service.storage.provenance import machine
 from eda_service.storage.registry import find_draft
 from eda_service.storage.rivals import Rivals, read_rivals
 from eda_service.storage.run import RunDir
-from eda_service.training.tracking import open_tracks
+from eda_service.training.tracking import open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +79,10 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalFields:
                 level="warning",
             )
     acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
-    with open_tracks(run, config) as tracks:
-        tracks.log(
-            {f"{row.draft}/acceptance_length_T{row.temperature:g}": row.acceptance_length for row in acceptance},
+    with open_trackers(run, config) as report:
+        report(
             trained.best_step,
+            {f"{row.draft}/acceptance_length_T{row.temperature:g}": row.acceptance_length for row in acceptance},
         )
     paths = _plots(run, acceptance, trained, selected, generated)
     files = tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths)

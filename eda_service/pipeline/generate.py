@@ -20,7 +20,6 @@ import ray.data
 
 from eda_service.config.job import AdaptConfig, Method, Selector, SelfGenConfig
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
-from eda_service.pipeline.early_training import EarlyTraining
 from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import (
     HELDOUT_FILE,
@@ -47,7 +46,6 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
 
     Raises:
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
-        EdaError: Early training failed, as stage train does.
     """
     directory = run.stage_dir(Stage.GENERATE)
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
@@ -58,9 +56,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
     names = [shard["shard"] for shard in shards]
-    early = EarlyTraining(run, config, files.values(), names)
-    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], early)
-    early.wait()
+    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [])
     return fields_of(config, directory, names, prepared)
 
 
@@ -154,19 +150,13 @@ def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
 
 
 def _write_shards(
-    run: RunDir,
-    config: AdaptConfig,
-    directory: Path,
-    shards: list[dict[str, str]],
-    reference: Sequence[FileEntry],
-    early: EarlyTraining,
+    run: RunDir, config: AdaptConfig, directory: Path, shards: list[dict[str, str]], reference: Sequence[FileEntry]
 ) -> None:
     """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
     results = ShardResults(run)
     finished = results.finished([shard["shard"] for shard in shards])
     todo = [shard for shard in shards if shard["shard"] not in finished]
     done = len(finished)
-    early.note(finished)
     run.progress(Stage.GENERATE, step=done, total_steps=len(shards))
     if not todo:
         results.flush()
@@ -187,9 +177,7 @@ def _write_shards(
     )
     for row in dataset.iter_rows():
         done += 1
-        result = json.loads(row["result"])
-        results.note(row["shard"], result)
-        early.note({row["shard"]: result})
+        results.note(row["shard"], json.loads(row["result"]))
         pace = (time.monotonic() - started) / max(1, done - len(finished))
         run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()

@@ -61,8 +61,6 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
     if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
-    if config.train.early_epochs:
-        raise InputError("pretraining starts when all samples are there; set train.early_epochs to 0", param="train")
     if has_draft(draft.name, draft.number):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation

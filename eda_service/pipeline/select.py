@@ -30,9 +30,9 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     run.progress(Stage.SELECT, step=0, total_steps=1)
     scores, selection = generated.scores, config.selection
     ranking_started = time.monotonic()
-    chosen = select_scores(scores, config)
+    chosen = _select_scores(scores, config)
     ranking_seconds = time.monotonic() - ranking_started
-    files = write_compact(run, generated.files, chosen, Stage.SELECT)
+    files = _write_compact(run, generated.files, chosen)
     run.progress(Stage.SELECT, step=1, total_steps=1)
     added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
     ranked = selection.method in (Selector.PCA, Selector.REVERSED)
@@ -50,7 +50,7 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     )
 
 
-def select_scores(scores: Sequence[SampleScore], config: AdaptConfig) -> list[SampleScore]:
+def _select_scores(scores: Sequence[SampleScore], config: AdaptConfig) -> list[SampleScore]:
     """Those of samples that the config's selector keeps."""
     selection = config.selection
     kept = select(
@@ -63,19 +63,15 @@ def select_scores(scores: Sequence[SampleScore], config: AdaptConfig) -> list[Sa
     return [scores[i] for i in kept]
 
 
-def write_compact(
-    run: RunDir, generated: Iterable[FileEntry], chosen: Iterable[SampleScore], stage: Stage, folder: str = ""
-) -> list[FileEntry]:
+def _write_compact(run: RunDir, generated: Iterable[FileEntry], chosen: Iterable[SampleScore]) -> list[FileEntry]:
     """Copy the chosen rows shard by shard; one shard is in memory at a time.
 
     Args:
         run: The job.
         generated: Files of the generate stage.
         chosen: Samples.
-        stage: That gets the shards.
-        folder: In the stage's directory; the entries' paths begin with it.
     """
-    source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(stage)
+    source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
     entries: dict[str, list[FileEntry]] = {}
     for entry in generated:
         entries.setdefault(shard_of(entry), []).append(entry)
@@ -85,9 +81,9 @@ def write_compact(
     files = []
     for name, numbers in sorted(rows.items()):
         run.store.fetch(Stage.GENERATE, entries[name])
-        paths = write_shard(destination / folder, name, list(read_shard(source, name, sorted(numbers))))
+        paths = write_shard(destination, name, list(read_shard(source, name, sorted(numbers))))
         written = [file_entry(destination, path) for path in paths]
-        run.store.upload(stage, written)
+        run.store.upload(Stage.SELECT, written)
         files += written
         if run.store.is_remote:  # it can be fetched again, and this machine need not hold all shards at once
             features_path(source, name).unlink()

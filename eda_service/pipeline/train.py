@@ -1,10 +1,9 @@
-"""Stage train: a Ray Train worker group with DeepSpeed over the compact set; the best checkpoint becomes the pack."""
+"""Stage train: a Ray Train worker group over the compact set; the best checkpoint becomes the pack."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,19 @@ from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_of
 from eda_service.pipeline.stage import StageRunner
-from eda_service.pipeline.train_inputs import Payload, build_draft
-from eda_service.pipeline.train_worker import BEST, OUTCOME, train_worker
+from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage, TrainFields
 from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.files import file_entry, is_disk_full
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
+from eda_service.training.best import fetch_best
+from eda_service.training.inputs import TrainInputs, build_draft
+from eda_service.training.train import OUTCOME
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
-
-EARLY = "train/early.json"
-"""What early training did, once it is done (`early_training`)."""
-EARLY_FOLDER = "early"
-"""Of its samples, in the stage's directory."""
 
 
 def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> TrainFields:
@@ -62,21 +58,15 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     """
     selected, generated = run.require(SelectionManifest), run.require(SelfGenManifest)
     start_dir = start_dir or find_draft(config.base_draft)
-    out_dir = run.stage_dir(Stage.TRAIN)
-    early = run.read_value(EARLY)
-    names = vocabulary_shards(early, generated.files)
-    payload = payload_of(run, config, generated.files, names, (Stage.SELECT, "", selected.files), start_dir)
-    if early is not None:
-        payload = after_early(run, payload, early)
+    inputs = inputs_of(run, config, generated.files, selected.files, start_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
-    outcome = fit(run, config, payload)
+    outcome = fit(inputs)
     if outcome["frozen_before"] != outcome["frozen_after"]:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
         )
-    draft, _ = build_draft(payload, config.train, config.seed)
-    total, trainable = count_parameters(draft)
-    files = _fetch_best(run, out_dir)
+    total, trainable = count_parameters(build_draft(inputs)[0])
+    files = fetch_best(run)
     return TrainFields(
         inputs={entry.path: entry.sha256 for entry in selected.files}
         | {
@@ -99,79 +89,47 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     )
 
 
-def _fetch_best(run: RunDir, out_dir: Path) -> tuple[FileEntry, ...]:
-    """The best weights, on this machine too."""
-    best = run.read_value(BEST) if run.store.is_remote else None
-    if best is None:
-        return tuple(file_entry(out_dir, path) for path in sorted((out_dir / "pack").iterdir()))
-    files = tuple(FileEntry(**entry) for entry in best["files"])
-    run.store.fetch(Stage.TRAIN, files)
-    return files
-
-
 def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
     """Those that hold samples without their hidden states."""
     return [entry for entry in files if entry.path.endswith(".tokens.safetensors")]
 
 
-def vocabulary_shards(early: Mapping[str, Any] | None, generated: Iterable[FileEntry]) -> list[str]:
-    """Whose answers the draft vocabulary is ranked over: it has to stand when the first group starts."""
-    return [shard_of(entry) for entry in tokens_of(generated)] if early is None else list(early["generated"])
-
-
-def payload_of(
+def inputs_of(
     run: RunDir,
     config: AdaptConfig,
     generated: Sequence[FileEntry],
-    ranked: Sequence[str],
-    compact: tuple[Stage, str, Sequence[FileEntry]],
+    selected: Sequence[FileEntry],
     start_dir: Path,
-) -> Payload:
+) -> TrainInputs:
     """What a worker group needs.
 
     Args:
         run: The job.
         config: The job's config.
         generated: Files of the generate stage.
-        ranked: Its shards whose answers the draft vocabulary is ranked over.
-        compact: Samples to train on: stage, folder in its directory, files.
+        selected: Files of the select stage, the samples to train on.
         start_dir: Draft to start from.
     """
-    stage, folder, files = compact
-    generate_dir, out_dir = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.TRAIN)
-    data_dir = run.stage_dir(stage) / folder
+    generate_dir, data_dir, out_dir = (run.stage_dir(each) for each in (Stage.GENERATE, Stage.SELECT, Stage.TRAIN))
     run.store.fetch(Stage.GENERATE, tokens_of(generated))
-    run.store.fetch(stage, tokens_of(files))
-    vocabulary = _vocabulary(run, config, ranked, start_dir, out_dir)
+    run.store.fetch(Stage.SELECT, tokens_of(selected))
+    vocabulary = _vocabulary(run, config, [shard_of(entry) for entry in tokens_of(generated)], start_dir, out_dir)
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
-    inputs = {Stage.GENERATE: [entry for entry in generated if entry.path == IO_FILE], Stage.TRAIN: made}
-    inputs[stage] = [*inputs.get(stage, ()), *files]
-    return Payload(
-        run_root=str(run.root),
-        out_dir=str(out_dir),
-        data_dir=str(data_dir),
-        shards=compact_shards(data_dir, files),
-        io_path=str(generate_dir / IO_FILE),
-        start_dir=str(start_dir),
-        vocab_path=None if vocabulary is None else str(vocabulary),
-        inputs={stage.value: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()},
-    )
-
-
-def after_early(run: RunDir, payload: Payload, early: Mapping[str, Any]) -> Payload:
-    """The same for a group that goes on from early training: it holds out none of the prompts seen there."""
-    entries = [FileEntry(**entry) for entry in early["files"]]
-    run.store.fetch(Stage.TRAIN, entries)
-    inputs = payload.inputs | {Stage.TRAIN.value: [*payload.inputs.get(Stage.TRAIN.value, []), *early["files"]]}
-    directory = run.stage_dir(Stage.TRAIN) / EARLY_FOLDER
-    return replace(
-        payload,
-        inputs=inputs,
-        early_dir=str(directory),
-        early_shards=compact_shards(directory, entries),
-        early_steps=early["num_steps"],
+    return TrainInputs(
+        config=config,
+        run_root=run.root,
+        data_dir=data_dir,
+        shards=tuple(compact_shards(data_dir, selected)),
+        io_path=generate_dir / IO_FILE,
+        start_dir=start_dir,
+        vocab_path=vocabulary,
+        files={
+            Stage.GENERATE: tuple(entry for entry in generated if entry.path == IO_FILE),
+            Stage.SELECT: tuple(selected),
+            Stage.TRAIN: tuple(made),
+        },
     )
 
 
@@ -200,12 +158,13 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
     return path
 
 
-def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
+def fit(inputs: TrainInputs) -> dict[str, Any]:
     """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
+    run, config = inputs.run, inputs.config
     placed = placements(config)[Stage.TRAIN]
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "payload": vars(payload)},
+        train_loop_config={"inputs": inputs},
         torch_config=BoundTorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
         scaling_config=ray_train.ScalingConfig(
             num_workers=placed.workers,

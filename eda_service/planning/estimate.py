@@ -11,9 +11,6 @@ from eda_service.config.job import AdaptConfig, Method, SelectionConfig, Selecto
 from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES
 
-SIMULATED_DEPTH = 5
-"""Positions that a held-out pass of training drafts."""
-
 
 def kept_share(selection: SelectionConfig) -> float:
     """Share of the samples that selection keeps; all of them where it selects nothing, whatever `keep_fraction` is."""
@@ -21,16 +18,12 @@ def kept_share(selection: SelectionConfig) -> float:
 
 
 def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
-    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones and of those that early
-    training learns from, embedding and head.
-    """
+    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head."""
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
     features = tokens * hidden_size * FEATURE_BYTES
     io = 2 * vocab_size * hidden_size * WEIGHT_BYTES
-    train = config.train
-    copies = kept_share(config.selection) * (1 + (train.early_fraction if train.early_epochs else 0))
-    return int(features * (1 + copies)) + io
+    return int(features * (1 + kept_share(config.selection))) + io
 
 
 def num_samples(config: AdaptConfig) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eda_service.config.job import TargetSpec
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
 from eda_service.errors import InputError
 from eda_service.targets.checks.checker import CHECKER
 from eda_service.targets.resolve import is_here, is_ours, resolve_target

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from eda_service.config.job import AdaptConfig, Answers
 from eda_service.planning.estimate import (
-    SIMULATED_DEPTH,
     draft_parameters,
     kept_share,
     num_samples,
@@ -17,6 +16,7 @@ from eda_service.planning.estimate import (
 )
 from eda_service.planning.shapes import draft_of
 from eda_service.targets.shape import FEATURE_BYTES, ModelShape
+from eda_service.training.schedule import SIMULATED_DEPTH
 
 OPTIMIZER_BYTES = 12  # float32: two moments and the master weight
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import TrainConfig
+from eda_service.training.backend import Part
 from eda_service.training.batches import Batch
 from eda_service.training.loss import step_mask
 
@@ -33,3 +34,10 @@ def step_counts(batch: Batch, num_steps: int) -> Tensor:
     """(S,) unmasked tokens of each unrolled step."""
     mask_BS = step_mask(batch, 0)
     return torch.stack([mask_BS[:, step:].sum() for step in range(num_steps)])
+
+
+def whole_counts(parts: Sequence[Part], num_steps: int) -> Tensor | None:
+    """(S,) the same of a whole share, at least 1 each; None where it is one part, which counts for itself."""
+    if len(parts) == 1:
+        return None
+    return torch.stack([step_counts(part.batch, num_steps) for part in parts if part.counts]).sum(0).clamp(min=1)

@@ -8,7 +8,7 @@ Shapes: B samples, L positions (the longest sample), C width of a feature, D hid
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,9 +102,7 @@ def worker_share(batch: Sequence[int], rank: int, world_size: int) -> list[int]:
     return list(batch[rank::world_size]) or [batch[0]]
 
 
-def split_heldout(
-    prompts: Sequence[str], fraction: float, *, seed: int, most: int = 64, seen: Collection[str] = ()
-) -> tuple[list[int], list[int]]:
+def split_heldout(prompts: Sequence[str], fraction: float, *, seed: int, most: int = 64) -> tuple[list[int], list[int]]:
     """(training, held-out) indices of samples; all answers to a prompt are on one side.
 
     Args:
@@ -112,12 +110,11 @@ def split_heldout(
         fraction: Of the prompts, held out: at most `most`, at least 1 where the fraction is above 0.
         seed: Of the choice.
         most: See `fraction`.
-        seen: Prompts that have been trained on and are not held out any more.
     """
     order = list(dict.fromkeys(prompts))
     random.Random(f"heldout:{seed}").shuffle(order)
     count = 0 if fraction == 0 or len(order) < 2 else min(most, max(1, round(len(order) * fraction)))
-    heldout = set([prompt for prompt in order if prompt not in seen][:count])
+    heldout = set(order[:count])
     sides: tuple[list[int], list[int]] = ([], [])
     for index, prompt in enumerate(prompts):
         sides[prompt in heldout].append(index)

@@ -1,11 +1,13 @@
 """Learning rate as a pure function of the step: linear warm-up, then cosine decay to 5 % of the peak; when to stop
-before the last of them.
+before the last of them. Imports no torch, for the planner's sake.
 """
 
 from __future__ import annotations
 
 import math
 
+SIMULATED_DEPTH = 5
+"""Positions that a held-out pass drafts."""
 _FLOOR = 0.05
 
 

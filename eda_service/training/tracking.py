@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 from eda_service.config.job import AdaptConfig
 from eda_service.config.track import TrackConfig, Tracker
 from eda_service.errors import InputError
 from eda_service.records import Stage
 from eda_service.storage.run import RunDir
+from eda_service.training.trackers.mlflow import mlflow
+from eda_service.training.trackers.report import Report
+from eda_service.training.trackers.tensorboard import tensorboard
+from eda_service.training.trackers.wandb import wandb
 
 logger = logging.getLogger(__name__)
 
-
-class Track(Protocol):
-    """One tracker's view of one job."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Add values at an optimizer step."""
-        ...
-
-    def close(self) -> None:
-        """Write what is not written yet."""
-        ...
+OpenTracker = Callable[[RunDir, AdaptConfig], AbstractContextManager[Report]]
+OPTIONAL: Mapping[Tracker, OpenTracker] = {Tracker.MLFLOW: mlflow, Tracker.WANDB: wandb}
 
 
 def check_installed(config: TrackConfig) -> None:
@@ -48,88 +43,50 @@ def check_installed(config: TrackConfig) -> None:
             )
 
 
-class Tracks:
-    """All trackers of a job; a context that closes them.
-
-    Args:
-        tracks: By name, in the order in which they are told.
-        on_failure: Told once of each tracker that is given up, with the reason.
-    """
-
-    def __init__(self, tracks: Mapping[str, Track], on_failure: Callable[[str], None]) -> None:
-        self._tracks, self._on_failure = dict(tracks), on_failure
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Add values at an optimizer step."""
-        for name, track in list(self._tracks.items()):
-            self._guarded(name, lambda track=track: track.log(values, step))  # type: ignore[misc]
-
-    def close(self) -> None:
-        """Close every tracker."""
-        for name, track in list(self._tracks.items()):
-            self._guarded(name, track.close)
-        self._tracks.clear()
-
-    def _guarded(self, name: str, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:  # libraries of others over networks of others: the training is worth more
-            del self._tracks[name]
-            self._on_failure(reason(name, error))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def reason(name: str, error: Exception) -> str:
-    """Why a tracker is given up, on one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"{name} is not told any more: {text[:400]}"
-
-
-def open_tracks(run: RunDir, config: AdaptConfig) -> Tracks:
-    """The trackers of a job. A later call for the same job goes on where the earlier one stopped."""
+def open_trackers(run: RunDir, config: AdaptConfig) -> AbstractContextManager[Report]:
+    """The trackers of a job, as one. A later call for the same job goes on where the earlier one stopped."""
 
     def on_failure(text: str) -> None:
         logger.warning("%s", text)
         run.event("tracking_failed", text, stage=Stage.TRAIN, level="warning")
 
-    opened: dict[str, Track] = {}
-    for name, make in _makers(config.track).items():
+    openers = {"tensorboard": tensorboard, **{tracker.value: OPTIONAL[tracker] for tracker in config.track.to}}
+    return each_on_its_own({name: partial(each, run, config) for name, each in openers.items()}, on_failure)
+
+
+@contextmanager
+def each_on_its_own(
+    openers: Mapping[str, Callable[[], AbstractContextManager[Report]]], on_failure: Callable[[str], None]
+) -> Iterator[Report]:
+    """Trackers as one that never fails.
+
+    Args:
+        openers: By name.
+        on_failure: Told once of each tracker that is given up, with the reason.
+    """
+    reports: dict[str, Report] = {}
+    given_up: set[str] = set()
+
+    def guarded(name: str, call: Callable[..., object], *arguments: object) -> None:
         try:
-            opened[name] = make(run, config)
-        except Exception as error:
-            on_failure(reason(name, error))
-    return Tracks(opened, on_failure)
+            call(*arguments)
+        except Exception as error:  # libraries of others over networks of others: the training is worth more
+            if name not in given_up:
+                given_up.add(name)
+                text = " ".join(f"{type(error).__name__}: {error}".split())
+                on_failure(f"{name} is not told any more: {text[:400]}")
 
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+        for name in [each for each in reports if each not in given_up]:
+            guarded(name, reports[name], step, metrics)
 
-def _makers(config: TrackConfig) -> dict[str, Callable[[RunDir, AdaptConfig], Track]]:
-    from eda_service.training.track_mlflow import MlflowTrack
-    from eda_service.training.track_tensorboard import TensorBoardTrack
-    from eda_service.training.track_wandb import WandbTrack
+    with ExitStack() as stack:
 
-    optional: dict[Tracker, Callable[[RunDir, AdaptConfig], Track]] = {
-        Tracker.MLFLOW: MlflowTrack,
-        Tracker.WANDB: WandbTrack,
-    }
-    return {"tensorboard": TensorBoardTrack, **{tracker.value: optional[tracker] for tracker in config.to}}
+        def enter(name: str) -> None:
+            tracker = openers[name]()
+            reports[name] = tracker.__enter__()
+            stack.callback(guarded, name, tracker.__exit__, None, None, None)
 
-
-def parameters(config: AdaptConfig) -> dict[str, str]:
-    """A job's settings by dotted name."""
-    found: dict[str, str] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(inner, f"{path}.{name}" if path else name)
-        else:
-            found[path] = str(value)
-
-    walk(config.model_dump(mode="json"), "")
-    return found
+        for name in openers:
+            guarded(name, enter, name)
+        yield report

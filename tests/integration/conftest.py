@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 from running import Service
-from training_group import write_inputs
+from training_inputs import write_inputs
 
 from eda_service.client import Client
 from eda_service.drafts.draft import Draft

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_group import curve_of, pack_of, train
+from training_group import train
+from training_inputs import curve_of, pack_of
 from waiting import TEST_TIMEOUT_S
 
 from eda_service.storage.curve import Curve

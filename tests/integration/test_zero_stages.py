@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from training_group import curve_of, pack_of, train
+from training_group import train
+from training_inputs import curve_of, pack_of
 from waiting import TEST_TIMEOUT_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

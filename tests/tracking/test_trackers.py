@@ -15,7 +15,7 @@ from wandb.proto import wandb_internal_pb2
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.track import TrackConfig
 from eda_service.storage.run import RunDir
-from eda_service.training.tracking import check_installed, open_tracks
+from eda_service.training.tracking import check_installed, open_trackers
 
 JOB = "adapt_01M8"
 _HEADER, _BLOCK, _FULL, _LAST = 7, 32_768, 1, 4
@@ -37,9 +37,9 @@ def log_in_two_parts(run: RunDir, settings: AdaptConfig) -> None:
     """As training, a group that is restarted one step back, and the evaluation do."""
     check_installed(settings.track)
     for values in ({"loss/total": 2.0}, {"loss/total": 1.0}), ({"loss/total": 1.5}, {"adapted_draft/length": 2.5}):
-        with open_tracks(run, settings) as tracks:
+        with open_trackers(run, settings) as report:
             for step, each in enumerate(values, start=2):
-                tracks.log(each, step)
+                report(step, each)
     assert run.read_events() == []
 
 
@@ -70,8 +70,8 @@ def test_mlflow_goes_where_the_environment_says(run: RunDir, home: Path, monkeyp
 def test_a_server_that_is_not_there_does_not_stop_the_job(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with open_tracks(run, config("mlflow")) as tracks:
-        tracks.log({"loss/total": 1.0}, 1)
+    with open_trackers(run, config("mlflow")) as report:
+        report(1, {"loss/total": 1.0})
     (event,) = run.read_events()
     assert event["type"] == "tracking_failed"
     assert "127.0.0.1" in event["message"]

@@ -48,6 +48,7 @@ BAD: list[tuple[str, Any]] = [
     ("train.learning_rate", math.inf),
     ("train.heldout_fraction", 0.6),
     ("train.draft_vocab_size", 63),
+    ("train.backend", "jax"),
     ("train.zero_stage", 4),
     ("train.loss.unroll_steps", 0),
     ("train.loss.unroll_steps", 9),

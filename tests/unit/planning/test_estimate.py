@@ -34,8 +34,6 @@ def job(**changes: object) -> AdaptConfig:
 def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
     # 100 prompts x 50 tokens x 10 features x 2 bytes, and half of it again; embedding and head of 100 x 10 x 2 bytes
     assert disk_need_bytes(job(), hidden_size=10, vocab_size=100) == 150_000 + 4_000
-    early = job(train=TrainConfig(epochs=4, early_epochs=4, early_fraction=0.5))
-    assert disk_need_bytes(early, hidden_size=10, vocab_size=100) == 175_000 + 4_000
     # selection that keeps everything copies everything, whatever keep_fraction says
     everything = job(selection=SelectionConfig(method=Selector.ALL, keep_fraction=0.5))
     assert disk_need_bytes(everything, hidden_size=10, vocab_size=100) == 200_000 + 4_000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.track import TrackConfig
 from eda_service.errors import InputError
 from eda_service.storage.run import RunDir
-from eda_service.training.track_tensorboard import TensorBoardTrack
-from eda_service.training.tracking import Tracks, check_installed, open_tracks
+from eda_service.training.trackers.report import Report
+from eda_service.training.trackers.tensorboard import tensorboard
+from eda_service.training.tracking import check_installed, each_on_its_own, open_trackers
 
 
 def config(**track: object) -> AdaptConfig:
@@ -34,8 +36,8 @@ def scalars(run: RunDir) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_has_what_every_stage_logged(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for values, step in (({"loss/total": 2.5, "learning_rate": 0.01}, 1), ({"loss/total": 1.25}, 2)):
-        with open_tracks(run, config()) as tracks:  # each time anew, as stages and restarted groups do
-            tracks.log(values, step)
+        with open_trackers(run, config()) as report:  # each time anew, as stages and restarted groups do
+            report(step, values)
     assert scalars(run) == {"loss/total": [(1, 2.5), (2, 1.25)], "learning_rate": [(1, 0.01)]}
 
 
@@ -54,27 +56,26 @@ def test_unknown_trackers_and_projects_are_refused() -> None:
             TrackConfig.model_validate(wrong)
 
 
-class Broken:
-    """Takes one value, then none."""
-
-    def __init__(self) -> None:
-        self.num_asked = 0
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        self.num_asked += 1
-        if self.num_asked > 1:
-            raise ConnectionError("the server is gone\nfor good")
-
-    def close(self) -> None:
-        raise AssertionError("given up before")
-
-
 def test_a_tracker_that_fails_is_left_out_and_said_once(tmp_path: Path) -> None:
-    run, broken, said = RunDir(tmp_path), Broken(), list[str]()
-    with Tracks({"far": broken, "tensorboard": TensorBoardTrack(run, config())}, said.append) as tracks:
+    """It takes one value, then none, and cannot be closed either."""
+    run, asked, said = RunDir(tmp_path), list[int](), list[str]()
+
+    @contextmanager
+    def broken() -> Iterator[Report]:
+        def report(step: int, _: Mapping[str, float]) -> None:
+            asked.append(step)
+            if step > 1:
+                raise ConnectionError("the server is gone\nfor good")
+
+        try:
+            yield report
+        finally:
+            raise ConnectionError("nor is there anybody to say goodbye to")
+
+    with each_on_its_own({"far": broken, "tensorboard": lambda: tensorboard(run, config())}, said.append) as report:
         for step in (1, 2, 3):
-            tracks.log({"loss/total": 0.5}, step)
-    assert broken.num_asked == 2
+            report(step, {"loss/total": 0.5})
+    assert asked == [1, 2]
     assert said == ["far is not told any more: ConnectionError: the server is gone for good"]
     assert scalars(run) == {"loss/total": [(1, 0.5), (2, 0.5), (3, 0.5)]}
 
@@ -84,8 +85,8 @@ def test_a_tracker_that_cannot_be_opened_is_an_event_of_the_job(
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     run = RunDir(tmp_path)
-    with open_tracks(run, config(to=["mlflow"])) as tracks:
-        tracks.log({"loss/total": 0.5}, 1)
+    with open_trackers(run, config(to=["mlflow"])) as report:
+        report(1, {"loss/total": 0.5})
     (event,) = run.read_events()
     assert (event["type"], event["level"]) == ("tracking_failed", "warning")
     assert "mlflow" in event["message"]

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from eda_service.config.job import TrainConfig
-from eda_service.pipeline.deepspeed_config import deepspeed_config
+from eda_service.training.backends.deepspeed import deepspeed_config
 
 
 @pytest.mark.parametrize(

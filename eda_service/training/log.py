@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import time
 
-from eda_service.config.job import AdaptConfig
 from eda_service.records import CurvePoint, Stage
 from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.run import RunDir
-from eda_service.training.loss import Losses
-from eda_service.training.tracking import open_tracks
+from eda_service.training.backend import StepLosses
+from eda_service.training.trackers.report import Report
 
 _PROGRESS_EVERY_S = 2.0
 
 
 class TrainLog:
-    """Of one worker.
+    """What one worker says: all of it where it is rank 0, else nothing.
 
     Args:
         run: The job.
-        config: The job's config.
-        is_first: Whether this worker is rank 0.
-        is_early: Generation runs meanwhile and reports the progress.
+        report: Its trackers; None: this worker is not rank 0.
     """
 
-    def __init__(self, run: RunDir, config: AdaptConfig, *, is_first: bool, is_early: bool) -> None:
-        self._run, self._is_first, self._is_early = run, is_first, is_early
+    def __init__(self, run: RunDir, report: Report | None) -> None:
+        self._run, self._is_first = run, report is not None
+        self._report: Report = report or (lambda _, __: None)
         self._curve = Curve(run.stage_dir(Stage.TRAIN))
-        self._tracks = open_tracks(run, config) if is_first else None
         self._reported_at = 0.0
 
-    def begin(self, early_steps: int) -> None:
-        """Of a draft that no group has evaluated yet: nothing is kept but the losses of early training."""
+    def begin(self) -> None:
+        """A run from its first step: what a group that left no checkpoint has written is taken back."""
         if self._is_first:
             self._run.store.shared(CURVE_FILE)
-            self._curve.keep(lambda point: point.step <= early_steps and point.simulated_acceptance_length is None)
+            self._curve.keep(lambda point: False)
 
-    def resume(self, step: int, *, taken_over: bool) -> None:
+    def resume(self, step: int) -> None:
         """Steps after this one will be taken again."""
         if self._is_first:
-            if not taken_over:
-                self._run.store.shared(CURVE_FILE)
-                self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
+            self._run.store.shared(CURVE_FILE)
+            self._run.event("train_resumed", f"resumed from step {step}", stage=Stage.TRAIN)
             # What was measured at this step came after its checkpoint, and is measured again.
             self._curve.keep(
                 lambda point: point.step < step or (point.step == step and point.simulated_acceptance_length is None)
@@ -53,24 +49,24 @@ class TrainLog:
             message = f"stopped at step {step}: simulated acceptance has not risen since step {best_step}"
             self._run.event("train_stopped_early", message, stage=Stage.TRAIN)
 
-    def step(self, step: int, losses: Losses, value: float, rate: float, seconds: float) -> None:
-        """A point of the loss curve: `value` is the mean over the workers, the terms are this worker's."""
+    def step(self, step: int, losses: StepLosses, rate: float, seconds: float) -> None:
+        """A point of the loss curve: the total is the mean over the workers, the terms are this worker's."""
         if self._is_first:
             regression, cross_entropy = losses.regression.item(), losses.cross_entropy.item()
             self._curve.append(
                 CurvePoint(
                     step=step,
-                    loss=value,
+                    loss=losses.total,
                     regression_loss=regression,
                     cross_entropy_loss=cross_entropy,
                     learning_rate=rate,
                     seconds=seconds,
                 )
             )
-            self._track(
+            self._report(
                 step,
                 {
-                    "loss/total": value,
+                    "loss/total": losses.total,
                     "loss/regression": regression,
                     "loss/cross_entropy": cross_entropy,
                     "learning_rate": rate,
@@ -82,8 +78,7 @@ class TrainLog:
         now = time.monotonic()
         if self._is_first and now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
-            if not self._is_early:
-                self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps)
+            self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps)
             self._run.store.share(CURVE_FILE)
 
     def acceptance(self, step: int, value: float, seconds: float) -> None:
@@ -100,17 +95,9 @@ class TrainLog:
                     seconds=seconds,
                 )
             )
-            self._track(step, {"acceptance/simulated": value})
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        if self._tracks is not None:
-            self._tracks.close()
+            self._report(step, {"acceptance/simulated": value})
 
     def share(self) -> None:
         """Let other machines see the whole curve."""
-        self._run.store.share(CURVE_FILE)
-
-    def _track(self, step: int, values: dict[str, float]) -> None:
-        if self._tracks is not None:
-            self._tracks.log(values, step)
+        if self._is_first:
+            self._run.store.share(CURVE_FILE)

@@ -1,0 +1,45 @@
+"""The best weights so far, as the train stage's `pack`: what the stage publishes in the end."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+from eda_service.config.job import TrainConfig
+from eda_service.drafts.checkpoint import save_pack
+from eda_service.drafts.draft import Draft
+from eda_service.records import FileEntry, Stage
+from eda_service.storage.files import file_entry
+from eda_service.storage.run import RunDir
+
+BEST = "train/best.json"
+_PACK = "pack"
+
+
+def keep_best(run: RunDir, draft: Draft, config: TrainConfig, vocab_W: Tensor | None) -> None:
+    """Put a draft's trained weights in the place of those before, each file at once."""
+    out_dir = run.stage_dir(Stage.TRAIN)
+    staging = Path(tempfile.mkdtemp(prefix=".best-", dir=out_dir))
+    save_pack(staging, draft, config, vocab_W)
+    best = out_dir / _PACK
+    best.mkdir(exist_ok=True)
+    for path in staging.iterdir():
+        path.replace(best / path.name)
+    staging.rmdir()
+    if run.store.is_remote:
+        entries = [file_entry(out_dir, path) for path in sorted(best.iterdir())]
+        run.store.upload(Stage.TRAIN, entries)
+        run.write_value(BEST, {"files": [entry.model_dump() for entry in entries]})
+
+
+def fetch_best(run: RunDir) -> tuple[FileEntry, ...]:
+    """The best weights, on this machine too."""
+    out_dir = run.stage_dir(Stage.TRAIN)
+    best = run.read_value(BEST) if run.store.is_remote else None
+    if best is None:
+        return tuple(file_entry(out_dir, path) for path in sorted((out_dir / _PACK).iterdir()))
+    files = tuple(FileEntry(**entry) for entry in best["files"])
+    run.store.fetch(Stage.TRAIN, files)
+    return files

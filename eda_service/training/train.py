@@ -1,0 +1,57 @@
+"""A training run of one worker from its inputs to its outcome, whoever started the worker."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from eda_service.drafts.freezing import frozen_sha256
+from eda_service.errors import NonFiniteLossError
+from eda_service.training.backend import Backend
+from eda_service.training.backends import open_backend
+from eda_service.training.checkpoints import Checkpoints
+from eda_service.training.inputs import TrainInputs, build_draft
+from eda_service.training.log import TrainLog
+from eda_service.training.loop import Loop
+from eda_service.training.tracking import open_trackers
+
+OUTCOME = "train/outcome.json"
+
+
+def train(inputs: TrainInputs, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Train; rank 0 writes the curve, the best weights and at the end `train/outcome.json`, which is returned.
+
+    Args:
+        inputs: Whose files are on this machine.
+        checkpoints: Where the run goes on from, and what it leaves.
+    """
+    config, run = inputs.config.train, inputs.run
+    torch.set_num_threads(config.threads_per_worker)
+    draft, vocab_W = build_draft(inputs)
+    before = frozen_sha256(draft)
+    backend = open_backend(draft, vocab_W, config)
+    if config.use_gpu:  # where weights may be of another type
+        before = _frozen(backend)
+    trackers = open_trackers(run, inputs.config) if backend.rank == 0 else nullcontext()
+    with trackers as report:
+        log = TrainLog(run, report)
+        try:
+            state = Loop(inputs, backend, vocab_W, checkpoints, log).fit()
+        except NonFiniteLossError as error:
+            # Written, not raised: a group that is restarted takes the same steps, which end the same way.
+            outcome: dict[str, Any] = {"failure": error.message}
+        else:
+            outcome = {**state.to_dict(), "frozen_before": before, "frozen_after": _frozen(backend)}
+    log.share()
+    if backend.rank == 0:
+        # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
+        run.write_value(OUTCOME, outcome)
+    return outcome
+
+
+def _frozen(backend: Backend) -> str:
+    """Hash of the draft's frozen weights; all workers call it together."""
+    with backend.whole_weights():
+        return frozen_sha256(backend.draft)
