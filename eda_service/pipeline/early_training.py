@@ -12,15 +12,15 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from eda_service.config.job import AdaptConfig, TrainConfig
 from eda_service.pipeline.select import select_scores, write_compact
-from eda_service.pipeline.train import EARLY, EARLY_FOLDER, fit, payload_of
+from eda_service.pipeline.train import EARLY_FOLDER, fit, payload_of
 from eda_service.planning.estimate import split_samples
-from eda_service.records import FileEntry, SampleScore, Stage
+from eda_service.records import FileEntry, Stage
 from eda_service.storage.registry import find_draft
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Early, ShardResult
 
 
 def early_shards(config: TrainConfig, shards: Sequence[str]) -> list[str]:
@@ -42,12 +42,12 @@ class EarlyTraining:
     def __init__(self, run: RunDir, config: AdaptConfig, prepared: Iterable[FileEntry], shards: Sequence[str]) -> None:
         self._run, self._config, self._prepared = run, config, list(prepared)
         wanted = early_shards(config.train, shards)
-        self._names = wanted if wanted and run.read_value(EARLY) is None else []
-        self._results: dict[str, Mapping[str, Any]] = {}
+        self._names = wanted if wanted and run.read(Early) is None else []
+        self._results: dict[str, ShardResult] = {}
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def note(self, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    def note(self, finished: Mapping[str, ShardResult]) -> None:
         """Shards that are finished; the last one that is waited for starts the training."""
         self._results.update({name: finished[name] for name in self._names if name in finished})
         if self._thread is None and self._names and len(self._results) == len(self._names):
@@ -75,11 +75,11 @@ class EarlyTraining:
     def _train(self) -> None:
         run, config, started = self._run, self._config, time.monotonic()
         values = [self._results[name] for name in self._names]
-        scores = [SampleScore(**score) for value in values for score in value["scores"]]
+        scores = [score for value in values for score in value.scores]
         if not scores:  # every prompt of theirs was skipped
             return
         chosen = select_scores(scores, config)
-        generated = [FileEntry(**entry) for value in values for entry in value["files"]]
+        generated = [entry for value in values for entry in value.files]
         files = write_compact(run, generated, chosen, Stage.TRAIN, EARLY_FOLDER)
         compact = (Stage.TRAIN, EARLY_FOLDER, files)
         payload = payload_of(
@@ -94,25 +94,16 @@ class EarlyTraining:
             stage=Stage.TRAIN,
         )
         fit(run, config, payload)
-        run.write_value(
-            EARLY,
-            {
-                "generated": self._names,
-                "files": [entry.model_dump() for entry in files if not _is_features(entry)],
-                "num_steps": num_steps,
-            },
-        )
+        kept = tuple(entry for entry in files if not _is_features(entry))
+        run.write(Early(generated=tuple(self._names), files=kept, num_steps=num_steps))
         self._forget(files, generated)
         took_s = time.monotonic() - started
         run.event("early_training_finished", f"{num_steps} steps took {took_s:.1f} s", stage=Stage.TRAIN, took_s=took_s)
 
     def _forget(self, files: Iterable[FileEntry], generated: Iterable[FileEntry]) -> None:
         """Its copy of hidden states; on storage a shard that was kept whole is the generated one, which stays."""
-        directory, kept = self._run.stage_dir(Stage.TRAIN), {entry.sha256 for entry in generated}
         features = [entry for entry in files if _is_features(entry)]
-        self._run.store.forget([entry for entry in features if entry.sha256 not in kept])
-        for entry in features:
-            (directory / entry.path).unlink(missing_ok=True)
+        self._run.store.forget(Stage.TRAIN, features, keep=generated)
 
 
 def _is_features(entry: FileEntry) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from ray import train as ray_train
@@ -30,7 +29,7 @@ from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_of
 from eda_service.pipeline.train_inputs import Payload, build_draft
-from eda_service.pipeline.train_worker import BEST, OUTCOME, train_worker
+from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.curve import CURVE_FILE, Curve
@@ -38,12 +37,11 @@ from eda_service.storage.files import file_entry, is_disk_full
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Best, Diverged, Early, Outcome, Trained
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
 
-EARLY = "train/early.json"
-"""What early training did, once it is done (`early_training`)."""
 EARLY_FOLDER = "early"
 """Of its samples, in the stage's directory."""
 
@@ -68,14 +66,14 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         raise ArtifactCorruptError(f"{run.root} lacks the select record; run the stages before train first")
     start_dir = start_dir or find_draft(config.base_draft)
     out_dir = run.stage_dir(Stage.TRAIN)
-    early = run.read_value(EARLY)
+    early = run.read(Early)
     names = vocabulary_shards(early, generated.files)
     payload = payload_of(run, config, generated.files, names, (Stage.SELECT, "", selected.files), start_dir)
     if early is not None:
         payload = after_early(run, payload, early)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = fit(run, config, payload)
-    if outcome["frozen_before"] != outcome["frozen_after"]:
+    if outcome.frozen_before != outcome.frozen_after:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
         )
@@ -96,28 +94,27 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
             else ""
         },
         files=files,
-        num_steps=outcome["step"],
-        best_step=outcome["best_step"],
+        num_steps=outcome.step,
+        best_step=outcome.best_step,
         num_parameters=total,
         num_trainable=trainable,
         trainable_fraction=trainable / total,
-        frozen_sha256=outcome["frozen_after"],
-        initial_simulated_acceptance_length=outcome["initial_acceptance"],
-        best_simulated_acceptance_length=outcome["best_acceptance"],
+        frozen_sha256=outcome.frozen_after,
+        initial_simulated_acceptance_length=outcome.initial_acceptance,
+        best_simulated_acceptance_length=outcome.best_acceptance,
         curve=tuple(Curve(run.store.shared(CURVE_FILE).parent).read()),
-        num_worker_restarts=outcome["restarts"],
-        training_seconds=outcome["seconds"],
+        num_worker_restarts=outcome.restarts,
+        training_seconds=outcome.seconds,
     )
 
 
 def _fetch_best(run: RunDir, out_dir: Path) -> tuple[FileEntry, ...]:
     """The best weights, on this machine too."""
-    best = run.read_value(BEST) if run.store.is_remote else None
+    best = run.read(Best)
     if best is None:
         return tuple(file_entry(out_dir, path) for path in sorted((out_dir / "pack").iterdir()))
-    files = tuple(FileEntry(**entry) for entry in best["files"])
-    run.store.fetch(Stage.TRAIN, files)
-    return files
+    run.store.fetch(Stage.TRAIN, best.files)
+    return best.files
 
 
 def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
@@ -125,9 +122,9 @@ def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
     return [entry for entry in files if entry.path.endswith(".tokens.safetensors")]
 
 
-def vocabulary_shards(early: Mapping[str, Any] | None, generated: Iterable[FileEntry]) -> list[str]:
+def vocabulary_shards(early: Early | None, generated: Iterable[FileEntry]) -> list[str]:
     """Whose answers the draft vocabulary is ranked over: it has to stand when the first group starts."""
-    return [shard_of(entry) for entry in tokens_of(generated)] if early is None else list(early["generated"])
+    return [shard_of(entry) for entry in tokens_of(generated)] if early is None else list(early.generated)
 
 
 def payload_of(
@@ -171,18 +168,18 @@ def payload_of(
     )
 
 
-def after_early(run: RunDir, payload: Payload, early: Mapping[str, Any]) -> Payload:
+def after_early(run: RunDir, payload: Payload, early: Early) -> Payload:
     """The same for a group that goes on from early training: it holds out none of the prompts seen there."""
-    entries = [FileEntry(**entry) for entry in early["files"]]
-    run.store.fetch(Stage.TRAIN, entries)
-    inputs = payload.inputs | {Stage.TRAIN.value: [*payload.inputs.get(Stage.TRAIN.value, []), *early["files"]]}
+    run.store.fetch(Stage.TRAIN, early.files)
+    added = [entry.model_dump() for entry in early.files]
+    inputs = payload.inputs | {Stage.TRAIN.value: [*payload.inputs.get(Stage.TRAIN.value, []), *added]}
     directory = run.stage_dir(Stage.TRAIN) / EARLY_FOLDER
     return replace(
         payload,
         inputs=inputs,
         early_dir=str(directory),
-        early_shards=compact_shards(directory, entries),
-        early_steps=early["num_steps"],
+        early_shards=compact_shards(directory, early.files),
+        early_steps=early.num_steps,
     )
 
 
@@ -211,7 +208,7 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
     return path
 
 
-def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
+def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> Trained:
     """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
     placed = placements(config)[Stage.TRAIN]
     trainer = TorchTrainer(
@@ -226,32 +223,24 @@ def fit(run: RunDir, config: AdaptConfig, payload: Payload) -> dict[str, Any]:
         ),
         run_config=ray_train.RunConfig(
             name=run.job_id,
-            storage_path=_checkpoints(run),
+            storage_path=run.store.objects.address(f"{Stage.TRAIN.value}/ray"),
             failure_config=ray_train.FailureConfig(
                 max_failures=config.train.max_worker_failures, controller_failure_limit=2
             ),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    run.remove(OUTCOME)
+    run.remove(Outcome.FILE)
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise _as_own_error(error) from error
-    outcome = run.read_value(OUTCOME)
+    outcome = run.read(Outcome)
     if outcome is None:
         raise WorkerLostError("training ended without an outcome; see the train log of this job")
-    if "failure" in outcome:
-        raise NonFiniteLossError(outcome["failure"])
-    return outcome
-
-
-def _checkpoints(run: RunDir) -> str:
-    """Where Ray Train keeps resumable checkpoints."""
-    if run.store.storage is None:
-        return str(run.stage_dir(Stage.TRAIN) / "ray")
-    url = run.store.storage.url.removeprefix("file://")  # Ray Train takes a directory by its path
-    return f"{url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
+    if isinstance(outcome.root, Diverged):
+        raise NonFiniteLossError(outcome.root.failure)
+    return outcome.root
 
 
 def _as_own_error(error: BaseException) -> EdaError:

@@ -32,6 +32,7 @@ from eda_service.planning.estimate import SIMULATED_DEPTH
 from eda_service.records import Stage
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Best, Diverged, Trained
 from eda_service.training.accumulate import num_parts, split, step_counts
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
 from eda_service.training.dataset import CompactSet
@@ -42,7 +43,6 @@ from eda_service.training.simulate import simulated_acceptance_length
 if TYPE_CHECKING:
     from ray.train import Checkpoint
 
-OUTCOME, BEST = "train/outcome.json", "train/best.json"
 _HELDOUT_BATCH = 16
 
 
@@ -245,10 +245,9 @@ class Worker:
         for path in staging.iterdir():
             path.replace(best / path.name)
         staging.rmdir()
-        if self.run.store.is_remote:
-            entries = [file_entry(self.out_dir, path) for path in sorted(best.iterdir())]
-            self.run.store.upload(Stage.TRAIN, entries)
-            self.run.write_value(BEST, {"files": [entry.model_dump() for entry in entries]})
+        files = self.run.store.upload(Stage.TRAIN, (file_entry(self.out_dir, path) for path in sorted(best.iterdir())))
+        if files is not None:
+            self.run.write(Best(files=files))
 
     def _checkpoint(self) -> None:
         """A resumable checkpoint through Ray Train, one a step: weights, optimizer shard of every rank, state."""
@@ -303,13 +302,13 @@ def train_worker(arguments: dict[str, Any]) -> None:
         final = worker.fit()
     except NonFiniteLossError as error:
         # Written, not raised: Ray Train would restart the group, and the same steps would end the same way.
-        outcome: dict[str, Any] = {"failure": error.message}
+        outcome: Trained | Diverged = Diverged(failure=error.message)
     else:
         after = worker.frozen_sha256()
-        outcome = {**final, "frozen_before": before, "frozen_after": after}
+        outcome = Trained(**final, frozen_before=before, frozen_after=after)
     finally:
         worker.log.close()
     if worker.rank == 0:
         worker.log.share()
         # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
-        worker.run.write_value(OUTCOME, outcome)
+        worker.run.write(outcome)

@@ -15,10 +15,10 @@ from waiting import TEST_TIMEOUT_S
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.draft import Draft
 from eda_service.pipeline.driver import run_stage
-from eda_service.pipeline.train import EARLY
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import read_shard
+from eda_service.storage.state import Early
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
@@ -74,9 +74,9 @@ def test_training_begins_before_generation_ends(run: RunDir) -> None:
     generated = kinds.index(("stage_finished", "generate"))
     assert kinds.index(("early_training_started", "train")) < kinds.index(("early_training_finished", "train"))
     assert kinds.index(("early_training_finished", "train")) < generated
-    done = run.read_value(EARLY)
+    done = run.read(Early)
     assert done is not None
-    assert done["generated"] == ["shard-00000"]
+    assert done.generated == ("shard-00000",)
     manifest = run.read_record(SelfGenManifest, Stage.GENERATE)
     assert manifest is not None
     assert len({score.shard for score in manifest.scores}) == 3
@@ -107,7 +107,7 @@ def test_a_driver_that_died_before_it_noted_early_training_ends_with_the_same_pa
     before = trained(run)
     shutil.rmtree(run.root)
     shutil.copytree(f"{run.root}-generated", run.root)
-    run.remove(EARLY)
+    run.remove(Early.FILE)
     (run.stage_dir(Stage.GENERATE) / "record.json").unlink()
     run_stages(run, config, Stage.GENERATE, Stage.SELECT, Stage.TRAIN)
     after = trained(run)
