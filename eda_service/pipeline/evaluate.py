@@ -27,6 +27,8 @@ from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
+    ADAPTED,
+    BASE,
     AcceptanceRow,
     DraftCheckpoint,
     EvalReport,
@@ -44,7 +46,7 @@ from eda_service.records import (
 )
 from eda_service.selfgen.refused import render_all
 from eda_service.storage.files import file_entry
-from eda_service.storage.packs import ADAPTED, BASE, measured_on
+from eda_service.storage.packs import measured_on
 from eda_service.storage.provenance import library_versions, machine
 from eda_service.storage.registry import find_draft
 from eda_service.storage.rivals import Rivals, read_rivals

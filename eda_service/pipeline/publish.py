@@ -8,17 +8,19 @@ import time
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import AcceptanceRegressionError, ArtifactCorruptError
 from eda_service.records import (
+    ADAPTED,
     DraftCheckpoint,
     EvalReport,
     FixedScores,
     PackManifest,
+    PackMetrics,
     RivalScore,
     SelectionManifest,
     Stage,
     ValidateRecord,
 )
 from eda_service.storage.files import file_entry, write_json
-from eda_service.storage.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
+from eda_service.storage.packs import PROMPTS, timed_temperature
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
 from eda_service.storage.run import RunDir
@@ -39,10 +41,10 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
     report = run.read_record(EvalReport, Stage.EVALUATE)
     if validated is None or selected is None or trained is None or report is None:
         raise ArtifactCorruptError(f"{run.root} lacks a record; run the stages before publish first")
-    metrics = pack_metrics(report, trained, selected)
-    if metrics["acceptance_ratio"] < config.min_acceptance_ratio:
+    metrics = PackMetrics.of(report, trained, selected)
+    if metrics.acceptance_ratio < config.min_acceptance_ratio:
         raise AcceptanceRegressionError(
-            f"the adapted draft's acceptance_length is {metrics['acceptance_ratio']:.3f} of the base draft's, "
+            f"the adapted draft's acceptance_length is {metrics.acceptance_ratio:.3f} of the base draft's, "
             f"min_acceptance_ratio is {config.min_acceptance_ratio}; train longer, or lower the limit"
         )
     name = config.public_name
@@ -82,23 +84,6 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackManifest:
         discard(staging)
     run.progress(Stage.PUBLISH, step=1, total_steps=1)
     return published
-
-
-def pack_metrics(report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> dict[str, float]:
-    """The numbers a pack carries: acceptance before and after per temperature, speedups, shares."""
-    metrics = {
-        "trainable_fraction": trained.trainable_fraction,
-        "keep_fraction": selected.keep_fraction,
-        "selection_over_generation_time": selected.selection_over_generation_time,
-    }
-    for row in report.acceptance:
-        metrics[acceptance_key(row.draft, row.temperature)] = row.acceptance_length
-    for speed in report.speed:
-        metrics[speedup_key(speed.mode, speed.temperature)] = speed.speedup_over_autoregressive
-    first = report.acceptance[0].temperature
-    lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
-    metrics["acceptance_ratio"] = lengths[ADAPTED] / lengths[BASE]
-    return metrics
 
 
 def rival_scores(report: EvalReport, config: AdaptConfig) -> tuple[RivalScore, ...]:

@@ -13,9 +13,9 @@ from trained_job import PROMPTS, trained_job
 
 from eda_service.drafts.draft import Draft
 from eda_service.pipeline.driver import run_stage
-from eda_service.records import EvalReport, PackManifest, Stage
+from eda_service.records import ADAPTED, EvalReport, PackManifest, Stage
 from eda_service.storage.gate import beside, champion
-from eda_service.storage.packs import ADAPTED, read_pack
+from eda_service.storage.packs import read_pack
 from eda_service.storage.rivals import Rivals
 from eda_service.targets.loader import Target
 

@@ -18,9 +18,8 @@ from eda_service.drafts.draft import Draft
 from eda_service.pipeline.evaluate import Evaluation, Measurements
 from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.pipeline.side_by_side import PREFIX
-from eda_service.records import AcceptanceRow, Stage
+from eda_service.records import ADAPTED, BASE, AcceptanceRow, Stage
 from eda_service.storage.fixed_evaluation import FixedEvaluation, propose
-from eda_service.storage.packs import ADAPTED, BASE
 from eda_service.storage.rivals import Rivals
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target

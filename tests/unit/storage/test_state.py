@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from eda_service.config.job import AdaptConfig
+from eda_service.records import DraftCheckpoint, EvalReport, PackMetrics, SelectionManifest
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.state import (
     Best,
@@ -60,6 +61,18 @@ def test_a_preparation_of_before_says_nothing_of_what_its_version_did_not_know()
     prepared = Prepared.model_validate(data)
     assert (prepared.num_prompts, prepared.num_heldout, prepared.files) == (32, 6, None)
     assert json.loads(encoded(prepared)) == data | {"generation_defaults": {}}
+
+
+def test_the_numbers_of_a_pack_follow_from_its_records_as_before() -> None:
+    manifest = json.loads((BEFORE.parents[1] / "packs" / "golden-eda" / "1" / "manifest.json").read_bytes())
+    report = EvalReport.model_validate_json((BEFORE / "evaluate" / "record.json").read_bytes())
+    trained = DraftCheckpoint.model_validate_json((BEFORE / "train" / "record.json").read_bytes())
+    selected = SelectionManifest.model_validate_json((BEFORE / "select" / "record.json").read_bytes())
+    metrics = PackMetrics.of(report, trained, selected)
+    assert metrics.model_dump(mode="json") == manifest["metrics"]
+    first = report.acceptance[0]
+    assert metrics.acceptance_length(first.draft, first.temperature) == first.acceptance_length
+    assert metrics.speedup("adapted_draft", 9.0) is None
 
 
 def test_a_failure_is_written_as_before() -> None:
