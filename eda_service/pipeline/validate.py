@@ -53,7 +53,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateRecord:
     waiting = require_gpus(num_gpus(config.train))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.VALIDATE, level="warning")
-    looked: Look = ray.get(_look.options(num_gpus=num_gpus(config.train)).remote(config))
+    looked: TargetLook = ray.get(_look.options(num_gpus=num_gpus(config.train)).remote(config))
     for note in looked.notes:
         run.event("target_note", note, stage=Stage.VALIDATE, level="warning")
     fingerprint = looked.fingerprint
@@ -105,7 +105,7 @@ def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed:
 
 
 @dataclass(frozen=True)
-class Look:
+class TargetLook:
     """What is seen of a target: notes for people, what identifies it, and its sizes."""
 
     notes: tuple[str, ...]
@@ -114,13 +114,13 @@ class Look:
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _look(config: AdaptConfig) -> Look:
+def _look(config: AdaptConfig) -> TargetLook:
     """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute."""
     if config.selfgen.engine is EngineKind.VLLM:
         require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(config.selfgen.threads_per_actor)
     choose_device(config.device)
-    return Look(
+    return TargetLook(
         notes=tuple(check_target(resolve_target(config.target))),
         fingerprint=fingerprint_target(config),
         shape=shape_of_target(config.target),

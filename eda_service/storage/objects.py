@@ -69,7 +69,7 @@ class Objects(Hashable, Protocol):
         """Where an object is: a URL, or the path of a file."""
 
 
-class Directory:
+class DirectoryObjects:
     """Files below a directory that all who read them see.
 
     Args:
@@ -125,9 +125,9 @@ class Directory:
             _copy_whole(source, path)
         return True
 
-    def below(self, prefix: str) -> Directory:
+    def below(self, prefix: str) -> DirectoryObjects:
         """A directory in it."""
-        return Directory(self.root / prefix)
+        return DirectoryObjects(self.root / prefix)
 
     def address(self, key: str) -> str:
         """A file's path."""

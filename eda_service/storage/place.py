@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
-from eda_service.storage.objects import Directory, Objects, ObjectStore, open_storage, storage_url
+from eda_service.storage.objects import DirectoryObjects, Objects, ObjectStore, open_storage, storage_url
 from eda_service.storage.run_store import ByHash, InPlace, RunStore
 from eda_service.storage.shelves import DirectoryShelf, Shelf, StoredShelf
 
 
-class Place(Protocol):
+class StatePlace(Protocol):
     """What there is of each kind.
 
     Attributes:
@@ -40,7 +40,7 @@ class OnDisk:
 
     def objects(self, home: Path) -> Objects:
         """The home's files."""
-        return Directory(home)
+        return DirectoryObjects(home)
 
     def run(self, root: Path) -> RunStore:
         """The directory itself."""
@@ -85,7 +85,7 @@ class OnStorage:
         return
 
 
-def current_place() -> Place:
+def current_place() -> StatePlace:
     """Where `EDA_STORAGE` says, else under `EDA_HOME`.
 
     Raises:

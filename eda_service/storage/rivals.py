@@ -9,13 +9,13 @@ from pydantic import Field
 
 from eda_service.records import Role
 from eda_service.storage.run import RunDir
-from eda_service.storage.state import State
+from eda_service.storage.state import StateFile
 
 LOCAL_OWNER = "local"
 """Whose a job is that nobody but its own process knows of."""
 
 
-class Rivals(State):
+class Rivals(StateFile):
     """Packs that the job's own has to beat."""
 
     FILE = "rivals.json"

@@ -37,13 +37,13 @@ from eda_service.storage.files import write_bytes
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.place import current_place
 from eda_service.storage.state import (
+    AttemptResult,
     Cancelled,
     Failed,
     Failure,
     JobFile,
-    Progress,
-    Result,
-    State,
+    StageProgress,
+    StateFile,
     StateT,
     Succeeded,
     encoded,
@@ -250,7 +250,7 @@ class RunDir:
         if before is not None and (before.stage, before.attempt) == (stage.value, self.attempt):
             began = before.stage_started_at
         self.write(
-            Progress(
+            StageProgress(
                 stage=stage.value,
                 percent=round(100.0 * step / total_steps if total_steps else 0.0, 1),
                 step=step,
@@ -263,9 +263,9 @@ class RunDir:
             )
         )
 
-    def read_progress(self) -> Progress | None:
+    def read_progress(self) -> StageProgress | None:
         """Last heartbeat, or None before the first."""
-        return self.read(Progress)
+        return self.read(StageProgress)
 
     def event(
         self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info", took_s: float | None = None
@@ -309,7 +309,7 @@ class RunDir:
         Args:
             attempt: The attempt asked about; None: whichever wrote last.
         """
-        result = self.read(Result)
+        result = self.read(AttemptResult)
         if result is None or (attempt is not None and result.root.attempt < attempt):
             return None
         return result.root
@@ -328,7 +328,7 @@ class RunDir:
 
     def clear_result(self) -> None:
         """Forget how an earlier attempt ended; for the driver, which holds the lock."""
-        self.remove(Result.FILE)
+        self.remove(AttemptResult.FILE)
 
     def remove(self, name: str) -> None:
         """Delete a small file of the job, if it is there."""
@@ -343,7 +343,7 @@ class RunDir:
         data = self.store.objects.read(kind.FILE)
         return None if data is None else kind.model_validate_json(data)
 
-    def write(self, value: State) -> None:
+    def write(self, value: StateFile) -> None:
         """Replace a small file of the job, atomically."""
         self.store.objects.write(value.FILE, encoded(value))
 

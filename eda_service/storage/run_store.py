@@ -8,10 +8,10 @@ that is above this asks for neither.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -19,7 +19,7 @@ from eda_service.records import FileEntry, Stage
 from eda_service.storage.blobs import Blobs
 from eda_service.storage.files import verify_files
 from eda_service.storage.journal import Journal, LineFile, Log, Unwritten
-from eda_service.storage.objects import Directory, Objects
+from eda_service.storage.objects import DirectoryObjects, Objects
 from eda_service.storage.state import Forgotten, compact, encoded
 
 
@@ -38,7 +38,7 @@ class ShardPlace:
     journal: Log
 
 
-class RunStore(Protocol):
+class RunStore(ABC):
     """Files of one job.
 
     Attributes:
@@ -51,6 +51,10 @@ class RunStore(Protocol):
     events: Log
     shards: ShardPlace
 
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @abstractmethod
     def upload(self, stage: Stage, entries: Iterable[FileEntry]) -> tuple[FileEntry, ...] | None:
         """Bring files of a stage where other machines find them, before a manifest names them.
 
@@ -58,6 +62,7 @@ class RunStore(Protocol):
             What they have to be told to find them; None: they look into the same directory.
         """
 
+    @abstractmethod
     def fetch(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
         """Have files of a stage on this machine.
 
@@ -65,9 +70,11 @@ class RunStore(Protocol):
             ArtifactCorruptError: One is missing on storage, or differs.
         """
 
+    @abstractmethod
     def let_go(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
         """Delete this machine's copies of what can be fetched again: it need not hold all at once."""
 
+    @abstractmethod
     def forget(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry] = ()) -> int:
         """Delete files for good; returns the bytes freed.
 
@@ -77,9 +84,11 @@ class RunStore(Protocol):
             keep: Other files, whose content stays where it lies under its hash.
         """
 
+    @abstractmethod
     def forget_once(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry]) -> int:
         """`forget`, of which nothing is left to do when it was done before; returns the bytes freed now."""
 
+    @abstractmethod
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
         """Check files that a record names, where `fetch` will not do it.
 
@@ -87,6 +96,7 @@ class RunStore(Protocol):
             ArtifactCorruptError: One is missing, or differs.
         """
 
+    @abstractmethod
     def settle(self, name: str, data: bytes) -> bytes:
         """Say of files that they are complete; returns what counts.
 
@@ -94,21 +104,6 @@ class RunStore(Protocol):
             name: Of the small file that says so.
             data: Its content.
         """
-
-    def share(self, name: str) -> None:
-        """Let other machines see a growing file (a log, a curve) as it is now."""
-
-    def shared(self, name: str) -> Path:
-        """A growing file as its writer last shared it."""
-
-
-class _Growing:
-    """The growing files: written on one machine, shared now and then."""
-
-    objects: Objects
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
 
     def share(self, name: str) -> None:
         """Let other machines see a growing file (a log, a curve) as it is now."""
@@ -130,7 +125,7 @@ class _Growing:
         return freed
 
 
-class InPlace(_Growing):
+class InPlace(RunStore):
     """A directory where all processes of the job look.
 
     Args:
@@ -139,8 +134,8 @@ class InPlace(_Growing):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.objects: Objects = Directory(root)
-        self.events: Log = LineFile(root / "events.jsonl")
+        self.objects = DirectoryObjects(root)
+        self.events = LineFile(root / "events.jsonl")
         self.shards = ShardPlace(Stage.GENERATE.value, encoded, Unwritten())
 
     def upload(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
@@ -170,7 +165,7 @@ class InPlace(_Growing):
         return data
 
 
-class ByHash(_Growing):
+class ByHash(RunStore):
     """Storage by URL; the directory is scratch space of this machine.
 
     Args:
@@ -181,7 +176,7 @@ class ByHash(_Growing):
     def __init__(self, root: Path, objects: Objects) -> None:
         super().__init__(root)
         self.objects = objects
-        self.events: Log = Journal(objects.below("events"))
+        self.events = Journal(objects.below("events"))
         generate = objects.below(Stage.GENERATE.value)
         self.shards = ShardPlace(f"{Stage.GENERATE.value}/shards", compact, Journal(generate.below("journal")))
         self._blobs = Blobs(objects.below("files"))

@@ -28,7 +28,7 @@ from eda_service.errors import ArtifactCorruptError, NotFoundError
 from eda_service.records import FileEntry
 from eda_service.storage.blobs import Blobs
 from eda_service.storage.files import publish_dir, sha256_text, write_bytes
-from eda_service.storage.objects import Directory, Objects
+from eda_service.storage.objects import DirectoryObjects, Objects
 
 MANIFEST = "manifest.json"
 
@@ -104,7 +104,7 @@ class DirectoryShelf(Shelf):
     """
 
     def __init__(self, root: Path, kind: str) -> None:
-        super().__init__(Directory(root), kind, ".")
+        super().__init__(DirectoryObjects(root), kind, ".")
         self._root = root / kind
 
     def versions(self, name: str) -> list[int]:

@@ -35,7 +35,7 @@ class JsonFile(BaseModel):
     FILE: ClassVar[str]
 
 
-class State(JsonFile):
+class StateFile(JsonFile):
     """A file that holds one object."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,7 +44,7 @@ class State(JsonFile):
 StateT = TypeVar("StateT", bound=JsonFile)
 
 
-class JobFile(State):
+class JobFile(StateFile):
     """Who asked for what; the directory counts as a job once this file is there.
 
     Attributes:
@@ -77,7 +77,7 @@ class JobFile(State):
         return value | (value.pop("facts", None) or {})
 
 
-class Progress(State):
+class StageProgress(StateFile):
     """A heartbeat.
 
     Attributes:
@@ -125,7 +125,7 @@ class Failure(BaseModel):
         return cls(code=error.code, message=error.message, param=error.param, retryable=error.retryable)
 
 
-class Succeeded(State):
+class Succeeded(StateFile):
     """End of an attempt: the job published `pack`, as name@version."""
 
     FILE = "result.json"
@@ -136,7 +136,7 @@ class Succeeded(State):
     finished_at: int = 0
 
 
-class Failed(State):
+class Failed(StateFile):
     """End of an attempt: it failed with a code."""
 
     FILE = "result.json"
@@ -147,13 +147,13 @@ class Failed(State):
     finished_at: int = 0
 
 
-class Result(RootModel[Annotated[Succeeded | Failed, Field(discriminator="status")]], JsonFile):
+class AttemptResult(RootModel[Annotated[Succeeded | Failed, Field(discriminator="status")]], JsonFile):
     """`result.json`: either."""
 
     FILE = Succeeded.FILE
 
 
-class Cancelled(State):
+class Cancelled(StateFile):
     """The attempt that was cancelled."""
 
     FILE = "cancelled.json"
@@ -161,7 +161,7 @@ class Cancelled(State):
     attempt: int = 0
 
 
-class Prepared(State):
+class Prepared(StateFile):
     """What exists before shards are generated, and what it took.
 
     Attributes:
@@ -200,7 +200,7 @@ class ShardResult(BaseModel):
     scoring_seconds: float
 
 
-class Forgotten(State):
+class Forgotten(StateFile):
     """The generate stage's hidden states are deleted from storage."""
 
     FILE = "select/forgotten.json"
@@ -208,7 +208,7 @@ class Forgotten(State):
     freed_bytes: int
 
 
-class Best(State):
+class Best(StateFile):
     """The best weights so far, where other machines find them by this."""
 
     FILE = "train/best.json"
@@ -216,7 +216,7 @@ class Best(State):
     files: tuple[FileEntry, ...]
 
 
-class Early(State):
+class Early(StateFile):
     """What early training did, once it is done.
 
     Attributes:
@@ -232,7 +232,7 @@ class Early(State):
     num_steps: int
 
 
-class Trained(State):
+class Trained(StateFile):
     """How a worker group ended: with weights.
 
     Attributes:
@@ -258,7 +258,7 @@ class Trained(State):
     frozen_after: str
 
 
-class Diverged(State):
+class Diverged(StateFile):
     """How a worker group ended: the loss left the numbers; `failure` says where."""
 
     FILE = "train/outcome.json"

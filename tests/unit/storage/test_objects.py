@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.storage.objects import Directory, Objects, ObjectStore
+from eda_service.storage.objects import DirectoryObjects, Objects, ObjectStore
 
 
 def in_a_directory(request: pytest.FixtureRequest, path: Path) -> Objects:
-    return Directory(path)
+    return DirectoryObjects(path)
 
 
 def through_obstore(request: pytest.FixtureRequest, path: Path) -> Objects:
@@ -95,7 +95,7 @@ def test_below_a_prefix_are_the_same_objects(objects: Objects) -> None:
 
 
 def test_a_file_that_lies_in_its_place_stays(tmp_path: Path) -> None:
-    directory, path = Directory(tmp_path), tmp_path / "inputs" / "x"
+    directory, path = DirectoryObjects(tmp_path), tmp_path / "inputs" / "x"
     directory.write("inputs/x", b"x")
     before = path.stat()
     directory.put_file("inputs/x", path)
@@ -104,13 +104,13 @@ def test_a_file_that_lies_in_its_place_stays(tmp_path: Path) -> None:
 
 
 def test_a_private_file_is_open_to_its_user_alone(tmp_path: Path) -> None:
-    directory = Directory(tmp_path)
+    directory = DirectoryObjects(tmp_path)
     assert directory.create("secret", b"x", private=True)
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
 
 
 def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
-    directory = Directory(tmp_path)
+    directory = DirectoryObjects(tmp_path)
     directory.write("runs/left-here", b"x")
     assert directory.read("runs/left-here/job.json") is None
     assert directory.children("runs/left-here") == []
@@ -119,4 +119,4 @@ def test_below_a_file_there_is_nothing(tmp_path: Path) -> None:
 def test_a_directory_in_an_objects_place_is_not_read_as_one_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "job.json").mkdir()
     with pytest.raises(IsADirectoryError):
-        Directory(tmp_path).read("job.json")
+        DirectoryObjects(tmp_path).read("job.json")

@@ -13,15 +13,15 @@ from eda_service.config.job import AdaptConfig
 from eda_service.records import DraftCheckpoint, EvalReport, PackMetrics, SelectionManifest
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.state import (
+    AttemptResult,
     Best,
     Diverged,
     Failed,
     JobFile,
     Outcome,
     Prepared,
-    Progress,
-    Result,
     ShardResult,
+    StageProgress,
     Trained,
     encoded,
 )
@@ -45,8 +45,8 @@ FAILED = """{
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("progress.json", Progress),
-        ("result.json", Result),
+        ("progress.json", StageProgress),
+        ("result.json", AttemptResult),
         ("train/outcome.json", Outcome),
         ("generate/shard-00000.json", ShardResult),
     ],
@@ -76,7 +76,7 @@ def test_the_numbers_of_a_pack_follow_from_its_records_as_before() -> None:
 
 
 def test_a_failure_is_written_as_before() -> None:
-    result = Result.model_validate_json(FAILED)
+    result = AttemptResult.model_validate_json(FAILED)
     assert isinstance(result.root, Failed)
     assert encoded(result.root).decode() == FAILED
 
@@ -122,16 +122,16 @@ def test_a_draft_that_was_never_better_is_read() -> None:
 
 def test_fields_of_a_newer_version_are_left_out() -> None:
     assert Best.model_validate_json('{"files": [], "format": 2}') == Best(files=())
-    assert Progress.model_validate_json('{"stage": "train", "gpu": 0.5}').as_row() == {"stage": "train"}
+    assert StageProgress.model_validate_json('{"stage": "train", "gpu": 0.5}').as_row() == {"stage": "train"}
 
 
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        (Result, '{"attempt": 1, "status": "failed"}'),
-        (Result, '{"status": "succeeded"}'),
-        (Result, '{"pack": "a@1"'),
-        (Progress, "[]"),
+        (AttemptResult, '{"attempt": 1, "status": "failed"}'),
+        (AttemptResult, '{"status": "succeeded"}'),
+        (AttemptResult, '{"pack": "a@1"'),
+        (StageProgress, "[]"),
         (Outcome, '{"step": 1}'),
         (Best, '{"files": [{"path": "../x", "sha256": "", "size_bytes": 1}]}'),
         (JobFile, '{"created_at": 1}'),
