@@ -16,7 +16,7 @@ from api.server import make_server
 from api.settings import Settings
 from eda_service.errors import EdaError, InputError
 from eda_service.private_files import keep_private, private_home
-from eda_service.storage.objects import current_storage
+from eda_service.storage.place import current_place
 
 _MAX_FILES = 65_536
 
@@ -33,7 +33,7 @@ def main() -> int:
         try:
             settings = Settings.from_env()
             private_home(settings.home)
-            current_storage()  # what cannot be opened is said now
+            current_place()  # what cannot be opened is said now
             held.enter_context(only_one(settings))
             app = create_app(settings)
             require_safe_host(app.state.store, settings.host)

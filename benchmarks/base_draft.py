@@ -66,7 +66,7 @@ def config_of(epochs: int) -> AdaptConfig:
 def part_of(source: RunDir, share: float, epochs: int) -> RunDir:
     """A job whose generated and selected sets are the first shards of another's, by hard links."""
     run = RunDir.of_job(f"part-{share:g}-{epochs}", HOME)
-    if not run.read_job():
+    if not run.is_job:
         run.create(config_of(epochs), origin="benchmark")
     generated = source.read_record(SelfGenManifest, Stage.GENERATE)
     selected = source.read_record(SelectionManifest, Stage.SELECT)
@@ -164,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     connect()
     source = RunDir(arguments.source)
-    if not source.read_job():
+    if not source.is_job:
         os.environ["EDA_HOME"] = str(HOME)
         source.create(config_of(6), origin="benchmark")
         pretrain(source, config_of(6), "whole@6")

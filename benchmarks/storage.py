@@ -25,11 +25,12 @@ import torch
 from benchmarks.pairs import ROOT, header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.pipeline.generate import GENERATE, fields_of
-from eda_service.records import SelfGenManifest, Stage
-from eda_service.storage.files import file_entry, write_json
+from eda_service.records import SampleScore, SelfGenManifest, Stage
+from eda_service.storage.files import file_entry, write_bytes
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
 from eda_service.storage.shards import Sample, write_shard
+from eda_service.storage.state import Prepared, ShardResult, encoded
 
 GOAL_S = 10.0
 _PER_SHARD = 7
@@ -45,36 +46,29 @@ def samples(shard: str) -> list[Sample]:
     ]
 
 
-def result(run: RunDir, shard: str) -> dict[str, Any]:
+def result(run: RunDir, shard: str) -> ShardResult:
     """Write a shard's files; what its actor would say of it."""
     directory = run.stage_dir(Stage.GENERATE)
     tokens, features = write_shard(directory, shard, samples(shard))
-    entries = [file_entry(directory, tokens), file_entry(directory, features, transient=True)]
-    scores = [
-        {"sample_id": f"{shard}-{n}", "shard": shard, "row": n, "num_answer_tokens": 12, "sample_value": 1.5}
-        for n in range(_PER_SHARD)
-    ]
-    return {
-        "num_samples": _PER_SHARD,
-        "num_tokens": 20 * _PER_SHARD,
-        "skipped": [],
-        "scores": scores,
-        "files": [entry.model_dump() for entry in entries],
-        "generation_seconds": 1.0,
-        "scoring_seconds": 0.01,
-    }
+    return ShardResult(
+        num_samples=_PER_SHARD,
+        num_tokens=20 * _PER_SHARD,
+        skipped=(),
+        scores=tuple(
+            SampleScore(sample_id=f"{shard}-{n}", shard=shard, row=n, num_answer_tokens=12, sample_value=1.5)
+            for n in range(_PER_SHARD)
+        ),
+        files=(file_entry(directory, tokens), file_entry(directory, features, transient=True)),
+        generation_seconds=1.0,
+        scoring_seconds=0.01,
+    )
 
 
-def prepared(run: RunDir) -> dict[str, Any]:
+def prepared(run: RunDir) -> Prepared:
     """As the stage's preparation leaves it."""
     directory = run.stage_dir(Stage.GENERATE)
     (directory / "prompts.jsonl").write_text("{}\n", encoding="utf-8")
-    return {
-        "reference_seconds": 0.0,
-        "reference_fit_seconds": 0.0,
-        "num_reference_tokens": 0,
-        "files": [file_entry(directory, directory / "prompts.jsonl").model_dump()],
-    }
+    return Prepared(files=(file_entry(directory, directory / "prompts.jsonl"),))
 
 
 def timed(what: Callable[[], T]) -> tuple[float, T]:
@@ -84,7 +78,7 @@ def timed(what: Callable[[], T]) -> tuple[float, T]:
     return round(time.perf_counter() - started, 2), value
 
 
-def measure(run: RunDir, names: list[str], facts: dict[str, Any], num_expected: int) -> dict[str, Any]:
+def measure(run: RunDir, names: list[str], facts: Prepared, num_expected: int) -> dict[str, Any]:
     """Resume, manifest and record of a job whose shards are written."""
     config = AdaptConfig(target=TargetSpec(model="org/model"), dataset=DatasetSpec(num_prompts=1_000_000))
     resume_s, found = timed(lambda: ShardResults(run).finished(names))
@@ -110,7 +104,7 @@ def on_disk(home: Path, names: list[str]) -> dict[str, Any]:
     facts = prepared(run)
 
     def write(name: str) -> None:
-        write_json(run.root / Stage.GENERATE.value / f"{name}.json", result(run, name))
+        write_bytes(run.root / Stage.GENERATE.value / f"{name}.json", encoded(result(run, name)))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         setup_s, _ = timed(lambda: list(pool.map(write, names)))

@@ -10,9 +10,11 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 SCHEMA_VERSION = 1
+ADAPTED, BASE = "adapted_draft", "base_draft"
+"""The two drafts of an evaluation."""
 MAX_ROW_BYTES = 8 << 20
 """Of one line of a prompt file."""
 
@@ -299,6 +301,49 @@ class RivalScore(Frozen):
     speedup: float | None = Field(description="over decoding without a draft; None: speed was not measured")
 
 
+class PackMetrics(RootModel[dict[str, float]]):
+    """The numbers a pack carries, flat in its manifest: acceptance before and after, speedups, shares."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def of(cls, report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> PackMetrics:
+        """What a job has measured."""
+        first = report.acceptance[0].temperature
+        lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
+        return cls(
+            {
+                "trainable_fraction": trained.trainable_fraction,
+                "keep_fraction": selected.keep_fraction,
+                "selection_over_generation_time": selected.selection_over_generation_time,
+                **{_length_key(row.draft, row.temperature): row.acceptance_length for row in report.acceptance},
+                **{_speedup_key(row.mode, row.temperature): row.speedup_over_autoregressive for row in report.speed},
+                "acceptance_ratio": lengths[ADAPTED] / lengths[BASE],
+            }
+        )
+
+    def acceptance_length(self, draft: str, temperature: float) -> float | None:
+        """Of a draft at a temperature; None: not measured."""
+        return self.root.get(_length_key(draft, temperature))
+
+    def speedup(self, mode: str, temperature: float) -> float | None:
+        """Of a mode over decoding without a draft; None: not measured."""
+        return self.root.get(_speedup_key(mode, temperature))
+
+    @property
+    def acceptance_ratio(self) -> float:
+        """The adapted draft's acceptance length over the base draft's, at the first temperature."""
+        return self.root["acceptance_ratio"]
+
+
+def _length_key(draft: str, temperature: float) -> str:
+    return f"{draft}.acceptance_length.t{temperature:g}"
+
+
+def _speedup_key(mode: str, temperature: float) -> str:
+    return f"{mode}.speedup.t{temperature:g}"
+
+
 class PackFields(StageFields):
     """What stage publish says itself."""
 
@@ -309,7 +354,7 @@ class PackFields(StageFields):
     target: TargetFingerprint
     num_parameters: int
     num_trainable: int
-    metrics: dict[str, float]
+    metrics: PackMetrics
     measured_on: str = Field("", description="which held-out prompts, in words; empty in older manifests")
     rivals: tuple[RivalScore, ...] = Field((), description="packs that were measured beside it")
     unmeasured_rivals: dict[str, str] = Field({}, description="packs that could not be measured, and why")

@@ -98,7 +98,7 @@ def open_run(arguments: argparse.Namespace) -> tuple[RunDir, AdaptConfig]:
         InputError: The config is wrong.
     """
     run = RunDir.of_job(arguments.job_id or new_job_id())
-    if run.read_job():
+    if run.is_job:
         return run, run.config()
     if not (arguments.config or arguments.target):
         raise NotFoundError(
@@ -119,7 +119,7 @@ def config_of(arguments: argparse.Namespace) -> AdaptConfig:
     if arguments.job_id is None:
         return build_config(arguments)
     run = RunDir.of_job(arguments.job_id)
-    if not run.read_job():
+    if not run.is_job:
         raise NotFoundError(f"no job {run.job_id} under {home_dir() / 'runs'}; leave --job-id out", param="job-id")
     return run.config()
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.config.job import AdaptConfig
-from eda_service.records import FixedScores, PackManifest, RivalScore, Stage, TargetFingerprint
+from eda_service.records import FixedScores, PackManifest, PackMetrics, RivalScore, Stage, TargetFingerprint
 from eda_service.storage.files import file_entry, write_json
-from eda_service.storage.packs import ADAPTED, BASE, acceptance_key, speedup_key
 from eda_service.storage.registry import pack_versions, publish_pack, reserve_version, stage_pack
 
 WEIGHTS = "w" * 64
@@ -84,12 +83,14 @@ def put_pack(
         target=target or fingerprint(weights_sha256=weights_sha256),
         num_parameters=10,
         num_trainable=4,
-        metrics={acceptance_key(ADAPTED, 0.0): acceptance_length, acceptance_key(BASE, 0.0): base}
-        | {
-            speedup_key(draft, 0.0): value
-            for draft, value in ((ADAPTED, speedup), (BASE, base_speedup))
-            if value is not None
-        },
+        metrics=PackMetrics(
+            {"adapted_draft.acceptance_length.t0": acceptance_length, "base_draft.acceptance_length.t0": base}
+            | {
+                f"{draft}.speedup.t0": value
+                for draft, value in (("adapted_draft", speedup), ("base_draft", base_speedup))
+                if value is not None
+            }
+        ),
         rivals=tuple(_rival(pack, measured) for pack, measured in (rivals or {}).items()),
         unmeasured_rivals=dict(unmeasured or {}),
         fixed=None if fixed is None else FixedScores(evaluation=fixed[0], lengths=dict(fixed[1])),

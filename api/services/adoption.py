@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,12 +25,12 @@ from eda_service.planning.placement import needed_at_once
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.job_facts import JobFacts
-from eda_service.storage.objects import current_storage
+from eda_service.storage.place import current_place
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import JobFile, Succeeded
 
 logger = logging.getLogger(__name__)
 
-_LISTING_INTERVAL_S = 15.0
 _EVERYTHING_INTERVAL_S = 3600.0
 _JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_ROW = "its row was not in the database any more"
@@ -74,20 +72,20 @@ class Adoption:
     def _look_at(self, name: str) -> None:
         run = RunDir.of_job(name, self._settings.home)
         try:
-            facts = run.read_job()
-            if not facts:
+            job = run.read_job()
+            if job is None:
                 return  # its job.json may be on the way
             self._known.add(name)
-            if facts.get("origin") not in {"ray", "api"} or self._store.has_job(name):
+            if job.origin not in {"ray", "api"} or self._store.has_job(name):
                 return
-            if not _JOB_ID.fullmatch(name) or facts.get("id", name) != name:
+            if not _JOB_ID.fullmatch(name) or job.id not in {"", name}:
                 raise ValueError("its name is not the id in its job.json")
-            config, created_at = run.config(), int(facts["created_at"])
-            if facts["origin"] == "ray":
+            if job.origin == "ray":
+                config, created_at = job.config, job.created_at
                 self._store.adopt(name, config, created_at=created_at, need=needed_at_once(config))
                 logger.info("adopted %s, started on the cluster by hand", name)
             else:
-                self._adopt_run(run, config, created_at)
+                self._adopt_run(run, job)
         except StorageError:
             self._known.discard(name)
             raise
@@ -95,20 +93,20 @@ class Adoption:
             self._known.add(name)
             logger.warning("%s is not a job: %s", run.root, error)
 
-    def _adopt_run(self, run: RunDir, config: AdaptConfig, created_at: int) -> None:
-        facts, why = run.facts(), f"found by its run directory: {_NO_ROW}"
+    def _adopt_run(self, run: RunDir, job: JobFile) -> None:
+        facts, why = job.facts, f"found by its run directory: {_NO_ROW}"
         if facts is None:
             facts = JobFacts(max_attempts=self._settings.max_attempts)
             why += "; job.json is of a version that kept no owner, so it is the local one's"
         attempt, lines = run.last_attempt(), _lines(run)
         made = self._store.adopt_run(
             run.job_id,
-            config,
-            created_at=created_at,
+            job.config,
+            created_at=job.created_at,
             attempt=attempt,
             lines=lines,
             why=f"{why}; attempt {attempt}",
-            need=needed_at_once(config),
+            need=needed_at_once(job.config),
             **facts.model_dump(),
         )
         if made:
@@ -125,9 +123,9 @@ class Adoption:
 
     def _end_older(self, run: RunDir, lines: list[dict[str, Any]]) -> None:
         """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
-        result = run.read_result() or {}
-        pack = Reference.parse(str(result.get("pack", "")))
-        if result.get("status") != "succeeded" or pack is None or pack.number is None:
+        result = run.read_result()
+        pack = Reference.parse(result.pack) if isinstance(result, Succeeded) else None
+        if pack is None or pack.number is None:
             return
         newest = max(registry.pack_versions(pack.name, self._settings.home), default=0)
         if newest <= pack.number:
@@ -181,25 +179,16 @@ class Adoption:
             logger.warning("adopted %s, %s", job_id, why)
 
     def _found_runs(self) -> list[str]:
-        """Names of run directories; storage is asked now and then only."""
-        storage = current_storage()
-        if storage is None:
-            return _directories(self._settings.home / "runs")
-        if self._clock() - self._listed_at < _LISTING_INTERVAL_S:
+        """Names of what may be a run directory; storage is asked now and then only."""
+        place = current_place()
+        if self._clock() - self._listed_at < place.listing_interval_s:
             return []
         self._listed_at = self._clock()
-        return storage.children("runs")
+        return place.objects(self._settings.home).children("runs")
 
 
 def _lines(run: RunDir) -> list[dict[str, Any]]:
     """The driver's events, or none where they cannot be read: the tracker will say so."""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         return run.read_events()
-    return []
-
-
-def _directories(path: Path) -> list[str]:
-    """Names of the directories in a directory that may not be there; files that somebody left are none."""
-    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
     return []

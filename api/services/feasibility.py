@@ -7,7 +7,6 @@ hub that does not answer. Those the caller can overrule with `force`; all others
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -31,7 +30,7 @@ from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import DraftManifest
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.storage.fits import check_draft_sizes
-from eda_service.storage.objects import current_storage
+from eda_service.storage.place import current_place
 from eda_service.storage.registry import find_draft, find_draft_manifest
 from eda_service.targets.shape import ModelShape
 from eda_service.training.tracking import check_installed
@@ -120,12 +119,9 @@ class Feasibility:
         return shape_beside(draft_config(find_draft(config.base_draft, self._home))), (guess,)
 
     def _disk(self, config: AdaptConfig, draft: DraftManifest) -> DiskShortfallError | None:
-        if current_storage() is not None:
-            return None  # then it is the disks of the nodes that count
         need = disk_need_bytes(config, hidden_size=draft.hidden_size, vocab_size=draft.vocab_size)
-        self._home.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._home).free
-        if need <= free:
+        free = current_place().free_bytes(self._home)
+        if free is None or need <= free:
             return None
         return DiskShortfallError(
             f"{config.dataset.num_prompts} prompts may need {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB is free; "

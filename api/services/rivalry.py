@@ -13,7 +13,7 @@ from api.services.packs import Packs
 from eda_service.errors import EdaError, NotFoundError
 from eda_service.jobstore import Job, JobStore
 from eda_service.records import Stage
-from eda_service.storage.rivals import Rivals, write_rivals
+from eda_service.storage.rivals import Rivals
 from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Rivalry:
         try:
             rivals = self.of(job)
             if rivals != before:
-                write_rivals(run, rivals)
+                run.write(rivals)
         except (EdaError, OSError, ValueError) as error:
             logger.warning("%s: cannot tell which packs to measure beside: %s", job.id, error)
             return

@@ -13,7 +13,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from api.services.instruments import Instruments
 from api.services.packs import Packs
@@ -27,6 +26,7 @@ from eda_service.storage.allowed import roots_env
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.objects import storage_env
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Failed, Failure, Succeeded
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Tracker:
 
     def fail(self, job: Job, error: EdaError) -> None:
         """End an attempt whose files or config cannot be used; a retryable error is tried again."""
-        self._failed(job, _body(error))
+        self._failed(job, Failure.of(error))
 
     def give_up(self, job: Job, error: EdaError) -> None:
         """Stop an attempt and end it: the service cannot use what it has written.
@@ -97,7 +97,7 @@ class Tracker:
             ClusterUnreachableError: Ray does not answer, so nothing was ended.
         """
         self._ray.stop(job.ray_submission_id)
-        self._failed(job, _body(error))
+        self._failed(job, Failure.of(error))
 
     def read_files(self, job: Job, run: RunDir) -> None:
         """Import new events and the last heartbeat."""
@@ -108,8 +108,8 @@ class Tracker:
                 if line["type"] == "stage_finished" and "took_s" in line:
                     self._instruments.stage_s.labels(line["stage"]).observe(line["took_s"])
         progress = run.read_progress()
-        if progress is not None and progress != job.progress and progress.get("attempt", 1) >= job.attempt:
-            self._store.record_progress(job.id, progress, token=job.lease_token)
+        if progress is not None and progress.as_row() != job.progress and progress.attempt >= job.attempt:
+            self._store.record_progress(job.id, progress.as_row(), token=job.lease_token)
 
     def _submit(self, job: Job, run: RunDir, session: str | None) -> None:
         found = self._ray.get(job.ray_submission_id)
@@ -145,16 +145,16 @@ class Tracker:
             self._lost(job, f"no heartbeat for {self._settings.stall_timeout_s:.0f} s")
         elif (late := self._late(job, run)) is not None:
             self._ray.stop(job.ray_submission_id)
-            self._failed(job, _body(late))
+            self._failed(job, Failure.of(late))
 
     def _late(self, job: Job, run: RunDir) -> DeadlineExceededError | None:
         """The error of a stage that runs past its deadline: the job's own, or the service's for every stage."""
         progress = run.read_progress()
-        if progress is None or progress.get("attempt", 1) != job.attempt or "stage_started_at" not in progress:
+        if progress is None or progress.attempt != job.attempt or progress.stage_started_at is None:
             return None
-        stage = str(progress["stage"])
+        stage = progress.stage
         limit_s = job.stage_deadlines.get(stage, self._settings.stage_deadline_s)
-        if self._clock() - int(progress["stage_started_at"]) <= limit_s:
+        if self._clock() - progress.stage_started_at <= limit_s:
             return None
         return DeadlineExceededError(
             f"stage {stage} ran longer than its deadline of {limit_s:.0f} s; raise stage_deadlines.{stage}",
@@ -174,8 +174,9 @@ class Tracker:
 
     def _advance_foreign(self, job: Job, run: RunDir) -> None:
         if job.status is Status.CANCELLING:
-            pid = (run.read_progress() or {}).get("pid")
-            found = None if pid is None else self._ray.find_by_driver_pid(int(pid))
+            progress = run.read_progress()
+            pid = None if progress is None else progress.pid
+            found = None if pid is None else self._ray.find_by_driver_pid(pid)
             if found is not None and found.submission_id is not None and found.status not in RAY_ENDED:
                 self._ray.stop(found.submission_id)
                 return
@@ -185,11 +186,11 @@ class Tracker:
         if self._silent_s(job, run) >= self._settings.heartbeat_timeout_s:
             self._lost(job, f"no heartbeat for {self._settings.heartbeat_timeout_s:.0f} s")
 
-    def _finish(self, job: Job, result: dict[str, Any]) -> None:
-        if result.get("status") != "succeeded":
-            self._failed(job, dict(result["error"]))
+    def _finish(self, job: Job, result: Succeeded | Failed) -> None:
+        if isinstance(result, Failed):
+            self._failed(job, result.error)
             return
-        pack = str(result["pack"])
+        pack = result.pack
         name = job.adapt_config().public_name
         for _ in range(_MAX_CHANGES_IN_BETWEEN):
             promotion = promote(self._store, self._packs, job, pack)
@@ -210,21 +211,21 @@ class Tracker:
         logger.warning("%s: the deployment %s changes all the time; trying again at the next look", job.id, name)
 
     def _lost(self, job: Job, why: str) -> None:
-        self._failed(job, _body(WorkerLostError(why)))
+        self._failed(job, Failure.of(WorkerLostError(why)))
 
-    def _failed(self, job: Job, error: dict[str, Any]) -> None:
+    def _failed(self, job: Job, error: Failure) -> None:
         if job.status is Status.CANCELLING:
             self._cancelled(job)
             return
-        message = f"{error['code']}: {error['message']}"
-        if not error.get("retryable") or job.attempt >= job.max_attempts:
+        message = f"{error.code}: {error.message}"
+        if not error.retryable or job.attempt >= job.max_attempts:
             self._store.transition(
                 job.id,
                 Status.FAILED,
                 event="job_failed",
                 message=message,
                 level="error",
-                error=error,
+                error=error.model_dump(),
                 token=job.lease_token,
             )
             return
@@ -251,14 +252,10 @@ class Tracker:
         )
 
     def _silent_s(self, job: Job, run: RunDir) -> float:
-        heartbeat = (run.read_progress() or {}).get("updated_at", 0)
-        return self._clock() - max(int(heartbeat), job.submitted_at or job.created_at)
+        progress = run.read_progress()
+        heartbeat = 0 if progress is None else progress.updated_at
+        return self._clock() - max(heartbeat, job.submitted_at or job.created_at)
 
 
 def _is_restarted(job: Job, session: str | None) -> bool:
     return session is not None and job.ray_session is not None and session != job.ray_session
-
-
-def _body(error: EdaError) -> dict[str, Any]:
-    """What a row and a result file keep of an error."""
-    return {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}

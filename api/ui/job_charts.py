@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from api.services.job_records import JobRecords
 from api.ui.charts import Chart, Series, histogram, line_chart
-from eda_service.records import AcceptanceRow, CurvePoint, EvalReport, SampleScore
-from eda_service.storage.packs import ADAPTED, BASE
+from eda_service.records import ADAPTED, BASE, AcceptanceRow, CurvePoint, EvalReport, SampleScore
 
 _NAMES = {ADAPTED: "adapted", BASE: "base"}
 

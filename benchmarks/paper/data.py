@@ -75,7 +75,7 @@ def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -
     )
     source = RunDir.of_job(f"data-{cell.domain}-{cell.data}-s{cell.seed}-{_digest(plain, target)}", home)
     if source.read_record(SelfGenManifest, Stage.GENERATE) is None:
-        if not source.read_job():
+        if not source.is_job:
             source.create(plain, origin="benchmark")
         run_stage(source, plain, GENERATE)
     changed = {name: getattr(config.selection, name) for name in SCORED_BY}
@@ -115,7 +115,7 @@ def _score_again(source: RunDir, run: RunDir, config: AdaptConfig, target: Targe
     shards = sorted({score.shard for score in record.scores})
     scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), reference, quantile)]
     files = [entry for entry in record.files if entry.path != path.name]
-    timings = {name: timed[name] for name in ("reference_seconds", "reference_fit_seconds", "num_reference_tokens")}
+    timings = timed.model_dump(include={"reference_seconds", "reference_fit_seconds", "num_reference_tokens"})
     update = {"scores": tuple(scores), "files": (*files, file_entry(directory, path)), **timings}
     run.write_record(record.model_copy(update=update))
 

@@ -23,7 +23,7 @@ from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.environment import Environment
 from eda_service.errors import EdaError
 from eda_service.raycluster.up_file import read_up
-from eda_service.storage.objects import current_storage
+from eda_service.storage.objects import open_storage, storage_url
 
 _PACKAGE = "eda-service"
 _PYTHONS = ((3, 11), (3, 13))
@@ -149,11 +149,11 @@ def check_disk(free_bytes: int, home: Path) -> Check:
 
 def check_storage() -> list[Check]:
     """Storage by URL, where it is used, takes what is written and refuses to create what is there."""
-    key = f"checks/{secrets.token_hex(8)}"
+    key, url = f"checks/{secrets.token_hex(8)}", storage_url()
+    if not url:
+        return []
     try:
-        storage = current_storage()
-        if storage is None:
-            return []
+        storage = open_storage(url)
         created, again = storage.create(key, b""), storage.create(key, b"")
         storage.delete([key])
     except EdaError as error:

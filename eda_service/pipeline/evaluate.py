@@ -5,7 +5,7 @@ same prompts, in the same engine, in one Ray task.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
+    ADAPTED,
+    BASE,
     AcceptanceRow,
     DraftCheckpoint,
     EvalFields,
     EvalReport,
     FileEntry,
     FixedScores,
+    Frozen,
     LosslessCheck,
     Rival,
     SelectionManifest,
@@ -44,7 +47,7 @@ from eda_service.records import (
 )
 from eda_service.selfgen.refused import render_all
 from eda_service.storage.files import file_entry
-from eda_service.storage.packs import ADAPTED, BASE, measured_on
+from eda_service.storage.packs import measured_on
 from eda_service.storage.provenance import machine
 from eda_service.storage.registry import find_draft
 from eda_service.storage.rivals import Rivals, read_rivals
@@ -64,13 +67,10 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalFields:
     selected, trained = run.require(SelectionManifest), run.require(DraftCheckpoint)
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
     heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
-    inputs = {Stage.GENERATE.value: heldout, Stage.TRAIN.value: trained.files}
-    plain = {stage: [entry.model_dump() for entry in entries] for stage, entries in inputs.items()}
-    beside = {"rivals": read_rivals(run).model_dump(mode="json"), "target": validated.target.model_dump(mode="json")}
+    inputs = {Stage.GENERATE: tuple(heldout), Stage.TRAIN: trained.files}
     task = _evaluate.options(num_gpus=num_gpus(config.train))
-    result = ray.get(task.remote(str(run.root), config.model_dump(mode="json"), plain, beside))
-    rivals = tuple(Rival.model_validate(rival) for rival in result["rivals"])
-    for each in rivals:
+    result: Measurements = ray.get(task.remote(run.root, config, inputs, read_rivals(run), validated.target))
+    for each in result.rivals:
         if each.left_out is not None:
             run.event(
                 "rival_left_out",
@@ -78,27 +78,26 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalFields:
                 stage=Stage.EVALUATE,
                 level="warning",
             )
-    acceptance = tuple(AcceptanceRow(**row) for row in result["acceptance"])
     with open_trackers(run, config) as report:
         report(
             trained.best_step,
-            {f"{row.draft}/acceptance_length_T{row.temperature:g}": row.acceptance_length for row in acceptance},
+            {f"{row.draft}/acceptance_length_T{row.temperature:g}": row.acceptance_length for row in result.acceptance},
         )
-    paths = _plots(run, acceptance, trained, selected, generated)
+    paths = _plots(run, result.acceptance, trained, selected, generated)
     files = tuple(file_entry(run.stage_dir(Stage.EVALUATE), path) for path in paths)
     run.store.upload(Stage.EVALUATE, files)
     return EvalFields(
         inputs={entry.path: entry.sha256 for entry in trained.files},
         files=files,
         num_draft_tokens=config.evaluation.depth,
-        acceptance=acceptance,
-        speed=tuple(SpeedRow(**row) for row in result["speed"]),
-        lossless=LosslessCheck(**result["lossless"]),
+        acceptance=result.acceptance,
+        speed=result.speed,
+        lossless=result.lossless,
         machine=machine(),
-        measured_on=measured_on(config, result["num_prompts"]),
-        rivals=rivals,
-        fixed=None if result["fixed"] is None else FixedScores(**result["fixed"]),
-        generation_defaults=result["generation_defaults"],
+        measured_on=measured_on(config, result.num_prompts),
+        rivals=result.rivals,
+        fixed=result.fixed,
+        generation_defaults=result.generation_defaults,
     )
 
 
@@ -119,17 +118,31 @@ def _plots(
     return paths
 
 
+class Measurements(Frozen):
+    """What the report says of drafts, rivals and speed."""
+
+    acceptance: tuple[AcceptanceRow, ...]
+    speed: tuple[SpeedRow, ...]
+    lossless: LosslessCheck
+    rivals: tuple[Rival, ...]
+    fixed: FixedScores | None
+    num_prompts: int
+    generation_defaults: dict[str, Any]
+
+
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _evaluate(
-    run_root: str, config: dict[str, Any], inputs: dict[str, list[dict[str, Any]]], beside: dict[str, Any]
-) -> dict[str, Any]:
-    settings = AdaptConfig.model_validate(config)
-    limit_threads(settings.evaluation.threads)
-    run = RunDir(Path(run_root))
+    run_root: Path,
+    config: AdaptConfig,
+    inputs: Mapping[Stage, Sequence[FileEntry]],
+    rivals: Rivals,
+    target: TargetFingerprint,
+) -> Measurements:
+    limit_threads(config.evaluation.threads)
+    run = RunDir(run_root)
     for stage, entries in inputs.items():
-        run.store.fetch(Stage(stage), [FileEntry(**entry) for entry in entries])
-    rivals = Rivals.model_validate(beside["rivals"])
-    return Evaluation(run, settings).measure(rivals, TargetFingerprint.model_validate(beside["target"]))
+        run.store.fetch(stage, entries)
+    return Evaluation(run, config).measure(rivals, target)
 
 
 class Evaluation:
@@ -157,8 +170,8 @@ class Evaluation:
         }
         self._step = self._total = 0
 
-    def measure(self, rivals: Rivals, fingerprint: TargetFingerprint) -> dict[str, Any]:
-        """Everything the report needs, as plain values.
+    def measure(self, rivals: Rivals, fingerprint: TargetFingerprint) -> Measurements:
+        """Everything the report needs.
 
         Args:
             rivals: Published packs to measure beside the job's own.
@@ -169,7 +182,7 @@ class Evaluation:
         self._total = len(self.config.evaluation.temperatures) * (len(self.drafts) + 1) + 2
         acceptance, lossless = self._acceptance()
         speed = self._speed() if self.config.evaluation.num_timed_prompts else []
-        measured = [
+        measured = tuple(
             Rival(
                 pack=pack,
                 roles=roles,
@@ -178,17 +191,17 @@ class Evaluation:
                 left_out=loaded.left_out.get(pack),
             )
             for pack, roles in rivals.packs.items()
-        ]
+        )
         fixed = self._fixed(rivals.owner, fingerprint, acceptance)
-        return {
-            "acceptance": [row.model_dump() for row in acceptance if row.draft in (BASE, ADAPTED)],
-            "speed": [row.model_dump() for row in speed if row.mode in (BASELINE, BASE, ADAPTED)],
-            "lossless": lossless.model_dump(),
-            "rivals": [rival.model_dump(mode="json") for rival in measured],
-            "fixed": None if fixed is None else fixed.model_dump(),
-            "num_prompts": len(self.prompts),
-            "generation_defaults": self.target.defaults.said,
-        }
+        return Measurements(
+            acceptance=tuple(row for row in acceptance if row.draft in (BASE, ADAPTED)),
+            speed=tuple(row for row in speed if row.mode in (BASELINE, BASE, ADAPTED)),
+            lossless=lossless,
+            rivals=measured,
+            fixed=fixed,
+            num_prompts=len(self.prompts),
+            generation_defaults=self.target.defaults.said,
+        )
 
     def _fixed(
         self, owner: str, fingerprint: TargetFingerprint, acceptance: Sequence[AcceptanceRow]

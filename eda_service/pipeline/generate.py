@@ -11,9 +11,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.data
@@ -32,13 +31,13 @@ from eda_service.pipeline.prepare import (
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
-from eda_service.records import FileEntry, SampleScore, SelfGenFields, SelfGenManifest, SkippedRow, Stage
+from eda_service.records import FileEntry, SelfGenFields, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
+from eda_service.storage.state import Prepared, ShardResult
 
 logger = logging.getLogger(__name__)
-_PREPARED = "generate/prepare.json"
 
 
 def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
@@ -51,7 +50,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
     scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     task = _prepare.options(num_gpus=num_gpus(config.train))
-    prepared: dict[str, Any] = ray.get(task.remote(config.model_dump(mode="json"), str(directory), scored))
+    prepared: Prepared = ray.get(task.remote(config, directory, scored))
     files = prepared_files(directory, prepared)
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
@@ -60,9 +59,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
     return fields_of(config, directory, names, prepared)
 
 
-def fields_of(
-    config: AdaptConfig, directory: Path, shards: Sequence[str], prepared: Mapping[str, Any]
-) -> SelfGenFields:
+def fields_of(config: AdaptConfig, directory: Path, shards: Sequence[str], prepared: Prepared) -> SelfGenFields:
     """Describe the finished shards of a generate stage.
 
     Raises:
@@ -74,60 +71,58 @@ def fields_of(
     if missing:
         raise ArtifactCorruptError(f"shard {missing[0]} is missing after generation; run the job again")
     values = [finished[shard] for shard in shards]
-    skipped = tuple(SkippedRow(**row) for value in values for row in value["skipped"])
-    total = len(skipped) + sum(value["num_samples"] for value in values)
+    skipped = tuple(row for value in values for row in value.skipped)
+    total = len(skipped) + sum(value.num_samples for value in values)
     if len(skipped) > config.selfgen.max_error_fraction * total:
         raise DatasetInvalidError(
             f"{len(skipped)} of {total} prompts gave no sample, {config.selfgen.max_error_fraction:.0%} are allowed; "
             f"the first: {skipped[0].sample_id}: {skipped[0].reason}",
             param="dataset",
         )
-    scores = tuple(SampleScore(**score) for value in values for score in value["scores"])
+    scores = tuple(score for value in values for score in value.scores)
     files = list(prepared_files(directory, prepared).values())
-    files += [FileEntry(**entry) for value in values for entry in value["files"]]
+    files += [entry for value in values for entry in value.files]
     return SelfGenFields(
         inputs={"prompts": files[0].sha256},
         files=tuple(files),
         num_samples=len(scores),
-        num_tokens=sum(value["num_tokens"] for value in values),
+        num_tokens=sum(value.num_tokens for value in values),
         num_answer_tokens=sum(score.num_answer_tokens for score in scores),
         skipped=skipped,
         scores=scores,
-        generation_seconds=sum(value["generation_seconds"] for value in values),
-        scoring_seconds=sum(value["scoring_seconds"] for value in values),
-        reference_seconds=prepared["reference_seconds"],
-        reference_fit_seconds=prepared["reference_fit_seconds"],
-        num_reference_tokens=prepared["num_reference_tokens"],
-        generation_defaults=prepared.get("generation_defaults", {}),
+        generation_seconds=sum(value.generation_seconds for value in values),
+        scoring_seconds=sum(value.scoring_seconds for value in values),
+        reference_seconds=prepared.reference_seconds,
+        reference_fit_seconds=prepared.reference_fit_seconds,
+        num_reference_tokens=prepared.num_reference_tokens,
+        generation_defaults=prepared.generation_defaults,
     )
 
 
-def prepared_files(directory: Path, prepared: Mapping[str, Any]) -> dict[str, FileEntry]:
+def prepared_files(directory: Path, prepared: Prepared) -> dict[str, FileEntry]:
     """What preparation wrote, by name: as it says itself on storage, else as it lies in the directory."""
-    if "files" in prepared:
-        entries = [FileEntry(**entry) for entry in prepared["files"]]
-    else:
+    entries = prepared.files
+    if entries is None:
         names = [PROMPTS_FILE, HELDOUT_FILE, IO_FILE, REFERENCE_FILE]
-        entries = [file_entry(directory, directory / name) for name in names if (directory / name).exists()]
+        entries = tuple(file_entry(directory, directory / name) for name in names if (directory / name).exists())
     return {entry.path: entry for entry in entries}
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _prepare(config: dict[str, Any], directory: str, with_reference: bool) -> dict[str, Any]:
-    settings = AdaptConfig.model_validate(config)
+def _prepare(settings: AdaptConfig, directory: Path, with_reference: bool) -> Prepared:
     limit_threads(settings.selfgen.threads_per_actor)
-    run = RunDir(Path(directory).parent)
-    if not run.store.is_remote:
-        return prepare_generation(settings, Path(directory), with_reference=with_reference)
-    done = run.read_value(_PREPARED)
-    if done is None:
-        done = prepare_generation(settings, run.stage_dir(Stage.GENERATE), with_reference=with_reference)
-        files = prepared_files(Path(directory), done)
-        run.store.upload(Stage.GENERATE, files.values())
-        done["files"] = [entry.model_dump() for entry in files.values()]
-        if not run.create_value(_PREPARED, done):
-            done = run.read_value(_PREPARED) or done
-    return done
+    return prepare(RunDir(directory.parent), settings, with_reference=with_reference)
+
+
+def prepare(run: RunDir, config: AdaptConfig, *, with_reference: bool) -> Prepared:
+    """What has to exist before shards are generated, made unless it is there."""
+    done = run.read(Prepared)
+    if done is not None:
+        return done
+    directory = run.stage_dir(Stage.GENERATE)
+    made = prepare_generation(config, directory, with_reference=with_reference)
+    files = run.store.upload(Stage.GENERATE, prepared_files(directory, made).values())
+    return run.settle(made.model_copy(update={"files": files}))
 
 
 def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
@@ -164,12 +159,11 @@ def _write_shards(
     if done:
         run.event("generate_resumed", f"{done} of {len(shards)} shards are there already", stage=Stage.GENERATE)
     started = time.monotonic()
-    inputs = [entry.model_dump() for entry in reference]
-    path = str(directory / REFERENCE_FILE) if reference else None
+    path = directory / REFERENCE_FILE if reference else None
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        fn_constructor_args=(config.model_dump(mode="json"), str(directory), path, inputs),
+        fn_constructor_args=(config, directory, path, tuple(reference)),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,
@@ -177,7 +171,7 @@ def _write_shards(
     )
     for row in dataset.iter_rows():
         done += 1
-        results.note(row["shard"], json.loads(row["result"]))
+        results.note(row["shard"], ShardResult.model_validate_json(row["result"]))
         pace = (time.monotonic() - started) / max(1, done - len(finished))
         run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from eda_service.export.vllm_environment import prepare_cpu, require_vllm
 from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.selection.distance import sample_value, sq_distances
 from eda_service.selection.projection import ReferenceStatistics
-from eda_service.selfgen.generate import Generated, generate
+from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.vllm_writer import IN_PROCESS, VllmWriter, Writer
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
 from eda_service.storage.shards import Sample, write_shard
+from eda_service.storage.state import ShardResult
 from eda_service.targets.loader import Target
 
 
@@ -35,30 +36,30 @@ class ShardWriter:
     """Generates, scores and writes shards; the answers are the project's engine's or vLLM's.
 
     Args:
-        config: The job's config as plain JSON values.
+        config: The job's config.
         directory: Where shards go: the run's generate directory.
         reference_path: ReferenceStatistics, or None to leave samples unscored (pretraining data).
-        inputs: Files of the stage that this machine has to have, as FileEntry values.
+        inputs: Files of the stage that this machine has to have.
     """
 
     def __init__(
         self,
-        config: dict[str, Any],
-        directory: str,
-        reference_path: str | None,
-        inputs: Sequence[Mapping[str, Any]] = (),
+        config: AdaptConfig,
+        directory: Path,
+        reference_path: Path | None,
+        inputs: Sequence[FileEntry] = (),
     ) -> None:
         from eda_service.raycluster.resources import limit_threads
         from eda_service.targets.device import choose_device
         from eda_service.targets.loader import load_target
 
-        self.config = AdaptConfig.model_validate(config)
+        self.config = config
         limit_threads(self.config.selfgen.threads_per_actor)
-        self.directory = Path(directory)
+        self.directory = directory
         run = RunDir(self.directory.parent)
-        run.store.fetch(Stage.GENERATE, [FileEntry(**entry) for entry in inputs])
+        run.store.fetch(Stage.GENERATE, inputs)
         self.results = ShardResults(run)
-        self.reference = None if reference_path is None else ReferenceStatistics.load(Path(reference_path))
+        self.reference = None if reference_path is None else ReferenceStatistics.load(reference_path)
         self.target = load_target(self.config.target, device=choose_device(self.config.device))
         self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
@@ -70,10 +71,10 @@ class ShardWriter:
             if result is None:
                 prompts = [Prompt(**value) for value in json.loads(str(prompts_json))]
                 result = self._write(str(name), prompts)
-            found.append(json.dumps(result))
+            found.append(result.model_dump_json())
         return {"shard": batch["shard"], "result": np.array(found, dtype=object)}
 
-    def _write(self, name: str, prompts: list[Prompt]) -> dict[str, Any]:
+    def _write(self, name: str, prompts: list[Prompt]) -> ShardResult:
         started = time.monotonic()
         generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed, writer=self.writer)
         generation_seconds = time.monotonic() - started
@@ -84,7 +85,15 @@ class ShardWriter:
         if generated.samples:
             tokens, features = write_shard(self.directory, name, generated.samples)
             entries = [file_entry(self.directory, tokens), file_entry(self.directory, features, transient=True)]
-        result = _shard_json(generated, scores, entries, generation_seconds, scoring_seconds)
+        result = ShardResult(
+            num_samples=len(generated.samples),
+            num_tokens=sum(len(sample.token_ids) for sample in generated.samples),
+            skipped=tuple(generated.skipped),
+            scores=tuple(scores),
+            files=tuple(entries),
+            generation_seconds=generation_seconds,
+            scoring_seconds=scoring_seconds,
+        )
         return self.results.write(name, result)
 
 
@@ -132,21 +141,3 @@ def score_samples(
             )
         )
     return scores
-
-
-def _shard_json(
-    generated: Generated,
-    scores: list[SampleScore],
-    entries: list[FileEntry],
-    generation_seconds: float,
-    scoring_seconds: float,
-) -> dict[str, Any]:
-    return {
-        "num_samples": len(generated.samples),
-        "num_tokens": sum(len(sample.token_ids) for sample in generated.samples),
-        "skipped": [row.model_dump() for row in generated.skipped],
-        "scores": [score.model_dump() for score in scores],
-        "files": [entry.model_dump() for entry in entries],
-        "generation_seconds": generation_seconds,
-        "scoring_seconds": scoring_seconds,
-    }

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.storage.files import write_bytes, write_json
+from eda_service.storage.files import write_bytes
+from eda_service.storage.state import Prepared
 from eda_service.targets.device import choose_device
 from eda_service.targets.io import export_io
 from eda_service.targets.loader import Target, load_target
@@ -58,29 +58,26 @@ def read_prompt_file(path: Path) -> list[Prompt]:
     return [Prompt(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: bool) -> dict[str, Any]:
+def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: bool) -> Prepared:
     """Write prompts.jsonl, heldout.jsonl, target_io.safetensors and reference.safetensors into `directory`.
 
     Returns:
-        Timings and counts, also written as prepare.json (last).
+        Timings and counts, for prepare.json, which comes last.
     """
-    done = directory / "prepare.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return found
     target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
     check_rendered(config, target, training, heldout)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
-    value: dict[str, Any] = {"reference_seconds": 0.0, "reference_fit_seconds": 0.0, "num_reference_tokens": 0}
-    if with_reference:
-        value = fit_on_general(config, target, directory / REFERENCE_FILE)
-    value["num_prompts"], value["num_heldout"] = len(training), len(heldout)
-    value["generation_defaults"] = target.defaults.said
-    write_json(done, value)
-    return value
+    fitted = fit_on_general(config, target, directory / REFERENCE_FILE) if with_reference else Prepared()
+    return fitted.model_copy(
+        update={
+            "num_prompts": len(training),
+            "num_heldout": len(heldout),
+            "generation_defaults": target.defaults.said,
+        }
+    )
 
 
 def split_prompts(config: AdaptConfig, target: Target) -> tuple[list[Prompt], list[Prompt]]:
@@ -124,7 +121,7 @@ def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: in
     return load_prompts(dataset, seed=seed, skipped=SkippedRows(config.selfgen.max_error_fraction))
 
 
-def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> dict[str, Any]:
+def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> Prepared:
     """Generate on general prompts with the tuned target, fit the statistics (Eqs. 11-12) and save them at `path`."""
     selection = config.selection
     started = time.monotonic()
@@ -142,8 +139,8 @@ def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> dict[str,
         np.asarray(features_ND.cpu().numpy()), pca_dim=selection.pca_dim, ridge=selection.covariance_ridge
     )
     statistics.save(path)
-    return {
-        "reference_seconds": time.monotonic() - started,
-        "reference_fit_seconds": time.monotonic() - fit_started,
-        "num_reference_tokens": len(features_ND),
-    }
+    return Prepared(
+        reference_seconds=time.monotonic() - started,
+        reference_fit_seconds=time.monotonic() - fit_started,
+        num_reference_tokens=len(features_ND),
+    )

@@ -9,12 +9,14 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import AcceptanceRegressionError
 from eda_service.pipeline.stage import StageRunner
 from eda_service.records import (
+    ADAPTED,
     DraftCheckpoint,
     EvalReport,
     FileEntry,
     FixedScores,
     PackFields,
     PackManifest,
+    PackMetrics,
     RivalScore,
     SelectionManifest,
     Stage,
@@ -22,7 +24,7 @@ from eda_service.records import (
 )
 from eda_service.references import Reference
 from eda_service.storage.files import write_json
-from eda_service.storage.packs import ADAPTED, BASE, PROMPTS, acceptance_key, speedup_key, timed_temperature
+from eda_service.storage.packs import PROMPTS, timed_temperature
 from eda_service.storage.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
 from eda_service.storage.run import RunDir
 
@@ -37,10 +39,10 @@ def run_publish(run: RunDir, config: AdaptConfig) -> PackFields:
     run.progress(Stage.PUBLISH, step=0, total_steps=1)
     validated, selected = run.require(ValidateRecord), run.require(SelectionManifest)
     trained, report = run.require(DraftCheckpoint), run.require(EvalReport)
-    metrics = pack_metrics(report, trained, selected)
-    if metrics["acceptance_ratio"] < config.min_acceptance_ratio:
+    metrics = PackMetrics.of(report, trained, selected)
+    if metrics.acceptance_ratio < config.min_acceptance_ratio:
         raise AcceptanceRegressionError(
-            f"the adapted draft's acceptance_length is {metrics['acceptance_ratio']:.3f} of the base draft's, "
+            f"the adapted draft's acceptance_length is {metrics.acceptance_ratio:.3f} of the base draft's, "
             f"min_acceptance_ratio is {config.min_acceptance_ratio}; train longer, or lower the limit"
         )
     run.store.fetch(Stage.TRAIN, trained.files)
@@ -84,23 +86,6 @@ def register(run: RunDir, manifest: PackManifest) -> PackManifest:
 def _in_pack(entry: FileEntry) -> FileEntry:
     """A file of stage train, as the pack's manifest names it."""
     return FileEntry(path=PurePosixPath(entry.path).name, sha256=entry.sha256, size_bytes=entry.size_bytes)
-
-
-def pack_metrics(report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> dict[str, float]:
-    """The numbers a pack carries: acceptance before and after per temperature, speedups, shares."""
-    metrics = {
-        "trainable_fraction": trained.trainable_fraction,
-        "keep_fraction": selected.keep_fraction,
-        "selection_over_generation_time": selected.selection_over_generation_time,
-    }
-    for row in report.acceptance:
-        metrics[acceptance_key(row.draft, row.temperature)] = row.acceptance_length
-    for speed in report.speed:
-        metrics[speedup_key(speed.mode, speed.temperature)] = speed.speedup_over_autoregressive
-    first = report.acceptance[0].temperature
-    lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
-    metrics["acceptance_ratio"] = lengths[ADAPTED] / lengths[BASE]
-    return metrics
 
 
 def rival_scores(report: EvalReport, config: AdaptConfig) -> tuple[RivalScore, ...]:

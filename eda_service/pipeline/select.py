@@ -15,9 +15,7 @@ from eda_service.records import FileEntry, SampleScore, SelectionFields, Selecti
 from eda_service.selection.ranking import select
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
-from eda_service.storage.shards import features_path, read_shard, tokens_path, write_shard
-
-_FORGOTTEN = "select/forgotten.json"
+from eda_service.storage.shards import read_shard, write_shard
 
 
 def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
@@ -85,8 +83,7 @@ def _write_compact(run: RunDir, generated: Iterable[FileEntry], chosen: Iterable
         written = [file_entry(destination, path) for path in paths]
         run.store.upload(Stage.SELECT, written)
         files += written
-        if run.store.is_remote:  # it can be fetched again, and this machine need not hold all shards at once
-            features_path(source, name).unlink()
+        run.store.let_go(Stage.GENERATE, [entry for entry in entries[name] if entry.transient])
     return files
 
 
@@ -102,28 +99,16 @@ def compact_shards(directory: Path, files: Iterable[FileEntry]) -> list[tuple[st
 
 
 def forget_unselected(run: RunDir) -> int:
-    """Delete the generate stage's hidden states; returns the bytes freed. Call after the select record is there."""
-    freed = 0
-    for path in run.stage_dir(Stage.GENERATE).glob("shard-*.features.safetensors"):
-        name = path.name.split(".")[0]
-        assert path == features_path(path.parent, name)
-        assert tokens_path(path.parent, name).exists()
-        freed += path.stat().st_size
-        path.unlink()
-    return freed + _forget_stored(run)
+    """Delete the generate stage's hidden states; returns the bytes freed. Call after the select record is there.
 
-
-def _forget_stored(run: RunDir) -> int:
-    """The same on storage, once; a shard that was kept whole is one file for both stages, and stays."""
-    if not run.store.is_remote or run.read_value(_FORGOTTEN) is not None:
-        return 0
-    generated, selected = run.require(SelfGenManifest), run.require(SelectionManifest)
-    kept = {entry.sha256 for entry in selected.files}
-    unselected = [entry for entry in generated.files if entry.transient and entry.sha256 not in kept]
-    run.store.forget(unselected)
-    freed = sum(entry.size_bytes for entry in unselected)
-    run.write_value(_FORGOTTEN, {"freed_bytes": freed})
-    return freed
+    On storage a shard that was kept whole is one file for both stages, and stays.
+    """
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE, verify=False)
+    selected = run.read_record(SelectionManifest, Stage.SELECT, verify=False)
+    assert generated is not None
+    assert selected is not None
+    unselected = [entry for entry in generated.files if entry.transient]
+    return run.store.forget_once(Stage.GENERATE, unselected, keep=selected.files)
 
 
 def _free_unselected(run: RunDir) -> None:

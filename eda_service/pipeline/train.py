@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from ray import train as ray_train
@@ -35,9 +34,9 @@ from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.files import file_entry, is_disk_full
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Diverged, Outcome, Trained
 from eda_service.training.best import fetch_best
 from eda_service.training.inputs import TrainInputs, build_draft
-from eda_service.training.train import OUTCOME
 from eda_service.training.vocabulary import rank_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     inputs = inputs_of(run, config, generated.files, selected.files, start_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = fit(inputs)
-    if outcome["frozen_before"] != outcome["frozen_after"]:
+    if outcome.frozen_before != outcome.frozen_after:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
         )
@@ -75,17 +74,17 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
             else ""
         },
         files=files,
-        num_steps=outcome["step"],
-        best_step=outcome["best_step"],
+        num_steps=outcome.step,
+        best_step=outcome.best_step,
         num_parameters=total,
         num_trainable=trainable,
         trainable_fraction=trainable / total,
-        frozen_sha256=outcome["frozen_after"],
-        initial_simulated_acceptance_length=outcome["initial_acceptance"],
-        best_simulated_acceptance_length=outcome["best_acceptance"],
+        frozen_sha256=outcome.frozen_after,
+        initial_simulated_acceptance_length=outcome.initial_acceptance,
+        best_simulated_acceptance_length=outcome.best_acceptance,
         curve=tuple(Curve(run.store.shared(CURVE_FILE).parent).read()),
-        num_worker_restarts=outcome["restarts"],
-        training_seconds=outcome["seconds"],
+        num_worker_restarts=outcome.restarts,
+        training_seconds=outcome.seconds,
     )
 
 
@@ -158,7 +157,7 @@ def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_di
     return path
 
 
-def fit(inputs: TrainInputs) -> dict[str, Any]:
+def fit(inputs: TrainInputs) -> Trained:
     """Run the worker group; Ray Train restarts it from the last checkpoint when a worker dies."""
     run, config = inputs.run, inputs.config
     placed = placements(config)[Stage.TRAIN]
@@ -174,32 +173,24 @@ def fit(inputs: TrainInputs) -> dict[str, Any]:
         ),
         run_config=ray_train.RunConfig(
             name=run.job_id,
-            storage_path=_checkpoints(run),
+            storage_path=run.store.objects.address(f"{Stage.TRAIN.value}/ray"),
             failure_config=ray_train.FailureConfig(
                 max_failures=config.train.max_worker_failures, controller_failure_limit=2
             ),
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    run.remove(OUTCOME)
+    run.remove(Outcome.FILE)
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise _as_own_error(error) from error
-    outcome = run.read_value(OUTCOME)
+    outcome = run.read(Outcome)
     if outcome is None:
         raise WorkerLostError("training ended without an outcome; see the train log of this job")
-    if "failure" in outcome:
-        raise NonFiniteLossError(outcome["failure"])
-    return outcome
-
-
-def _checkpoints(run: RunDir) -> str:
-    """Where Ray Train keeps resumable checkpoints."""
-    if run.store.storage is None:
-        return str(run.stage_dir(Stage.TRAIN) / "ray")
-    url = run.store.storage.url.removeprefix("file://")  # Ray Train takes a directory by its path
-    return f"{url}/{run.store.prefix}/{Stage.TRAIN.value}/ray"
+    if isinstance(outcome.root, Diverged):
+        raise NonFiniteLossError(outcome.root.failure)
+    return outcome.root
 
 
 def _as_own_error(error: BaseException) -> EdaError:

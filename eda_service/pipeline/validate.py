@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 import ray
 
@@ -53,19 +52,17 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     waiting = require_gpus(num_gpus(config.train))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.VALIDATE, level="warning")
-    looked: dict[str, Any] = ray.get(
-        _look.options(num_gpus=num_gpus(config.train)).remote(config.model_dump(mode="json"))
-    )
-    for note in looked["notes"]:
+    looked: TargetLook = ray.get(_look.options(num_gpus=num_gpus(config.train)).remote(config))
+    for note in looked.notes:
         run.event("target_note", note, stage=Stage.VALIDATE, level="warning")
-    fingerprint = TargetFingerprint(**looked["fingerprint"])
+    fingerprint = looked.fingerprint
     check_draft_fits(draft, fingerprint)
     prompts_sha256 = _check_prompts(run, config, config.dataset, config.seed)
     if config.eval_dataset is not None:
         _check_prompts(run, config, config.eval_dataset, config.seed + 1)
     need = disk_need_bytes(config, hidden_size=fingerprint.hidden_size, vocab_size=fingerprint.vocab_size)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
-    plan, _ = expected_plan(config, ModelShape(**looked["shape"]), run.home)
+    plan, _ = expected_plan(config, looked.shape, run.home)
     seconds = plan.seconds
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
@@ -100,19 +97,27 @@ def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed:
     return sha256_text(json.dumps([json.loads(prompt.content) for prompt in prompts]))
 
 
+@dataclass(frozen=True)
+class TargetLook:
+    """What is seen of a target: notes for people, what identifies it, and its sizes."""
+
+    notes: tuple[str, ...]
+    fingerprint: TargetFingerprint
+    shape: ModelShape
+
+
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _look(config: dict[str, Any]) -> dict[str, Any]:
+def _look(config: AdaptConfig) -> TargetLook:
     """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute."""
-    settings = AdaptConfig.model_validate(config)
-    if settings.selfgen.engine is EngineKind.VLLM:
+    if config.selfgen.engine is EngineKind.VLLM:
         require_vllm("where Ray's workers run", param="selfgen.engine")
-    limit_threads(settings.selfgen.threads_per_actor)
-    choose_device(settings.device)
-    return {
-        "notes": list(check_target(resolve_target(settings.target))),
-        "fingerprint": fingerprint_target(settings).model_dump(),
-        "shape": asdict(shape_of_target(settings.target)),
-    }
+    limit_threads(config.selfgen.threads_per_actor)
+    choose_device(config.device)
+    return TargetLook(
+        notes=tuple(check_target(resolve_target(config.target))),
+        fingerprint=fingerprint_target(config),
+        shape=shape_of_target(config.target),
+    )
 
 
 def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:

@@ -13,26 +13,25 @@ from pathlib import Path
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import FileEntry
 from eda_service.storage.files import sha256_file
-from eda_service.storage.objects import Storage
+from eda_service.storage.objects import Objects
 
 _AT_ONCE = 8  # files; each may go in several parts
 
 
 class Blobs:
-    """Content below one prefix.
+    """Content by its hash.
 
     Args:
-        storage: Where.
-        prefix: Of every key.
+        objects: Where; each is below it under its own hash.
     """
 
-    def __init__(self, storage: Storage, prefix: str) -> None:
-        self._storage, self._prefix = storage, prefix
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
 
     def upload(self, root: Path, entries: Iterable[FileEntry]) -> None:
         """Upload files that are under `root`."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda entry: self._storage.put_file(self._key(entry), root / entry.path), entries))
+            list(pool.map(lambda entry: self._objects.put_file(entry.sha256, root / entry.path), entries))
 
     def fetch(self, root: Path, entries: Iterable[FileEntry]) -> None:
         """Bring files under `root`; those that are there with the right content stay.
@@ -45,22 +44,19 @@ class Blobs:
 
     def delete(self, entries: Iterable[FileEntry]) -> None:
         """Delete the content of files."""
-        self._storage.delete(sorted({self._key(entry) for entry in entries}))
+        self._objects.delete(sorted({entry.sha256 for entry in entries}))
 
     def _fetch(self, path: Path, entry: FileEntry) -> None:
         if path.exists() and path.stat().st_size == entry.size_bytes and sha256_file(path) == entry.sha256:
             return
-        if not self._storage.get_file(self._key(entry), path):
+        if not self._objects.get_file(entry.sha256, path):
             raise ArtifactCorruptError(
-                f"{entry.path} is named by its manifest, but {self._storage.url}/{self._key(entry)} is not there; "
+                f"{entry.path} is named by its manifest, but {self._objects.address(entry.sha256)} is not there; "
                 "put it back, or delete the manifest to redo the stage"
             )
         found = sha256_file(path)
         if found != entry.sha256:
             path.unlink()
             raise ArtifactCorruptError(
-                f"{self._storage.url}/{self._key(entry)} has sha256 {found[:12]}; delete it and its manifest"
+                f"{self._objects.address(entry.sha256)} has sha256 {found[:12]}; delete it and its manifest"
             )
-
-    def _key(self, entry: FileEntry) -> str:
-        return f"{self._prefix}/{entry.sha256}"

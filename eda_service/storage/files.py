@@ -46,6 +46,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file has a name that `temporary_name` gives."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8"))
 
 
-def claim_file(path: Path, text: str, *, mode: int = 0o666) -> bool:
+def claim_file(path: Path, content: str | bytes, *, mode: int = 0o666) -> bool:
     """Create a file with its whole content unless there is one; whether it was created.
 
     A link to a finished file: nobody, and no process after a crash, ever reads half of a claim. The file is never open
@@ -72,8 +77,8 @@ def claim_file(path: Path, text: str, *, mode: int = 0o666) -> bool:
     temporary = temporary_name(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content if isinstance(content, bytes) else content.encode("utf-8"))
             stream.flush()
             os.fsync(stream.fileno())
         os.link(temporary, path)

@@ -4,7 +4,6 @@ process once a newer attempt wants the run directory.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -50,8 +49,8 @@ class Heartbeat:
                     logger.error("attempt %d of %s has been superseded; ending", self._run.attempt, self._run.job_id)
                     os._exit(SUPERSEDED_EXIT_CODE)
                 progress = self._run.read_progress()
-                if progress is not None and time.time() - progress["updated_at"] >= _EVERY_S - 1:
-                    self._run.write_value("progress.json", {**progress, "updated_at": int(time.time())})
-                    self._run.share_log(Stage(progress["stage"]))
-            except (OSError, StorageError, json.JSONDecodeError) as error:
+                if progress is not None and time.time() - progress.updated_at >= _EVERY_S - 1:
+                    self._run.write(progress.model_copy(update={"updated_at": int(time.time())}))
+                    self._run.share_log(Stage(progress.stage))
+            except (OSError, StorageError, ValueError) as error:
                 logger.warning("heartbeat not written: %s", error)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError, InsufficientStorageError, StorageError
 from eda_service.storage.files import fsync_dir, is_disk_full, sha256_file, temporary_name
-from eda_service.storage.objects import current_storage
+from eda_service.storage.place import current_place
 
 _ABANDONED_S = 24 * 3600.0  # a copy that is written for longer belongs to a process that was killed
 
@@ -64,9 +64,7 @@ class Copy:
             os.fsync(self._stream.fileno())
             os.replace(self._path, path)  # what is there already has the same bytes
             fsync_dir(path.parent)
-        storage = current_storage()
-        if storage is not None:
-            storage.put_file(_key(sha256), path)
+        current_place().objects(path.parents[1]).put_file(_key(sha256), path)
         return sha256
 
     def close(self) -> None:
@@ -120,10 +118,9 @@ def find_copy(sha256: str, source: str, home: Path) -> Path:
         ArtifactCorruptError: It has other bytes.
     """
     path = home / "inputs" / f"{sha256}.jsonl"
-    storage = current_storage()
-    if not path.is_file() and storage is not None:
+    if not path.is_file():
         directory(home)
-        storage.get_file(_key(sha256), path)
+        current_place().objects(home).get_file(_key(sha256), path)
     if not path.is_file():
         raise DatasetInvalidError(
             f"the copy of {source} that was made at submit (sha256 {sha256[:12]}) is gone; submit the job again",

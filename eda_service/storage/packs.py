@@ -13,11 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError
-from eda_service.records import FixedScores, PackManifest, RivalScore
+from eda_service.records import ADAPTED, BASE, FixedScores, PackManifest, RivalScore
 from eda_service.references import Reference
 from eda_service.storage.registry import find_pack_manifest
 
-ADAPTED, BASE = "adapted_draft", "base_draft"
 PROMPTS = "prompts"  # in the manifest's inputs: hash of the prompts that the held-out ones were split off
 
 
@@ -64,16 +63,6 @@ class PackVersion:
         return str(Reference(self.name, self.version))
 
 
-def acceptance_key(draft: str, temperature: float) -> str:
-    """The name in a manifest's metrics of a draft's acceptance length."""
-    return f"{draft}.acceptance_length.t{temperature:g}"
-
-
-def speedup_key(mode: str, temperature: float) -> str:
-    """The name in a manifest's metrics of a mode's speed over decoding without a draft."""
-    return f"{mode}.speedup.t{temperature:g}"
-
-
 def timed_temperature(config: AdaptConfig) -> float:
     """The temperature at which speeds are compared: the first that is timed."""
     return (config.evaluation.timed_temperatures or config.evaluation.temperatures)[0]
@@ -113,16 +102,18 @@ def evaluation_of(manifest: PackManifest) -> PackEvaluation | None:
     try:
         config = AdaptConfig.model_validate(manifest.config)
         temperature = config.evaluation.temperatures[0]
-        lengths = {draft: manifest.metrics[acceptance_key(draft, temperature)] for draft in (ADAPTED, BASE)}
-    except (ValidationError, KeyError):
+    except ValidationError:
+        return None
+    adapted, base = (manifest.metrics.acceptance_length(draft, temperature) for draft in (ADAPTED, BASE))
+    if adapted is None or base is None:
         return None
     evaluation, tree, timed = config.evaluation, config.evaluation.tree, timed_temperature(config)
     return PackEvaluation(
         temperature=temperature,
-        acceptance_length=lengths[ADAPTED],
-        base_acceptance_length=lengths[BASE],
-        speedup=manifest.metrics.get(speedup_key(ADAPTED, timed)),
-        base_speedup=manifest.metrics.get(speedup_key(BASE, timed)),
+        acceptance_length=adapted,
+        base_acceptance_length=base,
+        speedup=manifest.metrics.speedup(ADAPTED, timed),
+        base_speedup=manifest.metrics.speedup(BASE, timed),
         num_prompts=evaluation.num_prompts,
         num_draft_tokens=evaluation.depth,
         tree=None if tree is None else tree.model_dump(),

@@ -16,9 +16,9 @@ from eda_service.names import NAME_RULE, did_you_mean, is_name
 from eda_service.records import DraftManifest, PackManifest
 from eda_service.references import Alias, Reference
 from eda_service.storage.files import verify_files
-from eda_service.storage.objects import current_storage
+from eda_service.storage.place import current_place
 from eda_service.storage.run import home_dir
-from eda_service.storage.shelves import MANIFEST, DirectoryShelf, Shelf, StorageShelf
+from eda_service.storage.shelves import MANIFEST, DirectoryShelf, Shelf
 
 ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
 
@@ -34,12 +34,12 @@ def _split(reference: Reference | str, param: str) -> tuple[str, int | None]:
 
 def _shelf(kind: str, home: Path | None) -> Shelf:
     """Where `packs` or `drafts` lie: on storage where `EDA_STORAGE` names one, else under home."""
-    storage, root = current_storage(), home or home_dir()
-    return DirectoryShelf(root / kind) if storage is None else StorageShelf(storage, kind, root / "cache")
+    return current_place().shelf(kind, home or home_dir())
 
 
 def _draft_shelves(home: Path | None) -> tuple[Shelf, Shelf]:
-    return _shelf("drafts", home), DirectoryShelf(shipped_drafts())
+    shipped = shipped_drafts()
+    return _shelf("drafts", home), DirectoryShelf(shipped.parent, shipped.name)
 
 
 def shipped_drafts() -> Path:

@@ -5,20 +5,20 @@ Jobs never open the database, and only that knows what is served and whose it is
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from eda_service.records import Role
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import StateFile
 
-RIVALS_FILE = "rivals.json"
 LOCAL_OWNER = "local"
 """Whose a job is that nobody but its own process knows of."""
 
 
-class Rivals(BaseModel):
+class Rivals(StateFile):
     """Packs that the job's own has to beat."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    FILE = "rivals.json"
 
     owner: str = Field(LOCAL_OWNER, description="of the job")
     served: str | None = Field(None, description="name@version served under the job's name; None: no pack")
@@ -36,9 +36,4 @@ class Rivals(BaseModel):
 
 def read_rivals(run: RunDir) -> Rivals:
     """What the dispatcher has told so far; without a word of it, no rivals."""
-    return Rivals.model_validate(run.read_value(RIVALS_FILE) or {})
-
-
-def write_rivals(run: RunDir, rivals: Rivals) -> None:
-    """Tell the job."""
-    run.write_value(RIVALS_FILE, rivals.model_dump(mode="json"))
+    return run.read(Rivals) or Rivals()

@@ -21,7 +21,6 @@ ones by what their records name.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -35,13 +34,24 @@ from eda_service.config.job import AdaptConfig
 from eda_service.environment import Environment
 from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
 from eda_service.records import STAGES, Record, Stage
-from eda_service.storage.files import verify_files, write_bytes
+from eda_service.storage.files import write_bytes
 from eda_service.storage.job_facts import JobFacts
-from eda_service.storage.objects import current_storage
-from eda_service.storage.run_files import DiskFiles, RunFiles, StoredFiles
-from eda_service.storage.run_store import RunStore
+from eda_service.storage.place import current_place
+from eda_service.storage.state import (
+    AttemptResult,
+    Cancelled,
+    Failed,
+    Failure,
+    JobFile,
+    StageProgress,
+    StateFile,
+    StateT,
+    Succeeded,
+    encoded,
+)
 
 _RESERVE, _RESERVE_BYTES = "reserve", 64 << 10
+_ATTEMPT = "driver.attempt"
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -72,10 +82,7 @@ class RunDir:
         self.root = root
         self.job_id = root.name
         self.attempt = current_attempt() if attempt is None else attempt
-        self.store = RunStore(root, current_storage())
-        self._files: RunFiles = DiskFiles(root)
-        if self.store.storage is not None:
-            self._files = StoredFiles(self.store.storage, self.store.prefix)
+        self.store = current_place().run(root)
 
     @classmethod
     def of_job(cls, job_id: str, home: Path | None = None) -> RunDir:
@@ -94,54 +101,29 @@ class RunDir:
             facts: What else its row says, for the case that the row is lost.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        now = int(time.time())
-        written = {"id": self.job_id, "origin": origin, "created_at": now if created_at is None else created_at}
-        if facts is not None:
-            written |= facts.model_dump(mode="json")
-        self.write_value("job.json", written | {"config": config.model_dump(mode="json")})
+        at = int(time.time()) if created_at is None else created_at
+        self.write(JobFile(id=self.job_id, origin=origin, created_at=at, config=config, facts=facts))
 
     @property
     def home(self) -> Path:
         """Root of all state, of which this directory is a part."""
         return self.root.parents[1]
 
-    def read_job(self) -> dict[str, Any]:
-        """`job.json` as written; nothing when it is not there.
+    @property
+    def is_job(self) -> bool:
+        """Whether `job.json` is there."""
+        return self.store.objects.read(JobFile.FILE) is not None
 
-        Raises:
-            ArtifactCorruptError: It is no JSON object.
-        """
-        try:
-            facts = self.read_value("job.json") or {}
-        except ValueError as error:
-            raise ArtifactCorruptError(f"{self.root / 'job.json'} does not parse: {error}") from error
-        if not isinstance(facts, dict):
-            raise ArtifactCorruptError(f"{self.root / 'job.json'} is no JSON object")
-        return facts
-
-    def facts(self) -> JobFacts | None:
-        """What the job's row said beside the config; None where a version wrote it that did not keep that.
+    def read_job(self) -> JobFile | None:
+        """Who asked for what; None when the file is not there.
 
         Raises:
             ArtifactCorruptError: It does not validate.
         """
-        written = self.read_job()
-        if "owner" not in written:
-            return None
         try:
-            return JobFacts.model_validate(written)
-        except ValidationError as error:
-            raise ArtifactCorruptError(f"{self.root / 'job.json'} is invalid: {error}") from error
-
-    def last_attempt(self) -> int:
-        """The highest attempt that any of its files tells of, at least 1."""
-        told: list[int] = [1]
-        for name in ("progress.json", "result.json"):
-            with suppress(ValueError, TypeError, AttributeError):
-                told.append(int((self.read_value(name) or {}).get("attempt", 1)))
-        with suppress(ValueError):
-            told.append(self._newest_attempt())
-        return max(told)
+            return self.read(JobFile)
+        except ValueError as error:
+            raise ArtifactCorruptError(f"{self.root / JobFile.FILE} is missing or invalid: {error}") from error
 
     def config(self) -> AdaptConfig:
         """The job's config.
@@ -149,10 +131,21 @@ class RunDir:
         Raises:
             ArtifactCorruptError: `job.json` is missing or does not validate.
         """
-        try:
-            return AdaptConfig.model_validate(self.read_job()["config"])
-        except (KeyError, ValidationError) as error:
-            raise ArtifactCorruptError(f"{self.root / 'job.json'} is missing or invalid: {error}") from error
+        job = self.read_job()
+        if job is None:
+            raise ArtifactCorruptError(f"{self.root / JobFile.FILE} is missing or invalid: there is no such file")
+        return job.config
+
+    def last_attempt(self) -> int:
+        """The highest attempt that any of its files tells of, at least 1."""
+        told = [1]
+        with suppress(ValueError):
+            told += [each.attempt for each in [self.read_progress()] if each is not None]
+        with suppress(ValueError):
+            told += [each.attempt for each in [self.read_result()] if each is not None]
+        with suppress(ValueError):
+            told.append(self._newest_attempt())
+        return max(told)
 
     def stage_dir(self, stage: Stage) -> Path:
         """Directory of one stage, created."""
@@ -181,13 +174,14 @@ class RunDir:
         On storage that is the first: an attempt that was thought dead may end its stage at the same time on another
         machine, and what came after it was made from the one record that is there.
         """
-        name, value = _record_name(record.stage), record.model_dump(mode="json")
-        if self.store.is_remote:
-            if self.create_value(name, value):
-                return record
-            with suppress(ArtifactCorruptError):
-                return self.read_record(type(record), record.stage) or record
-        self.write_value(name, value)
+        name, data = _record_name(record.stage), encoded(record)
+        settled = self.store.settle(name, data)
+        if settled == data:
+            return record
+        try:
+            return type(record).model_validate_json(settled)
+        except ValidationError:  # what is there is no record
+            self.store.objects.write(name, data)
         return record
 
     def read_record(self, kind: type[RecordT], stage: Stage, *, verify: bool = True) -> RecordT | None:
@@ -198,15 +192,15 @@ class RunDir:
         Raises:
             ArtifactCorruptError: The record does not parse, or a file differs from it.
         """
-        path, text = self.root / _record_name(stage), self._files.read(_record_name(stage))
-        if text is None:
+        data = self.store.objects.read(_record_name(stage))
+        if data is None:
             return None
         try:
-            record = kind.model_validate_json(text)
+            record = kind.model_validate_json(data)
         except ValidationError as error:
-            raise ArtifactCorruptError(f"{path} does not parse: {error}") from error
-        if verify and not self.store.is_remote:
-            verify_files(path.parent, record.files)
+            raise ArtifactCorruptError(f"{self.root / _record_name(stage)} does not parse: {error}") from error
+        if verify:
+            self.store.verify(stage, record.files)
         return record
 
     def require(self, kind: type[RecordT]) -> RecordT:
@@ -257,34 +251,34 @@ class RunDir:
         return self._newest_attempt() > self.attempt
 
     def _ask_for_lock(self) -> None:
-        self._files.write("driver.attempt", str(self.attempt))
+        self.store.objects.write(_ATTEMPT, str(self.attempt).encode("utf-8"))
 
     def _newest_attempt(self) -> int:
-        return int(self._files.read("driver.attempt") or 0)
+        return int(self.store.objects.read(_ATTEMPT) or 0)
 
     def progress(self, stage: Stage, *, step: int, total_steps: int, eta_s: float | None = None) -> None:
         """Heartbeat with the stage's progress; `percent` is of this stage, 0..100."""
-        now = int(time.time())
-        before = self.read_progress() or {}
-        same = (before.get("stage"), before.get("attempt")) == (stage.value, self.attempt)
-        self.write_value(
-            "progress.json",
-            {
-                "stage": stage.value,
-                "percent": round(100.0 * step / total_steps if total_steps else 0.0, 1),
-                "step": step,
-                "total_steps": total_steps,
-                "eta_s": None if eta_s is None else round(eta_s),
-                "updated_at": now,
-                "stage_started_at": before.get("stage_started_at", now) if same else now,
-                "attempt": self.attempt,
-                "pid": os.getpid(),
-            },
+        now, before = int(time.time()), self.read_progress()
+        began = None
+        if before is not None and (before.stage, before.attempt) == (stage.value, self.attempt):
+            began = before.stage_started_at
+        self.write(
+            StageProgress(
+                stage=stage.value,
+                percent=round(100.0 * step / total_steps if total_steps else 0.0, 1),
+                step=step,
+                total_steps=total_steps,
+                eta_s=None if eta_s is None else round(eta_s),
+                updated_at=now,
+                stage_started_at=now if began is None else began,
+                attempt=self.attempt,
+                pid=os.getpid(),
+            )
         )
 
-    def read_progress(self) -> dict[str, Any] | None:
+    def read_progress(self) -> StageProgress | None:
         """Last heartbeat, or None before the first."""
-        return self.read_value("progress.json")
+        return self.read(StageProgress)
 
     def event(
         self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info", took_s: float | None = None
@@ -299,11 +293,11 @@ class RunDir:
         }
         if took_s is not None:
             line["took_s"] = round(took_s, 3)
-        self._files.append_event(line)
+        self.store.events.append(line)
 
     def read_events(self, start: int = 0) -> list[dict[str, Any]]:
         """Events from index `start` on."""
-        return self._files.events(start)
+        return self.store.events.read(start)
 
     def reserve(self) -> None:
         """Take the little space that telling of a failure needs, while there is some."""
@@ -316,66 +310,61 @@ class RunDir:
 
     def succeed(self, pack: str) -> None:
         """End of the attempt: the job published `pack`."""
-        self._write_result({"status": "succeeded", "pack": pack})
+        self.write(Succeeded(pack=pack, attempt=self.attempt, finished_at=int(time.time())))
 
     def fail(self, error: EdaError) -> None:
         """End of the attempt: it failed with a code."""
-        body = {"code": error.code, "message": error.message, "param": error.param, "retryable": error.retryable}
-        self._write_result({"status": "failed", "error": body})
+        self.write(Failed(error=Failure.of(error), attempt=self.attempt, finished_at=int(time.time())))
 
-    def _write_result(self, result: dict[str, Any]) -> None:
-        self.write_value("result.json", {**result, "attempt": self.attempt, "finished_at": int(time.time())})
-
-    def read_result(self, *, attempt: int | None = None) -> dict[str, Any] | None:
+    def read_result(self, *, attempt: int | None = None) -> Succeeded | Failed | None:
         """How an attempt ended; None while it may still run, or when the file tells of an earlier one.
 
         Args:
             attempt: The attempt asked about; None: whichever wrote last.
         """
-        result = self.read_value("result.json")
-        if result is None or (attempt is not None and result.get("attempt", 1) < attempt):
+        result = self.read(AttemptResult)
+        if result is None or (attempt is not None and result.root.attempt < attempt):
             return None
-        return result
+        return result.root
 
     def note_cancelled(self, attempt: int) -> None:
         """Keep that an attempt was cancelled, for the case that the job's row is lost; nothing where nothing ran."""
-        if self.read_job():
-            self.write_value("cancelled.json", {"attempt": attempt})
+        if self.is_job:
+            self.write(Cancelled(attempt=attempt))
 
     @property
     def is_cancelled(self) -> bool:
         """Whether the last attempt that its files tell of was cancelled."""
-        with suppress(ValueError, TypeError, AttributeError):
-            return int((self.read_value("cancelled.json") or {}).get("attempt", 0)) >= self.last_attempt()
+        with suppress(ValueError):
+            return (self.read(Cancelled) or Cancelled()).attempt >= self.last_attempt()
         return False
 
     def clear_result(self) -> None:
         """Forget how an earlier attempt ended; for the driver, which holds the lock."""
-        self.remove("result.json")
+        self.remove(AttemptResult.FILE)
 
     def remove(self, name: str) -> None:
         """Delete a small file of the job, if it is there."""
-        self._files.remove(name)
+        self.store.objects.delete([name])
 
-    def read_value(self, name: str) -> dict[str, Any] | None:
-        """A small JSON file of the job, or None."""
-        text = self._files.read(name)
-        if text is None:
-            return None
-        value: dict[str, Any] = json.loads(text)
-        return value
+    def read(self, kind: type[StateT]) -> StateT | None:
+        """A small file of the job, or None.
 
-    def write_value(self, name: str, value: dict[str, Any]) -> None:
-        """Replace a small JSON file of the job, atomically."""
-        self._files.write(name, _json(value))
+        Raises:
+            ValidationError: It is none of its kind; perhaps half of a write by another hand than ours.
+        """
+        data = self.store.objects.read(kind.FILE)
+        return None if data is None else kind.model_validate_json(data)
 
-    def create_value(self, name: str, value: dict[str, Any]) -> bool:
-        """Write a small JSON file unless there is one; whether it was written."""
-        return self._files.create(name, _json(value))
+    def write(self, value: StateFile) -> None:
+        """Replace a small file of the job, atomically."""
+        self.store.objects.write(value.FILE, encoded(value))
 
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+    def settle(self, value: StateT) -> StateT:
+        """Write a small file that says that others are complete; returns the one that counts."""
+        data = encoded(value)
+        settled = self.store.settle(value.FILE, data)
+        return value if settled == data else type(value).model_validate_json(settled)
 
 
 def _log_name(stage: Stage) -> str:

@@ -20,75 +20,97 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 from eda_service.errors import ArtifactCorruptError, NotFoundError
 from eda_service.records import FileEntry
 from eda_service.storage.blobs import Blobs
-from eda_service.storage.files import claim_file, publish_dir, sha256_text, write_bytes
-from eda_service.storage.objects import Storage
+from eda_service.storage.files import publish_dir, sha256_text, write_bytes
+from eda_service.storage.objects import DirectoryObjects, Objects
 
 MANIFEST = "manifest.json"
 
 
-class Shelf(Protocol):
-    """Versions by name. A version is complete, or it is not there."""
+class Shelf(ABC):
+    """Versions by name. A version is complete, or it is not there.
 
-    def names(self) -> list[str]:
-        """Names with a version."""
+    Args:
+        objects: Where.
+        kind: `packs` or `drafts`.
+        mark: What the names of files begin with that lie beside the versions and are none.
+    """
 
+    def __init__(self, objects: Objects, kind: str, mark: str) -> None:
+        self._objects, self._kind, self._mark = objects, kind, mark
+
+    @abstractmethod
     def versions(self, name: str) -> list[int]:
         """Versions of a name, ascending."""
 
+    @abstractmethod
     def manifest(self, name: str, version: int) -> str:
         """A version's manifest, as written."""
 
+    @abstractmethod
     def directory(self, name: str, version: int) -> Path:
         """A version's files on this machine."""
 
-    def job_id(self, name: str, version: int) -> str | None:
-        """The job that has reserved a version."""
-
-    def claim(self, name: str, version: int, job_id: str) -> bool:
-        """Reserve a number for a job; whether it has it now."""
-
-    def evaluation(self, name: str, key: str) -> str | None:
-        """A fixed evaluation of a name; None without one."""
-
-    def create_evaluation(self, name: str, key: str, text: str) -> bool:
-        """Store a fixed evaluation unless there is one; whether it was stored."""
-
+    @abstractmethod
     def staging(self, name: str, version: int) -> Path:
         """An empty directory to prepare a version in."""
 
+    @abstractmethod
     def publish(self, staging: Path, name: str, version: int) -> Path:
         """Make a prepared version, manifest included, visible, whole and once; returns its directory."""
 
-
-class DirectoryShelf:
-    """A directory.
-
-    Args:
-        root: Of all names.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
     def names(self) -> list[str]:
         """Names with a version."""
-        if not self._root.is_dir():
-            return []
-        return sorted(path.name for path in self._root.iterdir() if self.versions(path.name))
+        return [name for name in self._objects.children(self._kind) if self.versions(name)]
+
+    def job_id(self, name: str, version: int) -> str | None:
+        """The job that has reserved a version."""
+        data = self._objects.read(self._claim(name, version))
+        return None if data is None else data.decode("utf-8") or None
+
+    def claim(self, name: str, version: int, job_id: str) -> bool:
+        """Reserve a number for a job; whether it has it now."""
+        created = self._objects.create(self._claim(name, version), job_id.encode("utf-8"))
+        return created or self.job_id(name, version) == job_id
+
+    def evaluation(self, name: str, key: str) -> str | None:
+        """A fixed evaluation of a name; None without one."""
+        data = self._objects.read(self._evaluation(name, key))
+        return None if data is None else data.decode("utf-8")
+
+    def create_evaluation(self, name: str, key: str, text: str) -> bool:
+        """Store a fixed evaluation unless there is one; whether it was stored. Only the service's user may read it."""
+        return self._objects.create(self._evaluation(name, key), text.encode("utf-8"), private=True)
+
+    def _claim(self, name: str, version: int) -> str:
+        return f"{self._kind}/{name}/{self._mark}{version}.job"
+
+    def _evaluation(self, name: str, key: str) -> str:
+        return f"{self._kind}/{name}/{self._mark}evaluation-{key}.json"
+
+
+class DirectoryShelf(Shelf):
+    """A directory of this machine.
+
+    Args:
+        root: That it lies in.
+        kind: Its name.
+    """
+
+    def __init__(self, root: Path, kind: str) -> None:
+        super().__init__(DirectoryObjects(root), kind, ".")
+        self._root = root / kind
 
     def versions(self, name: str) -> list[int]:
         """Versions of a name, ascending."""
-        directory = self._root / name
-        if not directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and _is_whole(path))
+        found = self._objects.children(f"{self._kind}/{name}")
+        return sorted(int(each) for each in found if each.isdigit() and _is_whole(self._root / name / each))
 
     def manifest(self, name: str, version: int) -> str:
         """A version's manifest, as written."""
@@ -97,32 +119,6 @@ class DirectoryShelf:
     def directory(self, name: str, version: int) -> Path:
         """A version's files."""
         return self._root / name / str(version)
-
-    def job_id(self, name: str, version: int) -> str | None:
-        """The job that has reserved a version."""
-        try:
-            return self._claim(name, version).read_text(encoding="utf-8") or None
-        except OSError:
-            return None
-
-    def claim(self, name: str, version: int, job_id: str) -> bool:
-        """Reserve a number for a job; whether it has it now."""
-        path = self._claim(name, version)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return claim_file(path, job_id) or path.read_text(encoding="utf-8") == job_id
-
-    def evaluation(self, name: str, key: str) -> str | None:
-        """A fixed evaluation of a name; None without one."""
-        try:
-            return self._evaluation(name, key).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-
-    def create_evaluation(self, name: str, key: str, text: str) -> bool:
-        """Store a fixed evaluation unless there is one; whether it was stored. Only this user may read it."""
-        path = self._evaluation(name, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return claim_file(path, text, mode=0o600)
 
     def staging(self, name: str, version: int) -> Path:
         """An empty directory beside the version's place; what a killed attempt left there is removed."""
@@ -133,37 +129,29 @@ class DirectoryShelf:
         publish_dir(staging, self.directory(name, version))
         return self.directory(name, version)
 
-    def _claim(self, name: str, version: int) -> Path:
-        return self._root / name / f".{version}.job"
 
-    def _evaluation(self, name: str, key: str) -> Path:
-        return self._root / name / f".evaluation-{key}.json"
-
-
-class StorageShelf:
-    """Objects below a prefix.
+class StoredShelf(Shelf):
+    """Storage by URL.
 
     Args:
-        storage: Where.
-        prefix: Of all keys.
+        objects: It.
+        kind: Prefix of all keys.
         cache: Directory for copies on this machine.
     """
 
-    def __init__(self, storage: Storage, prefix: str, cache: Path) -> None:
-        self._storage, self._prefix, self._cache = storage, prefix, cache
-
-    def names(self) -> list[str]:
-        """Names with a version."""
-        return [name for name in self._storage.children(self._prefix) if self.versions(name)]
+    def __init__(self, objects: Objects, kind: str, cache: Path) -> None:
+        super().__init__(objects, kind, "")
+        self._cache = cache
 
     def versions(self, name: str) -> list[int]:
         """Versions of a name, ascending. A listing that lags shows fewer; what it shows is whole."""
-        stems = [each.removesuffix(".json") for each in self._children(name) if each.endswith(".json")]
+        found = self._objects.children(f"{self._kind}/{name}")
+        stems = [each.removesuffix(".json") for each in found if each.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def manifest(self, name: str, version: int) -> str:
         """A version's manifest, as written; it does not change, so it is asked for once."""
-        return _manifest(self._storage, f"{self._prefix}/{name}/{version}.json")
+        return _manifest_at(self._objects, self._manifest(name, version))
 
     def directory(self, name: str, version: int) -> Path:
         """A version's files, fetched when they are not in the cache.
@@ -178,31 +166,12 @@ class StorageShelf:
         self._cache.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self._cache))
         try:
-            self._blobs(name).fetch(staging, _files_of(text, f"{self._prefix}/{name}/{version}.json"))
+            self._blobs(name).fetch(staging, _files_of(text, self._manifest(name, version)))
             write_bytes(staging / MANIFEST, text.encode("utf-8"))
             publish_dir(staging, place)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return place
-
-    def job_id(self, name: str, version: int) -> str | None:
-        """The job that has reserved a version."""
-        data = self._storage.read(self._claim(name, version))
-        return None if data is None else data.decode("utf-8") or None
-
-    def claim(self, name: str, version: int, job_id: str) -> bool:
-        """Reserve a number for a job; whether it has it now."""
-        created = self._storage.create(self._claim(name, version), job_id.encode("utf-8"))
-        return created or self.job_id(name, version) == job_id
-
-    def evaluation(self, name: str, key: str) -> str | None:
-        """A fixed evaluation of a name; None without one."""
-        data = self._storage.read(self._evaluation(name, key))
-        return None if data is None else data.decode("utf-8")
-
-    def create_evaluation(self, name: str, key: str, text: str) -> bool:
-        """Store a fixed evaluation unless there is one; whether it was stored."""
-        return self._storage.create(self._evaluation(name, key), text.encode("utf-8"))
 
     def staging(self, name: str, version: int) -> Path:
         """An empty directory of this process."""
@@ -213,28 +182,22 @@ class StorageShelf:
         """Upload the files, then create the manifest; one that is there already stays."""
         text = (staging / MANIFEST).read_text(encoding="utf-8")
         self._blobs(name).upload(staging, _files_of(text, str(staging)))
-        self._storage.create(f"{self._prefix}/{name}/{version}.json", text.encode("utf-8"))
+        self._objects.create(self._manifest(name, version), text.encode("utf-8"))
         shutil.rmtree(staging)
         return self.directory(name, version)
 
+    def _manifest(self, name: str, version: int) -> str:
+        return f"{self._kind}/{name}/{version}.json"
+
     def _blobs(self, name: str) -> Blobs:
-        return Blobs(self._storage, f"{self._prefix}/{name}/files")
-
-    def _children(self, name: str) -> list[str]:
-        return self._storage.children(f"{self._prefix}/{name}")
-
-    def _claim(self, name: str, version: int) -> str:
-        return f"{self._prefix}/{name}/{version}.job"
-
-    def _evaluation(self, name: str, key: str) -> str:
-        return f"{self._prefix}/{name}/evaluation-{key}.json"
+        return Blobs(self._objects.below(f"{self._kind}/{name}/files"))
 
 
 @lru_cache(maxsize=4096)
-def _manifest(storage: Storage, key: str) -> str:
-    data = storage.read(key)
+def _manifest_at(objects: Objects, key: str) -> str:
+    data = objects.read(key)
     if data is None:
-        raise NotFoundError(f"{storage.url}/{key} is not there", param="pack")
+        raise NotFoundError(f"{objects.address(key)} is not there", param="pack")
     return data.decode("utf-8")
 
 

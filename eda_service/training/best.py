@@ -13,8 +13,8 @@ from eda_service.drafts.draft import Draft
 from eda_service.records import FileEntry, Stage
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Best
 
-BEST = "train/best.json"
 _PACK = "pack"
 
 
@@ -28,18 +28,16 @@ def keep_best(run: RunDir, draft: Draft, config: TrainConfig, vocab_W: Tensor | 
     for path in staging.iterdir():
         path.replace(best / path.name)
     staging.rmdir()
-    if run.store.is_remote:
-        entries = [file_entry(out_dir, path) for path in sorted(best.iterdir())]
-        run.store.upload(Stage.TRAIN, entries)
-        run.write_value(BEST, {"files": [entry.model_dump() for entry in entries]})
+    files = run.store.upload(Stage.TRAIN, (file_entry(out_dir, path) for path in sorted(best.iterdir())))
+    if files is not None:
+        run.write(Best(files=files))
 
 
 def fetch_best(run: RunDir) -> tuple[FileEntry, ...]:
     """The best weights, on this machine too."""
     out_dir = run.stage_dir(Stage.TRAIN)
-    best = run.read_value(BEST) if run.store.is_remote else None
+    best = run.read(Best)
     if best is None:
         return tuple(file_entry(out_dir, path) for path in sorted((out_dir / _PACK).iterdir()))
-    files = tuple(FileEntry(**entry) for entry in best["files"])
-    run.store.fetch(Stage.TRAIN, files)
-    return files
+    run.store.fetch(Stage.TRAIN, best.files)
+    return best.files

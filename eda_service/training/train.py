@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 
 from eda_service.drafts.freezing import frozen_sha256
 from eda_service.errors import NonFiniteLossError
+from eda_service.storage.state import Diverged, Trained
 from eda_service.training.backend import Backend
 from eda_service.training.backends import open_backend
 from eda_service.training.checkpoints import Checkpoints
@@ -17,10 +17,8 @@ from eda_service.training.log import TrainLog
 from eda_service.training.loop import Loop
 from eda_service.training.tracking import open_trackers
 
-OUTCOME = "train/outcome.json"
 
-
-def train(inputs: TrainInputs, checkpoints: Checkpoints) -> dict[str, Any]:
+def train(inputs: TrainInputs, checkpoints: Checkpoints) -> Trained | Diverged:
     """Train; rank 0 writes the curve, the best weights and at the end `train/outcome.json`, which is returned.
 
     Args:
@@ -41,13 +39,13 @@ def train(inputs: TrainInputs, checkpoints: Checkpoints) -> dict[str, Any]:
             state = Loop(inputs, backend, vocab_W, checkpoints, log).fit()
         except NonFiniteLossError as error:
             # Written, not raised: a group that is restarted takes the same steps, which end the same way.
-            outcome: dict[str, Any] = {"failure": error.message}
+            outcome: Trained | Diverged = Diverged(failure=error.message)
         else:
-            outcome = {**state.to_dict(), "frozen_before": before, "frozen_after": _frozen(backend)}
+            outcome = Trained(**state.to_dict(), frozen_before=before, frozen_after=_frozen(backend))
     log.share()
     if backend.rank == 0:
         # In a file: Ray Train keeps the metrics of reports with a checkpoint only.
-        run.write_value(OUTCOME, outcome)
+        run.write(outcome)
     return outcome
 
 

@@ -14,10 +14,10 @@ from trained_job import PROMPTS, trained_job
 from eda_service.drafts.draft import Draft
 from eda_service.pipeline.driver import runner_of
 from eda_service.pipeline.stage import run_stage
-from eda_service.records import EvalReport, PackManifest, Stage
+from eda_service.records import ADAPTED, EvalReport, PackManifest, Stage
 from eda_service.storage.gate import beside, champion
-from eda_service.storage.packs import ADAPTED, read_pack
-from eda_service.storage.rivals import Rivals, write_rivals
+from eda_service.storage.packs import read_pack
+from eda_service.storage.rivals import Rivals
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -49,7 +49,7 @@ def test_a_served_pack_is_measured_beside_the_new_one(home: Path, tiny_target: T
 
     timed = {"num_timed_prompts": 1, "num_timed_repeats": 1}
     run, config = trained_job(home, base_draft_dir, tiny_target, "second", std=0.05, prompts=PROMPTS[:2], **timed)
-    write_rivals(run, Rivals(served="math@1", champion="math@7"))
+    run.write(Rivals(served="math@1", champion="math@7"))
     report = run_stage(run, config, runner_of(Stage.EVALUATE))
     assert isinstance(report, EvalReport)
     measured, left_out = report.rivals

@@ -20,7 +20,7 @@ from waiting import TEST_TIMEOUT_S
 from eda_service.client import Client
 from eda_service.records import Stage
 from eda_service.storage.files import sha256_file
-from eda_service.storage.objects import Storage
+from eda_service.storage.objects import ObjectStore
 from eda_service.storage.run import RunDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
@@ -84,7 +84,7 @@ def test_a_job_lives_on_storage(
     assert stages == ["stage_started", "stage_finished"] * len(Stage)
     assert client.report(job.id)["acceptance"]
 
-    storage = Storage(env["EDA_STORAGE"])
+    storage = ObjectStore(env["EDA_STORAGE"])
     assert storage.read(f"packs/{NAME}/1.json") is not None
     assert storage.read(f"runs/{job.id}/logs/evaluate.log") is not None
     assert not (service.home / "packs").exists()

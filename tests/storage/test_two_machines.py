@@ -17,6 +17,7 @@ from small_job import CONFIG, store_draft, write_prompts
 
 from eda_service.records import STAGES
 from eda_service.storage.files import sha256_file
+from eda_service.storage.objects import open_storage, storage_url
 from eda_service.storage.run import RunDir
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,8 +48,7 @@ def test_stages_go_on_where_the_disk_is_empty(
     (tmp_path / "config.json").write_text(json.dumps(asked), encoding="utf-8")
     adapt(tmp_path / "one", "--config", str(tmp_path / "config.json"))
     run = RunDir.of_job("job", tmp_path / "two")
-    storage = run.store.storage
-    assert storage is not None
+    storage = open_storage(storage_url())
     manifest = storage.read("packs/two/1.json")
     assert manifest is not None
     assert storage.children("runs/job/train/ray/job")  # checkpoints of Ray Train

@@ -29,6 +29,7 @@ from eda_service.storage.curve import Curve
 from eda_service.storage.registry import find_draft, find_pack, read_pack_manifest
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import read_shard
+from eda_service.storage.state import Succeeded
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "home_before_rooms"
 GOLDEN = Path(__file__).parents[2] / "benchmarks" / "results" / "golden.json"
@@ -73,11 +74,11 @@ def test_job_events_progress_and_result_are_read(run: RunDir) -> None:
     assert types[0] == "stage_started"
     assert types.count("stage_finished") == 6
     result = run.read_result()
-    assert result is not None
-    assert result["pack"] == "golden-eda@1"
+    assert isinstance(result, Succeeded)
+    assert result.pack == "golden-eda@1"
     progress = run.read_progress()
     assert progress is not None
-    assert progress["stage"] == "publish"
+    assert progress.stage == "publish"
 
 
 def test_shards_of_the_compact_set_are_read_with_their_hidden_states(run: RunDir) -> None:

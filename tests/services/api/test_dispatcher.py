@@ -18,6 +18,7 @@ from eda_service.jobstore import JobStore, Status
 from eda_service.records import Stage
 from eda_service.storage.files import write_json
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Succeeded
 
 
 class Clock:
@@ -206,7 +207,9 @@ def test_a_result_of_an_earlier_attempt_ends_nothing(settings: Settings) -> None
     assert run.read_result(attempt=1) is not None
     assert run.read_result(attempt=2) is None
     RunDir(run.root, attempt=2).succeed("pack@2")
-    assert (run.read_result(attempt=2) or {})["pack"] == "pack@2"
+    result = run.read_result(attempt=2)
+    assert isinstance(result, Succeeded)
+    assert result.pack == "pack@2"
 
 
 def test_without_a_cluster_jobs_stay_queued(dispatcher: Dispatcher, store: JobStore) -> None:

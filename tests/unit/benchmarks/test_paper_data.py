@@ -40,7 +40,7 @@ def source(config: AdaptConfig, tmp_path: Path) -> RunDir:
     run.create(config, origin="benchmark")
     directory = run.stage_dir(Stage.GENERATE)
     prepared = prepare_generation(config, directory, with_reference=True)
-    writer = ShardWriter(config.model_dump(mode="json"), str(directory), str(directory / "reference.safetensors"))
+    writer = ShardWriter(config, directory, directory / "reference.safetensors")
     shards = shards_of(directory, config.selfgen)
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})

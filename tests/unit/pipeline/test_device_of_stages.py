@@ -21,9 +21,9 @@ from eda_service.raycluster.resources import require_gpus, reserved_device
 from eda_service.storage.run import RunDir
 
 HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {
-    "validate": lambda config, _: _look._function(config.model_dump(mode="json")),
+    "validate": lambda config, _: _look._function(config),
     "prepare": lambda config, path: prepare_generation(config, path, with_reference=False),
-    "generate": lambda config, path: ShardWriter(config.model_dump(mode="json"), str(path / "generate"), None),
+    "generate": lambda config, path: ShardWriter(config, path / "generate", None),
     "evaluate": lambda config, path: Evaluation(RunDir(path), config),
     "serve": lambda config, _: BaseGroup(config.target, config.device),
 }

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.storage.objects import Storage, current_storage
+from eda_service.storage.objects import ObjectStore, open_storage
 
 
 @pytest.fixture(params=["directory", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """`EDA_STORAGE` of this test."""
     url = str(tmp_path / "shared")
     if request.param == "s3":
@@ -19,6 +19,4 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
             monkeypatch.setenv(name, value)
         url = server.new_bucket()
     monkeypatch.setenv("EDA_STORAGE", url)
-    found = current_storage()
-    assert found is not None
-    return found
+    return open_storage(url)

@@ -17,6 +17,7 @@ from eda_service.errors import InsufficientStorageError
 from eda_service.pipeline.failures import own_error
 from eda_service.storage.files import is_disk_full, write_bytes
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Failed
 
 _SIZE_BYTES = 1 << 20
 
@@ -52,9 +53,9 @@ def test_a_full_disk_is_told_although_it_is_full(small: Path) -> None:
     run.release()
     run.fail(failure)
     result = run.read_result()
-    assert result is not None
-    assert result["error"]["code"] == "insufficient_storage"
-    assert "retry the job" in result["error"]["message"]
+    assert isinstance(result, Failed)
+    assert result.error.code == "insufficient_storage"
+    assert "retry the job" in result.error.message
 
 
 def test_libraries_that_only_say_it_are_understood(small: Path) -> None:

@@ -12,6 +12,7 @@ from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.records import FileEntry, SelectionManifest, Stage
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir, home_dir
+from eda_service.storage.state import Failed, Failure, Succeeded
 
 
 @pytest.fixture
@@ -51,7 +52,9 @@ def test_home_comes_from_the_environment(home: Path, monkeypatch: pytest.MonkeyP
 def test_config_round_trip(run: RunDir, home: Path) -> None:
     assert run.root == home / "runs" / "adapt_1"
     assert run.config() == AdaptConfig.model_validate({"target": {"model": "org/m"}, "seed": 5})
-    assert run.read_job()["origin"] == "api"
+    job = run.read_job()
+    assert job is not None
+    assert (job.id, job.origin, job.facts) == ("adapt_1", "api", None)
 
 
 def test_a_job_that_is_not_there_or_not_valid_is_corrupt(run: RunDir) -> None:
@@ -88,15 +91,11 @@ def test_progress(run: RunDir) -> None:
     run.progress(Stage.TRAIN, step=1, total_steps=3, eta_s=7.6)
     found = run.read_progress()
     assert found is not None
-    assert (found["stage"], found["percent"], found["step"], found["total_steps"], found["eta_s"]) == (
-        "train",
-        33.3,
-        1,
-        3,
-        8,
-    )
+    assert (found.stage, found.percent, found.step, found.total_steps, found.eta_s) == ("train", 33.3, 1, 3, 8)
     run.progress(Stage.TRAIN, step=0, total_steps=0)
-    assert (run.read_progress() or {})["percent"] == 0.0
+    found = run.read_progress()
+    assert found is not None
+    assert found.percent == 0.0
 
 
 def test_events_are_read_from_an_index_and_a_torn_line_is_left(run: RunDir) -> None:
@@ -113,14 +112,11 @@ def test_results(run: RunDir) -> None:
     assert run.read_result() is None
     run.fail(DatasetInvalidError("no rows", param="dataset.source"))
     result = run.read_result()
-    assert result is not None
-    assert result["error"] == {
-        "code": "dataset_invalid",
-        "message": "no rows",
-        "param": "dataset.source",
-        "retryable": False,
-    }
+    assert isinstance(result, Failed)
+    assert result.error == Failure(code="dataset_invalid", message="no rows", param="dataset.source", retryable=False)
     run.clear_result()
     assert run.read_result() is None
     run.succeed("math@1")
-    assert (run.read_result() or {})["pack"] == "math@1"
+    result = run.read_result()
+    assert isinstance(result, Succeeded)
+    assert result.pack == "math@1"

@@ -16,59 +16,36 @@ from eda_service.errors import ArtifactCorruptError, InputError, StorageError
 from eda_service.storage.blobs import Blobs
 from eda_service.storage.files import file_entry
 from eda_service.storage.journal import Journal
-from eda_service.storage.objects import Storage, current_storage, storage_env
+from eda_service.storage.objects import ObjectStore, storage_env
+from eda_service.storage.place import OnDisk, current_place
 
 UPLOADER = """
 import sys
 from pathlib import Path
-from eda_service.storage.objects import current_storage
+from eda_service.storage.objects import open_storage, storage_url
 print("begins", flush=True)
-current_storage().put_file("large", Path(sys.argv[1]))
+open_storage(storage_url()).put_file("large", Path(sys.argv[1]))
 """
 
 
-def test_objects_are_read_as_written(storage: Storage, tmp_path: Path) -> None:
-    assert storage.read("a/b") is None
-    storage.write("a/b", b"one")
-    storage.write("a/b", b"two")
-    storage.write("a/c/d", b"")
-    assert storage.read_many(["a/b", "a/x", "a/c/d"]) == [b"two", None, b""]
-    assert storage.children("a") == ["b", "c"]
-    assert storage.children("nothing") == []
-    assert storage.children("") == ["a"]
-    assert storage.get_file("a/b", tmp_path / "new" / "file")
-    assert (tmp_path / "new" / "file").read_bytes() == b"two"
-    assert not storage.get_file("a/x", tmp_path / "none")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
-    storage.delete(["a/b", "a/x"])
-    assert storage.read("a/b") is None
-
-
-def test_of_many_creators_one_wins(storage: Storage) -> None:
-    with ThreadPoolExecutor(12) as pool:
-        won = list(pool.map(lambda n: storage.create("claim", str(n).encode()), range(12)))
-    assert won.count(True) == 1
-    assert storage.read("claim") == str(won.index(True)).encode()
-
-
-def test_a_journal_has_one_order_for_all_writers(storage: Storage) -> None:
-    writers = [Journal(storage, "events") for _ in range(4)]
+def test_a_journal_has_one_order_for_all_writers(storage: ObjectStore) -> None:
+    writers = [Journal(storage.below("events")) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda writer: [writer.append([id(writer), n]) for n in range(6)], writers))
-    found = Journal(storage, "events").read()
+    found = Journal(storage.below("events")).read()
     assert len(found) == 24
     for writer in writers:
         assert [n for who, n in found if who == id(writer)] == list(range(6))
-    assert Journal(storage, "events").read(20) == found[20:]
-    assert Journal(storage, "events").append("next") == 24
+    assert Journal(storage.below("events")).read(20) == found[20:]
+    assert Journal(storage.below("events")).append("next") == 24
 
 
-def test_files_by_their_content(storage: Storage, tmp_path: Path) -> None:
+def test_files_by_their_content(storage: ObjectStore, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     (here / "x").write_bytes(b"content" * 2_000_000)  # several parts of an upload
     entry = file_entry(here, here / "x")
-    blobs = Blobs(storage, "files")
+    blobs = Blobs(storage.below("files"))
     blobs.upload(here, [entry])
     blobs.fetch(there, [entry])
     assert (there / "x").read_bytes() == (here / "x").read_bytes()
@@ -86,7 +63,7 @@ def test_files_by_their_content(storage: Storage, tmp_path: Path) -> None:
     assert list(there.iterdir()) == []
 
 
-def test_a_kill_in_an_upload_leaves_nothing_to_see(storage: Storage, tmp_path: Path) -> None:
+def test_a_kill_in_an_upload_leaves_nothing_to_see(storage: ObjectStore, tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as stream:
         stream.truncate(400 << 20)
@@ -102,12 +79,12 @@ def test_a_kill_in_an_upload_leaves_nothing_to_see(storage: Storage, tmp_path: P
         assert "large" not in storage.children("")
 
 
-def test_the_doctor_tries_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_tries_it(storage: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = check_storage()
     assert (found.state, found.found) == (State.OK, storage.url)
     assert storage.children("checks") == []
     with monkeypatch.context() as patch:  # a server that takes no notice of the condition
-        patch.setattr(Storage, "create", lambda self, key, data: self.write(key, data) or True)
+        patch.setattr(ObjectStore, "create", lambda self, key, data: self.write(key, data) or True)
         (found,) = check_storage()
     assert found.state is State.FAIL
     assert "If-None-Match" in found.next_step
@@ -123,14 +100,14 @@ def test_the_doctor_tries_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(InputError) as caught:
-        Storage(url)
+        ObjectStore(url)
     assert caught.value.param == "storage"
     assert "secret" not in caught.value.message
 
 
 def test_without_the_variable_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDA_STORAGE", raising=False)
-    assert current_storage() is None
+    assert isinstance(current_place(), OnDisk)
     assert storage_env() == {}
     monkeypatch.setenv("EDA_STORAGE", "s3://bucket/x")
     assert storage_env() == {"EDA_STORAGE": "s3://bucket/x"}
@@ -140,5 +117,5 @@ def test_a_bucket_that_is_not_there_may_come_back(s3_server: S3Server, monkeypat
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StorageError, match="no such bucket") as caught:
-        Storage("s3://no-such-bucket/x").write("a", b"")
+        ObjectStore("s3://no-such-bucket/x").write("a", b"")
     assert caught.value.retryable

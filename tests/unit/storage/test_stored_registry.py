@@ -11,7 +11,7 @@ from stored import machine
 
 from eda_service.errors import ArtifactCorruptError, NotFoundError
 from eda_service.storage.files import file_entry, write_json
-from eda_service.storage.objects import Storage
+from eda_service.storage.objects import ObjectStore
 from eda_service.storage.packs import read_pack
 from eda_service.storage.registry import (
     create_evaluation,
@@ -32,7 +32,7 @@ from eda_service.storage.registry import (
 )
 
 
-def test_a_pack_is_found_on_every_machine(storage: Storage, home: Path) -> None:
+def test_a_pack_is_found_on_every_machine(storage: ObjectStore, home: Path) -> None:
     reference = put_pack(home, "math", 2.0, job_id="job-a")
     assert not (home / "packs").exists()
     with machine(home / "second") as second:
@@ -51,7 +51,7 @@ def test_a_pack_is_found_on_every_machine(storage: Storage, home: Path) -> None:
         find_pack("math@2")
 
 
-def test_numbers_are_reserved_once_among_machines(storage: Storage, home: Path) -> None:
+def test_numbers_are_reserved_once_among_machines(storage: ObjectStore, home: Path) -> None:
     assert reserve_version("math", "job-a") == 1
     with machine(home / "second"):
         assert reserve_version("math", "job-b") == 2
@@ -59,7 +59,7 @@ def test_numbers_are_reserved_once_among_machines(storage: Storage, home: Path) 
         assert pack_versions("math") == []
 
 
-def test_a_fixed_evaluation_is_made_once_among_machines_and_is_no_pack(storage: Storage, home: Path) -> None:
+def test_a_fixed_evaluation_is_made_once_among_machines_and_is_no_pack(storage: ObjectStore, home: Path) -> None:
     assert find_evaluation("math", "0123456789abcdef") is None
     assert create_evaluation("math", "0123456789abcdef", "first")
     with machine(home / "second"):
@@ -69,7 +69,7 @@ def test_a_fixed_evaluation_is_made_once_among_machines_and_is_no_pack(storage: 
         assert reserve_version("math", "job-a") == 1
 
 
-def test_files_without_a_manifest_are_no_pack(storage: Storage, home: Path) -> None:
+def test_files_without_a_manifest_are_no_pack(storage: ObjectStore, home: Path) -> None:
     staging = stage_pack("math", 1)
     (staging / "pack.safetensors").write_bytes(b"weights")
     entry = file_entry(staging, staging / "pack.safetensors")
@@ -79,7 +79,7 @@ def test_files_without_a_manifest_are_no_pack(storage: Storage, home: Path) -> N
         find_pack("math")
 
 
-def test_a_manifest_whose_file_is_gone_is_said_so(storage: Storage, home: Path) -> None:
+def test_a_manifest_whose_file_is_gone_is_said_so(storage: ObjectStore, home: Path) -> None:
     put_pack(home, "math", 2.0, job_id="job-a")
     manifest = read_pack("math", 1).manifest
     assert manifest is not None
@@ -90,7 +90,7 @@ def test_a_manifest_whose_file_is_gone_is_said_so(storage: Storage, home: Path) 
     assert list((home / "cache").iterdir()) == []
 
 
-def test_a_base_draft_is_registered_for_all(storage: Storage, home: Path, base_draft_dir: Path) -> None:
+def test_a_base_draft_is_registered_for_all(storage: ObjectStore, home: Path, base_draft_dir: Path) -> None:
     assert not has_draft("tiny", 1)  # the directory under home does not count beside storage
     staging = stage_draft("tiny", 1)
     shutil.copytree(base_draft_dir, staging, dirs_exist_ok=True)

@@ -12,8 +12,9 @@ from eda_service.errors import ArtifactCorruptError, WorkerLostError
 from eda_service.records import CurvePoint, SelectionManifest, Stage
 from eda_service.storage.curve import Curve
 from eda_service.storage.files import file_entry
-from eda_service.storage.objects import Storage
+from eda_service.storage.objects import ObjectStore
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import Succeeded
 
 CONFIG = AdaptConfig(target=TargetSpec(model="org/model"))
 
@@ -40,7 +41,7 @@ def selection(directory: Path, name: str, seconds: float = 1.0) -> SelectionMani
 
 
 @pytest.fixture
-def runs(storage: Storage, home: Path) -> tuple[RunDir, RunDir]:
+def runs(storage: ObjectStore, home: Path) -> tuple[RunDir, RunDir]:
     """The same job on two machines."""
     one, other = RunDir(home / "runs" / "adapt_1"), RunDir(home / "other" / "runs" / "adapt_1", attempt=2)
     one.create(CONFIG, origin="ray")
@@ -53,7 +54,7 @@ def test_small_files_are_seen_everywhere(runs: tuple[RunDir, RunDir]) -> None:
     one.progress(Stage.TRAIN, step=1, total_steps=4)
     seen = other.read_progress()
     assert seen is not None
-    assert seen["percent"] == 25.0
+    assert seen.percent == 25.0
     one.event("a", "first")
     other.event("b", "second")
     one.event("c", "third")
@@ -62,7 +63,9 @@ def test_small_files_are_seen_everywhere(runs: tuple[RunDir, RunDir]) -> None:
     one.fail(WorkerLostError("gone"))
     assert other.read_result(attempt=2) is None
     other.succeed("pack@1")
-    assert (one.read_result(attempt=2) or {})["pack"] == "pack@1"
+    result = one.read_result(attempt=2)
+    assert isinstance(result, Succeeded)
+    assert result.pack == "pack@1"
     other.clear_result()
     assert one.read_result() is None
     assert not (other.root / "job.json").exists()
@@ -94,7 +97,7 @@ def test_a_record_comes_after_its_files_and_the_first_one_counts(runs: tuple[Run
 
 def test_a_record_that_does_not_parse_is_replaced(runs: tuple[RunDir, RunDir]) -> None:
     one, other = runs
-    one.write_value("select/record.json", {"schema_version": 0})
+    one.store.objects.write("select/record.json", b'{"schema_version": 0}')
     with pytest.raises(ArtifactCorruptError, match="does not parse"):
         other.read_record(SelectionManifest, Stage.SELECT)
     (one.stage_dir(Stage.SELECT) / "shard").write_text("one")

@@ -12,14 +12,15 @@ from stored import machine
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.errors import ArtifactCorruptError
-from eda_service.pipeline.generate import GENERATE, fields_of, prepared_files, shards_of
+from eda_service.pipeline.generate import GENERATE, fields_of, prepare, prepared_files, shards_of
 from eda_service.pipeline.generation_actor import ShardWriter
-from eda_service.pipeline.prepare import REFERENCE_FILE, prepare_generation
+from eda_service.pipeline.prepare import REFERENCE_FILE
 from eda_service.pipeline.select import SELECT, compact_shards, forget_unselected, run_select
 from eda_service.records import Record, SelfGenManifest, Stage
-from eda_service.storage.objects import Storage
+from eda_service.storage.objects import ObjectStore
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
+from eda_service.storage.state import Prepared
 
 
 @pytest.fixture
@@ -36,10 +37,10 @@ def config(target_dir: Callable[[str], Path], tmp_path: Path) -> AdaptConfig:
     )
 
 
-def write_shards(run: RunDir, config: AdaptConfig, prepared: dict[str, object], shards: list[dict[str, str]]) -> None:
-    reference = prepared_files(run.root / "generate", prepared)[REFERENCE_FILE].model_dump()
+def write_shards(run: RunDir, config: AdaptConfig, prepared: Prepared, shards: list[dict[str, str]]) -> None:
+    reference = prepared_files(run.root / "generate", prepared)[REFERENCE_FILE]
     directory = run.stage_dir(Stage.GENERATE)
-    writer = ShardWriter(config.model_dump(mode="json"), str(directory), str(directory / REFERENCE_FILE), [reference])
+    writer = ShardWriter(config, directory, directory / REFERENCE_FILE, [reference])
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})
 
@@ -55,15 +56,12 @@ def features_of(record: Record) -> list[str]:
 
 
 def test_every_stage_on_another_machine(
-    storage: Storage, home: Path, config: AdaptConfig, monkeypatch: pytest.MonkeyPatch
+    storage: ObjectStore, home: Path, config: AdaptConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir.of_job("job")
     run.create(config, origin="ray")
     directory = run.stage_dir(Stage.GENERATE)
-    prepared = prepare_generation(config, directory, with_reference=True)
-    files = prepared_files(directory, prepared).values()
-    run.store.upload(Stage.GENERATE, files)
-    prepared = {**prepared, "files": [entry.model_dump() for entry in files]}
+    prepared = prepare(run, config, with_reference=True)
     shards = shards_of(directory, config.selfgen)
     names = [shard["shard"] for shard in shards]
     write_shards(run, config, prepared, shards[:2])
@@ -98,7 +96,7 @@ def test_every_stage_on_another_machine(
     monkeypatch.delenv("EDA_STORAGE")  # the same on one disk
     plain = RunDir.of_job("plain")
     plain.create(config, origin="ray")
-    prepared = prepare_generation(config, plain.stage_dir(Stage.GENERATE), with_reference=True)
+    prepared = prepare(plain, config, with_reference=True)
     write_shards(plain, config, prepared, shards)
     fields = fields_of(config, plain.root / "generate", names, prepared)
     record = plain.write_record(GENERATE.record_of(config, fields, seconds=1.0))
@@ -106,12 +104,12 @@ def test_every_stage_on_another_machine(
     assert features_of(run_select(plain, config)) == features_of(selected)
 
 
-def test_a_shard_that_was_kept_whole_stays(storage: Storage, home: Path, config: AdaptConfig) -> None:
+def test_a_shard_that_was_kept_whole_stays(storage: ObjectStore, home: Path, config: AdaptConfig) -> None:
     everything = config.model_copy(update={"selection": SelectionConfig(method="all", num_reference_prompts=8)})
     run = RunDir.of_job("job")
     run.create(everything, origin="ray")
     directory = run.stage_dir(Stage.GENERATE)
-    prepared = prepare_generation(everything, directory, with_reference=True)
+    prepared = prepare(run, everything, with_reference=True)
     shards = shards_of(directory, everything.selfgen)
     write_shards(run, everything, prepared, shards)
     fields = fields_of(everything, directory, [shard["shard"] for shard in shards], prepared)
