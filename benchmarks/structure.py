@@ -30,9 +30,7 @@ import grimp
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ("eda_service", "api", "jobs")
 
-_DRAFT_PARTS = re.compile(
-    r"\bdraft\.(layer|fc|fuse)\b|\bself_attn\b|\bmodel\.draft import|\bdrafts\.(draft|eagle1) import (?!Draft$)"
-)
+_DRAFT_PARTS = re.compile(r"\bdraft\.(layer|fc|fuse)\b|\bself_attn\b|\bmodel\.draft import|\bEagle1\w*|\beagle1\b")
 _DRAFT_ROOM = re.compile(r"^eda_service/(model|drafts|target|targets)/|^eda_service/decoding/fused")
 _SELECTORS = re.compile(r"SelectionMethod\.|selection\.method (is|==|in)|eda_service\.selection\.\w+ import")
 _STORAGE_QUESTIONS = re.compile(r"\bis_remote\b|\b_?storage is (not )?None\b|\bself\._blobs is (not )?None\b")

@@ -222,7 +222,7 @@ def test_what_is_packed_is_copied_unpacked_and_the_job_reads_the_same(
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     rows = [{"messages": [{"role": "user", "content": f"q {n}"}], "tools": tools} for n in range(300)]
     text = json.dumps([*rows, {"text": "no prompt"}], indent=1).encode()
-    path.write_bytes(gzip.compress(text))
+    path.write_bytes(gzip.compress(text, mtime=0))
     dataset = send(client, path).json()["dataset"]
     assert dataset["sha256"] == hashlib.sha256(text).hexdigest()
     assert [each.read_bytes() for each in copies(settings)] == [text]

@@ -39,9 +39,9 @@ FILES = {
     "an array": array(),
     "an array over several lines": array(indent=2, ensure_ascii=False) + b"\n",
     "an array with a mark of byte order": b"\xef\xbb\xbf\r\n" + array(indent=1),
-    "gzip": gzip.compress(lines()),
-    "gzip of an array": gzip.compress(array(indent=2)),
-    "gzip in two members": gzip.compress(lines()[:30]) + gzip.compress(lines()[30:]),
+    "gzip": gzip.compress(lines(), mtime=0),
+    "gzip of an array": gzip.compress(array(indent=2), mtime=0),
+    "gzip in two members": gzip.compress(lines()[:30], mtime=0) + gzip.compress(lines()[30:], mtime=0),
 }
 
 
@@ -102,9 +102,9 @@ def test_an_empty_array_has_no_rows() -> None:
         (lines().decode().encode("utf-16"), "UTF-16 text; write it as UTF-8 .`iconv"),
         (lines().decode().encode("utf-16-le"), "UTF-16 text"),
         (lines().decode().encode("utf-16-be"), "UTF-16 text"),
-        (gzip.compress(lines())[:-9], "a gzip file that is damaged"),
-        (gzip.compress(lines())[:12] + b"\xff" * 40, "a gzip file that is damaged"),
-        (gzip.compress(b"PAR1"), "is a Parquet file"),
+        (gzip.compress(lines(), mtime=0)[:-9], "a gzip file that is damaged"),
+        (gzip.compress(lines(), mtime=0)[:12] + b"\xff" * 40, "a gzip file that is damaged"),
+        (gzip.compress(b"PAR1", mtime=0), "is a Parquet file"),
         (b"instruction,input,output\nq,,a\n", r"a table \(CSV\); .*pandas.read_csv\(FILE\)"),
         (b'\xef\xbb\xbf"id","Prompt"\r\n1,"q"\r\n', r"a table \(CSV\)"),
         (b"question\tanswer\nq\ta\n", r"a table \(TSV\); .*sep='\\t'"),

@@ -24,6 +24,7 @@ from training_inputs import curve_of, inputs_of, pack_of, write_inputs
 from eda_service.config.job import TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.storage.shards import write_shard
+from eda_service.storage.state import Diverged, Trained
 from eda_service.targets.loader import Target
 from eda_service.training import loop, train
 from eda_service.training.schedule import has_stopped_improving
@@ -80,7 +81,7 @@ def measured() -> Iterator[Measured]:
         yield made
 
 
-def run(files: Path, name: str, *, dies_at: int | None = None, **changes: Any) -> dict[str, Any]:
+def run(files: Path, name: str, *, dies_at: int | None = None, **changes: Any) -> Trained | Diverged:
     inputs = inputs_of(files, name, **{**TORCH, **changes})
     return train.train(inputs, OnDisk(files / "checkpoints" / name, dies_at))
 
@@ -99,31 +100,31 @@ NOISY: dict[str, Any] = {"loss": {"unroll_steps": 2, "feature_noise": 0.2}}
 
 
 @pytest.fixture(scope="module")
-def whole(files: Path, measured: Measured) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def whole(files: Path, measured: Measured) -> tuple[Trained | Diverged, dict[str, Tensor]]:
     """A run that nothing interrupts: its outcome and its last weights."""
     return run(files, "whole", **NOISY), measured.weights
 
 
 def test_losses_fall_and_the_best_weights_are_kept(
-    files: Path, whole: tuple[dict[str, Any], dict[str, Tensor]]
+    files: Path, whole: tuple[Trained | Diverged, dict[str, Tensor]]
 ) -> None:
     outcome, weights = whole
-    assert outcome["step"] == 15
+    assert outcome.step == 15
     values = losses(files, "whole")
     assert len(values) == 15
     assert sum(values[-5:]) < 0.97 * sum(values[:5])
     lengths = acceptance(files, "whole")
     assert list(lengths) == [0, 5, 10, 15]
-    assert outcome["initial_acceptance"] == lengths[0]
-    assert (outcome["best_step"], outcome["best_acceptance"]) == (15, max(lengths.values()))
-    assert outcome["frozen_after"] == outcome["frozen_before"]
+    assert outcome.initial_acceptance == lengths[0]
+    assert (outcome.best_step, outcome.best_acceptance) == (15, max(lengths.values()))
+    assert outcome.frozen_after == outcome.frozen_before
     for name, tensor in load_file(pack_of(files, "whole")).items():
         assert torch.equal(tensor, weights[name].to(tensor.dtype)), name
 
 
 @pytest.mark.parametrize("dies_at", [4, 10, 12])
 def test_a_run_that_died_ends_with_the_same_weights_to_the_bit(
-    files: Path, whole: tuple[dict[str, Any], dict[str, Tensor]], measured: Measured, dies_at: int
+    files: Path, whole: tuple[Trained | Diverged, dict[str, Tensor]], measured: Measured, dies_at: int
 ) -> None:
     """In the first epoch, at an epoch's end before it was measured, and in the last one."""
     expected, weights = whole
@@ -131,9 +132,9 @@ def test_a_run_that_died_ends_with_the_same_weights_to_the_bit(
     with pytest.raises(CrashError):
         run(files, name, dies_at=dies_at, **changes)
     ended = run(files, name, **changes)
-    assert ended["restarts"] == 1
+    assert ended.restarts == 1
     compared = ("step", "best_step", "best_acceptance", "initial_acceptance", "frozen_after")
-    assert [ended[each] for each in compared] == [expected[each] for each in compared]
+    assert [getattr(ended, each) for each in compared] == [getattr(expected, each) for each in compared]
     assert losses(files, name) == losses(files, "whole")
     assert acceptance(files, name) == acceptance(files, "whole")
     for key, tensor in weights.items():
@@ -149,7 +150,7 @@ def test_the_weights_of_the_best_epoch_stay_when_later_ones_are_worse(
     monkeypatch.setattr(loop, "simulated_acceptance_length", lambda *_, **__: next(lengths))
     settings = {"epochs": 6, "checkpoint_every_steps": 5, "early_stopping_patience": 2}
     ended = run(files, "scripted", **settings)
-    assert (ended["step"], ended["best_step"], ended["best_acceptance"]) == (20, 10, 3.0)
+    assert (ended.step, ended.best_step, ended.best_acceptance) == (20, 10, 3.0)
     assert has_stopped_improving(20, 10, steps_per_epoch=5, patience=2)
     kept = torch.load(files / "checkpoints" / "scripted" / "10" / "state.pt")["trained"]
     later = torch.load(files / "checkpoints" / "scripted" / "15" / "state.pt")["trained"]
@@ -167,7 +168,7 @@ def test_a_loss_that_leaves_the_numbers_ends_the_run_and_says_where(files: Path)
     write_shard(files / "infinite", "shard-00000", samples)
     inputs = replace(inputs_of(files, "diverged", **TORCH), data_dir=files / "infinite")
     ended = train.train(inputs, OnDisk(files / "checkpoints" / "diverged"))
-    assert ended["failure"].startswith("the loss became nan at step 0, where the rate is 0.002; lower")
+    assert ended.failure.startswith("the loss became nan at step 0, where the rate is 0.002; lower")
     assert losses(files, "diverged") == []
 
 
