@@ -29,7 +29,7 @@ def test_training_ends_after_epochs_without_gain_and_a_restart_ends_it_there_too
     """At a rate at which no draft can get better, two epochs of patience are two epochs of training."""
     settings = {"epochs": 6, "learning_rate": 1e-12, "early_stopping_patience": 2, "checkpoint_every_steps": 5}
     ended = train(group_inputs, "hopeless", **settings)
-    assert (ended["step"], ended["best_step"]) == (10, 0)
+    assert (ended.step, ended.best_step) == (10, 0)
     assert list(evaluations(group_inputs, "hopeless")) == [0, 5, 10]
     stops = [event for event in RunDir(group_inputs / "runs" / "hopeless").read_events() if "stopped" in event["type"]]
     assert [event["message"] for event in stops] == [
@@ -37,7 +37,7 @@ def test_training_ends_after_epochs_without_gain_and_a_restart_ends_it_there_too
     ]
     pack = pack_of(group_inputs, "hopeless").read_bytes()
     again = train(group_inputs, "hopeless", **settings)  # from the checkpoint of step 10
-    assert (again["step"], again["best_step"], again["restarts"]) == (10, 0, 1)
+    assert (again.step, again.best_step, again.restarts) == (10, 0, 1)
     assert pack_of(group_inputs, "hopeless").read_bytes() == pack
 
 
@@ -48,11 +48,11 @@ def test_an_epoch_whose_end_was_checkpointed_but_not_evaluated_is_evaluated(clus
     """
     settings = {"epochs": 3, "checkpoint_every_steps": 5, "num_workers": 1, "early_stopping_patience": 3}
     ended = train(group_inputs, "crashed", **settings)
-    assert ended["step"] == 15
+    assert ended.step == 15
     before = evaluations(group_inputs, "crashed")
     assert list(before) == [0, 5, 10, 15]
     curve = Curve(group_inputs / "runs" / "crashed" / "train")
     curve.keep(lambda point: point.step < 10 or (point.step == 10 and point.simulated_acceptance_length is None))
     again = train(group_inputs, "crashed", **settings)
     assert evaluations(group_inputs, "crashed") == before
-    assert (again["best_step"], again["best_acceptance"]) == (ended["best_step"], ended["best_acceptance"])
+    assert (again.best_step, again.best_acceptance) == (ended.best_step, ended.best_acceptance)

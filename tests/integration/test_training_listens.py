@@ -25,7 +25,7 @@ def test_workers_meet_on_loopback(cluster: None, group_inputs: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        assert train(group_inputs, "listens", epochs=1)["step"] > 0
+        assert train(group_inputs, "listens", epochs=1).step > 0
     finally:
         ended.set()
         watcher.join()

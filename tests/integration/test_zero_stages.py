@@ -25,10 +25,10 @@ def test_partitioned_and_accumulated_training_takes_the_same_steps(cluster: None
     plain = train(group_inputs, "zero-0", zero_stage=0)
     split = train(group_inputs, "zero-3", zero_stage=3, micro_batch_size=1)
     expected = losses(group_inputs, "zero-0")
-    assert len(expected) == plain["step"] == split["step"]
+    assert len(expected) == plain.step == split.step
     assert sum(expected[-5:]) < 0.97 * sum(expected[:5])
     assert losses(group_inputs, "zero-3") == pytest.approx(expected, rel=1e-3)
-    assert split["frozen_after"] == split["frozen_before"] == plain["frozen_after"]
+    assert split.frozen_after == split.frozen_before == plain.frozen_after
     pack, same_pack = (load_file(pack_of(group_inputs, name)) for name in ("zero-0", "zero-3"))
     assert {name: tensor.shape for name, tensor in same_pack.items()} == {
         name: tensor.shape for name, tensor in pack.items()

@@ -8,8 +8,9 @@ from typing import Any
 from training_inputs import inputs_of
 
 from eda_service.pipeline.train import fit
+from eda_service.storage.state import Trained
 
 
-def train(files: Path, name: str, **changes: Any) -> dict[str, Any]:
+def train(files: Path, name: str, **changes: Any) -> Trained:
     """Train with `TRAIN` and the changes; a second call of a name goes on from its last checkpoint."""
     return fit(inputs_of(files, name, **changes))
