@@ -17,7 +17,7 @@ from pathlib import Path
 import ray
 import ray.data
 
-from eda_service.config.job import AdaptConfig, Method, Selector, SelfGenConfig
+from eda_service.config.job import AdaptConfig, Method, SelfGenConfig
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import (
@@ -32,6 +32,7 @@ from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import FileEntry, SelfGenFields, SelfGenManifest, Stage
+from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
@@ -47,7 +48,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
     """
     directory = run.stage_dir(Stage.GENERATE)
-    scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
+    scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     task = _prepare.options(num_gpus=num_gpus(config.train))
     prepared: Prepared = ray.get(task.remote(config, directory, scored))

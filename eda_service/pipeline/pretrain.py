@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from eda_service.config.job import AdaptConfig, Method, Selector
+from eda_service.config.job import AdaptConfig, Method
 from eda_service.drafts.checkpoint import load_pack, save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
@@ -27,6 +27,7 @@ from eda_service.pipeline.validate import fingerprint_target
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.records import DraftCheckpoint, DraftManifest, SelfGenManifest, Stage
 from eda_service.references import Reference
+from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, require_free_bytes, write_json
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
@@ -59,7 +60,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     draft = Reference.parse(reference)
     if draft is None or draft.number is None:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
-    if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
+    if config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
     if has_draft(draft.name, draft.number):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")

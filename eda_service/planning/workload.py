@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from eda_service.config.job import AdaptConfig, Answers
 from eda_service.planning.estimate import (
     draft_parameters,
-    kept_share,
     num_samples,
     num_train_steps,
     split_samples,
     train_flops_per_token,
 )
 from eda_service.planning.shapes import draft_of
+from eda_service.selection.kinds import make_selector
 from eda_service.targets.shape import FEATURE_BYTES, ModelShape
 from eda_service.training.schedule import SIMULATED_DEPTH
 
@@ -147,5 +147,5 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         timed=decoding(timed, 1, answered, answered.answer),
         num_timed_modes=3 * len(temperatures) if timed else 0,
         feature_bytes=features,
-        kept_feature_bytes=kept_share(selection) * features,
+        kept_feature_bytes=make_selector(selection).share * features,
     )
