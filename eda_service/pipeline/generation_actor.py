@@ -40,6 +40,7 @@ class ShardWriter:
         directory: Where shards go: the run's generate directory.
         reference_path: What the selector was fitted to, or None to leave samples unscored (pretraining data).
         inputs: Files of the stage that this machine has to have.
+        captures: Layers that the draft reads; none: what the target's head reads. Scores are of the latter always.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class ShardWriter:
         directory: Path,
         reference_path: Path | None,
         inputs: Sequence[FileEntry] = (),
+        captures: Sequence[int] = (),
     ) -> None:
         from eda_service.raycluster.resources import limit_threads
         from eda_service.targets.device import choose_device
         from eda_service.targets.loader import load_target
 
-        self.config = config
+        self.config, self.captures = config, captures
         limit_threads(self.config.selfgen.threads_per_actor)
         self.directory = directory
         run = RunDir(self.directory.parent)
@@ -76,7 +78,14 @@ class ShardWriter:
 
     def _write(self, name: str, prompts: list[Prompt]) -> ShardResult:
         started = time.monotonic()
-        generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed, writer=self.writer)
+        generated = generate(
+            self.target,
+            prompts,
+            self.config.selfgen,
+            seed=self.config.seed,
+            writer=self.writer,
+            captures=self.captures,
+        )
         generation_seconds = time.monotonic() - started
         started = time.monotonic()
         scores = score_samples(name, generated.samples, self.scorer)

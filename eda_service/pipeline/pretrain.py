@@ -19,7 +19,7 @@ from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ConflictError, InputError
-from eda_service.pipeline.generate import GENERATE
+from eda_service.pipeline.generate import GENERATE, run_generate
 from eda_service.pipeline.select import SELECT
 from eda_service.pipeline.stage import StageRunner, run_stage
 from eda_service.pipeline.train import TRAIN, run_train
@@ -66,7 +66,7 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation
     if run.read_record(SelfGenManifest, Stage.GENERATE) is None:
-        need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
+        need = disk_need_bytes(config, shape)
         require_free_bytes(run.root, need, param="dataset.num_prompts")
     for runner in pretraining(shape):
         run_stage(run, config, runner)
@@ -74,11 +74,12 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
 
 
 def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
-    """The stages of pretraining: those of an adaptation, but training starts from a fresh draft."""
+    """The stages of pretraining: those of an adaptation, but the draft is a fresh one that no registry has yet."""
+    generate = replace(GENERATE, run=lambda run, config: run_generate(run, config, shape))
     fresh = replace(
         TRAIN, run=lambda run, config: run_train(run, config, start_dir=_fresh_draft(run, config.seed, shape))
     )
-    return GENERATE, SELECT, fresh
+    return generate, SELECT, fresh
 
 
 def _start_dir(run: RunDir) -> Path:

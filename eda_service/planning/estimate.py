@@ -13,12 +13,17 @@ from eda_service.selection.kinds import make_selector
 from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES
 
 
-def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
-    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head."""
+def disk_need_bytes(config: AdaptConfig, draft: DraftConfig) -> int:
+    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head.
+
+    Args:
+        config: The job.
+        draft: Its base draft's shape, which says what is stored of a token; sizes that the target has too are the same.
+    """
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * hidden_size * FEATURE_BYTES
-    io = 2 * vocab_size * hidden_size * WEIGHT_BYTES
+    features = tokens * draft.stored_width * FEATURE_BYTES
+    io = 2 * draft.vocab_size * draft.hidden_size * WEIGHT_BYTES
     return int(features * (1 + make_selector(config.selection).share)) + io
 
 

@@ -18,6 +18,7 @@ from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import REFERENCE_FILE
 from eda_service.pipeline.select import run_select
 from eda_service.planning.estimate import disk_need_bytes, num_samples, split_samples
+from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.records import Stage
 from eda_service.selection.kinds import SELECTORS
 from eda_service.selection.selector import Array, SampleSelector
@@ -102,6 +103,7 @@ def test_a_new_selector_touches_nothing_else(
 
     # 12 prompts of 512 + 8 tokens, 2 bytes each, and a quarter of that; of 10 samples round(2.5) train
     tokens = 12 * (config.selfgen.max_prompt_tokens + 8)
-    assert disk_need_bytes(config, hidden_size=4, vocab_size=0) == tokens * 4 * 2 * 1.25
+    draft = draft_of(SHAPES["135m"])
+    assert disk_need_bytes(config, draft) == tokens * 576 * 2 * 1.25 + 2 * 49_152 * 576 * 2
     assert num_samples(config) == 10
     assert split_samples(config) == (2, 0)
