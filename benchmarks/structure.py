@@ -4,8 +4,8 @@ What counts as one thing:
 
 * lines: of the Python files of `eda_service`, `api` and `jobs` (source) and of `benchmarks`, empty lines included.
 * files for a new draft kind: modules outside the drafts' own room (and its fused form) that reach into a draft's layers
-  or name its concrete class; for a new selector: modules outside `selection` that name a selection method or its
-  functions; for a new training backend: modules that name DeepSpeed.
+  or name its concrete class; for a new selector: modules outside `selection` that name or compare a selector, or
+  import more of `selection` than the seam and its table; for a new training backend: modules that name DeepSpeed.
 * twin classes: names that more than one module of the source defines as a class.
 * dict[str, Any]: occurrences of this annotation in the source.
 * single importers: modules of the source that exactly one other module imports.
@@ -32,7 +32,9 @@ SOURCE = ("eda_service", "api", "jobs")
 
 _DRAFT_PARTS = re.compile(r"\bdraft\.(layer|fc|fuse)\b|\bself_attn\b|\bmodel\.draft import|\bEagle1\w*|\beagle1\b")
 _DRAFT_ROOM = re.compile(r"^eda_service/(model|drafts|target|targets)/|^eda_service/decoding/fused")
-_SELECTORS = re.compile(r"SelectionMethod\.|selection\.method (is|==|in)|eda_service\.selection\.\w+ import")
+_SELECTORS = re.compile(
+    r"\bSelector\.[A-Z]|selection\.method (is|==|!=|in|not)\b|eda_service\.selection\.(?!kinds\b|selector\b)\w+ import"
+)
 _STORAGE_QUESTIONS = re.compile(r"\bis_remote\b|\b_?storage is (not )?None\b|\bself\._blobs is (not )?None\b")
 _BACKENDS = re.compile(r"deepspeed", re.IGNORECASE)
 

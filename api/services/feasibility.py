@@ -31,7 +31,7 @@ from eda_service.records import DraftManifest
 from eda_service.selfgen.prompts import general_prompts_file
 from eda_service.storage.fits import check_draft_sizes
 from eda_service.storage.place import current_place
-from eda_service.storage.registry import find_draft, find_draft_manifest
+from eda_service.storage.registry import find_draft_manifest
 from eda_service.targets.shape import ModelShape
 from eda_service.training.tracking import check_installed
 
@@ -87,7 +87,7 @@ class Feasibility:
         check_draft_sizes(draft, config.target.model, found.sizes)
         need = needed_at_once(config)
         machines = self._machines(config, need)
-        short = (self._disk(config, draft), None if self._grows else machines)
+        short = (self._disk(config), None if self._grows else machines)
         return Verdict(
             need=need,
             shape=found.shape,
@@ -116,10 +116,10 @@ class Feasibility:
         if verdict.shape is not None:
             return verdict.shape, ()
         guess = f"{config.target.model} is not on this machine: layers and weights are those of a model of its width"
-        return shape_beside(draft_config(find_draft(config.base_draft, self._home))), (guess,)
+        return shape_beside(draft_config(config.base_draft, self._home)), (guess,)
 
-    def _disk(self, config: AdaptConfig, draft: DraftManifest) -> DiskShortfallError | None:
-        need = disk_need_bytes(config, hidden_size=draft.hidden_size, vocab_size=draft.vocab_size)
+    def _disk(self, config: AdaptConfig) -> DiskShortfallError | None:
+        need = disk_need_bytes(config, draft_config(config.base_draft, self._home))
         free = current_place().free_bytes(self._home)
         if free is None or need <= free:
             return None

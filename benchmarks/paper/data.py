@@ -21,7 +21,7 @@ from eda_service.pipeline.generation_actor import score_samples
 from eda_service.pipeline.prepare import fit_on_general
 from eda_service.pipeline.stage import run_stage
 from eda_service.records import SelfGenManifest, Stage
-from eda_service.selection.projection import ReferenceStatistics
+from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, sha256_file, sha256_text
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import read_shard
@@ -111,9 +111,9 @@ def _score_again(source: RunDir, run: RunDir, config: AdaptConfig, target: Targe
     link(source.root / Stage.GENERATE.value, directory, leave_out=("record.json", "reference.safetensors"))
     path = directory / "reference.safetensors"
     timed = fit_on_general(config, target, path)
-    reference, quantile = ReferenceStatistics.load(path), config.selection.quantile
+    scorer = make_selector(config.selection).load(path)
     shards = sorted({score.shard for score in record.scores})
-    scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), reference, quantile)]
+    scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), scorer)]
     files = [entry for entry in record.files if entry.path != path.name]
     timings = timed.model_dump(include={"reference_seconds", "reference_fit_seconds", "num_reference_tokens"})
     update = {"scores": tuple(scores), "files": (*files, file_entry(directory, path)), **timings}

@@ -54,6 +54,13 @@ class DraftConfig(Config, ABC):
         return self.hidden_size * max(1, len(self.captures))
 
     @property
+    def stored_width(self) -> int:
+        """Numbers that a shard holds of one token: what the draft reads, and what the target's head reads where that is
+        another state.
+        """
+        return self.feature_width + (self.hidden_size if self.captures else 0)
+
+    @property
     @abstractmethod
     def sizes(self) -> PartSizes:
         """Parameters, embedding and the target's head not counted."""

@@ -17,7 +17,8 @@ from pathlib import Path
 import ray
 import ray.data
 
-from eda_service.config.job import AdaptConfig, Method, Selector, SelfGenConfig
+from eda_service.config.job import AdaptConfig, Method, SelfGenConfig
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
 from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import (
@@ -29,9 +30,11 @@ from eda_service.pipeline.prepare import (
     read_prompt_file,
 )
 from eda_service.pipeline.stage import StageRunner
+from eda_service.planning.dry_run import draft_config
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import FileEntry, SelfGenFields, SelfGenManifest, Stage
+from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
@@ -40,14 +43,21 @@ from eda_service.storage.state import Prepared, ShardResult
 logger = logging.getLogger(__name__)
 
 
-def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
+def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = None) -> SelfGenFields:
     """Generate, score and describe the self-generated set.
 
+    Args:
+        run: The job.
+        config: Its config.
+        draft: Shape of the draft that reads the states; None: the base draft's.
+
     Raises:
+        BaseDraftMissingError: There is no such base draft.
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
     """
     directory = run.stage_dir(Stage.GENERATE)
-    scored = config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL
+    captures = (draft or draft_config(config.base_draft)).captures
+    scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     task = _prepare.options(num_gpus=num_gpus(config.train))
     prepared: Prepared = ray.get(task.remote(config, directory, scored))
@@ -55,7 +65,7 @@ def run_generate(run: RunDir, config: AdaptConfig) -> SelfGenFields:
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
     names = [shard["shard"] for shard in shards]
-    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [])
+    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], captures)
     return fields_of(config, directory, names, prepared)
 
 
@@ -145,7 +155,12 @@ def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
 
 
 def _write_shards(
-    run: RunDir, config: AdaptConfig, directory: Path, shards: list[dict[str, str]], reference: Sequence[FileEntry]
+    run: RunDir,
+    config: AdaptConfig,
+    directory: Path,
+    shards: list[dict[str, str]],
+    reference: Sequence[FileEntry],
+    captures: Sequence[int],
 ) -> None:
     """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
     results = ShardResults(run)
@@ -163,7 +178,7 @@ def _write_shards(
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        fn_constructor_args=(config, directory, path, tuple(reference)),
+        fn_constructor_args=(config, directory, path, tuple(reference), captures),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,

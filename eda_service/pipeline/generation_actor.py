@@ -19,8 +19,8 @@ from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.export.cache import whole_target
 from eda_service.export.vllm_environment import prepare_cpu, require_vllm
 from eda_service.records import FileEntry, SampleScore, Stage
-from eda_service.selection.distance import sample_value, sq_distances
-from eda_service.selection.projection import ReferenceStatistics
+from eda_service.selection.kinds import make_selector
+from eda_service.selection.selector import Scorer
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.vllm_writer import IN_PROCESS, VllmWriter, Writer
@@ -38,8 +38,9 @@ class ShardWriter:
     Args:
         config: The job's config.
         directory: Where shards go: the run's generate directory.
-        reference_path: ReferenceStatistics, or None to leave samples unscored (pretraining data).
+        reference_path: What the selector was fitted to, or None to leave samples unscored (pretraining data).
         inputs: Files of the stage that this machine has to have.
+        captures: Layers that the draft reads; none: what the target's head reads. Scores are of the latter always.
     """
 
     def __init__(
@@ -48,18 +49,19 @@ class ShardWriter:
         directory: Path,
         reference_path: Path | None,
         inputs: Sequence[FileEntry] = (),
+        captures: Sequence[int] = (),
     ) -> None:
         from eda_service.raycluster.resources import limit_threads
         from eda_service.targets.device import choose_device
         from eda_service.targets.loader import load_target
 
-        self.config = config
+        self.config, self.captures = config, captures
         limit_threads(self.config.selfgen.threads_per_actor)
         self.directory = directory
         run = RunDir(self.directory.parent)
         run.store.fetch(Stage.GENERATE, inputs)
         self.results = ShardResults(run)
-        self.reference = None if reference_path is None else ReferenceStatistics.load(reference_path)
+        self.scorer = None if reference_path is None else make_selector(config.selection).load(reference_path)
         self.target = load_target(self.config.target, device=choose_device(self.config.device))
         self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
@@ -76,10 +78,17 @@ class ShardWriter:
 
     def _write(self, name: str, prompts: list[Prompt]) -> ShardResult:
         started = time.monotonic()
-        generated = generate(self.target, prompts, self.config.selfgen, seed=self.config.seed, writer=self.writer)
+        generated = generate(
+            self.target,
+            prompts,
+            self.config.selfgen,
+            seed=self.config.seed,
+            writer=self.writer,
+            captures=self.captures,
+        )
         generation_seconds = time.monotonic() - started
         started = time.monotonic()
-        scores = score_samples(name, generated.samples, self.reference, self.config.selection.quantile)
+        scores = score_samples(name, generated.samples, self.scorer)
         scoring_seconds = time.monotonic() - started
         entries: list[FileEntry] = []
         if generated.samples:
@@ -121,16 +130,13 @@ def vllm_writer(config: AdaptConfig, target: Target) -> Writer:
     )
 
 
-def score_samples(
-    shard: str, samples: Sequence[Sample], reference: ReferenceStatistics | None, quantile: float
-) -> list[SampleScore]:
-    """Eqs. 13-14 on features that are in memory anyway; without a reference every value is 0."""
+def score_samples(shard: str, samples: Sequence[Sample], scorer: Scorer | None) -> list[SampleScore]:
+    """Eqs. 13-14 on states that are in memory anyway; without a scorer every value is 0."""
     scores = []
     for row, sample in enumerate(samples):
         value = 0.0
-        if reference is not None:
-            features_AD = sample.answer_states().to(torch.float64).cpu().numpy()
-            value = sample_value(sq_distances(np.asarray(features_AD), reference), quantile)
+        if scorer is not None:
+            value = scorer.sample_value(np.asarray(sample.answer_states().to(torch.float64).cpu().numpy()))
         scores.append(
             SampleScore(
                 sample_id=sample.sample_id,

@@ -15,7 +15,7 @@ import torch
 
 from eda_service.config.job import AdaptConfig, Answers, DatasetSpec
 from eda_service.errors import DatasetInvalidError
-from eda_service.selection.projection import fit_reference
+from eda_service.selection.kinds import make_selector
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
@@ -122,7 +122,7 @@ def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: in
 
 
 def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> Prepared:
-    """Generate on general prompts with the tuned target, fit the statistics (Eqs. 11-12) and save them at `path`."""
+    """Generate on general prompts with the tuned target, fit the selector (Eqs. 11-12) and save that at `path`."""
     selection = config.selection
     started = time.monotonic()
     settings = config.selfgen.model_copy(
@@ -135,10 +135,7 @@ def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> Prepared:
         )
     features_ND = torch.cat([sample.answer_states() for sample in generated.samples]).to(torch.float64)
     fit_started = time.monotonic()
-    statistics = fit_reference(
-        np.asarray(features_ND.cpu().numpy()), pca_dim=selection.pca_dim, ridge=selection.covariance_ridge
-    )
-    statistics.save(path)
+    make_selector(selection).fit(np.asarray(features_ND.cpu().numpy())).save(path)
     return Prepared(
         reference_seconds=time.monotonic() - started,
         reference_fit_seconds=time.monotonic() - fit_started,

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from eda_service.config.job import AdaptConfig, Method, Selector
+from eda_service.config.job import AdaptConfig, Method
 from eda_service.drafts.checkpoint import load_pack, save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ConflictError, InputError
-from eda_service.pipeline.generate import GENERATE
+from eda_service.pipeline.generate import GENERATE, run_generate
 from eda_service.pipeline.select import SELECT
 from eda_service.pipeline.stage import StageRunner, run_stage
 from eda_service.pipeline.train import TRAIN, run_train
@@ -27,6 +27,7 @@ from eda_service.pipeline.validate import fingerprint_target
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.records import DraftCheckpoint, DraftManifest, SelfGenManifest, Stage
 from eda_service.references import Reference
+from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, require_free_bytes, write_json
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
@@ -59,13 +60,13 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     draft = Reference.parse(reference)
     if draft is None or draft.number is None:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
-    if config.train.method is not Method.RETRAIN or config.selection.method is not Selector.ALL:
+    if config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
     if has_draft(draft.name, draft.number):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation
     if run.read_record(SelfGenManifest, Stage.GENERATE) is None:
-        need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
+        need = disk_need_bytes(config, shape)
         require_free_bytes(run.root, need, param="dataset.num_prompts")
     for runner in pretraining(shape):
         run_stage(run, config, runner)
@@ -73,11 +74,12 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
 
 
 def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
-    """The stages of pretraining: those of an adaptation, but training starts from a fresh draft."""
+    """The stages of pretraining: those of an adaptation, but the draft is a fresh one that no registry has yet."""
+    generate = replace(GENERATE, run=lambda run, config: run_generate(run, config, shape))
     fresh = replace(
         TRAIN, run=lambda run, config: run_train(run, config, start_dir=_fresh_draft(run, config.seed, shape))
     )
-    return GENERATE, SELECT, fresh
+    return generate, SELECT, fresh
 
 
 def _start_dir(run: RunDir) -> Path:

@@ -6,13 +6,13 @@ Order matters for a crash: compact files, then the record, then deletion; a re-r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from eda_service.config.job import AdaptConfig, Selector
+from eda_service.config.job import AdaptConfig
 from eda_service.pipeline.stage import StageRunner
 from eda_service.records import FileEntry, SampleScore, SelectionFields, SelectionManifest, SelfGenManifest, Stage
-from eda_service.selection.ranking import select
+from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import read_shard, write_shard
@@ -26,39 +26,28 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     """
     generated = run.require(SelfGenManifest)
     run.progress(Stage.SELECT, step=0, total_steps=1)
-    scores, selection = generated.scores, config.selection
+    scores, selector = generated.scores, make_selector(config.selection)
     ranking_started = time.monotonic()
-    chosen = _select_scores(scores, config)
+    kept = selector.keep(
+        [score.sample_id for score in scores], [score.sample_value for score in scores], seed=config.seed
+    )
+    chosen = [scores[i] for i in kept]
     ranking_seconds = time.monotonic() - ranking_started
     files = _write_compact(run, generated.files, chosen)
     run.progress(Stage.SELECT, step=1, total_steps=1)
     added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
-    ranked = selection.method in (Selector.PCA, Selector.REVERSED)
     return SelectionFields(
         inputs={entry.path: entry.sha256 for entry in generated.files if entry.path.endswith(".tokens.safetensors")},
         files=tuple(files),
         num_candidates=len(scores),
         num_selected=len(chosen),
         keep_fraction=len(chosen) / len(scores),
-        threshold=min(score.sample_value for score in chosen) if ranked else None,
+        threshold=selector.threshold([score.sample_value for score in chosen]),
         selected_ids=tuple(score.sample_id for score in chosen),
         num_answer_tokens=sum(score.num_answer_tokens for score in chosen),
         selection_seconds=added,
         selection_over_generation_time=added / max(generated.generation_seconds, 1e-9),
     )
-
-
-def _select_scores(scores: Sequence[SampleScore], config: AdaptConfig) -> list[SampleScore]:
-    """Those of samples that the config's selector keeps."""
-    selection = config.selection
-    kept = select(
-        [score.sample_id for score in scores],
-        [score.sample_value for score in scores],
-        selection.method,
-        selection.keep_fraction,
-        seed=config.seed,
-    )
-    return [scores[i] for i in kept]
 
 
 def _write_compact(run: RunDir, generated: Iterable[FileEntry], chosen: Iterable[SampleScore]) -> list[FileEntry]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import ray
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
+from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.export.vllm_environment import require_vllm
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.dry_run import expected_plan
@@ -60,7 +61,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     prompts_sha256 = _check_prompts(run, config, config.dataset, config.seed)
     if config.eval_dataset is not None:
         _check_prompts(run, config, config.eval_dataset, config.seed + 1)
-    need = disk_need_bytes(config, hidden_size=fingerprint.hidden_size, vocab_size=fingerprint.vocab_size)
+    need = disk_need_bytes(config, read_draft_config(base_dir))
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
     plan, _ = expected_plan(config, looked.shape, run.home)
     seconds = plan.seconds

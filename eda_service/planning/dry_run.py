@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, Method
 from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
-from eda_service.errors import BaseDraftMissingError
+from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.estimate import disk_need_bytes, draft_parameters, num_samples, num_train_steps
 from eda_service.planning.kept import device_of, kept_calibration
@@ -19,7 +19,7 @@ from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.workload import expected_lengths
 from eda_service.storage import bounded_json
 from eda_service.storage.packs import measured_on
-from eda_service.storage.registry import find_draft
+from eda_service.storage.registry import find_draft_file
 from eda_service.targets.shape import ModelShape, shape_of_target
 
 
@@ -102,10 +102,10 @@ def dry_run(
         InputError: The target cannot be found, its files do not say their sizes, or no GPU of that name.
         BaseDraftMissingError: The base draft cannot be read.
     """
-    draft = draft_config(find_draft(config.base_draft, home))
+    draft = draft_config(config.base_draft, home)
     shape = shape_of_target(config.target) if shape is None else shape
     plan, calibration = expected_plan(config, shape, home, gpu=gpu)
-    need = disk_need_bytes(config, hidden_size=shape.hidden_size, vocab_size=shape.vocab_size)
+    need = disk_need_bytes(config, draft)
     home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     misfits = _misfits(shape, draft)
@@ -177,18 +177,17 @@ def part_seconds(plan: Plan) -> dict[str, float]:
     return {name: float(round(value)) for name, value in parts.items()}
 
 
-def draft_config(directory: Path) -> DraftConfig:
-    """The architecture of a base draft.
+def draft_config(reference: str, home: Path | None = None) -> DraftConfig:
+    """The shape of a base draft, whose weights are not fetched for it.
 
     Raises:
-        BaseDraftMissingError: Its file cannot be read.
+        BaseDraftMissingError: There is no such draft, or its file cannot be read.
     """
-    path = directory / "config.json"
     try:
-        return parse_draft_config(bounded_json.read_object(path))
-    except (ValueError, OSError) as error:
+        return parse_draft_config(bounded_json.read_object(find_draft_file(reference, "config.json", home)))
+    except (ArtifactCorruptError, ValueError, OSError) as error:
         raise BaseDraftMissingError(
-            f"base draft {directory.parent.name}@{directory.name} cannot be read; register it again", param="base_draft"
+            f"base draft {reference} cannot be read; register it again", param="base_draft"
         ) from error
 
 

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import math
 
-from eda_service.config.job import AdaptConfig, Method, SelectionConfig, Selector, TrainConfig
+from eda_service.config.job import AdaptConfig, Method, TrainConfig
 from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
+from eda_service.selection.kinds import make_selector
 from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES
 
 
-def kept_share(selection: SelectionConfig) -> float:
-    """Share of the samples that selection keeps; all of them where it selects nothing, whatever `keep_fraction` is."""
-    return 1.0 if selection.method is Selector.ALL else selection.keep_fraction
+def disk_need_bytes(config: AdaptConfig, draft: DraftConfig) -> int:
+    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head.
 
-
-def disk_need_bytes(config: AdaptConfig, *, hidden_size: int, vocab_size: int) -> int:
-    """Upper bound of what the job writes: hidden states of all samples, copies of the kept ones, embedding and head."""
+    Args:
+        config: The job.
+        draft: Its base draft's shape, which says what is stored of a token; sizes that the target has too are the same.
+    """
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * hidden_size * FEATURE_BYTES
-    io = 2 * vocab_size * hidden_size * WEIGHT_BYTES
-    return int(features * (1 + kept_share(config.selection))) + io
+    features = tokens * draft.stored_width * FEATURE_BYTES
+    io = 2 * draft.vocab_size * draft.hidden_size * WEIGHT_BYTES
+    return int(features * (1 + make_selector(config.selection).share)) + io
 
 
 def num_samples(config: AdaptConfig) -> int:
@@ -34,7 +35,7 @@ def num_samples(config: AdaptConfig) -> int:
 
 def split_samples(config: AdaptConfig) -> tuple[int, int]:
     """(samples that train, samples held out in training) of those that selection keeps."""
-    kept = round(num_samples(config) * kept_share(config.selection))
+    kept = round(num_samples(config) * make_selector(config.selection).share)
     heldout = min(64, round(kept * config.train.heldout_fraction))
     return max(1, kept - heldout), heldout
 

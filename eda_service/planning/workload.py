@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from eda_service.config.job import AdaptConfig, Answers
 from eda_service.planning.estimate import (
     draft_parameters,
-    kept_share,
     num_samples,
     num_train_steps,
     split_samples,
     train_flops_per_token,
 )
 from eda_service.planning.shapes import draft_of
+from eda_service.selection.kinds import make_selector
 from eda_service.targets.shape import FEATURE_BYTES, ModelShape
 from eda_service.training.schedule import SIMULATED_DEPTH
 
@@ -125,8 +125,9 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
     answered = Lengths(lengths.prompt, min(lengths.answer, evaluation.max_new_tokens))
     sample_tokens = min(train.max_tokens, lengths.prompt + lengths.answer)
     training, heldout = split_samples(config)
-    total, trainable = draft_parameters(train, draft_of(shape))
-    features = samples * (lengths.prompt + lengths.answer) * shape.hidden_size * FEATURE_BYTES
+    draft = draft_of(shape)
+    total, trainable = draft_parameters(train, draft)
+    features = samples * (lengths.prompt + lengths.answer) * draft.stored_width * FEATURE_BYTES
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures
     return Workload(
@@ -139,7 +140,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         num_steps=num_train_steps(config),
         tokens_per_step=min(train.batch_size, training) * sample_tokens * train.loss.unroll_steps,
         heldout_tokens=(heldout or min(16, training)) * sample_tokens * SIMULATED_DEPTH,
-        flops_per_token=train_flops_per_token(train, draft_of(shape)),
+        flops_per_token=train_flops_per_token(train, draft),
         trainable=trainable,
         draft_parameters=total,
         evaluation=decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens),
@@ -147,5 +148,5 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         timed=decoding(timed, 1, answered, answered.answer),
         num_timed_modes=3 * len(temperatures) if timed else 0,
         feature_bytes=features,
-        kept_feature_bytes=kept_share(selection) * features,
+        kept_feature_bytes=make_selector(selection).share * features,
     )

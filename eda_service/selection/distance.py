@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from eda_service.errors import DatasetInvalidError
-from eda_service.selection.projection import Array, ReferenceStatistics, project
+from eda_service.selection.projection import ReferenceStatistics, project
+from eda_service.selection.selector import Array
 
 
 def sq_distances(features_AD: Array, reference: ReferenceStatistics) -> Array:

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from sklearn.decomposition import PCA
 
 from eda_service.errors import DatasetInvalidError
-
-Array = NDArray[np.float64]
+from eda_service.selection.selector import Array
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,8 @@ def fit_reference(features_ND: Array, *, pca_dim: int, ridge: float) -> Referenc
     Raises:
         DatasetInvalidError: Fewer than three reference tokens, or a non-finite feature.
     """
+    from sklearn.decomposition import PCA  # takes a second, and plans ask selectors for less
+
     features_ND = np.asarray(features_ND, dtype=np.float64)
     num_tokens, hidden_size = features_ND.shape
     if num_tokens < 3:

@@ -57,6 +57,17 @@ def find_draft(reference: Reference | str, home: Path | None = None) -> Path:
     return shelf.directory(name, version)
 
 
+def find_draft_file(reference: Reference | str, file: str, home: Path | None = None) -> Path:
+    """One file of a base draft; the others are not fetched.
+
+    Raises:
+        BaseDraftMissingError: Not registered and not shipped.
+        ArtifactCorruptError: It is not on storage.
+    """
+    name, version, shelf = _find_draft(reference, home)
+    return shelf.file(name, version, file)
+
+
 def find_draft_manifest(reference: Reference | str, home: Path | None = None) -> DraftManifest:
     """What a base draft says of itself; its files are neither fetched nor verified.
 

@@ -58,6 +58,10 @@ class Shelf(ABC):
         """A version's files on this machine."""
 
     @abstractmethod
+    def file(self, name: str, version: int, file: str) -> Path:
+        """One of a version's files on this machine."""
+
+    @abstractmethod
     def staging(self, name: str, version: int) -> Path:
         """An empty directory to prepare a version in."""
 
@@ -120,6 +124,10 @@ class DirectoryShelf(Shelf):
         """A version's files."""
         return self._root / name / str(version)
 
+    def file(self, name: str, version: int, file: str) -> Path:
+        """One of a version's files."""
+        return self.directory(name, version) / file
+
     def staging(self, name: str, version: int) -> Path:
         """An empty directory beside the version's place; what a killed attempt left there is removed."""
         return _emptied(self._root / name / f".staging-{version}")
@@ -172,6 +180,21 @@ class StoredShelf(Shelf):
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return place
+
+    def file(self, name: str, version: int, file: str) -> Path:
+        """One of a version's files, fetched alone where the version is not in the cache.
+
+        Raises:
+            ArtifactCorruptError: The manifest does not parse, or the file is missing on storage.
+        """
+        text = self.manifest(name, version)
+        place = self._cache / sha256_text(text) / name / str(version)
+        if _is_whole(place):
+            return place / file
+        part = self._cache / f"part-{sha256_text(text)}" / name / str(version)
+        entries = _files_of(text, self._manifest(name, version))
+        self._blobs(name).fetch(part, [entry for entry in entries if entry.path == file])
+        return part / file
 
     def staging(self, name: str, version: int) -> Path:
         """An empty directory of this process."""

@@ -15,7 +15,8 @@ from sklearn.decomposition import PCA
 
 from eda_service.errors import DatasetInvalidError
 from eda_service.selection.distance import sq_distances
-from eda_service.selection.projection import Array, ReferenceStatistics, fit_reference, project
+from eda_service.selection.projection import ReferenceStatistics, fit_reference, project
+from eda_service.selection.selector import Array
 
 
 def features(num_tokens: int = 200, hidden_size: int = 12, *, seed: int = 0) -> Array:

@@ -9,12 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eda_service.config.job import Selector
+from eda_service.config.job import SelectionConfig, Selector
 from eda_service.errors import DatasetInvalidError
-from eda_service.selection.ranking import num_kept, select
+from eda_service.selection.kinds import make_selector
+from eda_service.selection.selector import num_kept
 
 IDS = ["e", "b", "d", "a", "c"]
 VALUES = [5.0, 1.0, 4.0, 4.0, 2.0]
+
+
+def select(ids: list[str], values: list[float], method: Selector, fraction: float, *, seed: int) -> list[int]:
+    return make_selector(SelectionConfig(method=method, keep_fraction=fraction)).keep(ids, values, seed=seed)
 
 
 def kept(method: Selector, fraction: float, *, ids: list[str] | None = None, seed: int = 0) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tiny_draft_kind import TinyConfig, tiny_kind
 
 from eda_service.config.job import (
     AdaptConfig,
@@ -16,6 +17,7 @@ from eda_service.config.job import (
 from eda_service.planning.constants import CORE
 from eda_service.planning.estimate import disk_need_bytes, num_samples, num_train_steps
 from eda_service.planning.plan import make_plan
+from eda_service.planning.shapes import draft_of
 from eda_service.planning.workload import expected_lengths
 from eda_service.targets.shape import ModelShape
 
@@ -32,11 +34,16 @@ def job(**changes: object) -> AdaptConfig:
 
 
 def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
+    draft = draft_of(ModelShape(10, 80, 2, 2, 1, 10, 100, 1e4))
     # 100 prompts x 50 tokens x 10 features x 2 bytes, and half of it again; embedding and head of 100 x 10 x 2 bytes
-    assert disk_need_bytes(job(), hidden_size=10, vocab_size=100) == 150_000 + 4_000
+    assert disk_need_bytes(job(), draft) == 150_000 + 4_000
     # selection that keeps everything copies everything, whatever keep_fraction says
     everything = job(selection=SelectionConfig(method=Selector.ALL, keep_fraction=0.5))
-    assert disk_need_bytes(everything, hidden_size=10, vocab_size=100) == 200_000 + 4_000
+    assert disk_need_bytes(everything, draft) == 200_000 + 4_000
+    # a kind that reads three layers, each of 10, and leaves the head's state to the loss
+    with tiny_kind():
+        wide = TinyConfig(**draft.model_dump(), layers=(0, 1, 2), draft_vocab_size=50)
+    assert disk_need_bytes(job(), wide) == 600_000 + 4_000
 
 
 @pytest.mark.parametrize(("method", "trainable"), [("eda", 1960), ("retrain", 6820), ("full_ft", 6820)])

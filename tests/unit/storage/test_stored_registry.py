@@ -16,6 +16,7 @@ from eda_service.storage.packs import read_pack
 from eda_service.storage.registry import (
     create_evaluation,
     find_draft,
+    find_draft_file,
     find_evaluation,
     find_pack,
     has_draft,
@@ -98,7 +99,11 @@ def test_a_base_draft_is_registered_for_all(storage: ObjectStore, home: Path, ba
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     publish_draft(staging, "tiny", 1)
     assert has_draft("tiny", 1)
-    with machine(home / "second"):
+    with machine(home / "second") as second:
+        alone = find_draft_file("tiny@1", "config.json")
+        assert alone.read_bytes() == (base_draft_dir / "config.json").read_bytes()
+        assert not list(second.rglob("*.safetensors"))  # a draft's shape costs no download of its weights
         assert read_draft_manifest(find_draft("tiny@1")) == manifest
+        assert find_draft_file("tiny@1", "config.json").parent == find_draft("tiny@1")
         assert "tiny@1" in list_drafts()
         assert find_draft("smollm2-135m@3").is_dir()

@@ -1,0 +1,22 @@
+"""All samples, whatever the share that is to be kept: for pretraining, and for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eda_service.selection.mahalanobis import DistanceSelector
+
+
+class Everything(DistanceSelector):
+    """Selects nothing; an adaptation reports the samples' values all the same."""
+
+    needs_scores = False
+
+    def choose(self, sample_ids: Sequence[str], values: Sequence[float], *, seed: int) -> list[int]:
+        """See `SampleSelector`."""
+        return list(range(len(sample_ids)))
+
+    @property
+    def share(self) -> float:
+        """See `SampleSelector`."""
+        return 1.0

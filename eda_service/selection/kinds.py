@@ -1,0 +1,21 @@
+"""The selectors by the config's word for them."""
+
+from __future__ import annotations
+
+from eda_service.config.job import SelectionConfig, Selector
+from eda_service.selection.everything import Everything
+from eda_service.selection.mahalanobis import LargestDistance, SmallestDistance
+from eda_service.selection.random_draw import RandomDraw
+from eda_service.selection.selector import SampleSelector
+
+SELECTORS: dict[str, type[SampleSelector]] = {
+    Selector.PCA: LargestDistance,
+    Selector.REVERSED: SmallestDistance,
+    Selector.RANDOM: RandomDraw,
+    Selector.ALL: Everything,
+}
+
+
+def make_selector(config: SelectionConfig) -> SampleSelector:
+    """The selector that a job asks for."""
+    return SELECTORS[config.method](config)

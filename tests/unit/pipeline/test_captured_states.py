@@ -1,0 +1,107 @@
+"""What the job's base draft reads of the target reaches the shards, and only what is stored grows by it.
+
+A generate stage of one process: Ray Data's pool is replaced by a call of its actor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import torch
+from draft_files import put_draft
+from tiny_draft_kind import TinyConfig, tiny_kind
+from transformers import AutoModelForCausalLM
+
+from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.pipeline import generate
+from eda_service.planning.dry_run import draft_config
+from eda_service.records import SelfGenFields, Stage
+from eda_service.storage.run import RunDir
+from eda_service.storage.shards import Sample, features_path, read_shard
+from eda_service.storage.tensor_header import read_header
+from eda_service.targets.shape import FEATURE_BYTES
+
+
+class OneProcess:
+    """What the stage uses of a data set of Ray's."""
+
+    def __init__(self, rows: list[dict[str, str]], **_: Any) -> None:
+        self.rows = rows
+
+    def map_batches(self, actor: Callable[..., Any], *, fn_constructor_args: tuple[Any, ...], **_: Any) -> OneProcess:
+        call = actor(*fn_constructor_args)
+        made = [call({name: [value] for name, value in row.items()}) for row in self.rows]
+        return OneProcess([{name: values[0] for name, values in batch.items()} for batch in made])
+
+    def iter_rows(self) -> list[dict[str, str]]:
+        return self.rows
+
+
+@pytest.fixture
+def stage(home: Path, target_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run the stage with a base draft; returns its fields and samples."""
+
+    def remote(config: AdaptConfig, directory: Path, scored: bool) -> Any:
+        return generate.prepare(RunDir(directory.parent), config, with_reference=scored)
+
+    monkeypatch.setattr(generate, "_prepare", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)))
+    monkeypatch.setattr(ray, "get", lambda value: value)
+    monkeypatch.setattr(ray.data, "from_items", OneProcess)
+    prompts = home / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"the user {n}"}) + "\n" for n in range(8)))
+
+    def run_stage(base_draft: str, draft: DraftConfig | None = None) -> tuple[SelfGenFields, list[Sample], Path]:
+        config = AdaptConfig(
+            target=TargetSpec(model=str(target_dir("llama")), dtype="float32"),
+            base_draft=base_draft,
+            dataset=DatasetSpec(source=str(prompts), num_prompts=8),
+            evaluation=EvalConfig(num_prompts=2),
+            selfgen=SelfGenConfig(max_new_tokens=8, batch_size=4, shard_size=6, threads_per_actor=1),
+            selection=SelectionConfig(num_reference_prompts=8, reference_max_new_tokens=8, pca_dim=4),
+        )
+        run = RunDir.of_job(f"job-{base_draft}-{draft is not None}")
+        run.create(config, origin="ray")
+        fields = generate.run_generate(run, config, draft)
+        directory = run.stage_dir(Stage.GENERATE)
+        return fields, list(read_shard(directory, "shard-00000")), directory
+
+    return run_stage
+
+
+def test_shards_hold_what_the_kind_reads(
+    home: Path, stage: Callable[..., Any], target_dir: Callable[[str], Path]
+) -> None:
+    shape = json.loads((put_draft(home, "small") / "config.json").read_text())
+    with tiny_kind():
+        wide = TinyConfig(**shape, draft_vocab_size=90)
+        (put_draft(home, "wide") / "config.json").write_text(wide.model_dump_json())
+        assert draft_config("wide@1") == wide
+        plain_fields, plain, _ = stage("small@1")
+        fields, both, directory = stage("wide@1")
+        _, fresh, _ = stage("small@1", wide)  # pretraining: the draft that reads them is in no registry
+
+    assert fields.scores == plain_fields.scores  # both kinds are measured by what the target's head reads
+    model = AutoModelForCausalLM.from_pretrained(target_dir("llama"), dtype=torch.float32).eval()
+    for sample, other, again in zip(both, plain, fresh, strict=True):
+        assert sample.token_ids == other.token_ids
+        assert other.own_head_in is None
+        assert torch.equal(sample.head_in, other.head_in)
+        assert sample.features.shape == (len(sample.token_ids) - 1, 64)
+        with torch.no_grad():
+            hidden = model(torch.tensor([sample.token_ids[:-1]]), output_hidden_states=True).hidden_states
+        torch.testing.assert_close(sample.features[:, :32].float(), hidden[1][0], rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(sample.head_in.float(), hidden[2][0], rtol=2e-3, atol=2e-3)
+        assert torch.equal(sample.features, again.features)
+
+    # What planning counts of a token is what the file holds of it.
+    places = read_header(features_path(directory, "shard-00000"))
+    num_tokens = sum(len(sample.token_ids) - 1 for sample in both)
+    stored = sum(place.shape[0] * place.shape[1] * FEATURE_BYTES for place in places.values())
+    assert stored == num_tokens * wide.stored_width * FEATURE_BYTES == num_tokens * (64 + 32) * 2
