@@ -36,7 +36,7 @@ _JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_ROW = "its row was not in the database any more"
 
 
-class Adoption:
+class Adopter:
     """Looks for jobs without a row.
 
     Args:

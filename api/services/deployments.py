@@ -12,7 +12,7 @@ from api.auth import Caller
 from api.errors import config_error
 from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replicas, RollbackRequest, replica_range
 from api.services import inputs
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.targets import Targets
 from api.settings import Settings
 from eda_service.config.deployment import DriftConfig, EngineSpec
@@ -40,7 +40,7 @@ _ATTEMPTS = 5
 _COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "round_ms", "engine", "labels", "drift")
 
 
-class Deployments:
+class DeploymentService:
     """Deployments, as callers see them: another owner's does not exist, but its name is taken.
 
     Args:
@@ -52,7 +52,7 @@ class Deployments:
     """
 
     def __init__(
-        self, store: JobStore, packs: Packs, settings: Settings, targets: Targets, changed: Callable[[], None]
+        self, store: JobStore, packs: PackService, settings: Settings, targets: Targets, changed: Callable[[], None]
     ) -> None:
         self._store, self._packs, self._settings, self._changed = store, packs, settings, changed
         self._targets = targets

@@ -17,7 +17,7 @@ from api.serving.token_text import TokenText
 _LEAST_LOGPROB = -9999.0  # OpenAI's value for "very unlikely"
 
 
-class Form(Protocol):
+class AnswerForm(Protocol):
     """How one call's answers are written."""
 
     id_prefix: str

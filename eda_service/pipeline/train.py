@@ -26,7 +26,7 @@ from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.files import file_entry
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
-from eda_service.storage.state import Diverged, Outcome, Trained
+from eda_service.storage.state import Diverged, Trained, TrainOutcome
 from eda_service.training.best import fetch_best
 from eda_service.training.inputs import TrainInputs, build_draft
 from eda_service.training.vocabulary import rank_vocabulary
@@ -172,12 +172,12 @@ def fit(inputs: TrainInputs) -> Trained:
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    run.remove(Outcome.FILE)
+    run.remove(TrainOutcome.FILE)
     try:
         trainer.fit()
     except TrainingFailedError as error:
         raise own_error(error) from error
-    outcome = run.read(Outcome)
+    outcome = run.read(TrainOutcome)
     if outcome is None:
         raise WorkerLostError("training ended without an outcome; see the train log of this job")
     if isinstance(outcome.root, Diverged):

@@ -250,7 +250,7 @@ class Diverged(StateFile):
     failure: str
 
 
-class Outcome(RootModel[Trained | Diverged], JsonFile):
+class TrainOutcome(RootModel[Trained | Diverged], JsonFile):
     """`train/outcome.json`: either."""
 
     FILE = Trained.FILE
