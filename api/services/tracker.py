@@ -118,7 +118,7 @@ class AttemptTracker:
             return
         if found is None:
             shown = job.model_dump(include=set(JobFacts.model_fields))
-            facts = JobFacts.model_validate(shown | self._store.kept_facts(job.id))
+            facts = JobFacts.model_validate({**shown, **self._store.kept_facts(job.id)})
             run.create(job.adapt_config(), origin="api", created_at=job.created_at, facts=facts)
             self._rivalry.tell(job, run)
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}

@@ -26,7 +26,7 @@ from eda_service.storage.files import write_json
 logger = logging.getLogger(__name__)
 
 
-class _Facts(TypedDict):
+class _JoinedFacts(TypedDict):
     """What the file of a node holds."""
 
     pid: int
@@ -70,7 +70,7 @@ class Member:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._node.start()
-        facts: _Facts = {
+        facts: _JoinedFacts = {
             "pid": os.getpid(),
             "mark": self._node.mark,
             "ray_temp_dir": str(self._node.directory.path),
@@ -94,7 +94,7 @@ class Member:
     def _stop_leftovers(self) -> None:
         if not self._path.exists():
             return
-        facts: _Facts = json.loads(self._path.read_text(encoding="utf-8"))
+        facts: _JoinedFacts = json.loads(self._path.read_text(encoding="utf-8"))
         processes.kill_marked(str(facts["mark"]))
         remove_node_directory(str(facts["ray_temp_dir"]))
 
