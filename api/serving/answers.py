@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from api.errors import error_body, status_of
 from api.serving.call import GenerationCall, open_call
 from api.serving.choice import Scored
 from api.serving.connection import ServerSentEvents, unless_gone
+from api.serving.forms import ChoiceBody
 from api.serving.ports import ServedPair
 from api.serving.requests import GenerationRequest
 from api.serving.schemas import FinishReason, new_id
@@ -69,7 +69,7 @@ async def _whole(call: GenerationCall) -> Response:
         model=call.pair.name,
         system_fingerprint=call.pair.fingerprint,
         choices=[
-            call.form.choice(index, "".join(texts[index]), scored[index], reasons[index])
+            dict(call.form.choice(index, "".join(texts[index]), scored[index], reasons[index]))
             for index in range(len(call.choices))
         ],
         usage=call.usage,
@@ -116,7 +116,7 @@ class _Chunks:
         self._head = f'data: {json.dumps(shared)[:-1]}, "choices": ['
         self._no_usage = '], "usage": null' if call.options.include_usage else "]"
 
-    def chunk(self, choice: dict[str, Any]) -> bytes:
+    def chunk(self, choice: ChoiceBody) -> bytes:
         """A chunk with one choice; the last one carries the metrics, or all do where `draft_tokens` are asked for."""
         tail = self._no_usage
         if self._call.options.continuous_usage_stats:
