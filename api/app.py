@@ -12,7 +12,7 @@ from api.describe import describe
 from api.middleware import Envelope
 from api.routes import adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs
 from api.services.adaptations import Adaptations
-from api.services.deployments import Deployments
+from api.services.deployments import DeploymentService
 from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
@@ -21,7 +21,7 @@ from api.services.instruments import Instruments
 from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.targets import Targets
 from api.settings import Settings
 from api.ui.app import create_ui
@@ -74,8 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
     targets = Targets(Hub(), settings.hub_at_submit)
     app.state.adaptations = Adaptations(store, settings, dispatcher.wake, targets, cluster=dispatcher.cluster)
-    app.state.packs = Packs(store, settings.home)
-    app.state.deployments = Deployments(store, app.state.packs, settings, targets, changed)
+    app.state.packs = PackService(store, settings.home)
+    app.state.deployments = DeploymentService(store, app.state.packs, settings, targets, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)

@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Request
 
 from api.auth import Caller, require
 from api.services.adaptations import Adaptations
-from api.services.deployments import Deployments
+from api.services.deployments import DeploymentService
 from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.feed import EventFeed
@@ -16,7 +16,7 @@ from api.services.gateway import Gateway
 from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
-from api.services.packs import Packs
+from api.services.packs import PackService
 from eda_service.jobstore import JobStore
 from eda_service.names import MAX_NAME_CHARACTERS
 from eda_service.scopes import Scope
@@ -47,13 +47,13 @@ def _feed(request: Request) -> EventFeed:
     return feed
 
 
-def _deployments(request: Request) -> Deployments:
-    deployments: Deployments = request.app.state.deployments
+def _deployments(request: Request) -> DeploymentService:
+    deployments: DeploymentService = request.app.state.deployments
     return deployments
 
 
-def _packs(request: Request) -> Packs:
-    packs: Packs = request.app.state.packs
+def _packs(request: Request) -> PackService:
+    packs: PackService = request.app.state.packs
     return packs
 
 
@@ -81,8 +81,8 @@ StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
-DeploymentsDep = Annotated[Deployments, Depends(_deployments)]
-PacksDep = Annotated[Packs, Depends(_packs)]
+DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
+PacksDep = Annotated[PackService, Depends(_packs)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 LimitsDep = Annotated[Limits, Depends(_limits)]

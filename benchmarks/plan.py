@@ -28,7 +28,7 @@ from eda_service.planning.constants import CORE, DEVICES
 from eda_service.planning.measured import Measured, measure
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.shapes import SHAPES
-from eda_service.planning.simulate import Load, simulate
+from eda_service.planning.simulate import SimulatedLoad, simulate
 from eda_service.planning.workload import Lengths
 
 RESULT = "plan.json"
@@ -161,7 +161,7 @@ def simulated(plan: Plan) -> dict[str, Any]:
     little = 1e12 * DISK_TB / 20
     return {
         name: {
-            f"{rate:g}": asdict(simulate(plan, Load(rate, NUM_GPUS, max_running=running, disk_bytes=disk)))
+            f"{rate:g}": asdict(simulate(plan, SimulatedLoad(rate, NUM_GPUS, max_running=running, disk_bytes=disk)))
             for rate in RATES
         }
         for name, disk in (("disk_20_tb", 1e12 * DISK_TB), ("disk_1_tb", little))

@@ -34,7 +34,7 @@ from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.export.directory import read_export
-from eda_service.export.eda_config import Calibration, Form
+from eda_service.export.eda_config import ExportCalibration, ExportForm
 from eda_service.targets.loader import Target, load_target
 
 NUM_DRAFTED = 3
@@ -120,10 +120,10 @@ class Bed:
         pair = load_pair(DOMAINS[0], arguments.data, arguments.prompts)
         assert pair is not None
         self.pair, self.workdir, self.threads = pair, workdir, arguments.threads
-        export_pack(pair.domain, Form.PLUGIN, workdir / "plugin", merged_target=workdir / "target")
-        made = timed("dense export", lambda: export_pack(pair.domain, Form.DENSE, workdir / "dense"))
+        export_pack(pair.domain, ExportForm.PLUGIN, workdir / "plugin", merged_target=workdir / "target")
+        made = timed("dense export", lambda: export_pack(pair.domain, ExportForm.DENSE, workdir / "dense"))
         assert made.eda_config.calibration is not None
-        self.calibration: Calibration = made.eda_config.calibration
+        self.calibration: ExportCalibration = made.eda_config.calibration
         _, loaded = read_export(workdir / "dense")
         loaded.draft.to(pair.target.dtype)
         pair.drafts["dense export"] = for_inference(loaded)
@@ -187,7 +187,7 @@ def float32_identity(bed: Bed, max_tokens: int) -> dict[str, Any]:
 
 
 def agreement(
-    ours: dict[str, Any], plugin: dict[str, Any], dense: dict[str, Any], calibration: Calibration
+    ours: dict[str, Any], plugin: dict[str, Any], dense: dict[str, Any], calibration: ExportCalibration
 ) -> dict[str, float]:
     """The relations that the goals are about."""
     own, gated, folded = (each["acceptance_length"] for each in (ours["adapted"], plugin, dense))

@@ -16,7 +16,7 @@ from waiting import wait_for
 from api import errors
 from api.middleware import Envelope
 from api.serving.group_metrics import GroupMetrics, Report
-from api.serving.hub import Hub
+from api.serving.hub import MetricsHub
 from api.serving.ports import ServedPair
 from api.serving.publisher import Publisher
 from api.serving.requests import GenerationRequest
@@ -34,7 +34,7 @@ class NearHub:
     """A hub in this process."""
 
     def __init__(self) -> None:
-        self.hub = Hub()
+        self.hub = MetricsHub()
 
     async def put(self, report: Report) -> None:
         self.hub.put(report)

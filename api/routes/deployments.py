@@ -20,7 +20,7 @@ from api.schemas_deployments import (
 )
 from api.services import views
 from api.services.dispatcher import Dispatcher
-from api.services.packs import Packs
+from api.services.packs import PackService
 from eda_service.jobstore import Deployment
 from eda_service.names import MAX_NAME_CHARACTERS
 
@@ -132,6 +132,6 @@ def delete(name: DeploymentName, caller: WriterDep, deployments: DeploymentsDep)
     return DeletedBody(name=name)
 
 
-def _bodies(found: Sequence[Deployment], dispatcher: Dispatcher, packs: Packs) -> list[DeploymentBody]:
+def _bodies(found: Sequence[Deployment], dispatcher: Dispatcher, packs: PackService) -> list[DeploymentBody]:
     live = dispatcher.look(found)
     return [views.deployment_body(each, live[each.name], packs) for each in found]

@@ -18,7 +18,7 @@ _LEAST_TRIES = 30
 
 
 @dataclass(frozen=True)
-class Sample:
+class AcceptanceTotals:
     """A pack's totals at one moment."""
 
     at_s: float
@@ -36,11 +36,11 @@ class Window:
     """The newest rounds of one pack under one name."""
 
     def __init__(self) -> None:
-        self._samples: deque[Sample] = deque()
+        self._samples: deque[AcceptanceTotals] = deque()
 
     def add(self, at_s: float, counts: ModelCounts) -> None:
         """Take the totals of now; totals that shrank begin a new window, as replicas have forgotten theirs."""
-        sample = Sample(at_s, counts.num_rounds, tuple(counts.tried_at), tuple(counts.accepted_at))
+        sample = AcceptanceTotals(at_s, counts.num_rounds, tuple(counts.tried_at), tuple(counts.accepted_at))
         if self._samples and sample.num_rounds < self._samples[-1].num_rounds:
             self._samples.clear()
         self._samples.append(sample)

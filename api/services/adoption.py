@@ -12,7 +12,6 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,7 +26,7 @@ from eda_service.storage import registry
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.place import current_place
 from eda_service.storage.run import RunDir
-from eda_service.storage.state import JobFile, Succeeded
+from eda_service.storage.state import EventLine, JobFile, Succeeded
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ _JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_ROW = "its row was not in the database any more"
 
 
-class Adoption:
+class Adopter:
     """Looks for jobs without a row.
 
     Args:
@@ -121,7 +120,7 @@ class Adoption:
         for status, event in ((Status.CANCELLING, "cancel_requested"), (Status.CANCELLED, "job_cancelled")):
             self._store.transition(run.job_id, status, event=event, message="before its row was lost")
 
-    def _end_older(self, run: RunDir, lines: list[dict[str, Any]]) -> None:
+    def _end_older(self, run: RunDir, lines: list[EventLine]) -> None:
         """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
         result = run.read_result()
         pack = Reference.parse(result.pack) if isinstance(result, Succeeded) else None
@@ -187,7 +186,7 @@ class Adoption:
         return place.objects(self._settings.home).children("runs")
 
 
-def _lines(run: RunDir) -> list[dict[str, Any]]:
+def _lines(run: RunDir) -> list[EventLine]:
     """The driver's events, or none where they cannot be read: the tracker will say so."""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         return run.read_events()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from api.auth import Caller
 from api.errors import config_error
 from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replicas, RollbackRequest, replica_range
 from api.services import inputs
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.targets import Targets
 from api.settings import Settings
 from eda_service.config.deployment import DriftConfig, EngineSpec
@@ -40,7 +40,23 @@ _ATTEMPTS = 5
 _COMPARED = ("target", "base_draft", "pack", "min_replicas", "max_replicas", "round_ms", "engine", "labels", "drift")
 
 
-class Deployments:
+class _PackFields(TypedDict):
+    """What of a deployment goes by its pack."""
+
+    pack: str | None
+    pack_ref: str | None
+    job_id: str | None
+
+
+class _ScaleFields(TypedDict):
+    """What of a deployment says how many replicas it has."""
+
+    min_replicas: int
+    max_replicas: int
+    round_ms: int | None
+
+
+class DeploymentService:
     """Deployments, as callers see them: another owner's does not exist, but its name is taken.
 
     Args:
@@ -52,7 +68,7 @@ class Deployments:
     """
 
     def __init__(
-        self, store: JobStore, packs: Packs, settings: Settings, targets: Targets, changed: Callable[[], None]
+        self, store: JobStore, packs: PackService, settings: Settings, targets: Targets, changed: Callable[[], None]
     ) -> None:
         self._store, self._packs, self._settings, self._changed = store, packs, settings, changed
         self._targets = targets
@@ -128,17 +144,15 @@ class Deployments:
         given = request.model_fields_set
 
         def changed(current: Deployment) -> tuple[Deployment, str]:
-            changes: dict[str, Any] = {}
-            if "pack" in given:
-                changes |= self._swap(current, request, caller)
+            wanted = self._swapped(current, request, caller) if "pack" in given else current
             if request.replicas is not None:
-                changes |= _scale(request.replicas)
+                wanted = wanted.model_copy(update=_scale(request.replicas))
             if request.labels is not None:
-                changes["labels"] = request.labels
+                wanted = wanted.model_copy(update={"labels": request.labels})
             if request.drift is not None:
-                changes["drift"] = _changed_drift(current, request.drift)
+                wanted = wanted.model_copy(update={"drift": _changed_drift(current, request.drift)})
             told = ", ".join(sorted(given & {"pack", "replicas", "labels", "drift"})) or "nothing"
-            return current.model_copy(update=changes), request.reason or f"changed {told}"
+            return wanted, request.reason or f"changed {told}"
 
         return self._update(name, caller, changed)
 
@@ -230,18 +244,18 @@ class Deployments:
             raise missing("where this service runs", param="engine")
         return engine.model_dump(mode="json", exclude_defaults=True)
 
-    def _swap(self, current: Deployment, request: DeploymentChange, caller: Caller) -> dict[str, Any]:
+    def _swapped(self, current: Deployment, request: DeploymentChange, caller: Caller) -> Deployment:
         if request.pack is None:
-            return {"pack": None, "pack_ref": None, "job_id": None}
+            return current.model_copy(update=self._of_pack(None, None))
         pack = self._packs.resolve(request.pack, caller)
-        changes = self._of_pack(pack, request.pack)
+        swapped = current.model_copy(update=self._of_pack(pack, request.pack))
         if pack.reference == current.pack:
-            return changes
+            return swapped
         if not request.force:
             self._require_no_worse(pack, current, caller)
-        if pack.manifest is not None:
-            changes["base_draft"] = pack.manifest.base_draft
-        return changes
+        if pack.manifest is None:
+            return swapped
+        return swapped.model_copy(update={"base_draft": pack.manifest.base_draft})
 
     def _require_no_worse(self, pack: PackVersion, current: Deployment, caller: Caller) -> None:
         served = self._packs.served(current.pack)
@@ -257,7 +271,7 @@ class Deployments:
             )
         _require_no_regression(found)
 
-    def _of_pack(self, pack: PackVersion | None, written: str | None) -> dict[str, Any]:
+    def _of_pack(self, pack: PackVersion | None, written: str | None) -> _PackFields:
         if pack is None:
             return {"pack": None, "pack_ref": None, "job_id": None}
         job = self._packs.job_of(pack)
@@ -319,7 +333,7 @@ def _require_no_regression(found: Comparison | None) -> None:
         raise WorsePackError(f"{why}; `force` deploys it anyway", param="pack")
 
 
-def _scale(replicas: Replicas) -> dict[str, int | None]:
+def _scale(replicas: Replicas) -> _ScaleFields:
     wanted = replica_range(replicas)
     return {"min_replicas": wanted.min, "max_replicas": wanted.max, "round_ms": wanted.round_ms}
 

@@ -18,16 +18,16 @@ import time
 from collections.abc import Callable, Sequence
 
 from api.services import live
-from api.services.adoption import Adoption
+from api.services.adoption import Adopter
 from api.services.drift import DriftWatch
 from api.services.instruments import Instruments
 from api.services.live import Live
 from api.services.loading import LoadWatch
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.readaptation import Readaptation
-from api.services.replicas import Replicas
+from api.services.replicas import ReplicaClient
 from api.services.serving import Serving
-from api.services.tracker import Tracker
+from api.services.tracker import AttemptTracker
 from api.services.troubles import Troubles
 from api.services.webhooks import Webhooks
 from api.settings import Settings
@@ -75,15 +75,15 @@ class Dispatcher:
         listen = Listen(settings.serve_host, settings.serve_port, settings.serve_proxy_location)
         placement = ReplicaPlacement(settings.serve_gpus, settings.serve_max_replicas_per_node)
         self.serving = Serving(store, ServeApi(settings.ray_dashboard_url, headers), listen, placement, settings.limits)
-        self._replicas = Replicas(settings.serve_url)
+        self._replicas = ReplicaClient(settings.serve_url)
         self._loading = LoadWatch(store, self._replicas, self.wake)
-        packs = Packs(store, settings.home)
+        packs = PackService(store, settings.home)
         readaptation = Readaptation(store, packs, settings, self.wake, clock=clock)
         self.drift = DriftWatch(store, packs, self._replicas, readaptation)
-        self._tracker = Tracker(store, settings, self._ray, self._instruments, clock=clock)
+        self._tracker = AttemptTracker(store, settings, self._ray, self._instruments, clock=clock)
         # Several dispatchers may share a database: each holds leases under a name of its own.
         self.holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._adoption = Adoption(store, settings, clock=clock)
+        self._adoption = Adopter(store, settings, clock=clock)
         self._troubles = Troubles(logger, clock=clock)
         self._tidied_at = self._swept_at = self._misfits_told_at = 0.0
         self._waiting: dict[str, str] = {}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from api.schemas_deployments import DriftBody
 from api.services.acceptance import Window
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.readaptation import Readaptation
-from api.services.replicas import Replicas
+from api.services.replicas import ReplicaClient
 from api.services.troubles import Troubles
 from api.serving.counts import ModelCounts
 from eda_service.config.deployment import DriftConfig
@@ -57,8 +57,8 @@ class DriftWatch:
     def __init__(
         self,
         store: JobStore,
-        packs: Packs,
-        replicas: Replicas,
+        packs: PackService,
+        replicas: ReplicaClient,
         readaptation: Readaptation,
         *,
         clock: Callable[[], float] = time.monotonic,

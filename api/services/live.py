@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from api.services.loading import MAX_ATTEMPTS, is_of
-from api.services.replicas import LoadedGroup, LoadedVariant, Replicas
+from api.services.replicas import LoadedGroup, LoadedVariant, ReplicaClient
 from eda_service.jobstore import Deployment, Load, served_version
 from eda_service.raycluster.serve_api import Application
 from eda_service.raycluster.serve_plan import application_of, group_of
@@ -15,7 +15,7 @@ from eda_service.raycluster.serve_plan import application_of, group_of
 _FAILED = frozenset({"DEPLOY_FAILED", "UNHEALTHY"})
 
 
-class State(StrEnum):
+class DeploymentState(StrEnum):
     """Where a deployment is."""
 
     PENDING = "pending"
@@ -37,7 +37,7 @@ class Live:
         base_bytes: Memory of the base target, shared by the group.
     """
 
-    state: State
+    state: DeploymentState
     reason: str | None
     group: str
     num_replicas: int = 0
@@ -48,7 +48,7 @@ class Live:
 def look(
     deployments: Sequence[Deployment],
     applications: Mapping[str, Application],
-    replicas: Replicas,
+    replicas: ReplicaClient,
     loads: Mapping[str, Load],
     *,
     away: str | None,
@@ -79,12 +79,16 @@ def look(
 
 def _away(load: Load, key: str, away: str) -> Live:
     """What is known without a cluster: a deployment that is not tried again has failed in any case."""
-    return Live(State.FAILED, load.reason, key) if load.has_given_up else Live(State.PENDING, away, key)
+    return (
+        Live(DeploymentState.FAILED, load.reason, key)
+        if load.has_given_up
+        else Live(DeploymentState.PENDING, away, key)
+    )
 
 
 def _unreadable(deployment: Deployment) -> Live:
     """What is served of it is what was served before its row was damaged."""
-    return Live(State.FAILED, f"its row cannot be read: {deployment.unreadable}", group_of(deployment))
+    return Live(DeploymentState.FAILED, f"its row cannot be read: {deployment.unreadable}", group_of(deployment))
 
 
 def _one(
@@ -111,20 +115,23 @@ def _one(
 
 def _state(
     wanted: Deployment, load: Load, application: Application, group: LoadedGroup | None
-) -> tuple[State, str | None]:
+) -> tuple[DeploymentState, str | None]:
     if load.has_given_up:
-        return State.FAILED, load.reason
+        return DeploymentState.FAILED, load.reason
     variant = None if group is None else group.variant(wanted.uid)
     if variant is not None and is_of(variant, wanted):
-        return State.READY, None
+        return DeploymentState.READY, None
     if load.is_waiting:
-        return State.LOADING, f"attempt {load.num_failures} of {MAX_ATTEMPTS} failed and another follows: {load.reason}"
+        return (
+            DeploymentState.LOADING,
+            f"attempt {load.num_failures} of {MAX_ATTEMPTS} failed and another follows: {load.reason}",
+        )
     failures = () if group is None else group.failed
     for failed in failures:  # the watch has not seen it yet
         if is_of(failed, wanted) and failed.attempt == load.attempt:
-            return State.LOADING if failed.may_pass else State.FAILED, failed.reason
+            return DeploymentState.LOADING if failed.may_pass else DeploymentState.FAILED, failed.reason
     if application.status in _FAILED:
         is_counted = application.status == "DEPLOY_FAILED" and not application.num_running  # by the watch, soon
         told = f"{application.status}: {application.message}"[:1000]
-        return State.LOADING if is_counted else State.FAILED, told
-    return State.LOADING, f"attempt {load.num_failures + 1} of {MAX_ATTEMPTS}" if load.num_failures else None
+        return DeploymentState.LOADING if is_counted else DeploymentState.FAILED, told
+    return DeploymentState.LOADING, f"attempt {load.num_failures + 1} of {MAX_ATTEMPTS}" if load.num_failures else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, Replicas
+from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, ReplicaClient
 from eda_service.jobstore import Content, Deployment, JobStore, Load
 from eda_service.raycluster.serve_api import Application
 from eda_service.raycluster.serve_plan import application_of, group_of, models_of
@@ -47,7 +47,7 @@ class LoadWatch:
         changed: Called when something else is to be served than before.
     """
 
-    def __init__(self, store: JobStore, replicas: Replicas, changed: Callable[[], None]) -> None:
+    def __init__(self, store: JobStore, replicas: ReplicaClient, changed: Callable[[], None]) -> None:
         self._store, self._replicas, self._changed = store, replicas, changed
         self._settled: dict[str, tuple[int, int]] = {}  # revision and attempt that are loaded, by uid
 

@@ -9,7 +9,7 @@ from api.services.directory import Directory
 from api.services.drift import DriftWatch
 from api.services.exposition import DriftCollector, JobCollector, ServingCollector, WebhookCollector
 from api.services.instruments import Instruments
-from api.services.replicas import Replicas
+from api.services.replicas import ReplicaClient
 from api.services.throughput import Reading, read_variants
 from api.settings import Settings
 from eda_service.jobstore import Deployment, JobStore
@@ -39,7 +39,7 @@ class Metrics:
     ) -> None:
         self._drift = drift
         self._store, self._directory, self._instruments = store, directory, instruments
-        self._replicas, self._serves = Replicas(settings.serve_url), settings.serve
+        self._replicas, self._serves = ReplicaClient(settings.serve_url), settings.serve
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,7 @@ from eda_service.storage.packs import PackVersion, read_pack
 _MAX_CLOSE = 32  # names whose owners are looked up where a name is not found
 
 
-class Packs:
+class PackService:
     """Published packs, as callers see them.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from api.services.packs import Packs
+from api.services.packs import PackService
 from eda_service.config.deploy import DeployConfig
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, Job, JobStore
@@ -33,7 +33,7 @@ class Promotion:
     told: str = ""
 
 
-def promote(store: JobStore, packs: Packs, job: Job, pack: str) -> Promotion:
+def promote(store: JobStore, packs: PackService, job: Job, pack: str) -> Promotion:
     """Decide about a pack that a job has just published.
 
     A deployment follows its own pack's `@latest` (and `@champion`, when that is the new one); one that was set to a
@@ -65,7 +65,7 @@ def promote(store: JobStore, packs: Packs, job: Job, pack: str) -> Promotion:
 
 
 def _decide(
-    packs: Packs, current: Deployment | None, job: Job, pack: str, gate: DeployConfig
+    packs: PackService, current: Deployment | None, job: Job, pack: str, gate: DeployConfig
 ) -> tuple[str | None, str]:
     """Why the deployment stays as it is, else None; and what decided."""
     if current is not None and current.unreadable is not None:
@@ -92,7 +92,7 @@ def _gate(current: Deployment | None, new: PackVersion, gate: DeployConfig) -> t
     return _too_little(found, gate, current), found.in_words()
 
 
-def _pinned(packs: Packs, current: Deployment, new: PackVersion, versions: list[PackVersion]) -> str | None:
+def _pinned(packs: PackService, current: Deployment, new: PackVersion, versions: list[PackVersion]) -> str | None:
     if current.pack_ref is None:
         return None
     followed = Reference.parse(current.pack_ref)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.settings import Settings
 from eda_service.config.deployment import MIN_KEPT_PROMPTS, DriftConfig
 from eda_service.config.job import AdaptConfig
@@ -38,7 +38,7 @@ class Readaptation:
     def __init__(
         self,
         store: JobStore,
-        packs: Packs,
+        packs: PackService,
         settings: Settings,
         wake: Callable[[], None],
         *,

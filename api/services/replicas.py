@@ -60,7 +60,7 @@ class LoadedGroup(_Answer):
         return next((each for each in self.variants if each.uid == uid), None)
 
 
-class Replicas:
+class ReplicaClient:
     """Asks replicas, through Serve's proxy, any one of several: memory is its own, metrics are the group's.
 
     Args:

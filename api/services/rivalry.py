@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from api.services.packs import Packs
+from api.services.packs import PackService
 from eda_service.errors import EdaError, NotFoundError
 from eda_service.jobstore import Job, JobStore
 from eda_service.records import Stage
@@ -31,7 +31,7 @@ class Rivalry:
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: JobStore, packs: Packs, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: JobStore, packs: PackService, *, clock: Callable[[], float] = time.time) -> None:
         self._store, self._packs, self._clock = store, packs, clock
         self._told: dict[str, tuple[float, Rivals]] = {}
         self._best: dict[tuple[str, str], tuple[tuple[int, ...], str | None]] = {}

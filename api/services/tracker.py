@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from api.services.instruments import Instruments
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.promotion import promote
 from api.services.rivalry import Rivalry
 from api.settings import Settings
@@ -34,7 +34,7 @@ _LOG_TAIL_CHARACTERS = 600
 _MAX_CHANGES_IN_BETWEEN = 5
 
 
-class Tracker:
+class AttemptTracker:
     """Moves live jobs forward.
 
     Args:
@@ -56,7 +56,7 @@ class Tracker:
     ) -> None:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
         self._instruments = instruments
-        self._packs = Packs(store, settings.home)
+        self._packs = PackService(store, settings.home)
         self._rivalry = Rivalry(store, self._packs, clock=clock)
 
     def advance(self, job: Job, session: str | None) -> None:
@@ -118,7 +118,7 @@ class Tracker:
             return
         if found is None:
             shown = job.model_dump(include=set(JobFacts.model_fields))
-            facts = JobFacts.model_validate(shown | self._store.kept_facts(job.id))
+            facts = JobFacts.model_validate({**shown, **self._store.kept_facts(job.id)})
             run.create(job.adapt_config(), origin="api", created_at=job.created_at, facts=facts)
             self._rivalry.tell(job, run)
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}

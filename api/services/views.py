@@ -17,14 +17,14 @@ from api.schemas_deployments import (
     RevisionBody,
 )
 from api.services.live import Live
-from api.services.packs import Packs
+from api.services.packs import PackService
 from eda_service.config.job import EngineKind
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Deployment, DeploymentEvent, Revision
 from eda_service.storage.packs import PackVersion
 
 
-def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> DeploymentBody:
+def deployment_body(deployment: Deployment, live: Live, packs: PackService) -> DeploymentBody:
     """What is wanted, and what is."""
     target, variant, engine = deployment.target, live.variant, deployment.engine_spec
     memory = None
@@ -63,7 +63,7 @@ def deployment_body(deployment: Deployment, live: Live, packs: Packs) -> Deploym
 
 
 def deployment_detail(
-    deployment: Deployment, live: Live, packs: Packs, revisions: list[Revision], drift: DriftBody
+    deployment: Deployment, live: Live, packs: PackService, revisions: list[Revision], drift: DriftBody
 ) -> DeploymentDetail:
     """The same with its history and drift."""
     body = deployment_body(deployment, live, packs)
@@ -83,7 +83,7 @@ def deployment_events(found: list[DeploymentEvent], has_more: bool) -> Deploymen
     )
 
 
-def pack_body(name: str, versions: list[PackVersion], packs: Packs, caller: Caller) -> PackBody:
+def pack_body(name: str, versions: list[PackVersion], packs: PackService, caller: Caller) -> PackBody:
     """A pack with its versions, newest first, and its champion."""
     pinned = packs.pinned(name, caller)
     try:
@@ -99,7 +99,7 @@ def pack_body(name: str, versions: list[PackVersion], packs: Packs, caller: Call
     )
 
 
-def _version_body(pack: PackVersion, packs: Packs) -> PackVersionBody:
+def _version_body(pack: PackVersion, packs: PackService) -> PackVersionBody:
     manifest, job = pack.manifest, packs.job_of(pack)
     return PackVersionBody(
         id=pack.reference,

@@ -7,15 +7,15 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
 from api.errors import error_body, status_of
-from api.serving.call import Call, open_call
+from api.serving.call import GenerationCall, open_call
 from api.serving.choice import Scored
-from api.serving.connection import EventStream, unless_gone
+from api.serving.connection import ServerSentEvents, unless_gone
+from api.serving.forms import ChoiceBody
 from api.serving.ports import ServedPair
 from api.serving.requests import GenerationRequest
 from api.serving.schemas import FinishReason, new_id
@@ -45,13 +45,13 @@ async def respond(pair: ServedPair, request: GenerationRequest, http: Request, *
         if isinstance(early, Response):
             call.close()
             return early
-        return EventStream(_events(call), call.close)
+        return ServerSentEvents(_events(call), call.close)
     except BaseException:
         call.close()
         raise
 
 
-async def _whole(call: Call) -> Response:
+async def _whole(call: GenerationCall) -> Response:
     """Every answer in one body."""
     await call.start()
     texts: defaultdict[int, list[str]] = defaultdict(list)
@@ -69,7 +69,7 @@ async def _whole(call: Call) -> Response:
         model=call.pair.name,
         system_fingerprint=call.pair.fingerprint,
         choices=[
-            call.form.choice(index, "".join(texts[index]), scored[index], reasons[index])
+            dict(call.form.choice(index, "".join(texts[index]), scored[index], reasons[index]))
             for index in range(len(call.choices))
         ],
         usage=call.usage,
@@ -78,7 +78,7 @@ async def _whole(call: Call) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-async def _events(call: Call) -> AsyncGenerator[bytes, None]:
+async def _events(call: GenerationCall) -> AsyncGenerator[bytes, None]:
     """The whole stream of a started call, an error at its end if one comes."""
     chunks = _Chunks(call)
     opened: set[int] = set()
@@ -104,7 +104,7 @@ async def _events(call: Call) -> AsyncGenerator[bytes, None]:
 class _Chunks:
     """Writes a call's chunks; what they share is written once."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: GenerationCall) -> None:
         self._call = call
         shared = {
             "id": new_id(call.form.id_prefix),
@@ -116,7 +116,7 @@ class _Chunks:
         self._head = f'data: {json.dumps(shared)[:-1]}, "choices": ['
         self._no_usage = '], "usage": null' if call.options.include_usage else "]"
 
-    def chunk(self, choice: dict[str, Any]) -> bytes:
+    def chunk(self, choice: ChoiceBody) -> bytes:
         """A chunk with one choice; the last one carries the metrics, or all do where `draft_tokens` are asked for."""
         tail = self._no_usage
         if self._call.options.continuous_usage_stats:

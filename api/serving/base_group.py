@@ -64,7 +64,7 @@ def place_of(spec: TargetSpec) -> Place:
 
 
 @dataclass(frozen=True)
-class LoadedVariant:
+class PreparedVariant:
     """A served model ready for an engine.
 
     Attributes:
@@ -102,7 +102,7 @@ class BaseGroup:
         """What the target and the shared base drafts take."""
         return self.target.size_bytes + sum(form.own_bytes(None) for form in self._drafts.values())
 
-    def load(self, model: ServedModel, adapter_dir: Path | None) -> LoadedVariant:
+    def load(self, model: ServedModel, adapter_dir: Path | None) -> PreparedVariant:
         """Read a variant's adapter, base draft and pack.
 
         Raises:
@@ -117,10 +117,10 @@ class BaseGroup:
             resolved.require_unchanged()
         made = fingerprint(resolved, self.target.tokenizer, self.target.config)
         if model.base_draft is None:
-            return LoadedVariant(model, adapter, None, 0, made.weights_sha256)
+            return PreparedVariant(model, adapter, None, 0, made.weights_sha256)
         base = self._base_form(model.base_draft)
         form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made)
-        return LoadedVariant(model, adapter, form, form.own_bytes(base) if model.pack else 0, made.weights_sha256)
+        return PreparedVariant(model, adapter, form, form.own_bytes(base) if model.pack else 0, made.weights_sha256)
 
     def _base_form(self, base_draft: str) -> DraftForm:
         if base_draft not in self._drafts:

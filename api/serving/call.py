@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from api.serving.booking import Booking, Order
 from api.serving.choice import Choice, Echo, Piece
-from api.serving.forms import ChatForm, Form, TextForm
+from api.serving.forms import AnswerForm, ChatForm, TextForm
 from api.serving.ports import ServedPair
 from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
-from api.serving.schemas import Metrics, SpeculativeDecoding, Usage
+from api.serving.schemas import CallMetrics, SpeculativeDecoding, Usage
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params
 from eda_service.errors import ContextLengthError, RequestError
 from eda_service.targets.chat.conversation import render_turns
@@ -28,7 +28,7 @@ _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_pen
 _LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
 
 
-class Call:
+class GenerationCall:
     """Made by `open_call`; close it, whatever happens."""
 
     def __init__(self, pair: ServedPair, request: GenerationRequest, booking: Booking) -> None:
@@ -39,7 +39,7 @@ class Call:
         self.choices: list[Choice] = []
         with_logprobs = request.num_logprobs is not None
         kind: type[ChatForm | TextForm] = ChatForm if isinstance(request, ChatRequest) else TextForm
-        self.form: Form = kind(pair.token_text, with_logprobs=with_logprobs)
+        self.form: AnswerForm = kind(pair.token_text, with_logprobs=with_logprobs)
 
     def __enter__(self) -> Self:
         return self
@@ -99,10 +99,10 @@ class Call:
         return Usage.of(self._num_prompt_tokens, sum(choice.num_tokens for choice in self.choices))
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> CallMetrics:
         """What speculation did so far."""
         stats = [choice.stats for choice in self.choices]
-        return Metrics(speculative_decoding=SpeculativeDecoding.of(stats, self.pair.num_spec_tokens))
+        return CallMetrics(speculative_decoding=SpeculativeDecoding.of(stats, self.pair.num_spec_tokens))
 
     def _orders(self, prompt: Echo) -> list[Order]:
         """One per answer to this prompt; a seeded request's answers take seeds in a row."""
@@ -157,7 +157,7 @@ def _said(request: GenerationRequest) -> dict[str, Any]:
     return found
 
 
-def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float) -> Call:
+def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float) -> GenerationCall:
     """Take places for a call's answers; until it is closed the pair stays.
 
     Raises:
@@ -171,7 +171,7 @@ def open_call(pair: ServedPair, request: GenerationRequest, *, timeout_s: float)
             f"{pair.runner.max_open} fit in one request; send several",
             param="n",
         )
-    return Call(pair, request, pair.runner.book(count, timeout_s=timeout_s))
+    return GenerationCall(pair, request, pair.runner.book(count, timeout_s=timeout_s))
 
 
 async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:

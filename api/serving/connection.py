@@ -42,7 +42,7 @@ async def _gone(http: Request) -> None:
         pass
 
 
-class EventStream(StreamingResponse):
+class ServerSentEvents(StreamingResponse):
     """Server-sent events.
 
     Args:

@@ -1,13 +1,12 @@
 """The two shapes an answer takes: chat (`message`, `delta`) and text (`text`), whole and in chunks.
 
-Choices are plain dicts: one is made per round and answer, and a model per chunk would cost more than the chunk.
+Choices are typed dicts: one is made per round and answer, and a model per chunk would cost more than the chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Literal, NotRequired, Protocol, TypedDict
 
 from api.serving.choice import Piece, Scored
 from api.serving.schemas import ChatCompletion, FinishReason, TextCompletion
@@ -17,20 +16,100 @@ from api.serving.token_text import TokenText
 _LEAST_LOGPROB = -9999.0  # OpenAI's value for "very unlikely"
 
 
-class Form(Protocol):
+class TokenScore(TypedDict):
+    """A token of a chat's answer; `top_logprobs` stands beside those that were chosen."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: NotRequired[list[TokenScore]]
+
+
+class ChatScores(TypedDict):
+    """Chat's `logprobs`."""
+
+    content: list[TokenScore]
+    refusal: None
+
+
+class TextScores(TypedDict):
+    """Text's `logprobs`: lists of one length, an entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class SpanBody(TypedDict):
+    """A `Span`."""
+
+    text: str
+    accepted: bool
+
+
+class _Spans(TypedDict, total=False):
+    spans: list[SpanBody]
+
+
+class ChoiceBody(TypedDict):
+    """What all choices have; `spans` are there in chunks of calls that ask."""
+
+    index: int
+    finish_reason: FinishReason | None
+    spans: NotRequired[list[SpanBody]]
+
+
+class Delta(TypedDict, total=False):
+    """What a chunk adds."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChunk(ChoiceBody):
+    """A chunk's choice of a chat."""
+
+    delta: Delta
+    logprobs: ChatScores | None
+
+
+class ChatMessage(TypedDict):
+    """A whole answer."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(ChoiceBody):
+    """A whole choice of a chat."""
+
+    message: ChatMessage
+    logprobs: ChatScores | None
+
+
+class TextChoice(ChoiceBody):
+    """A choice of a text, whole or in a chunk."""
+
+    text: str
+    logprobs: TextScores | None
+
+
+class AnswerForm(Protocol):
     """How one call's answers are written."""
 
     id_prefix: str
     whole: type[ChatCompletion | TextCompletion]
     chunk_object: str
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int) -> ChoiceBody | None:
         """The chunk an answer's stream opens with, if any."""
 
-    def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
+    def chunk(self, index: int, piece: Piece) -> ChoiceBody:
         """A piece as a chunk's choice."""
 
-    def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> dict[str, Any]:
+    def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> ChoiceBody:
         """A whole answer as a choice."""
 
 
@@ -49,7 +128,7 @@ class ChatForm:
     def __init__(self, token_text: TokenText, *, with_logprobs: bool) -> None:
         self._token_text, self._with_logprobs = token_text, with_logprobs
 
-    def opening(self, index: int) -> dict[str, Any]:
+    def opening(self, index: int) -> ChatChunk:
         """Says who speaks."""
         return {
             "index": index,
@@ -58,7 +137,7 @@ class ChatForm:
             "finish_reason": None,
         }
 
-    def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
+    def chunk(self, index: int, piece: Piece) -> ChatChunk:
         """A piece as a chunk's choice."""
         return {
             "index": index,
@@ -68,7 +147,7 @@ class ChatForm:
             **_spans(piece),
         }
 
-    def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> dict[str, Any]:
+    def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> ChatChoice:
         """A whole answer as a choice."""
         return {
             "index": index,
@@ -77,15 +156,15 @@ class ChatForm:
             "finish_reason": reason,
         }
 
-    def _logprobs(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        content = []
+    def _logprobs(self, scored: Sequence[Scored]) -> ChatScores:
+        content: list[TokenScore] = []
         for token_id, score in scored:
             assert score is not None  # only an echoed prompt has tokens without
             top = [self._entry(each, logprob) for each, logprob in score.top]
             content.append({**self._entry(token_id, score.logprob), "top_logprobs": top})
         return {"content": content, "refusal": None}
 
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
+    def _entry(self, token_id: int, logprob: float) -> TokenScore:
         text, raw = self._token_text.of(token_id)
         return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(raw)}
 
@@ -109,7 +188,7 @@ class TextForm:
     def opening(self, index: int) -> None:
         """A text's stream opens with its text."""
 
-    def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
+    def chunk(self, index: int, piece: Piece) -> TextChoice:
         """A piece as a chunk's choice."""
         return {
             "index": index,
@@ -119,7 +198,7 @@ class TextForm:
             **_spans(piece),
         }
 
-    def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> dict[str, Any]:
+    def choice(self, index: int, text: str, scored: list[Scored], reason: FinishReason) -> TextChoice:
         """A whole answer as a choice."""
         return {
             "index": index,
@@ -128,7 +207,7 @@ class TextForm:
             "finish_reason": reason,
         }
 
-    def _logprobs(self, index: int, scored: Sequence[Scored]) -> dict[str, Any]:
+    def _logprobs(self, index: int, scored: Sequence[Scored]) -> TextScores:
         offset = self._offsets.setdefault(index, Offsets(self._token_text.tokenizer))
         tokens, offsets, own, tops = [], [], [], []
         for token_id, score in scored:
@@ -146,6 +225,6 @@ class TextForm:
         return found
 
 
-def _spans(piece: Piece) -> dict[str, Any]:
+def _spans(piece: Piece) -> _Spans:
     """Where a piece's text comes from, in calls that ask."""
-    return {"spans": [asdict(span) for span in piece.spans]} if piece.spans else {}
+    return {"spans": [{"text": span.text, "accepted": span.accepted} for span in piece.spans]} if piece.spans else {}

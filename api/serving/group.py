@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from api.serving.base_group import BaseGroup, LoadedVariant
+from api.serving.base_group import BaseGroup, PreparedVariant
 from api.serving.ports import ServedPair
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
@@ -32,7 +32,7 @@ class Served:
         loaded_at: Seconds since the epoch.
     """
 
-    variant: LoadedVariant
+    variant: PreparedVariant
     loaded_at: int
 
 
@@ -84,7 +84,7 @@ class ServedGroup:
         await asyncio.to_thread(release_free_memory)
         return self._pair_of(served)
 
-    async def _add(self, model: ServedModel, adapter_dir: Path | None) -> LoadedVariant:
+    async def _add(self, model: ServedModel, adapter_dir: Path | None) -> PreparedVariant:
         """Read a variant and give it to the engine, whose stacks hold the adapter from then on."""
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
         await self.runner.call(lambda engine: engine.add_variant(model.key, adapter=variant.adapter, form=variant.form))

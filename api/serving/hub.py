@@ -1,7 +1,7 @@
 """The sum over a group's replicas: one actor per group, which every replica tells what it has done so far.
 
 Replicas send totals, not differences, so a report that arrives twice, late or never is no error. The last totals of an
-engine that is gone stay in the sum. `Hub` is the arithmetic; `RemoteHub` is its actor as a replica sees it.
+engine that is gone stay in the sum. `MetricsHub` is the arithmetic; `RemoteHub` is its actor as a replica sees it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _LOOK_EVERY_S = 30.0
 NAMESPACE = "eda"
 
 
-class HubAwayError(ResourceError):
+class MetricsHubAwayError(ResourceError):
     """The actor that adds up a group's metrics died, or its node did; Ray starts it again."""
 
     code = "metrics_unavailable"
     retryable = True
 
 
-class Hub:
+class MetricsHub:
     """Adds up reports.
 
     Args:
@@ -118,7 +118,7 @@ class HubActor:
     """A hub in a process of its own, which ends when no replica has spoken for a quarter of an hour."""
 
     def __init__(self) -> None:
-        self._hub = Hub()
+        self._hub = MetricsHub()
         self._watch: asyncio.Task[None] | None = None
 
     async def put(self, report: Report) -> None:
@@ -176,7 +176,9 @@ class RemoteHub:
             return await getattr(self._actor, method).remote(*arguments)
         except RayError as error:
             self._actor = None
-            raise HubAwayError(f"the metrics of {self._name} are away: {type(error).__name__}; ask again") from error
+            raise MetricsHubAwayError(
+                f"the metrics of {self._name} are away: {type(error).__name__}; ask again"
+            ) from error
 
     def _connect(self) -> Any:
         import ray

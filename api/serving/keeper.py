@@ -41,7 +41,7 @@ class PromptKeeper:
     def __init__(self, home: Path, replica: str) -> None:
         self._home, self._replica = home, replica
         self._settings: dict[str, DriftConfig] = {}  # by uid of the deployment
-        self._waiting: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(_MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[str, prompts.KeptPrompt]] = asyncio.Queue(_MAX_WAITING)
         self._task: asyncio.Task[None] | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._failures: Counter[str] = Counter()

@@ -98,7 +98,7 @@ class ServedPair:
     defaults: GenerationDefaults = NO_DEFAULTS
 
 
-class Group(Protocol):
+class ModelGroup(Protocol):
     """Models that one runner serves."""
 
     @property

@@ -11,14 +11,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from eda_service.storage.prompts import PromptFile
+from eda_service.storage.prompts import KeptPrompt, PromptFile
 
 REDACTED = "[redacted]"
 
 
-def redacted(row: dict[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+def redacted(row: KeptPrompt, patterns: Sequence[str]) -> KeptPrompt:
     """The row without what any of the patterns matches."""
     messages = []
     for message in row["messages"]:

@@ -73,29 +73,29 @@ class SpeculativeDecoding(BaseModel):
         )
 
 
-class Metrics(BaseModel):
+class CallMetrics(BaseModel):
     """Measurements of one call."""
 
     speculative_decoding: SpeculativeDecoding
 
 
-class _Answer(BaseModel):
+class _Completion(BaseModel):
     id: str
     created: int = Field(default_factory=lambda: int(time.time()))
     model: str
     system_fingerprint: str
     choices: list[dict[str, Any]] = Field(description="made by `forms`")
     usage: Usage
-    metrics: Metrics
+    metrics: CallMetrics
 
 
-class ChatCompletion(_Answer):
+class ChatCompletion(_Completion):
     """Answer of `/v1/chat/completions`."""
 
     object: Literal["chat.completion"] = "chat.completion"
 
 
-class TextCompletion(_Answer):
+class TextCompletion(_Completion):
     """Answer of `/v1/completions`."""
 
     object: Literal["text_completion"] = "text_completion"
@@ -133,7 +133,7 @@ class VariantMemory(BaseModel):
     num_running: int = Field(description="requests that wait or run on its newest version")
 
 
-class FailedVariant(BaseModel):
+class VariantFailure(BaseModel):
     """A version that could not be loaded; what was served under its name before still is."""
 
     name: str
@@ -151,7 +151,7 @@ class ReplicaMemory(BaseModel):
 
     base_bytes: int = Field(description="weights of the base targets and base drafts, held once")
     variants: list[VariantMemory]
-    failed: list[FailedVariant] = []
+    failed: list[VariantFailure] = []
 
 
 def new_id(prefix: str) -> str:

@@ -18,8 +18,8 @@ from api.serving.base_group import Place, place_of, serving_chain
 from api.serving.group import ServedGroup
 from api.serving.load_failures import Cause, cause_of, code_of, reason_of
 from api.serving.load_marks import LoadMarks
-from api.serving.ports import Group, ServedPair
-from api.serving.schemas import FailedVariant, ReplicaMemory
+from api.serving.ports import ModelGroup, ServedPair
+from api.serving.schemas import ReplicaMemory, VariantFailure
 from api.serving.vllm_group import VllmGroup
 from eda_service.config.deployment import EngineLimits, EngineSpec
 from eda_service.config.job import EngineKind, TargetSpec
@@ -45,11 +45,11 @@ class ServedModels:
         self._limits = limits or EngineLimits()
         self._marks = marks or LoadMarks(None)
         self._keys: dict[str, str] = {}  # of what is wanted, by name
-        self._groups: dict[GroupKey, Group] = {}
+        self._groups: dict[GroupKey, ModelGroup] = {}
         self._places: dict[str, GroupKey] = {}
         self._pairs: dict[str, ServedPair] = {}
         self._loaded: dict[str, ServedModel] = {}
-        self._failed: dict[str, tuple[ServedModel, FailedVariant]] = {}
+        self._failed: dict[str, tuple[ServedModel, VariantFailure]] = {}
 
     @property
     def pairs(self) -> list[ServedPair]:
@@ -180,7 +180,7 @@ def _group_key(model: ServedModel, place: Place) -> GroupKey:
     return place.base, model.engine, model.key if model.engine.kind is EngineKind.VLLM else ""
 
 
-async def _open(model: ServedModel, place: Place, limits: EngineLimits) -> Group:
+async def _open(model: ServedModel, place: Place, limits: EngineLimits) -> ModelGroup:
     """A group without models yet."""
     if model.engine.kind is EngineKind.VLLM:
         return VllmGroup(model, limits.waiting)
@@ -188,8 +188,8 @@ async def _open(model: ServedModel, place: Place, limits: EngineLimits) -> Group
     return await asyncio.to_thread(ServedGroup, place.base, chain, limits)
 
 
-def _failure(model: ServedModel, error: Exception) -> FailedVariant:
-    return FailedVariant(
+def _failure(model: ServedModel, error: Exception) -> VariantFailure:
+    return VariantFailure(
         name=model.name,
         uid=model.uid,
         base_draft=model.base_draft,

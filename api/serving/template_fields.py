@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, StrictBool, StringConstraints, model_val
 from api.serving.json_values import JsonObject
 from eda_service.config.base import Config
 from eda_service.errors import RequestError, UnsupportedParameterError
-from eda_service.targets.chat.conversation import Wanted
+from eda_service.targets.chat.conversation import TemplateOptions
 
 MAX_TOOLS = 128
 MAX_DOCUMENTS = 256
@@ -93,10 +93,10 @@ class TemplateFields(Config):
         """The prompt ends where a new answer begins."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> TemplateOptions:
         """All of it, for the template."""
         variables = self.chat_template_kwargs or {}
-        return Wanted(
+        return TemplateOptions(
             tools=[tool.as_object() for tool in self.tools] if self.tools else None,
             documents=self.documents or None,
             add_generation_prompt=self.prompts_answer,

@@ -22,7 +22,7 @@ from eda_service.config.deployment import Accelerator
 from eda_service.config.job import TargetSpec
 from eda_service.errors import EdaError, RunError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
-from eda_service.export.eda_config import Form
+from eda_service.export.eda_config import ExportForm
 from eda_service.export.vllm_environment import require_vllm
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
@@ -191,7 +191,7 @@ def _files(model: ServedModel) -> _Files:
             model.pack or model.base_draft,
             target,
             spec,
-            Form(settings.form),
+            ExportForm(settings.form),
             num_draft_tokens=settings.num_draft_tokens,
         )
     tokenizer = load_tokenizer(target.directory)

@@ -90,7 +90,7 @@ class Loaded:
 
 
 @dataclass
-class _Running:
+class _RunningOnVllm:
     order: Order
     booking: Booking
     index: int
@@ -114,7 +114,7 @@ class VllmRunner:
         self.round_times = RoundTimes()
         self._loaded: Loaded | None = None
         self._old: set[Loaded] = set()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _RunningOnVllm] = {}
         self._ids = itertools.count()
         self._num_open = 0
         self._idle = asyncio.Event()
@@ -182,7 +182,7 @@ class VllmRunner:
         check_supported(order.params, on_cpu=loaded.on_cpu, drafts=loaded.num_draft_tokens > 0)
         request_id, now_s = f"{id(self):x}-{next(self._ids)}", time.perf_counter()
         trace = RequestTrace(self.counts[order.uid, order.pack], now_s, now_s)
-        running = _Running(order, booking, index, trace, RequestStats(len(order.prompt_ids)))
+        running = _RunningOnVllm(order, booking, index, trace, RequestStats(len(order.prompt_ids)))
         self._running[request_id] = running
         loaded.num_open += 1
         running.task = asyncio.create_task(self._answer(request_id, running, loaded))
@@ -240,7 +240,7 @@ class VllmRunner:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _answer(self, request_id: str, running: _Running, loaded: Loaded) -> None:
+    async def _answer(self, request_id: str, running: _RunningOnVllm, loaded: Loaded) -> None:
         """Decode one order and put what comes into its booking."""
         order, began_s = running.order, time.perf_counter()
         try:

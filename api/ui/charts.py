@@ -42,7 +42,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Curve:
+class DrawnCurve:
     """A drawn line: an SVG path and its points."""
 
     label: str
@@ -81,7 +81,7 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[DrawnCurve, ...] = ()
     boxes: tuple[Box, ...] = ()
     cut: Tick | None = None
     width: ClassVar[int] = WIDTH
@@ -238,10 +238,10 @@ def _scales(
     return x_at, y_at
 
 
-def _curve(series: Series, x_at: Callable[[float], float], y_at: Callable[[float], float]) -> Curve:
+def _curve(series: Series, x_at: Callable[[float], float], y_at: Callable[[float], float]) -> DrawnCurve:
     placed = tuple((x_at(x), y_at(y)) for x, y in series.points)
     path = "M" + " L".join(f"{x} {y}" for x, y in placed)
-    return Curve(series.label, series.style, path, placed if len(placed) <= _MOST_ROWS else ())
+    return DrawnCurve(series.label, series.style, path, placed if len(placed) <= _MOST_ROWS else ())
 
 
 def _table(series: Sequence[Series]) -> tuple[tuple[str, ...], ...]:

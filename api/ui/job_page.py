@@ -16,7 +16,7 @@ _BAR_UNITS = 100.0
 
 
 @dataclass(frozen=True)
-class JobRow:
+class JobLine:
     """A job in one line.
 
     Attributes:
@@ -48,11 +48,11 @@ class JobRow:
         return self.status in {Status.FAILED, Status.CANCELLED}
 
 
-def row_of(job: Job) -> JobRow:
+def row_of(job: Job) -> JobLine:
     """A stored job in one line."""
     config = job.adapt_config()
     progress = job.progress if job.status is Status.RUNNING else None
-    return JobRow(
+    return JobLine(
         id=job.id,
         name=config.public_name,
         target=config.target.model + (f" + {config.target.adapter}" if config.target.adapter else ""),

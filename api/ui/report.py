@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.auth import Caller
 from api.services.adaptations import Adaptations
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.ui.job_page import deployment_in_words, row_of, stages_of
 from api.ui.job_result import result_of
 from api.ui.rendering import STATIC, environment
@@ -19,7 +19,7 @@ _NUM_EVENTS = 20  # the end of a job is among its last
 _HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'", "cache-control": "no-store"}
 
 
-def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Packs) -> Response:
+def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: PackService) -> Response:
     """The report as a download.
 
     Raises:

@@ -34,7 +34,7 @@ _SERVICE_TIMEOUT_S = 5.0
 _SMI_TIMEOUT_S = 10.0
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """How a check came out; `warn` is worth knowing and stops nobody."""
 
     OK = "ok"
@@ -52,7 +52,7 @@ class Check:
     """
 
     name: str
-    state: State
+    state: CheckState
     found: str
     next_step: str = ""
 
@@ -80,7 +80,7 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         check_disk(shutil.disk_usage(_existing(home)).free, home),
         *check_storage(),
         check_token(home / "ray" / "auth_token"),
-        *(check_port(port, is_ours=where is not None and service.state is not State.FAIL) for port in ports),
+        *(check_port(port, is_ours=where is not None and service.state is not CheckState.FAIL) for port in ports),
         check_gpu(),
         check_embedded_model(),
         check_hub(os.environ.get("HF_ENDPOINT") or _HUB),
@@ -94,8 +94,8 @@ def check_python(version: tuple[int, int]) -> Check:
     """The interpreter is one that the package is made for."""
     text = f"Python {version[0]}.{version[1]}, eda-service {__version__}"
     if _PYTHONS[0] <= version < _PYTHONS[1]:
-        return Check("python", State.OK, text)
-    return Check("python", State.FAIL, text, "use Python 3.11 or 3.12: python3.11 -m venv .venv")
+        return Check("python", CheckState.OK, text)
+    return Check("python", CheckState.FAIL, text, "use Python 3.11 or 3.12: python3.11 -m venv .venv")
 
 
 def check_packages(requirements: Sequence[str]) -> Check:
@@ -113,11 +113,11 @@ def check_packages(requirements: Sequence[str]) -> Check:
             other.append(f"{requirement.name} {version} (wanted {requirement.specifier})")
     again = "install the pinned versions: pip install --constraint constraints.txt --editable ."
     if missing:
-        return Check("packages", State.FAIL, f"not installed: {', '.join(missing)}", again)
+        return Check("packages", CheckState.FAIL, f"not installed: {', '.join(missing)}", again)
     if other:
-        return Check("packages", State.WARN, f"other versions than tested: {', '.join(other)}", again)
+        return Check("packages", CheckState.WARN, f"other versions than tested: {', '.join(other)}", again)
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "transformers", "deepspeed"))
-    return Check("packages", State.OK, shown)
+    return Check("packages", CheckState.OK, shown)
 
 
 def _requirements() -> list[str]:
@@ -132,9 +132,9 @@ def check_home(home: Path) -> Check:
     """State can be written."""
     place = _existing(home)
     if os.access(place, os.W_OK | os.X_OK):
-        return Check("home", State.OK, str(home))
+        return Check("home", CheckState.OK, str(home))
     return Check(
-        "home", State.FAIL, f"{place} cannot be written", "set EDA_HOME to a directory of yours, or use --home"
+        "home", CheckState.FAIL, f"{place} cannot be written", "set EDA_HOME to a directory of yours, or use --home"
     )
 
 
@@ -143,8 +143,12 @@ def check_disk(free_bytes: int, home: Path) -> Check:
     text = f"{free_bytes / 1e9:.1f} GB free under {home}"
     step = "free some, or set EDA_HOME to a larger disk; `eda adapt ... --dry-run` says what a job needs"
     if free_bytes < _LEAST_FREE_BYTES:
-        return Check("disk", State.FAIL, text, step)
-    return Check("disk", State.WARN, text, step) if free_bytes < _EASY_FREE_BYTES else Check("disk", State.OK, text)
+        return Check("disk", CheckState.FAIL, text, step)
+    return (
+        Check("disk", CheckState.WARN, text, step)
+        if free_bytes < _EASY_FREE_BYTES
+        else Check("disk", CheckState.OK, text)
+    )
 
 
 def check_storage() -> list[Check]:
@@ -157,20 +161,20 @@ def check_storage() -> list[Check]:
         created, again = storage.create(key, b""), storage.create(key, b"")
         storage.delete([key])
     except EdaError as error:
-        return [Check("storage", State.FAIL, error.message, "look at EDA_STORAGE, the bucket and its credentials")]
+        return [Check("storage", CheckState.FAIL, error.message, "look at EDA_STORAGE, the bucket and its credentials")]
     if created and not again:
-        return [Check("storage", State.OK, storage.url)]
+        return [Check("storage", CheckState.OK, storage.url)]
     text = f"{storage.url} creates what is there already"
-    return [Check("storage", State.FAIL, text, "use a store that knows conditional writes (If-None-Match)")]
+    return [Check("storage", CheckState.FAIL, text, "use a store that knows conditional writes (If-None-Match)")]
 
 
 def check_token(path: Path) -> Check:
     """Nobody else can read the cluster's token."""
     if not path.exists():
-        return Check("ray token", State.OK, "none yet; `eda up` makes one")
+        return Check("ray token", CheckState.OK, "none yet; `eda up` makes one")
     if path.stat().st_mode & 0o077:
-        return Check("ray token", State.FAIL, f"others may read {path}", f"chmod 600 {path}")
-    return Check("ray token", State.OK, "readable by you alone")
+        return Check("ray token", CheckState.FAIL, f"others may read {path}", f"chmod 600 {path}")
+    return Check("ray token", CheckState.OK, "readable by you alone")
 
 
 def check_port(port: int, *, is_ours: bool) -> Check:
@@ -182,9 +186,9 @@ def check_port(port: int, *, is_ours: bool) -> Check:
             probe.bind(("127.0.0.1", port))
         except OSError:
             if is_ours:
-                return Check(name, State.OK, "taken while a service of this home runs")
-            return Check(name, State.FAIL, "taken by something else", "eda up --port N --serve-port M")
-    return Check(name, State.OK, "free")
+                return Check(name, CheckState.OK, "taken while a service of this home runs")
+            return Check(name, CheckState.FAIL, "taken by something else", "eda up --port N --serve-port M")
+    return Check(name, CheckState.OK, "free")
 
 
 def check_gpu() -> Check:
@@ -193,9 +197,9 @@ def check_gpu() -> Check:
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
-        return Check("gpu", State.OK, ", ".join(names))
+        return Check("gpu", CheckState.OK, ", ".join(names))
     if shutil.which("nvidia-smi") is None:
-        return Check("gpu", State.OK, f"none; jobs run on {os.cpu_count()} processor cores")
+        return Check("gpu", CheckState.OK, f"none; jobs run on {os.cpu_count()} processor cores")
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SMI_TIMEOUT_S, check=False
@@ -204,7 +208,9 @@ def check_gpu() -> Check:
     except (OSError, subprocess.TimeoutExpired) as error:
         found = f"nvidia-smi does not answer ({type(error).__name__})"
     text = f"torch {torch.__version__} uses no GPU here, though: {found.splitlines()[0][:200]}"
-    return Check("gpu", State.WARN, text, "install a CUDA build of torch that fits the driver: https://pytorch.org")
+    return Check(
+        "gpu", CheckState.WARN, text, "install a CUDA build of torch that fits the driver: https://pytorch.org"
+    )
 
 
 def check_embedded_model() -> Check:
@@ -213,70 +219,70 @@ def check_embedded_model() -> Check:
 
     missing = [name for name in EMBEDDED if not (model_cache() / "models" / name / "SOURCE.json").exists()]
     if not missing:
-        return Check("shipped model", State.OK, f"{', '.join(EMBEDDED)} in {model_cache()}")
+        return Check("shipped model", CheckState.OK, f"{', '.join(EMBEDDED)} in {model_cache()}")
     step = "; ".join(f"eda models fetch {name}" for name in missing)
-    return Check("shipped model", State.WARN, f"not fetched yet: {', '.join(missing)}", step)
+    return Check("shipped model", CheckState.WARN, f"not fetched yet: {', '.join(missing)}", step)
 
 
 def check_hub(endpoint: str) -> Check:
     """Whether models of the hub can be had."""
     step = "use shipped names and local directories, or set HF_ENDPOINT to a mirror"
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        return Check("model hub", State.WARN, "HF_HUB_OFFLINE is set", step)
+        return Check("model hub", CheckState.WARN, "HF_HUB_OFFLINE is set", step)
     try:
         status = httpx.head(endpoint, timeout=_HUB_TIMEOUT_S, follow_redirects=True).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Check("model hub", State.WARN, f"{endpoint} does not answer ({type(error).__name__})", step)
+        return Check("model hub", CheckState.WARN, f"{endpoint} does not answer ({type(error).__name__})", step)
     token = "with a token" if os.environ.get("HF_TOKEN") else "without a token: public models only"
-    state = State.OK if status < 500 else State.WARN
-    return Check("model hub", state, f"{endpoint} answers, {token}", "" if state is State.OK else step)
+    state = CheckState.OK if status < 500 else CheckState.WARN
+    return Check("model hub", state, f"{endpoint} answers, {token}", "" if state is CheckState.OK else step)
 
 
 def check_service(url: str | None, health: dict[str, Any] | None, home: Path) -> Check:
     """The API answers and is well."""
     if url is None:
-        return Check("service", State.WARN, f"none runs for {home}", "eda up")
+        return Check("service", CheckState.WARN, f"none runs for {home}", "eda up")
     if health is None:
         return Check(
-            "service", State.FAIL, f"{url} does not answer", f"eda up; what happened is in {home}/logs/api.log"
+            "service", CheckState.FAIL, f"{url} does not answer", f"eda up; what happened is in {home}/logs/api.log"
         )
     version = health.get("version")
     text = f"{url} is {health['status']}" + (f", version {version}" if version else "")
     if health["status"] != "ok":
-        return Check("service", State.WARN, text, f"see the checks below, and {home}/logs")
-    return Check("service", State.OK, text)
+        return Check("service", CheckState.WARN, text, f"see the checks below, and {home}/logs")
+    return Check("service", CheckState.OK, text)
 
 
 def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
     """The service reaches its cluster."""
     if health is None:
-        return Check("ray", State.OK, f"Ray {metadata.version('ray')} is installed; `eda up` starts a head")
+        return Check("ray", CheckState.OK, f"Ray {metadata.version('ray')} is installed; `eda up` starts a head")
     if health.get("ray_reachable") is None:
         return Check(
-            "ray", State.WARN, "the service says it to who has a key that reads jobs", "export EDA_API_KEY=eda_..."
+            "ray", CheckState.WARN, "the service says it to who has a key that reads jobs", "export EDA_API_KEY=eda_..."
         )
     if health["ray_reachable"]:
-        return Check("ray", State.OK, f"answers; the dispatcher looked {health['dispatcher_lag_s']:.0f} s ago")
+        return Check("ray", CheckState.OK, f"answers; the dispatcher looked {health['dispatcher_lag_s']:.0f} s ago")
     step = f"jobs wait until it does; the head's own output is in {home}/logs/ray_head.log"
-    return Check("ray", State.FAIL, "the service does not reach Ray", step)
+    return Check("ray", CheckState.FAIL, "the service does not reach Ray", step)
 
 
 def check_key(url: str | None) -> Check:
     """The service takes the key of this environment."""
     given = "EDA_API_KEY" if Environment.read().api_key else "no key"
     if url is None:
-        return Check("api key", State.WARN, f"{given}; not tried, as no service answers", "eda up")
+        return Check("api key", CheckState.WARN, f"{given}; not tried, as no service answers", "eda up")
     try:
         with _client(url) as client:
             client.page(limit=1)
     except ApiError as error:
         if error.status == httpx.codes.FORBIDDEN:
-            return Check("api key", State.OK, f"{given} is valid, without the scope jobs:read")
+            return Check("api key", CheckState.OK, f"{given} is valid, without the scope jobs:read")
         step = "export EDA_API_KEY=eda_...; `eda keys create NAME` makes a key on the service's machine"
-        return Check("api key", State.FAIL, f"{given} was refused: {error.message}", step)
+        return Check("api key", CheckState.FAIL, f"{given} was refused: {error.message}", step)
     except EdaError as error:
-        return Check("api key", State.FAIL, error.message, "check EDA_API_KEY and --url")
-    return Check("api key", State.OK, f"{given} is what the service wants")
+        return Check("api key", CheckState.FAIL, error.message, "check EDA_API_KEY and --url")
+    return Check("api key", CheckState.OK, f"{given} is what the service wants")
 
 
 def _health(url: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -108,7 +108,7 @@ def running_url(home: Path | None = None) -> str | None:
     return None if facts is None else str(facts["api_url"])
 
 
-def print_json(value: BaseModel | list[Any] | dict[str, Any], *, compact: bool = False) -> None:
+def print_json(value: BaseModel | list[Any] | Mapping[str, Any], *, compact: bool = False) -> None:
     """Write one JSON document to standard output, without colour or wrapping; `compact` keeps it on one line."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     sys.stdout.write(json.dumps(plain, indent=2 if sys.stdout.isatty() and not compact else None) + "\n")

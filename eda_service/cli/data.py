@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict
 
 import typer
 
@@ -18,6 +18,34 @@ if TYPE_CHECKING:
 _MAX_COUNTED = 1 << 20  # different prompts; a file with more is said to have this many
 _MAX_RENDERED = 4_000
 _MAX_REASONS = 3
+
+
+class _Shown(TypedDict):
+    """One prompt; its tokens are counted where a target is given."""
+
+    id: str
+    form: str
+    text: str
+    reference: str | None
+    num_tokens: NotRequired[int]
+
+
+class _Facts(TypedDict, total=False):
+    """What is printed; what a target makes of the prompts is there where one is given."""
+
+    file: str
+    num_prompts: int
+    num_distinct: int
+    forms: dict[str, int]
+    num_skipped: int
+    skipped: list[str]
+    num_rendered: int
+    mean_tokens: int
+    max_tokens: int
+    num_refused: int
+    refused: list[str]
+    first: list[_Shown]
+
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Prompt files.", epilog=example("eda data check prompts.jsonl")
@@ -67,7 +95,7 @@ def check(
             found = survey(kept, shown=str(file), enough=_MAX_COUNTED, param="file")
     except OSError as error:
         raise DatasetInvalidError(f"{file} cannot be read: {error.strerror}", param="file") from error
-    facts: dict[str, Any] = {
+    facts: _Facts = {
         "file": str(file),
         "num_prompts": found.num_rows,
         "num_distinct": found.num_distinct,
@@ -75,16 +103,17 @@ def check(
         "num_skipped": skipped.num,
         "skipped": skipped.reasons,
     }
-    facts |= (
-        {"first": [_shown(each) for each in first]} if model is None else _seen(first, rows, model, adapter, settings)
-    )
+    if model is None:
+        facts["first"] = [_shown(each) for each in first]
+    else:
+        facts |= _seen(first, rows, model, adapter, settings)
     if as_json:
         print_json(facts)
     else:
         _print(facts, str(skipped))
 
 
-def _print(facts: dict[str, Any], skipped: str) -> None:
+def _print(facts: _Facts, skipped: str) -> None:
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -112,7 +141,7 @@ def _keeping(prompts: Iterable[Prompt], first: list[Prompt], forms: Counter[str]
         yield prompt
 
 
-def _shown(prompt: Prompt) -> dict[str, Any]:
+def _shown(prompt: Prompt) -> _Shown:
     """As the row says it, without a template."""
     lines = [f"tools: {', '.join(each['function']['name'] for each in prompt.tools)}"] if prompt.tools else []
     for each in prompt.messages:
@@ -121,7 +150,7 @@ def _shown(prompt: Prompt) -> dict[str, Any]:
     return {"id": prompt.id, "form": prompt.form, "text": "\n".join(lines), "reference": prompt.reference}
 
 
-def _seen(prompts: list[Prompt], rows: int, model: str, adapter: str | None, settings: SelfGenConfig) -> dict[str, Any]:
+def _seen(prompts: list[Prompt], rows: int, model: str, adapter: str | None, settings: SelfGenConfig) -> _Facts:
     """As the target sees them: through its chat template and its tokenizer.
 
     Raises:
@@ -155,7 +184,7 @@ def _seen(prompts: list[Prompt], rows: int, model: str, adapter: str | None, set
         "num_refused": len(refused),
         "refused": refused[:_MAX_REASONS],
         "first": [
-            _shown(each) | {"text": tokenizer.decode(rendered[each.id]), "num_tokens": len(rendered[each.id])}
+            {**_shown(each), "text": tokenizer.decode(rendered[each.id]), "num_tokens": len(rendered[each.id])}
             for each in shown
         ],
     }

@@ -17,7 +17,7 @@ import typer
 
 from eda_service.cli import view
 from eda_service.cli.console import Exit, err, out
-from eda_service.cli.demo_report import copy_plots, print_report, summarise
+from eda_service.cli.demo_report import Summary, copy_plots, print_report, summarise
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError, InputError
 from eda_service.raycluster.processes import free_port
@@ -102,9 +102,7 @@ def _wait_up(child: subprocess.Popen[bytes], home: Path, log_path: Path) -> Clie
     raise EdaError(f"the service was not ready after {_UP_TIMEOUT_S:.0f} s; see {log_path}")
 
 
-def _adapt_and_ask(
-    client: Client, home: Path, output: Path, *, target: str, preset: str, question: str
-) -> dict[str, Any]:
+def _adapt_and_ask(client: Client, home: Path, output: Path, *, target: str, preset: str, question: str) -> Summary:
     job = client.create({"model": target, "preset": preset, "metadata": {"made_by": "eda demo"}})
     _step("adapt", f"{target} with preset {preset}: job {job.id}")
     began = time.monotonic()
@@ -116,7 +114,7 @@ def _adapt_and_ask(
     seconds_adaptation = time.monotonic() - began
     run = RunDir.of_job(job.id, home)
     copy_plots(run, output)
-    summary = {**summarise(run), "seconds_adaptation": round(seconds_adaptation, 1), "job_id": job.id}
+    summary: Summary = {**summarise(run), "seconds_adaptation": round(seconds_adaptation, 1), "job_id": job.id}
     write_json(output / "summary.json", summary)
     print_report(run)
     kept = view.why_kept(client, job.id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 from rich.table import Table
 
@@ -27,7 +28,24 @@ RecordT = TypeVar("RecordT", bound=Record)
 _BASE, _ADAPTED = "base_draft", "adapted_draft"
 
 
-def summarise(run: RunDir) -> dict[str, Any]:
+class Summary(TypedDict):
+    """What `summary.json` holds."""
+
+    acceptance_length_before: float
+    acceptance_length_after: float
+    speedup_over_autoregressive: float | None
+    trainable_fraction: float
+    keep_fraction: float
+    selection_over_generation_time: float
+    lossless: Mapping[str, object]
+    machine: dict[str, str]
+    seconds_adaptation: NotRequired[float]
+    job_id: NotRequired[str]
+    seconds_total: NotRequired[float]
+    answer: NotRequired[str]
+
+
+def summarise(run: RunDir) -> Summary:
     """The numbers of `summary.json` that come from the job's records; temperature is the evaluation's first."""
     report = _record(run, EvalReport, Stage.EVALUATE)
     train = _record(run, DraftCheckpoint, Stage.TRAIN)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from eda_service.cli.checks import Check, State, all_checks
+from eda_service.cli.checks import Check, CheckState, all_checks
 from eda_service.cli.console import Exit, HomeOption, JsonOption, UrlOption, err, out, print_json
 from eda_service.storage.run import home_dir
 
-_COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red"}
+_COLOURS = {CheckState.OK: "green", CheckState.WARN: "yellow", CheckState.FAIL: "bold red"}
 
 
 def doctor(
@@ -24,7 +24,7 @@ def doctor(
     root = (home or home_dir()).expanduser().resolve()
     with err.status("looking"):
         found = all_checks(root, url=url, ports=(port, serve_port))
-    failed = sum(check.state is State.FAIL for check in found)
+    failed = sum(check.state is CheckState.FAIL for check in found)
     if as_json:
         print_json({"ok": not failed, "checks": [check.as_dict() for check in found]})
     else:

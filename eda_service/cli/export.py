@@ -14,7 +14,7 @@ from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
 from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
-from eda_service.export.eda_config import Calibration, Destination, Form
+from eda_service.export.eda_config import Destination, ExportCalibration, ExportForm
 
 
 def export(
@@ -22,8 +22,9 @@ def export(
     to: Annotated[Destination, typer.Option("--to", help="Who will load it.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory to write; must not exist.")],
     form: Annotated[
-        Form, typer.Option(help="dense: unmodified engines load it; plugin: keeps the gate, needs this package there.")
-    ] = Form.PLUGIN,
+        ExportForm,
+        typer.Option(help="dense: unmodified engines load it; plugin: keeps the gate, needs this package there."),
+    ] = ExportForm.PLUGIN,
     target: Annotated[
         str | None, typer.Option(help="Target it belongs to; default: the one the pack names. A base draft needs it.")
     ] = None,
@@ -80,7 +81,7 @@ def _spec(model: str, adapter: str | None) -> TargetSpec:
         raise InputError(f"--target or --adapter is no name: {error.errors()[0]['msg']}", param="target") from error
 
 
-def _change(calibration: Calibration | None) -> str:
+def _change(calibration: ExportCalibration | None) -> str:
     if calibration is None:
         return "the export computes what the draft computes: acceptance does not change"
     folded = calibration.gate_weights

@@ -119,7 +119,7 @@ def _require_same_database(home: Path) -> None:
     from eda_service.raycluster.supervisor import is_running
 
     facts = read_up(home)
-    theirs, ours = (facts or {}).get("database"), database_name(home)
+    theirs, ours = None if facts is None else facts.get("database"), database_name(home)
     if theirs not in (None, ours) and is_running(home):
         raise InputError(
             f"the service of {home} keeps its keys in {theirs}, this command would open {ours}; set EDA_DATABASE_URL "

@@ -94,14 +94,14 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Queue times, utilisation and the bottleneck when jobs arrive at random on a shared cluster."""
-    from eda_service.planning.simulate import Load
+    from eda_service.planning.simulate import SimulatedLoad
     from eda_service.planning.simulate import simulate as run
 
     made = plan_of(model, gpus_per_job, device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from)
     disk_bytes = None if disk_tb is None else disk_tb * 1e12
     running = max_running or gpus // gpus_per_job + 1
     outcomes = {
-        rate: run(made, Load(rate, gpus, max_running=running, disk_bytes=disk_bytes, days=days, seed=seed))
+        rate: run(made, SimulatedLoad(rate, gpus, max_running=running, disk_bytes=disk_bytes, days=days, seed=seed))
         for rate in variants_per_day
     }
     if as_json:

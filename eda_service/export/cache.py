@@ -15,7 +15,7 @@ from eda_service.config.job import TargetSpec
 from eda_service.errors import ArtifactCorruptError, ConflictError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import published, read_export
-from eda_service.export.eda_config import SCHEMA_VERSION, Destination, Form
+from eda_service.export.eda_config import SCHEMA_VERSION, Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
@@ -68,7 +68,7 @@ def vllm_draft(
     reference: str,
     target: WholeTarget,
     spec: TargetSpec,
-    form: Form,
+    form: ExportForm,
     *,
     num_draft_tokens: int,
     home: Path | None = None,
@@ -90,7 +90,7 @@ def vllm_draft(
     """
     source = find_source(reference, home)
     source.check(target.fingerprint)
-    chain = num_draft_tokens if form is Form.DENSE else 0  # only what is calibrated depends on K
+    chain = num_draft_tokens if form is ExportForm.DENSE else 0  # only what is calibrated depends on K
     key = _key(
         str(SCHEMA_VERSION), source.reference, source.sha256, target.fingerprint.weights_sha256, form, str(chain)
     )

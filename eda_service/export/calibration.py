@@ -24,7 +24,7 @@ from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
-from eda_service.export.eda_config import Calibration
+from eda_service.export.eda_config import ExportCalibration
 from eda_service.progress import Tell, silent
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
@@ -150,10 +150,10 @@ def measure(
     *,
     num_calibration_prompts: int,
     gate_weights: tuple[float, float] | None,
-) -> Calibration:
+) -> ExportCalibration:
     """Both acceptance lengths, as a record."""
     lengths = [acceptance_length(target, each, transcripts, settings.num_draft_tokens) for each in (adapted, exported)]
-    return Calibration(
+    return ExportCalibration(
         prompts=settings.prompts or GENERAL,
         num_calibration_prompts=num_calibration_prompts,
         num_measured_prompts=len(transcripts),

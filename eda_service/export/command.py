@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.export.contents import TOKEN_MAP
-from eda_service.export.eda_config import Destination, EdaConfig, Form
+from eda_service.export.eda_config import Destination, EdaConfig, ExportForm
 
 SGLANG_PACKAGE = "eda_service.export.sglang_models"
 
@@ -45,7 +45,7 @@ def serve_command(directory: Path, target: ServedTarget, eda: EdaConfig, num_dra
 
 
 def _sglang(directory: Path, target: ServedTarget, eda: EdaConfig, num_draft_tokens: int) -> str:
-    package = [f"SGLANG_EXTERNAL_MODEL_PACKAGE={SGLANG_PACKAGE}"] if eda.form is Form.PLUGIN else []
+    package = [f"SGLANG_EXTERNAL_MODEL_PACKAGE={SGLANG_PACKAGE}"] if eda.form is ExportForm.PLUGIN else []
     token_map = directory / TOKEN_MAP
     return " ".join(
         [

@@ -23,7 +23,7 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
-from eda_service.export.eda_config import Destination, EdaConfig, Form
+from eda_service.export.eda_config import Destination, EdaConfig, ExportForm
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
 from eda_service.targets.head import LmHead
 
@@ -31,12 +31,12 @@ D2T, HEAD, BIAS = "d2t", "lm_head.weight", "fc.bias"
 TOKEN_MAP = "token_map.pt"
 SGLANG_PLUGIN = "EdaForCausalLMEagle"
 _ARCHITECTURES = {
-    (Destination.VLLM, Form.DENSE): "LlamaForCausalLM",
-    (Destination.VLLM, Form.PLUGIN): VLLM_PLUGIN,
-    (Destination.SGLANG, Form.DENSE): "LlamaForCausalLMEagle",
-    (Destination.SGLANG, Form.PLUGIN): SGLANG_PLUGIN,
-    (Destination.HF, Form.DENSE): "LlamaForCausalLM",
-    (Destination.HF, Form.PLUGIN): VLLM_PLUGIN,
+    (Destination.VLLM, ExportForm.DENSE): "LlamaForCausalLM",
+    (Destination.VLLM, ExportForm.PLUGIN): VLLM_PLUGIN,
+    (Destination.SGLANG, ExportForm.DENSE): "LlamaForCausalLMEagle",
+    (Destination.SGLANG, ExportForm.PLUGIN): SGLANG_PLUGIN,
+    (Destination.HF, ExportForm.DENSE): "LlamaForCausalLM",
+    (Destination.HF, ExportForm.PLUGIN): VLLM_PLUGIN,
 }
 
 
@@ -53,13 +53,13 @@ def require_dialect(config: DraftConfig) -> None:
         )
 
 
-def keeps_vocabulary(destination: Destination, form: Form) -> bool:
+def keeps_vocabulary(destination: Destination, form: ExportForm) -> bool:
     """Whether a draft vocabulary survives: vLLM's own EAGLE class scores the target's whole vocabulary."""
-    return (destination, form) != (Destination.VLLM, Form.DENSE)
+    return (destination, form) != (Destination.VLLM, ExportForm.DENSE)
 
 
 def tensors_of(
-    draft: Draft, vocab_W: Tensor | None, lm_head: LmHead, destination: Destination, form: Form
+    draft: Draft, vocab_W: Tensor | None, lm_head: LmHead, destination: Destination, form: ExportForm
 ) -> dict[str, Tensor]:
     """Everything in model.safetensors, weights in bfloat16.
 

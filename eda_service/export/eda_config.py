@@ -24,14 +24,14 @@ class Destination(StrEnum):
     HF = "hf"
 
 
-class Form(StrEnum):
+class ExportForm(StrEnum):
     """Dense: the gate is folded into one SwiGLU, and unmodified engines load it. Plugin: the gate is kept."""
 
     DENSE = "dense"
     PLUGIN = "plugin"
 
 
-class Gate(StrEnum):
+class ExportedGate(StrEnum):
     """What became of the gate: kept (Eq. 4), never there (a sum of both experts), folded, or only one expert."""
 
     SOFTMAX = "softmax"
@@ -40,7 +40,7 @@ class Gate(StrEnum):
     NONE = "none"
 
 
-class Calibration(Frozen):
+class ExportCalibration(Frozen):
     """What folding, or dropping the draft vocabulary, changed: chains at T=0 over the same answers of the target."""
 
     prompts: str = Field(description="where they come from")
@@ -75,14 +75,14 @@ class EdaConfig(Frozen):
     source_sha256: dict[str, str] = Field(description="file name to hash of the weights it was made from")
     weights_sha256: str = Field(description="of model.safetensors")
     destination: Destination
-    form: Form
-    gate: Gate
+    form: ExportForm
+    gate: ExportedGate
     draft: AnyDraftConfig
     private: PrivateConfig | None
     scale: float
     draft_vocab_size: int | None
     verifier: TargetFingerprint
-    calibration: Calibration | None
+    calibration: ExportCalibration | None
 
     @property
     def widths(self) -> list[int]:

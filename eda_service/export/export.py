@@ -27,7 +27,7 @@ from eda_service.export.directory import (
     write_token_map,
     write_weights,
 )
-from eda_service.export.eda_config import Calibration, Destination, EdaConfig, Form, Gate
+from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
 from eda_service.export.source import Source, find_source
 from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
@@ -54,7 +54,7 @@ class ExportRequest:
 
     reference: str
     destination: Destination
-    form: Form
+    form: ExportForm
     out: Path
     target: TargetSpec | None = None
     merged_target: Path | None = None
@@ -110,11 +110,13 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
     )
 
 
-def _make(source: Source, target: Target, request: ExportRequest, tell: Tell) -> tuple[LoadedDraft, Calibration | None]:
+def _make(
+    source: Source, target: Target, request: ExportRequest, tell: Tell
+) -> tuple[LoadedDraft, ExportCalibration | None]:
     """The draft as it is exported, and what that changed where it changes anything."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
     kept_W = vocab_W if keeps_vocabulary(request.destination, request.form) else None
-    dense = request.form is Form.DENSE
+    dense = request.form is ExportForm.DENSE
     if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
@@ -157,7 +159,7 @@ def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
 
 
 def _write(
-    request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, calibration: Calibration | None
+    request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, calibration: ExportCalibration | None
 ) -> EdaConfig:
     draft, vocab_W = exported.draft, exported.vocab_W
     tensors = tensors_of(draft, vocab_W, target.lm_head, request.destination, request.form)
@@ -186,12 +188,12 @@ def _write(
     return eda
 
 
-def _gate(draft: Draft, form: Form) -> Gate:
+def _gate(draft: Draft, form: ExportForm) -> ExportedGate:
     if draft.private is None:
-        return Gate.NONE
-    if form is Form.DENSE:
-        return Gate.FOLDED
-    return Gate.SOFTMAX if draft.private.mix is Mix.SOFTMAX else Gate.SUM
+        return ExportedGate.NONE
+    if form is ExportForm.DENSE:
+        return ExportedGate.FOLDED
+    return ExportedGate.SOFTMAX if draft.private.mix is Mix.SOFTMAX else ExportedGate.SUM
 
 
 def _served_target(request: ExportRequest, spec: TargetSpec) -> ServedTarget:

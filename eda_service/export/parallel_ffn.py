@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from eda_service.drafts.gate import Gate as GateModule
+from eda_service.drafts.gate import Gate
 from eda_service.drafts.shared_private import combine
-from eda_service.export.eda_config import EdaConfig, Gate
+from eda_service.export.eda_config import EdaConfig, ExportedGate
 
 
 class ParallelFFN(nn.Module):
@@ -33,7 +33,7 @@ class ParallelFFN(nn.Module):
         shared_width, private_width = eda.widths
         self.scale = eda.scale
         self.shared, self.private = make_expert("shared", shared_width), make_expert("private", private_width)
-        self.gate = GateModule(eda.draft.hidden_size) if eda.gate is Gate.SOFTMAX else None
+        self.gate = Gate(eda.draft.hidden_size) if eda.gate is ExportedGate.SOFTMAX else None
         self._reduce = reduce
 
     def forward(self, hidden: Tensor, forward_batch: object = None) -> Tensor:

@@ -7,7 +7,7 @@ its run directory, its pack, or its events. Each is made a row again, which says
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -22,6 +22,18 @@ from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import EventRow, JobRow
 from eda_service.jobstore.status import Status
 from eda_service.jobstore.vault import is_sealed
+
+
+class KeptFacts(TypedDict):
+    """What a job's files keep of its row beside the values of a job.
+
+    Attributes:
+        webhook: Its URL and its sealed secret.
+        content_sha256: Hash of what was asked for.
+    """
+
+    webhook: Mapping[str, object] | None
+    content_sha256: str
 
 
 class Adoption(Database):
@@ -116,7 +128,7 @@ class Adoption(Database):
             rows.add_event(session, row, self._now(), "job_adopted", why, level="warning")
             return True
 
-    def kept_facts(self, job_id: str) -> dict[str, Any]:
+    def kept_facts(self, job_id: str) -> KeptFacts:
         """What `adopt_run` needs of a job and no value of it holds: its webhook, the secret sealed, and its hash."""
         with self._read() as session:
             row = rows.find(session, job_id)

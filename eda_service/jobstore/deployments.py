@@ -20,7 +20,7 @@ from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, Deploym
 _CHANGED = (*SERVED, "min_replicas", "max_replicas", "round_ms")
 
 
-class Deployments(Database):
+class DeploymentStore(Database):
     """Deployments with their revisions, and pinned champions."""
 
     def put_deployment(self, deployment: Deployment, *, made_by: str, reason: str) -> Deployment:

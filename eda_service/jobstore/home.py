@@ -11,9 +11,9 @@ from eda_service.jobstore.store import JobStore
 from eda_service.private_files import private_home
 
 
-def database_url(home: Path) -> str:
-    """The service's database: `EDA_DATABASE_URL`, or the one under the home."""
-    return Environment.read().database_url or f"sqlite:///{home / 'eda.db'}"
+def database_url(home: Path, given: str | None = None) -> str:
+    """The service's database: what is given, by default `EDA_DATABASE_URL`; where that is empty, one under the home."""
+    return (Environment.read().database_url if given is None else given) or f"sqlite:///{home / 'eda.db'}"
 
 
 def database_name(home: Path) -> str:

@@ -2,8 +2,8 @@
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
 parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
-it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `Deployments`, `DriftLog` and `LoadLog`; here is the rest: looking at
-jobs and moving them.
+it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog` and `LoadLog`; here is the rest: looking
+at jobs and moving them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from eda_service.errors import ConflictError
 from eda_service.jobstore import deployments, outbox, rows
 from eda_service.jobstore.adoption import Adoption
 from eda_service.jobstore.deployment import Deployment
-from eda_service.jobstore.deployments import Deployments
+from eda_service.jobstore.deployments import DeploymentStore
 from eda_service.jobstore.drift import DriftLog
 from eda_service.jobstore.eventlog import EventLog
 from eda_service.jobstore.intake import Intake, require_room
@@ -29,7 +29,7 @@ from eda_service.jobstore.models import JobRow
 from eda_service.jobstore.status import TERMINAL, Status, require_legal
 
 
-class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Deployments, DriftLog, LoadLog):
+class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog):
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None) -> Job:

@@ -142,10 +142,10 @@ def _evaluate(
     run = RunDir(run_root)
     for stage, entries in inputs.items():
         run.store.fetch(stage, entries)
-    return Evaluation(run, config).measure(rivals, target)
+    return EvaluationRun(run, config).measure(rivals, target)
 
 
-class Evaluation:
+class EvaluationRun:
     """Engines over one target: autoregressive, base draft, adapted draft and rivals."""
 
     def __init__(self, run: RunDir, config: AdaptConfig) -> None:

@@ -6,24 +6,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from ray import train as ray_train
-from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.freezing import count_parameters
-from eda_service.errors import (
-    ArtifactCorruptError,
-    EdaError,
-    InsufficientStorageError,
-    NonFiniteLossError,
-    OutOfMemoryError,
-    WorkerLostError,
-)
+from eda_service.errors import ArtifactCorruptError, NonFiniteLossError, WorkerLostError
 from eda_service.pipeline.bound_torch import BoundTorchConfig
+from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_of
 from eda_service.pipeline.stage import StageRunner
@@ -31,10 +23,10 @@ from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage, TrainFields
 from eda_service.storage.curve import CURVE_FILE, Curve
-from eda_service.storage.files import file_entry, is_disk_full
+from eda_service.storage.files import file_entry
 from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
-from eda_service.storage.state import Diverged, Outcome, Trained
+from eda_service.storage.state import Diverged, Trained, TrainOutcome
 from eda_service.training.best import fetch_best
 from eda_service.training.inputs import TrainInputs, build_draft
 from eda_service.training.vocabulary import rank_vocabulary
@@ -180,40 +172,17 @@ def fit(inputs: TrainInputs) -> Trained:
             checkpoint_config=ray_train.CheckpointConfig(num_to_keep=2),
         ),
     )
-    run.remove(Outcome.FILE)
+    run.remove(TrainOutcome.FILE)
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        raise _as_own_error(error) from error
-    outcome = run.read(Outcome)
+        raise own_error(error) from error
+    outcome = run.read(TrainOutcome)
     if outcome is None:
         raise WorkerLostError("training ended without an outcome; see the train log of this job")
     if isinstance(outcome.root, Diverged):
         raise NonFiniteLossError(outcome.root.failure)
     return outcome.root
-
-
-def _as_own_error(error: BaseException) -> EdaError:
-    """The first error of our tree behind a worker group's failure, else a lost worker."""
-    failures = getattr(error, "worker_failures", None) or {}
-    if any(map(is_disk_full, [error, *failures.values()])):
-        return InsufficientStorageError(
-            "the disk of the run directory became full in training; free space there and retry the job"
-        )
-    for failure in failures.values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            inner = getattr(cause, "cause", None)
-            for candidate in (cause, inner):
-                if isinstance(candidate, EdaError):
-                    return candidate
-                if isinstance(candidate, RayOutOfMemoryError | MemoryError | torch.OutOfMemoryError):
-                    return OutOfMemoryError(
-                        "a train worker ran out of memory; lower train.batch_size, train.max_tokens or "
-                        "train.draft_vocab_size, or stop what else runs on the machine"
-                    )
-            cause = cause.__cause__
-    return WorkerLostError(f"training did not finish: {str(error).strip().splitlines()[-1][:400]}")
 
 
 TRAIN = StageRunner(DraftCheckpoint, part=lambda config: config.train, run=run_train)

@@ -25,7 +25,7 @@ _HOLDS_DISK_FROM, _HOLDS_DISK_TO = "generate", "train"
 
 
 @dataclass(frozen=True)
-class Load:
+class SimulatedLoad:
     """What is simulated.
 
     Attributes:
@@ -61,7 +61,7 @@ class StageLoad:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulationOutcome:
     """What came out.
 
     Attributes:
@@ -107,7 +107,7 @@ class _Job:
         return self.queue_wait_s + self.disk_wait_s + sum(self.waits_s.values())
 
 
-def simulate(plan: Plan, load: Load) -> Outcome:
+def simulate(plan: Plan, load: SimulatedLoad) -> SimulationOutcome:
     """Run it.
 
     Raises:
@@ -129,7 +129,7 @@ class _Pool:
     disk: simpy.Container | None
 
     @classmethod
-    def of(cls, environment: simpy.Environment, load: Load) -> _Pool:
+    def of(cls, environment: simpy.Environment, load: SimulatedLoad) -> _Pool:
         disk = None
         if load.disk_bytes is not None:
             disk = simpy.Container(environment, capacity=load.disk_bytes, init=load.disk_bytes)
@@ -137,7 +137,7 @@ class _Pool:
         return cls(environment, simpy.Resource(environment, load.max_running), devices, disk)
 
 
-def _check(plan: Plan, load: Load) -> None:
+def _check(plan: Plan, load: SimulatedLoad) -> None:
     most = max(plan.stages, key=lambda stage: stage.devices)
     if most.devices > load.num_devices:
         raise InputError(
@@ -157,7 +157,7 @@ def _held_bytes(plan: Plan) -> float:
     return plan.stage("generate").disk_bytes + plan.stage("select").disk_bytes
 
 
-def _arrivals(pool: _Pool, plan: Plan, load: Load, jobs: list[_Job]) -> Generator[Any, Any, None]:
+def _arrivals(pool: _Pool, plan: Plan, load: SimulatedLoad, jobs: list[_Job]) -> Generator[Any, Any, None]:
     choose = random.Random(load.seed)
     while True:
         yield pool.environment.timeout(choose.expovariate(load.variants_per_day / DAY_S))
@@ -187,7 +187,7 @@ def _run(pool: _Pool, plan: Plan, jobs: list[_Job]) -> Generator[Any, Any, None]
     jobs.append(job)
 
 
-def _outcome(plan: Plan, load: Load, jobs: Sequence[_Job]) -> Outcome:
+def _outcome(plan: Plan, load: SimulatedLoad, jobs: Sequence[_Job]) -> SimulationOutcome:
     warm_s = _WARM_FRACTION * load.days * DAY_S
     counted = [job for job in jobs if job.ended_s >= warm_s]
     if not counted:
@@ -200,7 +200,7 @@ def _outcome(plan: Plan, load: Load, jobs: Sequence[_Job]) -> Outcome:
     limits = jobs_per_day(plan, load)
     narrowest = min(limits, key=lambda name: limits[name])
     longest = max(plan.stages, key=lambda stage: stage.seconds)
-    return Outcome(
+    return SimulationOutcome(
         num_jobs=len(counted),
         utilisation=len(counted) * per_job / ((load.days * DAY_S - warm_s) * load.num_devices),
         wait_p50_s=quantile(waits, 0.5),
@@ -221,7 +221,7 @@ def _stage_load(stage: StagePlan, jobs: Sequence[_Job], per_job: float) -> Stage
     return StageLoad(stage.stage, wait_s, stage.devices * stage.seconds / per_job if per_job else 0.0)
 
 
-def jobs_per_day(plan: Plan, load: Load) -> dict[str, float]:
+def jobs_per_day(plan: Plan, load: SimulatedLoad) -> dict[str, float]:
     """How many jobs a day each resource lets through, if it alone were scarce."""
     per_job = sum(stage.devices * stage.seconds for stage in plan.stages)
     limits = {"max_running": load.max_running / plan.seconds * DAY_S}

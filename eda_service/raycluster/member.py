@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from eda_service.private_files import private_home
 from eda_service.raycluster import processes
@@ -24,6 +24,14 @@ from eda_service.raycluster.supervisor import Backoff, take_lock
 from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)
+
+
+class _JoinedFacts(TypedDict):
+    """What the file of a node holds."""
+
+    pid: int
+    mark: str
+    ray_temp_dir: str
 
 
 class Member:
@@ -62,9 +70,12 @@ class Member:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._node.start()
-        write_json(
-            self._path, {"pid": os.getpid(), "mark": self._node.mark, "ray_temp_dir": str(self._node.directory.path)}
-        )
+        facts: _JoinedFacts = {
+            "pid": os.getpid(),
+            "mark": self._node.mark,
+            "ray_temp_dir": str(self._node.directory.path),
+        }
+        write_json(self._path, facts)
 
     def run(self) -> None:
         """Start the node again whenever it ends, until a signal comes."""
@@ -83,7 +94,7 @@ class Member:
     def _stop_leftovers(self) -> None:
         if not self._path.exists():
             return
-        facts: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        facts: _JoinedFacts = json.loads(self._path.read_text(encoding="utf-8"))
         processes.kill_marked(str(facts["mark"]))
         remove_node_directory(str(facts["ray_temp_dir"]))
 

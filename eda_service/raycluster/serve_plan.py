@@ -61,7 +61,7 @@ class ServedModel(BaseModel):
 
 
 @dataclass(frozen=True)
-class Group:
+class DeploymentGroup:
     """Deployments on one base target.
 
     Attributes:
@@ -148,7 +148,7 @@ def route_prefix_of(key: str) -> str:
     return f"/groups/{key}"
 
 
-def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | None = None) -> list[Group]:
+def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | None = None) -> list[DeploymentGroup]:
     """What is to be served by group, in the order of the keys.
 
     Args:
@@ -162,7 +162,7 @@ def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | Non
         if each is not None:
             members.setdefault(group_of(each), []).append(each)
     return [
-        Group(
+        DeploymentGroup(
             key=key,
             models=tuple(
                 ServedModel(
@@ -187,7 +187,10 @@ def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | Non
 
 
 def build_config(
-    groups: Sequence[Group], listen: Listen, placement: ReplicaPlacement = ANYWHERE, limits: EngineLimits = USUAL
+    groups: Sequence[DeploymentGroup],
+    listen: Listen,
+    placement: ReplicaPlacement = ANYWHERE,
+    limits: EngineLimits = USUAL,
 ) -> dict[str, Any]:
     """The wanted state of Serve as a `ServeDeploySchema` dict; it listens behind the API's gateway.
 
@@ -261,12 +264,12 @@ def models_of(application: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
 
 
-def _user_config(group: Group) -> dict[str, Any]:
+def _user_config(group: DeploymentGroup) -> dict[str, Any]:
     models = [model.model_dump(mode="json", exclude_defaults=True) for model in group.models]
     return {"models": models, "keep": dict(group.keep)} if group.keep else {"models": models}
 
 
-def _place(group: Group, placement: ReplicaPlacement) -> dict[str, Any]:
+def _place(group: DeploymentGroup, placement: ReplicaPlacement) -> dict[str, Any]:
     """Where a replica runs: ours with its GPUs, if any; a vLLM replica's processes and GPUs together with it."""
     if group.engine.kind is EngineKind.EDA:
         gpus, most = placement.gpus, placement.max_per_node
@@ -275,7 +278,7 @@ def _place(group: Group, placement: ReplicaPlacement) -> dict[str, Any]:
     return {"placement_group_bundles": _bundles(group.engine), "placement_group_strategy": "PACK"}
 
 
-def _replicas(group: Group, limits: EngineLimits) -> dict[str, Any]:
+def _replicas(group: DeploymentGroup, limits: EngineLimits) -> dict[str, Any]:
     if group.min_replicas == group.max_replicas:
         return {"num_replicas": group.min_replicas}
     # Another replica when the running ones decode a full batch each.

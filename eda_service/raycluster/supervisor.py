@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 import httpx
 
@@ -31,7 +31,7 @@ from eda_service.raycluster.head import RayHead
 from eda_service.raycluster.node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
 from eda_service.raycluster.node_directory import remove_node_directory
 from eda_service.raycluster.token import ensure_token, token_path
-from eda_service.raycluster.up_file import read_up
+from eda_service.raycluster.up_file import UpFacts, read_up
 from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Supervisor:
         return f"http://{host}:{self._port}"
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> UpFacts:
         """What `<home>/up.json` holds."""
         assert self._ray is not None
         return {

@@ -12,9 +12,9 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 MAX_CHARACTERS = 16_384
 _FROZEN = "frozen-"
@@ -54,6 +54,18 @@ def take_over(home: Path, name: str, uid: str) -> None:
         before.rmdir()  # where nothing is left
 
 
+class KeptPrompt(TypedDict):
+    """A line of such a file.
+
+    Attributes:
+        at: When it was asked, in seconds since the epoch.
+        messages: The conversation, each message with its text.
+    """
+
+    at: float
+    messages: list[dict[str, str]]
+
+
 class PromptFile:
     """One replica's file of one deployment.
 
@@ -66,7 +78,7 @@ class PromptFile:
         self._path, self._num = path, num
         self._num_lines = len(_lines(path))
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: KeptPrompt) -> None:
         """Append a prompt; a directory that is gone means that nothing is to be kept any more."""
         with contextlib.suppress(FileNotFoundError):
             _write(self._path, [json.dumps(row)], append=True)
@@ -79,22 +91,22 @@ class PromptFile:
                 self._num_lines = len(kept)
 
 
-def newest(home: Path, uid: str, num: int) -> list[dict[str, Any]]:
+def newest(home: Path, uid: str, num: int) -> list[KeptPrompt]:
     """The newest distinct prompts of all replicas, oldest first."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, KeptPrompt] = {}
     for path in directory(home, uid).glob("*.jsonl"):
         if path.name.startswith(_FROZEN):
             continue
         for line in _lines(path)[-num:]:
             with contextlib.suppress(ValueError):  # the last line may be half written
-                row = json.loads(line)
+                row: KeptPrompt = json.loads(line)
                 key = json.dumps(row["messages"])
                 if key not in found or found[key]["at"] < row["at"]:
                     found[key] = row
     return sorted(found.values(), key=lambda row: float(row["at"]))[-num:]
 
 
-def freeze(home: Path, uid: str, rows: Sequence[Mapping[str, Any]], label: str) -> Path:
+def freeze(home: Path, uid: str, rows: Sequence[KeptPrompt], label: str) -> Path:
     """Write prompts as a data set that does not change any more."""
     path = open_directory(home, uid) / f"{_FROZEN}{label}.jsonl"
     _write(path, [json.dumps({"messages": row["messages"]}) for row in rows], append=False)

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -40,6 +40,7 @@ from eda_service.storage.place import current_place
 from eda_service.storage.state import (
     AttemptResult,
     Cancelled,
+    EventLine,
     Failed,
     Failure,
     JobFile,
@@ -284,7 +285,7 @@ class RunDir:
         self, kind: str, message: str, *, stage: Stage | None = None, level: str = "info", took_s: float | None = None
     ) -> None:
         """Append one event."""
-        line: dict[str, Any] = {
+        line: EventLine = {
             "at": int(time.time()),
             "level": level,
             "type": kind,
@@ -295,7 +296,7 @@ class RunDir:
             line["took_s"] = round(took_s, 3)
         self.store.events.append(line)
 
-    def read_events(self, start: int = 0) -> list[dict[str, Any]]:
+    def read_events(self, start: int = 0) -> list[EventLine]:
         """Events from index `start` on."""
         return self.store.events.read(start)
 

@@ -7,7 +7,7 @@ version did not write has a default. What is wrong in another way is a `Validati
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -75,6 +75,22 @@ class JobFile(StateFile):
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         value: dict[str, Any] = handler(self)
         return value | (value.pop("facts", None) or {})
+
+
+class EventLine(TypedDict):
+    """A line of `events.jsonl`.
+
+    Attributes:
+        at: In seconds since the epoch.
+        took_s: How long what it tells of took, where that was measured.
+    """
+
+    at: int
+    level: str
+    type: str
+    message: str
+    stage: str | None
+    took_s: NotRequired[float]
 
 
 class StageProgress(StateFile):
@@ -250,7 +266,7 @@ class Diverged(StateFile):
     failure: str
 
 
-class Outcome(RootModel[Trained | Diverged], JsonFile):
+class TrainOutcome(RootModel[Trained | Diverged], JsonFile):
     """`train/outcome.json`: either."""
 
     FILE = Trained.FILE

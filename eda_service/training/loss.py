@@ -49,7 +49,7 @@ def step_mask(batch: Batch, step: int) -> Tensor:
 
 
 @dataclass
-class Wanted:
+class TargetRows:
     """What the draft should say at M tokens.
 
     Attributes:
@@ -64,16 +64,16 @@ class Wanted:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, head_in_MD: Tensor, lm_head: LmHead, rows_M: Tensor | None = None) -> Wanted:
+    def of(cls, head_in_MD: Tensor, lm_head: LmHead, rows_M: Tensor | None = None) -> TargetRows:
         """From the target's states and its head."""
         return cls(head_in_MD, torch.softmax(lm_head.logits(head_in_MD).float(), dim=-1), rows_M)
 
-    def take(self, places_M: Tensor) -> Wanted:
+    def take(self, places_M: Tensor) -> TargetRows:
         """Some of them; all of them are not copied."""
         if len(places_M) == len(self.head_in_MD):
             return self
         rows_M = None if self.rows_M is None else self.rows_M[places_M]
-        return Wanted(self.head_in_MD[places_M], self.probs_MW[places_M], rows_M)
+        return TargetRows(self.head_in_MD[places_M], self.probs_MW[places_M], rows_M)
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -98,7 +98,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
 
 def token_losses(
     states_MD: Tensor,
-    wanted: Wanted,
+    wanted: TargetRows,
     score: Callable[[Tensor], Tensor],
     distribution: DistributionLoss = DistributionLoss.CROSS_ENTROPY,
     *,
@@ -183,7 +183,7 @@ class DraftLoss(nn.Module):
         # Row s of step j wants what row s + j of step 0 wants: the target's head runs once, not once per step.
         tokens_M = batch.token_ids_BL[:, 2:][counts_BS]
         rows_M = tokens_M if self.rows_V is None else self.rows_V[tokens_M]
-        wanted = Wanted.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
+        wanted = TargetRows.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
         draft = self.draft
         steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, self.config.unroll_steps)

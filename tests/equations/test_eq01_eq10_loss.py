@@ -24,7 +24,7 @@ from eda_service.storage.shards import Sample
 from eda_service.targets.head import LmHead
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate
-from eda_service.training.loss import DraftLoss, Losses, Wanted, token_losses
+from eda_service.training.loss import DraftLoss, Losses, TargetRows, token_losses
 from eda_service.training.unroll import unroll
 
 # (prompt tokens, all tokens) of the samples of the batch below.
@@ -82,7 +82,7 @@ def test_one_token_by_hand() -> None:
     predicted_MD = torch.tensor([[0.5, 3.0]])
     wanted_MD = torch.tensor([[0.0, 0.0]])
     regression_M, cross_entropy_M = token_losses(
-        predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits
+        predicted_MD, TargetRows.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits
     )
     # |0.5| < 1: 0.5 * 0.25 = 0.125; |3| >= 1: 3 - 0.5 = 2.5; mean over D: 1.3125.
     assert regression_M.item() == pytest.approx(1.3125)
@@ -94,16 +94,16 @@ def test_one_token_by_hand() -> None:
 def test_cross_entropy_is_soft_not_on_the_argmax() -> None:
     wanted_MD = torch.tensor([[math.log(3.0), 0.0]])  # target probabilities 3/4 and 1/4
     predicted_MD = torch.zeros(1, 2)  # draft probabilities one half each
-    _, same_M = token_losses(predicted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits)
+    _, same_M = token_losses(predicted_MD, TargetRows.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits)
     assert same_M.item() == pytest.approx(math.log(2.0), abs=1e-6)
-    _, entropy_M = token_losses(wanted_MD, Wanted.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits)
+    _, entropy_M = token_losses(wanted_MD, TargetRows.of(wanted_MD, LmHead(torch.eye(2))), LmHead(torch.eye(2)).logits)
     assert entropy_M.item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-6)
 
 
 def test_cross_entropy_and_its_gradient_are_torchs_own() -> None:
     torch.manual_seed(0)
     predicted_MD, head_WD = torch.randn(6, 8, dtype=torch.float64, requires_grad=True), torch.randn(11, 8).double()
-    wanted = Wanted.of(torch.randn(6, 8).double(), LmHead(head_WD))
+    wanted = TargetRows.of(torch.randn(6, 8).double(), LmHead(head_WD))
     _, ours_M = token_losses(predicted_MD.float(), wanted, LmHead(head_WD.float()).logits)
     theirs_M = torch.nn.functional.cross_entropy(predicted_MD @ head_WD.T, wanted.probs_MW.double(), reduction="none")
     torch.testing.assert_close(ours_M.double(), theirs_M, atol=1e-5, rtol=1e-5)
@@ -115,7 +115,7 @@ def test_cross_entropy_and_its_gradient_are_torchs_own() -> None:
 
 def test_losses_on_the_acceptance_rate_by_hand() -> None:
     """p = (3/4, 1/4), q = (1/2, 1/2): a = 1/2 + 1/4. Its gradient follows q only where q is below p."""
-    wanted = Wanted.of(torch.tensor([[math.log(3.0), 0.0]]), LmHead(torch.eye(2)))
+    wanted = TargetRows.of(torch.tensor([[math.log(3.0), 0.0]]), LmHead(torch.eye(2)))
     predicted_MD = torch.zeros(1, 2, requires_grad=True)
     _, tvd_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)).logits, DistributionLoss.TVD)
     _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)).logits, DistributionLoss.LK)
@@ -144,7 +144,7 @@ def test_a_black_box_target_shows_its_tokens_only(tiny_target: Target, tiny_draf
 
 
 def test_lk_loss_stays_finite_where_nothing_is_accepted() -> None:
-    wanted = Wanted.of(torch.tensor([[200.0, 0.0]]), LmHead(torch.eye(2)))
+    wanted = TargetRows.of(torch.tensor([[200.0, 0.0]]), LmHead(torch.eye(2)))
     predicted_MD = torch.tensor([[0.0, 200.0]], requires_grad=True)
     _, lk_M = token_losses(predicted_MD, wanted, LmHead(torch.eye(2)).logits, DistributionLoss.LK)
     (gradient,) = torch.autograd.grad(lk_M.sum(), predicted_MD)
@@ -230,7 +230,7 @@ def test_draft_vocabulary_renormalises_the_target_over_its_rows(tiny_target: Tar
     predicted_MD, wanted_MD = rng.normal(size=(4, 32)), rng.normal(size=(4, 32))
     rows = [3, 5, 40, 77]
     head_WD = tiny_target.head_weight[rows]
-    wanted_by_target = Wanted.of(torch.tensor(wanted_MD).float(), LmHead(head_WD))
+    wanted_by_target = TargetRows.of(torch.tensor(wanted_MD).float(), LmHead(head_WD))
     _, cross_entropy_M = token_losses(torch.tensor(predicted_MD).float(), wanted_by_target, LmHead(head_WD).logits)
     head = head_WD.double().numpy()
     wanted = [soft_cross_entropy(head @ w, head @ p) for w, p in zip(wanted_MD, predicted_MD, strict=True)]

@@ -10,14 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 import psutil  # type: ignore[import-untyped]
 
 from eda_service.client import Adaptation, Client, Deployment
 from eda_service.raycluster.processes import free_port
-from eda_service.raycluster.up_file import read_up
+from eda_service.raycluster.up_file import UpFacts, read_up
 from tests.integration.service_pulse import pulse_of
 from tests.waiting import STALL_S, Stall, wait_for, work_of
 
@@ -111,7 +111,7 @@ class Service:
         self.wait_ready()
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> UpFacts:
         found = read_up(self.home)
         assert found is not None
         return found
@@ -127,7 +127,7 @@ class Service:
         wait_for(is_up, what=f"the service of {self.home}; see {log}", progress=lambda: work_of(self.child.pid))
 
     @staticmethod
-    def _is_ready(facts: dict[str, Any]) -> bool:
+    def _is_ready(facts: UpFacts) -> bool:
         try:
             return bool(httpx.get(f"{facts['api_url']}/health", timeout=10).json()["ray_reachable"])
         except httpx.HTTPError:

@@ -20,7 +20,7 @@ from eda_service.drafts.checkpoint import LoadedDraft, for_inference
 from eda_service.drafts.head import DraftHead
 from eda_service.export.dense import fold
 from eda_service.export.directory import read_export
-from eda_service.export.eda_config import Destination, Form
+from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.targets.loader import Target
 
@@ -56,7 +56,7 @@ def publish(home: Path, target: Target, name: str) -> str:
     return publish_adapted(home, home / "drafts" / "tiny" / "1", target, train, vocab_W=vocab_W)
 
 
-def export(home: Path, target: Target, reference: str, out: Path, form: Form) -> Path:
+def export(home: Path, target: Target, reference: str, out: Path, form: ExportForm) -> Path:
     request = ExportRequest(reference, Destination.VLLM, form, out, target=target.spec)
     export_draft(request, home=home)
     return out
@@ -66,7 +66,9 @@ def export(home: Path, target: Target, reference: str, out: Path, form: Form) ->
 def test_the_plugin_drafts_what_our_engine_drafts(
     name: str, wide_home: Path, wide_target: Target, start_vllm: Callable[..., Vllm], tmp_path: Path
 ) -> None:
-    directory = export(wide_home, wide_target, publish(wide_home, wide_target, name), tmp_path / "draft", Form.PLUGIN)
+    directory = export(
+        wide_home, wide_target, publish(wide_home, wide_target, name), tmp_path / "draft", ExportForm.PLUGIN
+    )
     _, loaded = read_export(directory)
     ids, emitted = decoded(wide_target, loaded)
     engine = start_vllm(wide_target.spec.model, directory)
@@ -84,7 +86,7 @@ def test_the_dense_form_needs_no_plugin(
     """With every plugin switched off, as in a vLLM that has never heard of this project."""
     monkeypatch.setenv("VLLM_PLUGINS", "")
     reference = publish(wide_home, wide_target, "narrow expert, half the vocabulary")
-    directory = export(wide_home, wide_target, reference, tmp_path / "draft", Form.DENSE)
+    directory = export(wide_home, wide_target, reference, tmp_path / "draft", ExportForm.DENSE)
     ids, emitted = decoded(wide_target, read_export(directory)[1])
     got = start_vllm(wide_target.spec.model, directory).ask(prompts(), temperature=0.0, max_tokens=MAX_TOKENS)
     assert (got["token_ids"], got["emitted"]) == (ids, emitted)
@@ -93,7 +95,7 @@ def test_the_dense_form_needs_no_plugin(
 def test_another_target_is_refused_with_our_words(
     wide_home: Path, wide_target: Target, start_vllm: Callable[..., Vllm], tmp_path: Path
 ) -> None:
-    directory = export(wide_home, wide_target, "tiny@1", tmp_path / "draft", Form.PLUGIN)
+    directory = export(wide_home, wide_target, "tiny@1", tmp_path / "draft", ExportForm.PLUGIN)
     other = write_target(tmp_path / "other", "llama", head_dim=32, hidden_size=64)
     with pytest.raises(RuntimeError, match="vLLM ended"):
         start_vllm(str(other), directory)

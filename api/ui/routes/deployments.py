@@ -10,9 +10,9 @@ from starlette.responses import Response
 from api.deps import DeploymentName, DeploymentsDep, DispatcherDep, FeedDep, KeysDep, MetricsDep, PacksDep
 from api.schemas_deployments import DeploymentBody, DeploymentDetail
 from api.services import views
-from api.services.deployments import Deployments
+from api.services.deployments import DeploymentService
 from api.services.dispatcher import Dispatcher
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.throughput import Reading, rates_between
 from api.ui import streams
 from api.ui.access import LookerDep, Visitor
@@ -125,7 +125,7 @@ async def detail_stream(
 
 
 def _detail(
-    name: str, visitor: Visitor, deployments: Deployments, dispatcher: Dispatcher, packs: Packs
+    name: str, visitor: Visitor, deployments: DeploymentService, dispatcher: Dispatcher, packs: PackService
 ) -> DeploymentDetail:
     deployment = deployments.get(name, visitor.caller)
     live = dispatcher.look([deployment])[name]

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
 from api.services.adaptations import Adaptations
 from api.services.job_records import JobRecords
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
 from api.ui.job_page import deployment_in_words, row_of, stages_of
@@ -162,7 +162,7 @@ def logs(
 class _JobLooks:
     """Looks at one job, each after the events of the one before."""
 
-    def __init__(self, job_id: str, visitor: Visitor, adaptations: Adaptations, packs: Packs, after: int) -> None:
+    def __init__(self, job_id: str, visitor: Visitor, adaptations: Adaptations, packs: PackService, after: int) -> None:
         self._job_id, self._visitor, self._adaptations, self._packs = job_id, visitor, adaptations, packs
         self._after = after
         self._seen: tuple[Status, str | None] | None = None

@@ -81,7 +81,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TemplateOptions:
     """What a request asks of the chat template beside its messages.
 
     Attributes:
@@ -99,7 +99,7 @@ class Wanted:
     reasoning_effort: str | None = None
 
 
-def render_turns(tokenizer: Any, turns: Sequence[Turn], wanted: Wanted) -> list[int]:
+def render_turns(tokenizer: Any, turns: Sequence[Turn], wanted: TemplateOptions) -> list[int]:
     """Token ids of a request's conversation.
 
     Raises:
@@ -127,7 +127,7 @@ def render_turns(tokenizer: Any, turns: Sequence[Turn], wanted: Wanted) -> list[
         raise RequestError(error.message, param=error.param) from error
 
 
-def _check(template: str, traits: TemplateTraits, turns: Sequence[Turn], wanted: Wanted) -> None:
+def _check(template: str, traits: TemplateTraits, turns: Sequence[Turn], wanted: TemplateOptions) -> None:
     """Refuse what the template would leave out of the prompt."""
     reads = traits.variables
     if wanted.tools is not None and "tools" not in reads:
@@ -152,7 +152,7 @@ def _names(template: str, role: str) -> bool:
     return f"'{role}'" in template or f'"{role}"' in template
 
 
-def _variables(wanted: Wanted) -> dict[str, Any]:
+def _variables(wanted: TemplateOptions) -> dict[str, Any]:
     """The request's own variables, with what `reasoning_effort` means for templates that switch thinking on."""
     variables = {name: value for name, value in wanted.variables.items() if value not in _UNSET}
     if wanted.reasoning_effort is not None:

@@ -15,9 +15,9 @@ from scripted_service import Answer, ScriptedService
 
 from api.app import create_app
 from api.services.drift import DriftWatch
-from api.services.packs import Packs
+from api.services.packs import PackService
 from api.services.readaptation import Readaptation
-from api.services.replicas import Replicas
+from api.services.replicas import ReplicaClient
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetrics
 from api.settings import Settings
@@ -37,7 +37,7 @@ class World:
         self.client, self.settings, self.proxy = client, settings, proxy
         self.store: JobStore = client.app.state.store  # type: ignore[attr-defined]
         self.now, self.later_s = 1000.0, 0.0
-        replicas, packs = Replicas(proxy.url), Packs(self.store, settings.home)
+        replicas, packs = ReplicaClient(proxy.url), PackService(self.store, settings.home)
         again = Readaptation(self.store, packs, settings, lambda: None, clock=lambda: time.time() + self.later_s)
         self.watch = DriftWatch(self.store, packs, replicas, again, clock=lambda: self.now)
         self.tried = self.accepted = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 
 from api.services.instruments import Instruments
-from api.services.tracker import Tracker
+from api.services.tracker import AttemptTracker
 from api.settings import Settings
 from eda_service.jobstore import JobStore
 from eda_service.raycluster.jobs_api import RayJobs
@@ -34,6 +34,6 @@ def test_a_job_knows_the_roots(client: TestClient, store: JobStore, settings: Se
     client.post("/v1/adaptations", json={"model": "org/model", "base_draft": "small@1"})
     job = store.page()[0][0]
     ray = Submissions()
-    Tracker(store, settings, ray, Instruments())._submit(job, RunDir.of_job(job.id, settings.home), None)
+    AttemptTracker(store, settings, ray, Instruments())._submit(job, RunDir.of_job(job.id, settings.home), None)
     assert ray.env[VARIABLE] == str(tmp_path / "allowed")
     ray.close()

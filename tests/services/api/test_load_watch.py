@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from scripted_service import Answer, ScriptedService, scripted_service
 
-from api.services.live import Live, State, look
+from api.services.live import DeploymentState, Live, look
 from api.services.loading import MAX_ATTEMPTS, LoadWatch
-from api.services.replicas import Replicas
+from api.services.replicas import ReplicaClient
 from api.services.serving import Serving
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore
@@ -33,7 +33,7 @@ class World:
     def __init__(self, ray: ScriptedService, url: str) -> None:
         self.ray, self.now = ray, 1_000_000.0
         self.store = JobStore(url, clock=lambda: self.now)
-        self.replicas = Replicas(ray.url)
+        self.replicas = ReplicaClient(ray.url)
         self.serving = Serving(self.store, ServeApi(ray.url), Listen("127.0.0.1", 8701))
         self.watch = LoadWatch(self.store, self.replicas, lambda: None)
         ray.on("PUT", SERVE, Answer({}))
@@ -107,12 +107,12 @@ def test_what_the_model_is_fails_at_once_and_its_application_goes(world: World) 
     pair = world.put()
     world.pass_once()
     world.say(failed=[failure(pair)])
-    assert world.live().state is State.FAILED  # also before the watch has looked
+    assert world.live().state is DeploymentState.FAILED  # also before the watch has looked
     world.pass_once()
     assert world.ray.seen("PUT", SERVE)[-1].body["applications"] == []
     for away in (None, "Ray does not answer"):
         found = world.live(away=away)
-        assert (found.state, found.reason) == (State.FAILED, "hybrid attention")
+        assert (found.state, found.reason) == (DeploymentState.FAILED, "hybrid attention")
     (event,) = world.events()
     assert (event.type, event.level) == ("load_failed", "error")
     assert event.message == "hybrid attention; put that right, then `eda deployments restart pair`"
@@ -134,7 +134,7 @@ def test_the_others_of_its_group_are_served_on(world: World) -> None:
     world.pass_once()
     assert world.models() == {"good": (None, 0)}
     world.say((good, None))
-    assert (world.live("good").state, world.live("pair").state) == (State.READY, State.FAILED)
+    assert (world.live("good").state, world.live("pair").state) == (DeploymentState.READY, DeploymentState.FAILED)
     assert world.events("good") == []
 
 
@@ -145,7 +145,7 @@ def test_what_the_machine_lacks_is_tried_with_growing_delays_and_then_no_more(wo
         assert world.models() == {"pair": ("p@1", attempt)}
         world.say(failed=[failure(pair, attempt, may_pass=True, reason="out of memory")])
         world.pass_once()
-        assert world.live().state is State.LOADING
+        assert world.live().state is DeploymentState.LOADING
         assert f"attempt {attempt + 1} of 5 failed and another follows: out of memory" in str(world.live().reason)
         newest = world.events()[0]
         assert (newest.level, newest.data["retry_in_s"], len(world.events())) == ("warning", delay_s, attempt + 1)
@@ -158,7 +158,7 @@ def test_what_the_machine_lacks_is_tried_with_growing_delays_and_then_no_more(wo
         assert world.models()["pair"][1] == attempt + 1
     world.say(failed=[failure(pair, 4, may_pass=True, reason="out of memory")])
     world.pass_once()
-    assert (world.live().state, world.live().reason) == (State.FAILED, "out of memory")
+    assert (world.live().state, world.live().reason) == (DeploymentState.FAILED, "out of memory")
     assert "the last; put that right" in world.events()[0].message
     assert len(world.events()) == MAX_ATTEMPTS == 5
     world.now += 100_000
@@ -173,10 +173,10 @@ def test_an_attempt_that_goes_well_ends_the_counting(world: World) -> None:
     world.pass_once()
     world.now += 10
     world.pass_once()
-    assert world.live().state is State.LOADING  # what an earlier attempt has left is not this one's
+    assert world.live().state is DeploymentState.LOADING  # what an earlier attempt has left is not this one's
     world.say((pair, "p@1"))
     world.pass_once()
-    assert (world.live().state, world.live().reason) == (State.READY, None)
+    assert (world.live().state, world.live().reason) == (DeploymentState.READY, None)
     assert [each.type for each in world.events()] == ["loaded", "load_failed"]
     num_asked = len(world.ray.seen("GET", VARIANTS))
     world.pass_once()
@@ -197,14 +197,14 @@ def test_a_change_that_does_not_load_leaves_what_was_served(world: World) -> Non
     assert world.models()["pair"][0] == "p@1"  # also a new replica loads what can be loaded
     world.say((pair, "p@1"))
     found = world.live()
-    assert (found.state, found.reason) == (State.FAILED, "hybrid attention")
+    assert (found.state, found.reason) == (DeploymentState.FAILED, "hybrid attention")
     assert found.variant is not None
     assert found.variant.pack == "p@1"
     assert world.events()[0].message.endswith("p@1 answers as before")
     rolled_back = changed.model_copy(update={"pack": "p@1"})
     world.store.put_deployment(rolled_back, made_by="x", reason="x")
     world.pass_once()
-    assert (world.live().state, world.models()["pair"][0]) == (State.READY, "p@1")
+    assert (world.live().state, world.models()["pair"][0]) == (DeploymentState.READY, "p@1")
 
 
 def test_started_again_it_is_tried_from_the_beginning(world: World) -> None:
@@ -217,11 +217,11 @@ def test_started_again_it_is_tried_from_the_beginning(world: World) -> None:
     world.store.restart_load("pair", owner=None, made_by="ada")
     world.pass_once()
     assert world.models() == {"pair": ("p@1", 1)}
-    assert world.live().state is State.LOADING
+    assert world.live().state is DeploymentState.LOADING
     assert (world.events()[0].type, world.events()[0].message) == ("restarted", "started again by ada")
     world.say(failed=[failure(pair, 1)])
     world.pass_once()
-    assert world.live().state is State.FAILED
+    assert world.live().state is DeploymentState.FAILED
     world.store.delete_deployment("pair")
     assert world.store.loads() == {}
     made_again = world.put()
@@ -237,7 +237,7 @@ def test_replicas_that_cannot_start_count_once_for_each_attempt(world: World) ->
     world.put()
     world.pass_once()
     world.serve("DEPLOY_FAILED", "no module", num_running=0)
-    assert world.live().state is State.LOADING
+    assert world.live().state is DeploymentState.LOADING
     world.serving.reconcile()
     for _ in range(3):
         world.watch.run_once(world.serving.applications)

@@ -10,7 +10,7 @@ from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 
 from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, Report, VariantMetrics
-from api.serving.hub import Hub
+from api.serving.hub import MetricsHub
 from eda_service.decoding.engine import Engine
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
@@ -44,7 +44,7 @@ def only(found: GroupMetrics) -> VariantMetrics:
 
 
 def test_the_sum_of_two_replicas_also_when_a_report_comes_twice() -> None:
-    hub = Hub(Clock())
+    hub = MetricsHub(Clock())
     for _ in range(2):
         hub.put(report("r1", "e1", 5, swaps=1))
         hub.put(report("r2", "e2", 7))
@@ -59,7 +59,7 @@ def test_the_sum_of_two_replicas_also_when_a_report_comes_twice() -> None:
 
 def test_counters_of_what_is_gone_stay_and_its_gauges_go_even_after_hours() -> None:
     clock = Clock()
-    hub = Hub(clock)
+    hub = MetricsHub(clock)
     hub.put(report("r1", "e1", 5, swaps=3))
     for later_s in (20.0, 7200.0, 7200.0):
         clock.now += later_s
@@ -75,14 +75,14 @@ def test_counters_of_what_is_gone_stay_and_its_gauges_go_even_after_hours() -> N
 
 
 def test_a_new_engine_in_the_same_replica_does_not_take_the_old_ones_counts_away() -> None:
-    hub = Hub(Clock())
+    hub = MetricsHub(Clock())
     hub.put(report("r1", "e1", 5))
     hub.put(report("r1", "e2", 2))
     assert only(hub.read()).counts.num_new_tokens == 7
 
 
 def test_what_travels_is_what_was_counted() -> None:
-    hub = Hub(Clock())
+    hub = MetricsHub(Clock())
     hub.put(report("r1", "e1", 5))
     assert GROUP_METRICS.validate_json(GROUP_METRICS.dump_json(hub.read())) == hub.read()
 
@@ -117,7 +117,7 @@ def test_a_real_endpoint_counts_what_it_answered(endpoint: LiveEndpoint) -> None
 
 def test_a_name_made_again_is_counted_apart() -> None:
     """One replica served a name for a deployment that is gone and serves it for the one that has it now."""
-    hub = Hub(Clock())
+    hub = MetricsHub(Clock())
     variants = [VariantMetrics(uid, "p@1", counted(tokens, [1])) for uid, tokens in (("old", 5), ("new", 2))]
     hub.put(Report("r1", {"e1": variants}, [LoadedModel("new", "p@1", "d@1")], {"old": 3}, None))
     found = hub.read()

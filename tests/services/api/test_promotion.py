@@ -309,6 +309,6 @@ def test_a_registry_that_cannot_be_read_holds_no_job_up(
     def broken(*_: object) -> tuple[int, ...]:
         raise PermissionError("no")
 
-    monkeypatch.setattr("api.services.packs.Packs.numbers", broken)
+    monkeypatch.setattr("api.services.packs.PackService.numbers", broken)
     assert kept(store, finish(dispatcher, store, settings, 2.0)) == []
     assert store.deployment("math").pack == "math@1"

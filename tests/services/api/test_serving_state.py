@@ -9,8 +9,8 @@ import pytest
 from scripted_service import Answer, ScriptedService, scripted_service
 from sqlalchemy import text
 
-from api.services.live import Live, State, look
-from api.services.replicas import Replicas
+from api.services.live import DeploymentState, Live, look
+from api.services.replicas import ReplicaClient
 from api.services.serving import Serving
 from eda_service.jobstore import Deployment, JobStore
 from eda_service.raycluster.serve_api import ServeApi
@@ -55,7 +55,7 @@ def runs(status: str, *names: str, message: str = "", num_running: int = 1) -> A
 
 def state(ray: ScriptedService, serving: Serving, deployment: Deployment = PAIR, away: str | None = None) -> Live:
     serving.reconcile()
-    replicas = Replicas(ray.url)
+    replicas = ReplicaClient(ray.url)
     try:
         return look([deployment], serving.applications, replicas, {}, away=away)[deployment.name]
     finally:
@@ -122,20 +122,20 @@ def test_the_whole_is_as_well_as_its_worst_part(ray: ScriptedService, serving: S
 
 
 def test_a_deployment_is_ready_once_a_replica_has_the_wanted_pack(ray: ScriptedService, serving: Serving) -> None:
-    assert state(ray, serving).state is State.PENDING
+    assert state(ray, serving).state is DeploymentState.PENDING
     ray.on("GET", SERVE, runs("DEPLOYING", num_running=0))
-    assert state(ray, serving).state is State.LOADING
+    assert state(ray, serving).state is DeploymentState.LOADING
     assert ray.seen("GET", VARIANTS) == []  # no replica that could answer
     ray.on("GET", SERVE, runs("DEPLOYING"))
     ray.on("GET", VARIANTS, loaded("p@1"))
     swapping = state(ray, serving)
-    assert swapping.state is State.LOADING
+    assert swapping.state is DeploymentState.LOADING
     assert swapping.variant is not None
     assert swapping.variant.pack == "p@1"
     ray.on("GET", SERVE, runs("RUNNING"))
     ray.on("GET", VARIANTS, loaded("p@2"))
     ready = state(ray, serving)
-    assert (ready.state, ready.reason, ready.num_replicas, ready.base_bytes) == (State.READY, None, 1, 1000)
+    assert (ready.state, ready.reason, ready.num_replicas, ready.base_bytes) == (DeploymentState.READY, None, 1, 1000)
     assert ready.variant is not None
     assert (ready.variant.adapter_bytes, ready.variant.pack_bytes, ready.variant.num_running) == (20, 30, 3)
     assert state(ray, serving, away="Ray does not answer").reason == "Ray does not answer"
@@ -145,12 +145,12 @@ def test_replicas_that_serve_does_not_list_during_a_change_run_on(ray: ScriptedS
     ray.on("GET", VARIANTS, loaded("p@2"))
     building = Answer({"applications": {APP: {"status": "DEPLOYING", "message": "", "deployments": {}}}})
     ray.on("GET", SERVE, building)
-    assert state(ray, serving).state is State.LOADING
+    assert state(ray, serving).state is DeploymentState.LOADING
     ray.on("GET", SERVE, runs("RUNNING"))
-    assert state(ray, serving).state is State.READY
+    assert state(ray, serving).state is DeploymentState.READY
     ray.on("GET", SERVE, building)
     unlisted = state(ray, serving)
-    assert (unlisted.state, unlisted.num_replicas) == (State.READY, 1)
+    assert (unlisted.state, unlisted.num_replicas) == (DeploymentState.READY, 1)
 
 
 def test_what_a_replica_has_loaded_for_another_of_the_same_name_is_not_shown(
@@ -160,10 +160,10 @@ def test_what_a_replica_has_loaded_for_another_of_the_same_name_is_not_shown(
     ray.on("GET", SERVE, runs("RUNNING"))
     ray.on("GET", VARIANTS, loaded("p@2"))
     remade = state(ray, serving, PAIR.model_copy(update={"uid": "u2"}))
-    assert (remade.state, remade.variant) == (State.LOADING, None)
+    assert (remade.state, remade.variant) == (DeploymentState.LOADING, None)
     older = {"name": "pair", "base_draft": "d@1", "pack": "p@2", "loaded_at": 1, "num_running": 3}
     ray.on("GET", VARIANTS, Answer({"variants": [older]}))
-    assert (state(ray, serving).state, state(ray, serving).variant) == (State.LOADING, None)
+    assert (state(ray, serving).state, state(ray, serving).variant) == (DeploymentState.LOADING, None)
 
 
 def test_what_failed_says_why(ray: ScriptedService, serving: Serving) -> None:
@@ -179,10 +179,10 @@ def test_what_failed_says_why(ray: ScriptedService, serving: Serving) -> None:
     ]
     ray.on("GET", VARIANTS, loaded("p@1", failed=failures))
     failed = state(ray, serving)
-    assert (failed.state, failed.reason) == (State.FAILED, "the pack was made for another target")
+    assert (failed.state, failed.reason) == (DeploymentState.FAILED, "the pack was made for another target")
     for other in (PAIR.model_copy(update={"pack": "p@3"}), PAIR.model_copy(update={"uid": "u2"})):
-        assert state(ray, serving, other).state is State.LOADING
-    assert state(ray, serving, PAIR.model_copy(update={"pack": "p@1"})).state is State.READY
+        assert state(ray, serving, other).state is DeploymentState.LOADING
+    assert state(ray, serving, PAIR.model_copy(update={"pack": "p@1"})).state is DeploymentState.READY
     ray.on("GET", SERVE, runs("DEPLOY_FAILED", message="no module", num_running=0))
     assert state(ray, serving).reason == "DEPLOY_FAILED: no module"
 
@@ -191,7 +191,7 @@ def test_a_replica_that_does_not_answer_is_not_ready(ray: ScriptedService, servi
     ray.on("GET", SERVE, runs("RUNNING"))
     for answer in (Answer(drop=True), Answer(body=b"<html>", status=503), Answer({"variants": 3})):
         ray.on("GET", VARIANTS, answer)
-        assert state(ray, serving).state is State.LOADING
+        assert state(ray, serving).state is DeploymentState.LOADING
 
 
 def damage(store: JobStore, name: str) -> None:
@@ -243,6 +243,6 @@ def test_what_is_served_under_a_damaged_row_is_served_on(
         serving.reconcile()
         assert len(ray.seen("PUT", SERVE)) == num_puts
     (shown,) = [each for each in store.deployments(unreadable=True) if each.name == "pair"]
-    live = look([shown], serving.applications, Replicas(ray.url), {}, away=None)["pair"]
-    assert live.state is State.FAILED
+    live = look([shown], serving.applications, ReplicaClient(ray.url), {}, away=None)["pair"]
+    assert live.state is DeploymentState.FAILED
     assert "target" in (live.reason or "")

@@ -13,7 +13,7 @@ from live_api import LiveApi, live_api
 from scripted_service import Answer, ScriptedService, refusal
 
 from eda_service.cli import checks
-from eda_service.cli.checks import State
+from eda_service.cli.checks import CheckState
 from eda_service.raycluster.processes import free_ports
 
 HEALTH = {"status": "ok", "version": "0.1.0", "ray_reachable": True, "dispatcher_lag_s": 0.4}
@@ -112,8 +112,8 @@ def test_a_taken_port_fails_unless_it_is_ours(eda: Cli) -> None:
         port = taken.getsockname()[1]
         code, found = look(eda, "--port", str(port))
         assert (code, found[f"port {port}"]["state"]) == (1, "fail")
-        assert checks.check_port(port, is_ours=True).state is State.OK
-    assert checks.check_port(port, is_ours=False).state is State.OK
+        assert checks.check_port(port, is_ours=True).state is CheckState.OK
+    assert checks.check_port(port, is_ours=False).state is CheckState.OK
 
 
 @pytest.mark.parametrize(("free", "state"), [(999_999_999, "fail"), (1_000_000_000, "warn"), (10_000_000_000, "ok")])
@@ -141,27 +141,27 @@ def test_packages(wanted: str, state: str) -> None:
 
 def test_a_token_that_others_can_read_fails(tmp_path: Path) -> None:
     path = tmp_path / "auth_token"
-    assert checks.check_token(path).state is State.OK
+    assert checks.check_token(path).state is CheckState.OK
     path.write_text("x")
-    for mode, state in ((0o644, State.FAIL), (0o600, State.OK)):
+    for mode, state in ((0o644, CheckState.FAIL), (0o600, CheckState.OK)):
         path.chmod(mode)
         assert checks.check_token(path).state is state
 
 
 def test_a_home_that_cannot_be_written_fails(tmp_path: Path) -> None:
-    assert checks.check_home(tmp_path / "new" / "home").state is State.OK
+    assert checks.check_home(tmp_path / "new" / "home").state is CheckState.OK
     (tmp_path / "file").write_text("x")
-    assert checks.check_home(tmp_path / "file" / "home").state is State.FAIL
+    assert checks.check_home(tmp_path / "file" / "home").state is CheckState.FAIL
 
 
 def test_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scripted: ScriptedService) -> None:
     monkeypatch.setenv("EDA_MODEL_CACHE", str(tmp_path))
     missing = checks.check_embedded_model()
-    assert (missing.state, missing.next_step) == (State.WARN, "eda models fetch smollm2-135m-instruct")
+    assert (missing.state, missing.next_step) == (CheckState.WARN, "eda models fetch smollm2-135m-instruct")
     (tmp_path / "models" / "smollm2-135m-instruct").mkdir(parents=True)
     (tmp_path / "models" / "smollm2-135m-instruct" / "SOURCE.json").write_text("{}")
-    assert checks.check_embedded_model().state is State.OK
-    assert checks.check_hub("http://127.0.0.1:9").state is State.WARN
+    assert checks.check_embedded_model().state is CheckState.OK
+    assert checks.check_hub("http://127.0.0.1:9").state is CheckState.WARN
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE" in checks.check_hub("http://127.0.0.1:9").found
 
@@ -170,14 +170,14 @@ def test_a_gpu_that_torch_does_not_use_is_said(monkeypatch: pytest.MonkeyPatch, 
     import torch
 
     if torch.cuda.is_available():
-        assert checks.check_gpu().state is State.OK
+        assert checks.check_gpu().state is CheckState.OK
         return
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: Some Card'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     found: Any = checks.check_gpu()
-    assert found.state is State.WARN
+    assert found.state is CheckState.WARN
     assert "Some Card" in found.found
     monkeypatch.setenv("PATH", "")
-    assert checks.check_gpu().state is State.OK
+    assert checks.check_gpu().state is CheckState.OK

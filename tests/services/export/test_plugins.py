@@ -21,7 +21,7 @@ from eda_service.drafts.draft_config import PrivateConfig
 from eda_service.drafts.expert import Expert
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.export.contents import SGLANG_PLUGIN, VLLM_PLUGIN
-from eda_service.export.eda_config import Gate
+from eda_service.export.eda_config import ExportedGate
 from eda_service.export.parallel_ffn import ParallelFFN
 from eda_service.export.vllm_plugin import ARCHITECTURE
 from tests.unit.export.test_eda_config import config
@@ -50,7 +50,7 @@ def test_ranks_add_up_to_the_whole(mix: Mix, private_width: int, size: int) -> N
         nn.init.normal_(parameter, std=0.3)
     made = config(private_width=private_width).model_copy(
         update={
-            "gate": Gate(mix.value),
+            "gate": ExportedGate(mix.value),
             "private": PrivateConfig(private_width=private_width, mix=mix),
             "scale": whole.scale,
         }

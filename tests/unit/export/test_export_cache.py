@@ -16,7 +16,7 @@ from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.cache import exports_dir, vllm_draft, whole_target
 from eda_service.export.directory import WEIGHTS, read_export
-from eda_service.export.eda_config import Form
+from eda_service.export.eda_config import ExportForm
 from eda_service.targets.loader import Target, load_target
 
 
@@ -52,7 +52,7 @@ def test_a_draft_is_exported_once_and_again_when_damaged(pack: str, base_draft_d
     home = base_draft_dir.parents[2]
     target = whole_target(tiny_target.spec, home)
 
-    def export(form: Form = Form.PLUGIN) -> Path:
+    def export(form: ExportForm = ExportForm.PLUGIN) -> Path:
         return vllm_draft(pack, target, tiny_target.spec, form, num_draft_tokens=3, home=home)
 
     directory = export()
@@ -73,5 +73,10 @@ def test_a_draft_of_another_target_is_refused(
     spec = TargetSpec(model=str(new_target_dir(tmp_path / "other", "llama", seed=5)), dtype="float32")
     with pytest.raises(TargetIncompatibleError):
         vllm_draft(
-            pack, whole_target(spec, tmp_path), spec, Form.PLUGIN, num_draft_tokens=3, home=base_draft_dir.parents[2]
+            pack,
+            whole_target(spec, tmp_path),
+            spec,
+            ExportForm.PLUGIN,
+            num_draft_tokens=3,
+            home=base_draft_dir.parents[2],
         )

@@ -17,7 +17,7 @@ from eda_service.drafts.draft import Draft
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import check_written, read_export
-from eda_service.export.eda_config import Destination, Form, Gate
+from eda_service.export.eda_config import Destination, ExportedGate, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
 from eda_service.storage.files import sha256_file
 from eda_service.storage.registry import find_draft, find_pack
@@ -33,7 +33,7 @@ OTHERS = [TrainConfig(method=Method.FULL_FT), TrainConfig(method=Method.LORA, lo
 
 def run(home: Path, out: Path, own: Target, reference: str = "adapted", **changes: Any) -> Exported:
     """Export to vLLM's plugin unless told otherwise."""
-    settings: dict[str, Any] = {"destination": Destination.VLLM, "form": Form.PLUGIN, "target": own.spec}
+    settings: dict[str, Any] = {"destination": Destination.VLLM, "form": ExportForm.PLUGIN, "target": own.spec}
     calibration = CalibrationSettings(num_prompts=8, max_new_tokens=16)
     request = ExportRequest(reference=reference, out=out, calibration=calibration, **(settings | changes))
     return export_draft(request, home=home)
@@ -67,8 +67,8 @@ def test_a_plugin_export_computes_what_the_pack_does(
     torch.testing.assert_close(outputs(loaded.draft, tiny_target), outputs(wanted.draft, tiny_target), rtol=0, atol=0)
     assert loaded.vocab_W is not None
     assert loaded.vocab_W.tolist() == VOCAB_W.tolist()
-    gates = {(Method.EDA, Mix.SOFTMAX): Gate.SOFTMAX, (Method.EDA, Mix.SUM): Gate.SUM}
-    assert eda.gate is gates.get((train.method, train.mix), Gate.NONE)
+    gates = {(Method.EDA, Mix.SOFTMAX): ExportedGate.SOFTMAX, (Method.EDA, Mix.SUM): ExportedGate.SUM}
+    assert eda.gate is gates.get((train.method, train.mix), ExportedGate.NONE)
     assert (eda.source, eda.method, eda.base_draft) == (reference, train.method.value, "tiny@1")
     assert eda.verifier == tiny_target.fingerprint
     assert eda.calibration is None
@@ -108,13 +108,13 @@ def test_a_dense_export_is_an_eagle_draft(
 ) -> None:
     """vLLM's own class knows these names and no others; the change in acceptance stands in the config."""
     publish_adapted(home, base_draft_dir, tiny_target, EDA, vocab_W=VOCAB_W)
-    eda = run(home, tmp_path / "out", tiny_target, form=Form.DENSE).eda_config
+    eda = run(home, tmp_path / "out", tiny_target, form=ExportForm.DENSE).eda_config
     tensors, config = written(tmp_path / "out")
     names = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
     layer = {f"layers.0.{name}.weight" for name in [*names, "post_attention_layernorm"]}
     assert set(tensors) == {"fc.weight"} | layer
     assert (config["architectures"], config["intermediate_size"]) == (["LlamaForCausalLM"], 48 + 24)
-    assert (eda.gate, eda.private, eda.draft_vocab_size, eda.scale) == (Gate.FOLDED, None, None, 1.0)
+    assert (eda.gate, eda.private, eda.draft_vocab_size, eda.scale) == (ExportedGate.FOLDED, None, None, 1.0)
     assert eda.calibration is not None
     assert eda.calibration.gate_weights is not None
     assert sum(eda.calibration.gate_weights) == pytest.approx(1.0, abs=1e-3)
@@ -127,8 +127,8 @@ def test_a_dense_export_elsewhere_keeps_the_vocabulary(
 ) -> None:
     """A sum folds exactly, so nothing is calibrated."""
     reference = publish_adapted(home, base_draft_dir, tiny_target, EDA_SUM, vocab_W=VOCAB_W)
-    eda = run(home, tmp_path / "out", tiny_target, destination=destination, form=Form.DENSE).eda_config
-    assert (eda.gate, eda.draft_vocab_size, eda.calibration) == (Gate.FOLDED, 55, None)
+    eda = run(home, tmp_path / "out", tiny_target, destination=destination, form=ExportForm.DENSE).eda_config
+    assert (eda.gate, eda.draft_vocab_size, eda.calibration) == (ExportedGate.FOLDED, 55, None)
     _, loaded = read_export(tmp_path / "out")
     wanted = load_pack(find_draft("tiny@1", home), find_pack(reference, home), dtype=torch.bfloat16).draft
     torch.testing.assert_close(outputs(loaded.draft, tiny_target), outputs(wanted, tiny_target), rtol=1e-4, atol=1e-4)
@@ -138,7 +138,7 @@ def test_a_base_draft_needs_a_target(home: Path, base_draft_dir: Path, tiny_targ
     with pytest.raises(InputError, match="tiny@1 does not say which target it belongs to; name it with --target"):
         run(home, tmp_path / "out", tiny_target, "tiny", target=None)
     eda = run(home, tmp_path / "out", tiny_target, "tiny").eda_config
-    assert (eda.source, eda.method, eda.gate, eda.calibration) == ("tiny@1", "base_draft", Gate.NONE, None)
+    assert (eda.source, eda.method, eda.gate, eda.calibration) == ("tiny@1", "base_draft", ExportedGate.NONE, None)
 
 
 def test_a_pack_names_its_target(home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_progress_is_told_step_by_step(home: Path, base_draft_dir: Path, tiny_ta
     request = ExportRequest(
         reference="adapted",
         destination=Destination.VLLM,
-        form=Form.DENSE,
+        form=ExportForm.DENSE,
         out=tmp_path / "out",
         target=tiny_target.spec,
         calibration=CalibrationSettings(num_prompts=8, max_new_tokens=16),

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.export.command import ServedTarget, serve_command
-from eda_service.export.eda_config import Destination, Form
+from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
 from eda_service.targets.loader import Target, load_target
 
 
 def export(home: Path, base_dir: Path, spec: TargetSpec, out: Path, merged: Path | None) -> Exported:
     publish_adapted(home, base_dir, load_target(spec), TrainConfig())
-    request = ExportRequest("adapted", Destination.VLLM, Form.PLUGIN, out, target=spec, merged_target=merged)
+    request = ExportRequest("adapted", Destination.VLLM, ExportForm.PLUGIN, out, target=spec, merged_target=merged)
     return export_draft(request, home=home)
 
 

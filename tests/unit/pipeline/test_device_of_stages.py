@@ -13,7 +13,7 @@ import torch
 from api.serving.base_group import BaseGroup
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InputError
-from eda_service.pipeline.evaluate import Evaluation
+from eda_service.pipeline.evaluate import EvaluationRun
 from eda_service.pipeline.generation_actor import ShardWriter
 from eda_service.pipeline.prepare import prepare_generation
 from eda_service.pipeline.validate import _look
@@ -24,7 +24,7 @@ HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {
     "validate": lambda config, _: _look._function(config),
     "prepare": lambda config, path: prepare_generation(config, path, with_reference=False),
     "generate": lambda config, path: ShardWriter(config, path / "generate", None),
-    "evaluate": lambda config, path: Evaluation(RunDir(path), config),
+    "evaluate": lambda config, path: EvaluationRun(RunDir(path), config),
     "serve": lambda config, _: BaseGroup(config.target, config.device),
 }
 

@@ -15,7 +15,7 @@ from trained_job import PROMPTS, TRAIN, trained_job
 
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.draft import Draft
-from eda_service.pipeline.evaluate import Evaluation, Measurements
+from eda_service.pipeline.evaluate import EvaluationRun, Measurements
 from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.pipeline.side_by_side import PREFIX
 from eda_service.records import ADAPTED, BASE, AcceptanceRow, Stage
@@ -29,7 +29,7 @@ OTHER_PROMPTS = tuple(f"the assistant wants {n} of them" for n in range(3))
 
 
 def measure(job: tuple[RunDir, AdaptConfig], target: Target, rivals: Rivals) -> Measurements:
-    return Evaluation(*job).measure(rivals, target.fingerprint)
+    return EvaluationRun(*job).measure(rivals, target.fingerprint)
 
 
 def lengths(rows: Sequence[AcceptanceRow], draft: str) -> list[tuple[float, float, int]]:
@@ -115,7 +115,7 @@ def test_held_out_prompts_that_the_template_refuses_are_left_out_and_tools_are_m
     plain = read_prompt_file(path)[:1]
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     write_prompt_file(path, [dataclasses.replace(plain[0], id="with", tools=tools), *plain])
-    evaluation = Evaluation(run, config)
+    evaluation = EvaluationRun(run, config)
     assert [each.id for each in evaluation.heldout] == ["0"]
     (event,) = [each for each in run.read_events() if each["type"] == "rows_skipped"]
     assert "with: the target's chat template leaves out the tools" in event["message"]

@@ -9,7 +9,7 @@ import pytest
 from eda_service.errors import InputError
 from eda_service.planning.constants import DEVICES
 from eda_service.planning.plan import Plan, StagePlan
-from eda_service.planning.simulate import DAY_S, Load, jobs_per_day, quantile, simulate
+from eda_service.planning.simulate import DAY_S, SimulatedLoad, jobs_per_day, quantile, simulate
 
 SERVICE_S = 600.0
 NUM_JOBS = 30_000
@@ -42,7 +42,7 @@ def fixed_service_wait(servers: int, busy: float) -> float:
 @pytest.mark.parametrize(("servers", "busy"), [(1, 0.5), (1, 0.8), (4, 0.8)])
 def test_waits_are_those_of_a_queue_with_fixed_service_time(servers: int, busy: float) -> None:
     rate = busy * servers / SERVICE_S * DAY_S
-    found = simulate(one_stage(), Load(rate, servers, days=NUM_JOBS / rate))
+    found = simulate(one_stage(), SimulatedLoad(rate, servers, days=NUM_JOBS / rate))
     wait_s = sum(each.mean_wait_s for each in found.stages)
     assert wait_s == pytest.approx(fixed_service_wait(servers, busy) * SERVICE_S, rel=0.08)
     assert found.utilisation == pytest.approx(busy, rel=0.02)
@@ -55,24 +55,24 @@ def test_one_server_is_pollaczek_khinchine() -> None:
 
 def test_gangs_are_queues_of_gangs() -> None:
     """Eight devices that jobs take four at a time are two servers."""
-    pairs = simulate(one_stage(devices=4), Load(200.0, 8, days=20))
-    alone = simulate(one_stage(devices=1), Load(200.0, 2, days=20))
+    pairs = simulate(one_stage(devices=4), SimulatedLoad(200.0, 8, days=20))
+    alone = simulate(one_stage(devices=1), SimulatedLoad(200.0, 2, days=20))
     assert pairs.wait_p99_s == pytest.approx(alone.wait_p99_s)
     assert pairs.utilisation == pytest.approx(alone.utilisation)
 
 
 def test_the_bottleneck_moves_with_the_load() -> None:
-    quiet = simulate(one_stage(), Load(10.0, 4))
+    quiet = simulate(one_stage(), SimulatedLoad(10.0, 4))
     assert (quiet.bottleneck, quiet.wait_p50_s) == ("generate", 0.0)
-    full = simulate(one_stage(), Load(1000.0, 4, days=5))
+    full = simulate(one_stage(), SimulatedLoad(1000.0, 4, days=5))
     assert (full.bottleneck, full.saturated) == ("devices", True)
     assert full.most_per_day == 4 * 144
     assert full.utilisation == pytest.approx(1.0, rel=0.02)
-    assert simulate(one_stage(), Load(1000.0, 4, max_running=2, days=5)).bottleneck == "max_running"
+    assert simulate(one_stage(), SimulatedLoad(1000.0, 4, max_running=2, days=5)).bottleneck == "max_running"
 
 
 def test_disk_that_holds_two_jobs_lets_two_run() -> None:
-    scarce = Load(1000.0, 4, disk_bytes=2.5e12, days=5)
+    scarce = SimulatedLoad(1000.0, 4, disk_bytes=2.5e12, days=5)
     plan = one_stage(disk_bytes=1e12)
     assert jobs_per_day(plan, scarce)["disk"] == 2 * 144
     found = simulate(plan, scarce)
@@ -82,11 +82,11 @@ def test_disk_that_holds_two_jobs_lets_two_run() -> None:
 
 def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(InputError, match="takes 8 devices and the pool has 4"):
-        simulate(one_stage(devices=8), Load(1.0, 4))
+        simulate(one_stage(devices=8), SimulatedLoad(1.0, 4))
     with pytest.raises(InputError, match="keeps 1000 GB of hidden states and there are 500 GB"):
-        simulate(one_stage(disk_bytes=1e12), Load(1.0, 4, disk_bytes=5e11))
+        simulate(one_stage(disk_bytes=1e12), SimulatedLoad(1.0, 4, disk_bytes=5e11))
     with pytest.raises(InputError, match=r"no job ended in 0\.001 simulated days"):
-        simulate(one_stage(), Load(1.0, 4, days=0.001))
+        simulate(one_stage(), SimulatedLoad(1.0, 4, days=0.001))
 
 
 def test_quantiles_are_values_that_were_seen() -> None:

@@ -18,11 +18,11 @@ from eda_service.storage.state import (
     Diverged,
     Failed,
     JobFile,
-    Outcome,
     Prepared,
     ShardResult,
     StageProgress,
     Trained,
+    TrainOutcome,
     encoded,
 )
 
@@ -47,7 +47,7 @@ FAILED = """{
     [
         ("progress.json", StageProgress),
         ("result.json", AttemptResult),
-        ("train/outcome.json", Outcome),
+        ("train/outcome.json", TrainOutcome),
         ("generate/shard-00000.json", ShardResult),
     ],
 )
@@ -114,8 +114,8 @@ def test_a_draft_that_was_never_better_is_read() -> None:
         frozen_after="a",
     )
     assert b'"best_acceptance": -Infinity' in encoded(trained)
-    assert Outcome.model_validate_json(encoded(trained)).root == trained
-    assert Outcome.model_validate_json('{"failure": "the loss became nan"}').root == Diverged(
+    assert TrainOutcome.model_validate_json(encoded(trained)).root == trained
+    assert TrainOutcome.model_validate_json('{"failure": "the loss became nan"}').root == Diverged(
         failure="the loss became nan"
     )
 
@@ -132,7 +132,7 @@ def test_fields_of_a_newer_version_are_left_out() -> None:
         (AttemptResult, '{"status": "succeeded"}'),
         (AttemptResult, '{"pack": "a@1"'),
         (StageProgress, "[]"),
-        (Outcome, '{"step": 1}'),
+        (TrainOutcome, '{"step": 1}'),
         (Best, '{"files": [{"path": "../x", "sha256": "", "size_bytes": 1}]}'),
         (JobFile, '{"created_at": 1}'),
     ],

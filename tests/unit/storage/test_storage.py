@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server
 
-from eda_service.cli.checks import State, check_storage
+from eda_service.cli.checks import CheckState, check_storage
 from eda_service.errors import ArtifactCorruptError, InputError, StorageError
 from eda_service.storage.blobs import Blobs
 from eda_service.storage.files import file_entry
@@ -81,16 +81,16 @@ def test_a_kill_in_an_upload_leaves_nothing_to_see(storage: ObjectStore, tmp_pat
 
 def test_the_doctor_tries_it(storage: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = check_storage()
-    assert (found.state, found.found) == (State.OK, storage.url)
+    assert (found.state, found.found) == (CheckState.OK, storage.url)
     assert storage.children("checks") == []
     with monkeypatch.context() as patch:  # a server that takes no notice of the condition
         patch.setattr(ObjectStore, "create", lambda self, key, data: self.write(key, data) or True)
         (found,) = check_storage()
-    assert found.state is State.FAIL
+    assert found.state is CheckState.FAIL
     assert "If-None-Match" in found.next_step
     monkeypatch.setenv("EDA_STORAGE", "ftp://host/x")
     (found,) = check_storage()
-    assert found.state is State.FAIL
+    assert found.state is CheckState.FAIL
     monkeypatch.delenv("EDA_STORAGE")
     assert check_storage() == []
 

@@ -13,7 +13,7 @@ from tiny_models import CHAT_TEMPLATE, build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from eda_service.errors import RequestError, TargetIncompatibleError, UnsupportedParameterError
-from eda_service.targets.chat.conversation import ToolCall, Turn, Wanted, render_turns
+from eda_service.targets.chat.conversation import TemplateOptions, ToolCall, Turn, render_turns
 from eda_service.targets.chat.templates import RENDERER
 
 PARTS = "{% for m in messages %}{{ m.role }}:{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
@@ -71,11 +71,11 @@ def test_parts_are_joined_with_line_ends_or_given_as_they_are() -> None:
         *({"role": "system", "content": "a"}, {"role": "user", "content": "who\nis it?"}),
         *({"role": "assistant", "content": ""}, {"role": "user", "content": "b"}),
     ]
-    assert render_turns(tokenizer_of(CHAT_TEMPLATE), turns, Wanted()) == ids_of(CHAT_TEMPLATE, joined)
+    assert render_turns(tokenizer_of(CHAT_TEMPLATE), turns, TemplateOptions()) == ids_of(CHAT_TEMPLATE, joined)
     in_parts = [
         {"role": turn.role, "content": [{"type": "text", "text": text} for text in turn.texts]} for turn in turns
     ]
-    assert render_turns(tokenizer_of(PARTS), turns, Wanted()) == ids_of(PARTS, in_parts)
+    assert render_turns(tokenizer_of(PARTS), turns, TemplateOptions()) == ids_of(PARTS, in_parts)
 
 
 def test_calls_results_and_tools_reach_a_template_that_takes_them() -> None:
@@ -103,7 +103,7 @@ def test_calls_results_and_tools_reach_a_template_that_takes_them() -> None:
         {"role": "assistant", "content": "", "tool_calls": called, **thought},
         {"role": "tool", "content": "4\n2", "tool_call_id": "c1", "name": "f"},
     ]
-    wanted = Wanted(tools=[TOOL], documents=[{"text": "t"}])
+    wanted = TemplateOptions(tools=[TOOL], documents=[{"text": "t"}])
     expected = ids_of(DUMP, messages, tools=[TOOL], documents=[{"text": "t"}])
     assert render_turns(tokenizer_of(DUMP), turns, wanted) == expected
 
@@ -114,21 +114,25 @@ def test_a_result_in_parts_is_one_text_for_any_template() -> None:
         {"role": "user", "content": [{"type": "text", "text": "who"}, {"type": "text", "text": "is it?"}]},
         {"role": "tool", "content": "4\n2"},
     ]
-    made = render_turns(tokenizer_of(template), [ASKED, Turn("tool", ("4", "2"))], Wanted())
+    made = render_turns(tokenizer_of(template), [ASKED, Turn("tool", ("4", "2"))], TemplateOptions())
     assert made == ids_of(template, messages)
 
 
 @pytest.mark.parametrize(
     ("turns", "wanted", "param"),
     [
-        ([ASKED], Wanted(tools=[TOOL]), "tools"),
-        ([ASKED], Wanted(documents=[{"text": "t"}]), "documents"),
-        ([ASKED], Wanted(reasoning_effort="low"), "reasoning_effort"),
-        ([ASKED, Turn("assistant", ("a",), tool_calls=(ToolCall("f", "{}"),))], Wanted(), "messages.1.tool_calls"),
-        ([ASKED, Turn("assistant", ("a",)), Turn("tool", ("4",))], Wanted(), "messages.2.role"),
+        ([ASKED], TemplateOptions(tools=[TOOL]), "tools"),
+        ([ASKED], TemplateOptions(documents=[{"text": "t"}]), "documents"),
+        ([ASKED], TemplateOptions(reasoning_effort="low"), "reasoning_effort"),
+        (
+            [ASKED, Turn("assistant", ("a",), tool_calls=(ToolCall("f", "{}"),))],
+            TemplateOptions(),
+            "messages.1.tool_calls",
+        ),
+        ([ASKED, Turn("assistant", ("a",)), Turn("tool", ("4",))], TemplateOptions(), "messages.2.role"),
     ],
 )
-def test_what_the_template_would_leave_out_is_refused(turns: list[Turn], wanted: Wanted, param: str) -> None:
+def test_what_the_template_would_leave_out_is_refused(turns: list[Turn], wanted: TemplateOptions, param: str) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
         render_turns(tokenizer_of(CHAT_TEMPLATE), turns, wanted)
     assert caught.value.param == param
@@ -137,29 +141,32 @@ def test_what_the_template_would_leave_out_is_refused(turns: list[Turn], wanted:
 def test_a_template_for_tools_is_used_with_tools() -> None:
     made = tokenizer_of({"default": CHAT_TEMPLATE, "tool_use": DUMP})
     messages = [{"role": "user", "content": "who\nis it?"}]
-    assert render_turns(made, [ASKED], Wanted(tools=[TOOL])) == ids_of(DUMP, messages, tools=[TOOL])
-    assert render_turns(made, [ASKED], Wanted()) == ids_of(CHAT_TEMPLATE, messages)
+    assert render_turns(made, [ASKED], TemplateOptions(tools=[TOOL])) == ids_of(DUMP, messages, tools=[TOOL])
+    assert render_turns(made, [ASKED], TemplateOptions()) == ids_of(CHAT_TEMPLATE, messages)
     made.chat_template = {"rag": CHAT_TEMPLATE, "other": DUMP}
     with pytest.raises(TargetIncompatibleError, match="default"):
-        render_turns(made, [ASKED], Wanted())
+        render_turns(made, [ASKED], TemplateOptions())
 
 
 @pytest.mark.parametrize(
     ("wanted", "variables"),
     [
-        (Wanted(variables={"enable_thinking": False}), {"enable_thinking": False}),
-        (Wanted(variables={"enable_thinking": None, "reasoning_effort": "auto"}), {}),  # vLLM's ways to leave out
-        (Wanted(reasoning_effort="high"), {"enable_thinking": True, "reasoning_effort": "high"}),
-        (Wanted(reasoning_effort="none"), {"enable_thinking": False, "reasoning_effort": "none"}),
+        (TemplateOptions(variables={"enable_thinking": False}), {"enable_thinking": False}),
         (
-            Wanted(variables={"enable_thinking": False}, reasoning_effort="low"),
+            TemplateOptions(variables={"enable_thinking": None, "reasoning_effort": "auto"}),
+            {},
+        ),  # vLLM's ways to leave out
+        (TemplateOptions(reasoning_effort="high"), {"enable_thinking": True, "reasoning_effort": "high"}),
+        (TemplateOptions(reasoning_effort="none"), {"enable_thinking": False, "reasoning_effort": "none"}),
+        (
+            TemplateOptions(variables={"enable_thinking": False}, reasoning_effort="low"),
             {"enable_thinking": False, "reasoning_effort": "low"},
         ),
-        (Wanted(add_generation_prompt=False), {"add_generation_prompt": False}),
-        (Wanted(variables={"unread": 1}), {}),
+        (TemplateOptions(add_generation_prompt=False), {"add_generation_prompt": False}),
+        (TemplateOptions(variables={"unread": 1}), {}),
     ],
 )
-def test_variables_reach_the_template(wanted: Wanted, variables: dict[str, Any]) -> None:
+def test_variables_reach_the_template(wanted: TemplateOptions, variables: dict[str, Any]) -> None:
     messages = [{"role": "user", "content": "who\nis it?"}]
     assert render_turns(tokenizer_of(DUMP), [ASKED], wanted) == ids_of(DUMP, messages, **variables)
 
@@ -178,13 +185,13 @@ SYSTEM, DEVELOPER = Turn("system", ("s",)), Turn("developer", ("d", "e"))
 )
 def test_a_developer_speaks_as_the_system_where_the_template_knows_none(turns: list[Turn], messages: list[str]) -> None:
     expected = [{"role": role, "content": text} for role, _, text in (each.partition(" ") for each in messages)]
-    assert render_turns(tokenizer_of(CHAT_TEMPLATE), turns, Wanted()) == ids_of(CHAT_TEMPLATE, expected)
+    assert render_turns(tokenizer_of(CHAT_TEMPLATE), turns, TemplateOptions()) == ids_of(CHAT_TEMPLATE, expected)
 
 
 def test_a_template_that_names_the_developer_gets_it() -> None:
     template = DUMP + '{# "developer" #}'
     messages = [{"role": "developer", "content": "d\ne", "tools": None}, {"role": "user", "content": "who\nis it?"}]
-    assert render_turns(tokenizer_of(template), [DEVELOPER, ASKED], Wanted()) == ids_of(template, messages)
+    assert render_turns(tokenizer_of(template), [DEVELOPER, ASKED], TemplateOptions()) == ids_of(template, messages)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_the_last_message_goes_on(template: str, text: str) -> None:
         else {"role": turn.role, "content": "\n".join(turn.texts)}
         for turn in turns
     ]
-    wanted = Wanted(add_generation_prompt=False, continue_final_message=True)
+    wanted = TemplateOptions(add_generation_prompt=False, continue_final_message=True)
     expected = ids_of(template, messages, add_generation_prompt=False, continue_final_message=True)
     assert render_turns(tokenizer_of(template), turns, wanted) == expected
 
@@ -223,11 +230,13 @@ def test_the_last_message_goes_on(template: str, text: str) -> None:
 def test_a_message_that_cannot_go_on_is_refused(template: str, turn: Turn, param: str | None) -> None:
     with pytest.raises(RequestError) as caught:
         render_turns(
-            tokenizer_of(template), [ASKED, turn], Wanted(add_generation_prompt=False, continue_final_message=True)
+            tokenizer_of(template),
+            [ASKED, turn],
+            TemplateOptions(add_generation_prompt=False, continue_final_message=True),
         )
     assert caught.value.param == (param or "continue_final_message")
 
 
 def test_a_broken_template_is_the_targets_fault_and_told() -> None:
     with pytest.raises(RequestError, match="is broken: TemplateSyntaxError"):
-        render_turns(tokenizer_of("{% if %}"), [ASKED], Wanted())
+        render_turns(tokenizer_of("{% if %}"), [ASKED], TemplateOptions())
