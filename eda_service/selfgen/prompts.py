@@ -25,6 +25,8 @@ from eda_service.names import is_model_id
 from eda_service.selfgen.row_error import RowError
 from eda_service.selfgen.row_files import rows_of
 from eda_service.selfgen.row_forms import read_form
+from eda_service.selfgen.row_tools import Tools
+from eda_service.selfgen.row_turns import Message
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.selfgen.tasks import PREFIX, templates_of
 from eda_service.storage.input_files import find_copy
@@ -49,9 +51,9 @@ class Prompt:
     """
 
     id: str
-    messages: list[dict[str, Any]]
+    messages: list[Message]
     reference: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Tools | None = None
     template_kwargs: dict[str, Any] | None = None
     form: str = field(default="", compare=False)
 

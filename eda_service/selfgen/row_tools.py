@@ -14,7 +14,9 @@ from typing import Any
 from eda_service.selfgen.row_error import RowError
 from eda_service.storage import bounded_json
 
-Tools = list[dict[str, Any]]
+Tool = dict[str, Any]
+Tools = list[Tool]
+Call = dict[str, Any]
 
 
 def from_text(value: Any, what: str) -> Any:
@@ -51,7 +53,7 @@ def read_tools(row: Mapping[str, Any]) -> Tools | None:
     return None
 
 
-def _tool(value: Any, key: str) -> dict[str, Any]:
+def _tool(value: Any, key: str) -> Tool:
     if not isinstance(value, Mapping):
         raise RowError(f"one of `{key}` is a {type(value).__name__}, not an object")
     function = value.get("function")
@@ -66,7 +68,7 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def read_calls(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_calls(turn: Mapping[str, Any]) -> list[Call]:
     """The calls of an assistant's turn in OpenAI's form, in their order.
 
     Raises:
@@ -78,7 +80,7 @@ def read_calls(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return calls_of(value) if value else []
 
 
-def calls_of(value: Any) -> list[dict[str, Any]]:
+def calls_of(value: Any) -> list[Call]:
     """One call or several."""
     several = [value] if isinstance(value, Mapping) else value
     if not isinstance(several, Sequence) or isinstance(several, str) or not several:
@@ -86,7 +88,7 @@ def calls_of(value: Any) -> list[dict[str, Any]]:
     return [_call(from_text(each, "a call of a tool")) for each in several]
 
 
-def _call(value: Any) -> dict[str, Any]:
+def _call(value: Any) -> Call:
     if not isinstance(value, Mapping):
         raise RowError("a call of a tool is not an object")
     inner = value.get("function")
