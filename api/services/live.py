@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from api.services.loading import MAX_ATTEMPTS, is_of
 from api.services.replicas import LoadedGroup, LoadedVariant, ReplicaClient
-from eda_service.jobstore import Deployment, Load, served_version
+from eda_service.jobstore import Deployment, Load, load_of, served_version
 from eda_service.raycluster.serve_api import Application
 from eda_service.raycluster.serve_plan import application_of, group_of
 
@@ -64,7 +64,7 @@ def look(
     """
     bad = {each.name: _unreadable(each) for each in deployments if each.unreadable is not None}
     deployments = [each for each in deployments if each.unreadable is None]
-    loads = {each.name: loads.get(each.name, Load(name=each.name)) for each in deployments}
+    loads = {each.name: load_of(loads, each.name) for each in deployments}
     keys = {each.name: group_of(served_version(each, loads[each.name]) or each) for each in deployments}
     if away is not None:
         return bad | {name: _away(loads[name], key, away) for name, key in keys.items()}

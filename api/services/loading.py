@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from api.services.replicas import FailedVariant, LoadedGroup, LoadedVariant, ReplicaClient
-from eda_service.jobstore import Content, Deployment, JobStore, Load
+from eda_service.jobstore import Content, Deployment, JobStore, Load, load_of
 from eda_service.raycluster.serve_api import Application
 from eda_service.raycluster.serve_plan import application_of, group_of, models_of
 
@@ -21,7 +21,6 @@ MAX_ATTEMPTS = 5
 _FIRST_DELAY_S = 10
 _DELAY_GROWS = 3
 _MAX_REASON_CHARACTERS = 1000
-_NO_LOAD = Load(name="")
 
 
 def delay_s(num_failures: int) -> int:
@@ -62,7 +61,7 @@ class LoadWatch:
         self._settled = {uid: known for uid, known in self._settled.items() if uid in uids}
         loading: dict[str, list[tuple[Deployment, Load]]] = {}
         for each in wanted:
-            load = loads.get(each.name, _NO_LOAD)
+            load = load_of(loads, each.name)
             if load.is_waiting:
                 self._begin_next(each, load)
             elif not load.has_given_up and self._settled.get(each.uid) != (each.revision, load.attempt):

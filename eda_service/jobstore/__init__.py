@@ -1,6 +1,15 @@
 """The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
 
-from eda_service.jobstore.deployment import Content, Deployment, DeploymentEvent, Drift, Load, Revision, served_version
+from eda_service.jobstore.deployment import (
+    Content,
+    Deployment,
+    DeploymentEvent,
+    Drift,
+    Load,
+    Revision,
+    load_of,
+    served_version,
+)
 from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
@@ -20,5 +29,6 @@ __all__ = [
     "Load",
     "Revision",
     "Status",
+    "load_of",
     "served_version",
 ]

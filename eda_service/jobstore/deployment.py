@@ -103,17 +103,17 @@ class Load(Row):
         """Whether the newest attempt has failed and the next is to come."""
         return self.reason is not None and self.retry_at is not None
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether what is wanted is not being tried now."""
-        return self.reason is not None
+
+def load_of(loads: Mapping[str, Load], name: str) -> Load:
+    """How a deployment's loading goes; of one that has never failed there is no row."""
+    return loads.get(name) or Load(name=name)
 
 
 def served_version(deployment: Deployment, load: Load | None) -> Deployment | None:
     """What replicas are told to serve: what is wanted, or while that does not load the version before; None: nothing,
     because it cannot be loaded and nothing was served before.
     """
-    if load is None or not load.has_failed:
+    if load is None or load.reason is None:
         return deployment
     if load.serves is not None:
         return deployment.model_copy(update=load.serves.model_dump())

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from eda_service.config.job import AdaptConfig
+from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore.row import Row, Seconds, parses
 from eda_service.jobstore.status import TERMINAL, Status
 
@@ -16,7 +17,7 @@ UNREADABLE = "unreadable"
 """Stands for a text that cannot be read."""
 
 OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]*$")]
-JobId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+JobId = Annotated[str, StringConstraints(pattern=f"^{JOB_ID_PATTERN}$")]
 """A job's id is a directory's name and a part of URLs."""
 _Deadline = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eda_service.config.deployment import Accelerator, EngineLimits, EngineSpec
 from eda_service.config.job import EngineKind
-from eda_service.jobstore import Deployment, Load, served_version
+from eda_service.jobstore import Deployment, Load, load_of, served_version
 from eda_service.targets.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
@@ -172,7 +172,7 @@ def groups_of(deployments: Iterable[Deployment], loads: Mapping[str, Load] | Non
                     base_draft=each.base_draft,
                     pack=each.pack,
                     engine=each.engine_spec,
-                    attempt=loads[each.name].attempt if each.name in loads else 0,
+                    attempt=load_of(loads, each.name).attempt,
                 )
                 for each in sorted(found, key=lambda each: each.name)
             ),
@@ -247,8 +247,8 @@ def keeping(
         if before["name"] not in applications:
             config["models"] = models
         keep = before["deployments"][0]["user_config"].get("keep", {})
-        known = {str(each["name"]) for each in config["models"]}
-        keep = {name: value for name, value in {**keep, **config.get("keep", {})}.items() if name in known}
+        uids = {str(each.get("uid")) for each in config["models"]}
+        keep = {uid: value for uid, value in {**keep, **config.get("keep", {})}.items() if uid in uids}
         config.pop("keep", None)
         if keep:
             config["keep"] = keep

@@ -12,7 +12,15 @@ from eda_service.config.deployment import EngineLimits
 from eda_service.errors import InputError
 from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import Deployment
-from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement, build_config, group_key, group_of, groups_of
+from eda_service.raycluster.serve_plan import (
+    Listen,
+    ReplicaPlacement,
+    build_config,
+    group_key,
+    group_of,
+    groups_of,
+    keeping,
+)
 
 
 def deployment(name: str, replicas: tuple[int, int] = (1, 1), pack: str | None = "p@1", **target: Any) -> Deployment:
@@ -142,3 +150,14 @@ def test_a_name_made_again_on_vllm_has_another_group_and_one_that_is_older_than_
     assert group_of(on_vllm) not in {group_of(first), group_of(again)}
     (group,) = groups_of([first.model_copy(update={"drift": {"keep_prompts": 20}})])
     assert (group.models[0].uid, list(group.keep)) == (first.uid, [first.uid])
+
+
+def test_a_row_that_cannot_be_read_leaves_the_kept_prompts_of_its_group_alone() -> None:
+    """A replica forgets the prompts of deployments that its config does not name under `keep`, by their uids."""
+    drift = {"keep_prompts": 10}
+    both = [deployment(name).model_copy(update={"drift": drift, "uid": f"dep_{name}"}) for name in ("a", "b")]
+    applied = build_config(groups_of(both), Listen("127.0.0.1", 8701))
+    wanted = build_config(groups_of(both[:1]), Listen("127.0.0.1", 8701))
+    kept = keeping(wanted, applied["applications"], {"b"})
+    assert kept == applied
+    assert set(kept["applications"][0]["deployments"][0]["user_config"]["keep"]) == {each.uid for each in both}
