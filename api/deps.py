@@ -17,6 +17,7 @@ from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.metrics import Metrics
 from api.services.packs import PackService
+from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import JobStore
 from eda_service.names import MAX_NAME_CHARACTERS
 from eda_service.scopes import Scope
@@ -93,5 +94,5 @@ LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]
 WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]
 InferDep = Annotated[Caller, Depends(require(Scope.INFER))]
 
-JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="job id")]
+JobId = Annotated[str, Path(pattern=f"^{JOB_ID_PATTERN}$", description="job id")]
 DeploymentName = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS, description="name at /v1/models")]

@@ -7,6 +7,8 @@ import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _NUM_CHARACTERS = 26
+JOB_ID_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
+"""Also of jobs that somebody started by hand under an id of their own."""
 
 
 def ulid(now_s: float | None = None) -> str:

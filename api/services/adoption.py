@@ -19,6 +19,7 @@ from api.services.troubles import Troubles
 from api.settings import Settings
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError, StorageError
+from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import JobStore, Status
 from eda_service.planning.placement import needed_at_once
 from eda_service.references import Reference
@@ -31,7 +32,7 @@ from eda_service.storage.state import EventLine, JobFile, Succeeded
 logger = logging.getLogger(__name__)
 
 _EVERYTHING_INTERVAL_S = 3600.0
-_JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_JOB_ID = re.compile(JOB_ID_PATTERN)
 _NO_ROW = "its row was not in the database any more"
 
 
@@ -154,7 +155,12 @@ class Adopter:
     def _is_orphan(self, job_id: str | None) -> bool:
         if job_id is None or job_id in self._known or self._store.has_job(job_id):
             return False
-        return not (self._settings.home / "runs" / job_id / "job.json").exists()
+        try:
+            return RunDir.of_job(job_id, self._settings.home).read_job() is None
+        except StorageError:
+            raise
+        except (EdaError, ValueError):
+            return False  # it is there, and says nothing that can be read
 
     def _adopt_pack(self, reference: Reference) -> None:
         home = self._settings.home
