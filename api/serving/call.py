@@ -183,21 +183,18 @@ async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
     found = []
     for prompt in request.prompts:
         if isinstance(prompt, str):
-            found.append(Echo(prompt, await _beside(len(prompt), lambda text=prompt: _encode(pair.tokenizer, text))))  # type: ignore[misc]
+            found.append(Echo(prompt, await _encode(pair.tokenizer, prompt)))
         else:
             found.append(Echo(_decode(pair, prompt) if request.echo else "", prompt))
     return found
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text)["input_ids"])
+async def _encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids; of a long text in a thread, because it would hold up the event loop."""
+    found = tokenizer(text) if len(text) < _LONG_TEXT else await asyncio.to_thread(tokenizer, text)
+    return list(found["input_ids"])
 
 
 def _decode(pair: ServedPair, token_ids: list[int]) -> str:
     """Text of an echoed prompt of ids; one out of the vocabulary is the engine's to refuse."""
     return b"".join(pair.token_text.of(token_id)[1] for token_id in token_ids).decode("utf-8", "replace")
-
-
-async def _beside(num_characters: int, work: Any) -> list[int]:
-    """Run it here, or in a thread when it would hold up the event loop."""
-    return list(work() if num_characters < _LONG_TEXT else await asyncio.to_thread(work))

@@ -67,10 +67,6 @@ class ServedModels:
         """Mean time of the newest rounds, in the engine where it is longest."""
         return max((group.runner.round_times.mean_s() for group in self._groups.values()), default=0.0)
 
-    def __getitem__(self, name: str) -> ServedPair:
-        """A served model, whichever deployment it is of."""
-        return self.find(name, None)
-
     def find(self, name: str, uid: str | None) -> ServedPair:
         """A served model.
 

@@ -18,7 +18,8 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
-_BYTE = re.compile(r"<0x[0-9A-Fa-f+][0-9A-Fa-f]>")
+BYTE = re.compile(r"<0x([0-9A-Fa-f+][0-9A-Fa-f])>")  # Rust reads a plus sign before a digit too
+"""A token that is one byte, as SentencePiece writes it."""
 _SETTLED = 3  # characters other than spaces, before which no clean-up reaches
 _FUSING = frozenset({"Fuse", "ByteLevel"})
 
@@ -34,8 +35,7 @@ class TokenDecoder:
         self._backend = tokenizer.backend_tokenizer
         special = self._backend.get_added_tokens_decoder()
         self._skipped = frozenset(token_id for token_id, token in special.items() if token.special)
-        decoder = self._backend.decoder
-        self._steps = [] if decoder is None else _steps(json.loads(decoder.__getstate__()))
+        self._steps = decoder_steps(tokenizer)
         self.cleans = bool(tokenizer.clean_up_tokenization_spaces) and (
             type(self._backend.model).__name__ != "BPE"
             or bool(tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output)
@@ -75,7 +75,7 @@ class TokenDecoder:
 
     def is_byte(self, token_id: int) -> bool:
         """Whether it is part of a run of bytes."""
-        return self.has_runs and _BYTE.fullmatch(self._backend.id_to_token(token_id) or "") is not None
+        return self.has_runs and BYTE.fullmatch(self._backend.id_to_token(token_id) or "") is not None
 
     def raw(self, token_ids: Sequence[int]) -> str:
         """Text before it is cleaned up."""
@@ -101,6 +101,12 @@ class TokenDecoder:
 
 
 _KNOWN: WeakKeyDictionary[Any, TokenDecoder] = WeakKeyDictionary()
+
+
+def decoder_steps(tokenizer: Any) -> list[dict[str, Any]]:
+    """What a tokenizer's decoder does, in order; nothing where there is none."""
+    decoder = tokenizer.backend_tokenizer.decoder
+    return [] if decoder is None else _steps(json.loads(decoder.__getstate__()))
 
 
 def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:

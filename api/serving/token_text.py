@@ -7,13 +7,12 @@ writes a space as U+2581 and odd bytes as `<0xE2>`.
 
 from __future__ import annotations
 
-import json
-import re
 from functools import cache
 from typing import Any
 
+from api.serving.token_decoder import BYTE, decoder_steps
+
 _SPACE = "\u2581"
-_BYTE = re.compile(r"^<0x([0-9A-F]{2})>$")
 
 
 @cache
@@ -35,8 +34,7 @@ class TokenText:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self._size = tokenizer, 1 + max(tokenizer.get_vocab().values())
         self._added: dict[int, str] = {token_id: text for text, token_id in tokenizer.get_added_vocab().items()}
-        decoder = tokenizer.backend_tokenizer.decoder
-        self._is_byte_level = decoder is not None and "ByteLevel" in _kinds(json.loads(decoder.__getstate__()))
+        self._is_byte_level = any(step["type"] == "ByteLevel" for step in decoder_steps(tokenizer))
         self._known: dict[int, tuple[str, bytes]] = {}
 
     def of(self, token_id: int) -> tuple[str, bytes]:
@@ -56,11 +54,5 @@ class TokenText:
         if self._is_byte_level:
             table = _byte_of_symbol()
             return b"".join(bytes([table[each]]) if each in table else each.encode() for each in symbols)
-        byte = _BYTE.match(symbols)
+        byte = BYTE.fullmatch(symbols)
         return bytes([int(byte[1], 16)]) if byte else str(symbols).replace(_SPACE, " ").encode()
-
-
-def _kinds(decoder: Any) -> set[str]:
-    """Types of a decoder and of those it is made of."""
-    parts = decoder.get("decoders") or []
-    return {decoder["type"]}.union(*map(_kinds, parts))

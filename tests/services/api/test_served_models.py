@@ -182,7 +182,7 @@ def test_under_load_every_answer_is_the_old_version_s_or_the_new_one_s(
     async def scenario() -> None:
         await models.make([served("a", spec, pack=packs[0])])
         old = await tokens(models, "a")
-        runner, answers, swapped = models["a"].runner, [], asyncio.Event()
+        runner, answers, swapped = models.find("a", None).runner, [], asyncio.Event()
 
         async def ask_until_swapped() -> None:
             while not swapped.is_set():
@@ -192,8 +192,8 @@ def test_under_load_every_answer_is_the_old_version_s_or_the_new_one_s(
         while len(answers) < 6:
             await asyncio.sleep(0.01)
         await models.make([served("a", spec, pack=packs[1])])
-        assert models["a"].pack == packs[1]
-        assert models["a"].runner is runner
+        assert models.find("a", None).pack == packs[1]
+        assert models.find("a", None).runner is runner
         swapped.set()
         await asyncio.gather(*asking)
         new = await tokens(models, "a")
@@ -216,14 +216,14 @@ def test_a_model_alone_is_merged_and_shares_once_another_comes(
     async def scenario() -> None:
         wanted = [merged_answer(spec, greedy) for spec in specs]
         await models.make([served("a", specs[0])])
-        alone = models["a"].runner
+        alone = models.find("a", None).runner
         assert await adapter_bytes() == {"a": 0}
         assert await tokens(models, "a", greedy) == wanted[0]
         running = asyncio.create_task(tokens(models, "a", SamplingParams(max_new_tokens=100)))
         while not alone.num_open:
             await asyncio.sleep(0)
         await models.make([served("a", specs[0]), served("b", specs[1])])
-        assert models["a"].runner is models["b"].runner is not alone
+        assert models.find("a", None).runner is models.find("b", None).runner is not alone
         assert min((await adapter_bytes()).values()) > 0
         assert [await tokens(models, name, greedy) for name in "ab"] == wanted
         assert len(await running) > 20
@@ -246,16 +246,16 @@ def test_what_does_not_load_leaves_the_others_and_itself_as_they_are(
         await models.make([served("a", spec, pack=good)])
         wanted = await tokens(models, "a")
         await models.make([served("a", spec, pack=bad), served("new", spec, pack=bad), served("b", other)])
-        assert models["a"].pack == good
+        assert models.find("a", None).pack == good
         assert await tokens(models, "a") == wanted
         with pytest.raises(ResourceError, match="adapt again"):
-            models["new"]
+            models.find("new", None)
         failed = {each.name: each.pack for each in (await models.memory()).failed}
         assert failed == {"a": bad, "new": bad}
         assert await tokens(models, "b")
         await models.make([served("b", other)])
         with pytest.raises(NotFoundError, match="there is b"):
-            models["a"]
+            models.find("a", None)
         await models.make([])
         assert models.pairs == []
         assert (await models.memory()).base_bytes == 0
@@ -318,7 +318,7 @@ def test_an_adapter_that_cannot_be_stacked_gets_a_merged_base_of_its_own(
     async def scenario() -> None:
         config = [served("base", spec_of(model_dir, None)), served("a", spec_of(model_dir, adapters[0]))]
         await models.make([*config, served("odd", odd)])
-        assert models["a"].runner is not models["odd"].runner
+        assert models.find("a", None).runner is not models.find("odd", None).runner
         assert await tokens(models, "odd", greedy) == merged_answer(odd, greedy)
         memory = {each.name: each.adapter_bytes for each in (await models.memory()).variants}
         assert memory["a"] > memory["odd"] == 0
@@ -346,7 +346,7 @@ def test_a_name_that_another_deployment_takes_gives_nothing_of_the_one_before(
                     models.find("a", uid)
             assert [pair.uid for pair in models.pairs] == ["b"]
             await making
-            assert models.find("a", "new").uid == models["a"].uid == "new"
+            assert models.find("a", "new").uid == models.find("a", None).uid == "new"
             reason = None
             while reason is None:
                 for _, output in await booking.take():
