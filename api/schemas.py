@@ -127,7 +127,7 @@ class EstimateBody(BaseModel):
     device: str = Field(description="what its workers compute on; h100 is assumed where it uses GPUs")
     stages: list[StageNeedBody]
     disk_bytes: int
-    free_disk_bytes: int
+    free_disk_bytes: int | None
     num_samples: int
     num_train_steps: int
     trainable_parameters: int

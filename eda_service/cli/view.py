@@ -65,10 +65,11 @@ def estimate_text(estimate: Estimate) -> str:
     """What a job would need, in a few lines."""
     parts = [f"{name} {duration(value)}" for name, value in estimate.seconds.items() if name != "total" and value]
     total = estimate.seconds.get("total")
-    need, free = _size(estimate.disk_bytes), _size(estimate.free_disk_bytes)
+    need, free = _size(estimate.disk_bytes), estimate.free_disk_bytes
     lines = [
         *([needs_table(estimate.stages), ""] if estimate.stages else []),
-        f"disk    {need} of {free} free: {'fits' if estimate.fits else 'does not fit'}",
+        f"disk    {need}{'' if free is None else f' of {_size(free)} free'}: "
+        f"{'fits' if estimate.fits else 'does not fit'}",
         f"work    {estimate.num_samples:,} samples, {estimate.num_train_steps:,} training steps of "
         f"{estimate.trainable_parameters:,} parameters",
         f"time    {'unknown' if total is None else f'about {duration(total)}'}"

@@ -99,7 +99,7 @@ class Estimate(Answer):
     stages: tuple[StageNeed, ...] = ()
 
     disk_bytes: int
-    free_disk_bytes: int
+    free_disk_bytes: int | None
     num_samples: int
     num_train_steps: int
     trainable_parameters: int

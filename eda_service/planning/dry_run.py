@@ -4,7 +4,6 @@ nothing is stored. Imports neither Ray nor torch, for the API's sake.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.workload import expected_lengths
 from eda_service.storage import bounded_json
 from eda_service.storage.packs import measured_on
+from eda_service.storage.place import current_place
 from eda_service.storage.registry import find_draft_file
 from eda_service.targets.shape import ModelShape, shape_of_target
 
@@ -58,7 +58,7 @@ class DryRun:
         device: What its workers compute on, by the plan's name.
         stages: In order.
         disk_bytes: Upper bound of what it writes.
-        free_disk_bytes: Where it would write.
+        free_disk_bytes: Where it would write; None: on storage by URL, which is not asked.
         num_samples: Answers generated.
         num_train_steps: Optimizer steps.
         trainable_parameters: Of its draft.
@@ -71,7 +71,7 @@ class DryRun:
     device: str
     stages: tuple[StageNeed, ...]
     disk_bytes: int
-    free_disk_bytes: int
+    free_disk_bytes: int | None
     num_samples: int
     num_train_steps: int
     trainable_parameters: int
@@ -106,8 +106,7 @@ def dry_run(
     shape = shape_of_target(config.target) if shape is None else shape
     plan, calibration = expected_plan(config, shape, home, gpu=gpu)
     need = disk_need_bytes(config, draft)
-    home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home).free
+    free = current_place().free_bytes(home)
     misfits = _misfits(shape, draft)
     return DryRun(
         device=plan.device.name,
@@ -119,7 +118,7 @@ def dry_run(
         trainable_parameters=draft_parameters(config.train, draft)[1],
         seconds=part_seconds(plan),
         measured_on=measured_on(config),
-        fits=need <= free and not misfits and not told,
+        fits=(free is None or need <= free) and not misfits and not told,
         warnings=(*told, *misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
     )
 
@@ -200,9 +199,9 @@ def _misfits(shape: ModelShape, draft: DraftConfig) -> list[str]:
     ]
 
 
-def _warnings(config: AdaptConfig, need: int, free: int) -> list[str]:
+def _warnings(config: AdaptConfig, need: int, free: int | None) -> list[str]:
     found = []
-    if need > free:
+    if free is not None and need > free:
         found.append(
             f"the job needs {need / 1e9:.2f} GB of disk and {free / 1e9:.2f} GB is free; lower dataset.num_prompts"
         )

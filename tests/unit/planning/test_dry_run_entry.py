@@ -10,6 +10,8 @@ from tiny_models import random_draft, register_draft, write_target
 
 from eda_service.errors import InputError, NotFoundError
 from eda_service.planning.dry_run import dry_run
+from eda_service.storage.objects import ObjectStore
+from eda_service.storage.place import OnStorage
 from eda_service.targets.loader import Target
 from jobs.adapt import adapt, arguments_of_adapt
 from jobs.common import config_of
@@ -53,3 +55,18 @@ def test_an_unknown_gpu_or_job_is_refused(home: Path) -> None:
         adapt(parse(home, "--gpu", "h900"))
     with pytest.raises(NotFoundError, match="no job adapt_0"):
         adapt(parse(home, "--job-id", "adapt_0"))
+
+
+def test_on_storage_by_url_the_disk_of_the_home_does_not_count(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machines that will run the job are not known yet, and submit asks nothing of the home either."""
+    wanted = config_of(parse(home, "--set", "dataset.num_prompts=1000000", "--set", "selfgen.answers_per_prompt=8"))
+    here = dry_run(wanted, home)
+    assert not here.fits
+    assert here.free_disk_bytes is not None
+    storage = OnStorage(ObjectStore(str(tmp_path / "bucket")))
+    monkeypatch.setattr("eda_service.planning.dry_run.current_place", lambda: storage)
+    there = dry_run(wanted, home)
+    assert there.fits
+    assert there.free_disk_bytes is None
