@@ -113,9 +113,14 @@ def prepared_files(directory: Path, prepared: Prepared) -> dict[str, FileEntry]:
     """What preparation wrote, by name: as it says itself on storage, else as it lies in the directory."""
     entries = prepared.files
     if entries is None:
-        names = [PROMPTS_FILE, HELDOUT_FILE, IO_FILE, REFERENCE_FILE]
-        entries = tuple(file_entry(directory, directory / name) for name in names if (directory / name).exists())
+        entries = tuple(file_entry(directory, path) for path in _written(directory))
     return {entry.path: entry for entry in entries}
+
+
+def _written(directory: Path) -> list[Path]:
+    """The files of preparation that there are."""
+    paths = (directory / name for name in (PROMPTS_FILE, HELDOUT_FILE, IO_FILE, REFERENCE_FILE))
+    return [path for path in paths if path.exists()]
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
@@ -131,7 +136,8 @@ def prepare(run: RunDir, config: AdaptConfig, *, with_reference: bool) -> Prepar
         return done
     directory = run.stage_dir(Stage.GENERATE)
     made = prepare_generation(config, directory, with_reference=with_reference)
-    files = run.store.upload(Stage.GENERATE, prepared_files(directory, made).values())
+    # Hashed one by one as they are asked for: where nothing is uploaded, none is.
+    files = run.store.upload(Stage.GENERATE, (file_entry(directory, path) for path in _written(directory)))
     return run.settle(made.model_copy(update={"files": files}))
 
 

@@ -65,12 +65,12 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
     if has_draft(draft.name, draft.number):
         raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
     shape = draft_config_of(config)  # before hours of generation
-    if run.read_record(SelfGenManifest, Stage.GENERATE) is None:
+    if not run.has_record(Stage.GENERATE):
         need = disk_need_bytes(config, shape)
         require_free_bytes(run.root, need, param="dataset.num_prompts")
     for runner in pretraining(shape):
         run_stage(run, config, runner)
-    return _register(run, config, (draft.name, draft.number))
+    return _register(run, config, shape, (draft.name, draft.number))
 
 
 def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
@@ -82,13 +82,9 @@ def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
     return generate, SELECT, fresh
 
 
-def _start_dir(run: RunDir) -> Path:
-    return run.stage_dir(Stage.TRAIN) / "start"
-
-
 def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
-    """A random draft of the right shape, as the directory training starts from."""
-    directory = _start_dir(run)
+    """A random draft of the right shape, as the directory training starts from; made where it is not there."""
+    directory = run.stage_dir(Stage.TRAIN) / "start"
     if not (directory / "draft.safetensors").exists():
         directory.mkdir(exist_ok=True)
         torch.manual_seed(seed)
@@ -96,12 +92,12 @@ def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
     return directory
 
 
-def _register(run: RunDir, config: AdaptConfig, draft: tuple[str, int]) -> Path:
+def _register(run: RunDir, config: AdaptConfig, shape: DraftConfig, draft: tuple[str, int]) -> Path:
     """Publish the best weights as a base draft with its provenance."""
     generated, trained = run.require(SelfGenManifest), run.require(DraftCheckpoint)
     fingerprint = fingerprint_target(config)
     run.store.fetch(Stage.TRAIN, trained.files)
-    loaded = load_pack(_start_dir(run), run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
+    loaded = load_pack(_fresh_draft(run, config.seed, shape), run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
     name, version = draft
     staging = stage_draft(name, version)
     save_base_draft(staging, loaded.draft, loaded.vocab_W)

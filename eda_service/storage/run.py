@@ -140,10 +140,10 @@ class RunDir:
     def last_attempt(self) -> int:
         """The highest attempt that any of its files tells of, at least 1."""
         told = [1]
-        with suppress(ValueError):
-            told += [each.attempt for each in [self.read_progress()] if each is not None]
-        with suppress(ValueError):
-            told += [each.attempt for each in [self.read_result()] if each is not None]
+        for read in (self.read_progress, self.read_result):
+            with suppress(ValueError):
+                if (found := read()) is not None:
+                    told.append(found.attempt)
         with suppress(ValueError):
             told.append(self._newest_attempt())
         return max(told)
@@ -203,6 +203,10 @@ class RunDir:
         if verify:
             self.store.verify(stage, record.files)
         return record
+
+    def has_record(self, stage: Stage) -> bool:
+        """Whether a stage has ended with a record, whatever has become of its files since."""
+        return self.store.objects.read(_record_name(stage)) is not None
 
     def require(self, kind: type[RecordT]) -> RecordT:
         """The record of an earlier stage, its files' hashes checked.

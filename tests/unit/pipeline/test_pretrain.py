@@ -1,16 +1,24 @@
-"""What pretraining refuses before hours of generation."""
+"""What pretraining refuses before hours of generation, and what it registers after them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
+from job_files import write_records
 
 from eda_service.config.job import AdaptConfig
+from eda_service.drafts.checkpoint import load_base_draft, save_pack
 from eda_service.drafts.draft_config import Eagle1Config
+from eda_service.drafts.freezing import prepare
+from eda_service.drafts.kinds import make_draft
 from eda_service.errors import InputError, InsufficientStorageError
 from eda_service.pipeline import pretrain
+from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
+from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
+from eda_service.targets.loader import Target
 
 WIDE = Eagle1Config(
     hidden_size=8192,
@@ -47,3 +55,31 @@ def test_a_disk_without_room_for_all_samples_twice(tmp_path: Path, monkeypatch: 
     # a million samples of 4,000 tokens, 8,192 numbers of two bytes each, twice; and embedding and head
     with pytest.raises(InsufficientStorageError, match=r"needs 131076\.20 GB"):
         pretrain.pretrain(RunDir(tmp_path / "runs" / "one"), config, "wide@1")
+
+
+def test_a_trained_draft_is_registered_from_a_machine_that_did_not_train_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_target: Target
+) -> None:
+    """The draft that training started from lies on the machine that trained; only the pack is fetched."""
+    monkeypatch.setenv("EDA_HOME", str(tmp_path))
+    config = job(target=tiny_target.spec.model_dump())
+    shape = pretrain.draft_config_of(config)
+    run = RunDir.of_job("one")
+    run.create(config, origin="ray")
+    write_records(run, config)
+    pack = run.stage_dir(Stage.TRAIN) / "pack"
+    pack.mkdir()
+    torch.manual_seed(5)
+    trained = prepare(make_draft(shape), config.train, seed=5)
+    save_pack(pack, trained, config.train, None)
+    files = tuple(file_entry(pack.parent, path) for path in sorted(pack.iterdir()))
+    record = run.read_record(DraftCheckpoint, Stage.TRAIN, verify=False)
+    generated = run.read_record(SelfGenManifest, Stage.GENERATE, verify=False)
+    assert record is not None
+    assert generated is not None
+    run.write_record(record.model_copy(update={"files": files}))
+    run.write_record(generated.model_copy(update={"files": ()}))
+    directory = pretrain._register(run, config, shape, ("fresh", 1))
+    made = dict(load_base_draft(directory, dtype=torch.bfloat16).draft.named_parameters())
+    for name, parameter in trained.named_parameters():
+        assert torch.equal(made[name], parameter.to(torch.bfloat16)), name
