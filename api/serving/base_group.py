@@ -114,7 +114,6 @@ class BaseGroup:
         resolved = resolve_target(TargetSpec.model_validate(model.target))
         if adapter_dir is not None:
             adapter = read_adapter(adapter_dir, dtype=self.target.dtype, device=self.target.device)
-            resolved.require_unchanged()
         made = fingerprint(resolved, self.target.tokenizer, self.target.config)
         if model.base_draft is None:
             return PreparedVariant(model, adapter, None, 0, made.weights_sha256)

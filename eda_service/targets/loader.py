@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from transformers import AutoModelForCausalLM
 from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetNotFoundError
 from eda_service.records import TargetFingerprint
+from eda_service.storage.beneath import FileIdentity
 from eda_service.storage.files import sha256_file, sha256_text
 from eda_service.targets.adapters.bank import AdapterBank
 from eda_service.targets.adapters.merge import merge_adapter
@@ -201,6 +204,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
     own = own_logits(model, ATTENTION, max_context_of(model.config))
     lm_head = lm_head_of(model)
     decoder = make_decoder(body, model.config, head_dim_of(model.config))
+    stop_ids = load_stop_token_ids(resolved.model_dir, tokenizer)
     target = Target(
         spec=spec,
         fingerprint=fingerprint(resolved, tokenizer, model.config),
@@ -211,9 +215,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         lm_head=lm_head,
         embed=model.get_input_embeddings(),
         # One beyond the logits (a token that was added without resizing the model) can never be chosen.
-        stop_token_ids=frozenset(
-            token for token in load_stop_token_ids(resolved.model_dir, tokenizer) if token < lm_head.vocab_size
-        ),
+        stop_token_ids=frozenset(token for token in stop_ids if token < lm_head.vocab_size),
         max_context=max_context_of(model.config),
         dtype=dtype,
         device=device,
@@ -320,11 +322,16 @@ def _context_note(config: Any) -> tuple[str, ...]:
 
 
 def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:
-    """Identify a target by its files: hashes of weights, tokenizer and chat template, and its shape."""
+    """Identify a target by its files: hashes of weights, tokenizer and chat template, and its shape. Comes after all
+    that is read of them, because it ends with the look whether they are still the same.
+
+    Raises:
+        ArtifactCorruptError: A file has changed since the target was resolved.
+    """
     files = sorted(resolved.model_dir.glob("*.safetensors"))
     if resolved.adapter_dir is not None:
         files += sorted(resolved.adapter_dir.glob("*.safetensors"))
-    return TargetFingerprint(
+    found = TargetFingerprint(
         model=resolved.model,
         revision=resolved.revision,
         adapter=resolved.adapter,
@@ -334,5 +341,13 @@ def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> Target
         num_layers=config.num_hidden_layers,
         tokenizer_sha256=sha256_text(tokenizer.backend_tokenizer.to_str()),
         chat_template_sha256=sha256_text(str(tokenizer.chat_template)),
-        weights_sha256=sha256_text("".join(sha256_file(path) for path in files)),
+        weights_sha256=sha256_text("".join(_sha256(path, FileIdentity.of(path.stat())) for path in files)),
     )
+    resolved.require_unchanged()
+    return found
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, _: FileIdentity) -> str:
+    """Of a file as long as it is the same one: the variants over a base do not hash it again."""
+    return sha256_file(path)

@@ -14,7 +14,6 @@ from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError
 from eda_service.storage import bounded_json
 from eda_service.targets.checks.weight_files import weight_headers
-from eda_service.targets.generation_defaults import read_generation_defaults
 from eda_service.targets.resolve import HUB_TIMEOUT_S, hub_error, is_here, resolve_target
 
 WEIGHT_BYTES = 2
@@ -83,13 +82,11 @@ def shape_of_target(spec: TargetSpec) -> ModelShape:
 
     Raises:
         TargetNotFoundError: No such target, or the hub cannot be asked.
-        TargetIncompatibleError: The config does not name its sizes, or the generation config of a target that is here
-            asks for what is not computed.
+        TargetIncompatibleError: The config does not name its sizes.
     """
     if not is_here(spec):
         return _on_hub(spec.model, spec.revision)
     model_dir = resolve_target(spec).model_dir
-    read_generation_defaults(model_dir)
     return _in_file(model_dir / "config.json", count_parameters(model_dir))
 
 

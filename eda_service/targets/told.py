@@ -10,6 +10,11 @@ import torch
 from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether it is the machine that is too small; on a CPU torch says so in a `RuntimeError`'s words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def told(model: str) -> Iterator[None]:
     """Around whatever builds a model from files. Broad on purpose: transformers builds whatever a config describes, and
@@ -23,10 +28,10 @@ def told(model: str) -> Iterator[None]:
     """
     try:
         yield
-    except (EdaError, MemoryError, torch.OutOfMemoryError):
+    except EdaError:
         raise
     except Exception as error:
-        if "can't allocate memory" in str(error):  # torch's own words on a CPU
+        if lacks_memory(error):
             raise
         raise TargetIncompatibleError(
             f"{model} does not load, or this engine cannot drive it ({reason_of(error)}); check its files with "

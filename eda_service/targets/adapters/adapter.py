@@ -34,6 +34,7 @@ _HARMLESS = frozenset(
         *("megatron_core", "qalora_group_size"),
     }
 )
+_DEFAULT = 8  # PEFT's, of `r` and of `lora_alpha`
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # the others change the base's own weights
 
 
@@ -113,8 +114,8 @@ def scaling_of(config: Mapping[str, Any], module: str) -> float:
     from peft.utils.other import get_pattern_key
 
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    rank = ranks.get(get_pattern_key(list(ranks), module), config["r"])
-    alpha = alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"])
+    rank = ranks.get(get_pattern_key(list(ranks), module), config.get("r", _DEFAULT))
+    alpha = alphas.get(get_pattern_key(list(alphas), module), config.get("lora_alpha", _DEFAULT))
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 

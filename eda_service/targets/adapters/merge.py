@@ -13,6 +13,7 @@ import torch
 
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.adapters.check import changed_modules, read_config, whole_modules, whole_rows
+from eda_service.targets.told import lacks_memory
 
 _ENDS = ("embed_tokens", "lm_head")
 
@@ -27,7 +28,7 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
 
     try:
         config = LoraConfig.from_pretrained(str(adapter_dir), local_files_only=True)
-        # The names in the file instead of the author's regular expressions; see `adapter_check`.
+        # The names in the file instead of the author's regular expressions; see `adapters.check`.
         config.target_modules = set(changed_modules(adapter_dir))
         config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
         _resize(model, adapter_dir)
@@ -36,6 +37,8 @@ def merge_adapter(model: Any, adapter_dir: Path) -> Any:
         adapted = PeftModel.from_pretrained(model, str(adapter_dir), config=config, local_files_only=True)
         merged = adapted.merge_and_unload()
     except (ValueError, RuntimeError, KeyError) as error:
+        if lacks_memory(error):
+            raise
         raise TargetIncompatibleError(
             f"adapter {adapter_dir} does not fit its base: {error}; name the base it was trained on",
             param="target.adapter",

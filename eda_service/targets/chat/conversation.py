@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eda_service.errors import DatasetInvalidError, RequestError, UnsupportedParameterError
@@ -81,21 +81,13 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class TemplateOptions:
-    """What a request asks of the chat template beside its messages.
+class TemplateOptions(Rendering):
+    """What a request asks of the chat template beside its messages; `variables` are its `chat_template_kwargs`.
 
     Attributes:
-        tools: Descriptions of functions, as vLLM writes them.
-        documents: Texts for the template to show.
-        variables: Of the request's own (`chat_template_kwargs`).
         reasoning_effort: How much the model is to think, where its template knows that.
     """
 
-    tools: Sequence[Mapping[str, Any]] | None = None
-    documents: Sequence[Mapping[str, str]] | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    variables: Mapping[str, Any] = field(default_factory=dict)
     reasoning_effort: str | None = None
 
 
@@ -114,15 +106,8 @@ def render_turns(tokenizer: Any, turns: Sequence[Turn], wanted: TemplateOptions)
         raise RequestError(f"the target's chat template is broken: {error}; mend it", param="messages") from error
     _check(template, traits, turns, wanted)
     messages = _as_template_takes(template, turns, in_parts=traits.takes_parts)
-    rendering = Rendering(
-        tools=wanted.tools,
-        documents=wanted.documents,
-        add_generation_prompt=wanted.add_generation_prompt,
-        continue_final_message=wanted.continue_final_message,
-        variables=_variables(wanted),
-    )
     try:
-        return prompt_ids(tokenizer, messages, rendering)
+        return prompt_ids(tokenizer, messages, replace(wanted, variables=_variables(wanted)))
     except DatasetInvalidError as error:
         raise RequestError(error.message, param=error.param) from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import resource
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from eda_service.targets.chat.template_traits import takes_parts, variables_of
+from eda_service.targets.child_worker import limit, limit_order, say
 
 CPU_S = 2
 MEMORY_BYTES = 512 << 20
@@ -96,20 +96,12 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 def work(orders: TextIO, answers: TextIO) -> None:
     """Answer orders until the input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _say({}, answers)
+    limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
+    say({}, answers)
     for line in orders:
-        # The kernel sends SIGXCPU, which ends this process: a limit that also stops a single long operation.
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit_s = math.ceil(used.ru_utime + used.ru_stime) + CPU_S
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
-        _say(answer(json.loads(line)), answers)
-
-
-def _say(value: dict[str, Any], answers: TextIO) -> None:
-    answers.write(json.dumps(value) + "\n")
-    answers.flush()
+        limit_order(CPU_S)
+        say(answer(json.loads(line)), answers)
 
 
 if __name__ == "__main__":

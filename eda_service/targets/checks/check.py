@@ -33,6 +33,7 @@ from eda_service.targets.checks.text_check import check_text
 from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
 from eda_service.targets.fidelity import require_whole
 from eda_service.targets.fused import TransformersDecoder
+from eda_service.targets.generation_defaults import read_generation_defaults
 from eda_service.targets.resolve import ResolvedTarget
 from eda_service.targets.shape import head_dim_of
 from eda_service.targets.slots import SlotCache
@@ -87,6 +88,7 @@ def _check_model(model_dir: Path) -> tuple[int, tuple[str, ...]]:
         )
     config = load_config(model_dir)
     _check_generation(model_dir)
+    read_generation_defaults(model_dir)
     require_unambiguous(model_dir)
     if getattr(config, "quantization_config", None) is not None:
         logger.info("%s is unpacked when it is loaded; its tensors are compared then", model_dir)

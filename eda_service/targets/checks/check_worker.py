@@ -9,13 +9,14 @@ first. A child without orders ends by itself, and the next order starts another.
 from __future__ import annotations
 
 import json
-import math
 import os
 import resource
 import select
 import sys
 from pathlib import Path
 from typing import Any, TextIO
+
+from eda_service.targets.child_worker import limit, limit_order, say
 
 CPU_S = 60
 MEMORY_BYTES = 8 << 30
@@ -45,8 +46,8 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
 def work(answers: TextIO) -> None:
     """Answer orders until the input ends, or none comes for a while."""
-    _limit(resource.RLIMIT_DATA, MEMORY_BYTES)
-    _limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_DATA, MEMORY_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
     # Before the first order: the caller waits for a start longer than for an answer.
     import eda_service.targets.checks.check
 
@@ -55,26 +56,15 @@ def work(answers: TextIO) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    _say({}, answers)
+    say({}, answers)
     ready = select.poll()
     ready.register(sys.stdin, select.POLLIN | select.POLLHUP)
     while ready.poll(IDLE_S * 1000):
         line = sys.stdin.readline()
         if not line:
             return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + CPU_S)  # SIGXCPU ends this process
-        _say(answer(json.loads(line)), answers)
-
-
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-
-
-def _say(value: dict[str, Any], answers: TextIO) -> None:
-    answers.write(json.dumps(value) + "\n")
-    answers.flush()
+        limit_order(CPU_S)
+        say(answer(json.loads(line)), answers)
 
 
 if __name__ == "__main__":

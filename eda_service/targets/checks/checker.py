@@ -51,7 +51,11 @@ class TargetChecker:
         with self._lock:
             found = self._found.get(key)
         if found is None:
-            found = self._ask(resolved, converses)
+            try:
+                found = self._ask(resolved, converses)
+            except (OSError, RuntimeError) as error:  # no child; the next look tries again
+                logger.error("targets are not checked at submit: %s", error)  # a traceback says no more
+                return ("the target's files could not be checked at submit; they are where they are read",)
             resolved.require_unchanged()
             with self._lock:
                 while len(self._found) >= _MAX_REMEMBERED:
@@ -68,11 +72,7 @@ class TargetChecker:
     def _ask(self, resolved: ResolvedTarget, converses: bool) -> Finding:
         adapter_dir = None if resolved.adapter_dir is None else str(resolved.adapter_dir)
         order = {"model_dir": str(resolved.model_dir), "adapter_dir": adapter_dir}
-        try:
-            answer = self._child.ask({**order, "model": resolved.model, "converses": converses})
-        except (OSError, RuntimeError) as error:
-            logger.error("targets are not checked at submit: %s", error)  # a traceback says no more
-            return ("the target's files could not be checked at submit; they are where they are read",)
+        answer = self._child.ask({**order, "model": resolved.model, "converses": converses})
         if answer is None:
             logger.warning("%s takes too much to be checked at submit; it is checked where it is read", resolved.model)
             return (f"{resolved.model} could not be checked in the time and memory for it; the job checks it again",)

@@ -124,6 +124,17 @@ def test_an_adapter_is_held_once_until_its_last_user_goes(tmp_path: Path, target
         features(target, ids_BL, [first])
 
 
+def test_rank_and_alpha_that_are_left_out_are_peft_s_own(tmp_path: Path, target_dir: Callable[[str], Path]) -> None:
+    path = write_adapter(target_dir("llama"), tmp_path, seed=0, r=8, lora_alpha=8)
+    said = read(path)
+    settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    del settings["r"], settings["lora_alpha"]
+    (path / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for place, (a_rI, b_Or) in read(path).updates.items():
+        assert torch.equal(a_rI, said.updates[place][0])
+        assert torch.equal(b_Or, said.updates[place][1])
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -84,3 +84,11 @@ def test_a_child_that_breaks_off_leaves_the_check_to_the_job(
     """Too slow or too large is not wrong: nothing is refused for it, and it is told."""
     (note,) = checker(Child(answer)).check(resolved, converses=True)
     assert "could not be checked" in note
+
+
+def test_a_child_that_did_not_start_is_asked_again(resolved: ResolvedTarget) -> None:
+    child = Child({})
+    checks = checker(child)
+    checks.check(resolved, converses=True)
+    child.answer = {"notes": ["tied"]}
+    assert checks.check(resolved, converses=True) == ("tied",)

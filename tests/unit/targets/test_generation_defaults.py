@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
+from eda_service.targets.checks.check import check_target
 from eda_service.targets.generation_defaults import (
     _NOT_COMPUTED,
     NO_DEFAULTS,
@@ -23,7 +24,7 @@ from eda_service.targets.generation_defaults import (
 )
 from eda_service.targets.loader import load_target
 from eda_service.targets.merged import write_merged
-from eda_service.targets.shape import shape_of_target
+from eda_service.targets.resolve import resolve_target
 
 SAID: dict[str, Any] = {
     "do_sample": True,
@@ -82,7 +83,7 @@ def test_a_targets_defaults_are_those_of_its_file(tmp_path: Path) -> None:
     assert defaults.begin_suppress_token_ids == {11}
     assert "presence_penalty" not in defaults.said
     (directory / "generation_config.json").write_text(json.dumps({"no_repeat_ngram_size": 3}))
-    for look in (load_target, shape_of_target):
+    for look in (load_target, lambda spec: check_target(resolve_target(spec))):
         with pytest.raises(TargetIncompatibleError, match=r"generation_config\.json sets no_repeat_ngram_size to 3"):
             look(TargetSpec(model=str(directory), dtype="float32"))
     (directory / "generation_config.json").write_text("[]")
