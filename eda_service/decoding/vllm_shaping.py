@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from eda_service.decoding.request import SamplingParams
@@ -25,5 +26,11 @@ def vllm_shaping(params: SamplingParams, vocab_size: int) -> dict[str, Any]:
         "presence_penalty": params.presence_penalty,
         "frequency_penalty": params.frequency_penalty,
         "logit_bias": dict(params.logit_bias) or None,
-        "allowed_token_ids": [each for each in range(vocab_size) if each not in suppressed] if suppressed else None,
+        "allowed_token_ids": _all_but(suppressed, vocab_size) if suppressed else None,
     }
+
+
+@lru_cache(maxsize=8)
+def _all_but(suppressed: frozenset[int], vocab_size: int) -> list[int]:
+    """The other tokens; one list for all requests that suppress the same, as it has an entry for nearly every token."""
+    return [each for each in range(vocab_size) if each not in suppressed]

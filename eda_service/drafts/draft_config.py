@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter
 
 from eda_service.config.base import Config
-from eda_service.config.job import Mix
+from eda_service.config.job import Mix, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,12 @@ class PrivateConfig(Config):
 
     private_width: int = Field(ge=1, description="m_p")
     mix: Mix = Mix.SOFTMAX
+
+    @classmethod
+    def of(cls, draft: DraftConfig, train: TrainConfig) -> PrivateConfig:
+        """What a job adds to this draft; a private expert has at least 8 inner units."""
+        width = max(8, round(draft.expert_width * train.private_width_fraction))
+        return cls(private_width=width, mix=train.mix)
 
 
 def parameter_counts(

@@ -39,8 +39,7 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
     torch.manual_seed(seed)
     draft.requires_grad_(False)
     if config.method is Method.EDA:
-        width = max(8, round(draft.config.expert_width * config.private_width_fraction))
-        draft.add_private(PrivateConfig(private_width=width, mix=config.mix))
+        draft.add_private(PrivateConfig.of(draft.config, config))
         places = draft.places
         trained = [f"{places.ffn}.private", f"{places.ffn}.gate"]
         trained += [places.fuse] if config.train_fc else []

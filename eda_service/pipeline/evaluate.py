@@ -160,7 +160,7 @@ class EvaluationRun:
             said = f"{len(refused)} held-out prompts are skipped: {refused[0].sample_id}: {refused[0].reason}"
             run.event("rows_skipped", said, stage=Stage.EVALUATE, level="warning")
         most, count = config.selfgen.max_prompt_tokens, config.evaluation.num_prompts
-        self.heldout = [each for each in prompts if len(rendered.get(each.id, range(most + 1))) <= most][:count]
+        self.heldout = [each for each in prompts if each.id in rendered and len(rendered[each.id]) <= most][:count]
         self.prompts = [rendered[prompt.id] for prompt in self.heldout]
         base_dir = find_draft(config.base_draft)
         pack_dir = run.stage_dir(Stage.TRAIN) / "pack"

@@ -98,19 +98,26 @@ def measure_fixed(
     if fixed == proposal and config.evaluation.tree is None and len(heldout) == len(fixed.prompts):
         return FixedScores(evaluation=digest, lengths={draft: measured[draft] for draft in drafts})
     known = fixed_evaluation.scored(name, digest)
+    beside = fixed.beside or ({},) * len(fixed.prompts)
+    prompts = [
+        render_prompt(target.tokenizer, messages, **more) for messages, more in zip(fixed.prompts, beside, strict=True)
+    ]
     lengths = {
-        draft: _length(fixed, draft, loaded, target, config.evaluation.batch_size)
+        draft: _length(fixed, prompts, draft, loaded, target, config.evaluation.batch_size)
         for draft, loaded in drafts.items()
         if draft not in known
     }
     return FixedScores(evaluation=digest, lengths=lengths)
 
 
-def _length(fixed: FixedEvaluation, draft: str, loaded: LoadedDraft, target: Target, max_batch: int) -> float:
-    beside = fixed.beside or ({},) * len(fixed.prompts)
-    prompts = [
-        render_prompt(target.tokenizer, messages, **more) for messages, more in zip(fixed.prompts, beside, strict=True)
-    ]
+def _length(
+    fixed: FixedEvaluation,
+    prompts: Sequence[list[int]],
+    draft: str,
+    loaded: LoadedDraft,
+    target: Target,
+    max_batch: int,
+) -> float:
     engine = make_engine(
         target,
         loaded,

@@ -51,8 +51,7 @@ def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
     """
     if train.method is not Method.EDA:
         return parameter_counts(draft, None, train_fc=True)
-    width = max(8, round(draft.expert_width * train.private_width_fraction))
-    private = PrivateConfig(private_width=width, mix=train.mix)
+    private = PrivateConfig.of(draft, train)
     return parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
 
 

@@ -15,7 +15,13 @@ from ray._private import ray_constants
 
 from eda_service.config.job import DeviceName
 from eda_service.errors import InputError
-from eda_service.raycluster.node import loopback_only, no_metrics, worker_niceness
+from eda_service.raycluster.node import (
+    NUM_LOGICAL_CPUS,
+    OBJECT_STORE_BYTES,
+    loopback_only,
+    no_metrics,
+    worker_niceness,
+)
 from eda_service.raycluster.node_directory import NodeDirectory
 
 
@@ -41,8 +47,8 @@ def _start_private(options: dict[str, Any]) -> None:
     atexit.register(_end_private, directory)
     ray.init(
         address="local",
-        num_cpus=8,
-        object_store_memory=500_000_000,
+        num_cpus=NUM_LOGICAL_CPUS,
+        object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         _temp_dir=str(directory.ray),
         **options,

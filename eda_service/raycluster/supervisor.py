@@ -30,7 +30,7 @@ from eda_service.raycluster import processes
 from eda_service.raycluster.head import RayHead
 from eda_service.raycluster.node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
 from eda_service.raycluster.node_directory import remove_node_directory
-from eda_service.raycluster.token import ensure_token, token_path
+from eda_service.raycluster.token import ensure_token, with_token
 from eda_service.raycluster.up_file import UpFacts, read_up
 from eda_service.storage.files import write_json
 
@@ -130,8 +130,7 @@ class Supervisor:
             "database": database_name(self._home),
             "ray_env": {
                 "RAY_ADDRESS": self._ray.dashboard_url,
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(token_path(self._home)),
+                **with_token({}, self._home),
                 **loopback_only(self._ray.is_alone),
             },
             "pids": {"api": None if self._api is None else self._api.pid, "ray_head": self._ray.pid},

@@ -84,13 +84,13 @@ def generate(
     given = _given(target, prompts, prompt_ids, config, result)
     own = own_params(target.defaults)
     params = {each: _params(own, config, seed, each) for each in prompt_ids}
-    for sample_id in list(prompt_ids):
-        try:
-            _admit(engine, prompt_ids[sample_id], given.get(sample_id), params[sample_id])
-        except EdaError as error:
-            del prompt_ids[sample_id]
-            result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
     if writer is not None:
+        for sample_id, ids in list(prompt_ids.items()):
+            try:
+                check_request(ids, params[sample_id], vocab_size=target.vocab_size, max_tokens=engine.max_tokens)
+            except EdaError as error:
+                del prompt_ids[sample_id]
+                result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
         given = writer.write(prompt_ids, {each: params[each] for each in prompt_ids})
     for sample_id, ids in list(prompt_ids.items()):
         try:
@@ -148,12 +148,6 @@ def _given(
             del prompt_ids[prompt.id]
             result.skipped.append(SkippedRow(sample_id=prompt.id, reason=error.message))
     return found
-
-
-def _admit(engine: Engine, prompt: list[int], given: list[int] | None, params: SamplingParams) -> None:
-    """Refuse what the engine could not decode or read, whoever writes the answer."""
-    ids, asked = (prompt, params) if given is None else (prompt + given, _READ)
-    check_request(ids, asked, vocab_size=engine.target.config.vocab_size, max_tokens=engine.max_tokens)
 
 
 def reference_ids(target: Target, prompt: Prompt, most: int) -> list[int]:

@@ -62,7 +62,7 @@ class Journal:
     def append(self, value: Any) -> int:
         """Add an entry; returns its number."""
         data = json.dumps(value).encode("utf-8")
-        number = max(self._next, self._next + len(self.read(self._next)))
+        number = self._next + len(self.read(self._next))
         while not self._objects.create(_key(number), data):
             number += 1
         self._next = number + 1

@@ -30,7 +30,6 @@ class TrainLog:
     def begin(self) -> None:
         """A run from its first step: what a group that left no checkpoint has written is taken back."""
         if self._is_first:
-            self._run.store.shared(CURVE_FILE)
             self._curve.keep(lambda point: False)
 
     def resume(self, step: int) -> None:
