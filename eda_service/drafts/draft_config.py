@@ -12,10 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter
+from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, model_validator
 
 from eda_service.config.base import Config
 from eda_service.config.job import Mix, TrainConfig
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+def _is_false(value: object) -> bool:
+    return value is False
 
 
 @dataclass(frozen=True)
@@ -27,18 +35,64 @@ class PartSizes:
     others: int
 
 
+class RopeScaling(Config):
+    """How a draft stretches its rotation over longer texts, with the keys of transformers' `rope_parameters`; what a
+    type does not read is None.
+    """
+
+    rope_type: Literal["linear", "llama3", "yarn"] = Field(description="which rule")
+    factor: float = Field(ge=1, description="by which positions are stretched")
+    original_max_position_embeddings: int | None = Field(None, ge=1, description="positions before stretching")
+    low_freq_factor: float | None = Field(None, gt=0, description="llama3: wavelengths above are divided by the factor")
+    high_freq_factor: float | None = Field(None, gt=0, description="llama3: wavelengths below stay as they are")
+    beta_fast: float | None = Field(None, gt=0, description="yarn: rotations from which a frequency stays")
+    beta_slow: float | None = Field(None, gt=0, description="yarn: rotations up to which it is divided")
+    attention_factor: float | None = Field(None, gt=0, description="yarn: of cosines and sines; None: from the factor")
+    mscale: float | None = Field(None, gt=0, description="yarn: numerator of the attention factor")
+    mscale_all_dim: float | None = Field(None, gt=0, description="yarn: its denominator")
+    truncate: bool | None = Field(None, description="yarn: round the bounds of the ramp; None: yes")
+
+    @model_validator(mode="after")
+    def _complete(self) -> RopeScaling:
+        needed = {
+            "linear": (),
+            "llama3": ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+            "yarn": ("original_max_position_embeddings",),
+        }[self.rope_type]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"rope type {self.rope_type} needs {', '.join(missing)}")
+        return self
+
+
 class DraftConfig(Config, ABC):
-    """What every kind has: one decoder layer over the target's states."""
+    """What every kind has: one decoder layer over the target's states.
+
+    A field that older versions do not know is written only where it says something.
+    """
 
     kind: str = Field(description="which class of draft")
-    hidden_size: int = Field(ge=8, description="D, the target's")
+    hidden_size: int = Field(ge=8, description="D, the draft's")
+    target_hidden_size: int | None = Field(
+        None, ge=8, exclude_if=_is_none, description="width of the target's states; None: D"
+    )
     num_heads: int = Field(ge=1, description="query heads N")
     num_kv_heads: int = Field(ge=1, description="key/value heads H")
     head_dim: int = Field(ge=2, description="width of one head")
     expert_width: int = Field(ge=8, description="m_s, the target's FFN width")
     vocab_size: int = Field(ge=2, description="V, the target's")
     rope_theta: float = Field(gt=0, description="rotary base")
-    rms_norm_eps: float = Field(gt=0, lt=1, description="of the norm before the FFN")
+    rope_scaling: RopeScaling | None = Field(None, exclude_if=_is_none, description="None: the plain rotation")
+    rms_norm_eps: float = Field(gt=0, lt=1, description="of its norms")
+    fc_bias: bool = Field(False, exclude_if=_is_false, description="fc has one")
+    qkv_bias: bool = Field(False, exclude_if=_is_false, description="q, k and v have one")
+    o_bias: bool = Field(False, exclude_if=_is_false, description="the attention's output has one")
+    own_embedding: bool = Field(False, exclude_if=_is_false, description="it has a table of its own; no: the target's")
+
+    @property
+    def target_width(self) -> int:
+        """Of the target's states."""
+        return self.target_hidden_size or self.hidden_size
 
     @property
     def captures(self) -> tuple[int, ...]:
@@ -51,14 +105,14 @@ class DraftConfig(Config, ABC):
     @property
     def feature_width(self) -> int:
         """C: of the target's states side by side."""
-        return self.hidden_size * max(1, len(self.captures))
+        return self.target_width * max(1, len(self.captures))
 
     @property
     def stored_width(self) -> int:
         """Numbers that a shard holds of one token: what the draft reads, and what the target's head reads where that is
         another state.
         """
-        return self.feature_width + (self.hidden_size if self.captures else 0)
+        return self.feature_width + (self.target_width if self.captures else 0)
 
     @property
     @abstractmethod
@@ -74,12 +128,72 @@ class Eagle1Config(DraftConfig):
     @property
     def sizes(self) -> PartSizes:
         """See `DraftConfig`."""
-        d, width = self.hidden_size, self.num_heads * self.head_dim
-        attention = 2 * d * width + 2 * d * self.num_kv_heads * self.head_dim
-        return PartSizes(fuse=2 * d * d, attention=attention, others=d + 3 * d * self.expert_width)
+        d = self.hidden_size
+        fuse = 2 * d * d + d * self.fc_bias
+        return PartSizes(fuse=fuse, attention=attention_size(self, d), others=d + 3 * d * self.expert_width)
 
 
-CONFIGS: dict[str, type[DraftConfig]] = {"eagle1": Eagle1Config}
+class Eagle3Config(DraftConfig):
+    """EAGLE-3: fc over several of the target's layers, one layer over [embedding; state], a head of its own."""
+
+    kind: Literal["eagle3"] = "eagle3"
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        description="target states that fc reads, as `captures` counts; none: the state that the target's head reads, "
+        "and no fc"
+    )
+    draft_vocab_size: int = Field(ge=2, description="W, tokens that it scores")
+    norm_before_residual: bool = Field(False, description="the residual is the normed state, not the state")
+    norm_before_fc: bool = Field(False, description="one norm over all that fc reads, `input_norm`")
+    fc_norm: Literal["none", "each", "joint"] = Field("none", description="norms before fc: one a layer, or one for all")
+    norm_output: bool = Field(False, description="the state that is fed back is the normed one")
+    has_hidden_norm: bool = Field(True, description="the state is normed before the attention")
+    qk_norm: bool = Field(False, description="each query and key head is normed")
+    own_head: bool = Field(True, description="it has rows of its own; no: the target's")
+    logit_scale: float = Field(1.0, gt=0, description="factor of its own head's logits")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Eagle3Config:
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers {list(self.layers)} are not ascending, each once")
+        if not self.layers and (self.fc_bias or self.norm_before_fc or self.fc_norm != "none"):
+            raise ValueError("norms and bias of fc need layers that fc reads")
+        if not self.layers and self.target_width != self.hidden_size:
+            raise ValueError(f"without fc a state of width {self.target_width} is no state of width {self.hidden_size}")
+        if not self.own_embedding and self.target_width != self.hidden_size:
+            raise ValueError(f"the target's embedding of width {self.target_width} does not fit width {self.hidden_size}")
+        if not self.own_head and self.target_width != self.hidden_size:
+            raise ValueError(f"the target's head of width {self.target_width} does not fit width {self.hidden_size}")
+        if self.draft_vocab_size > self.vocab_size:
+            raise ValueError(f"it scores {self.draft_vocab_size} tokens, the target has {self.vocab_size}")
+        return self
+
+    @property
+    def captures(self) -> tuple[int, ...]:
+        """See `DraftConfig`."""
+        return self.layers
+
+    @property
+    def sizes(self) -> PartSizes:
+        """See `DraftConfig`; an embedding of its own is not counted, a head of its own is."""
+        d, fuse = self.hidden_size, 0
+        if self.layers:
+            norms = self.norm_before_fc + (self.fc_norm != "none")
+            fuse = d * self.feature_width + d * self.fc_bias + self.feature_width * norms
+        attention = attention_size(self, 2 * d) + 2 * self.head_dim * self.qk_norm
+        head = d * self.draft_vocab_size * self.own_head
+        return PartSizes(
+            fuse=fuse, attention=attention, others=d * (3 + self.has_hidden_norm) + head + 3 * d * self.expert_width
+        )
+
+
+def attention_size(config: DraftConfig, width_in: int) -> int:
+    """Parameters of an attention over inputs of some width, its output as wide as the draft."""
+    outputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    size = width_in * outputs + config.num_heads * config.head_dim * config.hidden_size
+    return size + outputs * config.qkv_bias + config.hidden_size * config.o_bias
+
+
+CONFIGS: dict[str, type[DraftConfig]] = {"eagle1": Eagle1Config, "eagle3": Eagle3Config}
 
 
 def _of_its_kind(value: Any) -> Any:
