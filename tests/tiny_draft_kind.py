@@ -65,7 +65,7 @@ class Mixing(nn.Module):
 
 
 class TinyDraft(Draft):
-    places = Places(ffn="mlp", fuse="fc", attention="mixing", head=("norm", "lm_head"))
+    places = Places(ffn="mlp", fuse=("fc",), attention=("mixing",), head=("norm", "lm_head"))
     predicts_head_in = False
 
     def __init__(self, config: DraftConfig) -> None:

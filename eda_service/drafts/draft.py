@@ -39,12 +39,14 @@ class Places:
         fuse: What meets the target's states first.
         attention: The layer's attention.
         head: Norm and head of its own; empty where it scores with the target's.
+        embedding: Of its own, where it has one; no method trains it.
     """
 
     ffn: str
-    fuse: str
-    attention: str
+    fuse: tuple[str, ...]
+    attention: tuple[str, ...]
     head: tuple[str, ...] = ()
+    embedding: str = "embed_tokens"
 
 
 class Draft(nn.Module, ABC):
@@ -84,6 +86,16 @@ class Draft(nn.Module, ABC):
         weight = shared.down_proj.weight
         self.set_submodule(self.places.ffn, module.to(weight.device, weight.dtype))
         self.private = private
+
+    def add_embedding(self) -> None:
+        """Make the table of a draft that has its own."""
+        config = self.config
+        if config.own_embedding:
+            self.add_module(self.places.embedding, nn.Embedding(config.vocab_size, config.hidden_size))
+
+    def embedding(self, target: nn.Module) -> nn.Module:
+        """What gives the embeddings that `step` reads: the draft's own table, else the target's."""
+        return self.get_submodule(self.places.embedding) if self.config.own_embedding else target
 
     @abstractmethod
     def start(self, draft_in_BLC: Tensor) -> Tensor:

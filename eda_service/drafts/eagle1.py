@@ -1,12 +1,13 @@
 """EAGLE-1: fc([embed(x_{t+1}); h_t]) -> one decoder layer -> features -> the target's lm_head (Eq. 7).
 
-The layer has no input norm, q/k/v have no bias, and its FFN is either one expert (a base draft) or the shared-private
-module. Its state is an estimate of the target's last state after the final norm, so no norm follows. Module names match
-the EAGLE checkpoints that vLLM loads.
+The layer has no input norm, and its FFN is either one expert (a base draft) or the shared-private module. Its state is
+an estimate of the target's last state after the final norm, so no norm follows. Module names match the EAGLE
+checkpoints that vLLM loads.
 
-Embedding and lm_head belong to the target; they are passed in as values and never stored here.
+The lm_head belongs to the target, and so does the embedding but for drafts that were imported with one; what is the
+target's is passed in as a value and never stored here.
 
-Shapes: B rows, L positions, D hidden, N query heads, H key/value heads, d head width, T visible keys.
+Shapes: B rows, L positions, D hidden.
 """
 
 from __future__ import annotations
@@ -14,33 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from eda_service.drafts.attention import DraftAttention, normed
 from eda_service.drafts.draft import Attend, Draft, Places
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.expert import Expert
-from eda_service.drafts.rotary import rotate
-
-
-class DraftAttention(nn.Module):
-    """Projections of the draft's attention; the caller decides what is attended to."""
-
-    def __init__(self, config: DraftConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
-
-    def project(self, x_BLD: Tensor, positions_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated query (B, N, L, d), rotated key and plain value (B, H, L, d)."""
-        rows, length, _ = x_BLD.shape
-        shape = (rows, length, -1, self.config.head_dim)
-        query = self.q_proj(x_BLD).view(shape).transpose(1, 2)
-        key = self.k_proj(x_BLD).view(shape).transpose(1, 2)
-        value = self.v_proj(x_BLD).view(shape).transpose(1, 2)
-        theta = self.config.rope_theta
-        return rotate(query, positions_BL, theta), rotate(key, positions_BL, theta), value
 
 
 class DraftLayer(nn.Module):
@@ -48,28 +26,27 @@ class DraftLayer(nn.Module):
 
     def __init__(self, config: DraftConfig) -> None:
         super().__init__()
-        self.self_attn = DraftAttention(config)
+        self.self_attn = DraftAttention(config, config.hidden_size)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp: nn.Module = Expert(config.hidden_size, config.expert_width)
 
-    def finish(self, x_BLD: Tensor, attended_BNLd: Tensor) -> Tensor:
-        """Output projection, residuals and FFN: features of the next position (B, L, D)."""
-        merged_BLW = attended_BNLd.transpose(1, 2).flatten(2)
-        hidden = x_BLD + self.self_attn.o_proj(merged_BLW)
-        norm = self.post_attention_layernorm
-        out: Tensor = hidden + self.mlp(norm(hidden.to(norm.weight.dtype)))  # autocast hands over bfloat16
+    def forward(self, x_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """Features of the next position (B, L, D)."""
+        hidden = x_BLD + self.self_attn(x_BLD, positions_BL, attend)
+        out: Tensor = hidden + self.mlp(normed(hidden, self.post_attention_layernorm))
         return out
 
 
 class Eagle1Draft(Draft):
     """See `Draft`."""
 
-    places = Places(ffn="layers.0.mlp", fuse="fc", attention="layers.0.self_attn")
+    places = Places(ffn="layers.0.mlp", fuse=("fc",), attention=("layers.0.self_attn",))
     predicts_head_in = True
 
     def __init__(self, config: DraftConfig) -> None:
         super().__init__(config)
-        self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.fc = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=config.fc_bias)
+        self.add_embedding()
         self.layers = nn.ModuleList([DraftLayer(config)])
 
     @property
@@ -86,7 +63,8 @@ class Eagle1Draft(Draft):
     def step(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
         """Eq. 7."""
         x_BLD = self.fuse(embeds_BLD, state_BLD)
-        return self.layer.finish(x_BLD, attend(*self.layer.self_attn.project(x_BLD, positions_BL)))
+        out: Tensor = self.layer(x_BLD, positions_BL, attend)
+        return out
 
     def fuse(self, embeds_BLD: Tensor, state_BLD: Tensor) -> Tensor:
         """fc over the embedding of token t+1 and the state of position t."""

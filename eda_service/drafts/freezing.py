@@ -5,9 +5,12 @@
 | eda     | private expert and gate (by option fc,    |
 |         | attention)                                |
 | full_ft | everything, from the base draft           |
-| retrain | everything, from random weights           |
+| retrain | everything, from random weights but a     |
+|         | head of the draft's own                   |
 | lora    | low-rank updates of every linear layer    |
 |         | but a head of the draft's own             |
+
+An embedding of the draft's own trains with none of them.
 """
 
 from __future__ import annotations
@@ -42,8 +45,8 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
         draft.add_private(PrivateConfig.of(draft.config, config))
         places = draft.places
         trained = [f"{places.ffn}.private", f"{places.ffn}.gate"]
-        trained += [places.fuse] if config.train_fc else []
-        trained += [places.attention] if config.train_attention else []
+        trained += places.fuse if config.train_fc else ()
+        trained += places.attention if config.train_attention else ()
         for name, parameter in draft.named_parameters():
             parameter.requires_grad_(is_within(name, trained))
     elif config.method is Method.LORA:
@@ -51,7 +54,8 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
     else:
         if config.method is Method.RETRAIN:
             _reinitialise(draft)
-        draft.requires_grad_(True)
+        for name, parameter in draft.named_parameters():
+            parameter.requires_grad_(not is_within(name, [draft.places.embedding]))
     return draft
 
 
@@ -64,9 +68,13 @@ def _add_lora(draft: Draft, rank: int) -> None:
 
 
 def _reinitialise(draft: Draft) -> None:
-    for module in draft.modules():
+    for name, module in draft.named_modules():
+        if is_within(name, draft.places.head):
+            continue
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.RMSNorm):
             nn.init.ones_(module.weight)
 

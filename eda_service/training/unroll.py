@@ -36,7 +36,7 @@ def unroll(
         For step j: (B, S-j, D) with S = L-2; row s is at position s+j+1 and says, through the head, the token at s+j+2.
     """
     num_rows = token_ids_BL.shape[1] - 2
-    embeds_BLD = embed(token_ids_BL).to(draft_in_BLC.dtype)
+    embeds_BLD = draft.embedding(embed)(token_ids_BL).to(draft_in_BLC.dtype)
     state_BSD, attend = draft.start(draft_in_BLC[:, :num_rows]), ChainAttention()
     for step in range(num_steps):
         rows = num_rows - step

@@ -1,76 +1,67 @@
 """EAGLE-1 in its decoding form: the function of `drafts.eagle1` (Eqs. 3-7), each row with a draft of its own.
 
-Every group of weights is one product, over all rows that share it (`eagle1_parts`): with packs over one base draft
-attention, norm and shared expert run once, and the private experts each over its own rows. The gate's weights scale
-the experts' inner activations, which is the same sum.
+Every group of weights is one product, over all rows that share it: with packs over one base draft attention, norm and
+shared expert run once, and the private experts each over its own rows. The gate's weights scale the experts' inner
+activations, which is the same sum.
 
-Shapes: B rows, L positions, D hidden, F expert width, N query heads, H key/value heads, d head width, T positions.
+Shapes: B rows, L positions, D hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eda_service.decoding.fused.eagle1_parts import Eagle1Parts
-from eda_service.decoding.fused.ffn import FFNRows
-from eda_service.decoding.fused.form import DraftParts
+from eda_service.decoding.fused.ffn import FFNRows, PrivateFFN, SharedFFN, WholeFFN, adapted_ffn, as_expert
+from eda_service.decoding.fused.form import DraftParts, Weights
+from eda_service.decoding.fused.one_layer import (
+    AttentionParts,
+    FusedLayer,
+    LayerRows,
+    Table,
+    Trained,
+    multiply,
+    present,
+    table_of,
+)
 from eda_service.decoding.row_groups import RowGroups
-from eda_service.drafts.draft_config import DraftConfig
-from eda_service.drafts.rotary import angles
-from eda_service.targets.attention import attend
-from eda_service.targets.fused import rms_norm, rotate, rotation
-from eda_service.targets.packed import FrozenLinear
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.eagle1 import Eagle1Draft
+from eda_service.targets.fused import Norm, norm_of, rms_norm
+from eda_service.targets.packed import FrozenLinear, fuse_linears
 from eda_service.targets.slots import SlotCache
 
 
-def _multiply(groups: RowGroups[FrozenLinear], x: Tensor) -> Tensor:
-    return groups.apply(lambda linear, rows: linear(rows), x)
+@dataclass(frozen=True)
+class Eagle1Parts(DraftParts):
+    """See `DraftParts`.
 
-
-class FusedEagle1:
-    """See `FusedDraft`.
-
-    Args:
-        config: The drafts' shape.
-        embed: The target's embedding.
-        max_tokens: Positions the rotation table covers.
-        dtype: Of their weights.
-        device: Where they are.
+    Attributes:
+        embed: None for the target's.
+        ffn: The feed-forward module fused, or what of it drafts may share.
+        private: Beside a shared `ffn`; None without one.
     """
 
-    def __init__(
-        self, config: DraftConfig, embed: nn.Module, *, max_tokens: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.config, self.embed, self.dtype, self.device = config, embed, dtype, device
-        self.cos_T1d, self.sin_T1d = self._table(max_tokens)
-
-    def _table(self, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of every position."""
-        positions_T = torch.arange(max_tokens, device=self.device)
-        angles_Th = angles(positions_T, self.config.head_dim, self.config.rope_theta)
-        angles_1Td = torch.cat([angles_Th, angles_Th], dim=-1)[None]
-        cos, sin = rotation(angles_1Td.cos().to(self.dtype), angles_1Td.sin().to(self.dtype))
-        return cos[0], sin[0]
+    embed: Table | None
+    fc: FrozenLinear
+    attention: AttentionParts
+    norm: Norm
+    ffn: WholeFFN | SharedFFN
+    private: PrivateFFN | None
 
     @property
-    def num_groups(self) -> int:
-        """See `FusedDraft`."""
-        return self.config.num_heads // self.config.num_kv_heads
+    def weights(self) -> Sequence[Weights]:
+        """See `DraftParts`."""
+        attention = self.attention
+        own = (self.embed, self.fc, attention.qkv, attention.out, attention.norms, self.norm, self.ffn, self.private)
+        return present(*own)
 
-    def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
-        """See `FusedDraft`; one layer."""
-        return SlotCache(
-            num_layers=1,
-            num_slots=num_slots,
-            num_kv_heads=self.config.num_kv_heads,
-            head_dim=self.config.head_dim,
-            max_tokens=max_tokens,
-            dtype=self.dtype,
-            device=self.device,
-        )
+
+class FusedEagle1(FusedLayer):
+    """See `FusedDraft`."""
 
     def rows(self, parts: Sequence[DraftParts]) -> Eagle1Rows:
         """See `FusedDraft`."""
@@ -88,13 +79,10 @@ class Eagle1Rows:
     """
 
     def __init__(self, fused: FusedEagle1, parts: Sequence[Eagle1Parts]) -> None:
-        device = fused.device
-        self._fused = fused
-        self._fc = RowGroups.of([each.fc for each in parts], device)
-        self._qkv = RowGroups.of([each.qkv for each in parts], device)
-        self._out = RowGroups.of([each.out for each in parts], device)
-        self._norm = RowGroups.of([each.norm for each in parts], device)
-        self._ffn = FFNRows([(each.ffn, each.private) for each in parts], device)
+        self._layer = LayerRows(fused, parts)
+        self._fc = RowGroups.of([each.fc for each in parts], fused.device)
+        self._norm = RowGroups.of([each.norm for each in parts], fused.device)
+        self._ffn = FFNRows([(each.ffn, each.private) for each in parts], fused.device)
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
         """The target's last state itself."""
@@ -104,14 +92,49 @@ class Eagle1Rows:
         self, tokens_BL: Tensor, state_BLD: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None
     ) -> Tensor:
         """See `DraftRows`."""
-        rows, length = tokens_BL.shape
-        fused, config = self._fused, self._fused.config
-        heads, kv_heads = config.num_heads, config.num_kv_heads
-        x_BLD = _multiply(self._fc, torch.cat([fused.embed(tokens_BL), state_BLD], dim=-1))
-        qkv = _multiply(self._qkv, x_BLD).view(rows, length, heads + 2 * kv_heads, -1)
-        rotated = rotate(qkv[:, :, : heads + kv_heads], fused.cos_T1d[positions_BL], fused.sin_T1d[positions_BL])
-        keys, values = cache.write(rotated[:, :, heads:], qkv[:, :, heads + kv_heads :], 0)
-        attended = attend(rotated[:, :, :heads].transpose(1, 2), keys, values, mask).transpose(1, 2)
-        hidden_BLD = x_BLD + _multiply(self._out, attended.reshape(rows, length, -1))
+        x_BLD = multiply(self._fc, torch.cat([self._layer.embed(tokens_BL), state_BLD], dim=-1))
+        hidden_BLD = x_BLD + self._layer.attend(x_BLD, positions_BL, cache, mask)
         normed_BLD = self._norm.apply(lambda norm, x: rms_norm(x, norm), hidden_BLD)
         return hidden_BLD + self._ffn(normed_BLD)
+
+
+class Eagle1Kind:
+    """See `FusedKind`."""
+
+    fused = FusedEagle1
+
+    def whole_parts(self, draft: Draft) -> DraftParts:
+        """See `FusedKind`."""
+        return _parts(draft, WholeFFN(draft.ffn), None, None, Trained(None))
+
+    def shared_parts(self, draft: Draft) -> DraftParts:
+        """See `FusedKind`."""
+        return _parts(draft, SharedFFN(as_expert(draft.ffn)), None, None, Trained(None))
+
+    def adapted_parts(self, draft: Draft, base: DraftParts, trained: frozenset[str]) -> DraftParts:
+        """See `FusedKind`."""
+        assert isinstance(base, Eagle1Parts)
+        return _parts(draft, *adapted_ffn(draft, base.ffn, trained), base, Trained(trained))
+
+
+def _parts(
+    draft: Draft,
+    ffn: WholeFFN | SharedFFN,
+    private: PrivateFFN | None,
+    base: Eagle1Parts | None,
+    trained: Trained,
+) -> Eagle1Parts:
+    assert isinstance(draft, Eagle1Draft)
+    norm = draft.layer.post_attention_layernorm
+    fc, normed = trained.unless(base, "fc"), trained.unless(base, "post_attention_layernorm")
+    return Eagle1Parts(
+        config=draft.config,
+        dtype=norm.weight.dtype,
+        device=norm.weight.device,
+        embed=base.embed if base else table_of(draft),
+        fc=fc.fc if fc else fuse_linears([draft.fc]),
+        attention=AttentionParts.of(draft.layer.self_attn, base.attention if base else None, trained),
+        norm=normed.norm if normed else norm_of(norm, draft.config.rms_norm_eps),
+        ffn=ffn,
+        private=private,
+    )

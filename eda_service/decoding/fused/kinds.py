@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from eda_service.decoding.fused import eagle1_parts
-from eda_service.decoding.fused.eagle1 import FusedEagle1
+from eda_service.decoding.fused.eagle1 import Eagle1Kind
+from eda_service.decoding.fused.eagle3 import Eagle3Kind
 from eda_service.decoding.fused.form import DraftParts, FusedDraft, FusedKind
 from eda_service.drafts.draft import Draft
 
-
-class Eagle1Kind:
-    """See `FusedKind`."""
-
-    whole_parts = staticmethod(eagle1_parts.whole_parts)
-    shared_parts = staticmethod(eagle1_parts.shared_parts)
-    adapted_parts = staticmethod(eagle1_parts.adapted_parts)
-    fused = staticmethod(FusedEagle1)
-
-
-FUSED: dict[str, FusedKind] = {"eagle1": Eagle1Kind()}
+FUSED: dict[str, FusedKind] = {"eagle1": Eagle1Kind(), "eagle3": Eagle3Kind()}
 
 
 def whole_parts(draft: Draft) -> DraftParts:

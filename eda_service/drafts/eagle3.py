@@ -1,0 +1,125 @@
+"""EAGLE-3 (arXiv 2503.01840): fc over several of the target's layers -> one layer over [embedding; state] -> norm -> a
+head over a vocabulary of its own.
+
+    g_t    = fc([a_1; ..; a_n])                                     the state that the first step reads
+    n      = hidden_norm(s),  r = s  (n with norm_before_residual)
+    u      = r + attention([input_layernorm(emb(x_{t+1})); n])
+    y      = u + FFN(post_attention_layernorm(u))
+    logits = lm_head norm(y)
+
+The next step reads y (norm(y) with norm_output), so that the draft lives on its own states, which estimate nothing of
+the target's. Module names are those of the checkpoints that vLLM loads; where checkpoints differ, a field of
+`Eagle3Config` says how.
+
+Shapes: B rows, L positions, C width of the target's states side by side, D hidden, W draft vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eda_service.drafts.attention import DraftAttention, normed
+from eda_service.drafts.draft import Attend, Draft, Places
+from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
+from eda_service.drafts.expert import Expert
+from eda_service.drafts.head import DraftHead
+from eda_service.targets.fused import norm_of
+from eda_service.targets.head import LmHead
+
+
+class Eagle3Layer(nn.Module):
+    """The decoder layer over embedding and state."""
+
+    def __init__(self, config: Eagle3Config) -> None:
+        super().__init__()
+        width, epsilon = config.hidden_size, config.rms_norm_eps
+        self.norm_before_residual = config.norm_before_residual
+        self.input_layernorm = nn.RMSNorm(width, eps=epsilon)
+        self.hidden_norm = nn.RMSNorm(width, eps=epsilon) if config.has_hidden_norm else None
+        self.self_attn = DraftAttention(config, 2 * width, qk_norm=config.qk_norm)
+        self.post_attention_layernorm = nn.RMSNorm(width, eps=epsilon)
+        self.mlp: nn.Module = Expert(width, config.expert_width)
+
+    def forward(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """y (B, L, D)."""
+        normed_BLD = state_BLD if self.hidden_norm is None else normed(state_BLD, self.hidden_norm)
+        residual_BLD = normed_BLD if self.norm_before_residual else state_BLD
+        x_BLE = torch.cat([normed(embeds_BLD, self.input_layernorm), normed_BLD], dim=-1)
+        hidden_BLD = residual_BLD + self.self_attn(x_BLE, positions_BL, attend)
+        out: Tensor = hidden_BLD + self.mlp(normed(hidden_BLD, self.post_attention_layernorm))
+        return out
+
+
+class Eagle3Draft(Draft):
+    """See `Draft`.
+
+    Attributes:
+        shape: Its config.
+    """
+
+    places = Places(
+        ffn="layers.0.mlp",
+        fuse=("fc", "input_norm", "fc_norm"),
+        attention=("layers.0.self_attn",),
+        head=("norm", "lm_head"),
+    )
+    predicts_head_in = False
+
+    def __init__(self, config: DraftConfig) -> None:
+        assert isinstance(config, Eagle3Config)
+        super().__init__(config)
+        self.shape = config
+        width, epsilon, width_in = config.hidden_size, config.rms_norm_eps, config.feature_width
+        self.fc = nn.Linear(width_in, width, bias=config.fc_bias) if config.layers else None
+        self.input_norm = nn.RMSNorm(width_in, eps=epsilon) if config.norm_before_fc else None
+        self.fc_norm: nn.Module | None = None
+        if config.fc_norm == "each":
+            self.fc_norm = nn.ModuleList([nn.RMSNorm(config.target_width, eps=epsilon) for _ in config.layers])
+        elif config.fc_norm == "joint":
+            self.fc_norm = nn.RMSNorm(width_in, eps=epsilon)
+        self.add_embedding()
+        self.layers = nn.ModuleList([Eagle3Layer(config)])
+        self.norm = nn.RMSNorm(width, eps=epsilon)
+        self.lm_head = nn.Linear(width, config.draft_vocab_size, bias=False) if config.own_head else None
+
+    @property
+    def layer(self) -> Eagle3Layer:
+        """The one decoder layer."""
+        layer = self.layers[0]
+        assert isinstance(layer, Eagle3Layer)
+        return layer
+
+    def start(self, draft_in_BLC: Tensor) -> Tensor:
+        """g, or the target's last state itself for a draft without fc."""
+        if self.fc is None:
+            return draft_in_BLC
+        x_BLC = draft_in_BLC if self.input_norm is None else normed(draft_in_BLC, self.input_norm)
+        if isinstance(self.fc_norm, nn.RMSNorm):
+            x_BLC = normed(x_BLC, self.fc_norm)
+        elif isinstance(self.fc_norm, nn.ModuleList):
+            parts = zip(self.fc_norm, x_BLC.chunk(len(self.shape.layers), dim=-1), strict=True)
+            x_BLC = torch.cat([normed(part, norm) for norm, part in parts if isinstance(norm, nn.RMSNorm)], dim=-1)
+        state_BLD: Tensor = self.fc(x_BLC)
+        return state_BLD
+
+    def step(self, embeds_BLD: Tensor, state_BLD: Tensor, positions_BL: Tensor, attend: Attend) -> Tensor:
+        """See the equations above."""
+        out_BLD: Tensor = self.layer(embeds_BLD, state_BLD, positions_BL, attend)
+        return normed(out_BLD, self.norm) if self.shape.norm_output else out_BLD
+
+    def logits(self, state: Tensor, lm_head: LmHead) -> Tensor:
+        """See `Draft`."""
+        read = state if self.shape.norm_output else normed(state, self.norm)
+        if self.lm_head is None:
+            return lm_head.logits(read)
+        return F.linear(read, self.lm_head.weight) * self.shape.logit_scale
+
+    def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:
+        """See `Draft`."""
+        config, own = self.shape, None
+        if self.lm_head is not None:
+            own = LmHead(self.lm_head.weight.detach(), scale=config.logit_scale)
+        norm = None if config.norm_output else norm_of(self.norm, config.rms_norm_eps)
+        return DraftHead(lm_head, vocab_W, own=own, norm=norm)
