@@ -95,7 +95,9 @@ class Draft(nn.Module, ABC):
 
     def embedding(self, target: nn.Module) -> nn.Module:
         """What gives the embeddings that `step` reads: the draft's own table, else the target's."""
-        return self.get_submodule(self.places.embedding) if self.config.own_embedding else target
+        own = getattr(self, self.places.embedding, target)
+        assert isinstance(own, nn.Module)
+        return own
 
     @abstractmethod
     def start(self, draft_in_BLC: Tensor) -> Tensor:

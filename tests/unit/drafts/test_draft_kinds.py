@@ -8,6 +8,7 @@ import pytest
 
 from eda_service.decoding.fused.kinds import FUSED
 from eda_service.drafts.draft_config import CONFIGS, Eagle1Config, parse_draft_config
+from eda_service.drafts.freezing import is_within
 from eda_service.drafts.kinds import DRAFTS, make_draft
 
 BEFORE = {
@@ -34,13 +35,46 @@ def test_every_kind_is_in_each_table() -> None:
     assert CONFIGS.keys() == DRAFTS.keys() == FUSED.keys()
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_the_places_of_a_kind_are_its_modules_and_its_sizes_are_theirs(kind: str) -> None:
-    draft = make_draft(parse_draft_config(json.dumps(BEFORE | {"kind": kind})))
+EAGLE3 = {"kind": "eagle3", "layers": [0, 1, 2], "draft_vocab_size": 90}
+WIDER = {"hidden_size": 24, "target_hidden_size": 32, "own_embedding": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"fc_bias": True, "qkv_bias": True, "o_bias": True},
+        EAGLE3,
+        EAGLE3 | WIDER | {"fc_norm": "each", "qk_norm": True, "qkv_bias": True},
+        EAGLE3 | {"fc_norm": "joint", "norm_before_fc": True, "fc_bias": True, "o_bias": True, "own_head": False},
+        EAGLE3 | {"layers": [], "has_hidden_norm": False},
+    ],
+    ids=["eagle1", "eagle1 biases", "eagle3", "eagle3 wider", "eagle3 joint", "eagle3 last state"],
+)
+def test_the_places_of_a_kind_are_its_modules_and_its_sizes_are_theirs(changes: dict[str, object]) -> None:
+    draft = make_draft(parse_draft_config(json.dumps(BEFORE | changes)))
     places, sizes = draft.places, draft.config.sizes
-    counts = [
-        sum(p.numel() for p in draft.get_submodule(name).parameters()) for name in (places.fuse, places.attention)
-    ]
+    parameters = {name: p.numel() for name, p in draft.named_parameters() if not is_within(name, [places.embedding])}
+    counts = [sum(n for name, n in parameters.items() if is_within(name, at)) for at in (places.fuse, places.attention)]
     assert counts == [sizes.fuse, sizes.attention]
-    assert sum(p.numel() for p in draft.parameters()) == sizes.fuse + sizes.attention + sizes.others
+    assert sum(parameters.values()) == sizes.fuse + sizes.attention + sizes.others
     assert draft.ffn is draft.get_submodule(places.ffn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"layers": [2, 1]}, r"layers \[2, 1\] are not ascending"),
+        ({"layers": [1, 1]}, "not ascending"),
+        ({"layers": [], "norm_before_fc": True}, "norms and bias of fc need layers"),
+        ({"hidden_size": 24, "target_hidden_size": 32}, "the target's embedding of width 32"),
+        (WIDER | {"own_head": False}, "the target's head of width 32"),
+        (WIDER | {"layers": []}, "the target's state of width 32"),
+        ({"draft_vocab_size": 200}, "it scores 200 tokens, the target has 112"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "needs original_max_position_embeddings"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 4.0}}, "rope_type"),
+    ],
+)
+def test_a_shape_that_does_not_fit_together_is_refused(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_draft_config(json.dumps(BEFORE | EAGLE3 | changes))
