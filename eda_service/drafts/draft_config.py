@@ -159,14 +159,13 @@ class Eagle3Config(DraftConfig):
             raise ValueError(f"layers {list(self.layers)} are not ascending, each once")
         if not self.layers and (self.fc_bias or self.norm_before_fc or self.fc_norm != "none"):
             raise ValueError("norms and bias of fc need layers that fc reads")
-        if not self.layers and self.target_width != self.hidden_size:
-            raise ValueError(f"without fc a state of width {self.target_width} is no state of width {self.hidden_size}")
-        if not self.own_embedding and self.target_width != self.hidden_size:
-            raise ValueError(
-                f"the target's embedding of width {self.target_width} does not fit width {self.hidden_size}"
-            )
-        if not self.own_head and self.target_width != self.hidden_size:
-            raise ValueError(f"the target's head of width {self.target_width} does not fit width {self.hidden_size}")
+        of_target = {"state": not self.layers, "embedding": not self.own_embedding, "head": not self.own_head}
+        for name, is_targets in of_target.items():
+            if is_targets and self.target_width != self.hidden_size:
+                raise ValueError(
+                    f"a draft of width {self.hidden_size} has no use for the target's {name} of width "
+                    f"{self.target_width}; it needs one of its own"
+                )
         if self.draft_vocab_size > self.vocab_size:
             raise ValueError(f"it scores {self.draft_vocab_size} tokens, the target has {self.vocab_size}")
         return self
