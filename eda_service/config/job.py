@@ -323,6 +323,31 @@ class EvalConfig(Config):
         return self.num_draft_tokens if self.tree is None else self.tree.depth
 
 
+class DraftKind(StrEnum):
+    """Which class of draft pretraining makes."""
+
+    EAGLE1 = "eagle1"
+    EAGLE3 = "eagle3"
+
+
+class DraftSpec(Config):
+    """The draft that pretraining makes; an adaptation trains beside its base draft, whatever that is."""
+
+    kind: DraftKind = Field(DraftKind.EAGLE1, description="class of the draft")
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="kind eagle3: the target's states that it reads, i after i layers; None: 2, N//2 and N-3 of N",
+    )
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> DraftSpec:
+        if self.layers is not None and self.kind is not DraftKind.EAGLE3:
+            raise ValueError(f"draft.layers are for kind eagle3, and draft.kind is {self.kind}; leave them out")
+        return self
+
+
 class AdaptConfig(Config):
     """One adaptation job: the immutable input of every stage."""
 
@@ -333,6 +358,7 @@ class AdaptConfig(Config):
     eval_dataset: DatasetSpec | None = Field(None, description="held-out prompts; None: split off the domain prompts")
     selfgen: SelfGenConfig = SelfGenConfig()
     selection: SelectionConfig = SelectionConfig()
+    draft: DraftSpec = Field(DraftSpec(), description="of pretraining; adaptations do not read it")
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
     deploy: DeployConfig = DeployConfig()

@@ -123,6 +123,9 @@ class Draft(nn.Module, ABC):
         """
         return lm_head.logits(state)
 
+    def begin_as(self, lm_head: LmHead) -> None:
+        """Let a head of the draft's own begin as these rows of the target's; nothing for a draft without one."""
+
     def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:
         """The same scores for decoding.
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
+from eda_service.config.job import DraftKind, DraftSpec
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.checks.config_check import EPSILONS
 from eda_service.targets.shape import head_dim_of
@@ -18,18 +19,24 @@ _DEFAULT_EPSILON = 1e-5  # of families whose norm has no setting (OLMo)
 _DEFAULT_THETA = 1e4  # RoFormer's, and of families that do not rotate
 
 
-def draft_shape(config: Any) -> DraftConfig:
+def draft_shape(
+    config: Any,
+    spec: DraftSpec | None = None,
+    draft_vocab_size: int | None = None,
+) -> DraftConfig:
     """The shape of a draft for a target.
 
     Args:
         config: The target's, as transformers read it.
+        spec: Which draft; None: EAGLE-1.
+        draft_vocab_size: Tokens that a head of its own scores; None: all.
 
     Raises:
         TargetIncompatibleError: It does not name a size that a draft needs.
     """
     try:
         heads = int(config.num_attention_heads)
-        return Eagle1Config(
+        base = Eagle1Config(
             hidden_size=config.hidden_size,
             num_heads=heads,
             num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
@@ -38,6 +45,13 @@ def draft_shape(config: Any) -> DraftConfig:
             vocab_size=config.vocab_size,
             rope_theta=_theta(config),
             rms_norm_eps=_epsilon(config),
+        )
+        if spec is None or spec.kind is DraftKind.EAGLE1:
+            return base
+        return Eagle3Config(
+            **base.model_dump(),
+            layers=_layers(spec, config.num_hidden_layers),
+            draft_vocab_size=min(draft_vocab_size or base.vocab_size, base.vocab_size),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -49,6 +63,16 @@ def draft_shape(config: Any) -> DraftConfig:
         "its config.json, or pretrain for a target of a family that docs/reference/families.md lists",
         param="target.model",
     )
+
+
+def _layers(spec: DraftSpec, num_layers: int) -> tuple[int, ...]:
+    """Those asked for, or the ones that every published EAGLE-3 draft reads by default."""
+    layers = spec.layers if spec.layers is not None else tuple(sorted({2, num_layers // 2, num_layers - 3}))
+    if layers[0] < 0 or layers[-1] > num_layers or (spec.layers is None and len(layers) < 3):
+        raise ValueError(
+            f"draft.layers {list(layers)} do not suit {num_layers} layers; name some from 0 to {num_layers}"
+        )
+    return layers
 
 
 def _even(head_dim: int) -> int:

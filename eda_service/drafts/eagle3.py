@@ -116,6 +116,11 @@ class Eagle3Draft(Draft):
             return lm_head.logits(read)
         return F.linear(read, self.lm_head.weight) * self.shape.logit_scale
 
+    def begin_as(self, lm_head: LmHead) -> None:
+        """See `Draft`."""
+        if self.lm_head is not None:
+            self.lm_head.weight.data.copy_(lm_head.rows_VD * lm_head.scale)
+
     def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:
         """See `Draft`."""
         config, own = self.shape, None

@@ -20,9 +20,10 @@ from eda_service.drafts.draft_shape import draft_shape
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ConflictError, InputError
 from eda_service.pipeline.generate import GENERATE, run_generate
+from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import SELECT
 from eda_service.pipeline.stage import StageRunner, run_stage
-from eda_service.pipeline.train import TRAIN, run_train
+from eda_service.pipeline.train import TRAIN, ranked_vocabulary, run_train
 from eda_service.pipeline.validate import fingerprint_target
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.records import DraftCheckpoint, DraftManifest, SelfGenManifest, Stage
@@ -33,6 +34,7 @@ from eda_service.storage.provenance import library_versions
 from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
 from eda_service.storage.run import RunDir
 from eda_service.targets.checks.check import check_target, load_config
+from eda_service.targets.io import load_io
 from eda_service.targets.resolve import resolve_target
 
 
@@ -45,7 +47,7 @@ def draft_config_of(config: AdaptConfig) -> DraftConfig:
     """
     resolved = resolve_target(config.target)
     check_target(resolved)
-    return draft_shape(load_config(resolved.model_dir))
+    return draft_shape(load_config(resolved.model_dir), config.draft, config.train.draft_vocab_size)
 
 
 def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
@@ -76,19 +78,29 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
 def pretraining(shape: DraftConfig) -> tuple[StageRunner[Any], ...]:
     """The stages of pretraining: those of an adaptation, but the draft is a fresh one that no registry has yet."""
     generate = replace(GENERATE, run=lambda run, config: run_generate(run, config, shape))
-    fresh = replace(
-        TRAIN, run=lambda run, config: run_train(run, config, start_dir=_fresh_draft(run, config.seed, shape))
-    )
+    fresh = replace(TRAIN, run=lambda run, config: run_train(run, config, start_dir=_fresh_draft(run, config, shape)))
     return generate, SELECT, fresh
 
 
-def _fresh_draft(run: RunDir, seed: int, shape: DraftConfig) -> Path:
-    """A random draft of the right shape, as the directory training starts from; made where it is not there."""
+def _fresh_draft(run: RunDir, config: AdaptConfig, shape: DraftConfig) -> Path:
+    """A random draft of the right shape, as the directory training starts from; made where it is not there.
+
+    A head of its own begins as the target's rows of the tokens that the target says most.
+    """
     directory = run.stage_dir(Stage.TRAIN) / "start"
-    if not (directory / "draft.safetensors").exists():
-        directory.mkdir(exist_ok=True)
-        torch.manual_seed(seed)
-        save_base_draft(directory, make_draft(shape), None)
+    if (directory / "draft.safetensors").exists():
+        return directory
+    directory.mkdir(exist_ok=True)
+    torch.manual_seed(config.seed)
+    draft, vocab_W = make_draft(shape), None
+    if draft.places.head:
+        generated = run.require(SelfGenManifest).files
+        vocab_W = ranked_vocabulary(run, config, generated, shape.vocab_size)
+        run.store.fetch(Stage.GENERATE, [entry for entry in generated if entry.path == IO_FILE])
+        io_path = run.stage_dir(Stage.GENERATE) / IO_FILE
+        _, lm_head = load_io(io_path, dtype=torch.float32, device=torch.device("cpu"))
+        draft.begin_as(lm_head.take(vocab_W))
+    save_base_draft(directory, draft, vocab_W)
     return directory
 
 
@@ -97,7 +109,7 @@ def _register(run: RunDir, config: AdaptConfig, shape: DraftConfig, draft: tuple
     generated, trained = run.require(SelfGenManifest), run.require(DraftCheckpoint)
     fingerprint = fingerprint_target(config)
     run.store.fetch(Stage.TRAIN, trained.files)
-    loaded = load_pack(_fresh_draft(run, config.seed, shape), run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
+    loaded = load_pack(_fresh_draft(run, config, shape), run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
     name, version = draft
     staging = stage_draft(name, version)
     save_base_draft(staging, loaded.draft, loaded.vocab_W)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ray import train as ray_train
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
+from torch import Tensor
 
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.checkpoint import read_draft_config
@@ -102,9 +103,8 @@ def inputs_of(
         start_dir: Draft to start from.
     """
     generate_dir, data_dir, out_dir = (run.stage_dir(each) for each in (Stage.GENERATE, Stage.SELECT, Stage.TRAIN))
-    run.store.fetch(Stage.GENERATE, tokens_of(generated))
     run.store.fetch(Stage.SELECT, tokens_of(selected))
-    vocabulary = _vocabulary(run, config, [shard_of(entry) for entry in tokens_of(generated)], start_dir, out_dir)
+    vocabulary = _vocabulary(run, config, generated, start_dir, out_dir)
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
@@ -129,24 +129,34 @@ def _own_start(run: RunDir, start_dir: Path) -> list[Path]:
     return sorted(start_dir.iterdir()) if start_dir.is_relative_to(run.root) else []
 
 
-def _vocabulary(run: RunDir, config: AdaptConfig, names: Sequence[str], start_dir: Path, out_dir: Path) -> Path | None:
-    """Rank the draft vocabulary over these shards of the self-generated set (tokens stay after selection)."""
+def _vocabulary(
+    run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path, out_dir: Path
+) -> Path | None:
+    """The ranked draft vocabulary as a file."""
     from safetensors.torch import save_file
 
-    from eda_service.storage.shards import read_shard
-
-    directory = run.stage_dir(Stage.GENERATE)
-    answers = (
-        sample.token_ids[sample.num_prompt_tokens :]
-        for name in sorted(names)
-        for sample in read_shard(directory, name, features=False)
-    )
-    vocab_W = rank_vocabulary(answers, config.train.draft_vocab_size, read_draft_config(start_dir).vocab_size)
+    vocab_W = ranked_vocabulary(run, config, generated, read_draft_config(start_dir).vocab_size)
     if vocab_W is None:
         return None
     path = out_dir / "vocabulary.safetensors"
     save_file({"draft_vocab": vocab_W}, path)
     return path
+
+
+def ranked_vocabulary(
+    run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], vocab_size: int
+) -> Tensor | None:
+    """The draft vocabulary ranked over the self-generated set (tokens stay after selection); None for all tokens."""
+    from eda_service.storage.shards import read_shard
+
+    entries, directory = tokens_of(generated), run.stage_dir(Stage.GENERATE)
+    run.store.fetch(Stage.GENERATE, entries)
+    answers = (
+        sample.token_ids[sample.num_prompt_tokens :]
+        for name in sorted(map(shard_of, entries))
+        for sample in read_shard(directory, name, features=False)
+    )
+    return rank_vocabulary(answers, config.train.draft_vocab_size, vocab_size)
 
 
 def fit(inputs: TrainInputs) -> Trained:
