@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, model_validator
 
 from eda_service.config.base import Config
-from eda_service.config.job import Mix, TrainConfig
+from eda_service.config.job import Method, Mix, TrainConfig
 
 
 def _is_none(value: object) -> bool:
@@ -108,11 +108,22 @@ class DraftConfig(Config, ABC):
         return self.target_width * max(1, len(self.captures))
 
     @property
-    def stored_width(self) -> int:
+    def own_vocab_size(self) -> int | None:
+        """Tokens that a head of its own scores; None without one."""
+        return None
+
+    def is_started(self, train: TrainConfig) -> bool:
+        """Whether shards hold what the draft makes of the captured states, which is narrower, instead of them: training
+        leaves that part as it is.
+        """
+        return bool(self.captures) and train.method is Method.EDA and not train.train_fc
+
+    def stored_width(self, train: TrainConfig) -> int:
         """Numbers that a shard holds of one token: what the draft reads, and what the target's head reads where that is
         another state.
         """
-        return self.feature_width + (self.target_width if self.captures else 0)
+        features = self.hidden_size if self.is_started(train) else self.feature_width
+        return features + (self.target_width if self.captures else 0)
 
     @property
     @abstractmethod
@@ -174,6 +185,11 @@ class Eagle3Config(DraftConfig):
     def captures(self) -> tuple[int, ...]:
         """See `DraftConfig`."""
         return self.layers
+
+    @property
+    def own_vocab_size(self) -> int | None:
+        """See `DraftConfig`."""
+        return self.draft_vocab_size if self.own_head else None
 
     @property
     def sizes(self) -> PartSizes:

@@ -56,7 +56,8 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
         DatasetInvalidError: More prompts failed than `selfgen.max_error_fraction` allows.
     """
     directory = run.stage_dir(Stage.GENERATE)
-    captures = (draft or draft_config(config.base_draft)).captures
+    shape = draft or draft_config(config.base_draft)
+    start_from = config.base_draft if draft is None and shape.is_started(config.train) else None
     scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     task = _prepare.options(num_gpus=num_gpus(config.train))
@@ -65,7 +66,7 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
     names = [shard["shard"] for shard in shards]
-    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], captures)
+    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], shape.captures, start_from)
     return fields_of(config, directory, names, prepared)
 
 
@@ -167,6 +168,7 @@ def _write_shards(
     shards: list[dict[str, str]],
     reference: Sequence[FileEntry],
     captures: Sequence[int],
+    start_from: str | None,
 ) -> None:
     """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
     results = ShardResults(run)
@@ -184,7 +186,7 @@ def _write_shards(
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        fn_constructor_args=(config, directory, path, tuple(reference), captures),
+        fn_constructor_args=(config, directory, path, tuple(reference), captures, start_from),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind
+from eda_service.decoding.build import load_drafts
 from eda_service.export.cache import whole_target
 from eda_service.export.vllm_environment import prepare_cpu, require_vllm
 from eda_service.records import FileEntry, SampleScore, Stage
@@ -25,6 +26,7 @@ from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.vllm_writer import IN_PROCESS, VllmWriter, Writer
 from eda_service.storage.files import file_entry
+from eda_service.storage.registry import find_draft
 from eda_service.storage.run import RunDir
 from eda_service.storage.shard_results import ShardResults
 from eda_service.storage.shards import Sample, write_shard
@@ -41,6 +43,7 @@ class ShardWriter:
         reference_path: What the selector was fitted to, or None to leave samples unscored (pretraining data).
         inputs: Files of the stage that this machine has to have.
         captures: Layers that the draft reads; none: what the target's head reads. Scores are of the latter always.
+        start_from: Base draft whose first step is kept instead of the layers, because training leaves it as it is.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class ShardWriter:
         reference_path: Path | None,
         inputs: Sequence[FileEntry] = (),
         captures: Sequence[int] = (),
+        start_from: str | None = None,
     ) -> None:
         from eda_service.raycluster.resources import limit_threads
         from eda_service.targets.device import choose_device
@@ -63,6 +67,9 @@ class ShardWriter:
         self.results = ShardResults(run)
         self.scorer = None if reference_path is None else make_selector(config.selection).load(reference_path)
         self.target = load_target(self.config.target, device=choose_device(self.config.device))
+        self.start = None
+        if start_from is not None:
+            self.start = load_drafts(find_draft(start_from), None, target=self.target).draft.start
         self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +92,7 @@ class ShardWriter:
             seed=self.config.seed,
             writer=self.writer,
             captures=self.captures,
+            start=self.start,
         )
         generation_seconds = time.monotonic() - started
         started = time.monotonic()

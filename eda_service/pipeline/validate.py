@@ -61,9 +61,10 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     prompts_sha256 = _check_prompts(run, config, config.dataset, config.seed)
     if config.eval_dataset is not None:
         _check_prompts(run, config, config.eval_dataset, config.seed + 1)
-    need = disk_need_bytes(config, read_draft_config(base_dir))
+    draft_shape = read_draft_config(base_dir)
+    need = disk_need_bytes(config, draft_shape)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
-    plan, _ = expected_plan(config, looked.shape, run.home)
+    plan, _ = expected_plan(config, looked.shape, draft_shape, run.home)
     seconds = plan.seconds
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"

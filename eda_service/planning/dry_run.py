@@ -5,7 +5,7 @@ nothing is stored. Imports neither Ray nor torch, for the API's sake.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, Method
@@ -104,7 +104,7 @@ def dry_run(
     """
     draft = draft_config(config.base_draft, home)
     shape = shape_of_target(config.target) if shape is None else shape
-    plan, calibration = expected_plan(config, shape, home, gpu=gpu)
+    plan, calibration = expected_plan(config, shape, draft, home, gpu=gpu)
     need = disk_need_bytes(config, draft)
     free = current_place().free_bytes(home)
     misfits = _misfits(shape, draft)
@@ -124,13 +124,14 @@ def dry_run(
 
 
 def expected_plan(
-    config: AdaptConfig, shape: ModelShape, home: Path, *, gpu: str | None = None
+    config: AdaptConfig, shape: ModelShape, draft: DraftConfig, home: Path, *, gpu: str | None = None
 ) -> tuple[Plan, Calibration | None]:
     """The plan of a job that has not run, as fast as the last one of its home was, and what that left.
 
     Args:
         config: The job.
         shape: Of its target.
+        draft: Of its base draft.
         home: Where it runs.
         gpu: What it computes on, if it uses GPUs.
 
@@ -139,7 +140,7 @@ def expected_plan(
     """
     device = device_of(config, gpu)
     calibration = kept_calibration(home, device)
-    return make_plan(config, shape, device, expected_lengths(config), calibration), calibration
+    return make_plan(config, shape, device, expected_lengths(config), calibration, draft), calibration
 
 
 def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
@@ -191,12 +192,21 @@ def draft_config(reference: str, home: Path | None = None) -> DraftConfig:
 
 
 def _misfits(shape: ModelShape, draft: DraftConfig) -> list[str]:
-    sizes = asdict(shape)
-    return [
-        f"the target's {name} is {sizes[name]}, the base draft's is {getattr(draft, name)}; name another base draft"
-        for name in ("hidden_size", "vocab_size")
-        if sizes[name] != getattr(draft, name)
+    wanted = {
+        "hidden_size": (shape.hidden_size, draft.target_width),
+        "vocab_size": (shape.vocab_size, draft.vocab_size),
+    }
+    found = [
+        f"the target's {name} is {has}, the base draft's is {wants}; name another base draft"
+        for name, (has, wants) in wanted.items()
+        if has != wants
     ]
+    if draft.captures and draft.captures[-1] > shape.num_layers:
+        found.append(
+            f"the target has {shape.num_layers} layers, the base draft reads the state after {draft.captures[-1]}; "
+            "name another base draft"
+        )
+    return found
 
 
 def _warnings(config: AdaptConfig, need: int, free: int | None) -> list[str]:

@@ -22,8 +22,8 @@ def disk_need_bytes(config: AdaptConfig, draft: DraftConfig) -> int:
     """
     samples = config.dataset.num_prompts * config.selfgen.answers_per_prompt
     tokens = samples * (config.selfgen.max_prompt_tokens + config.selfgen.max_new_tokens)
-    features = tokens * draft.stored_width * FEATURE_BYTES
-    io = 2 * draft.vocab_size * draft.hidden_size * WEIGHT_BYTES
+    features = tokens * draft.stored_width(config.train) * FEATURE_BYTES
+    io = 2 * draft.vocab_size * draft.target_width * WEIGHT_BYTES
     return int(features * (1 + make_selector(config.selection).share)) + io
 
 
@@ -55,8 +55,13 @@ def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
     return parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
 
 
+def scored_tokens(train: TrainConfig, draft: DraftConfig) -> int:
+    """Tokens that a draft scores: those of its own head, or as many as training ranks."""
+    return draft.own_vocab_size or train.draft_vocab_size or draft.vocab_size
+
+
 def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:
     """Forward and backward of one drafted position: the experts, and the head's rows of the draft vocabulary."""
-    rows = train.draft_vocab_size or draft.vocab_size
+    rows = scored_tokens(train, draft)
     experts = 6.0 * (2 + train.private_width_fraction) * 3 * draft.hidden_size * draft.expert_width
     return experts + 8.0 * rows * draft.hidden_size

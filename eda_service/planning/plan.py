@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from eda_service.config.job import AdaptConfig
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import (
     ACTIVATION_FACTOR,
@@ -110,6 +111,7 @@ def make_plan(
     device: Device,
     lengths: Lengths,
     calibration: Calibration | None = None,
+    draft: DraftConfig | None = None,
 ) -> Plan:
     """Plan a job.
 
@@ -119,8 +121,9 @@ def make_plan(
         device: What one worker has; a CPU worker has as many as it has threads.
         lengths: Of its data.
         calibration: What a real run took beside its plan; None: as the constants say.
+        draft: Shape of its base draft; None: an EAGLE-1 draft's for such a target.
     """
-    work, scale = workload(config, shape, lengths), calibration or Calibration()
+    work, scale = workload(config, shape, lengths, draft), calibration or Calibration()
     validate_s = VALIDATE_S if scale.validate_s is None else scale.validate_s
     stages = (
         StagePlan("validate", 0, validate_s, validate_s, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -207,7 +210,7 @@ def train_memory_bytes(config: AdaptConfig, shape: ModelShape, work: Workload) -
     """
     train = config.train
     split = {stage: train.num_workers if train.zero_stage >= stage else 1 for stage in (1, 2, 3)}
-    rows = train.draft_vocab_size or shape.vocab_size
+    rows = work.scored_tokens
     weights = WEIGHT_BYTES * (work.draft_parameters - work.trainable + work.trainable / split[3])
     ends = WEIGHT_BYTES * shape.hidden_size * (shape.vocab_size + rows)
     optimizer = OPTIMIZER_BYTES * work.trainable / split[1]

@@ -45,10 +45,10 @@ def shape_beside(draft: DraftConfig) -> ModelShape:
     Widths and vocabulary are the draft's, as they have to be; layers and weights are those of the published size whose
     hidden size is closest.
     """
-    like = min(SHAPES.values(), key=lambda shape: abs(shape.hidden_size - draft.hidden_size))
+    like = min(SHAPES.values(), key=lambda shape: abs(shape.hidden_size - draft.target_width))
     return replace(
         like,
-        hidden_size=draft.hidden_size,
+        hidden_size=draft.target_width,
         expert_width=draft.expert_width,
         num_heads=draft.num_heads,
         num_kv_heads=draft.num_kv_heads,

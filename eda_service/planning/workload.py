@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 
 from eda_service.config.job import AdaptConfig, Answers
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.planning.estimate import (
     draft_parameters,
     num_samples,
     num_train_steps,
+    scored_tokens,
     split_samples,
     train_flops_per_token,
 )
@@ -82,6 +84,7 @@ class Workload:
         flops_per_token: Of training.
         trainable: Parameters.
         draft_parameters: All of them.
+        scored_tokens: Rows of the head that it scores with.
         evaluation: Decoding of one mode's acceptance.
         num_modes: Of those.
         timed: Decoding, one request at a time, of one mode and temperature with its repeats.
@@ -100,6 +103,7 @@ class Workload:
     flops_per_token: float
     trainable: int
     draft_parameters: int
+    scored_tokens: int
     evaluation: Decoding
     num_modes: int
     timed: Decoding
@@ -108,13 +112,14 @@ class Workload:
     kept_feature_bytes: float
 
 
-def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Workload:
+def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: DraftConfig | None = None) -> Workload:
     """Count a job's work.
 
     Args:
         config: The job.
         shape: Of its target.
         lengths: Of its data.
+        draft: Shape of its base draft; None: an EAGLE-1 draft's for such a target.
     """
     selfgen, selection, train, evaluation = config.selfgen, config.selection, config.train, config.evaluation
     samples = num_samples(config)
@@ -125,9 +130,9 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
     answered = Lengths(lengths.prompt, min(lengths.answer, evaluation.max_new_tokens))
     sample_tokens = min(train.max_tokens, lengths.prompt + lengths.answer)
     training, heldout = split_samples(config)
-    draft = draft_of(shape)
+    draft = draft_of(shape) if draft is None else draft
     total, trainable = draft_parameters(train, draft)
-    features = samples * (lengths.prompt + lengths.answer) * draft.stored_width * FEATURE_BYTES
+    features = samples * (lengths.prompt + lengths.answer) * draft.stored_width(train) * FEATURE_BYTES
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures
     return Workload(
@@ -143,6 +148,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths) -> Worklo
         flops_per_token=train_flops_per_token(train, draft),
         trainable=trainable,
         draft_parameters=total,
+        scored_tokens=scored_tokens(train, draft),
         evaluation=decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens),
         num_modes=1 + 2 * len(evaluation.temperatures),
         timed=decoding(timed, 1, answered, answered.answer),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from eda_service.config.job import Answers, SelfGenConfig
 from eda_service.decoding.admission import check_request
@@ -62,6 +63,7 @@ def generate(
     seed: int,
     writer: Writer | None = None,
     captures: Sequence[int] = (),
+    start: Callable[[Tensor], Tensor] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Generated:
     """Write an answer to every prompt, or run the target over answers that are given.
@@ -73,6 +75,7 @@ def generate(
         seed: The job's seed.
         writer: Writes the answers, where that is not the project's engine.
         captures: Layers that the draft reads; none: what the target's head reads.
+        start: What is kept of what the draft reads, where that is not the states themselves (`Draft.start`).
         on_progress: Called with the number of new tokens after each round.
 
     Returns:
@@ -113,7 +116,7 @@ def generate(
             on_progress(sum(len(output.new_token_ids) for output in outputs))
     for sample_id, ids in prompt_ids.items():
         answer = given.get(sample_id, answers[sample_id])
-        _collect(result, sample_id, ids, answer, finished[sample_id], storage_dtype(target.dtype))
+        _collect(result, sample_id, ids, answer, finished[sample_id], storage_dtype(target.dtype), start)
     return result
 
 
@@ -185,7 +188,13 @@ def _params(own: SamplingParams, config: SelfGenConfig, seed: int, sample_id: st
 
 
 def _collect(
-    result: Generated, sample_id: str, prompt: list[int], answer: list[int], last: StepOutput, dtype: torch.dtype
+    result: Generated,
+    sample_id: str,
+    prompt: list[int],
+    answer: list[int],
+    last: StepOutput,
+    dtype: torch.dtype,
+    start: Callable[[Tensor], Tensor] | None,
 ) -> None:
     """Turn one finished request into a sample, or into a skipped row with the reason."""
     if last.error is not None or last.states is None:
@@ -193,6 +202,9 @@ def _collect(
     elif len(answer) < 2:
         result.skipped.append(SkippedRow(sample_id=sample_id, reason="empty answer: its answer mask is all zero"))
     else:
-        states = last.states[: len(prompt) + len(answer) - 1].each(lambda known: known.to(dtype))
-        own_head_in = None if states.is_one else states.head_in
-        result.samples.append(Sample(sample_id, prompt + answer, len(prompt), states.draft_in, own_head_in))
+        states = last.states[: len(prompt) + len(answer) - 1]
+        own_head_in = None if states.is_one else states.head_in.to(dtype)
+        features = (states.draft_in if start is None else start(states.draft_in)).to(dtype)
+        result.samples.append(
+            Sample(sample_id, prompt + answer, len(prompt), features, own_head_in, is_started=start is not None)
+        )

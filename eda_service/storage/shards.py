@@ -2,7 +2,8 @@
 
     shard-00000.tokens.safetensors    token_ids (T,) int32, offsets (N+1,) int64, prompt_lengths (N,) int32
     shard-00000.features.safetensors  features (T-N, C): of every token but each sample's last, which is not
-                                      forwarded; head_in (T-N, D), where the draft reads other states than the head
+                                      forwarded; head_in (T-N, D), where the draft reads other states than the head;
+                                      in the metadata whether features are what the draft made of the states
     shard-00000.json                  written last: sample ids, hashes, counts, scores
 
 A shard counts once its JSON is there; features can be deleted apart from tokens.
@@ -27,6 +28,8 @@ from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
 from eda_service.storage.files import temporary_name
 from eda_service.storage.tensor_header import TensorPlace, read_header
 
+_STARTED = "started"
+
 
 @dataclass
 class Sample:
@@ -37,6 +40,7 @@ class Sample:
         num_prompt_tokens: Where the answer begins: the answer mask is position >= this.
         features: (L-1, C), what the draft reads, for all but the last token; None when not loaded.
         own_head_in: (L-1, D), what the target's head reads, where that is something else.
+        is_started: The features are what the draft's `start` made of the target's states, which were let go.
     """
 
     sample_id: str
@@ -44,6 +48,7 @@ class Sample:
     num_prompt_tokens: int
     features: Tensor | None
     own_head_in: Tensor | None = None
+    is_started: bool = False
 
     @property
     def num_answer_tokens(self) -> int:
@@ -87,7 +92,8 @@ def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[P
         states["head_in"] = torch.cat(own_head_in)
     ids = {f"id{i}": sample.sample_id for i, sample in enumerate(samples)}
     _save(tokens_path(directory, name), tokens, ids)
-    _save(features_path(directory, name), states, {})
+    started = {_STARTED: "true"} if samples and samples[0].is_started else {}
+    _save(features_path(directory, name), states, started)
     return [tokens_path(directory, name), features_path(directory, name)]
 
 
@@ -139,7 +145,8 @@ def read_shard(
         raise ArtifactCorruptError(f"shard {name} in {directory} cannot be read: {error}; redo its stage") from error
     matrix = None if feature_stream is None else feature_stream.get_slice("features")
     head_in = feature_stream.get_slice("head_in") if "head_in" in places else None
+    is_started = feature_stream is not None and _STARTED in (feature_stream.metadata() or {})
     for row in range(len(prompt_lengths)) if rows is None else rows:
         start, end = offsets[row], offsets[row + 1]
         values, own = (None if each is None else each[start - row : end - row - 1] for each in (matrix, head_in))
-        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values, own)
+        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values, own, is_started)

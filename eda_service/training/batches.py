@@ -29,6 +29,7 @@ class Batch:
         loss_mask_BL: True where the *token* at that position is to be learned: answer tokens.
         has_feature_BL: True where the states are known.
         own_head_in_BLD: What the target's head reads, where that is something else.
+        is_started: The features are what the draft's `start` made of the target's states.
     """
 
     token_ids_BL: Tensor
@@ -36,6 +37,7 @@ class Batch:
     loss_mask_BL: Tensor
     has_feature_BL: Tensor
     own_head_in_BLD: Tensor | None = None
+    is_started: bool = False
 
     @property
     def head_in(self) -> Tensor:
@@ -44,8 +46,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch elsewhere."""
-        moved = {name: each.to(device) for name, each in vars(self).items() if each is not None}
-        return Batch(**moved)
+        own_head_in_BLD = None if self.own_head_in_BLD is None else self.own_head_in_BLD.to(device)
+        return Batch(
+            self.token_ids_BL.to(device),
+            self.features_BLD.to(device),
+            self.loss_mask_BL.to(device),
+            self.has_feature_BL.to(device),
+            own_head_in_BLD,
+            self.is_started,
+        )
 
 
 def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -> Batch:
@@ -63,7 +72,8 @@ def collate(samples: Sequence[Sample], *, max_tokens: int, dtype: torch.dtype) -
     states = [[sample.features for sample in samples], [sample.own_head_in for sample in samples]]
     features_BLD, own_head_in_BLD = (_padded(each, width, dtype) for each in states)
     assert features_BLD is not None
-    return Batch(token_ids_BL, features_BLD, loss_mask_BL, has_feature_BL, own_head_in_BLD)
+    is_started = samples[0].is_started
+    return Batch(token_ids_BL, features_BLD, loss_mask_BL, has_feature_BL, own_head_in_BLD, is_started)
 
 
 def _padded(states: Sequence[Tensor | None], width: int, dtype: torch.dtype) -> Tensor | None:

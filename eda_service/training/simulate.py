@@ -32,7 +32,9 @@ def simulated_acceptance_length(
         starts_BS = step_mask(batch, 0)
         accepted_BS = torch.zeros_like(starts_BS, dtype=torch.long)
         alive_BS = starts_BS
-        for step, state_BSD in enumerate(unroll(draft, embed, batch.token_ids_BL, batch.features_BLD, depth)):
+        ids_BL, is_started = batch.token_ids_BL, batch.is_started
+        steps = unroll(draft, embed, ids_BL, batch.features_BLD, depth, is_started=is_started)
+        for step, state_BSD in enumerate(steps):
             mask_BS = step_mask(batch, step)
             wanted_BSD = batch.head_in[:, step + 1 : -1]
             hits_BS = torch.zeros_like(mask_BS)

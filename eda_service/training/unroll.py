@@ -21,7 +21,13 @@ from eda_service.drafts.draft import Draft
 
 
 def unroll(
-    draft: Draft, embed: nn.Module, token_ids_BL: Tensor, draft_in_BLC: Tensor, num_steps: int
+    draft: Draft,
+    embed: nn.Module,
+    token_ids_BL: Tensor,
+    draft_in_BLC: Tensor,
+    num_steps: int,
+    *,
+    is_started: bool = False,
 ) -> Iterator[Tensor]:
     """States the draft gives at each step.
 
@@ -31,13 +37,15 @@ def unroll(
         token_ids_BL: Samples.
         draft_in_BLC: The target's states that the draft reads.
         num_steps: Steps to unroll.
+        is_started: Those states are what the draft's `start` made of them already.
 
     Yields:
         For step j: (B, S-j, D) with S = L-2; row s is at position s+j+1 and says, through the head, the token at s+j+2.
     """
     num_rows = token_ids_BL.shape[1] - 2
     embeds_BLD = draft.embedding(embed)(token_ids_BL).to(draft_in_BLC.dtype)
-    state_BSD, attend = draft.start(draft_in_BLC[:, :num_rows]), ChainAttention()
+    state_BSC, attend = draft_in_BLC[:, :num_rows], ChainAttention()
+    state_BSD = state_BSC if is_started else draft.start(state_BSC)
     for step in range(num_steps):
         rows = num_rows - step
         if rows <= 0:

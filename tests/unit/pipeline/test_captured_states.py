@@ -18,8 +18,18 @@ from draft_files import put_draft
 from tiny_draft_kind import TinyConfig, tiny_kind
 from transformers import AutoModelForCausalLM
 
-from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
+from eda_service.config.job import (
+    AdaptConfig,
+    DatasetSpec,
+    EvalConfig,
+    SelectionConfig,
+    SelfGenConfig,
+    TargetSpec,
+    TrainConfig,
+)
+from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.kinds import make_draft
 from eda_service.pipeline import generate
 from eda_service.planning.dry_run import draft_config
 from eda_service.records import SelfGenFields, Stage
@@ -27,6 +37,10 @@ from eda_service.storage.run import RunDir
 from eda_service.storage.shards import Sample, features_path, read_shard
 from eda_service.storage.tensor_header import read_header
 from eda_service.targets.shape import FEATURE_BYTES
+from eda_service.training.batches import collate
+from eda_service.training.unroll import unroll
+
+WITH_FC, FROZEN = TrainConfig(train_fc=True), TrainConfig()
 
 
 class OneProcess:
@@ -57,16 +71,19 @@ def stage(home: Path, target_dir: Callable[[str], Path], monkeypatch: pytest.Mon
     prompts = home / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"the user {n}"}) + "\n" for n in range(8)))
 
-    def run_stage(base_draft: str, draft: DraftConfig | None = None) -> tuple[SelfGenFields, list[Sample], Path]:
+    def run_stage(
+        base_draft: str, draft: DraftConfig | None = None, train: TrainConfig = WITH_FC
+    ) -> tuple[SelfGenFields, list[Sample], Path]:
         config = AdaptConfig(
             target=TargetSpec(model=str(target_dir("llama")), dtype="float32"),
             base_draft=base_draft,
+            train=train,
             dataset=DatasetSpec(source=str(prompts), num_prompts=8),
             evaluation=EvalConfig(num_prompts=2),
             selfgen=SelfGenConfig(max_new_tokens=8, batch_size=4, shard_size=6, threads_per_actor=1),
             selection=SelectionConfig(num_reference_prompts=8, reference_max_new_tokens=8, pca_dim=4),
         )
-        run = RunDir.of_job(f"job-{base_draft}-{draft is not None}")
+        run = RunDir.of_job(f"job-{base_draft}-{draft is not None}-{train.train_fc}")
         run.create(config, origin="ray")
         fields = generate.run_generate(run, config, draft)
         directory = run.stage_dir(Stage.GENERATE)
@@ -83,9 +100,13 @@ def test_shards_hold_what_the_kind_reads(
         wide = TinyConfig(**shape, draft_vocab_size=90)
         (put_draft(home, "wide") / "config.json").write_text(wide.model_dump_json())
         assert draft_config("wide@1") == wide
+        torch.manual_seed(0)
+        draft = make_draft(wide)
+        save_base_draft(home / "drafts" / "wide" / "1", draft, torch.arange(90))
         plain_fields, plain, _ = stage("small@1")
         fields, both, directory = stage("wide@1")
         _, fresh, _ = stage("small@1", wide)  # pretraining: the draft that reads them is in no registry
+        _, started, short = stage("wide@1", train=FROZEN)
 
     assert fields.scores == plain_fields.scores  # both kinds are measured by what the target's head reads
     model = AutoModelForCausalLM.from_pretrained(target_dir("llama"), dtype=torch.float32).eval()
@@ -104,4 +125,20 @@ def test_shards_hold_what_the_kind_reads(
     places = read_header(features_path(directory, "shard-00000"))
     num_tokens = sum(len(sample.token_ids) - 1 for sample in both)
     stored = sum(place.shape[0] * place.shape[1] * FEATURE_BYTES for place in places.values())
-    assert stored == num_tokens * wide.stored_width * FEATURE_BYTES == num_tokens * (64 + 32) * 2
+    assert stored == num_tokens * wide.stored_width(WITH_FC) * FEATURE_BYTES == num_tokens * (64 + 32) * 2
+
+    # Where nothing trains what reads the layers, its result is kept instead of them, and training goes on from there.
+    places = read_header(features_path(short, "shard-00000"))
+    stored = sum(place.shape[0] * place.shape[1] * FEATURE_BYTES for place in places.values())
+    assert stored == num_tokens * wide.stored_width(FROZEN) * FEATURE_BYTES == num_tokens * (32 + 32) * 2
+    draft.to(torch.bfloat16).to(torch.float32)
+    batches = [collate(samples, max_tokens=64, dtype=torch.float32) for samples in (both, started)]
+    assert [batch.is_started for batch in batches] == [False, True]
+    embed = torch.nn.Embedding(112, 32)
+    of_layers, of_start = (
+        list(unroll(draft, embed, each.token_ids_BL, each.features_BLD, 2, is_started=each.is_started))
+        for each in batches
+    )
+    for wanted, got in zip(of_layers, of_start, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
+    assert torch.equal(batches[0].head_in, batches[1].head_in)

@@ -43,7 +43,10 @@ def test_disk_is_hidden_states_twice_over_and_the_targets_ends() -> None:
     # a kind that reads three layers, each of 10, and leaves the head's state to the loss
     with tiny_kind():
         wide = TinyConfig(**draft.model_dump(), layers=(0, 1, 2), draft_vocab_size=50)
-    assert disk_need_bytes(job(), wide) == 600_000 + 4_000
+    with_fc = job(train=TrainConfig(epochs=1, max_tokens=64, train_fc=True))
+    assert disk_need_bytes(with_fc, wide) == 600_000 + 4_000
+    # where nothing trains what reads the layers, its result of 10 is kept instead of them
+    assert disk_need_bytes(job(), wide) == 300_000 + 4_000
 
 
 @pytest.mark.parametrize(("method", "trainable"), [("eda", 1960), ("retrain", 6820), ("full_ft", 6820)])

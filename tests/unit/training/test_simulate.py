@@ -45,7 +45,7 @@ def test_against_a_loop_over_rounds(
         wrong_BS = torch.rand(predicted_BSD.shape[:2], generator=torch.Generator().manual_seed(step)) < 0.3
         predicted_BSD[wrong_BS] *= -1.0
         steps.append(predicted_BSD)
-    monkeypatch.setattr(simulate, "unroll", lambda *_: iter(steps))
+    monkeypatch.setattr(simulate, "unroll", lambda *_, **__: iter(steps))
     got = simulated_acceptance_length(tiny_draft, [batch], tiny_target.embed, LmHead(head_VD), depth=depth)
     lengths, tokens, rounds = batch.has_feature_BL.sum(1) + 1, 0, 0
     for sample in range(len(lengths)):
@@ -71,7 +71,7 @@ def test_a_perfect_draft_is_accepted_everywhere(
 ) -> None:
     """With every feature predicted exactly, each round gives two tokens, but the last of an answer of odd length."""
 
-    def perfect(*arguments: object) -> Iterator[torch.Tensor]:
+    def perfect(*_: object, **__: object) -> Iterator[torch.Tensor]:
         yield batch.features_BLD[:, 1:-1]
 
     monkeypatch.setattr(simulate, "unroll", perfect)
