@@ -140,5 +140,5 @@ def test_shards_hold_what_the_kind_reads(
         for each in batches
     )
     for wanted, got in zip(of_layers, of_start, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
+        assert (got - wanted).norm() < 2e-3 * wanted.norm()  # both were rounded to float16, at other places
     assert torch.equal(batches[0].head_in, batches[1].head_in)
