@@ -203,6 +203,9 @@ class TrainFields(StageFields):
     training_seconds: float = Field(
         0.0, description="in the training loop, all starts together; `seconds` is the stage"
     )
+    draft_vocab_coverage: float = Field(
+        1.0, description="share of the target's answer tokens that the base draft's own vocabulary holds"
+    )
 
 
 class DraftCheckpoint(TrainFields, Record):

@@ -241,6 +241,13 @@ class TrainConfig(Config):
     draft_vocab_size: int | None = Field(
         None, ge=64, description="output rows the draft scores, by frequency in the self-generated set; None: all"
     )
+    extend_draft_vocab: int = Field(
+        0,
+        ge=0,
+        le=262_144,
+        description="rows added to a base draft's own head, for the tokens that the target writes most and the draft "
+        "cannot say; they begin as the target's rows, train, and are stored in the pack",
+    )
     num_workers: int = Field(2, ge=1, le=4096, description="Ray Train workers")
     threads_per_worker: int = Field(1, ge=1, le=256, description="CPU threads of one worker")
     backend: TrainBackend = Field(

@@ -59,6 +59,23 @@ def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> No
     save_file(_with_vocab(tensors, vocab_W), directory / "draft.safetensors")
 
 
+def read_draft_vocab(directory: Path) -> Tensor | None:
+    """Token ids (W,) that a base draft scores; None for all.
+
+    Raises:
+        ArtifactCorruptError: The file cannot be read.
+    """
+    path = directory / "draft.safetensors"
+    try:
+        if _VOCAB not in read_header(path):
+            return None
+        with safe_open(path, framework="pt") as stream:
+            vocab_W: Tensor = stream.get_tensor(_VOCAB)
+            return vocab_W
+    except (SafetensorError, OSError, UnsafeCheckpointError) as error:
+        raise ArtifactCorruptError(f"{path} cannot be read: {error}; fetch or publish it again") from error
+
+
 def read_draft_config(directory: Path) -> DraftConfig:
     """The shape of a base draft.
 

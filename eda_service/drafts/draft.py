@@ -40,6 +40,7 @@ class Places:
         attention: The layer's attention.
         head: Norm and head of its own; empty where it scores with the target's.
         embedding: Of its own, where it has one; no method trains it.
+        added_head: Rows that an adaptation adds to a head of its own; every method trains them.
     """
 
     ffn: str
@@ -47,6 +48,7 @@ class Places:
     attention: tuple[str, ...]
     head: tuple[str, ...] = ()
     embedding: str = "embed_tokens"
+    added_head: str = "lm_head_added"
 
 
 class Draft(nn.Module, ABC):
@@ -125,6 +127,12 @@ class Draft(nn.Module, ABC):
 
     def begin_as(self, lm_head: LmHead) -> None:
         """Let a head of the draft's own begin as these rows of the target's; nothing for a draft without one."""
+
+    def extend_head(self, count: int) -> None:
+        """Add rows of zeros to a head of the draft's own, for tokens behind those it scores; nothing without one."""
+
+    def begin_added(self, lm_head: LmHead) -> None:
+        """Let the added rows begin as these of the target's; nothing without added rows."""
 
     def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:
         """The same scores for decoding.

@@ -63,7 +63,7 @@ class Eagle3Draft(Draft):
         ffn="layers.0.mlp",
         fuse=("fc", "input_norm", "fc_norm"),
         attention=("layers.0.self_attn",),
-        head=("norm", "lm_head"),
+        head=("norm", "lm_head", "lm_head_added"),
     )
     predicts_head_in = False
 
@@ -83,6 +83,7 @@ class Eagle3Draft(Draft):
         self.layers = nn.ModuleList([Eagle3Layer(config)])
         self.norm = nn.RMSNorm(width, eps=epsilon)
         self.lm_head = nn.Linear(width, config.draft_vocab_size, bias=False) if config.own_head else None
+        self.lm_head_added: nn.Linear | None = None
 
     @property
     def layer(self) -> Eagle3Layer:
@@ -112,19 +113,39 @@ class Eagle3Draft(Draft):
     def logits(self, state: Tensor, lm_head: LmHead) -> Tensor:
         """See `Draft`."""
         read = state if self.shape.norm_output else normed(state, self.norm)
-        if self.lm_head is None:
-            return lm_head.logits(read)
-        return F.linear(read, self.lm_head.weight) * self.shape.logit_scale
+        rows_WD = self.head_rows()
+        return lm_head.logits(read) if rows_WD is None else F.linear(read, rows_WD) * self.shape.logit_scale
+
+    def head_rows(self) -> Tensor | None:
+        """Rows (W, D) of its own head, added ones last."""
+        if self.lm_head is None or self.lm_head_added is None:
+            return None if self.lm_head is None else self.lm_head.weight
+        return torch.cat([self.lm_head.weight, self.lm_head_added.weight])
 
     def begin_as(self, lm_head: LmHead) -> None:
         """See `Draft`."""
         if self.lm_head is not None:
-            self.lm_head.weight.data.copy_(lm_head.rows_VD * lm_head.scale)
+            self.lm_head.weight.data.copy_(self._rows_like(lm_head))
+
+    def extend_head(self, count: int) -> None:
+        """See `Draft`."""
+        if self.lm_head is not None:
+            weight = self.lm_head.weight
+            self.lm_head_added = nn.Linear(weight.shape[1], count, bias=False).to(weight.device, weight.dtype)
+            nn.init.zeros_(self.lm_head_added.weight)
+
+    def begin_added(self, lm_head: LmHead) -> None:
+        """See `Draft`."""
+        if self.lm_head_added is not None:
+            self.lm_head_added.weight.data.copy_(self._rows_like(lm_head))
+
+    def _rows_like(self, lm_head: LmHead) -> Tensor:
+        """Rows with which its own head gives the logits of the target's."""
+        return lm_head.rows_VD * (lm_head.scale / self.shape.logit_scale)
 
     def head(self, lm_head: LmHead, vocab_W: Tensor | None) -> DraftHead:
         """See `Draft`."""
-        config, own = self.shape, None
-        if self.lm_head is not None:
-            own = LmHead(self.lm_head.weight.detach(), scale=config.logit_scale)
+        config, rows_WD = self.shape, self.head_rows()
+        own = None if rows_WD is None else LmHead(rows_WD.detach(), scale=config.logit_scale)
         norm = None if config.norm_output else norm_of(self.norm, config.rms_norm_eps)
         return DraftHead(lm_head, vocab_W, own=own, norm=norm)

@@ -10,7 +10,7 @@
 | lora    | low-rank updates of every linear layer    |
 |         | but a head of the draft's own             |
 
-An embedding of the draft's own trains with none of them.
+An embedding of the draft's own trains with none of them, rows added to its head with each.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
         seed: Of fresh weights.
     """
     torch.manual_seed(seed)
+    if config.extend_draft_vocab:
+        draft.extend_head(config.extend_draft_vocab)
     draft.requires_grad_(False)
     if config.method is Method.EDA:
         draft.add_private(PrivateConfig.of(draft.config, config))
@@ -56,6 +58,9 @@ def prepare(draft: Draft, config: TrainConfig, *, seed: int) -> Draft:
             _reinitialise(draft)
         for name, parameter in draft.named_parameters():
             parameter.requires_grad_(not is_within(name, [draft.places.embedding]))
+    for name, parameter in draft.named_parameters():
+        if is_within(name, [draft.places.added_head]):
+            parameter.requires_grad_(True)
     return draft
 
 

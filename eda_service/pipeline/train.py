@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ray import train as ray_train
@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
 from eda_service.config.job import AdaptConfig
-from eda_service.drafts.checkpoint import read_draft_config
+from eda_service.drafts.checkpoint import read_draft_config, read_draft_vocab
 from eda_service.drafts.freezing import count_parameters
 from eda_service.errors import ArtifactCorruptError, NonFiniteLossError, WorkerLostError
 from eda_service.pipeline.bound_torch import BoundTorchConfig
@@ -30,7 +30,7 @@ from eda_service.storage.run import RunDir
 from eda_service.storage.state import Diverged, Trained, TrainOutcome
 from eda_service.training.best import fetch_best
 from eda_service.training.inputs import TrainInputs, build_draft
-from eda_service.training.vocabulary import rank_vocabulary
+from eda_service.training.vocabulary import LEAST_COVERAGE, coverage, extend_vocabulary, rank_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     """
     selected, generated = run.require(SelectionManifest), run.require(SelfGenManifest)
     start_dir = start_dir or find_draft(config.base_draft)
+    covered = measured_coverage(run, config, generated.files, start_dir)
     inputs = inputs_of(run, config, generated.files, selected.files, start_dir)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = fit(inputs)
@@ -78,6 +79,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         curve=tuple(Curve(run.store.shared(CURVE_FILE).parent).read()),
         num_worker_restarts=outcome.restarts,
         training_seconds=outcome.seconds,
+        draft_vocab_coverage=covered,
     )
 
 
@@ -132,10 +134,19 @@ def _own_start(run: RunDir, start_dir: Path) -> list[Path]:
 def _vocabulary(
     run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path, out_dir: Path
 ) -> Path | None:
-    """The ranked draft vocabulary as a file."""
+    """The draft vocabulary as a file, where it is another than the base draft's own."""
     from safetensors.torch import save_file
 
-    vocab_W = ranked_vocabulary(run, config, generated, read_draft_config(start_dir).vocab_size)
+    shape, train = read_draft_config(start_dir), config.train
+    own_W = read_draft_vocab(start_dir)
+    if shape.own_vocab_size is None:
+        vocab_W = ranked_vocabulary(run, config, generated, shape.vocab_size)
+    elif own_W is None or not train.extend_draft_vocab:
+        return None
+    else:
+        vocab_W = extend_vocabulary(
+            coverage(answers_of(run, generated), own_W), train.extend_draft_vocab, shape.vocab_size
+        )
     if vocab_W is None:
         return None
     path = out_dir / "vocabulary.safetensors"
@@ -143,20 +154,42 @@ def _vocabulary(
     return path
 
 
-def ranked_vocabulary(
-    run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], vocab_size: int
-) -> Tensor | None:
-    """The draft vocabulary ranked over the self-generated set (tokens stay after selection); None for all tokens."""
+def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path) -> float:
+    """Share of the target's answer tokens that the base draft's own vocabulary holds, told where it is small."""
+    own_W = read_draft_vocab(start_dir)
+    if own_W is None or read_draft_config(start_dir).own_vocab_size is None:
+        return 1.0
+    covered = coverage(answers_of(run, generated), own_W)
+    said = f"the draft's vocabulary of {len(own_W)} tokens covers {covered.share:.1%} of what the target writes"
+    if covered.share >= LEAST_COVERAGE:
+        run.event("draft_vocab_coverage", said, stage=Stage.TRAIN)
+    elif config.train.extend_draft_vocab:
+        said += f"; train.extend_draft_vocab adds {config.train.extend_draft_vocab} tokens"
+        run.event("draft_vocab_coverage", said, stage=Stage.TRAIN)
+    else:
+        said += (
+            f"; {len(covered.missing)} other tokens came, which train.extend_draft_vocab={len(covered.missing)} adds"
+        )
+        run.event("draft_vocab_coverage", said, stage=Stage.TRAIN, level="warning")
+    return covered.share
+
+
+def answers_of(run: RunDir, generated: Sequence[FileEntry]) -> Iterator[list[int]]:
+    """Token ids of the self-generated answers (tokens stay after selection)."""
     from eda_service.storage.shards import read_shard
 
     entries, directory = tokens_of(generated), run.stage_dir(Stage.GENERATE)
     run.store.fetch(Stage.GENERATE, entries)
-    answers = (
-        sample.token_ids[sample.num_prompt_tokens :]
-        for name in sorted(map(shard_of, entries))
-        for sample in read_shard(directory, name, features=False)
-    )
-    return rank_vocabulary(answers, config.train.draft_vocab_size, vocab_size)
+    for name in sorted(map(shard_of, entries)):
+        for sample in read_shard(directory, name, features=False):
+            yield sample.token_ids[sample.num_prompt_tokens :]
+
+
+def ranked_vocabulary(
+    run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], vocab_size: int
+) -> Tensor | None:
+    """The draft vocabulary ranked over the self-generated set; None for all tokens."""
+    return rank_vocabulary(answers_of(run, generated), config.train.draft_vocab_size, vocab_size)
 
 
 def fit(inputs: TrainInputs) -> Trained:

@@ -90,8 +90,14 @@ def build_draft(inputs: TrainInputs) -> tuple[Draft, Tensor | None]:
     """The draft in the form its method trains, and its vocabulary."""
     from safetensors.torch import load_file
 
-    loaded = load_base_draft(inputs.start_dir, dtype=torch.float32)
+    loaded, train = load_base_draft(inputs.start_dir, dtype=torch.float32), inputs.config.train
+    draft = prepare(loaded.draft, train, seed=inputs.config.seed)
     vocab_W = load_file(inputs.vocab_path)["draft_vocab"] if inputs.vocab_path else None
-    if loaded.draft.places.head:
+    if draft.places.head and vocab_W is None:
         vocab_W = loaded.vocab_W  # the rows of its own head
-    return prepare(loaded.draft, inputs.config.train, seed=inputs.config.seed), vocab_W
+    if train.extend_draft_vocab and vocab_W is not None:
+        from eda_service.targets.io import load_io
+
+        _, lm_head = load_io(inputs.io_path, dtype=torch.float32, device=torch.device("cpu"))
+        draft.begin_added(lm_head.take(vocab_W[-train.extend_draft_vocab :]))
+    return draft, vocab_W
