@@ -15,6 +15,7 @@ from api.schemas import EstimateBody
 from api.services.targets import Targets
 from eda_service.capacity import Capacity
 from eda_service.config.job import AdaptConfig
+from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.errors import (
     ArtifactCorruptError,
     BaseDraftMissingError,
@@ -85,6 +86,10 @@ class Feasibility:
         draft = _manifest(config.base_draft, self._home)
         found = self._targets.look(config)
         check_draft_sizes(draft, config.target.model, found.sizes)
+        shape = draft_config(config.base_draft, self._home)
+        check_extension(shape, config.train)
+        if found.shape is not None:
+            check_reads(shape, found.shape.num_layers)
         need = needed_at_once(config)
         machines = self._machines(config, need)
         short = (self._disk(config), None if self._grows else machines)

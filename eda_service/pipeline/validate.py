@@ -9,6 +9,7 @@ import ray
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.drafts.checkpoint import read_draft_config
+from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.export.vllm_environment import require_vllm
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.dry_run import expected_plan
@@ -62,6 +63,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     if config.eval_dataset is not None:
         _check_prompts(run, config, config.eval_dataset, config.seed + 1)
     draft_shape = read_draft_config(base_dir)
+    check_extension(draft_shape, config.train)
+    check_reads(draft_shape, looked.shape.num_layers)
     need = disk_need_bytes(config, draft_shape)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
     plan, _ = expected_plan(config, looked.shape, draft_shape, run.home)

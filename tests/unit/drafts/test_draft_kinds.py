@@ -6,10 +6,13 @@ import json
 
 import pytest
 
+from eda_service.config.job import TrainConfig
 from eda_service.decoding.fused.kinds import FUSED
 from eda_service.drafts.draft_config import CONFIGS, Eagle1Config, parse_draft_config
+from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.drafts.freezing import is_within
 from eda_service.drafts.kinds import DRAFTS, make_draft
+from eda_service.errors import InputError, TargetIncompatibleError
 
 BEFORE = {
     "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "expert_width": 48, "vocab_size": 112,
@@ -78,3 +81,26 @@ def test_the_places_of_a_kind_are_its_modules_and_its_sizes_are_theirs(changes: 
 def test_a_shape_that_does_not_fit_together_is_refused(changes: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         parse_draft_config(json.dumps(BEFORE | EAGLE3 | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, "set train.draft_vocab_size instead"),
+        (EAGLE3 | {"own_head": False}, "set train.draft_vocab_size instead"),
+        (EAGLE3 | WIDER, "of width 32, and the draft's have 24"),
+        (EAGLE3 | {"draft_vocab_size": 110}, "lacks only 2 of the target's 112"),
+    ],
+)
+def test_rows_that_a_head_cannot_take_are_refused(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(InputError, match=f"extend_draft_vocab is 3, and .*{problem}") as refused:
+        check_extension(parse_draft_config(json.dumps(BEFORE | changes)), TrainConfig(extend_draft_vocab=3))
+    assert refused.value.param == "train.extend_draft_vocab"
+
+
+def test_layers_that_a_target_does_not_have_are_refused() -> None:
+    draft = parse_draft_config(json.dumps(BEFORE | EAGLE3))
+    check_reads(draft, 2)
+    check_extension(draft, TrainConfig(extend_draft_vocab=22))
+    with pytest.raises(TargetIncompatibleError, match="state after layer 2, and the target has 1"):
+        check_reads(draft, 1)
