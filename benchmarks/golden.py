@@ -1,9 +1,9 @@
 """Whether the same seed still gives the same pack, to the bit: `make proof NAME=golden`.
 
-A tiny random target (tests/tiny_models.py) goes through all stages on a private Ray, once with each method, with one
-training worker and one thread, so that nothing is summed in another order. The sha256 of every tensor of the packs and
-of the compact sets, and every acceptance length with all its digits, are compared with
-`benchmarks/results/golden.json`, which the version before the last move of code wrote.
+A tiny random target (tests/tiny_models.py) goes through all stages on a private Ray, once with each method over a draft
+of EAGLE-1 and of EAGLE-3, with one training worker and one thread, so that nothing is summed in another order. The
+sha256 of every tensor of the packs and of the compact sets, and every acceptance length with all its digits, are
+compared with `benchmarks/results/golden.json`, which the version before the last move of code wrote.
 
     python -m benchmarks.golden            # compare; exit code 1 where something differs
     python -m benchmarks.golden --write    # after a change that means to alter results
@@ -35,7 +35,17 @@ from eda_service.targets.loader import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "golden.json"
-METHODS = ("eda", "full_ft", "lora")
+METHODS: dict[str, dict[str, Any]] = {
+    "eda": {},
+    "full_ft": {},
+    "lora": {},
+    "eagle3": {},
+    "eagle3_fc": {"train_fc": True, "train_attention": True},
+    "eagle3_full_ft": {"method": "full_ft"},
+    "eagle3_lora": {"method": "lora"},
+    "eagle3_extended": {"extend_draft_vocab": 5},
+}
+"""Settings of `train`; by name, which is the method's for drafts of EAGLE-1."""
 CONFIG: dict[str, Any] = {
     "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
     "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16, "pca_dim": 8},
@@ -47,12 +57,15 @@ CONFIG: dict[str, Any] = {
 
 def make_inputs(directory: Path, home: Path) -> Path:
     """A target, its base draft `tiny@1` in the home, and prompts; the target's directory."""
-    from tests.tiny_models import fit_draft, register_draft, write_target
+    from tests.tiny_models import fit_draft, random_eagle3, register_draft, write_target
 
     torch.set_num_threads(1)
     target_dir = write_target(directory / "target", "llama")
     target = load_target(TargetSpec(model=str(target_dir), dtype="float32"))
     register_draft(home, fit_draft(target, steps=60), target)
+    vocab_W = torch.arange(3, 93)
+    eagle3 = fit_draft(target, steps=60, draft=random_eagle3(target), vocab_W=vocab_W)
+    register_draft(home, eagle3, target, name="tiny-eagle3", vocab_W=vocab_W)
     rows = (json.dumps({"prompt": f"the user and the other assistant number {n}"}) for n in range(38))
     (directory / "prompts.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return target_dir
@@ -72,10 +85,10 @@ def run_job(directory: Path, home: Path, target_dir: Path, method: str) -> dict[
     config = {
         **CONFIG,
         "target": {"model": str(target_dir), "dtype": "float32"},
-        "base_draft": "tiny@1",
+        "base_draft": "tiny-eagle3@1" if method.startswith("eagle3") else "tiny@1",
         "served_name": f"golden-{method.replace('_', '-')}",
         "dataset": {"source": str(directory / "prompts.jsonl"), "num_prompts": 38},
-        "train": {**CONFIG["train"], "method": method},
+        "train": {**CONFIG["train"], **({} if method.startswith("eagle3") else {"method": method}), **METHODS[method]},
     }
     path = directory / f"{method}.json"
     path.write_text(json.dumps(config), encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -28,7 +29,7 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
 from eda_service.drafts.kinds import make_draft
 from eda_service.storage.shards import Sample
 from eda_service.targets.loader import Target
@@ -45,6 +46,7 @@ CHAT_TEMPLATE = (
 )
 _SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 _STD = 0.35
+STATES = ("draft_in", "head_in")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -136,29 +138,52 @@ def random_draft(target: Target, *, seed: int = 0) -> Draft:
     return make_draft(draft_config(target))
 
 
-def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
+def random_eagle3(target: Target, *, seed: int = 0, **changes: Any) -> Draft:
+    """An EAGLE-3 draft of a width of its own over both layers, with an embedding, a head and 90 tokens of its own."""
+    shape = draft_config(target).model_dump() | {
+        "hidden_size": 24,
+        "target_hidden_size": target.config.hidden_size,
+        "own_embedding": True,
+        "layers": (1, 2),
+        "draft_vocab_size": 90,
+        "norm_before_residual": True,
+    }
+    torch.manual_seed(seed)
+    return make_draft(Eagle3Config(**shape | changes))
+
+
+def fit_draft(
+    target: Target,
+    *,
+    steps: int = 150,
+    seed: int = 0,
+    draft: Draft | None = None,
+    vocab_W: Tensor | None = None,
+) -> Draft:
     """A draft trained for a moment on what the target writes greedily, so that some of its tokens are accepted."""
-    draft = random_draft(target, seed=seed)
-    engine = Engine(target, max_batch=16, max_tokens=64, capture_features=True)
+    draft = random_draft(target, seed=seed) if draft is None else draft
+    engine = Engine(target, max_batch=16, max_tokens=64, capture_features=True, captures=draft.config.captures)
     rng = torch.Generator().manual_seed(seed)
     prompts = [torch.randint(3, VOCAB_SIZE, (4,), generator=rng).tolist() for _ in range(16)]
     for i, ids in enumerate(prompts):
         engine.submit(str(i), ids, SamplingParams(max_new_tokens=24))
-    rows, features = [], []
+    rows, known = [], []
     for i, outputs in run_to_end(engine).items():
         answer = [token for output in outputs for token in output.new_token_ids]
         if len(answer) == 24:
-            assert outputs[-1].states is not None
+            states = outputs[-1].states
+            assert states is not None
             rows.append(prompts[int(i)] + answer)
-            features.append(torch.cat([outputs[-1].states.draft_in, torch.zeros(1, target.config.hidden_size)]))
+            known.append(states.each(lambda x: torch.cat([x, x.new_zeros(1, x.shape[1])])))
     token_ids_BL = torch.tensor(rows)
     mask_BL = torch.ones_like(token_ids_BL, dtype=torch.bool)
     known_BL = mask_BL.clone()
     known_BL[:, -1] = False
-    batch = Batch(token_ids_BL, torch.stack(features).clone(), mask_BL, known_BL)
-    loss = DraftLoss(draft, LossConfig(cross_entropy_weight=1.0, unroll_steps=2))
+    features_BLC, head_in_BLD = (torch.stack([getattr(each, name) for each in known]).clone() for name in STATES)
+    batch = Batch(token_ids_BL, features_BLC, mask_BL, known_BL, head_in_BLD if draft.config.captures else None)
+    loss = DraftLoss(draft, LossConfig(cross_entropy_weight=1.0, unroll_steps=2), vocab_W)
     optimizer = torch.optim.Adam(draft.parameters(), lr=5e-3)
-    lm_head = dataclasses.replace(target.lm_head, rows_VD=target.head_weight.clone())
+    lm_head = dataclasses.replace(target.lm_head, rows_VD=target.head_weight.clone()).take(vocab_W)
     for _ in range(steps):
         optimizer.zero_grad()
         loss(batch, target.embed, lm_head).total.backward()
@@ -166,11 +191,13 @@ def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
     return draft
 
 
-def register_draft(home: Path, draft: Draft, target: Target, *, name: str = "tiny", version: int = 1) -> Path:
+def register_draft(
+    home: Path, draft: Draft, target: Target, *, name: str = "tiny", version: int = 1, vocab_W: Tensor | None = None
+) -> Path:
     """Put a draft into `<home>/drafts/<name>/<version>` with a manifest that fits the target."""
     directory = home / "drafts" / name / str(version)
     directory.mkdir(parents=True)
-    save_base_draft(directory, draft, None)
+    save_base_draft(directory, draft, vocab_W)
     facts = target.fingerprint
     write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
     return directory
