@@ -14,11 +14,11 @@ from eda_service.config.job import TreeConfig
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.drafts.unroll import unroll
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.export.dense import fold
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
 
 
 def private_weights(draft: Draft, embed: nn.Module, texts: list[Transcript]) -> Tensor:

@@ -126,6 +126,13 @@ class DraftConfig(Config, ABC):
         return features + (self.target_width if self.captures else 0)
 
     @property
+    def misreadings(self) -> tuple[dict[str, Any], ...]:
+        """Changes of fields that set right what its files are likely taken wrongly in; each keeps every tensor's shape,
+        and rotation and embedding, which all kinds have, are not among them.
+        """
+        return ()
+
+    @property
     @abstractmethod
     def sizes(self) -> PartSizes:
         """Parameters, embedding and the target's head not counted."""
@@ -190,6 +197,15 @@ class Eagle3Config(DraftConfig):
     def own_vocab_size(self) -> int | None:
         """See `DraftConfig`."""
         return self.draft_vocab_size if self.own_head else None
+
+    @property
+    def misreadings(self) -> tuple[dict[str, Any], ...]:
+        """Layers counted one off, and the norms that no tensor tells of."""
+        shifted = [tuple(layer + shift for layer in self.layers) for shift in (1, -1)]
+        found: list[dict[str, Any]] = [{"layers": layers} for layers in shifted if layers and min(layers) >= 0]
+        if self.has_hidden_norm:  # without it the residual is the state either way
+            found.append({"norm_before_residual": not self.norm_before_residual})
+        return (*found, {"norm_output": not self.norm_output})
 
     @property
     def sizes(self) -> PartSizes:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from eda_service.config.job import DraftKind, DraftSpec
-from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config, RopeScaling
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.checks.config_check import EPSILONS
 from eda_service.targets.shape import head_dim_of
@@ -95,13 +95,31 @@ def _width(config: Any) -> int:
     return int(max(width)) if isinstance(width, list | tuple) else int(width)
 
 
-def _theta(config: Any) -> float:
-    """The rotary base; of the layers that see everything where the kinds of layers have bases of their own."""
-    rope = getattr(config, "rope_parameters", None) or {}
+def target_rope(config: Any) -> tuple[float, RopeScaling | None]:
+    """The rotary base of a target and how it stretches positions; None also where no draft can stretch them so.
+
+    Args:
+        config: The target's, as transformers read it.
+    """
+    rope = _rope(config)
+    values = {name: rope[name] for name in RopeScaling.model_fields if rope.get(name) is not None}
+    values.setdefault("original_max_position_embeddings", getattr(config, "max_position_embeddings", None))
+    try:
+        return _theta(config), RopeScaling.model_validate(values)
+    except ValidationError:
+        return _theta(config), None
+
+
+def _rope(config: Any) -> Mapping[str, Any]:
+    """What a config says of rotation; of the layers that see everything where the kinds of layers differ."""
+    rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     kinds = [value for value in rope.values() if isinstance(value, Mapping)]
-    if kinds:
-        rope = rope.get("full_attention") or kinds[0]
-    found = rope.get("rope_theta")
+    return (rope.get("full_attention") or kinds[0]) if kinds else rope
+
+
+def _theta(config: Any) -> float:
+    """The rotary base."""
+    found = _rope(config).get("rope_theta")
     if found is None:
         found = getattr(config, "rope_theta", None)
     return _DEFAULT_THETA if found is None else float(found)

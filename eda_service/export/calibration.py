@@ -21,6 +21,7 @@ from eda_service.decoding.request import own_params
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.drafts.unroll import unroll
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
@@ -29,7 +30,6 @@ from eda_service.progress import Tell, silent
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
 
 GENERAL = "the general prompts that ship with the package"
 CALIBRATION_STRIDE = 4  # every fourth prompt calibrates, the others measure

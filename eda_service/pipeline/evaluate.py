@@ -6,21 +6,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from eda_service.config.job import AdaptConfig
-from eda_service.decoding.build import load_drafts, make_engine
-from eda_service.decoding.engine import Engine
-from eda_service.decoding.request import SamplingParams, own_params
+from eda_service.decoding.build import load_drafts
 from eda_service.errors import EdaError
-from eda_service.evaluation.acceptance import summarise
-from eda_service.evaluation.decode import decode_all
+from eda_service.evaluation.bench import Bench
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.evaluation.speed import BASELINE, measure_speed
+from eda_service.evaluation.speed import BASELINE
 from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
 from eda_service.pipeline.stage import StageRunner
@@ -161,13 +157,15 @@ class EvaluationRun:
             run.event("rows_skipped", said, stage=Stage.EVALUATE, level="warning")
         most, count = config.selfgen.max_prompt_tokens, config.evaluation.num_prompts
         self.heldout = [each for each in prompts if each.id in rendered and len(rendered[each.id]) <= most][:count]
-        self.prompts = [rendered[prompt.id] for prompt in self.heldout]
+        prompt_ids = [rendered[prompt.id] for prompt in self.heldout]
         base_dir = find_draft(config.base_draft)
         pack_dir = run.stage_dir(Stage.TRAIN) / "pack"
-        self.drafts = {
+        drafts = {
             BASE: load_drafts(base_dir, None, target=self.target),
             ADAPTED: load_drafts(base_dir, pack_dir, target=self.target),
         }
+        longest = config.selfgen.max_prompt_tokens + config.evaluation.max_new_tokens
+        self.bench = Bench(self.target, drafts, prompt_ids, config.evaluation, longest)
         self._step = self._total = 0
 
     def measure(self, rivals: Rivals, fingerprint: TargetFingerprint) -> Measurements:
@@ -178,8 +176,8 @@ class EvaluationRun:
             fingerprint: Of the target, as it was validated.
         """
         loaded = load_rivals(rivals, self.target, fingerprint)
-        self.drafts |= {PREFIX + pack: draft for pack, draft in loaded.drafts.items()}
-        self._total = len(self.config.evaluation.temperatures) * (len(self.drafts) + 1) + 2
+        self.bench.drafts |= {PREFIX + pack: draft for pack, draft in loaded.drafts.items()}
+        self._total = len(self.config.evaluation.temperatures) * (len(self.bench.drafts) + 1) + 2
         acceptance, lossless = self._acceptance()
         speed = self._speed() if self.config.evaluation.num_timed_prompts else []
         measured = tuple(
@@ -199,7 +197,7 @@ class EvaluationRun:
             lossless=lossless,
             rivals=measured,
             fixed=fixed,
-            num_prompts=len(self.prompts),
+            num_prompts=len(self.bench.prompts),
             generation_defaults=self.target.defaults.said,
         )
 
@@ -217,7 +215,7 @@ class EvaluationRun:
                 self.target,
                 fingerprint,
                 owner=owner,
-                drafts={name.removeprefix(PREFIX): draft for name, draft in self.drafts.items() if name != BASE},
+                drafts={name.removeprefix(PREFIX): draft for name, draft in self.bench.drafts.items() if name != BASE},
                 heldout=self.heldout,
                 measured=measured,
             )
@@ -228,72 +226,32 @@ class EvaluationRun:
         self._tick()
         return scores
 
-    def _batched(self, name: str) -> Engine:
-        """For acceptance: every round drafts the whole chain or tree."""
-        settings = self.config.evaluation
-        return make_engine(
-            self.target,
-            self.drafts.get(name),
-            num_draft_tokens=settings.num_draft_tokens,
-            tree=settings.tree,
-            max_batch=settings.batch_size,
-            max_tokens=self._max_tokens,
-        )
-
-    def _served(self, name: str) -> Engine:
-        """For time: as an endpoint decodes, one request at a time."""
-        return make_engine(
-            self.target,
-            self.drafts.get(name),
-            num_draft_tokens=self.config.evaluation.serving_chain,
-            adaptive=True,
-            max_batch=1,
-            max_tokens=self._max_tokens,
-        )
-
-    @property
-    def _max_tokens(self) -> int:
-        return self.config.selfgen.max_prompt_tokens + self.config.evaluation.max_new_tokens
-
-    def _params(self, temperature: float) -> SamplingParams:
-        """As the target is served where a request says only its temperature."""
-        own = own_params(self.target.defaults)
-        return replace(own, temperature=temperature, max_new_tokens=self.config.evaluation.max_new_tokens)
-
     def _tick(self) -> None:
         self._step += 1
         self.run.progress(Stage.EVALUATE, step=self._step, total_steps=self._total)
 
     def _acceptance(self) -> tuple[list[AcceptanceRow], LosslessCheck]:
-        settings = self.config.evaluation
+        bench = self.bench
         rows: list[AcceptanceRow] = []
-        greedy = self._params(0.0)
-        plain = decode_all(self._batched(BASELINE), self.prompts, greedy)
+        plain = bench.decode(BASELINE, 0.0)
         self._tick()
         speculative: list[list[int]] | None = None
-        for temperature in settings.temperatures:
-            params = self._params(temperature)
-            for name in self.drafts:
-                decoded = decode_all(self._batched(name), self.prompts, params)
-                rows.append(summarise(name, temperature, decoded.stats, num_draft_tokens=settings.depth))
+        for temperature in self.config.evaluation.temperatures:
+            for name in bench.drafts:
+                decoded = bench.decode(name, temperature)
+                rows.append(bench.row(name, temperature, decoded))
                 self._tick()
                 if temperature == 0 and name == ADAPTED:
                     speculative = decoded.token_ids
         if speculative is None:
-            speculative = decode_all(self._batched(ADAPTED), self.prompts, greedy).token_ids
-        return rows, check_lossless(self.target, self.prompts, plain.token_ids, speculative, greedy)
+            speculative = bench.decode(ADAPTED, 0.0).token_ids
+        return rows, check_lossless(self.target, bench.prompts, plain.token_ids, speculative, bench.params(0.0))
 
     def _speed(self) -> list[SpeedRow]:
         settings = self.config.evaluation
-        engines = {name: self._served(name) for name in (BASELINE, *self.drafts)}
         rows: list[SpeedRow] = []
-        for temperature in settings.timed_temperatures or settings.temperatures:
-            rows += measure_speed(
-                engines,
-                self.prompts[: settings.num_timed_prompts],
-                params=self._params(temperature),
-                num_repeats=settings.num_timed_repeats,
-            )
+        for measured in self.bench.speeds(settings.timed_temperatures or settings.temperatures):
+            rows += measured
             self._tick()
         return rows
 

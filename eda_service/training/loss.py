@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.unroll import unroll
 from eda_service.targets.head import LmHead
 from eda_service.training.batches import Batch
-from eda_service.training.unroll import unroll
 
 _SMALLEST_ACCEPTANCE = 1e-6
 

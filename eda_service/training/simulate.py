@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.unroll import num_rounds, unroll
 from eda_service.targets.head import LmHead
 from eda_service.training.batches import Batch
 from eda_service.training.loss import step_mask
-from eda_service.training.unroll import unroll
 
 
 @torch.no_grad()
@@ -43,15 +43,6 @@ def simulated_acceptance_length(
             alive_BS = alive_BS[:, : hits_BS.shape[1]] & hits_BS
             accepted_BS[:, : alive_BS.shape[1]] += alive_BS
         for starts, accepted in zip(starts_BS.tolist(), accepted_BS.tolist(), strict=True):
-            walked = _walk(starts, accepted)
-            tokens, rounds = tokens + walked[0], rounds + walked[1]
+            rows = [accepted[s] for s, starting in enumerate(starts) if starting]
+            tokens, rounds = tokens + len(rows), rounds + num_rounds(rows)
     return tokens / rounds if rounds else 1.0
-
-
-def _walk(starts: list[bool], accepted: list[int]) -> tuple[int, int]:
-    """(tokens, rounds) of one sample; its last round ends with the answer."""
-    rows = [accepted[s] for s, starting in enumerate(starts) if starting]
-    rounds = place = 0
-    while place < len(rows):
-        rounds, place = rounds + 1, place + rows[place] + 1
-    return len(rows), rounds

@@ -20,12 +20,12 @@ from torch import nn
 from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.eagle1 import Eagle1Draft
+from eda_service.drafts.unroll import unroll
 from eda_service.storage.shards import Sample
 from eda_service.targets.head import LmHead
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss, Losses, TargetRows, token_losses
-from eda_service.training.unroll import unroll
 
 # (prompt tokens, all tokens) of the samples of the batch below.
 _SAMPLES = ((3, 9), (1, 5), (4, 7))

@@ -20,8 +20,8 @@ from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.head import DraftHead
+from eda_service.drafts.unroll import unroll
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
 
 
 def llama_layer(draft: Draft) -> tuple[LlamaDecoderLayer, LlamaRotaryEmbedding]:

@@ -19,10 +19,10 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import Eagle1Config, PrivateConfig, parameter_counts
 from eda_service.drafts.freezing import count_parameters, frozen_sha256, prepare, trained_state
 from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.drafts.unroll import unroll
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss
-from eda_service.training.unroll import unroll
 
 FORMS = {
     "eda_softmax": TrainConfig(method=Method.EDA, mix=Mix.SOFTMAX),

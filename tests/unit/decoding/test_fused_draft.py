@@ -17,8 +17,8 @@ from eda_service.decoding.proposal import Proposer
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
 from eda_service.drafts.head import DraftHead
+from eda_service.drafts.unroll import unroll
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
 
 
 @pytest.mark.parametrize("mix", list(Mix))

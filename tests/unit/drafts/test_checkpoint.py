@@ -19,9 +19,9 @@ from eda_service.config.job import Method, Mix, TrainConfig
 from eda_service.drafts.checkpoint import for_inference, load_base_draft, load_pack, save_base_draft, save_pack
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.freezing import prepare, trained_state
+from eda_service.drafts.unroll import unroll
 from eda_service.errors import ArtifactCorruptError
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
 
 METHODS = {
     "eda": TrainConfig(method=Method.EDA),

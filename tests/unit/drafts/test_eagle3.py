@@ -32,6 +32,7 @@ from eda_service.drafts.eagle3 import Eagle3Draft
 from eda_service.drafts.freezing import prepare, trained_state
 from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.rotary import rotate
+from eda_service.drafts.unroll import unroll
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
 from eda_service.selfgen.generate import generate
@@ -39,7 +40,6 @@ from eda_service.selfgen.prompts import Prompt
 from eda_service.targets.loader import Target
 from eda_service.training.batches import collate
 from eda_service.training.loss import DraftLoss
-from eda_service.training.unroll import unroll
 
 TREE = TreeConfig(size=7, depth=3, width=3)
 SHAPE: dict[str, Any] = {

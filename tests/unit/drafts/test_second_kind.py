@@ -30,6 +30,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import load_base_draft, load_pack, save_base_draft, save_pack
 from eda_service.drafts.freezing import prepare, trained_state
 from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.drafts.unroll import unroll
 from eda_service.errors import TargetIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
@@ -44,7 +45,6 @@ from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss
 from eda_service.training.simulate import simulated_acceptance_length
-from eda_service.training.unroll import unroll
 
 TREE = TreeConfig(size=7, depth=3, width=3)
 EDA = TrainConfig(method=Method.EDA, private_width_fraction=0.5)

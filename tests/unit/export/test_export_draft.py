@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from eda_service.config.job import Method, Mix, TargetSpec, TrainConfig
 from eda_service.drafts.checkpoint import load_pack
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.unroll import unroll
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import check_written, read_export
@@ -22,7 +23,6 @@ from eda_service.export.export import Exported, ExportRequest, export_draft
 from eda_service.storage.files import sha256_file
 from eda_service.storage.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
 
 VOCAB_W = torch.arange(1, 111, 2)
 EDA = TrainConfig(method=Method.EDA, private_width_fraction=0.5)

@@ -30,6 +30,7 @@ from eda_service.config.job import (
 from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft
+from eda_service.drafts.unroll import unroll
 from eda_service.pipeline import generate
 from eda_service.planning.dry_run import draft_config
 from eda_service.records import SelfGenFields, Stage
@@ -38,7 +39,6 @@ from eda_service.storage.shards import Sample, features_path, read_shard
 from eda_service.storage.tensor_header import read_header
 from eda_service.targets.shape import FEATURE_BYTES
 from eda_service.training.batches import collate
-from eda_service.training.unroll import unroll
 
 WITH_FC, FROZEN = TrainConfig(train_fc=True), TrainConfig()
 

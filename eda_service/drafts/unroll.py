@@ -1,5 +1,5 @@
-"""Unrolled drafting during training (HASS, arXiv 2408.15766; training-time test, EAGLE-3): the chain as decoding runs
-it.
+"""Unrolled drafting (HASS, arXiv 2408.15766; training-time test, EAGLE-3): the chain as decoding runs it, from every
+place of a known text at once. Training learns from it, and a draft is held against answers with it.
 
 Row s is a draft that starts after the verified positions 0..s. At step j it reads the embedding of x_{s+j+1} and its
 own state of step j-1 (at step 0: what it makes of the target's at s), attends to the verified keys 0..s and to its own
@@ -12,7 +12,7 @@ d head width, j step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -94,3 +94,16 @@ def attend(query_BNSd: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tens
     for i, value in enumerate(values[1:]):
         out = out + weights[..., rows + i, None] * value[:, :, None, :rows]
     return out.reshape(batch, num_heads, rows, width)
+
+
+def num_rounds(accepted: Sequence[int]) -> int:
+    """Rounds in which decoding walks over an answer: each begins after the tokens that the one before accepted and the
+    one token of the target's own.
+
+    Args:
+        accepted: Of a chain from each place of the answer, in order.
+    """
+    rounds = place = 0
+    while place < len(accepted):
+        rounds, place = rounds + 1, place + accepted[place] + 1
+    return rounds

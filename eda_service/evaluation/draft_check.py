@@ -1,0 +1,219 @@
+"""The check of an imported draft: whether its file is read as it was meant.
+
+Files of EAGLE-3 look alike and are counted and normed in different ways; one that is misread still drafts, only badly.
+So the base target answers some prompts, keeping the layers of all readings in that one pass, and the draft is held
+against the answers: as declared, and where that is poor, as it may have been meant. Each reading is the same weights
+under another config. What is found is said and never acted upon.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from eda_service.decoding.engine import Engine
+from eda_service.decoding.request import own_params
+from eda_service.draft_check import DraftCheck, Reading
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.coverage import coverage
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_shape import target_rope
+from eda_service.drafts.kinds import make_draft
+from eda_service.evaluation.replay import Transcript, transcribe
+from eda_service.evaluation.teacher_forced import agreement
+from eda_service.progress import Tell, silent
+from eda_service.targets.loader import Target
+
+NUM_PROMPTS = 20
+MAX_NEW_TOKENS = 64
+_CHAIN = 5
+_POSITIONS = 4
+_BATCH = 20
+_PLAIN_THETA = 10_000.0  # of a file that names none
+_EMBEDDING_ROWS = 4096  # compared at a time
+
+Changes = dict[str, Any]
+"""Fields of a draft's config that a reading takes otherwise."""
+
+
+def check_draft(
+    target: Target,
+    loaded: LoadedDraft,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    thorough: bool = False,
+    tell: Tell = silent,
+) -> DraftCheck:
+    """Hold a draft against greedy answers of its base target.
+
+    Args:
+        target: The base target.
+        loaded: The draft, of the target's dtype and on its device.
+        prompts: Token ids; about twenty.
+        max_new_tokens: Cap of each answer.
+        thorough: Look at other readings also where the declared one is not poor.
+        tell: Told of answers and readings.
+    """
+    fitting = [ids for ids in prompts if len(ids) + max_new_tokens < target.max_context]
+    singles = misreadings(loaded.draft.config, target)
+    shapes = [loaded.draft.config.model_copy(update=changes) for changes in ({}, *singles)]
+    captures = sorted({layer for shape in shapes for layer in shape.captures})
+    answers = _answers(target, fitting, captures, max_new_tokens, tell)
+    if not answers:
+        return DraftCheck(
+            skipped=f"the target answered none of {len(prompts)} prompts with two tokens or more within its context of "
+            f"{target.max_context} tokens"
+        )
+    readings = _Readings(target, loaded, captures, answers, tell)
+    declared = readings.take({})
+    others = readings.search(singles) if thorough or declared.is_poor else ()
+    return DraftCheck(
+        num_prompts=len(answers),
+        num_positions=readings.num_places,
+        declared=declared,
+        others=tuple(others),
+        coverage=coverage(loaded.vocab_W, (each.token_ids[each.num_prompt_tokens :] for each in answers)),
+        embedding_cosine=embedding_cosine(loaded.draft, target.embed),
+    )
+
+
+def misreadings(config: DraftConfig, target: Target) -> list[Changes]:
+    """What may have been meant by a file that says this shape, one field (or one rotation) changed at a time.
+
+    Args:
+        config: Of the draft as declared.
+        target: Its base target.
+    """
+    num_layers = int(target.config.num_hidden_layers)
+    found = [each for each in config.misreadings if max(each.get("layers", (0,))) <= num_layers]
+    found += _rotations(config, target)
+    if config.own_embedding and config.hidden_size == config.target_width:
+        found.append({"own_embedding": False})
+    return found
+
+
+def _rotations(config: DraftConfig, target: Target) -> list[Changes]:
+    """The plain one, the target's, the target's unscaled, and the declared one unscaled, each once."""
+    theta, scaling = target_rope(target.config)
+    declared: Changes = {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling}
+    found = list[Changes]()
+    for rotation in ((_PLAIN_THETA, None), (theta, scaling), (theta, None), (config.rope_theta, None)):
+        named = dict(zip(declared, rotation, strict=True))
+        changes = {name: value for name, value in named.items() if value != declared[name]}
+        if changes and changes not in found:
+            found.append(changes)
+    return found
+
+
+def reading(draft: Draft, changes: Mapping[str, Any]) -> Draft:
+    """The same weights under a changed config; no tensor is copied.
+
+    Args:
+        draft: As declared.
+        changes: Fields of its config that leave the shape of every tensor; a table of its own may be left out.
+    """
+    if not changes:
+        return draft
+    with torch.device("meta"):
+        other = make_draft(draft.config.model_copy(update=dict(changes)))
+    weights = draft.state_dict()
+    other.load_state_dict({name: weights[name] for name in other.state_dict()}, assign=True)
+    return other.requires_grad_(False).eval()
+
+
+@torch.inference_mode()
+def embedding_cosine(draft: Draft, embed: nn.Module) -> float | None:
+    """Mean cosine of the rows of a draft's own embedding with the target's; None where there is nothing to compare."""
+    own, theirs = draft.embedding(embed).weight, embed.weight
+    assert isinstance(own, Tensor)
+    assert isinstance(theirs, Tensor)
+    if own is theirs or own.shape[1] != theirs.shape[1]:
+        return None
+    rows = min(len(own), len(theirs))
+    pairs = zip(own[:rows].split(_EMBEDDING_ROWS), theirs[:rows].split(_EMBEDDING_ROWS), strict=True)
+    return sum(float(torch.cosine_similarity(a.float(), b.float()).double().sum()) for a, b in pairs) / rows
+
+
+def _answers(
+    target: Target, prompts: Sequence[Sequence[int]], captures: Sequence[int], max_new_tokens: int, tell: Tell
+) -> list[Transcript]:
+    """Greedy ones of two tokens or more: the first is the prefill's, and no draft's."""
+    if not prompts:
+        return []
+    engine = Engine(
+        target,
+        max_batch=min(_BATCH, len(prompts)),
+        max_tokens=max(map(len, prompts)) + max_new_tokens + 1,
+        capture_features=True,
+        captures=captures,
+    )
+    params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=max_new_tokens)
+    answered = transcribe(engine, prompts, params, tell)
+    return [each for each in answered if len(each.token_ids) - each.num_prompt_tokens > 1]
+
+
+class _Readings:
+    """Readings of one draft over the same answers.
+
+    Args:
+        target: That answered.
+        loaded: The draft as declared.
+        captures: Layers whose states the answers have, side by side; none: what the head reads.
+        answers: Greedy ones.
+        tell: Told of each reading.
+    """
+
+    def __init__(
+        self, target: Target, loaded: LoadedDraft, captures: Sequence[int], answers: Sequence[Transcript], tell: Tell
+    ) -> None:
+        self._target, self._loaded, self._captures, self._answers, self._tell = target, loaded, captures, answers, tell
+        self._lm_head = target.lm_head.take(loaded.vocab_W)
+        self._num_taken = 0
+        self.num_places = sum(len(each.token_ids) - each.num_prompt_tokens - 1 for each in answers)
+
+    def search(self, singles: Sequence[Changes]) -> list[Reading]:
+        """Every single change, and the best of them with each other field's: two mistakes in one file are not rare."""
+        found = [(changes, self.take(changes)) for changes in singles]
+        if not found:
+            return []
+        best = max(found, key=lambda pair: (pair[1].acceptance_length, pair[1].agreement))[0]
+        pairs = [{**best, **changes} for changes in singles if not best.keys() & changes.keys()]
+        return [*(each for _, each in found), *map(self.take, pairs)]
+
+    def take(self, changes: Changes) -> Reading:
+        """One reading, measured."""
+        draft, target = reading(self._loaded.draft, changes), self._target
+        answers = [replace(each, features_TD=self._columns(each.features_TD, draft)) for each in self._answers]
+        counts = agreement(draft, target.embed, self._lm_head, self._loaded.vocab_W, answers, depth=_CHAIN)
+        self._num_taken += 1
+        self._tell("reading", self._num_taken, None, "readings")
+        return Reading(
+            overrides={name: as_option(value) for name, value in changes.items()},
+            agreement=counts.by_position[:_POSITIONS],
+            acceptance_length=counts.acceptance_length,
+        )
+
+    def _columns(self, features_TU: Tensor, draft: Draft) -> Tensor:
+        """The layers that a reading reads, of all that were captured."""
+        wanted = draft.config.captures
+        if wanted == tuple(self._captures):
+            return features_TU
+        layers = dict(zip(self._captures, features_TU.chunk(len(self._captures), dim=-1), strict=True))
+        return torch.cat([layers[layer] for layer in wanted], dim=-1)
+
+
+def as_option(value: Any) -> str:
+    """A field's value as `--set` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_none=True)
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,49 @@
+"""Whether a target's weights find room in the memory of this machine, before they are read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from eda_service.targets.shape import count_parameters
+
+LOADING = 1.25
+"""Memory of loading over that of the weights: the packed head is a copy, and so is one layer at a time."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def lacking_room(model_dir: Path, *, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why a target cannot be loaded; None: it can.
+
+    Args:
+        model_dir: Its files.
+        dtype: That it would have.
+        device: Where it would lie.
+    """
+    need = int(LOADING * dtype.itemsize * count_parameters(model_dir))
+    free = free_bytes(device)
+    if need <= free:
+        return None
+    where = "this machine" if device.type == "cpu" else str(device)
+    return f"loading it takes about {need / 1e9:.1f} GB of memory and {where} has {free / 1e9:.1f} GB free"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device; of the processor, what the machine and this process's container leave."""
+    if device.type != "cpu":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return max(0, min(int(psutil.virtual_memory().available), _left_in_container()))
+
+
+def _left_in_container() -> int:
+    """Its limit less what is used, file cache not counted; without a limit, more than any machine has."""
+    try:
+        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        cached = next((int(line[1]) for line in lines if line[0] == "file"), 0)
+    except (OSError, ValueError):  # no container, or one whose limit is "max"
+        return sys.maxsize
+    return limit - used + cached
