@@ -69,6 +69,12 @@ class BaseDraftMissingError(InputError):
     code = "base_draft_missing"
 
 
+class DraftIncompatibleError(InputError):
+    """A draft's files are none that can be computed here, contradict themselves, or are for another target."""
+
+    code = "draft_incompatible"
+
+
 class DatasetInvalidError(InputError):
     """The prompt set is empty, malformed, or yields no answer token."""
 

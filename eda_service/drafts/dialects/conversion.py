@@ -1,0 +1,71 @@
+"""Pickled weights (`pytorch_model.bin`) into safetensors, in a child process with limits. Imports no torch.
+
+A pickle is a program. torch's weights-only unpickler runs none of it but what rebuilds tensors; should it have a hole,
+it is the child that falls into it: without network, without other programs, with bounds on memory, time and size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from eda_service.config.base import Config
+from eda_service.drafts.dialects.conversion_worker import ENVIRONMENT
+from eda_service.drafts.dialects.files import TensorFile
+from eda_service.drafts.dialects.record import PickledSource
+from eda_service.drafts.dialects.refusal import PARAM, refusal
+from eda_service.errors import UnsafeCheckpointError
+from eda_service.targets.child import JsonChild
+
+_MODULE = "eda_service.drafts.dialects.conversion_worker"
+
+
+class ImportLimits(Config):
+    """Of converting pickled files."""
+
+    max_pickle_bytes: int = Field(16 << 30, ge=1 << 10, le=1 << 42, description="size of all pickled files of a draft")
+    timeout_s: int = Field(600, ge=1, le=86_400, description="time to convert one file")
+
+
+def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple[TensorFile, ...]:
+    """The files as safetensors.
+
+    Args:
+        paths: Pickled files.
+        scratch: Directory for what is written.
+        limits: What it may take.
+
+    Raises:
+        UnsafeCheckpointError: One holds something else than tensors by name, or takes more than it may.
+    """
+    sizes = [path.stat().st_size for path in paths]
+    if sum(sizes) > limits.max_pickle_bytes:
+        raise refusal(
+            f"{', '.join(path.name for path in paths[:3])} have {sum(sizes)} bytes, the limit for pickled weights is "
+            f"{limits.max_pickle_bytes}; save the draft as safetensors, which has no limit, or raise the limit"
+        )
+    child = JsonChild(_MODULE, options=("-P",), environment=ENVIRONMENT, timeout_s=limits.timeout_s)
+    try:
+        return tuple(_convert(child, path, scratch / f"{path.stem}.safetensors", limits) for path in paths)
+    finally:
+        child.close()
+
+
+def _convert(child: JsonChild, source: Path, made: Path, limits: ImportLimits) -> TensorFile:
+    order = {"source": str(source.resolve()), "made": str(made.resolve()), "max_bytes": limits.max_pickle_bytes}
+    answer = child.ask({**order, "cpu_s": limits.timeout_s})
+    if answer is None:
+        made.unlink(missing_ok=True)
+        raise UnsafeCheckpointError(
+            f"{source} takes more than {limits.timeout_s} s, more memory than its size allows, or breaks its "
+            "reader off; "
+            "save the draft as safetensors on a machine where you trust it",
+            param=PARAM,
+        )
+    if "error" in answer:
+        made.unlink(missing_ok=True)
+        raise UnsafeCheckpointError(f"{source}: {answer['error']}", param=PARAM)
+    pickled = PickledSource(name=source.name, size_bytes=answer["size_bytes"], sha256=answer["sha256"])
+    return TensorFile.of(made, pickled=pickled)

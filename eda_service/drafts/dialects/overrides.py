@@ -1,0 +1,50 @@
+"""`--set FIELD=VALUE` for an import: fields of the draft's config in place of what its files say. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from eda_service.config.field_names import unknown_field
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.errors import InputError
+
+PARAM = "set"
+_DECIDED = ("kind", "vocab_size")
+"""By the tensors, and by the target."""
+
+
+def parse_overrides(overrides: Mapping[str, str], model: type[DraftConfig]) -> dict[str, Any]:
+    """The values, each of its field's type.
+
+    Args:
+        overrides: Text by field; JSON where it is some.
+        model: Whose fields they are.
+
+    Raises:
+        InputError: There is no such field, it cannot be set, or the value does not fit it.
+    """
+    return {name: _value(name, text, model) for name, text in overrides.items()}
+
+
+def _value(name: str, text: str, model: type[DraftConfig]) -> Any:
+    info = model.model_fields.get(name)
+    if info is None:
+        raise InputError(f"{name}: {unknown_field(model, (name,))}", param=f"{PARAM}.{name}")
+    if name in _DECIDED:
+        raise InputError(
+            f"{name} cannot be set: the draft's tensors or its target decide it; leave it out", param=f"{PARAM}.{name}"
+        )
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    annotation: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise InputError(f"{name} is {text[:60]!r}: {message}; {info.description}", param=f"{PARAM}.{name}") from error
