@@ -145,7 +145,7 @@ def main() -> int:
         RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         return 0
     kept = json.loads(RESULT.read_text(encoding="utf-8"))
-    differing = [method for method in METHODS if kept["methods"][method] != results["methods"][method]]
+    differing = [method for method in METHODS if kept["methods"].get(method) != results["methods"][method]]
     for method in METHODS:
         sys.stdout.write(f"{method}: {'DIFFERS' if method in differing else 'equal to the bit'}\n")
     if differing:
