@@ -174,6 +174,9 @@ bench--ui: $(UI_STAMP)  ## the web pages with 1,000 jobs: first paint, weight, a
 	sh tests/install_chromium.sh
 	$(BIN)/python -m benchmarks.ui
 
+bench--import: $(STAMP)  ## importing a draft of an 8B target: seconds and memory
+	$(BIN)/python -m benchmarks.import_size
+
 bench--storage: $(STAMP)  ## a job directory of 10,000 shards: resume, manifest, record; on disk and on S3
 	$(BIN)/python -m benchmarks.storage
 
