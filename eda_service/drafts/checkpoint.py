@@ -3,13 +3,14 @@
     base draft: config.json (DraftConfig), draft.safetensors
     pack:       pack.json (what was trained), pack.safetensors (the trained tensors only)
 
-Both may carry `draft_vocab`, the int32 token ids the draft scores. Weights are stored in bfloat16. Never pickle.
+Both may carry `draft_vocab`, the int32 token ids the draft scores. Weights of drafts that were trained here are stored
+in bfloat16, those of imported ones (`dialects.store`) as they came; loading casts. Never pickle.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,7 @@ import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from eda_service.config.job import Method, TrainConfig
 from eda_service.drafts.draft import Draft
@@ -91,11 +92,16 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
     Raises:
         ArtifactCorruptError: The file cannot be read or its tensors do not fit its config.
     """
-    config = read_draft_config(directory)
-    tensors, vocab_W = _read(directory / "draft.safetensors")
-    draft = make_draft(config)
-    _fill(draft, tensors, directory / "draft.safetensors", complete=True)
-    return LoadedDraft(draft.to(dtype), vocab_W)
+    config, path = read_draft_config(directory), directory / "draft.safetensors"
+    tensors, vocab_W = _read(path)
+    with torch.device("meta"):  # a large draft has no fresh weights in memory that are then overwritten
+        draft = make_draft(config)
+    _require_fit({name: p.shape for name, p in draft.named_parameters()}, tensors, path)
+    for name in list(tensors):  # one by one, each of them a copy: what is mapped would go with its file
+        module_name, _, leaf = name.rpartition(".")
+        value = tensors.pop(name).to(dtype, copy=True)
+        setattr(draft.get_submodule(module_name), leaf, nn.Parameter(value))
+    return LoadedDraft(draft, vocab_W)
 
 
 def save_pack(directory: Path, draft: Draft, train: TrainConfig, vocab_W: Tensor | None) -> None:
@@ -117,7 +123,7 @@ def load_pack(base_dir: Path, pack_dir: Path, *, dtype: torch.dtype) -> LoadedDr
     train = _read_config(TrainConfig.model_validate_json, pack_dir / "pack.json")
     tensors, vocab_W = _read(pack_dir / "pack.safetensors")
     draft = prepare(loaded.draft, train, seed=0)
-    _fill(draft, tensors, pack_dir / "pack.safetensors", complete=False)
+    _fill(draft, tensors, pack_dir / "pack.safetensors")
     _check_base(draft, base_dir, pack_dir)
     if train.method is Method.LORA:
         _merge_lora(draft)
@@ -167,21 +173,27 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Tensor | None]:
     return tensors, vocab_W
 
 
-def _fill(draft: Draft, tensors: dict[str, Tensor], path: Path, *, complete: bool) -> None:
-    """Copy tensors into the parameters that train (all with `complete`), refusing any mismatch."""
-    wanted = {name: p for name, p in draft.named_parameters() if complete or p.requires_grad}
+def _fill(draft: Draft, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into the parameters that train, refusing any mismatch."""
+    wanted = {name: p for name, p in draft.named_parameters() if p.requires_grad}
+    _require_fit({name: p.shape for name, p in wanted.items()}, tensors, path)
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])
+
+
+def _require_fit(wanted: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not those that are wanted, in their shapes."""
     if wanted.keys() != tensors.keys():
         missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
         raise ArtifactCorruptError(
             f"{path}: missing tensors {missing}, unknown tensors {unknown}; publish the pack again"
         )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            if parameter.shape != tensors[name].shape:
-                raise ArtifactCorruptError(
-                    f"{path}: {name} has shape {tuple(tensors[name].shape)}, the draft needs {tuple(parameter.shape)}"
-                )
-            parameter.copy_(tensors[name])
+    for name, shape in wanted.items():
+        if shape != tensors[name].shape:
+            raise ArtifactCorruptError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, the draft needs {tuple(shape)}"
+            )
 
 
 def _merge_lora(draft: Draft) -> None:

@@ -59,9 +59,8 @@ def _convert(child: JsonChild, source: Path, made: Path, limits: ImportLimits) -
     if answer is None:
         made.unlink(missing_ok=True)
         raise UnsafeCheckpointError(
-            f"{source} takes more than {limits.timeout_s} s, more memory than its size allows, or breaks its "
-            "reader off; "
-            "save the draft as safetensors on a machine where you trust it",
+            f"{source} takes more than {limits.timeout_s} s, more memory than its size allows, or breaks its reader "
+            "off; save the draft as safetensors on a machine where you trust it",
             param=PARAM,
         )
     if "error" in answer:

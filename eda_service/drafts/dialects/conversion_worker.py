@@ -73,9 +73,8 @@ def tensors_of(source: Path, max_bytes: int) -> dict[str, Any]:
         code = _CODE.search(str(error))
         what = f"it calls {code[1]}" if code else " ".join(str(error).split())[:_MAX_SHOWN]
         raise NotTensorsError(
-            f"the pickle holds code or objects, and not tensors alone ({what}); nothing of it was run: do not "
-            "trust the "
-            "file, or save its weights as safetensors on a machine where you do"
+            f"the pickle holds code or objects, and not tensors alone ({what}); nothing of it was run: do not trust "
+            "the file, or save its weights as safetensors on a machine where you do"
         ) from error
     if not isinstance(value, dict) or not value:
         raise NotTensorsError(f"it holds a {type(value).__name__}, tensors by name are needed; save the weights alone")
@@ -85,9 +84,8 @@ def tensors_of(source: Path, max_bytes: int) -> dict[str, Any]:
         total += tensor.numel() * tensor.element_size()
         if total > max_bytes:
             raise NotTensorsError(
-                f"its tensors take more than {max_bytes} bytes from {name[:64]} on, the limit for pickled "
-                "weights; save the "
-                "draft as safetensors, or raise the limit"
+                f"its tensors take more than {max_bytes} bytes from {name[:64]} on, the limit for pickled weights; "
+                "save the draft as safetensors, or raise the limit"
             )
     return value
 
@@ -140,9 +138,8 @@ def _require_plain(name: object, tensor: Any) -> None:
         raise NotTensorsError(f"it has an entry under {str(name)[:64]!r}, which is no name; save the weights alone")
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise NotTensorsError(
-            f"{name[:64]!r} is a {type(tensor).__name__}, tensors by name and nothing else are converted; save "
-            "the weights "
-            "alone (`state_dict()` of the draft)"
+            f"{name[:64]!r} is a {type(tensor).__name__}, tensors by name and nothing else are converted; save the "
+            "weights alone (`state_dict()` of the draft)"
         )
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise NotTensorsError(f"{name[:64]!r} is sparse, quantised or without data; save the weights as dense tensors")

@@ -63,8 +63,7 @@ def embedding_against(read: ReadDraft, target_table_VD: Tensor) -> EmbeddingFind
     if at.shape[0] != target_table_VD.shape[0]:
         raise refusal(
             f"{at.name} has {at.shape[0]} rows, the target's embedding has {target_table_VD.shape[0]}; import the "
-            "draft for "
-            "the target that it was trained for"
+            "draft for the target that it was trained for"
         )
     if at.shape[1] != target_table_VD.shape[1]:
         return EmbeddingFinding(likeness=Likeness.OTHER_WIDTH, far_fraction=1.0, mean_cosine=None, min_cosine=None)

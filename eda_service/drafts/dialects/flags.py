@@ -41,9 +41,8 @@ def _fc_norm(source: Source) -> FcNorm:
     said = next((said for key in ("fc_norm", "use_aux_norm") if (said := source.settings.flag(key)) is not None), None)
     if each and joint:
         raise refusal(
-            f"the file has {names.JOINT_NORM}, one norm over all states, and {names.each_norm(0)}, one for each; "
-            "a draft has "
-            "one of them: fetch it again"
+            f"the file has {names.JOINT_NORM}, one norm over all states, and {names.each_norm(0)}, one for each; a "
+            "draft has one of them: fetch it again"
         )
     found: FcNorm = "each" if each else "joint" if joint else "none"
     if said is None:
@@ -55,9 +54,8 @@ def _fc_norm(source: Source) -> FcNorm:
     if said != (each or joint):
         seen = "has its norms" if each or joint else f"has neither {names.each_norm(0)} nor {names.JOINT_NORM}"
         raise refusal(
-            f"config.json says that fc_norm is {str(said).lower()}, and the file {seen}; fetch the draft again, "
-            "or --set "
-            f"fc_norm={found}, if you know what it was trained with"
+            f"config.json says that fc_norm is {str(said).lower()}, and the file {seen}; fetch the draft again, or "
+            f"--set fc_norm={found}, if you know what it was trained with"
         )
     return found
 
@@ -97,9 +95,8 @@ def feeds_back_normed(source: Source, dialect: Dialect) -> bool:
         return bool(nested)
     if dialect is Dialect.SPECFORGE:
         why = (
-            f"SpecForge's norm_output ({str(said).lower()}) is about the norm before the head, and its training "
-            "feeds back "
-            "the state before that norm; vLLM and SGLang would feed back the normed one where it is true"
+            f"SpecForge's norm_output ({str(said).lower()}) is about the norm before the head, and its training feeds "
+            "back the state before that norm; vLLM and SGLang would feed back the normed one where it is true"
         )
         source.fields.assume("norm_output", False, why)
         return False

@@ -33,7 +33,8 @@ def kind_of(shapes: Mapping[str, Shape]) -> str:
     if query is None or out is None or len(query) != 2 or len(out) != 2:
         raise refusal(
             f"the file has no {names.attention('q')} and {names.attention('o')} of two dimensions (it has "
-            f"{', '.join(sorted(shapes)[:4]) or 'no tensors'}, ...); a draft of kind EAGLE-1 or EAGLE-3 has both"
+            f"{', '.join(sorted(shapes)[:4]) or 'no tensors'}, ...); a draft of kind EAGLE-1 or EAGLE-3 has both: "
+            "fetch it again, or name the directory of a draft"
         )
     width, d = query[1], out[0]
     if width == 2 * d:
@@ -42,11 +43,9 @@ def kind_of(shapes: Mapping[str, Shape]) -> str:
     if width == d and fc == (d, 2 * d):
         return "eagle1"
     raise refusal(
-        f"{names.attention('q')} has shape {list(query)} and {names.FC} "
-        f"{'is not there' if fc is None else list(fc)}; with "
-        f"hidden_size {d}, EAGLE-3 reads {2 * d} wide, and EAGLE-1 reads {d} wide behind fc.weight {[d, 2 * d]}: "
-        "this is "
-        "neither"
+        f"{names.attention('q')} has shape {list(query)} and {names.FC} {'is not there' if fc is None else list(fc)}; "
+        f"with hidden_size {d}, EAGLE-3 reads {2 * d} wide, and EAGLE-1 reads {d} wide behind fc.weight {[d, 2 * d]}: "
+        "this is neither; import the draft as it was published"
     )
 
 
@@ -59,20 +58,18 @@ def dialect_of(kind: str, published: Mapping[str, str], settings: Settings) -> D
         settings: Of the draft.
     """
     called = set(published.values())
-    if any(name.startswith(names.MODEL) for name in called):
-        return Dialect.NEMO
-    if settings.is_speculators or settings.value("speculators_model_type", "")[0]:
-        return Dialect.SPECULATORS
-    if kind == "eagle1":
-        return Dialect.EAGLE1
     has_target_type = bool(settings.value("target_model_type", "")[0])
-    if any(name.startswith(names.MIDLAYER) for name in called):
-        if has_target_type:
-            return Dialect.ANGELSLIM
-        return Dialect.EAGLE3 if names.EMBEDDING in published else Dialect.SPECFORGE
-    if settings.ids("target_layer_ids", "")[1]:
-        return Dialect.DEEPSPEC
-    return Dialect.ANGELSLIM if has_target_type else Dialect.MODELOPT
+    is_midlayer = any(name.startswith(names.MIDLAYER) for name in called)
+    signs = (
+        (Dialect.NEMO, any(name.startswith(names.MODEL) for name in called)),
+        (Dialect.SPECULATORS, settings.is_speculators or bool(settings.value("speculators_model_type", "")[0])),
+        (Dialect.EAGLE1, kind == "eagle1"),
+        (Dialect.ANGELSLIM, has_target_type),
+        (Dialect.EAGLE3, is_midlayer and names.EMBEDDING in published),
+        (Dialect.SPECFORGE, is_midlayer),
+        (Dialect.DEEPSPEC, bool(settings.ids("target_layer_ids", "")[1])),
+    )
+    return next((dialect for dialect, is_seen in signs if is_seen), Dialect.MODELOPT)
 
 
 def read_config(source: Source, kind: str, dialect: Dialect) -> DraftConfig:
@@ -103,9 +100,8 @@ def _read_eagle1(source: Source) -> None:
     fields.take("target_hidden_size", lambda: _target_width(source, d))
     if fields.found["target_hidden_size"] not in (None, d):
         raise refusal(
-            f"the target's states are {fields.found['target_hidden_size']} wide, an EAGLE-1 draft of hidden_size "
-            f"{d} reads "
-            f"{d}; import the draft for the target that it was trained for"
+            f"the target's states are {fields.found['target_hidden_size']} wide, an EAGLE-1 draft of hidden_size {d} "
+            f"reads {d}; import the draft for the target that it was trained for"
         )
     scaling, theta = fields.found["rope_scaling"], fields.found["rope_theta"]
     if scaling is not None and scaling.rope_type in _LINEAR_TYPES and theta != 10_000:
@@ -126,22 +122,25 @@ def _read_eagle3(source: Source, dialect: Dialect) -> None:
     settings, fields, shapes = source.settings, source.fields, source.shapes
     d = fields.found["hidden_size"]
     width = fields.take("target_hidden_size", lambda: _target_width(source, d)) or d
-    fields.take("layers", lambda: _layers(source, width))
+    layers = fields.take("layers", lambda: _layers(source, width))
+    if layers and layers[-1] > source.target.num_layers:
+        raise refusal(
+            f"layers is {list(layers)}, and the target has {source.target.num_layers}; --set layers of the target's"
+        )
     fields.take("own_head", lambda: _own_head(source))
     fields.take("draft_vocab_size", lambda: _draft_vocab_size(source))
     fields.take("logit_scale", lambda: settings.number("logit_scale") or 1.0)
     if not fields.found["own_head"] and fields.found["logit_scale"] != 1:
         raise refusal(
-            f"config.json: logit_scale is {fields.found['logit_scale']:g}, and the file has no {names.HEAD} that "
-            "it could "
-            "scale: the target's head has a scale of its own; import a draft with its own head"
+            f"config.json: logit_scale is {fields.found['logit_scale']:g}, and the file has no {names.HEAD} that it "
+            "could scale: the target's head has a scale of its own; import a draft with its own head"
         )
     tied = settings.flag("tie_word_embeddings")
     if tied and names.HEAD not in shapes and names.EMBEDDING in shapes and "own_head" not in fields.overridden:
         raise refusal(
-            f"config.json: tie_word_embeddings is true, the file has {names.EMBEDDING} and no {names.HEAD}: "
-            "engines score by "
-            "the target's head then, transformers by the draft's embedding; save the head, or --set own_head=false"
+            f"config.json: tie_word_embeddings is true, the file has {names.EMBEDDING} and no {names.HEAD}: engines "
+            "score by the target's head then, transformers by the draft's embedding; save the head, or --set "
+            "own_head=false"
         )
     read_flags(source, dialect)
 
@@ -151,11 +150,10 @@ def _target_width(source: Source, d: int) -> int | None:
     said, target = source.settings.whole("target_hidden_size"), source.target.hidden_size
     if said not in (None, target):
         raise refusal(
-            f"config.json: target_hidden_size is {said}, the target's states are {target} wide; import the draft "
-            "for the "
-            "target that it was trained for"
+            f"config.json: target_hidden_size is {said}, the target's states are {target} wide; import the draft for "
+            "the target that it was trained for"
         )
-    if said is None and target != d and "target_hidden_size" not in source.fields.overridden:
+    if said is None and target != d:
         source.fields.assume(
             "target_hidden_size", target, f"the config has none, and the target's is not the draft's {d}"
         )
@@ -178,15 +176,13 @@ def _layers(source: Source, width: int) -> tuple[int, ...]:
         return ()
     if said is False:
         raise refusal(
-            "config.json: eagle_config.use_aux_hidden_state is false, and the file has fc.weight, which reads "
-            "such states; "
-            "correct it, or --set layers='[...]'"
+            "config.json: eagle_config.use_aux_hidden_state is false, and the file has fc.weight, which reads such "
+            "states; correct it, or --set layers='[...]'"
         )
     if len(fc) != 2 or fc[1] % width:
         raise refusal(
-            f"fc.weight has shape {list(fc)}, its width is no multiple of the {width} of the target's states; "
-            "import the "
-            "draft for the target that it was trained for"
+            f"fc.weight has shape {list(fc)}, its width is no multiple of the {width} of the target's states; import "
+            "the draft for the target that it was trained for"
         )
     return read_layers(settings, source.fields, source.target, fc[1] // width)
 

@@ -50,18 +50,18 @@ def read_layers(settings: Settings, fields: Fields, target: BaseTarget, num_stat
     if plain:
         key, written = plain[0]
         layers = written
-        _compare(fields, key, layers, [*plain[1:], *((other, _after(ids, target)) for other, ids in outputs)])
+        _compare(fields, key, layers, [*plain[1:], *((other, _after(other, ids, target)) for other, ids in outputs)])
         if layers == tuple(each - 1 for each in default_layers(target.num_layers)):
             fields.assume(
                 "layers",
                 list(layers),
-                f"{key} is taken as it stands, though it is the usual choice less one, as a converter leaves it "
-                "that copies counts of outputs; one more each may be meant",
+                f"{key} is taken as it stands, though it is the usual choice less one, as a converter leaves it that "
+                "copies counts of outputs; one more each may be meant",
             )
     elif outputs:
         key, written = outputs[0]
-        layers = _after(written, target)
-        _compare(fields, key, layers, [(other, _after(ids, target)) for other, ids in outputs[1:]])
+        layers = _after(key, written, target)
+        _compare(fields, key, layers, [(other, _after(other, ids, target)) for other, ids in outputs[1:]])
         fields.assume("layers", list(layers), _why(key, written, layers, target))
     else:
         key, written, layers = "", (), _default(fields, target, num_states)
@@ -70,23 +70,26 @@ def read_layers(settings: Settings, fields: Fields, target: BaseTarget, num_stat
     return layers
 
 
-def _after(outputs: tuple[int, ...], target: BaseTarget) -> tuple[int, ...]:
-    """Outputs of layers counted from 0 as states; the last layer's output is N-1, so a list with N counts as we do."""
-    return outputs if max(outputs) == target.num_layers else tuple(each + 1 for each in outputs)
+def _after(key: str, outputs: tuple[int, ...], target: BaseTarget) -> tuple[int, ...]:
+    """Outputs of layers counted from 0 as states. The last layer's output is N-1, so where the key that some writers
+    fill with states has N, it counts states (NVIDIA's drafts for gpt-oss do).
+    """
+    counts_states = key.startswith(EAGLE) and max(outputs) == target.num_layers
+    return outputs if counts_states else tuple(each + 1 for each in outputs)
 
 
 def _why(key: str, written: tuple[int, ...], layers: tuple[int, ...], target: BaseTarget) -> str:
     if layers == written:
         return (
-            f"{key} names {target.num_layers}, which no output of {target.num_layers} layers counted from 0 has, so it is "
-            "taken as it stands"
+            f"{key} names {target.num_layers}, which no output of {target.num_layers} layers counted from 0 has, so it "
+            "is taken as it stands"
         )
     if layers == default_layers(target.num_layers):
         return f"{key} counts outputs of layers from 0, so each is one more here; that gives the usual choice"
     if written == default_layers(target.num_layers):
         return (
-            f"{key} counts outputs of layers from 0, so each is one more here; as it stands it would be the usual choice, "
-            "which may be meant"
+            f"{key} counts outputs of layers from 0, so each is one more here; as it stands it would be the usual "
+            "choice, which may be meant"
         )
     return f"{key} counts outputs of layers from 0, so each is one more here"
 

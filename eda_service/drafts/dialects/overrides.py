@@ -13,7 +13,7 @@ from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import InputError
 
 PARAM = "set"
-_DECIDED = ("kind", "vocab_size")
+_DECIDED = ("kind", "vocab_size", "target_hidden_size")
 """By the tensors, and by the target."""
 
 

@@ -143,9 +143,8 @@ def _open(directory: Path, scratch: Path | None, limits: ImportLimits) -> tuple[
     pickled = pickled_files(directory)
     if scratch is None:
         raise UnsafeCheckpointError(
-            f"{directory} holds the draft as {pickled[0].name}, a pickle, which is a program; only safetensors "
-            "are read "
-            "here: import the draft, which converts it in a process of its own, or publish it as safetensors",
+            f"{directory} holds the draft as {pickled[0].name}, a pickle, which is a program; only safetensors are "
+            "read here: import the draft, which converts it in a process of its own, or publish it as safetensors",
             param=PARAM,
         )
     return convert(pickled, scratch, limits)
@@ -193,9 +192,8 @@ def _require_meant(
         extra = "; EAGLE-1 has neither an input norm nor a final norm: drafts of NeMo AutoModel and HASS that do "
         "are another architecture"
         raise refusal(
-            f"the file has {name} {list(left[name].shape)}, which a draft of kind {draft.kind} with this config "
-            "does not "
-            f"compute with{extra if draft.kind == 'eagle1' and 'norm' in name else ''}; import a draft without it"
+            f"the file has {name} {list(left[name].shape)}, which a draft of kind {draft.kind} with this config does "
+            f"not compute with{extra if draft.kind == 'eagle1' and 'norm' in name else ''}; import a draft without it"
         )
 
 
@@ -220,9 +218,8 @@ def _require_harmless(draft: DraftConfig, unknown: Mapping[str, TensorAt]) -> No
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         shown = ", ".join(f"{name[:96]} {list(unknown[name].shape)}" for name in odd[:3])
         raise refusal(
-            f"the file has tensors that no draft of kind {draft.kind} here computes with: {shown}{more}; what "
-            "they would do "
-            "is not known, so it cannot be computed: import a draft without them"
+            f"the file has tensors that no draft of kind {draft.kind} here computes with: {shown}{more}; what they "
+            "would do is not known, so it cannot be computed: import a draft without them"
         )
 
 

@@ -58,9 +58,8 @@ def read_scaling(settings: Settings, fields: Fields, head_dim: int) -> RopeScali
     kind = _type(key, scaling)
     if scaling.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise refusal(
-            f"config.json: {key}.partial_rotary_factor is {shown(scaling['partial_rotary_factor'])}, a rotation "
-            "of whole "
-            "heads can be computed; import a draft with one"
+            f"config.json: {key}.partial_rotary_factor is {shown(scaling['partial_rotary_factor'])}, a rotation of "
+            "whole heads can be computed; import a draft with one"
         )
     if _SECTION in scaling or kind == "mrope":
         kind = _text_part(key, kind, scaling, head_dim, fields)
@@ -125,9 +124,8 @@ def _text_part(key: str, kind: Any, scaling: dict[str, Any], head_dim: int, fiel
         raise refusal(f"config.json: {key}.{_SECTION} is {shown(sections)}, a list of widths is needed; correct it")
     if kind not in ("mrope", "default") or 2 * sum(sections) != head_dim:
         raise refusal(
-            f"config.json: {key} is of type {shown(kind)} with {_SECTION} {shown(sections)}; sections that fill "
-            "half of "
-            f"head_dim ({head_dim}) over an unstretched rotation can be computed: import a draft with them"
+            f"config.json: {key} is of type {shown(kind)} with {_SECTION} {shown(sections)}; sections that fill half "
+            f"of head_dim ({head_dim}) over an unstretched rotation can be computed: import a draft with them"
         )
     fields.assume(
         "rope_scaling", None, f"{key} is mrope, which turns text as the plain rotation does; images are not drafted for"

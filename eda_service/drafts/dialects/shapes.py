@@ -79,16 +79,15 @@ def require_shapes(config: DraftConfig, shapes: Mapping[str, Shape], published: 
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         wanted = ", ".join(f"{name} {list(expected[name])}" for name in missing[:3])
         raise refusal(
-            f"the file has no tensor {wanted}{more}, which a draft of kind {config.kind} with this config has; "
-            "fetch the "
-            "draft again, or --set the field that says so"
+            f"the file has no tensor {wanted}{more}, which a draft of kind {config.kind} with this config has; fetch "
+            "the draft again, or --set the field that says so"
         )
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise refusal(
                 f"{published[name]} has shape {list(shapes[name])}, {list(shape)} is needed by "
-                f"{_because(config, name)}; "
-                "correct config.json or --set the field, or import the draft for its own target"
+                f"{_because(config, name)}; correct config.json or --set the field, or import the draft for its own "
+                "target"
             )
 
 

@@ -82,8 +82,9 @@ class Source:
         if said != is_there:
             seen = "has" if is_there else "does not have"
             raise refusal(
-                f"config.json says that {field} is {str(said).lower()}, and the file {seen} {what}"
-                f"{_SUFFIX.format(field=field, value=str(is_there).lower())}, if you know what it was trained with"
+                f"config.json says that {field} is {str(said).lower()}, and the file {seen} "
+                f"{what}{_SUFFIX.format(field=field, value=str(is_there).lower())}, if you know what it was trained "
+                "with"
             )
         return is_there
 
@@ -159,9 +160,8 @@ def _vocab_size(source: Source) -> int:
     said, target = source.settings.whole("vocab_size"), source.target.vocab_size
     if said not in (None, target):
         raise refusal(
-            f"config.json: vocab_size is {said}, the target has {target} tokens; import the draft for the target "
-            "that it "
-            "was trained for"
+            f"config.json: vocab_size is {said}, the target has {target} tokens; import the draft for the target that "
+            "it was trained for"
         )
     return target
 
@@ -196,8 +196,7 @@ def _bias(
         if said and not is_there and is_needed:
             raise refusal(
                 f"config.json says that there is a {tensor}, and the file has "
-                f"none{_SUFFIX.format(field=field, value='false')}"
-                " if it was trained without"
+                f"none{_SUFFIX.format(field=field, value='false')} if it was trained without"
             )
         if said is not None and said != is_there:
             source.fields.assume(
@@ -217,6 +216,6 @@ def _read_positions(source: Source) -> None:
         source.fields.assume(
             "max_position_embeddings",
             target,
-            f"the draft's config says {said}, fewer than the target's, beyond which its acceptance falls; it is "
-            "used, and handed back, for all of the target's",
+            f"the draft's config says {said}, fewer than the target's, beyond which its acceptance falls; it is used, "
+            "and handed back, for all of the target's",
         )

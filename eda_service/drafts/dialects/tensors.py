@@ -161,6 +161,5 @@ def require_dtypes(tensors: Mapping[str, TensorAt], allowed: Sequence[str]) -> N
         if at.dtype not in allowed:
             raise refusal(
                 f"{at.file.name}: {at.name} is of dtype {at.dtype}, {', '.join(allowed)} are read; save the draft "
-                "again "
-                "in one of them"
+                "again in one of them"
             )

@@ -65,15 +65,15 @@ def _ids(d2t: TensorAt, draft_vocab_size: int, vocab_size: int) -> Tensor:
             differences_W.min() >= 0 and differences_W.max() < vocab_size and len(differences_W.unique()) == len(rows_W)
         )
         hint = (
-            "its numbers would be sound as token ids themselves, and engines read differences: subtract the row "
-            "from each"
+            "its numbers would be sound as token ids themselves, and engines read differences: subtract the row from "
+            "each"
             if as_ids
             else "import the draft for the target that it was trained for"
         )
         raise refusal(
             f"{d2t.file.name}: {D2T}[{row}] is {int(differences_W[row])}, so row {row} would be token "
-            f"{int(ids_W[row])}, "
-            f"outside the target's {vocab_size} ({len(outside)} of {draft_vocab_size} rows are); {hint}"
+            f"{int(ids_W[row])}, outside the target's {vocab_size} ({len(outside)} of {draft_vocab_size} rows are); "
+            f"{hint}"
         )
     ordered, order = ids_W.sort(stable=True)
     twice = (ordered[1:] == ordered[:-1]).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Every dialect, written by hand from one set of tensors, gives these tensors and the config that they were made for."""
+"""Every dialect, written by hand from one set of tensors, gives these tensors and the config they were made for."""
 
 from __future__ import annotations
 
