@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from overfit_drafts import overfit_draft
 from torch import Tensor, nn
 
-from eda_service.config.job import DistributionLoss, LossConfig, SelfGenConfig, TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.draft_check import DraftCheck, Reading
@@ -31,11 +32,7 @@ from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.draft_check import check_draft, embedding_cosine, reading
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
 from eda_service.evaluation.teacher_forced import agreement
-from eda_service.selfgen.generate import generate
-from eda_service.selfgen.prompts import Prompt
 from eda_service.targets.loader import Target, load_target
-from eda_service.training.batches import collate
-from eda_service.training.loss import DraftLoss
 
 LAYERS, THETA, VOCAB = (1, 2, 4), 30.0, torch.arange(2, 112)
 LLAMA3 = RopeScaling(
@@ -69,20 +66,9 @@ def world(new_target_dir: Callable[..., Path], tmp_path_factory: pytest.TempPath
         hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8, expert_width=48, vocab_size=112, rope_theta=THETA,
         rms_norm_eps=1e-5, layers=LAYERS, draft_vocab_size=len(VOCAB), norm_output=True,
     )  # fmt: skip
-    prompts = [Prompt(id=text, messages=[{"role": "user", "content": 3 * text}]) for text in "abcdefghijklm"]
-    settings = SelfGenConfig(temperature=0.0, max_new_tokens=28)
-    samples = generate(target, prompts, settings, seed=0, captures=LAYERS).samples
-    batch = collate(samples, max_tokens=100, dtype=torch.float32)
-    torch.manual_seed(0)
-    draft = make_draft(config)
-    loss = DraftLoss(draft, LossConfig(unroll_steps=2, distribution=DistributionLoss.TOKENS), VOCAB)
-    optimizer, lm_head = torch.optim.Adam(draft.parameters(), lr=5e-3), target.lm_head.take(VOCAB)
-    for _ in range(90):
-        optimizer.zero_grad()
-        loss(batch, target.embed, lm_head).total.backward()
-        optimizer.step()
+    draft, samples = overfit_draft(target, config, VOCAB, [3 * text for text in "abcdefghijklm"], steps=90, tokens=28)
     ids = [sample.token_ids[: sample.num_prompt_tokens] for sample in samples]
-    return World(target, ids, draft.requires_grad_(False))
+    return World(target, ids, draft)
 
 
 def naive_hits(world: World, answer: Transcript, depth: int) -> list[list[bool]]:
@@ -116,7 +102,8 @@ def test_counts_are_those_of_a_naive_count_and_of_decoding(world: World) -> None
     answers = world.transcripts(LAYERS, 3)
     target, draft = world.target, world.draft
     found = agreement(draft, target.embed, target.lm_head, VOCAB, answers, depth=5)
-    wanted = [sum((naive_hits(world, each, 5)[step] for each in answers), []) for step in range(5)]
+    by_answer = [naive_hits(world, each, 5) for each in answers]
+    wanted = [[hit for hits in by_answer for hit in hits[step]] for step in range(5)]
     assert found.hits == tuple(map(sum, wanted))
     assert found.places == tuple(map(len, wanted))
     assert 0 < found.hits[4] < found.places[4]
@@ -187,7 +174,9 @@ def test_an_embedding_of_its_own_is_held_against_the_targets(world: World) -> No
     found = world.check(stranger.requires_grad_(False))
     assert found.best is not None
     assert found.best.command == "--set own_embedding=false"
-    rows = [(a @ b / (a.norm() * b.norm())).item() for a, b in zip(table.weight, world.target.embed.weight, strict=True)]
+    rows = [
+        (a @ b / (a.norm() * b.norm())).item() for a, b in zip(table.weight, world.target.embed.weight, strict=True)
+    ]
     assert found.embedding_cosine == pytest.approx(sum(rows) / 112, abs=1e-4)
     assert found.sentences[1].startswith("its embedding is no copy of the target's")
     with torch.no_grad():
@@ -204,9 +193,7 @@ def test_a_reading_shares_the_weights(world: World) -> None:
     assert reading(world.draft, {}) is world.draft
 
 
-def test_an_eagle1_draft_has_its_rotation_alone(
-    tiny_target: Target, make_fitted_draft: Callable[[str], Draft]
-) -> None:
+def test_an_eagle1_draft_has_its_rotation_alone(tiny_target: Target, make_fitted_draft: Callable[[str], Draft]) -> None:
     draft = make_fitted_draft("llama")
     prompts = [[3 + (7 * i + j) % 100 for j in range(1 + 5 * i % 23)] for i in range(9)]
     declared = LoadedDraft(reading(draft, {"rope_theta": 5e5}), None)
