@@ -224,6 +224,12 @@ class AcceptanceRegressionError(RunError):
     code = "acceptance_regression"
 
 
+class NotWorthItError(RunError):
+    """An adaptation could gain less than `min_gain` asks for: its draft loses too little on the tuned target."""
+
+    code = "not_worth_it"
+
+
 class ArtifactCorruptError(RunError):
     """A file's sha256, shape or schema is not what its record says."""
 

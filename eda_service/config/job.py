@@ -382,6 +382,14 @@ class AdaptConfig(Config):
         le=10.0,
         description="adapted / base acceptance_length at the first temperature below which nothing is published",
     )
+    min_gain: float | None = Field(
+        None,
+        ge=1.0,
+        le=10.0,
+        description="before anything is generated, the base draft is measured on the target and on the target that it "
+        "was made for; where even all that it lost is less than this factor in acceptance_length, the job ends as "
+        "`not_worth_it`; None: not measured",
+    )
 
     @property
     def public_name(self) -> str:

@@ -15,10 +15,11 @@ import torch
 
 from eda_service.config.job import AdaptConfig, Answers, DatasetSpec
 from eda_service.errors import DatasetInvalidError
+from eda_service.pipeline.measuring import require_gain
 from eda_service.selection.kinds import make_selector
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
-from eda_service.selfgen.prompts import Prompt, general_prompts_file, load_prompts
+from eda_service.selfgen.prompts import Prompt, general_prompts, load_prompts
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import write_bytes
@@ -29,22 +30,6 @@ from eda_service.targets.loader import Target, load_target
 
 PROMPTS_FILE, HELDOUT_FILE = "prompts.jsonl", "heldout.jsonl"
 IO_FILE, REFERENCE_FILE = "target_io.safetensors", "reference.safetensors"
-
-
-def general_prompts(count: int) -> list[Prompt]:
-    """The first `count` of the general prompts shipped with the package.
-
-    Raises:
-        DatasetInvalidError: More are asked for than are shipped.
-    """
-    text = general_prompts_file().read_text(encoding="utf-8")
-    lines = text.rstrip("\n").split("\n")
-    if count > len(lines):
-        raise DatasetInvalidError(
-            f"selection.num_reference_prompts is {count}, {len(lines)} general prompts are shipped; lower it",
-            param="selection.num_reference_prompts",
-        )
-    return [Prompt(**json.loads(line)) for line in lines[:count]]
 
 
 def write_prompt_file(path: Path, prompts: Sequence[Prompt]) -> None:
@@ -67,6 +52,7 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
     check_rendered(config, target, training, heldout)
+    require_gain(config, target, heldout)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)

@@ -88,6 +88,25 @@ def general_prompts_file() -> Path:
     return Path(str(resources.files("eda_service") / "assets" / "general_prompts.jsonl"))
 
 
+def general_prompts(count: int, *, param: str = "selection.num_reference_prompts") -> list[Prompt]:
+    """The first `count` of the general prompts shipped with the package.
+
+    Args:
+        count: At least one.
+        param: The field that says how many, for the message.
+
+    Raises:
+        DatasetInvalidError: More are asked for than are shipped.
+    """
+    text = general_prompts_file().read_text(encoding="utf-8")
+    lines = text.rstrip("\n").split("\n")
+    if count > len(lines):
+        raise DatasetInvalidError(
+            f"{param} is {count}, {len(lines)} general prompts are shipped; lower it", param=param
+        )
+    return [Prompt(**json.loads(line)) for line in lines[:count]]
+
+
 def load_prompts(dataset: DatasetSpec, *, seed: int, skipped: SkippedRows | None = None) -> list[Prompt]:
     """Exactly `num_prompts` distinct prompts, the same ones for the same seed.
 

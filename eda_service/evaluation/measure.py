@@ -1,0 +1,102 @@
+"""A draft, or a draft and a pack over it, measured on a target: acceptance by decoding, speed, coverage.
+
+Acceptance is decoded and not replayed: with one or two drafts, decoding with them costs less than answering without
+one, and at T=0 both give the same counts (`replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from eda_service.config.job import EvalConfig
+from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.coverage import coverage
+from eda_service.errors import DatasetInvalidError
+from eda_service.evaluation.bench import Bench
+from eda_service.measurement import Measurement, advise
+from eda_service.progress import Tell, silent
+from eda_service.records import BASE, AcceptanceRow, SpeedRow
+from eda_service.targets.loader import Target
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one target gave.
+
+    Attributes:
+        acceptance: A row for each temperature and draft.
+        speed: The same with `autoregressive`; empty where nothing is timed.
+        coverage: Of the base draft's vocabulary over the answers at the first temperature.
+    """
+
+    num_prompts: int
+    acceptance: tuple[AcceptanceRow, ...]
+    speed: tuple[SpeedRow, ...]
+    coverage: float
+
+
+def measure(
+    target: Target,
+    drafts: Mapping[str, LoadedDraft],
+    prompts: Sequence[Sequence[int]],
+    settings: EvalConfig,
+    *,
+    timed: bool = True,
+    tell: Tell = silent,
+) -> Measured:
+    """Decode the prompts with every draft at every temperature, and time the first of them.
+
+    Args:
+        target: Any one that the drafts are for.
+        drafts: `base_draft`, and with a pack `adapted_draft`.
+        prompts: Token ids.
+        settings: Temperatures, chain or tree, caps; `num_prompts` is not looked at.
+        timed: Also measure speed.
+        tell: Told of each decoding.
+
+    Raises:
+        DatasetInvalidError: There is no prompt.
+    """
+    if not prompts:
+        raise DatasetInvalidError("no prompt is left to measure on; name a data set with others", param="dataset")
+    longest = max(map(len, prompts)) + settings.max_new_tokens
+    bench = Bench(target, dict(drafts), prompts, settings, longest)
+    timed_at = (settings.timed_temperatures or settings.temperatures) if timed and settings.num_timed_prompts else ()
+    total, done = len(settings.temperatures) * len(drafts) + len(timed_at), 0
+    rows: list[AcceptanceRow] = []
+    answers: list[list[int]] | None = None
+    for temperature in settings.temperatures:
+        for name in drafts:
+            decoded = bench.decode(name, temperature)
+            answers = decoded.token_ids if answers is None else answers
+            rows.append(bench.row(name, temperature, decoded))
+            done += 1
+            tell("measure", done, total, "decodings")
+    speed: list[SpeedRow] = []
+    for measured in bench.speeds(timed_at):
+        speed += measured
+        done += 1
+        tell("measure", done, total, "decodings")
+    share = coverage(drafts[BASE].vocab_W, answers or [])
+    return Measured(len(prompts), tuple(rows), tuple(speed), share)
+
+
+def conclude(on_target: Measured, on_base: Measured | None = None, *, machine: dict[str, str]) -> Measurement:
+    """The measurement of a target, held against the draft's own where that was measured, with the advice.
+
+    Args:
+        on_target: Of the draft, and of a pack where there is one.
+        on_base: Of the draft on its own target.
+        machine: That measured.
+    """
+    found = Measurement(
+        num_prompts=on_target.num_prompts,
+        acceptance=on_target.acceptance,
+        speed=on_target.speed,
+        coverage=on_target.coverage,
+        base_acceptance=() if on_base is None else on_base.acceptance,
+        base_coverage=None if on_base is None else on_base.coverage,
+        machine=machine,
+    )
+    return found.model_copy(update={"advice": advise(found)})
