@@ -12,6 +12,7 @@ from eda_service.config.job import DatasetSpec, TargetSpec, Temperature
 from eda_service.config.tasks import FieldName, FieldValue, ImportConfig, JobKind, MeasureConfig
 from eda_service.draft_check import DraftCheck
 from eda_service.jobstore import Job
+from eda_service.jobstore.job import UNREADABLE
 from eda_service.jobstore.status import Status
 from eda_service.records import Stage
 from eda_service.task_records import Measurement, MeasureRecord
@@ -170,6 +171,14 @@ class DraftDetail(DraftBody):
     metrics: dict[str, float]
 
 
+class DeletedDraftBody(BaseModel):
+    """A draft that is gone."""
+
+    id: str
+    object: Literal["draft"] = "draft"
+    deleted: Literal[True] = True
+
+
 class DraftList(BaseModel):
     """A page of drafts, by name and version."""
 
@@ -191,7 +200,6 @@ class MeasurementBody(JobBody):
     def with_result(cls, job: Job, record: MeasureRecord | None) -> MeasurementBody:
         """The wire form of a measurement."""
         task = job.task()
-        assert isinstance(task, MeasureConfig)
-        body = JobBody.of(job).model_dump()
+        draft, pack = (task.draft, task.pack) if isinstance(task, MeasureConfig) else (UNREADABLE, None)
         measurement = None if record is None else record.measurement
-        return cls.model_validate({**body, "draft": task.draft, "pack": task.pack, "measurement": measurement})
+        return cls(**JobBody.of(job).model_dump(), draft=draft, pack=pack, measurement=measurement)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from api.deps import DraftsDep, LookerDep, WriterDep
 from api.routes.adaptations import IdempotencyKey, Limit
-from api.schemas_tasks import DraftDetail, DraftList, ImportRequest, JobBody
+from api.schemas_tasks import DeletedDraftBody, DraftDetail, DraftList, ImportRequest, JobBody
 from api.services import draft_views
 
 router = APIRouter(prefix="/v1/drafts", tags=["drafts"])
@@ -56,7 +56,7 @@ def get(draft: Draft, caller: LookerDep, drafts: DraftsDep) -> DraftDetail:
     return draft_views.draft_detail(drafts.draft(draft, caller), drafts, caller)
 
 
-@router.delete("/{draft}", status_code=204)
-def delete(draft: Draft, caller: WriterDep, drafts: DraftsDep) -> None:
+@router.delete("/{draft}")
+def delete(draft: Draft, caller: WriterDep, drafts: DraftsDep) -> DeletedDraftBody:
     """Remove a registered draft; refused while a pack, a live job or a deployment uses it."""
-    drafts.delete(draft, caller)
+    return DeletedDraftBody(id=drafts.delete(draft, caller))

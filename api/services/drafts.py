@@ -157,8 +157,8 @@ class Drafts(Jobs):
             if version.manifest is not None and version.manifest.base_draft == draft.reference
         ]
 
-    def delete(self, reference: str, caller: Caller) -> None:
-        """Remove a registered draft that nothing uses.
+    def delete(self, reference: str, caller: Caller) -> str:
+        """Remove a registered draft that nothing uses; returns its name@version.
 
         Raises:
             NotFoundError: None that the caller sees.
@@ -181,6 +181,7 @@ class Drafts(Jobs):
                 param="draft",
             )
         registry.delete_draft(draft.name, draft.version, self._settings.home)
+        return draft.reference
 
     def _users(self, draft: DraftVersion) -> list[str]:
         """Everything that needs a draft: packs over it, live jobs, deployments."""
