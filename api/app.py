@@ -7,22 +7,25 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import errors
+from api import errors, routes
 from api.describe import describe
 from api.middleware import Envelope
-from api.routes import adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs
 from api.services.adaptations import Adaptations
 from api.services.deployments import DeploymentService
 from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
+from api.services.drafts import Drafts
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
 from api.services.instruments import Instruments
+from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
+from api.services.measurements import Measurements
 from api.services.metrics import Metrics
 from api.services.packs import PackService
 from api.services.targets import Targets
+from api.services.tasks import TaskChecks
 from api.settings import Settings
 from api.ui.app import create_ui
 from api.vault import open_vault
@@ -73,13 +76,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
     targets = Targets(Hub(), settings.hub_at_submit)
-    app.state.adaptations = Adaptations(store, settings, dispatcher.wake, targets, cluster=dispatcher.cluster)
-    app.state.packs = PackService(store, settings.home)
-    app.state.deployments = DeploymentService(store, app.state.packs, settings, targets, changed)
+    packs = PackService(store, settings.home)
+    checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)
+    drafts = Drafts(store, settings, dispatcher.wake, packs, targets, checks)
+    app.state.jobs, app.state.packs, app.state.drafts = Jobs(store, settings, dispatcher.wake), packs, drafts
+    app.state.adaptations = Adaptations(store, settings, dispatcher.wake, targets, drafts, cluster=dispatcher.cluster)
+    app.state.measurements = Measurements(store, settings, dispatcher.wake, drafts, packs, targets, checks)
+    app.state.deployments = DeploymentService(store, packs, drafts, settings, targets, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
     app.add_middleware(Envelope)
     errors.install(app)
     app.mount("/ui", create_ui(app.state, settings))
-    for module in (adaptations, deployments, fine_tuning, health, metrics, openai_gateway, packs):
-        app.include_router(module.router)
+    for router in routes.ALL:
+        app.include_router(router)
     return app

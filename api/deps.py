@@ -11,10 +11,13 @@ from api.services.adaptations import Adaptations
 from api.services.deployments import DeploymentService
 from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
+from api.services.drafts import Drafts
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
+from api.services.measurements import Measurements
 from api.services.metrics import Metrics
 from api.services.packs import PackService
 from eda_service.ids import JOB_ID_PATTERN
@@ -36,6 +39,21 @@ def _dispatcher(request: Request) -> Dispatcher:
 def _adaptations(request: Request) -> Adaptations:
     adaptations: Adaptations = request.app.state.adaptations
     return adaptations
+
+
+def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+def _drafts(request: Request) -> Drafts:
+    drafts: Drafts = request.app.state.drafts
+    return drafts
+
+
+def _measurements(request: Request) -> Measurements:
+    measurements: Measurements = request.app.state.measurements
+    return measurements
 
 
 def _gateway(request: Request) -> Gateway:
@@ -81,6 +99,9 @@ def _keys(request: Request) -> KeyWatch:
 StoreDep = Annotated[JobStore, Depends(_store)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
+JobsDep = Annotated[Jobs, Depends(_jobs)]
+DraftsDep = Annotated[Drafts, Depends(_drafts)]
+MeasurementsDep = Annotated[Measurements, Depends(_measurements)]
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
 DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
 PacksDep = Annotated[PackService, Depends(_packs)]

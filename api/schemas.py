@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from eda_service.config.base import Config, Name
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
 from eda_service.planning.placement import Strategy
-from eda_service.records import Stage
+from eda_service.records import STAGES, Stage
 from eda_service.storage.packs import measured_on
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -65,8 +65,41 @@ class WebhookRequest(Config):
     )
 
 
-class AdaptationRequest(Config):
+class JobRequest(Config):
+    """What a request for a job says of the job itself, whatever it is to do.
+
+    Attributes:
+        STAGES: Of the jobs that such a request makes.
+    """
+
+    STAGES: ClassVar[tuple[Stage, ...]]
+
+    metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
+    priority: int = Field(50, ge=0, le=100, description="higher runs first")
+    force: bool = Field(
+        False,
+        description="queue it all the same: although a live job has the same content, the disk has less free than it "
+        "may need, the cluster has fewer CPUs or GPUs than it asks for, a tracker is not installed here, or the model "
+        "hub cannot be asked whether it has what is named",
+    )
+    webhook: WebhookRequest | None = Field(None, description="told when the job ends")
+    stage_deadlines: dict[Stage, Annotated[int, Field(ge=1, le=30 * 86_400)]] = Field(
+        {}, description="longest run of a stage in seconds, after which the job fails; default: the service's"
+    )
+
+    @field_validator("stage_deadlines")
+    @classmethod
+    def _of_its_stages(cls, value: dict[Stage, int]) -> dict[Stage, int]:
+        odd = [stage.value for stage in value if stage not in cls.STAGES]
+        if odd:
+            raise ValueError(f"{', '.join(odd)} is no stage of such a job; its stages are {', '.join(cls.STAGES)}")
+        return value
+
+
+class AdaptationRequest(JobRequest):
     """Body of `POST /v1/adaptations`. Later parts win: preset, then these fields, then `config`."""
+
+    STAGES = STAGES
 
     model: str | None = Field(None, min_length=1, max_length=512, description="target: id, shipped name or directory")
     revision: str | None = Field(None, max_length=128, description="branch, tag or commit of the model")
@@ -82,18 +115,6 @@ class AdaptationRequest(Config):
     deploy: bool | None = Field(None, description="false: publish the pack and serve what is served (deploy.enabled)")
     min_gain: float | None = Field(None, ge=0.0, le=10.0, description="deploy.min_gain")
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
-    metadata: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
-    priority: int = Field(50, ge=0, le=100, description="higher runs first")
-    force: bool = Field(
-        False,
-        description="queue it all the same: although a live job has the same content, the disk has less free than it "
-        "may need, the cluster has fewer CPUs or GPUs than it asks for, a tracker is not installed here, or the model "
-        "hub cannot be asked whether it has what is named",
-    )
-    webhook: WebhookRequest | None = Field(None, description="told when the job ends")
-    stage_deadlines: dict[Stage, Annotated[int, Field(ge=1, le=30 * 86_400)]] = Field(
-        {}, description="longest run of a stage in seconds, after which the job fails; default: the service's"
-    )
     dry_run: bool = Field(False, description="check and estimate, store nothing")
 
 
@@ -210,8 +231,8 @@ class AdaptationBody(BaseModel):
                     "priority", "origin", "result_pack", "owner", "webhook_url",
                 }
             ),
-            progress=_progress(job),
-            error=_error(job),
+            progress=progress_of(job),
+            error=error_of(job),
             stage_deadlines={stage: int(seconds) for stage, seconds in job.stage_deadlines.items()},
             model=config.target.model,
             model_revision=config.target.revision,
@@ -297,14 +318,15 @@ class HealthBody(BaseModel):
     jobs: dict[str, int] | None = Field(None, description="how many there are of each status")
 
 
-def _progress(job: Job) -> ProgressBody | None:
+def progress_of(job: Job) -> ProgressBody | None:
+    """Its last heartbeat."""
     try:
         return None if job.progress is None else ProgressBody.model_validate(job.progress)
     except ValidationError:  # the next heartbeat replaces it
         return None
 
 
-def _error(job: Job) -> JobErrorBody | None:
+def error_of(job: Job) -> JobErrorBody | None:
     """Why it failed; of a row that cannot be read, what is wrong with it."""
     if job.error is None and job.unreadable is not None:
         return JobErrorBody(code="artifact_corrupt", message=f"its row cannot be read: {job.unreadable}")

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from eda_service.config.deployment import EngineLimits
+from eda_service.config.tasks import JobKind
 from eda_service.environment import READ, as_directories
 from eda_service.errors import InputError
 from eda_service.export.vllm_environment import has_vllm
@@ -78,7 +79,11 @@ class Settings(BaseSettings):
         "cluster has is queued with a warning and not refused",
     )
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
-    job_command: str = Field("python -m jobs.adapt", description="entry point of a job; `--job-id ID` is appended")
+    job_command: str = Field(
+        "python -m jobs.adapt", description="entry point of an adaptation; `--job-id ID` is appended"
+    )
+    import_command: str = Field("python -m jobs.import_draft", description="the same of the import of a draft")
+    measure_command: str = Field("python -m jobs.measure", description="the same of a measurement")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")
     max_running_per_owner: int | None = Field(
         None, ge=1, le=1000, description="of one owner; None: no limit of its own"
@@ -122,6 +127,15 @@ class Settings(BaseSettings):
     def serve_url(self) -> str:
         """Base URL of Ray Serve."""
         return self.serve_upstream.rstrip("/") or f"http://127.0.0.1:{self.serve_port}"
+
+    def command_of(self, kind: JobKind) -> str:
+        """The entry point of a kind of job."""
+        commands = {
+            JobKind.ADAPT: self.job_command,
+            JobKind.IMPORT_DRAFT: self.import_command,
+            JobKind.MEASURE: self.measure_command,
+        }
+        return commands[kind]
 
     @property
     def limits(self) -> EngineLimits:

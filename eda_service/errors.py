@@ -75,6 +75,12 @@ class DraftIncompatibleError(InputError):
     code = "draft_incompatible"
 
 
+class DraftSourceMissingError(InputError):
+    """No such directory or hub id to import a draft from."""
+
+    code = "draft_source_not_found"
+
+
 class DatasetInvalidError(InputError):
     """The prompt set is empty, malformed, or yields no answer token."""
 

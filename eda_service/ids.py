@@ -31,6 +31,6 @@ def new_deployment_uid(now_s: float | None = None) -> str:
     return f"dep_{ulid(now_s)}"
 
 
-def new_job_id(now_s: float | None = None) -> str:
-    """A new job id: `adapt_` and a ULID."""
-    return f"adapt_{ulid(now_s)}"
+def new_job_id(now_s: float | None = None, *, prefix: str = "adapt") -> str:
+    """A new job id: what says its kind, and a ULID."""
+    return f"{prefix}_{ulid(now_s)}"

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
+from eda_service.draft_check import DraftCheck
+
 SCHEMA_VERSION = 1
 ADAPTED, BASE = "adapted_draft", "base_draft"
 """The two drafts of an evaluation."""
@@ -20,17 +22,21 @@ MAX_ROW_BYTES = 8 << 20
 
 
 class Stage(StrEnum):
-    """The stages of an adaptation, in their order."""
+    """The stages of jobs of every kind, each kind's in their order."""
 
     VALIDATE = "validate"
     GENERATE = "generate"
     SELECT = "select"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    READ = "read"
+    CHECK = "check"
+    MEASURE = "measure"
     PUBLISH = "publish"
 
 
-STAGES: tuple[Stage, ...] = tuple(Stage)
+STAGES = (Stage.VALIDATE, Stage.GENERATE, Stage.SELECT, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
+"""Those of an adaptation."""
 
 
 class Frozen(BaseModel):
@@ -371,7 +377,7 @@ class PackManifest(PackFields, Record):
 
 
 class DraftManifest(Frozen):
-    """A registered base draft: provenance of a trained draft."""
+    """A registered base draft: provenance of one that was trained here, or imported."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -386,3 +392,9 @@ class DraftManifest(Frozen):
     config: dict[str, Any]
     library_versions: dict[str, str]
     metrics: dict[str, float]
+    kind: str = Field("eagle1", description="which class of draft; manifests before there were others name none")
+    source: str = Field("", description="of an imported one: its directory, or id@commit on the hub")
+    dialect: str | None = Field(None, description="of an imported one: how its file was written")
+    assumed: tuple[str, ...] = Field((), description="of an imported one: what its file does not say, and was assumed")
+    overrides: dict[str, str] = Field({}, description="of an imported one: fields that were set by hand")
+    check: DraftCheck | None = Field(None, description="of an imported one: what was measured before it was registered")

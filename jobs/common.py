@@ -1,4 +1,4 @@
-"""What the entry points share: arguments to an AdaptConfig and a run directory, logging, exit codes.
+"""What the entry points share: arguments to a job's config and a run directory, logging, exit codes.
 
 Exit codes: 0 done, 1 the job failed with a code, 2 the arguments are wrong.
 """
@@ -11,15 +11,16 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import at_paths, merge, parse_assignments
 from eda_service.config.presets import on_preset, preset
 from eda_service.config.removed import ASKED
+from eda_service.config.tasks import ID_PREFIXES, ImportConfig, JobKind, MeasureConfig, kind_of
 from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.ids import new_job_id
 from eda_service.private_files import keep_private
@@ -27,6 +28,9 @@ from eda_service.storage import bounded_json
 from eda_service.storage.run import RunDir, home_dir
 
 logger = logging.getLogger("jobs")
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+TaskT = TypeVar("TaskT", ImportConfig, MeasureConfig)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -60,27 +64,82 @@ def build_config(arguments: argparse.Namespace) -> AdaptConfig:
         except (OSError, ValueError) as error:
             raise InputError(f"--config {arguments.config}: {error}", param="config") from error
     flags = {
-        "target.model": _as_path(arguments.target),
-        "target.adapter": _as_path(arguments.adapter),
+        "target.model": as_path(arguments.target),
+        "target.adapter": as_path(arguments.adapter),
         "base_draft": arguments.base_draft,
-        "dataset.source": _as_path(arguments.data),
+        "dataset.source": as_path(arguments.data),
         "dataset.num_prompts": arguments.num_prompts,
-        "eval_dataset.source": _as_path(arguments.eval_data),
+        "eval_dataset.source": as_path(arguments.eval_data),
     }
     values = merge(values, at_paths({path: value for path, value in flags.items() if value is not None}))
     values = merge(values, parse_assignments(arguments.set))
     values = on_preset(preset(arguments.preset) if arguments.preset else {}, values)
+    return parse_config(AdaptConfig, values)
+
+
+def parse_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Values as a config.
+
+    Raises:
+        InputError: A value is out of bounds or a field is unknown; the message names it.
+    """
     try:
-        return AdaptConfig.model_validate(values, context=ASKED)
+        return kind.model_validate(values, context=ASKED)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         is_unknown = first["type"] == "extra_forbidden"
-        problem = unknown_field(AdaptConfig, first["loc"]) if is_unknown else first["msg"]
+        problem = unknown_field(kind, first["loc"]) if is_unknown else first["msg"]
         raise InputError(f"{where or 'config'}: {problem}", param=where or None) from error
 
 
-def _as_path(value: str | None) -> str | None:
+def task_parser(description: str) -> argparse.ArgumentParser:
+    """Arguments of the entry points that are no adaptation."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--job-id", help="run or resume this job; its run directory is under EDA_HOME/runs")
+    made.add_argument("--target", help="model id, directory, or name of a shipped target")
+    made.add_argument("--revision", help="of the target on the hub: branch, tag or commit")
+    made.add_argument("--seed", type=int, help="root of every random stream")
+    made.add_argument("--use-gpu", action="store_true", default=None, help="reserve a GPU")
+    return made
+
+
+def open_task(arguments: argparse.Namespace, kind: type[TaskT], flags: Mapping[str, Any]) -> tuple[RunDir, TaskT]:
+    """The run directory of --job-id, or a new one with origin `ray`.
+
+    Args:
+        arguments: Parsed by a `task_parser`.
+        kind: Of the job's config.
+        flags: Its fields by dotted path; those that are None were not given.
+
+    Raises:
+        NotFoundError: --job-id names no job and no target is given.
+        InputError: The config is wrong, or the job is of another kind.
+    """
+    prefix = ID_PREFIXES[JobKind(kind.model_fields["kind"].default)]
+    run = RunDir.of_job(arguments.job_id or new_job_id(prefix=prefix))
+    if run.is_job:
+        task = run.task()
+        if not isinstance(task, kind):
+            raise InputError(
+                f"job {run.job_id} is of kind {kind_of(task).value}; start its entry point", param="job-id"
+            )
+        return run, task
+    if not arguments.target:
+        raise NotFoundError(f"no job {run.job_id} under {home_dir() / 'runs'}; give --target", param="job-id")
+    common = {
+        "target.model": as_path(arguments.target),
+        "target.revision": arguments.revision,
+        "seed": arguments.seed,
+        "use_gpu": arguments.use_gpu,
+    }
+    given = {path: value for path, value in {**common, **flags}.items() if value is not None}
+    config = parse_config(kind, at_paths(given))
+    run.create(config, origin="ray")
+    return run, config
+
+
+def as_path(value: str | None) -> str | None:
     """What is there, seen from here, as an absolute path; stages take a name without one for an id."""
     return str(Path(value).absolute()) if value and os.path.exists(value) else value
 

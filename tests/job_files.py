@@ -17,6 +17,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.records import (
+    STAGES,
     DraftCheckpoint,
     EvalReport,
     FileEntry,
@@ -47,7 +48,7 @@ def finish_job(store: JobStore, home: Path, job: Job, *, kept: str | None = None
     config = job.adapt_config()
     run.create(config, origin="api")
     write_records(run, config)
-    for stage in Stage:
+    for stage in STAGES:
         run.log_path(stage).write_text(f"stage {stage.value} of {job.id}\nloaded\n", encoding="utf-8")
     with contextlib.suppress(ConflictError):  # a dispatcher may have been faster
         store.transition(job.id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")

@@ -33,6 +33,8 @@ JOBS = [
     *column("lease_holder", "x'ff'", NOT_UTF8),
     *column("ray_session", NOT_UTF8, "x'ff'"),
     *column("result_pack", "x'ff'"),
+    *column("result", "x'ff'"),
+    *column("kind", "'other'", "'measure'", "x'ff'", "5"),
     *column("owner", NOT_UTF8, "x'ff'"),
     *column("id", "'../../etc'", "''", NOT_UTF8, "x'ff'", "'a' || char(0) || 'b'"),
     *column("content_sha256", "x'ff'", "5"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from draft_files import put_draft
 from job_files import finish_job
 from live_api import LiveApi, live_api
 from scripted_service import Answer, Request, ScriptedService, refusal, scripted_service
@@ -23,10 +24,11 @@ from api.serving.counts import ModelCounts
 from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.config.tasks import ImportConfig
 from eda_service.jobstore import Job
 from eda_service.raycluster.serve_plan import UID_HEADER, group_key, route_prefix_of
 from eda_service.records import Stage
-from eda_service.storage import prompts
+from eda_service.storage import prompts, registry
 from eda_service.storage.run import RunDir
 
 TARGET = {"model": "org/model", "adapter": None, "revision": None, "dtype": "auto"}
@@ -62,6 +64,7 @@ class Made:
 
     queued: str = MISSING_JOB
     finished: str = MISSING_JOB
+    draft: str = "missing@1"
 
 
 @dataclass
@@ -105,6 +108,15 @@ class World:
         config = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1", served_name=SHARED)
         job, _ = self.api.store.create(config, owner=owner, labels={"secret": f"label of {owner}"})
         self.made[owner].finished = self._finish(job).id
+        self.made[owner].draft = self._import(owner)
+
+    def _import(self, owner: str) -> str:
+        """A draft that a job of the owner has imported."""
+        config = ImportConfig(target=TargetSpec(model="org/base"), source="org/draft", name=f"draft-{owner}")
+        job, _ = self.api.store.create(config, owner=owner, labels={"secret": f"label of {owner}"})
+        version = registry.reserve_draft(config.draft_name, job.id, self.api.home)
+        put_draft(self.api.home, config.draft_name, version)
+        return f"{config.draft_name}@{version}"
 
     def _finish(self, job: Job) -> Job:
         finished = finish_job(self.api.store, self.api.home, job)
@@ -183,7 +195,7 @@ def world(root: Path) -> Iterator[World]:
 
 
 _SAME: tuple[tuple[str, str], ...] = (
-    (r"adapt_[0-9A-Z]{26}", "JOB"),
+    (r"(adapt|import|measure)_[0-9A-Z]{26}", "JOB"),
     (r"req_[0-9A-Za-z]+", "REQUEST"),
     (r"evt_\d+", "EVENT"),
     (r"\b[0-9a-f]{64}\b", "HASH"),

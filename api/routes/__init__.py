@@ -1,1 +1,31 @@
 """One router per resource; a route validates, calls one service and returns a model."""
+
+from api.routes import (
+    adaptations,
+    deployments,
+    drafts,
+    fine_tuning,
+    health,
+    jobs,
+    measurements,
+    metrics,
+    openai_gateway,
+    packs,
+)
+
+ALL = tuple(
+    module.router
+    for module in (
+        adaptations,
+        deployments,
+        drafts,
+        fine_tuning,
+        health,
+        jobs,
+        measurements,
+        metrics,
+        openai_gateway,
+        packs,
+    )
+)
+"""Every router of the API."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
+from api.auth import Caller
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep, ReaderDep, WriterDep
 from api.schemas import (
     AdaptationBody,
@@ -21,6 +21,9 @@ from api.schemas import (
     EventList,
     LogsBody,
 )
+from api.services.feed import EventFeed
+from api.services.jobs import Jobs
+from api.services.key_watch import KeyWatch
 from api.services.keyed_stream import EVENT_STREAM, JOB_STREAM_END, STREAM_HEADERS, KeyedStream
 from api.ui.report import report_file
 from eda_service.errors import InputError
@@ -52,7 +55,7 @@ def create(
     """Queue an adaptation: 201 for a new job, 200 for the one that this request, or an equal live one, made before."""
     if body.dry_run:
         response.status_code = 200
-        return adaptations.estimate(body)
+        return adaptations.estimate(body, caller)
     job, made = adaptations.create(body, caller, idempotency_key)
     response.status_code = 201 if made else 200
     response.headers["location"] = f"/v1/adaptations/{job.id}"
@@ -60,9 +63,9 @@ def create(
 
 
 @router.post("/estimate")
-def estimate(body: AdaptationRequest, _caller: WriterDep, adaptations: AdaptationsDep) -> EstimateBody:
+def estimate(body: AdaptationRequest, caller: WriterDep, adaptations: AdaptationsDep) -> EstimateBody:
     """Disk, steps and time of a job that is not made."""
-    return adaptations.estimate(body)
+    return adaptations.estimate(body, caller)
 
 
 @router.get("")
@@ -124,18 +127,32 @@ async def events(
     """Events of a job, oldest first; with `Accept: text/event-stream` a live stream that ends with the job, or with the
     key."""
     start = event_number(last_event_id or after)
+    return await events_of(request, adaptations, job_id, caller, feed, keys, after=start, limit=limit)
+
+
+async def events_of(
+    request: Request,
+    jobs: Jobs,
+    job_id: str,
+    caller: Caller,
+    feed: EventFeed,
+    keys: KeyWatch,
+    *,
+    after: int,
+    limit: int,
+) -> EventList:
+    """A page of a job's events, or the live stream of them where that is asked for."""
     if EVENT_STREAM in request.headers.get("accept", ""):
-        stream = feed.stream(job_id, owner=caller.sees, after=start)
-        first = await anext(stream, b"")  # an unknown job is a 404 and not a broken stream
+        await run_in_threadpool(jobs.get, job_id, caller)  # an unknown job is a 404 and not a broken stream
         return KeyedStream(  # type: ignore[return-value]
-            _from(first, stream),
+            feed.stream(job_id, owner=caller.sees, after=after),
             keys=keys,
             key_id=caller.key_id,
             last=JOB_STREAM_END,
             media_type=EVENT_STREAM,
             headers=STREAM_HEADERS,
         )
-    found, has_more = await run_in_threadpool(adaptations.events, job_id, caller, after=start, limit=limit)
+    found, has_more = await run_in_threadpool(jobs.events, job_id, caller, after=after, limit=limit)
     data = [EventBody.of(event) for event in found]
     return EventList(
         data=data,
@@ -143,12 +160,6 @@ async def events(
         first_id=data[0].id if data else None,
         last_id=data[-1].id if data else None,
     )
-
-
-async def _from(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
 
 
 @router.get("/{job_id}/logs")

@@ -124,7 +124,7 @@ class Adopter:
     def _end_older(self, run: RunDir, lines: list[EventLine]) -> None:
         """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
         result = run.read_result()
-        pack = Reference.parse(result.pack) if isinstance(result, Succeeded) else None
+        pack = Reference.parse(result.pack) if isinstance(result, Succeeded) and result.pack is not None else None
         if pack is None or pack.number is None:
             return
         newest = max(registry.pack_versions(pack.name, self._settings.home), default=0)

@@ -12,6 +12,7 @@ from api.auth import Caller
 from api.errors import config_error
 from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replicas, RollbackRequest, replica_range
 from api.services import inputs
+from api.services.drafts import Drafts
 from api.services.packs import PackService
 from api.services.targets import Targets
 from api.settings import Settings
@@ -62,15 +63,23 @@ class DeploymentService:
     Args:
         store: The rows.
         packs: What may be deployed.
+        drafts: What they are made over, and what may be deployed alone.
         settings: Where things are.
         targets: Looks at the files of what is to be served.
         changed: Called after a change, so that nobody goes by what was there before.
     """
 
     def __init__(
-        self, store: JobStore, packs: PackService, settings: Settings, targets: Targets, changed: Callable[[], None]
+        self,
+        store: JobStore,
+        packs: PackService,
+        drafts: Drafts,
+        settings: Settings,
+        targets: Targets,
+        changed: Callable[[], None],
     ) -> None:
-        self._store, self._packs, self._settings, self._changed = store, packs, settings, changed
+        self._store, self._packs, self._drafts = store, packs, drafts
+        self._settings, self._changed = settings, changed
         self._targets = targets
         self._roots = settings.roots
 
@@ -227,7 +236,7 @@ class DeploymentService:
             name=request.name or AdaptConfig(target=target).public_name,
             owner=caller.owner,
             target=target.model_dump(mode="json"),
-            base_draft=self._base_draft(request, pack),
+            base_draft=self._base_draft(request, pack, caller),
             engine=self._engine(request),
             labels=request.labels,
             drift=request.drift.model_dump(mode="json", exclude_defaults=True),
@@ -277,12 +286,12 @@ class DeploymentService:
         job = self._packs.job_of(pack)
         return {"pack": pack.reference, "pack_ref": written, "job_id": None if job is None else job.id}
 
-    def _base_draft(self, request: DeploymentRequest, pack: PackVersion | None) -> str | None:
+    def _base_draft(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> str | None:
         made_with = None if pack is None or pack.manifest is None else pack.manifest.base_draft
         if "base_draft" not in request.model_fields_set:
             default = str(AdaptConfig.model_fields["base_draft"].default)
-            return inputs.check_draft(made_with or default, self._settings.home)
-        asked = None if request.base_draft is None else inputs.check_draft(request.base_draft, self._settings.home)
+            return str(self._drafts.resolve(made_with or default, None if made_with else caller.sees))
+        asked = None if request.base_draft is None else str(self._drafts.resolve(request.base_draft, caller.sees))
         if pack is not None and (asked is None or (made_with is not None and asked != made_with)):
             raise InputError(
                 f"pack {pack.reference} was trained beside {made_with}, not {asked}; leave base_draft out",

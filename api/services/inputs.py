@@ -15,20 +15,21 @@ from pydantic import ValidationError
 from api.errors import config_error
 from api.services.paths import given, is_path
 from api.services.prompt_files import check_prompt_file
-from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, SelfGenConfig, TargetSpec
+from eda_service.drafts.source import is_pickled_draft
 from eda_service.errors import (
-    BaseDraftMissingError,
+    DraftSourceMissingError,
     InputError,
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
-from eda_service.references import Alias, Reference
+from eda_service.selfgen.tasks import PREFIX, templates_of
 from eda_service.storage.beneath import Roots
-from eda_service.storage.registry import find_draft
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,127}")
 _TASK = re.compile(r"reasoning-gym:[a-z0-9_]{1,64}(\?[a-z0-9_=&,-]{1,128})?")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_MAX_ERROR_FRACTION = float(SelfGenConfig.model_fields["max_error_fraction"].default)
 _HELD_OUT = 4  # one prompt of four is for the evaluation, where the caller does not say how many
 
 NUM_PROMPTS = frozenset({"dataset.num_prompts", "eval_dataset.num_prompts", "evaluation.num_prompts"})
@@ -50,12 +51,19 @@ class Checked:
 
 
 def check(
-    config: AdaptConfig, *, home: Path, roots: Roots, explicit: Collection[str] = NUM_PROMPTS, keep: bool = True
+    config: AdaptConfig,
+    *,
+    draft: str,
+    home: Path,
+    roots: Roots,
+    explicit: Collection[str] = NUM_PROMPTS,
+    keep: bool = True,
 ) -> Checked:
     """Check a config's names and files, the cheap ones first.
 
     Args:
         config: What the caller asks for.
+        draft: The base draft with its version, which was looked for.
         home: Root of all state.
         roots: Where paths may be named.
         explicit: Which of `NUM_PROMPTS` the caller has given.
@@ -65,7 +73,6 @@ def check(
         InputError: A subclass that says which field is at fault.
         InsufficientStorageError, StorageError: The service cannot copy a prompt file.
     """
-    draft = check_draft(config.base_draft, home)
     changes: dict[str, object] = {"base_draft": draft, "target": check_target(config.target, roots)}
     specs = {"dataset": config.dataset, "eval_dataset": config.eval_dataset}
     files = {name for name, spec in specs.items() if spec is not None and _is_file(spec, f"{name}.source")}
@@ -118,21 +125,14 @@ def _valid(config: AdaptConfig) -> AdaptConfig:
         raise config_error(error) from error
 
 
-def check_draft(reference: str, home: Path) -> str:
-    """A registered base draft with its version.
-
-    Raises:
-        BaseDraftMissingError: It is not registered, or no such name.
-    """
-    asked = Reference.parse(reference)
-    if asked is None or isinstance(asked.version, Alias):
-        raise BaseDraftMissingError("base_draft is not of the form name@version", param="base_draft")
-    draft = find_draft(asked, home)
-    return str(Reference(draft.parent.name, int(draft.name)))
-
-
-def check_target(spec: TargetSpec, roots: Roots) -> TargetSpec:
+def check_target(spec: TargetSpec, roots: Roots, *, is_whole: bool = True, param: str = "model") -> TargetSpec:
     """Check a target's names; paths come back without links.
+
+    Args:
+        spec: The names.
+        roots: Where paths may be named.
+        is_whole: Whether its weights must be there, too; of a draft's base target the config alone will do.
+        param: The field that names the model.
 
     Raises:
         InputError: A subclass that says which field is at fault.
@@ -140,14 +140,63 @@ def check_target(spec: TargetSpec, roots: Roots) -> TargetSpec:
     if spec.revision is not None and (not _REVISION.fullmatch(spec.revision) or ".." in spec.revision):
         raise InputError("revision is no branch, tag or commit name", param="revision")
     changes: dict[str, object] = {}
-    if is_path(spec.model, "model"):
-        changes["model"] = _checkpoint(spec.model, "config.json", roots, "model")
+    if is_path(spec.model, param):
+        changes["model"] = _checkpoint(spec.model, "config.json", roots, param, is_whole=is_whole)
     if spec.adapter is not None and is_path(spec.adapter, "adapter"):
         changes["adapter"] = _checkpoint(spec.adapter, "adapter_config.json", roots, "adapter")
     return spec.model_copy(update=changes)
 
 
-def _checkpoint(path: str, marker: str, roots: Roots, param: str) -> str:
+def check_draft_source(source: str, revision: str | None, roots: Roots) -> str:
+    """Check the name of a draft that is to be imported; a path comes back without links.
+
+    Raises:
+        InputError: A subclass that says which field is at fault.
+    """
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise InputError("source_revision is no branch, tag or commit name", param="source_revision")
+    if not is_path(source, "source"):
+        return source
+    if revision is not None:
+        raise InputError("source is a directory, and those have no revisions; leave it out", param="source_revision")
+    with given("source", roots):
+        real, files = roots.files(source)
+    names = {name for name in files if "/" not in name}
+    if "config.json" not in names:
+        raise DraftSourceMissingError(
+            "source is a path without a config.json; name a draft's directory", param="source"
+        )
+    if not any(name.endswith(".safetensors") or is_pickled_draft(name) for name in names):
+        raise DraftSourceMissingError(
+            "source is a directory without *.safetensors or pytorch_model.bin; copy the weights there", param="source"
+        )
+    return str(real)
+
+
+def check_dataset(spec: DatasetSpec, *, roots: Roots, home: Path, is_number_given: bool) -> DatasetSpec:
+    """Check the prompts of a measurement; of a file comes back the hash of the copy that was made.
+
+    Raises:
+        DatasetInvalidError: It cannot be read, or has too few prompts.
+        InputError: It does not lie beneath a root.
+    """
+    checked = spec.model_copy(update={"sha256": None})
+    if spec.source.lower().startswith(PREFIX):
+        templates_of(spec.source, param="dataset.source")
+    if not _is_file(checked, "dataset.source"):
+        return checked
+    return check_prompt_file(
+        checked,
+        "dataset",
+        roots=roots,
+        home=home,
+        is_number_given=is_number_given,
+        keep=True,
+        max_error_fraction=_MAX_ERROR_FRACTION,
+    ).spec
+
+
+def _checkpoint(path: str, marker: str, roots: Roots, param: str, *, is_whole: bool = True) -> str:
     """A checkpoint's directory without links; everything in it lies beneath a root.
 
     It is too large to copy: `eda_service.targets.given` looks again when the job or a replica reads it.
@@ -157,7 +206,7 @@ def _checkpoint(path: str, marker: str, roots: Roots, param: str) -> str:
     if marker not in files:
         raise TargetNotFoundError(f"{param} is a path without a {marker}; name the checkpoint's directory", param=param)
     kinds = {PurePath(name).suffix for name in files if "/" not in name}
-    if ".safetensors" in kinds:
+    if ".safetensors" in kinds or not (is_whole or kinds & set(_PICKLED)):
         return str(real)
     if kinds & set(_PICKLED):
         raise UnsafeCheckpointError(f"{param} holds only pickled weights; convert them to safetensors", param=param)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from eda_service.records import STAGES
+from eda_service.records import Stage
 
 UNREADABLE_TABLES = (
     "api_keys", "deployment_drift", "deployment_events", "deployment_revisions", "deployments", "events", "jobs",
@@ -47,7 +47,7 @@ class Instruments:
         self.stage_s = Histogram(
             "eda_job_stage_seconds", "Time of one stage of a job.", ["stage"], buckets=_STAGE_S, registry=self.registry
         )
-        for stage in STAGES:  # all from the start: a series that appears with its first value shows no increase
+        for stage in Stage:  # all from the start: a series that appears with its first value shows no increase
             self.stage_s.labels(stage.value)
         self.pass_s = Histogram(
             "eda_dispatcher_pass_seconds",

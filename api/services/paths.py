@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from eda_service.errors import DatasetInvalidError, InputError, TargetNotFoundError
+from eda_service.errors import DatasetInvalidError, DraftSourceMissingError, InputError, TargetNotFoundError
 from eda_service.names import is_model_id
 from eda_service.storage.beneath import OutsideError, Roots
 
@@ -44,6 +44,8 @@ def given(param: str, roots: Roots) -> Iterator[None]:
 
 
 def _kind(param: str) -> type[InputError]:
+    if param == "source":
+        return DraftSourceMissingError
     return DatasetInvalidError if "dataset" in param else TargetNotFoundError
 
 

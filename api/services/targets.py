@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
+from eda_service.config.tasks import ImportConfig, MeasureConfig
+from eda_service.drafts.source import is_pickled_draft
 from eda_service.errors import (
     DatasetInvalidError,
+    DraftSourceMissingError,
     InputError,
     TargetIncompatibleError,
     TargetNotFoundError,
@@ -81,6 +84,37 @@ class Targets:
         self._look_at_dataset(config.dataset, "dataset.source", found)
         if config.eval_dataset is not None:
             self._look_at_dataset(config.eval_dataset, "eval_dataset.source", found)
+        return found
+
+    def look_for_import(self, config: ImportConfig) -> Found:
+        """Look for what an import names: the draft, and of its base target what is read without weights.
+
+        Raises:
+            InputError: A subclass that says which field is at fault.
+        """
+        found, spec = Found(), config.target
+        if not is_ours(spec.model) and is_model_id(spec.model) and cached_snapshot("model", spec.model) is None:
+            _require_owner(spec.model)
+            there = self._ask("model", spec.model, spec.revision, "model", found)
+            if there is not None and "config.json" not in there.files:
+                raise TargetNotFoundError(f"the hub's {spec.model} has no config.json; name a model", param="model")
+        if is_model_id(config.source) and cached_snapshot("model", config.source, config.revision) is None:
+            there = self._ask("model", config.source, config.revision, "source", found)
+            if there is not None:
+                _require_draft(config.source, there)
+        return found
+
+    def look_for_measure(self, config: MeasureConfig) -> Found:
+        """Look for what a measurement names.
+
+        Raises:
+            InputError: A subclass that says which field is at fault.
+        """
+        found = Found()
+        if config.base_target is not None:
+            self._look_at_target(config.base_target, found)
+        self._look_at_target(config.target, found)
+        self._look_at_dataset(config.dataset, "dataset.source", found)
         return found
 
     def _look_at_target(self, spec: TargetSpec, found: Found) -> None:
@@ -183,7 +217,9 @@ class Targets:
         """
         if self._mode == "skip":
             return None
-        error_of = DatasetInvalidError if kind == "dataset" else TargetNotFoundError
+        error_of: type[InputError] = DatasetInvalidError if kind == "dataset" else TargetNotFoundError
+        if param == "source":
+            error_of = DraftSourceMissingError
         try:
             there = self._hub.look_up(kind, name, revision)
         except HubAwayError as error:
@@ -255,6 +291,16 @@ def _require_weights(name: str, there: HubRepository, marker: str, param: str) -
             param=param,
         )
     raise TargetNotFoundError(f"the hub's {name} has no *.safetensors; name one that has weights", param=param)
+
+
+def _require_draft(name: str, there: HubRepository) -> None:
+    if "config.json" not in there.files:
+        raise DraftSourceMissingError(f"the hub's {name} has no config.json; name a draft", param="source")
+    if not any(file.endswith(".safetensors") or is_pickled_draft(file) for file in there.files):
+        raise DraftSourceMissingError(
+            f"the hub's {name} has neither *.safetensors nor pytorch_model.bin; name one that has weights",
+            param="source",
+        )
 
 
 def _sizes(name: str, config: Mapping[str, Any] | None) -> dict[str, int]:

@@ -19,7 +19,15 @@ from api.services.packs import PackService
 from api.services.promotion import promote
 from api.services.rivalry import Rivalry
 from api.settings import Settings
-from eda_service.errors import DeadlineExceededError, EdaError, StaleDeploymentError, StorageError, WorkerLostError
+from eda_service.config.tasks import JobKind
+from eda_service.errors import (
+    ArtifactCorruptError,
+    DeadlineExceededError,
+    EdaError,
+    StaleDeploymentError,
+    StorageError,
+    WorkerLostError,
+)
 from eda_service.jobstore import Job, JobStore, Status
 from eda_service.raycluster.jobs_api import RAY_ENDED, RayJob, RayJobs, RayStatus
 from eda_service.storage.allowed import roots_env
@@ -80,7 +88,8 @@ class AttemptTracker:
             self._rivalry.forget(job.id)
             self._finish(job, result)
             return
-        self._rivalry.tell(job, run)
+        if job.kind is JobKind.ADAPT:
+            self._rivalry.tell(job, run)
         if job.origin == "ray":
             self._advance_foreign(job, run)
         else:
@@ -119,11 +128,13 @@ class AttemptTracker:
         if found is None:
             shown = job.model_dump(include=set(JobFacts.model_fields))
             facts = JobFacts.model_validate({**shown, **self._store.kept_facts(job.id)})
-            run.create(job.adapt_config(), origin="api", created_at=job.created_at, facts=facts)
-            self._rivalry.tell(job, run)
+            run.create(job.task(), origin="api", created_at=job.created_at, facts=facts)
+            if job.kind is JobKind.ADAPT:
+                self._rivalry.tell(job, run)
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}
             env |= roots_env(self._settings.local_roots)
-            self._ray.submit(job.ray_submission_id, f"{self._settings.job_command} --job-id {job.id}", env_vars=env)
+            command = self._settings.command_of(job.kind)
+            self._ray.submit(job.ray_submission_id, f"{command} --job-id {job.id}", env_vars=env)
             logger.info("submitted %s", job.ray_submission_id)
         self._store.mark_submitted(job.id, token=job.lease_token, ray_session=session)
 
@@ -191,6 +202,9 @@ class AttemptTracker:
             self._failed(job, result.error)
             return
         pack = result.pack
+        if job.kind is not JobKind.ADAPT or pack is None:
+            self._finish_task(job, result.result)
+            return
         name = job.adapt_config().public_name
         for _ in range(_MAX_CHANGES_IN_BETWEEN):
             promotion = promote(self._store, self._packs, job, pack)
@@ -209,6 +223,19 @@ class AttemptTracker:
                 )
                 return
         logger.warning("%s: the deployment %s changes all the time; trying again at the next look", job.id, name)
+
+    def _finish_task(self, job: Job, result: str | None) -> None:
+        """End a job that publishes no pack.
+
+        Raises:
+            ArtifactCorruptError: Its result is one of another kind of job.
+        """
+        if job.kind is JobKind.ADAPT or result is None:
+            raise ArtifactCorruptError(f"the result of {job.id} is not one of a job of kind {job.kind.value}")
+        what = f"registered {result}" if job.kind is JobKind.IMPORT_DRAFT else f"measured, as {result}"
+        self._store.transition(
+            job.id, Status.SUCCEEDED, event="job_succeeded", message=what, result=result, token=job.lease_token
+        )
 
     def _lost(self, job: Job, why: str) -> None:
         self._failed(job, Failure.of(WorkerLostError(why)))

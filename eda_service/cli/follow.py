@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -9,7 +10,9 @@ import typer
 from eda_service.cli import view
 from eda_service.cli.arguments import JobArgument
 from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, print_json
-from eda_service.client import JobEvent
+from eda_service.cli.task_view import is_task
+from eda_service.client import Client, JobEvent
+from eda_service.errors import InputError
 from eda_service.records import Stage
 
 FollowOption = Annotated[
@@ -23,11 +26,11 @@ def events(
     """Show what happened to a job; with --json one document per line."""
     with connect(url) as client:
         if not follow:
-            for event in client.events(job_id):
+            for event in client.jobs.events(job_id) if is_task(job_id) else client.events(job_id):
                 _print_event(event, as_json)
             return
         with detachable(job_id, url):
-            for event in client.stream_events(job_id):
+            for event in _followed(client, job_id) if is_task(job_id) else client.stream_events(job_id):
                 _print_event(event, as_json)
 
 
@@ -44,17 +47,32 @@ def logs(
     """Show the last lines of a stage's log; with --json a list, with -f and --json one `{"line": ...}` per line."""
     name = None if stage is None else stage.value
     with connect(url) as client:
+        if follow and is_task(job_id):
+            raise InputError(
+                f"the log of {job_id} cannot be followed; leave -f out, or use `eda jobs watch {job_id}`",
+                param="follow",
+            )
         if follow:
             with detachable(job_id, url):
                 for line in client.follow_logs(job_id, stage=name, tail=tail):
                     print_json({"line": line}, compact=True) if as_json else typer.echo(line)
             return
-        lines = client.logs(job_id, stage=name, tail=tail)
+        source = client.jobs if is_task(job_id) else client
+        lines = source.logs(job_id, stage=name, tail=tail)
     if as_json:
         print_json(lines)
         return
     for line in lines:
         typer.echo(line)
+
+
+def _followed(client: Client, job_id: str) -> Iterator[JobEvent]:
+    """Events of an import or a measurement, which are few, until it has ended."""
+    after: str | None = None
+    for _ in client.jobs.watch(job_id, interval_s=1.0):
+        for event in client.jobs.events(job_id, after=after):
+            after = event.id
+            yield event
 
 
 def _print_event(event: JobEvent, as_json: bool) -> None:

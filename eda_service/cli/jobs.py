@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eda_service.cli import follow, view
+from eda_service.cli import follow, task_view, view
 from eda_service.cli.arguments import JobArgument, as_pairs
 from eda_service.cli.console import (
     Commands,
@@ -21,18 +21,19 @@ from eda_service.cli.console import (
     out,
     print_json,
 )
-from eda_service.client import Adaptation, ApiError, Client
+from eda_service.client import Adaptation, ApiError, Client, Job
 from eda_service.errors import EdaError
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Look at adaptation jobs, cancel and retry them.",
+    help="Look at jobs, cancel and retry them: adaptations, and imports and measurements by their ids.",
     epilog=example("eda jobs ls"),
 )
 
 _BEGINS_TO_LOAD_S, _READY_TIMEOUT_S = 10.0, 600.0
 
+KindName = Literal["import_draft", "measure"]
 StatusName = Literal["queued", "running", "succeeded", "failed", "cancelling", "cancelled"]
 
 
@@ -42,6 +43,7 @@ def ls(
     labels: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only jobs with this pair; repeatable.")
     ] = None,
+    kind: Annotated[KindName | None, typer.Option(help="Imports or measurements in place of adaptations.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="At most this many.")] = 20,
     everything: Annotated[bool, typer.Option("--all", help="Every job, whatever --limit says.")] = False,
     url: UrlOption = None,
@@ -49,6 +51,9 @@ def ls(
 ) -> None:
     """List jobs, newest first."""
     metadata = as_pairs(labels or [], "--metadata")
+    if kind is not None:
+        _ls_tasks(url, kind, status, metadata, 100 if everything else limit, as_json)
+        return
     with connect(url) as client:
         if everything:
             jobs, has_more = list(client.iterate(status=status, metadata=metadata)), False
@@ -67,6 +72,10 @@ def ls(
 def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show one job."""
     with connect(url) as client:
+        if task_view.is_task(job_id):
+            task = client.jobs.get(job_id)
+            print_json(task) if as_json else typer.echo(task_view.jobs_table([task]))
+            return
         job = client.get(job_id)
         if as_json:
             print_json(job)
@@ -82,6 +91,9 @@ def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = Fals
     job goes on.
     """
     with connect(url) as client, detachable(job_id, url):
+        if task_view.is_task(job_id):
+            finish(task_view.watch(client, job_id), as_json)
+            return
         job = view.watch(client, job_id)
         finish(job, as_json)
         require_served(client, job)
@@ -99,6 +111,11 @@ def wait(
     """Wait without a word until a job ends; exit code 1 unless it succeeds. Ctrl-C detaches, the job goes on."""
     with connect(url) as client, detachable(job_id, url):
         try:
+            if task_view.is_task(job_id):
+                task = client.jobs.wait(job_id, timeout_s=timeout_s)
+                err.print(task_view.describe_end(task))
+                finish(task, as_json)
+                return
             job = client.wait(job_id, timeout_s=timeout_s)
         except TimeoutError as error:
             raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
@@ -110,14 +127,14 @@ def wait(
 def cancel(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Stop a job."""
     with connect(url) as client:
-        _show_change(client.cancel(job_id), as_json)
+        _show_change(client.jobs.cancel(job_id) if task_view.is_task(job_id) else client.cancel(job_id), as_json)
 
 
 @app.command(epilog=example("eda jobs retry adapt_01KD"))
 def retry(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Queue a failed or cancelled job again; finished stages are not repeated."""
     with connect(url) as client:
-        _show_change(client.retry(job_id), as_json)
+        _show_change(client.jobs.retry(job_id) if task_view.is_task(job_id) else client.retry(job_id), as_json)
 
 
 @app.command(epilog=example("eda jobs priority adapt_01KD 80"))
@@ -138,7 +155,7 @@ app.command(epilog=example("eda jobs logs adapt_01KD -f", "eda jobs logs adapt_0
 )
 
 
-def finish(job: Adaptation, as_json: bool) -> None:
+def finish(job: Adaptation | Job, as_json: bool) -> None:
     """Print a terminal job when asked to, and leave with its exit code."""
     if as_json:
         print_json(job)
@@ -167,7 +184,20 @@ def require_served(client: Client, job: Adaptation) -> None:
             client.deployments.wait_ready(found.name, timeout_s=_READY_TIMEOUT_S)
 
 
-def _show_change(job: Adaptation, as_json: bool, note: str = "") -> None:
+def _ls_tasks(
+    url: str | None, kind: str, status: str | None, metadata: dict[str, str], limit: int, as_json: bool
+) -> None:
+    with connect(url) as client:
+        page = client.jobs.page(limit=limit, status=status, kind=kind, metadata=metadata)
+    if as_json:
+        print_json([job.model_dump(mode="json") for job in page])
+        return
+    typer.echo(task_view.jobs_table(page) if len(page) else "no jobs")
+    if page.has_more:
+        err.print("there are more")
+
+
+def _show_change(job: Adaptation | Job, as_json: bool, note: str = "") -> None:
     if as_json:
         print_json(job)
     else:

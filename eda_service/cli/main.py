@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from eda_service.cli import data, deployments, jobs, keys, models, plan
+from eda_service.cli import data, deployments, drafts, jobs, keys, models, plan
 from eda_service.cli.adapt import adapt
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
 from eda_service.cli.doctor import doctor
 from eda_service.cli.export import export
 from eda_service.cli.join import join
+from eda_service.cli.measure import measure
 from eda_service.cli.report import report
 from eda_service.cli.service import down, up
 
@@ -30,6 +31,12 @@ app.command(
         "eda adapt org/model --adapter org/lora --data prompts.jsonl --set train.epochs=4 --watch",
     )
 )(adapt)
+app.command(
+    epilog=example(
+        "eda measure smollm2-135m-math --draft smollm2-135m@3 --watch",
+        "eda measure org/tuned --draft ours@1 --base-target org/base --data prompts.jsonl --num-prompts 64",
+    )
+)(measure)
 app.command(epilog=example("eda demo --output out/demo"))(demo)
 app.command(
     epilog=example(
@@ -40,6 +47,7 @@ app.command(
 app.command(epilog=example("eda report adapt_01KD --out report.html"))(report)
 app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(drafts.app, name="drafts")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")

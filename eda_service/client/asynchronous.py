@@ -20,6 +20,7 @@ from eda_service.client.errors import ApiError, ServiceUnreachableError, unreach
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
 from eda_service.client.stream import EventStream
+from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements
 
 T = TypeVar("T")
 
@@ -40,6 +41,9 @@ class AsyncClient:
     Attributes:
         deployments: What the endpoint serves.
         packs: What may be served, and what it measured.
+        jobs: Jobs of every kind.
+        drafts: Base drafts, and importing them.
+        measurements: What a draft gives on a target.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class AsyncClient:
         )
         self._http = httpx.AsyncClient(**self._connection.http_options())
         self.deployments, self.packs = AsyncDeployments(self._send), AsyncPacks(self._send)
+        self.jobs = AsyncJobs(self._send, self._patiently, self._connection.patience)
+        self.drafts, self.measurements = AsyncDrafts(self._send), AsyncMeasurements(self._send)
 
     async def __aenter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from eda_service.client.errors import ApiError, ServiceUnreachableError, unreach
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
 from eda_service.client.stream import EventStream
+from eda_service.client.tasks import Drafts, Jobs, Measurements
 
 T = TypeVar("T")
 
@@ -38,6 +39,9 @@ class Client:
     Attributes:
         deployments: What the endpoint serves.
         packs: What may be served, and what it measured.
+        jobs: Jobs of every kind.
+        drafts: Base drafts, and importing them.
+        measurements: What a draft gives on a target.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class Client:
         )
         self._http = httpx.Client(**self._connection.http_options())
         self.deployments, self.packs = Deployments(self._send), Packs(self._send)
+        self.jobs = Jobs(self._send, self._patiently, self._connection.patience)
+        self.drafts, self.measurements = Drafts(self._send), Measurements(self._send)
 
     def __enter__(self) -> Self:
         return self

@@ -85,8 +85,7 @@ def create(body: Mapping[str, Any], idempotency_key: str | None) -> Call[Adaptat
     """Queue a job. Without a key the call makes one of its own, so that repeating it never makes two jobs."""
     if body.get("dry_run"):
         raise InputError("create() queues a job; ask estimate() what it would need", param="dry_run")
-    key = f"client-{uuid.uuid4().hex}" if idempotency_key is None else header_value(idempotency_key, "idempotency_key")
-    return Call("POST", _ROOT, one(Adaptation), json=body, headers={"idempotency-key": key}, repeatable=True)
+    return Call("POST", _ROOT, one(Adaptation), json=body, headers=idempotent(idempotency_key), repeatable=True)
 
 
 def estimate(body: Mapping[str, Any]) -> Call[Estimate]:
@@ -161,6 +160,23 @@ def models() -> Call[list[str]]:
     return Call("GET", "/v1/models", lambda answer: [str(item["id"]) for item in answer["data"]], repeatable=True)
 
 
+def idempotent(idempotency_key: str | None) -> dict[str, str]:
+    """The header of a call that makes a job; without a key one of its own, so that repeating it never makes two."""
+    key = f"client-{uuid.uuid4().hex}" if idempotency_key is None else header_value(idempotency_key, "idempotency_key")
+    return {"idempotency-key": key}
+
+
+def job_path(root: str, job_id: str) -> str:
+    """Path of one job under a resource.
+
+    Raises:
+        InputError: It is no job id.
+    """
+    if not _JOB_ID.fullmatch(job_id):
+        raise InputError(f"{job_id[:64]!r} is no job id; `eda jobs ls` shows them", param="id")
+    return f"{root}/{job_id}"
+
+
 def header_value(text: str, param: str) -> str:
     """Return `text` when it can stand in a header.
 
@@ -173,9 +189,7 @@ def header_value(text: str, param: str) -> str:
 
 
 def _job(job_id: str) -> str:
-    if not _JOB_ID.fullmatch(job_id):
-        raise InputError(f"{job_id[:64]!r} is no job id; `eda jobs ls` shows them", param="id")
-    return f"{_ROOT}/{job_id}"
+    return job_path(_ROOT, job_id)
 
 
 def given(**params: str | int | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from eda_service.capacity import UNKNOWN, Capacity
 from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import Task
 from eda_service.errors import ArtifactCorruptError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
@@ -40,7 +41,7 @@ class Adoption(Database):
     """Making rows of what was found. A job that has a row is left as it is: two dispatchers may find the same."""
 
     def adopt(
-        self, job_id: str, config: AdaptConfig, *, created_at: int, owner: str = "local", need: Capacity = UNKNOWN
+        self, job_id: str, config: Task, *, created_at: int, owner: str = "local", need: Capacity = UNKNOWN
     ) -> Job:
         """Record a job that somebody started on the cluster by hand; it is running already."""
         with self._write.begin() as session:
@@ -57,7 +58,7 @@ class Adoption(Database):
     def adopt_run(
         self,
         job_id: str,
-        config: AdaptConfig,
+        config: Task,
         *,
         created_at: int,
         owner: str,
@@ -144,7 +145,7 @@ class Adoption(Database):
             return sorted(session.scalars(select(EventRow.job_id).where(~nobody).distinct()))
 
     def _insert(
-        self, session: Session, job_id: str, config: AdaptConfig, origin: Origin, owner: str, created_at: int
+        self, session: Session, job_id: str, config: Task, origin: Origin, owner: str, created_at: int
     ) -> JobRow:
         row = rows.insert(session, job_id, config, origin, rows.content_sha256(config), self._now())
         row.owner, row.status, row.attempt = owner, Status.RUNNING.value, 1

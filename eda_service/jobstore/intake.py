@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from eda_service.capacity import UNKNOWN, Capacity
-from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import ID_PREFIXES, Task, kind_of
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.ids import new_job_id
 from eda_service.jobstore import rows
@@ -30,7 +30,7 @@ class Intake(Database):
 
     def create(
         self,
-        config: AdaptConfig,
+        config: Task,
         *,
         owner: str = "local",
         labels: Mapping[str, str] | None = None,
@@ -80,7 +80,8 @@ class Intake(Database):
             made = row is None
             if row is None:
                 require_room(session, owner, max_queued_per_owner)
-                row = rows.insert(session, new_job_id(self._clock()), config, "api", digest, self._now())
+                job_id = new_job_id(self._clock(), prefix=ID_PREFIXES[kind_of(config)])
+                row = rows.insert(session, job_id, config, "api", digest, self._now())
                 row.owner, row.priority, row.max_attempts = owner, priority, max_attempts
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
                 row.webhook = self._sealed(webhook)

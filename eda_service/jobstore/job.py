@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import JobKind, Task, kind_of, parse_task
+from eda_service.errors import ConflictError
 from eda_service.ids import JOB_ID_PATTERN
-from eda_service.jobstore.row import Row, Seconds, parses
+from eda_service.jobstore.row import Row, Seconds, parses, parses_by
 from eda_service.jobstore.status import TERMINAL, Status
 
 Origin = Literal["api", "ray"]
@@ -52,12 +64,20 @@ class _Failure(BaseModel):
     message: str
 
 
+def _parse_as(kind: JobKind | None, config: Mapping[str, Any]) -> None:
+    """Parse a job's config; of a kind that is known it must be of that one."""
+    found = kind_of(parse_task(config))
+    if kind is not None and found is not kind:
+        raise ValueError(f"it is of kind {found.value} in a job of kind {kind.value}")
+
+
 class Job(Row):
-    """One adaptation. Times are whole seconds since the epoch."""
+    """One job of any kind. Times are whole seconds since the epoch."""
 
     PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
         "seq": 0,
         "id": UNREADABLE,
+        "kind": JobKind.ADAPT,
         "status": Status.FAILED,
         "origin": "api",
         "config": {"target": {"model": UNREADABLE}},
@@ -73,11 +93,12 @@ class Job(Row):
 
     seq: int = Field(description="insertion order; the cursor of lists and the tie-break of the queue")
     id: JobId
+    kind: JobKind = JobKind.ADAPT
     status: Status
     origin: Origin = Field(description="api: queued here; ray: started on the cluster by hand and tracked by its files")
     stage: str | None
     progress: Annotated[dict[str, Any] | None, BeforeValidator(_heartbeat_or_none)]
-    config: Annotated[dict[str, Any], AfterValidator(parses(AdaptConfig))] = Field(description="AdaptConfig as JSON")
+    config: dict[str, Any] = Field(description="the config of its kind as JSON")
     labels: dict[str, str] = Field(description="the caller's `metadata`")
     priority: int
     attempt: int
@@ -88,7 +109,10 @@ class Job(Row):
     not_before: Seconds = Field(description="earliest start of the next attempt (back-off)")
     submitted_at: Seconds | None = Field(description="when Ray accepted this attempt; None: it has not")
     events_read: int = Field(ge=0, description="lines of events.jsonl already imported")
-    result_pack: str | None
+    result_pack: str | None = Field(description="of an adaptation: the pack that it published, name@version")
+    result: str | None = Field(
+        default=None, description="of an import: the draft, name@version; of a measurement: its id"
+    )
     error: Annotated[dict[str, Any], AfterValidator(parses(_Failure))] | None
     owner: str = Field(default="local", description="whose job it is; others cannot see it")
     lease_until: Seconds = Field(default=0, description="when the lease ends, unless it is renewed")
@@ -111,9 +135,33 @@ class Job(Row):
         """Whether nothing will happen any more unless somebody retries."""
         return self.status in TERMINAL
 
-    def adapt_config(self) -> AdaptConfig:
+    @property
+    def outcome(self) -> str | None:
+        """What the job has ended with, whatever its kind: a pack, a draft or a measurement."""
+        return self.result_pack if self.kind is JobKind.ADAPT else self.result
+
+    @field_validator("config")
+    @classmethod
+    def _of_its_kind(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value == cls.PLACEHOLDERS["config"]:
+            return value  # of a row of any kind whose own cannot be read
+        checked: dict[str, Any] = parses_by(partial(_parse_as, info.data.get("kind")))(value)
+        return checked
+
+    def task(self) -> Task:
         """The job's config, parsed."""
-        return AdaptConfig.model_validate(self.config)
+        return parse_task(self.config)
+
+    def adapt_config(self) -> AdaptConfig:
+        """The config of an adaptation, parsed.
+
+        Raises:
+            ConflictError: The job is of another kind.
+        """
+        task = self.task()
+        if not isinstance(task, AdaptConfig):
+            raise ConflictError(f"job {self.id} is no adaptation but of kind {self.kind.value}", param="id")
+        return task
 
 
 class Event(Row):

@@ -18,12 +18,13 @@ class Base(DeclarativeBase):
 
 
 class JobRow(Base):
-    """One adaptation job."""
+    """One job, of whichever kind."""
 
     __tablename__ = "jobs"
 
     seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str] = mapped_column(String(16), default="adapt", server_default="adapt")
     status: Mapped[str] = mapped_column(String(16))
     origin: Mapped[str] = mapped_column(String(8))
     owner: Mapped[str] = mapped_column(String(64), default="local", server_default="local")
@@ -42,6 +43,7 @@ class JobRow(Base):
     submitted_at: Mapped[int | None] = mapped_column(SECONDS, default=None)
     events_read: Mapped[int] = mapped_column(Integer, default=0)
     result_pack: Mapped[str | None] = mapped_column(String(256), default=None)
+    result: Mapped[str | None] = mapped_column(String(256), default=None)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     lease_holder: Mapped[str | None] = mapped_column(String(64), default=None)
     lease_token: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
@@ -58,6 +60,7 @@ class JobRow(Base):
         Index("ix_jobs_owner", "owner", "seq"),
         Index("ix_jobs_owner_status", "owner", "status", "seq"),
         Index("ix_jobs_status", "status", "seq"),
+        Index("ix_jobs_kind", "kind", "seq"),
     )
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
 from sqlalchemy.orm import Session
 
+from eda_service.config.tasks import JobKind
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Database
@@ -23,6 +24,8 @@ from eda_service.jobstore.vault import SealedSecretError, is_sealed, require_vau
 
 _MAX_ERROR_CHARACTERS = 500
 _PLAIN_SECRET = "whsec_"
+_SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.value: "measurement"}
+"""What the type of a message begins with, for jobs that are no adaptations."""
 
 
 class Outbox(Database):
@@ -133,20 +136,29 @@ def enqueue(session: Session, row: JobRow, event: EventRow, now: int) -> None:
 def _payload(row: JobRow, now: int) -> dict[str, Any]:
     target = row.config.get("target") if isinstance(row.config, dict) else None
     return {
-        "type": f"adaptation.{row.status}",
+        "type": f"{_SPOKEN_KINDS.get(row.kind, 'adaptation')}.{row.status}",
         "timestamp": datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
         "data": {
             "id": row.id,
-            "object": "adaptation.job",
+            **_named(row),
             "status": row.status,
             "model": target.get("model") if isinstance(target, dict) else None,
-            "result_pack": row.result_pack if isinstance(row.result_pack, str) else None,
             "error": row.error,
             "metadata": row.labels if isinstance(row.labels, dict) else {},
             "created_at": row.created_at if isinstance(row.created_at, int) else None,
             "finished_at": row.finished_at,
         },
     }
+
+
+def _named(row: JobRow) -> dict[str, Any]:
+    """What a job is, and what it has ended with; an adaptation as it was told before there were other kinds."""
+    if row.kind not in _SPOKEN_KINDS:
+        return {
+            "object": "adaptation.job",
+            "result_pack": row.result_pack if isinstance(row.result_pack, str) else None,
+        }
+    return {"object": "job", "kind": row.kind, "result": row.result if isinstance(row.result, str) else None}
 
 
 def _open(session: Session, delivery_id: int) -> tuple[OutboxRow | None, JobRow | None]:

@@ -55,13 +55,18 @@ class Row(BaseModel):
 
 def parses(kind: type[BaseModel]) -> Callable[[Any], Any]:
     """A validator that leaves JSON as it is when `kind` takes it; its refusal names fields, and no value."""
+    return parses_by(kind.model_validate)
+
+
+def parses_by(parse: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """The same for whatever parses it with pydantic."""
 
     def check(value: Any) -> Any:
         try:
-            kind.model_validate(value)
+            parse(value)
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            raise ValueError(f"{'.'.join(map(str, found['loc'])) or kind.__name__}: {found['msg']}") from None
+            raise ValueError(f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}") from None
         return value
 
     return check

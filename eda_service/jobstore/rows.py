@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
-from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import JobKind, Task, kind_of
 from eda_service.errors import ArtifactCorruptError, LeaseLostError, NotFoundError
 from eda_service.jobstore.job import Origin
 from eda_service.jobstore.models import EventRow, JobRow
@@ -20,7 +20,7 @@ from eda_service.jobstore.status import Status
 _JOINABLE = (Status.QUEUED.value, Status.RUNNING.value)
 
 
-def content_sha256(config: AdaptConfig, *extras: Mapping[str, Any] | None) -> str:
+def content_sha256(config: Task, *extras: Mapping[str, Any] | None) -> str:
     """Hash of everything that decides what a job will do; `extras` count where there are any."""
     parts = [config.model_dump(mode="json"), *(dict(extra) for extra in extras if extra)]
     text = json.dumps(parts if len(parts) > 1 else parts[0], sort_keys=True)
@@ -88,6 +88,13 @@ def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
     return max(found, key=lambda row: row.seq, default=None)
 
 
+def is_of(kind: JobKind) -> ColumnElement[bool]:
+    """Condition on a job of one kind; what is of no kind that there is counts as an adaptation, as it is read."""
+    if kind is not JobKind.ADAPT:
+        return JobRow.kind == kind.value
+    return JobRow.kind.not_in([each.value for each in JobKind if each is not kind])
+
+
 def has_label(key: str, value: str, backend: str) -> ColumnElement[bool]:
     """Condition on `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON path."""
     if backend == "sqlite":
@@ -99,10 +106,11 @@ def has_label(key: str, value: str, backend: str) -> ColumnElement[bool]:
     return select(pairs.c.key).where(pairs.c.key == clean_text(key), pairs.c.value == clean_text(value)).exists()
 
 
-def insert(session: Session, job_id: str, config: AdaptConfig, origin: Origin, digest: str, now: int) -> JobRow:
+def insert(session: Session, job_id: str, config: Task, origin: Origin, digest: str, now: int) -> JobRow:
     """A new queued row with the store's defaults; the caller changes what differs."""
     row = JobRow(
         id=job_id,
+        kind=kind_of(config).value,
         status=Status.QUEUED.value,
         origin=origin,
         config=config.model_dump(mode="json"),

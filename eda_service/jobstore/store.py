@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from eda_service.errors import ConflictError
+from eda_service.config.tasks import JobKind
+from eda_service.errors import ConflictError, NotFoundError
 from eda_service.jobstore import deployments, outbox, rows
 from eda_service.jobstore.adoption import Adoption
 from eda_service.jobstore.deployment import Deployment
@@ -26,20 +27,25 @@ from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.leases import OCCUPYING, Leases
 from eda_service.jobstore.loads import LoadLog
 from eda_service.jobstore.models import JobRow
-from eda_service.jobstore.status import TERMINAL, Status, require_legal
+from eda_service.jobstore.status import LIVE, TERMINAL, Status, require_legal
 
 
 class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog):
     """Durable queue over one database."""
 
-    def get(self, job_id: str, *, owner: str | None = None) -> Job:
+    def get(self, job_id: str, *, owner: str | None = None, kind: JobKind | None = None) -> Job:
         """One job; of a row that cannot be read, what can be, and `unreadable` says what is missing.
 
         Raises:
-            NotFoundError: No such job of this owner.
+            NotFoundError: No such job of this owner and kind.
         """
         with self._read() as session:
-            return self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
+            job = self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
+        if kind is not None and job.kind is not kind:
+            raise NotFoundError(
+                f"job {job.id} is of kind {job.kind.value}, not {kind.value}; /v1/jobs/{job.id} has it", param="id"
+            )
+        return job
 
     def page(
         self,
@@ -49,6 +55,7 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
         after: str | None = None,
         status: Status | None = None,
         labels: Mapping[str, str] | None = None,
+        kind: JobKind | None = None,
     ) -> tuple[list[Job], bool]:
         """Jobs, newest first, and whether there are more. One that cannot be read is there with what can be.
 
@@ -60,6 +67,8 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
             query = query.where(JobRow.owner == owner)
         if status is not None:
             query = query.where(JobRow.status == status.value)
+        if kind is not None:
+            query = query.where(rows.is_of(kind))
         for key, value in (labels or {}).items():
             query = query.where(rows.has_label(key, value, self.backend))
         with self._read() as session:
@@ -78,9 +87,17 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
         with self._read() as session:
             return set(session.scalars(select(JobRow.id)))
 
-    def counts(self, *, owner: str | None = None) -> dict[str, int]:
+    def live(self) -> list[Job]:
+        """Jobs that are queued, running or being cancelled, oldest first; those that can be read."""
+        query = select(JobRow).where(JobRow.status.in_([each.value for each in LIVE])).order_by(JobRow.seq)
+        with self._read() as session:
+            return self._reader.read_all(Job, session.scalars(query))
+
+    def counts(self, *, owner: str | None = None, kind: JobKind | None = None) -> dict[str, int]:
         """Number of jobs per status."""
         query = select(JobRow.status, func.count()).group_by(JobRow.status)
+        if kind is not None:
+            query = query.where(rows.is_of(kind))
         if owner is not None:
             query = query.where(JobRow.owner == owner)
         with self._read() as session:
@@ -97,6 +114,7 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
         level: str = "info",
         error: Mapping[str, Any] | None = None,
         result_pack: str | None = None,
+        result: str | None = None,
         not_before: int = 0,
         extra_attempts: int = 0,
         max_queued_per_owner: int | None = None,
@@ -124,7 +142,8 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
             if to is Status.QUEUED:
                 require_room(session, row.owner, max_queued_per_owner)
             row.status, row.not_before = to.value, not_before
-            row.error, row.result_pack = (None if error is None else dict(error)), result_pack
+            row.error = None if error is None else dict(error)
+            row.result_pack, row.result = result_pack, result
             row.finished_at = self._now() if to in TERMINAL else None
             row.max_attempts += extra_attempts
             if to.value not in OCCUPYING:

@@ -1,12 +1,12 @@
-"""An adaptation from first to last stage: run what has no valid record, skip what has one, end with a result.
+"""A job from first to last stage: run what has no valid record, skip what has one, end with a result.
 
-validate -> generate -> select -> train -> evaluate -> publish
+adaptation: validate -> generate -> select -> train -> evaluate -> publish
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.publish import PUBLISH
 from eda_service.pipeline.select import SELECT
-from eda_service.pipeline.stage import StageRunner, run_stage
+from eda_service.pipeline.stage import RecordT, StageRunner, TaskT, run_stage
 from eda_service.pipeline.train import TRAIN
 from eda_service.pipeline.validate import VALIDATE
 from eda_service.raycluster.resources import connect
@@ -41,7 +41,34 @@ def runner_of(stage: Stage) -> StageRunner[Any]:
 
 
 def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
-    """All stages in order, ending with `result.json`.
+    """All stages of an adaptation in order, ending with `result.json`.
+
+    Raises:
+        EdaError: The first stage that failed; `result.json` then carries its code.
+    """
+
+    def ended(manifest: PackManifest) -> None:
+        run.event("pack_published", f"published {manifest.pack}", stage=Stage.PUBLISH)
+        run.succeed(manifest.pack)
+
+    return drive(run, config, ADAPTING, PackManifest, ended)
+
+
+def drive(
+    run: RunDir,
+    config: TaskT,
+    stages: Sequence[StageRunner[Any, TaskT]],
+    last: type[RecordT],
+    ended: Callable[[RecordT], None],
+) -> RecordT:
+    """All stages of a job in order, as the only driver of its run directory.
+
+    Args:
+        run: The job's run directory.
+        config: What to do.
+        stages: In their order.
+        last: Class of the last one's record.
+        ended: Told of that record; writes `result.json`.
 
     Raises:
         EdaError: The first stage that failed; `result.json` then carries its code.
@@ -52,7 +79,7 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
         try:
             with Heartbeat(run):
                 connect()
-                for runner in ADAPTING:
+                for runner in stages:
                     stage = runner.record.STAGE
                     try:
                         with stage_log(run.log_path(stage)):
@@ -69,9 +96,8 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
             run.fail(failure)
             raise failure from error
         run.release()
-        assert isinstance(record, PackManifest)
-        run.event("pack_published", f"published {record.pack}", stage=Stage.PUBLISH)
-        run.succeed(record.pack)
+        assert isinstance(record, last)
+        ended(record)
     return record
 
 

@@ -2,7 +2,8 @@
 
 A stage reads the records before its own (`run.require`), works, and returns its own fields. The header above them
 (schema version, times, config, seed, library versions) is filled in here, for all stages alike. Each module of a stage
-ends with its `StageRunner`; a way through the pipeline is a tuple of them (`driver.ADAPTING`, `pretrain`).
+ends with its `StageRunner`; a way through the pipeline is a tuple of them (`driver.ADAPTING`, `pretrain`,
+`import_draft.IMPORTING`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 from pydantic import BaseModel
+from typing_extensions import TypeVar
 
 from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import ImportConfig, MeasureConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline.failures import own_error
 from eda_service.records import Record, StageFields
@@ -23,6 +26,7 @@ from eda_service.storage.run import RunDir
 
 RecordT = TypeVar("RecordT", bound=Record)
 OtherT = TypeVar("OtherT", bound=Record)
+TaskT = TypeVar("TaskT", AdaptConfig, ImportConfig, MeasureConfig, default=AdaptConfig)
 
 
 def _nothing(_run: RunDir) -> None:
@@ -30,7 +34,7 @@ def _nothing(_run: RunDir) -> None:
 
 
 @dataclass(frozen=True)
-class StageRunner(Generic[RecordT]):
+class StageRunner(Generic[RecordT, TaskT]):
     """One stage.
 
     Attributes:
@@ -42,12 +46,12 @@ class StageRunner(Generic[RecordT]):
     """
 
     record: type[RecordT]
-    part: Callable[[AdaptConfig], BaseModel]
-    run: Callable[[RunDir, AdaptConfig], StageFields]
+    part: Callable[[TaskT], BaseModel]
+    run: Callable[[RunDir, TaskT], StageFields]
     keep: Callable[[RunDir, RecordT], RecordT] = RunDir.write_record
     afterwards: Callable[[RunDir], None] = _nothing
 
-    def record_of(self, config: AdaptConfig, fields: StageFields, *, seconds: float) -> RecordT:
+    def record_of(self, config: TaskT, fields: StageFields, *, seconds: float) -> RecordT:
         """The stage's fields under their header.
 
         Args:
@@ -66,7 +70,7 @@ class StageRunner(Generic[RecordT]):
         )
 
 
-def run_stage(run: RunDir, config: AdaptConfig, runner: StageRunner[RecordT]) -> RecordT:
+def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -> RecordT:
     """One stage: its valid record if there is one, else a fresh run.
 
     Raises:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from eda_service.capacity import Capacity
 from eda_service.config.job import AdaptConfig, TrainConfig
+from eda_service.config.tasks import Task, TaskConfig
 from eda_service.planning.estimate import num_samples
 from eda_service.records import Stage
 
@@ -84,11 +85,14 @@ def placements(config: AdaptConfig) -> dict[Stage, Placement]:
     }
 
 
-def needed_at_once(config: AdaptConfig) -> Capacity:
+def needed_at_once(config: Task) -> Capacity:
     """The most that a job holds at a time before it can go on: below it, a stage waits for ever.
 
-    A placement group starts whole, a pool with its first actor; the job's own process is beside either.
+    A placement group starts whole, a pool with its first actor; the job's own process is beside either. Imports and
+    measurements have one task beside it.
     """
+    if isinstance(config, TaskConfig):
+        return Capacity(cpus=DRIVER_CPUS + MODEL_CPUS, gpus=1 if config.use_gpu else 0)
     cpus, gpus = 0.0, 0
     for placement in placements(config).values():
         is_group = placement.strategy in {Strategy.PACK, Strategy.SPREAD}

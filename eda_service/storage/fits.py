@@ -9,7 +9,8 @@ from eda_service.records import DraftManifest, PackManifest, TargetFingerprint
 
 
 def check_draft_fits(draft: DraftManifest, target: TargetFingerprint) -> None:
-    """Refuse a base draft that was made for another kind of target.
+    """Refuse a base draft that was made for another kind of target. One that was imported where its target's tokenizer
+    was not names none, and none is held against it.
 
     Raises:
         TargetIncompatibleError: A field differs; the message names all of them.
@@ -29,7 +30,10 @@ def check_draft_sizes(draft: DraftManifest, model: str, known: Mapping[str, obje
     Raises:
         TargetIncompatibleError: A field differs; the message names all of them.
     """
-    wrong = _differing({name: (getattr(draft, name), value) for name, value in known.items()}, "draft")
+    pairs = {name: (getattr(draft, name), value) for name, value in known.items()}
+    if not draft.tokenizer_sha256:
+        pairs.pop("tokenizer_sha256", None)
+    wrong = _differing(pairs, "draft")
     if wrong:
         raise TargetIncompatibleError(
             f"base draft {draft.name}@{draft.version} does not fit {model}: {wrong}; "

@@ -216,6 +216,44 @@ def has_draft(name: str, version: int, home: Path | None = None) -> bool:
     return version in _shelf("drafts", home).versions(name)
 
 
+def draft_names(home: Path | None = None) -> list[str]:
+    """Names of base drafts, shipped and registered."""
+    return sorted({name for shelf in _draft_shelves(home) for name in shelf.names()})
+
+
+def draft_versions(name: str, home: Path | None = None) -> list[int]:
+    """Versions of a base draft, shipped and registered, ascending; none for a name that is no draft's."""
+    if not is_name(name):
+        return []
+    return sorted({version for shelf in _draft_shelves(home) for version in shelf.versions(name)})
+
+
+def is_shipped(name: str, version: int) -> bool:
+    """Whether a version of a base draft comes with the package."""
+    return version in _draft_shelves(None)[1].versions(name)
+
+
+def draft_job_id(name: str, version: int, home: Path | None = None) -> str | None:
+    """The job that imported a base draft; None when it came by another way."""
+    return _shelf("drafts", home).job_id(name, version)
+
+
+def reserve_draft(name: str, job_id: str, home: Path | None = None) -> int:
+    """The version that an import registers: the same one when asked again, else the next after all there ever were."""
+    shelf, taken = _shelf("drafts", home), max(draft_versions(name, home), default=0)
+    number = 1
+    while True:
+        holder = shelf.job_id(name, number)
+        if holder == job_id or (holder is None and number > taken and shelf.claim(name, number, job_id)):
+            return number
+        number += 1
+
+
+def delete_draft(name: str, version: int, home: Path | None = None) -> None:
+    """Remove a registered base draft, at once and whole; its number is not given again."""
+    _shelf("drafts", home).delete(name, version)
+
+
 def stage_draft(name: str, version: int, home: Path | None = None) -> Path:
     """An empty staging directory for a base draft."""
     return _shelf("drafts", home).staging(name, version)

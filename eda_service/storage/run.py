@@ -1,7 +1,7 @@
 """The run directory of one job: the only channel between the job's processes and the API.
 
     <home>/runs/<job_id>/
-        job.json            the AdaptConfig with its origin, and what else the job's row says (`JobFacts`)
+        job.json            the config of its kind with its origin, and what else the job's row says (`JobFacts`)
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         rivals.json         packs to measure beside the job's own (`eda_service.storage.rivals`), by the dispatcher
@@ -31,9 +31,10 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import Task, kind_of
 from eda_service.environment import Environment
-from eda_service.errors import ArtifactCorruptError, EdaError, WorkerLostError
-from eda_service.records import STAGES, Record, Stage
+from eda_service.errors import ArtifactCorruptError, EdaError, InputError, WorkerLostError
+from eda_service.records import Record, Stage
 from eda_service.storage.files import write_bytes
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.place import current_place
@@ -91,7 +92,7 @@ class RunDir:
         return cls((home or home_dir()) / "runs" / job_id)
 
     def create(
-        self, config: AdaptConfig, *, origin: str, created_at: int | None = None, facts: JobFacts | None = None
+        self, config: Task, *, origin: str, created_at: int | None = None, facts: JobFacts | None = None
     ) -> None:
         """Write `job.json`; the directory counts as a job once this file is there.
 
@@ -126,8 +127,8 @@ class RunDir:
         except ValueError as error:
             raise ArtifactCorruptError(f"{self.root / JobFile.FILE} is missing or invalid: {error}") from error
 
-    def config(self) -> AdaptConfig:
-        """The job's config.
+    def task(self) -> Task:
+        """The job's config, of whichever kind it is.
 
         Raises:
             ArtifactCorruptError: `job.json` is missing or does not validate.
@@ -136,6 +137,18 @@ class RunDir:
         if job is None:
             raise ArtifactCorruptError(f"{self.root / JobFile.FILE} is missing or invalid: there is no such file")
         return job.config
+
+    def config(self) -> AdaptConfig:
+        """The config of an adaptation.
+
+        Raises:
+            InputError: The job is of another kind.
+            ArtifactCorruptError: `job.json` is missing or does not validate.
+        """
+        task = self.task()
+        if not isinstance(task, AdaptConfig):
+            raise InputError(f"job {self.job_id} is no adaptation but of kind {kind_of(task).value}", param="job-id")
+        return task
 
     def last_attempt(self) -> int:
         """The highest attempt that any of its files tells of, at least 1."""
@@ -166,7 +179,7 @@ class RunDir:
 
     def logs(self) -> dict[Stage, Path]:
         """The log files that there are, in the order of the stages."""
-        paths = {stage: self.store.shared(_log_name(stage)) for stage in STAGES}
+        paths = {stage: self.store.shared(_log_name(stage)) for stage in Stage}
         return {stage: path for stage, path in paths.items() if path.is_file()}
 
     def write_record(self, record: RecordT) -> RecordT:
@@ -316,6 +329,10 @@ class RunDir:
     def succeed(self, pack: str) -> None:
         """End of the attempt: the job published `pack`."""
         self.write(Succeeded(pack=pack, attempt=self.attempt, finished_at=int(time.time())))
+
+    def succeed_with(self, result: str) -> None:
+        """End of the attempt of a job that publishes no pack: it ended with a draft or a measurement."""
+        self.write(Succeeded(result=result, attempt=self.attempt, finished_at=int(time.time())))
 
     def fail(self, error: EdaError) -> None:
         """End of the attempt: it failed with a code."""

@@ -17,7 +17,9 @@ everything by hash, so a copy is right for ever, whatever storage this home is p
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -68,6 +70,10 @@ class Shelf(ABC):
     @abstractmethod
     def publish(self, staging: Path, name: str, version: int) -> Path:
         """Make a prepared version, manifest included, visible, whole and once; returns its directory."""
+
+    @abstractmethod
+    def delete(self, name: str, version: int) -> None:
+        """Remove a version: it is not there from one moment to the next. Who has reserved its number stays known."""
 
     def names(self) -> list[str]:
         """Names with a version."""
@@ -136,6 +142,15 @@ class DirectoryShelf(Shelf):
         """Rename into place."""
         publish_dir(staging, self.directory(name, version))
         return self.directory(name, version)
+
+    def delete(self, name: str, version: int) -> None:
+        """Rename out of place, then remove; what a killed process has left of that is removed by the next."""
+        for left in (self._root / name).glob(".deleted-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        gone = self._root / name / f".deleted-{version}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.directory(name, version), gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 class StoredShelf(Shelf):
@@ -208,6 +223,12 @@ class StoredShelf(Shelf):
         self._objects.create(self._manifest(name, version), text.encode("utf-8"))
         shutil.rmtree(staging)
         return self.directory(name, version)
+
+    def delete(self, name: str, version: int) -> None:
+        """Delete the manifest. Content stays where it lies under its hash: another version may have it, or be just
+        uploading it.
+        """
+        self._objects.delete([self._manifest(name, version)])
 
     def _manifest(self, name: str, version: int) -> str:
         return f"{self._kind}/{name}/{version}.json"

@@ -19,10 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import AnyTask
 from eda_service.errors import EdaError
 from eda_service.records import FileEntry, SampleScore, SkippedRow
 from eda_service.storage.job_facts import JobFacts
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class JsonFile(BaseModel):
@@ -51,7 +55,7 @@ class JobFile(StateFile):
         id: The job's; empty in a file that was made by hand.
         origin: `api`, or another word for whoever started the job.
         created_at: When, in seconds since the epoch.
-        config: What to do.
+        config: What to do, of whichever kind.
         facts: What else its row said, beside the other fields in the file; None where a version wrote it that did not
             keep that.
     """
@@ -61,7 +65,7 @@ class JobFile(StateFile):
     id: str = ""
     origin: str = ""
     created_at: int
-    config: AdaptConfig
+    config: AnyTask
     facts: JobFacts | None = None
 
     @model_validator(mode="before")
@@ -142,14 +146,26 @@ class Failure(BaseModel):
 
 
 class Succeeded(StateFile):
-    """End of an attempt: the job published `pack`, as name@version."""
+    """End of an attempt that went well.
+
+    Attributes:
+        pack: What an adaptation published, as name@version.
+        result: What a job of another kind ended with: a draft as name@version, or a measurement's id.
+    """
 
     FILE = "result.json"
 
     status: Literal["succeeded"] = "succeeded"
-    pack: str
+    pack: str | None = Field(None, exclude_if=_is_none)
+    result: str | None = Field(None, exclude_if=_is_none)
     attempt: int = 1
     finished_at: int = 0
+
+    @model_validator(mode="after")
+    def _says_what(self) -> Succeeded:
+        if (self.pack is None) is (self.result is None):
+            raise ValueError("a result names a pack, or what another kind of job ended with")
+        return self
 
 
 class Failed(StateFile):

@@ -65,6 +65,19 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/adaptations/{job_id}/report"): GET,
     ("GET", "/v1/adaptations/{job_id}/report.html"): GET,
     ("GET", "/v1/adaptations/{job_id}/report/{plot}.png"): GET,
+    ("GET", "/v1/jobs"): GET,
+    ("GET", "/v1/jobs/{job_id}"): GET,
+    ("POST", "/v1/jobs/{job_id}"): Case({"priority": 90}),
+    ("POST", "/v1/jobs/{job_id}/cancel"): GET,
+    ("POST", "/v1/jobs/{job_id}/retry"): GET,
+    ("GET", "/v1/jobs/{job_id}/events"): Case(headers=STREAM, streams=True),
+    ("GET", "/v1/jobs/{job_id}/logs"): GET,
+    ("GET", "/v1/drafts"): GET,
+    ("POST", "/v1/drafts"): Case({"source": "org/draft", "model": "org/model", "seed": 7}),
+    ("GET", "/v1/drafts/{draft}"): GET,
+    ("DELETE", "/v1/drafts/{draft}"): GET,
+    ("POST", "/v1/measurements"): Case({"model": "org/model", "draft": "small@1", "seed": 7}),
+    ("GET", "/v1/measurements/{job_id}"): GET,
     ("GET", "/v1/fine_tuning/jobs"): GET,
     ("POST", "/v1/fine_tuning/jobs"): Case({"model": "org/model", "training_file": "self", "seed": 8}),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"): GET,
@@ -97,6 +110,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/ui/jobs/{job_id}/retry"): FORM,
     ("GET", "/ui/jobs/{job_id}/report.html"): GET,
     ("GET", "/ui/jobs/{job_id}/logs/{stage}"): GET,
+    ("GET", "/ui/drafts"): GET,
+    ("GET", "/ui/drafts/{draft}"): GET,
     ("GET", "/ui/packs"): GET,
     ("GET", "/ui/deployments"): GET,
     ("GET", "/ui/deployments/stream"): LIVE,
@@ -191,6 +206,8 @@ def targets(path: str, made: World, scenario: Scenario) -> dict[str, dict[str, s
             "their finished job": {"job_id": theirs.finished},
             "own finished job": {"job_id": own.finished},
         }
+    if "{draft}" in path:
+        return {"their draft": {"draft": made.made[scenario.hidden].draft}, "an own draft": {"draft": "small@1"}}
     if "{name}" in path:
         return {"the shared name": {"name": SHARED}, "an own name": {"name": "mine"}}
     return {"all": {}}

@@ -13,7 +13,7 @@ from pack_files import put_pack
 
 from api.settings import Settings
 from eda_service.jobstore import JobStore, Status
-from eda_service.records import EvalReport, Rival, Role, SpeedRow, Stage
+from eda_service.records import STAGES, EvalReport, Rival, Role, SpeedRow, Stage
 from eda_service.storage.run import RunDir
 
 HTML = {"accept": "text/html"}
@@ -77,8 +77,8 @@ def test_a_finished_job_shows_what_its_records_say(client: TestClient, finished:
         name = row["draft"].replace("_", " ")
         wanted = [name, f"{row['temperature']:g}", f"{row['acceptance_length']:.2f}", f"{row['acceptance_rate']:.1%}"]
         assert wanted in table
-    stages = {row[0].split()[0]: row for row in table if row and row[0].split()[0] in set(Stage)}
-    assert list(stages) == [stage.value for stage in Stage]
+    stages = {row[0].split()[0]: row for row in table if row and row[0].split()[0] in set(STAGES)}
+    assert list(stages) == [stage.value for stage in STAGES]
     assert f"kept {NUM_KEPT} of {NUM_SAMPLES}" in stages["select"][-1]
     assert f"{trained['num_trainable']:,} of {trained['num_parameters']:,} parameters" in stages["train"][-1]
     minutes, seconds = divmod(round(trained["seconds"]), 60)
@@ -88,7 +88,7 @@ def test_a_finished_job_shows_what_its_records_say(client: TestClient, finished:
     assert titles == ["Acceptance by position", "Training loss", "Simulated acceptance length", "Sample values"]
     assert [
         each.attributes["href"].rsplit("/", 1)[1] for each in page.all("a") if "/logs/" in each.attributes["href"]
-    ] == [stage.value for stage in Stage]
+    ] == [stage.value for stage in STAGES]
 
 
 def test_each_chart_has_its_numbers_in_words_and_as_a_table(client: TestClient, finished: str) -> None:

@@ -12,6 +12,13 @@ WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "wait
 
 def test_the_commands_are_there() -> None:
     assert {path[1] for path in ALL if len(path) == 2 and path[0] == "jobs"} == WANTED_JOBS
+    assert {path[1] for path in ALL if len(path) == 2 and path[0] == "drafts"} == {
+        "import",
+        "ls",
+        "show",
+        "check",
+        "rm",
+    }
     assert {path[1] for path in ALL if len(path) == 2 and path[0] == "keys"} == {"create", "ls", "revoke"}
 
 

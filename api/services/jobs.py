@@ -1,0 +1,198 @@
+"""Jobs of any kind: look, change, cancel, retry. It changes rows; the dispatcher makes the cluster follow."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.auth import Caller
+from api.schemas import ChangeRequest, JobRequest
+from api.services.webhook_urls import check_url
+from api.settings import Settings
+from eda_service.capacity import UNKNOWN, Capacity
+from eda_service.config.tasks import JobKind, Task
+from eda_service.errors import ConflictError
+from eda_service.jobstore import Event, Job, JobStore, Status
+from eda_service.records import Stage
+from eda_service.storage.files import sha256_text
+from eda_service.storage.run import RunDir
+
+_MAX_LOG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A request that has passed its checks.
+
+    Attributes:
+        task: What to do.
+        need: What the job asks the cluster for at a time.
+        warnings: What spoke against it and was overruled.
+    """
+
+    task: Task
+    need: Capacity = UNKNOWN
+    warnings: tuple[str, ...] = ()
+
+
+class Jobs:
+    """Jobs, as callers see them: another owner's job does not exist.
+
+    Args:
+        store: The queue.
+        settings: Where things are.
+        wake: Called after a change, so that the dispatcher does not wait for its next tick.
+        kind: Jobs of other kinds do not exist either; None: all kinds.
+    """
+
+    def __init__(
+        self, store: JobStore, settings: Settings, wake: Callable[[], None], *, kind: JobKind | None = None
+    ) -> None:
+        self._store, self._settings, self._wake, self._kind = store, settings, wake, kind
+        self._roots = settings.roots
+
+    def _queue(
+        self, request: JobRequest, caller: Caller, idempotency_key: str | None, check: Callable[[], Queued]
+    ) -> tuple[Job, bool]:
+        """Check a request and queue it; returns the job and whether it is new.
+
+        A repeated key is answered with its job, whatever has become of disk, cluster and hub since.
+        """
+        digest = sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True))
+        if idempotency_key is not None:
+            replay = self._store.replayed(caller.owner, idempotency_key, digest)
+            if replay is not None:
+                return replay, False
+        webhook = request.webhook
+        told = None if webhook is None else {"url": self._checked_url(webhook.url), "secret": webhook.secret}
+        queued = check()
+        job, made = self._store.create(
+            queued.task,
+            owner=caller.owner,
+            labels=request.metadata,
+            priority=request.priority,
+            max_attempts=self._settings.max_attempts,
+            idempotency_key=idempotency_key,
+            request_sha256=digest,
+            force=request.force,
+            webhook=told,
+            stage_deadlines={stage.value: seconds for stage, seconds in request.stage_deadlines.items()},
+            max_queued_per_owner=self._settings.max_queued_per_owner,
+            need=queued.need,
+            warnings=queued.warnings,
+        )
+        self._wake()
+        return job, made
+
+    def _checked_url(self, url: str) -> str:
+        return check_url(url, private=self._settings.webhook_private_addresses)
+
+    def get(self, job_id: str, caller: Caller) -> Job:
+        """One job."""
+        return self._store.get(job_id, owner=caller.sees, kind=self._kind)
+
+    def page(
+        self,
+        caller: Caller,
+        *,
+        limit: int,
+        after: str | None,
+        status: Status | None,
+        labels: Mapping[str, str],
+        kind: JobKind | None = None,
+    ) -> tuple[list[Job], bool]:
+        """A page of jobs, newest first, and whether there are more."""
+        return self._store.page(
+            limit=limit, after=after, status=status, labels=labels, owner=caller.sees, kind=self._kind or kind
+        )
+
+    def change(self, job_id: str, request: ChangeRequest, caller: Caller) -> Job:
+        """Change a queued job's priority."""
+        self.get(job_id, caller)
+        return self._store.set_priority(job_id, request.priority, owner=caller.sees)
+
+    def cancel(self, job_id: str, caller: Caller) -> Job:
+        """Stop a job: at once when it is queued, else once its processes are gone. Cancelling twice is no error."""
+        job = self.get(job_id, caller)
+        if job.status in {Status.CANCELLING, Status.CANCELLED}:
+            return job
+        if job.status is Status.QUEUED:
+            try:
+                return self._store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="while queued")
+            except ConflictError:
+                job = self._store.get(job_id)  # the dispatcher claimed it in between
+        job = self._store.transition(job_id, Status.CANCELLING, event="cancel_requested", message="stopping")
+        self._wake()
+        return job
+
+    def retry(self, job_id: str, caller: Caller) -> Job:
+        """Queue a failed or cancelled job again; stages whose records are valid are not repeated.
+
+        Raises:
+            ConflictError: The job is in another state, or it was started by hand.
+            QuotaExceededError: The owner has too many queued jobs.
+        """
+        job = self.get(job_id, caller)
+        if job.origin == "ray":
+            raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
+        budget = job.attempt + self._settings.max_attempts - job.max_attempts
+        job = self._store.transition(
+            job_id,
+            Status.QUEUED,
+            event="job_retried",
+            message="queued again by request",
+            only_from={Status.FAILED, Status.CANCELLED},
+            extra_attempts=max(budget, 0),
+            max_queued_per_owner=self._settings.max_queued_per_owner,
+        )
+        self._wake()
+        return job
+
+    def events(self, job_id: str, caller: Caller, *, after: int, limit: int) -> tuple[list[Event], bool]:
+        """Events of a job, oldest first, and whether there are more."""
+        self.get(job_id, caller)
+        return self._store.events(job_id, owner=caller.sees, after=after, limit=limit)
+
+    def newest_events(self, job_id: str, caller: Caller, *, before: int, limit: int) -> tuple[list[Event], bool]:
+        """Events of a job before an id (0: all), newest first, and whether there are more."""
+        self.get(job_id, caller)
+        return self._store.newest_events(job_id, owner=caller.sees, before=before, limit=limit)
+
+    def logged(self, job_id: str, caller: Caller) -> tuple[Stage, ...]:
+        """Stages of a job that have a log."""
+        return tuple(self._run_dir(self.get(job_id, caller)).logs())
+
+    def counts(self, caller: Caller) -> dict[str, int]:
+        """Number of jobs per status."""
+        return self._store.counts(owner=caller.sees, kind=self._kind)
+
+    def logs(
+        self, job_id: str, caller: Caller, stage: Stage | None, tail: int, after: int | None
+    ) -> tuple[Stage | None, list[str], int]:
+        """Lines of a stage's log (without a stage: of the latest that logged) and the offset behind them."""
+        run = self._run_dir(self.get(job_id, caller))
+        logs = run.logs()
+        wanted = stage if stage is not None else next(reversed(logs), None)
+        if wanted is None or wanted not in logs:
+            return stage, [], 0
+        return wanted, *_lines(logs[wanted], tail, after)
+
+    def _run_dir(self, job: Job) -> RunDir:
+        return RunDir.of_job(job.id, self._settings.home)
+
+
+def _lines(path: Path, num_lines: int, after: int | None) -> tuple[list[str], int]:
+    """The last whole lines, or those behind an offset, at most a mebibyte of them; and the offset behind the last."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        start = max(0, size - _MAX_LOG_BYTES) if after is None else min(after, size)
+        stream.seek(start)
+        data = stream.read(_MAX_LOG_BYTES)
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.decode("utf-8", errors="replace").splitlines()
+    if after is None:
+        return list(deque(lines, maxlen=num_lines)), start + len(whole)
+    return lines, start + len(whole)

@@ -1,0 +1,142 @@
+"""How imports and measurements look in a terminal: their jobs, drafts with their checks, results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from eda_service.cli.console import Exit, err
+from eda_service.cli.view import coloured, columns, duration
+from eda_service.client import Client, Draft, DraftCheck, Job
+from eda_service.client.task_answers import Acceptance, Measured
+
+_PREFIXES = ("import_", "measure_")
+
+
+def is_task(job_id: str) -> bool:
+    """Whether an id is that of an import or a measurement, which the service keeps beside adaptations."""
+    return job_id.startswith(_PREFIXES)
+
+
+def jobs_table(jobs: Iterable[Job]) -> str:
+    """One line per job."""
+    rows = [("ID", "KIND", "STATUS", "STAGE", "ATTEMPT", "AGE", "RESULT", "MODEL")]
+    for job in jobs:
+        attempt, age = f"{job.attempt}/{job.max_attempts}", duration(time.time() - job.created_at)
+        rows.append((job.id, job.kind, job.status, job.stage or "", attempt, age, job.result or "", job.model))
+    return columns(rows)
+
+
+def describe_end(job: Job) -> str:
+    """One line about a terminal job, as rich markup."""
+    line = f"{job.id} {coloured(job.status)}"
+    if job.result and job.result != job.id:
+        line += f": registered {job.result}".replace("[", r"\[")
+    if job.error:
+        line += f": {job.error.code}: " + job.error.message.replace("[", r"\[")
+    return line
+
+
+def watch(client: Client, job_id: str) -> Job:
+    """Show a job until it is terminal: one line per change on standard error, and what it told."""
+    last: tuple[str, str | None, int] | None = None
+    after: str | None = None
+    for job in client.jobs.watch(job_id):
+        for event in client.jobs.events(job_id, after=after):
+            after = event.id
+            if event.level != "info" and not job.error:
+                err.print(f"{event.level}: {event.message}", markup=False)
+        state = (job.status, job.stage, job.attempt)
+        if state != last and not job.is_terminal:
+            err.print(f"{job.status} {job.stage or ''}".rstrip())
+        last = state
+    err.print(describe_end(job))
+    return job
+
+
+def exit_code(job: Job) -> Exit:
+    """The exit code that a terminal job leaves with."""
+    return Exit.OK if job.status == "succeeded" else Exit.JOB_FAILED
+
+
+def drafts_table(drafts: Iterable[Draft]) -> str:
+    """One line per draft."""
+    rows = [("DRAFT", "KIND", "DIALECT", "DECLARED", "BEST", "FOR", "SOURCE")]
+    for each in drafts:
+        source = each.source or ("shipped" if each.shipped else "trained here")
+        rows.append(
+            (
+                each.id,
+                each.kind or "?",
+                each.dialect or "",
+                _length(each.acceptance_length),
+                _length(each.best_acceptance_length) + (" *" if each.best_reading else ""),
+                each.model or "?",
+                source,
+            )
+        )
+    return columns(rows)
+
+
+def draft_text(draft: Draft) -> str:
+    """Everything about one draft."""
+    lines = [drafts_table([draft])]
+    lines += [f"assumed: {each}" for each in draft.assumed]
+    lines += [f"set by hand: {name}={value}" for name, value in draft.overrides.items()]
+    lines += [f"pack: {each}" for each in draft.packs]
+    if draft.check is not None:
+        lines.append(check_text(draft.check))
+    return "\n".join(lines)
+
+
+def check_text(check: DraftCheck) -> str:
+    """The readings of a check, by position."""
+    if not check.readings:
+        return f"not checked: {check.skipped}"
+    best = max(check.readings, key=lambda reading: reading.acceptance_length)
+    width = max(len(reading.agreement) for reading in check.readings)
+    rows = [("READING", "ACCEPTANCE", *(f"POS {place + 1}" for place in range(width)))]
+    for reading in check.readings:
+        shares = [f"{share:.1%}" for share in reading.agreement]
+        name = reading.name + (" (best)" if reading == best and len(check.readings) > 1 else "")
+        rows.append((name, _length(reading.acceptance_length), *shares, *[""] * (width - len(shares))))
+    lines = [f"check over {check.num_prompts} answers of the target, {check.num_positions} places", columns(rows)]
+    if best.overrides:
+        again = " ".join(f"--set {key}={value}" for key, value in best.overrides.items())
+        lines.append(f"it accepts more with {best.name}: import it again with {again}")
+    return "\n".join(lines)
+
+
+def measured_text(found: Measured) -> str:
+    """The result of a measurement."""
+    if found.check is not None:
+        return check_text(found.check)
+    rows: list[tuple[str, ...]] = [("TARGET", "T", "DRAFT", "ACCEPTANCE", "RATE", "BY POSITION")]
+    rows += [_row("this", row) for row in found.acceptance] + [_row("base", row) for row in found.base_acceptance]
+    lines = [f"over {found.num_prompts} prompts", columns(rows)]
+    if found.speed:
+        speeds = [("MODE", "T", "TOKENS/S", "SPEEDUP")]
+        speeds += [
+            (row.mode, f"{row.temperature:g}", f"{row.tokens_per_s:.1f}", f"{row.speedup_over_autoregressive:.2f}")
+            for row in found.speed
+        ]
+        lines.append(columns(speeds))
+    if found.coverage is not None:
+        lines.append(f"coverage {found.coverage:.1%}: so many tokens of the answers the draft can propose")
+    return "\n".join([*lines, *([found.advice] if found.advice else [])])
+
+
+def _row(target: str, row: Acceptance) -> tuple[str, ...]:
+    shares = " ".join(f"{share:.0%}" for share in row.acceptance_by_position)
+    return (
+        target,
+        f"{row.temperature:g}",
+        row.draft,
+        _length(row.acceptance_length),
+        f"{row.acceptance_rate:.1%}",
+        shares,
+    )
+
+
+def _length(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,292 @@
+"""`client.jobs`, `client.drafts` and `client.measurements`, for both clients."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+from eda_service.client import task_calls as calls
+from eda_service.client.answers import JobEvent, Page
+from eda_service.client.calls import Call
+from eda_service.client.deployments import AsyncSend, Send
+from eda_service.client.retry import Patience
+from eda_service.client.task_answers import Draft, Job, Measurement
+
+T = TypeVar("T")
+
+
+class PatientSend(Protocol):
+    """Sends a call, and again while the service is away."""
+
+    def __call__(self, call: Call[T], patience: Patience, /) -> T: ...
+
+
+class AsyncPatientSend(Protocol):
+    """The same, awaited."""
+
+    async def __call__(self, call: Call[T], patience: Patience, /) -> T: ...
+
+
+class Jobs:
+    """Jobs of every kind.
+
+    Args:
+        send: The client's way to the service.
+        patiently: The same, waiting for a service that went away.
+        patience: Makes what counts how long that was.
+    """
+
+    def __init__(self, send: Send, patiently: PatientSend, patience: Callable[[], Patience]) -> None:
+        self._send, self._patiently, self._patience = send, patiently, patience
+
+    def get(self, job_id: str) -> Job:
+        """One job."""
+        return self._send(calls.job(job_id))
+
+    def page(
+        self,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        status: str | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Page[Job]:
+        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`."""
+        return self._send(calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata))
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job."""
+        return self._send(calls.cancel(job_id))
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again."""
+        return self._send(calls.retry(job_id))
+
+    def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
+        """Every event of a job after the given one, oldest first."""
+        found: list[JobEvent] = []
+        while True:
+            page = self._send(calls.events(job_id, after=after))
+            found.extend(page)
+            if not page.has_more:
+                return found
+            after = page.last_id
+
+    def logs(self, job_id: str, *, stage: str | None = None, tail: int = 200) -> list[str]:
+        """The last lines of a stage's log; of the latest stage that logged by default."""
+        return list((self._send(calls.logs(job_id, stage=stage, tail=tail))).lines)
+
+    def watch(self, job_id: str, *, interval_s: float = 0.5) -> Iterator[Job]:
+        """The job again and again until it is terminal; that state is the last item."""
+        patience = self._patience()
+        while True:
+            job = self._patiently(calls.job(job_id), patience)
+            yield job
+            if job.is_terminal:
+                return
+            time.sleep(interval_s)
+
+    def wait(self, job_id: str, *, timeout_s: float | None = None, interval_s: float = 0.5) -> Job:
+        """Block until the job is terminal.
+
+        Raises:
+            TimeoutError: It is not, after `timeout_s`.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for job in self.watch(job_id, interval_s=interval_s):
+            if job.is_terminal:
+                return job
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:.0f} s")
+        raise AssertionError("watch ends with a terminal job")
+
+
+class Drafts:
+    """The drafts resource.
+
+    Args:
+        send: The client's way to the service.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def create(self, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue the import of a draft; `body` is that of `POST /v1/drafts`, the job's `result` will be the draft."""
+        return self._send(calls.import_draft(body, idempotency_key))
+
+    def get(self, draft: str) -> Draft:
+        """One draft (name@version, or the newest of a name) with what was assumed and measured."""
+        return self._send(calls.draft(draft))
+
+    def page(self, *, limit: int = 20, after: str | None = None) -> Page[Draft]:
+        """One page of drafts, by name and version."""
+        return self._send(calls.drafts(limit=limit, after=after))
+
+    def iterate(self, *, page_size: int = 100) -> Iterator[Draft]:
+        """Every draft, page after page."""
+        after: str | None = None
+        while True:
+            page = self.page(limit=page_size, after=after)
+            yield from page
+            if not page.has_more:
+                return
+            after = page.last_id
+
+    def delete(self, draft: str) -> None:
+        """Remove a registered draft that nothing uses."""
+        self._send(calls.delete_draft(draft))
+
+
+class Measurements:
+    """The measurements resource.
+
+    Args:
+        send: The client's way to the service.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def create(self, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a measurement; `body` is that of `POST /v1/measurements`."""
+        return self._send(calls.measure(body, idempotency_key))
+
+    def get(self, job_id: str) -> Measurement:
+        """One measurement, with its result once it has succeeded."""
+        return self._send(calls.measurement(job_id))
+
+
+class AsyncJobs:
+    """`Jobs`, awaited.
+
+    Args:
+        send: The client's way to the service.
+        patiently: The same, waiting for a service that went away.
+        patience: Makes what counts how long that was.
+    """
+
+    def __init__(self, send: AsyncSend, patiently: AsyncPatientSend, patience: Callable[[], Patience]) -> None:
+        self._send, self._patiently, self._patience = send, patiently, patience
+
+    async def get(self, job_id: str) -> Job:
+        """One job."""
+        return await self._send(calls.job(job_id))
+
+    async def page(
+        self,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        status: str | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Page[Job]:
+        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`."""
+        return await self._send(calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stop a job."""
+        return await self._send(calls.cancel(job_id))
+
+    async def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again."""
+        return await self._send(calls.retry(job_id))
+
+    async def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
+        """Every event of a job after the given one, oldest first."""
+        found: list[JobEvent] = []
+        while True:
+            page = await self._send(calls.events(job_id, after=after))
+            found.extend(page)
+            if not page.has_more:
+                return found
+            after = page.last_id
+
+    async def logs(self, job_id: str, *, stage: str | None = None, tail: int = 200) -> list[str]:
+        """The last lines of a stage's log; of the latest stage that logged by default."""
+        return list((await self._send(calls.logs(job_id, stage=stage, tail=tail))).lines)
+
+    async def watch(self, job_id: str, *, interval_s: float = 0.5) -> AsyncIterator[Job]:
+        """The job again and again until it is terminal; that state is the last item."""
+        patience = self._patience()
+        while True:
+            job = await self._patiently(calls.job(job_id), patience)
+            yield job
+            if job.is_terminal:
+                return
+            await asyncio.sleep(interval_s)
+
+    async def wait(self, job_id: str, *, timeout_s: float | None = None, interval_s: float = 0.5) -> Job:
+        """Block until the job is terminal.
+
+        Raises:
+            TimeoutError: It is not, after `timeout_s`.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        async for job in self.watch(job_id, interval_s=interval_s):
+            if job.is_terminal:
+                return job
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:.0f} s")
+        raise AssertionError("watch ends with a terminal job")
+
+
+class AsyncDrafts:
+    """`Drafts`, awaited.
+
+    Args:
+        send: The client's way to the service.
+    """
+
+    def __init__(self, send: AsyncSend) -> None:
+        self._send = send
+
+    async def create(self, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue the import of a draft; `body` is that of `POST /v1/drafts`, the job's `result` will be the draft."""
+        return await self._send(calls.import_draft(body, idempotency_key))
+
+    async def get(self, draft: str) -> Draft:
+        """One draft (name@version, or the newest of a name) with what was assumed and measured."""
+        return await self._send(calls.draft(draft))
+
+    async def page(self, *, limit: int = 20, after: str | None = None) -> Page[Draft]:
+        """One page of drafts, by name and version."""
+        return await self._send(calls.drafts(limit=limit, after=after))
+
+    async def iterate(self, *, page_size: int = 100) -> AsyncIterator[Draft]:
+        """Every draft, page after page."""
+        after: str | None = None
+        while True:
+            page = await self.page(limit=page_size, after=after)
+            for draft in page:
+                yield draft
+            if not page.has_more:
+                return
+            after = page.last_id
+
+    async def delete(self, draft: str) -> None:
+        """Remove a registered draft that nothing uses."""
+        await self._send(calls.delete_draft(draft))
+
+
+class AsyncMeasurements:
+    """`Measurements`, awaited.
+
+    Args:
+        send: The client's way to the service.
+    """
+
+    def __init__(self, send: AsyncSend) -> None:
+        self._send = send
+
+    async def create(self, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a measurement; `body` is that of `POST /v1/measurements`."""
+        return await self._send(calls.measure(body, idempotency_key))
+
+    async def get(self, job_id: str) -> Measurement:
+        """One measurement, with its result once it has succeeded."""
+        return await self._send(calls.measurement(job_id))

@@ -1,0 +1,131 @@
+"""What a job may be: an adaptation, an import of a draft, or a measurement of one.
+
+One queue holds all kinds. A kind is one config here, found by `kind`; a stored config that names none is an
+adaptation's, so that rows and run directories of versions before load, and theirs are written as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, model_validator
+
+from eda_service.config.base import Config, Name
+from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec, Temperature
+from eda_service.names import as_name
+
+
+class JobKind(StrEnum):
+    """What a job does, and with it which entry point it runs."""
+
+    ADAPT = "adapt"
+    IMPORT_DRAFT = "import_draft"
+    MEASURE = "measure"
+
+
+ID_PREFIXES: dict[JobKind, str] = {JobKind.ADAPT: "adapt", JobKind.IMPORT_DRAFT: "import", JobKind.MEASURE: "measure"}
+"""What the id of a queued job begins with."""
+
+DraftName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")]
+FieldValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class TaskConfig(Config):
+    """What imports and measurements have in common: one target, looked at by one process."""
+
+    target: TargetSpec = Field(description="the model that the draft is for")
+    use_gpu: bool = Field(False, description="reserve a GPU; no: on the CPU")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random stream of the job")
+
+
+class ImportConfig(TaskConfig):
+    """Bring a draft that was made elsewhere: read in its dialect, checked, registered as name@version."""
+
+    kind: Literal["import_draft"] = "import_draft"
+    source: str = Field(min_length=1, max_length=512, description="directory, or Hugging Face id")
+    revision: str | None = Field(None, max_length=128, description="of the source on the hub: branch, tag or commit")
+    name: Name | None = Field(None, description="to register it under; default: the source's last part")
+    overrides: dict[FieldName, FieldValue] = Field(
+        {}, max_length=32, description="fields of the draft's shape that are set by hand, as text"
+    )
+    check: bool = Field(True, description="measure it over answers of the target before it is registered")
+    num_check_prompts: int = Field(20, ge=1, le=1000, description="answers of the check")
+
+    @property
+    def draft_name(self) -> str:
+        """The name that it is registered under."""
+        return self.name or as_name(self.source.rstrip("/").rsplit("/", 1)[-1])
+
+
+class MeasureConfig(TaskConfig):
+    """Measure a draft, or a draft and a pack, on a target and prompts."""
+
+    kind: Literal["measure"] = "measure"
+    draft: DraftName = Field(description="name@version of a registered draft")
+    pack: DraftName | None = Field(None, description="name@version of a pack over it; None: the draft alone")
+    dataset: DatasetSpec = DatasetSpec(num_prompts=32)
+    max_new_tokens: int = Field(96, ge=8, le=32_768, description="answer cap in tokens")
+    num_draft_tokens: int = Field(5, ge=1, le=64, description="chain length")
+    temperatures: tuple[Temperature, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
+    base_target: TargetSpec | None = Field(
+        None, description="the draft's own target, to say what was lost on the way to this one; None: not measured"
+    )
+    check: bool = Field(
+        False, description="make the check of an import instead: agreement by position, and likely misreadings"
+    )
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts that are answered."""
+        return self.dataset.num_prompts
+
+    @model_validator(mode="after")
+    def _one_each(self) -> MeasureConfig:
+        if len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError(f"temperatures {list(self.temperatures)} names one twice; leave it out once")
+        return self
+
+
+Task = AdaptConfig | ImportConfig | MeasureConfig
+
+_CONFIGS: dict[JobKind, type[Task]] = {
+    JobKind.ADAPT: AdaptConfig,
+    JobKind.IMPORT_DRAFT: ImportConfig,
+    JobKind.MEASURE: MeasureConfig,
+}
+
+
+def kind_of(task: Task) -> JobKind:
+    """Which kind of job a config is of."""
+    return JobKind.ADAPT if isinstance(task, AdaptConfig) else JobKind(task.kind)
+
+
+def _of_its_kind(value: Any) -> Any:
+    """A stored config as the class that its kind names."""
+    if not isinstance(value, Mapping):
+        if isinstance(value, AdaptConfig | ImportConfig | MeasureConfig):
+            return value
+        raise ValueError("a job's config is an object")
+    kind = value.get("kind", JobKind.ADAPT.value)
+    if not isinstance(kind, str) or kind not in set(JobKind):
+        raise ValueError(f"kind {str(kind)[:32]!r} is none of {', '.join(JobKind)}")
+    return _CONFIGS[JobKind(kind)].model_validate(value)
+
+
+AnyTask = Annotated[Task, BeforeValidator(_of_its_kind)]
+"""A field that holds the config of any kind of job."""
+
+_STORED: TypeAdapter[Task] = TypeAdapter(AnyTask)
+
+
+def parse_task(stored: Mapping[str, Any]) -> Task:
+    """A stored config.
+
+    Raises:
+        ValueError: It is none, or of a kind that this version does not know.
+    """
+    return _STORED.validate_python(stored)

@@ -1,0 +1,104 @@
+"""From the name of a draft that somebody brings to a directory on this machine: pinned, and looked at beneath roots.
+
+The rules are those of targets, with one difference: `pytorch_model.bin` may be named, as the oldest drafts have nothing
+else. It is fetched only where there is no safetensors file, and read by nobody but the dialects' converter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eda_service.errors import DraftSourceMissingError
+from eda_service.names import is_model_id
+from eda_service.targets.given import GivenDirectory, look_at
+from eda_service.targets.resolve import HUB_TIMEOUT_S
+
+PARAM = "source"
+_SAFE = ["*.json", "*.safetensors"]
+_PICKLED = ["*.json", "pytorch_model*.bin"]
+
+
+@dataclass(frozen=True)
+class DraftSource:
+    """Where the files of a draft lie.
+
+    Attributes:
+        directory: On this machine.
+        label: What it is called in manifests: its path, or id@commit on the hub.
+        given: Of one that was named by path: what it was when it was looked at.
+    """
+
+    directory: Path
+    label: str
+    given: GivenDirectory | None = None
+
+    def require_unchanged(self) -> None:
+        """Check, after reading, that nobody has exchanged files meanwhile.
+
+        Raises:
+            ArtifactCorruptError: Somebody has.
+        """
+        if self.given is not None:
+            self.given.require_unchanged()
+
+
+def is_pickled_draft(name: str) -> bool:
+    """Whether a file's name is one of those that the oldest drafts have their weights in."""
+    return name.startswith("pytorch_model") and name.endswith(".bin")
+
+
+def find_source(source: str, revision: str | None = None) -> DraftSource:
+    """Find a draft's files.
+
+    Args:
+        source: A directory, or an id on the model hub.
+        revision: Of the hub's: branch, tag or commit.
+
+    Raises:
+        DraftSourceMissingError: There is no such thing, or the hub cannot be asked.
+        InputError: A directory that a request named leads out of the allowed roots.
+    """
+    if is_model_id(source):
+        directory = _from_hub(source, revision)
+        return DraftSource(directory, f"{source}@{directory.name}")
+    if revision is not None:
+        raise DraftSourceMissingError(
+            f"revision is {revision[:64]!r}, but of a directory there is one; leave it out", param="revision"
+        )
+    try:
+        is_directory = Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DraftSourceMissingError(f"{source[:128]!r} is no directory here: {error}", param=PARAM) from error
+    if not is_directory:
+        raise DraftSourceMissingError(
+            f"{source[:128]!r} is no directory here and no id of the model hub (owner/name); name the directory that "
+            "holds the draft's config.json",
+            param=PARAM,
+        )
+    given = look_at(Path(source).expanduser(), param=PARAM)
+    return DraftSource(given.path, str(given.path), given)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    """Fetch what a draft is made of; the commit is the last part of the directory's path."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        for patterns in (_SAFE, _PICKLED):
+            path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S))
+            if any(path.glob("*.safetensors")):
+                break
+    except RepositoryNotFoundError as error:
+        raise DraftSourceMissingError(
+            f"the model hub has no {name!r}, or your token may not read it; check the name", param=PARAM
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise DraftSourceMissingError(
+            f"{name!r} is not in the hub's cache here, and the model hub could not be reached ({reason}); check the "
+            "name and the network, or name a directory",
+            param=PARAM,
+        ) from error
+    return path

@@ -1,0 +1,338 @@
+"""Import of a draft that was made elsewhere: read -> check -> publish.
+
+read      the source's files in their dialect, held against the base target's config, staged as they will be registered
+check     agreement with the base target on answers of its own, under the declared fields and likely misreadings
+publish   `name@next number` in the registry, whole and once
+
+Nothing is registered before the last step; a version is reserved there, under the job's id, as a pack's is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+
+from eda_service.config.tasks import ImportConfig
+from eda_service.draft_check import DraftCheck
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.source import find_source
+from eda_service.errors import ConflictError, EdaError
+from eda_service.pipeline.driver import drive
+from eda_service.pipeline.stage import StageRunner
+from eda_service.planning.placement import MODEL_CPUS
+from eda_service.raycluster.resources import limit_threads, require_gpus
+from eda_service.records import DraftManifest, FileEntry, Stage
+from eda_service.storage.files import file_entry, require_free_bytes, write_json
+from eda_service.storage.provenance import library_versions
+from eda_service.storage.registry import (
+    discard,
+    find_draft_manifest,
+    has_draft,
+    publish_draft,
+    reserve_draft,
+    stage_draft,
+)
+from eda_service.storage.run import RunDir
+from eda_service.targets.base_target import BaseModel, find_base
+from eda_service.task_records import (
+    CheckFields,
+    CheckRecord,
+    ImportTarget,
+    ReadFields,
+    ReadRecord,
+    RegisterFields,
+    RegisterRecord,
+)
+
+logger = logging.getLogger(__name__)
+
+_STAGED, _SCRATCH = "draft", "scratch"
+
+
+class Assumed(Protocol):
+    """A value that a draft's files do not say plainly."""
+
+    field: str
+    value: Any
+    why: str
+
+
+class Read(Protocol):
+    """A source as its dialect reads it; it lies where it lay."""
+
+    @property
+    def config(self) -> DraftConfig:
+        """Its shape."""
+
+    @property
+    def dialect(self) -> str:
+        """How its files are written."""
+
+    @property
+    def assumed(self) -> Sequence[Assumed]:
+        """What they do not say, and was assumed."""
+
+
+class Dialects(Protocol):
+    """Reading the files of a draft, and storing what was read."""
+
+    def read(self, directory: Path, base: BaseModel, *, overrides: Mapping[str, str], scratch: Path) -> Read:
+        """Read a directory; `scratch` is an empty one for what is converted."""
+
+    def write(self, read: Read, staging: Path) -> None:
+        """Write `config.json`, `draft.safetensors` and what handing it back needs, into an empty directory."""
+
+
+class CheckDraft(Protocol):
+    """Measures a staged draft over answers of its base target."""
+
+    def __call__(
+        self, directory: Path, base: BaseModel, *, num_prompts: int, seed: int, declared: Mapping[str, str]
+    ) -> DraftCheck: ...
+
+
+class _NoDialects:
+    """Reads none."""
+
+    def read(self, directory: Path, base: BaseModel, *, overrides: Mapping[str, str], scratch: Path) -> Read:
+        raise EdaError(f"{directory} cannot be read: this version reads no dialect of drafts yet; install a newer one")
+
+    def write(self, read: Read, staging: Path) -> None:
+        raise EdaError("this version stores no draft of another's; install a newer one")
+
+
+def _no_check(
+    directory: Path, base: BaseModel, *, num_prompts: int, seed: int, declared: Mapping[str, str]
+) -> DraftCheck:
+    raise EdaError("this version cannot measure a draft at its import yet; import it with `check` false (--no-check)")
+
+
+# CONNECT HERE: the dialects, and the measured check.
+DIALECTS: Dialects = _NoDialects()
+CHECK_DRAFT: CheckDraft = _no_check
+
+
+def import_draft(run: RunDir, config: ImportConfig) -> RegisterRecord:
+    """All stages of an import in order, ending with `result.json`.
+
+    Raises:
+        EdaError: The first stage that failed; `result.json` then carries its code.
+    """
+
+    def ended(record: RegisterRecord) -> None:
+        run.event("draft_registered", f"registered {record.draft}", stage=Stage.PUBLISH)
+        run.succeed_with(record.draft)
+
+    return drive(run, config, IMPORTING, RegisterRecord, ended)
+
+
+def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
+    """Read the source and stage the draft.
+
+    Raises:
+        DraftSourceMissingError, DraftIncompatibleError, UnsafeCheckpointError: The source.
+        TargetNotFoundError, TargetIncompatibleError: The base target.
+        ArtifactCorruptError: The files were changed while they were read.
+    """
+    run.progress(Stage.READ, step=0, total_steps=2)
+    base = find_base(config.target)
+    for note in base.notes:
+        run.event("target_note", note, stage=Stage.READ, level="warning")
+    source = find_source(config.source, config.revision)
+    directory = run.stage_dir(Stage.READ)
+    _require_room(directory, source.directory)
+    staging, scratch = _empty(directory / _STAGED), _empty(directory / _SCRATCH)
+    try:
+        read = DIALECTS.read(source.directory, base, overrides=config.overrides, scratch=scratch)
+        run.progress(Stage.READ, step=1, total_steps=2)
+        DIALECTS.write(read, staging)
+        source.require_unchanged()
+    finally:
+        discard(scratch)
+    assumed = (*(f"{each.field} = {each.value}: {each.why}" for each in read.assumed), *_unknown(base))
+    for each in assumed:
+        run.event("assumed", each, stage=Stage.READ, level="warning")
+    files = tuple(file_entry(directory, path, transient=True) for path in sorted(staging.iterdir()))
+    run.store.upload(Stage.READ, files)
+    run.progress(Stage.READ, step=2, total_steps=2)
+    return ReadFields(
+        inputs={},
+        files=files,
+        target=_target_of(base),
+        source=source.label,
+        kind=read.config.kind,
+        dialect=str(read.dialect),
+        assumed=assumed,
+    )
+
+
+def run_check(run: RunDir, config: ImportConfig) -> CheckFields:
+    """Measure the staged draft where its target's weights are here, else say why not.
+
+    Raises:
+        InputError: `use_gpu`, and a Ray of this process's own has none.
+    """
+    read = run.require(ReadRecord)
+    run.progress(Stage.CHECK, step=0, total_steps=1)
+    if not config.check:
+        check = DraftCheck(skipped="it was imported without a check")
+    elif not read.target.has_weights:
+        check = DraftCheck(
+            skipped=f"the weights of {read.target.model} are not on this machine; bring them there, then "
+            "`eda drafts check` measures it"
+        )
+    else:
+        waiting = require_gpus(int(config.use_gpu))
+        if waiting is not None:
+            run.event("waiting_for_gpus", waiting, stage=Stage.CHECK, level="warning")
+        check = ray.get(_check.options(num_gpus=int(config.use_gpu)).remote(run.root, config, read.files))
+    run.event("draft_checked", check.advice, stage=Stage.CHECK, level="warning" if _is_notable(check) else "info")
+    run.progress(Stage.CHECK, step=1, total_steps=1)
+    return CheckFields(inputs={entry.path: entry.sha256 for entry in read.files}, check=check)
+
+
+def run_register(run: RunDir, config: ImportConfig) -> RegisterFields:
+    """Register the staged draft as the next version of its name; the same one when it is asked again.
+
+    Raises:
+        ConflictError: Something else was registered under the number that was reserved for it.
+    """
+    run.progress(Stage.PUBLISH, step=0, total_steps=1)
+    read, checked = run.require(ReadRecord), run.require(CheckRecord)
+    name = config.draft_name
+    version = reserve_draft(name, run.job_id)
+    manifest = _manifest(config, read, checked.check, version)
+    if not has_draft(name, version):
+        _publish(run, read.files, manifest)
+    elif find_draft_manifest(f"{name}@{version}").files != manifest.files:
+        raise ConflictError(
+            f"{name}@{version} was registered by somebody else while this import ran; import it again", param="name"
+        )
+    run.progress(Stage.PUBLISH, step=1, total_steps=1)
+    return RegisterFields(
+        inputs={entry.path: entry.sha256 for entry in manifest.files}, draft=f"{manifest.name}@{manifest.version}"
+    )
+
+
+def _publish(run: RunDir, files: tuple[FileEntry, ...], manifest: DraftManifest) -> None:
+    run.store.fetch(Stage.READ, files)
+    staging = stage_draft(manifest.name, manifest.version)
+    try:
+        for entry in files:
+            _place(run.stage_dir(Stage.READ) / entry.path, staging / Path(entry.path).name)
+        write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
+        publish_draft(staging, manifest.name, manifest.version)
+    finally:
+        discard(staging)
+
+
+def _manifest(config: ImportConfig, read: ReadRecord, check: DraftCheck, version: int) -> DraftManifest:
+    files = tuple(entry.model_copy(update={"path": Path(entry.path).name, "transient": False}) for entry in read.files)
+    return DraftManifest(
+        name=config.draft_name,
+        version=version,
+        created_at=int(time.time()),
+        hidden_size=read.target.hidden_size,
+        vocab_size=read.target.vocab_size,
+        tokenizer_sha256=read.target.tokenizer_sha256,
+        files=files,
+        trained_on=f"unknown: imported from {read.source}, for {read.target.model}",
+        num_train_tokens=0,
+        config=config.model_dump(mode="json"),
+        library_versions=library_versions(),
+        metrics=_metrics(check),
+        kind=read.kind,
+        source=read.source,
+        dialect=read.dialect,
+        assumed=read.assumed,
+        overrides=config.overrides,
+        check=check,
+    )
+
+
+def _metrics(check: DraftCheck) -> dict[str, float]:
+    if check.declared is None or check.best is None:
+        return {}
+    return {
+        "check.acceptance_length": check.declared.acceptance_length,
+        "check.best_acceptance_length": check.best.acceptance_length,
+    }
+
+
+def _require_room(directory: Path, source: Path) -> None:
+    """The staged draft is as large as its source; what is converted from pickles lies beside it for a while."""
+    sizes = [path.stat().st_size for path in source.iterdir() if path.suffix in {".safetensors", ".bin"}]
+    require_free_bytes(directory, 2 * sum(sizes), param="source")
+
+
+def _empty(directory: Path) -> Path:
+    discard(directory)
+    directory.mkdir()
+    return directory
+
+
+def _place(source: Path, destination: Path) -> None:
+    """A second name for a file that nobody writes any more; a copy where the two places are on different disks."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)
+
+
+def _is_notable(check: DraftCheck) -> bool:
+    return check.declared is None or check.is_misread
+
+
+def _unknown(base: BaseModel) -> tuple[str, ...]:
+    if base.tokenizer_sha256:
+        return ()
+    return (f"tokenizer = that of {base.model}: it is not here, so that no target is held against it",)
+
+
+def _target_of(base: BaseModel) -> ImportTarget:
+    return ImportTarget(
+        model=base.model,
+        revision=base.revision,
+        model_type=base.config.model_type,
+        hidden_size=base.config.hidden_size,
+        vocab_size=base.config.vocab_size,
+        num_layers=base.config.num_hidden_layers,
+        tokenizer_sha256=base.tokenizer_sha256,
+        has_weights=base.resolved is not None,
+    )
+
+
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
+def _check(run_root: Path, config: ImportConfig, files: tuple[FileEntry, ...]) -> DraftCheck:
+    limit_threads(config.threads)
+    run = RunDir(run_root)
+    run.store.fetch(Stage.READ, files)
+    base = find_base(config.target)
+    return CHECK_DRAFT(
+        run.stage_dir(Stage.READ) / _STAGED,
+        base,
+        num_prompts=config.num_check_prompts,
+        seed=config.seed,
+        declared=config.overrides,
+    )
+
+
+def _forget_staged(run: RunDir) -> None:
+    """The registry has them now."""
+    read: Any = run.read_record(ReadRecord, Stage.READ, verify=False)
+    if read is not None:
+        run.store.forget(Stage.READ, read.files)
+
+
+READ = StageRunner(ReadRecord, part=lambda config: config, run=run_read)
+CHECK = StageRunner(CheckRecord, part=lambda config: config, run=run_check)
+REGISTER = StageRunner(RegisterRecord, part=lambda config: config, run=run_register, afterwards=_forget_staged)
+IMPORTING = (READ, CHECK, REGISTER)
+"""The stages of an import, in their order."""
