@@ -144,9 +144,7 @@ class Eagle3Config(DraftConfig):
     draft_vocab_size: int = Field(ge=2, description="W, tokens that it scores")
     norm_before_residual: bool = Field(False, description="the residual is the normed state, not the state")
     norm_before_fc: bool = Field(False, description="one norm over all that fc reads, `input_norm`")
-    fc_norm: Literal["none", "each", "joint"] = Field(
-        "none", description="norms before fc: one a layer, or one for all"
-    )
+    fc_norm: Literal["none", "each", "joint"] = Field("none", description="norms before fc: one a layer, or one for all")
     norm_output: bool = Field(False, description="the state that is fed back is the normed one")
     has_hidden_norm: bool = Field(True, description="the state is normed before the attention")
     qk_norm: bool = Field(False, description="each query and key head is normed")
@@ -162,9 +160,7 @@ class Eagle3Config(DraftConfig):
         if not self.layers and self.target_width != self.hidden_size:
             raise ValueError(f"without fc a state of width {self.target_width} is no state of width {self.hidden_size}")
         if not self.own_embedding and self.target_width != self.hidden_size:
-            raise ValueError(
-                f"the target's embedding of width {self.target_width} does not fit width {self.hidden_size}"
-            )
+            raise ValueError(f"the target's embedding of width {self.target_width} does not fit width {self.hidden_size}")
         if not self.own_head and self.target_width != self.hidden_size:
             raise ValueError(f"the target's head of width {self.target_width} does not fit width {self.hidden_size}")
         if self.draft_vocab_size > self.vocab_size:
