@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from eda_service.drafts.dialects.record import BaseTarget
 
 Tensors = dict[str, torch.Tensor]
-TARGET = BaseTarget(num_layers=8, vocab_size=64, hidden_size=32, max_position_embeddings=4096)
+TARGET = BaseTarget(num_layers=8, vocab_size=64, hidden_size=32, rope_theta=9e5, max_position_embeddings=4096)
 D, M, V, W, HEADS, KV_HEADS, HEAD_DIM = 32, 48, 64, 24, 4, 2, 8
 USUAL = (2, 4, 5)
 IDS = sorted(torch.randperm(V, generator=torch.Generator().manual_seed(7))[:W].tolist())

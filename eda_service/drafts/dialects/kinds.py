@@ -120,7 +120,12 @@ def _read_eagle1(source: Source) -> None:
 
 def _read_eagle3(source: Source, dialect: Dialect) -> None:
     settings, fields, shapes = source.settings, source.fields, source.shapes
-    d = fields.found["hidden_size"]
+    d, num_layers = fields.found["hidden_size"], settings.whole("num_target_layers")
+    if num_layers not in (None, source.target.num_layers):
+        raise refusal(
+            f"config.json: num_target_layers is {num_layers}, the target has {source.target.num_layers}; import the "
+            "draft for the target that it was trained for"
+        )
     width = fields.take("target_hidden_size", lambda: _target_width(source, d)) or d
     layers = fields.take("layers", lambda: _layers(source, width))
     if layers and layers[-1] > source.target.num_layers:

@@ -187,7 +187,7 @@ def _require_meant(
     canonical = {at.name: name for name, at in known.items()}
     for name in left:
         field = _FIELD_OF.get(canonical[name], "fc_norm" if names.is_each_norm(canonical[name]) else "")
-        if field in fields.overridden or (field == "layers" and "layers" in fields.overridden):
+        if field in fields.overridden:
             continue
         extra = "; EAGLE-1 has neither an input norm nor a final norm: drafts of NeMo AutoModel and HASS that do "
         "are another architecture"

@@ -37,6 +37,7 @@ class BaseTarget(Config):
     num_layers: int = Field(ge=1, description="N, its decoder layers")
     vocab_size: int = Field(ge=2, description="V, rows of its embedding")
     hidden_size: int = Field(ge=8, description="width of its states")
+    rope_theta: float | None = Field(None, gt=0, description="base of its rotation; None: unknown, or more than one")
     max_position_embeddings: int | None = Field(None, ge=1, description="positions that it was made for; None: unknown")
 
 

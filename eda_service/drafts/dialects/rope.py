@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from eda_service.drafts.dialects.record import BaseTarget
 from eda_service.drafts.dialects.refusal import refusal
 from eda_service.drafts.dialects.settings import Fields, Settings, shown
 from eda_service.drafts.draft_config import RopeScaling
@@ -25,7 +26,7 @@ _SECTION = "mrope_section"
 _SET = "--set rope_scaling='{...}' or null, if you know it"
 
 
-def read_theta(settings: Settings, fields: Fields) -> float:
+def read_theta(settings: Settings, fields: Fields, target: BaseTarget) -> float:
     """The base of the rotation."""
     beside = settings.number("rope_theta")
     key, scaling = _scaling(settings)
@@ -41,8 +42,11 @@ def read_theta(settings: Settings, fields: Fields) -> float:
             )
         return float(inside)
     if beside is None:
+        beyond = "" if target.rope_theta is None else f", which is {target.rope_theta:g}"
         fields.assume(
-            "rope_theta", DEFAULT_THETA, "the config names none, and engines take 10000, whatever the target's is"
+            "rope_theta",
+            DEFAULT_THETA,
+            f"the config names none, and engines take 10000 then; the target's{beyond} is not inherited",
         )
         return DEFAULT_THETA
     return beside

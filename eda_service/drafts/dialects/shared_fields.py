@@ -100,7 +100,7 @@ def read_shared(source: Source) -> None:
     _read_heads(source, d)
     source.size("expert_width", "intermediate_size", names.ffn("gate"), 0)
     fields.take("vocab_size", lambda: _vocab_size(source))
-    fields.take("rope_theta", lambda: read_theta(settings, fields))
+    fields.take("rope_theta", lambda: read_theta(settings, fields, source.target))
     fields.take("rope_scaling", lambda: read_scaling(settings, fields, fields.found["head_dim"]))
     fields.take("rms_norm_eps", lambda: _epsilon(source))
     _read_biases(source)
