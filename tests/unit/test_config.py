@@ -64,6 +64,7 @@ BAD: list[tuple[str, Any]] = [
     ("seed", -1),
     ("seed", 2**31),
     ("min_acceptance_ratio", -0.1),
+    ("min_gain", 0.99),
     ("deploy.min_gain", -0.01),
     ("deploy.min_gain", 10.1),
     ("deploy.min_speed_gain", -0.01),
