@@ -69,16 +69,16 @@ class BaseDraftMissingError(InputError):
     code = "base_draft_missing"
 
 
-class DraftSourceMissingError(InputError):
-    """No such directory or hub id to import a draft from."""
-
-    code = "draft_source_not_found"
-
-
 class DatasetInvalidError(InputError):
     """The prompt set is empty, malformed, or yields no answer token."""
 
     code = "dataset_invalid"
+
+
+class DraftSourceMissingError(InputError):
+    """No such directory or hub id to import a draft from."""
+
+    code = "draft_source_not_found"
 
 
 class DiskShortfallError(InputError):
