@@ -23,6 +23,7 @@ from api.settings import Settings
 from eda_service.cli.main import app
 from eda_service.config.deployment import DriftConfig, VllmConfig
 from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import ImportConfig, MeasureConfig
 from eda_service.environment import Environment
 from eda_service.errors import EdaError
 
@@ -53,7 +54,7 @@ def cli_page() -> str:
 
 
 def config_page() -> str:
-    """Every field of a job, and of a deployment's drift."""
+    """Every field of a job of each kind, and of a deployment's drift."""
     head = (
         "# Job configuration\n\nThe `config` of a job. On the command line `--set train.epochs=4`, over HTTP "
         '`{"config": {"train": {"epochs": 4}}}`; what is not given comes from the preset, then from here. Unknown '
@@ -61,13 +62,16 @@ def config_page() -> str:
     )
     drift = "## `drift` of a deployment\n\n[What it does](../serving.md#drift)."
     vllm = "## `vllm` of a deployment\n\nWith `engine` vllm; [what it does](../serving.md#on-vllm)."
-    tables = [*sections(AdaptConfig), drift, _fields(DriftConfig, "drift"), vllm, _fields(VllmConfig, "vllm")]
+    imports = "## An import of a draft\n\n[What it does](../jobs.md#importing-a-draft)."
+    measures = "## A measurement\n\n[What it does](../jobs.md#measuring-a-draft)."
+    others = [imports, _fields(ImportConfig), measures, _fields(MeasureConfig)]
+    tables = [*sections(AdaptConfig), *others, drift, _fields(DriftConfig, "drift"), vllm, _fields(VllmConfig, "vllm")]
     return "\n\n".join([head, *tables]) + "\n"
 
 
-def _fields(model: type[BaseModel], path: str) -> str:
+def _fields(model: type[BaseModel], path: str = "") -> str:
     schema = model.model_json_schema()
-    return table(schema, schema.get("$defs", {}), lambda name: f"{path}.{name}")
+    return table(schema, schema.get("$defs", {}), lambda name: f"{path}.{name}" if path else name)
 
 
 def settings_page() -> str:

@@ -51,7 +51,7 @@ def run_pipeline(run: RunDir, config: AdaptConfig) -> PackManifest:
         run.event("pack_published", f"published {manifest.pack}", stage=Stage.PUBLISH)
         run.succeed(manifest.pack)
 
-    return drive(run, config, ADAPTING, PackManifest, ended)
+    return drive(run, config, ADAPTING, PackManifest, ended, connects=True)
 
 
 def drive(
@@ -60,6 +60,8 @@ def drive(
     stages: Sequence[StageRunner[Any, TaskT]],
     last: type[RecordT],
     ended: Callable[[RecordT], None],
+    *,
+    connects: bool = False,
 ) -> RecordT:
     """All stages of a job in order, as the only driver of its run directory.
 
@@ -69,6 +71,7 @@ def drive(
         stages: In their order.
         last: Class of the last one's record.
         ended: Told of that record; writes `result.json`.
+        connects: Join Ray before the first stage; else a stage that needs Ray does.
 
     Raises:
         EdaError: The first stage that failed; `result.json` then carries its code.
@@ -78,7 +81,8 @@ def drive(
         run.reserve()
         try:
             with Heartbeat(run):
-                connect()
+                if connects:
+                    connect()
                 for runner in stages:
                     stage = runner.record.STAGE
                     try:

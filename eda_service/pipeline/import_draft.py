@@ -27,7 +27,7 @@ from eda_service.errors import ConflictError, EdaError
 from eda_service.pipeline.driver import drive
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS
-from eda_service.raycluster.resources import limit_threads, require_gpus
+from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import DraftManifest, FileEntry, Stage
 from eda_service.storage.files import file_entry, require_free_bytes, write_json
 from eda_service.storage.provenance import library_versions
@@ -59,13 +59,21 @@ _STAGED, _SCRATCH = "draft", "scratch"
 class Assumed(Protocol):
     """A value that a draft's files do not say plainly."""
 
-    field: str
-    value: Any
-    why: str
+    @property
+    def field(self) -> str:
+        """Of the draft's shape."""
+
+    @property
+    def value(self) -> Any:
+        """What was taken."""
+
+    @property
+    def why(self) -> str:
+        """A sentence."""
 
 
 class Read(Protocol):
-    """A source as its dialect reads it; it lies where it lay."""
+    """A source as its dialect reads it."""
 
     @property
     def config(self) -> DraftConfig:
@@ -80,14 +88,14 @@ class Read(Protocol):
         """What they do not say, and was assumed."""
 
 
-class Dialects(Protocol):
-    """Reading the files of a draft, and storing what was read."""
+class StageDraft(Protocol):
+    """Reads the draft in a directory, and writes it as a base draft: `config.json`, `draft.safetensors`, and what
+    handing it back needs, into `staging`, which is empty. `scratch` is empty, too, for what is converted.
+    """
 
-    def read(self, directory: Path, base: BaseModel, *, overrides: Mapping[str, str], scratch: Path) -> Read:
-        """Read a directory; `scratch` is an empty one for what is converted."""
-
-    def write(self, read: Read, staging: Path) -> None:
-        """Write `config.json`, `draft.safetensors` and what handing it back needs, into an empty directory."""
+    def __call__(
+        self, directory: Path, base: BaseModel, staging: Path, *, overrides: Mapping[str, str], scratch: Path
+    ) -> Read: ...
 
 
 class CheckDraft(Protocol):
@@ -98,14 +106,10 @@ class CheckDraft(Protocol):
     ) -> DraftCheck: ...
 
 
-class _NoDialects:
-    """Reads none."""
-
-    def read(self, directory: Path, base: BaseModel, *, overrides: Mapping[str, str], scratch: Path) -> Read:
-        raise EdaError(f"{directory} cannot be read: this version reads no dialect of drafts yet; install a newer one")
-
-    def write(self, read: Read, staging: Path) -> None:
-        raise EdaError("this version stores no draft of another's; install a newer one")
+def _no_dialect(
+    directory: Path, base: BaseModel, staging: Path, *, overrides: Mapping[str, str], scratch: Path
+) -> Read:
+    raise EdaError(f"{directory} cannot be read: this version reads no dialect of drafts yet; install a newer one")
 
 
 def _no_check(
@@ -115,7 +119,7 @@ def _no_check(
 
 
 # CONNECT HERE: the dialects, and the measured check.
-DIALECTS: Dialects = _NoDialects()
+STAGE_DRAFT: StageDraft = _no_dialect
 CHECK_DRAFT: CheckDraft = _no_check
 
 
@@ -141,7 +145,7 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
         TargetNotFoundError, TargetIncompatibleError: The base target.
         ArtifactCorruptError: The files were changed while they were read.
     """
-    run.progress(Stage.READ, step=0, total_steps=2)
+    run.progress(Stage.READ, step=0, total_steps=1)
     base = find_base(config.target)
     for note in base.notes:
         run.event("target_note", note, stage=Stage.READ, level="warning")
@@ -150,9 +154,7 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
     _require_room(directory, source.directory)
     staging, scratch = _empty(directory / _STAGED), _empty(directory / _SCRATCH)
     try:
-        read = DIALECTS.read(source.directory, base, overrides=config.overrides, scratch=scratch)
-        run.progress(Stage.READ, step=1, total_steps=2)
-        DIALECTS.write(read, staging)
+        read = STAGE_DRAFT(source.directory, base, staging, overrides=config.overrides, scratch=scratch)
         source.require_unchanged()
     finally:
         discard(scratch)
@@ -161,7 +163,7 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
         run.event("assumed", each, stage=Stage.READ, level="warning")
     files = tuple(file_entry(directory, path, transient=True) for path in sorted(staging.iterdir()))
     run.store.upload(Stage.READ, files)
-    run.progress(Stage.READ, step=2, total_steps=2)
+    run.progress(Stage.READ, step=1, total_steps=1)
     return ReadFields(
         inputs={},
         files=files,
@@ -189,6 +191,7 @@ def run_check(run: RunDir, config: ImportConfig) -> CheckFields:
             "`eda drafts check` measures it"
         )
     else:
+        connect()
         waiting = require_gpus(int(config.use_gpu))
         if waiting is not None:
             run.event("waiting_for_gpus", waiting, stage=Stage.CHECK, level="warning")

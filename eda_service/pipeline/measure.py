@@ -15,7 +15,7 @@ from eda_service.pipeline.driver import drive
 from eda_service.pipeline.import_draft import CHECK_DRAFT
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS
-from eda_service.raycluster.resources import limit_threads, require_gpus
+from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
 from eda_service.storage.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
@@ -76,6 +76,7 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
         InputError: `use_gpu`, and a Ray of this process's own has none.
     """
     run.progress(Stage.MEASURE, step=0, total_steps=1)
+    connect()
     waiting = require_gpus(int(config.use_gpu))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.MEASURE, level="warning")

@@ -131,6 +131,7 @@ def _register(run: RunDir, config: AdaptConfig, shape: DraftConfig, draft: tuple
             "train_seconds": trained.seconds,
             "generation_seconds": generated.generation_seconds,
         },
+        kind=shape.kind,
     )
     write_json(staging / "manifest.json", manifest.model_dump(mode="json"))
     directory = publish_draft(staging, name, version)

@@ -16,7 +16,7 @@ from eda_service.names import is_model_id
 from eda_service.storage.files import sha256_text
 from eda_service.targets.chat.chat import load_tokenizer, target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
-from eda_service.targets.given import look_at
+from eda_service.targets.given import GivenDirectory, look_at
 from eda_service.targets.hub import cached_model
 from eda_service.targets.resolve import HUB_TIMEOUT_S, ResolvedTarget, hub_error, is_ours, resolve_target
 
@@ -68,26 +68,42 @@ def find_base(spec: TargetSpec) -> BaseModel:
         digest = sha256_text(target_tokenizer(resolved).backend_tokenizer.to_str())
         resolved.require_unchanged()
         return BaseModel(resolved.model, resolved.revision, config, digest, resolved, None, notes)
-    directory, revision = here
     lacking = f"the weights of {spec.model} are not on this machine"
-    return BaseModel(spec.model, revision, load_config(directory), _tokenizer(directory), None, lacking)
+    found = BaseModel(spec.model, here.revision, load_config(here.directory), _tokenizer(here.directory), None, lacking)
+    if here.given is not None:
+        here.given.require_unchanged()
+    return found
 
 
-def _config_alone(spec: TargetSpec) -> tuple[Path, str | None] | None:
-    """The directory and commit of a target of which only the small files are here; None: its weights are, too."""
+@dataclass(frozen=True)
+class _SmallFiles:
+    """Where a target's config and tokenizer are.
+
+    Attributes:
+        given: Of a directory that was named by path: what it was when it was looked at.
+    """
+
+    directory: Path
+    revision: str | None = None
+    given: GivenDirectory | None = None
+
+
+def _config_alone(spec: TargetSpec) -> _SmallFiles | None:
+    """The small files of a target of which nothing else is here; None: its weights are, too."""
     if is_ours(spec.model):
         return None
     if is_model_id(spec.model):
         if cached_model(spec.model, spec.revision) is not None:
             return None
         directory = _small_files(spec.model, spec.revision)
-        return directory, directory.name
+        return _SmallFiles(directory, directory.name)
     directory = Path(spec.model).expanduser()
     if not (directory / "config.json").is_file() or any(directory.glob("*.safetensors")):
         return None
     if any(directory.glob("*.bin")):
         return None  # refused by `resolve_target`, in its words
-    return look_at(directory, param=_PARAM).path, None
+    given = look_at(directory, param=_PARAM)
+    return _SmallFiles(given.path, given=given)
 
 
 def _small_files(name: str, revision: str | None) -> Path:

@@ -12,7 +12,7 @@ from ui_service import UiService
 MOST_BYTES = 300_000
 NAMES = [
     *("jobs", "job-finished", "job-running", "job-failed", "logs"),
-    *("packs", "deployments", "deployment", "playground", "not-here"),
+    *("drafts", "draft", "packs", "deployments", "deployment", "playground", "not-here"),
 ]
 
 

@@ -51,6 +51,8 @@ class UiService:
             "job-running": f"/ui/jobs/{self.running}",
             "job-failed": f"/ui/jobs/{self.failed}",
             "logs": f"/ui/jobs/{self.finished}/logs/train",
+            "drafts": "/ui/drafts",
+            "draft": "/ui/drafts/smollm2-135m@3",
             "packs": "/ui/packs",
             "deployments": "/ui/deployments",
             "deployment": f"/ui/deployments/{ADAPTED}",

@@ -50,7 +50,7 @@ def test_a_stored_config_is_read_as_what_it_was(kind: JobKind, tmp_path: Path) -
     "value", [{"kind": "other", "target": {"model": "m"}}, {"kind": 5}, {"kind": "measure"}, [], 5]
 )
 def test_what_is_of_no_kind_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match="kind|object|draft|target"):
+    with pytest.raises(ValueError, match=r"kind|object|draft|target"):
         parse_task(value)
 
 

@@ -50,7 +50,6 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Seen:
-    directory: Path
     config: DraftConfig
     dialect: str = "ours"
     assumed: tuple[Assumption, ...] = (Assumption(),)
@@ -69,23 +68,22 @@ class OurDialect:
         self.bases: list[BaseModel] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
-    def read(self, directory: Path, base: BaseModel, *, overrides: Mapping[str, str], scratch: Path) -> Seen:
-        assert list(scratch.iterdir()) == []
+    def stage(
+        self, directory: Path, base: BaseModel, staging: Path, *, overrides: Mapping[str, str], scratch: Path
+    ) -> Seen:
+        assert [*scratch.iterdir(), *staging.iterdir()] == []
         self.asked.append(dict(overrides))
         self.bases.append(base)
-        return Seen(directory, read_draft_config(directory))
-
-    def write(self, read: Seen, staging: Path) -> None:
         for name in ("config.json", "draft.safetensors"):
-            shutil.copy(read.directory / name, staging / name)
+            shutil.copy(directory / name, staging / name)
         self.meanwhile()
+        return Seen(read_draft_config(staging))
 
 
 @pytest.fixture
 def dialect(monkeypatch: pytest.MonkeyPatch) -> OurDialect:
     made = OurDialect()
-    monkeypatch.setattr(import_draft, "DIALECTS", made)
-    monkeypatch.setattr(driver, "connect", lambda: None)  # nothing here runs in Ray
+    monkeypatch.setattr(import_draft, "STAGE_DRAFT", made.stage)
     return made
 
 
@@ -298,7 +296,7 @@ def test_a_fine_tune_is_no_base(dialect: OurDialect, make_run: MakeRun, target_d
 
 
 def test_without_a_dialect_it_says_so(make_run: MakeRun, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_draft, "DIALECTS", import_draft._NoDialects())
+    monkeypatch.setattr(import_draft, "STAGE_DRAFT", import_draft._no_dialect)
     with pytest.raises(EdaError, match="no dialect"):
         run_stage(*make_run(), import_draft.READ)
 

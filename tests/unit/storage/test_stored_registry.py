@@ -9,12 +9,15 @@ import pytest
 from pack_files import put_pack
 from stored import machine
 
-from eda_service.errors import ArtifactCorruptError, NotFoundError
+from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
 from eda_service.storage.files import file_entry, write_json
 from eda_service.storage.objects import ObjectStore
 from eda_service.storage.packs import read_pack
 from eda_service.storage.registry import (
     create_evaluation,
+    delete_draft,
+    draft_job_id,
+    draft_versions,
     find_draft,
     find_draft_file,
     find_evaluation,
@@ -27,6 +30,7 @@ from eda_service.storage.registry import (
     publish_draft,
     read_draft_manifest,
     read_pack_manifest,
+    reserve_draft,
     reserve_version,
     stage_draft,
     stage_pack,
@@ -107,3 +111,23 @@ def test_a_base_draft_is_registered_for_all(storage: ObjectStore, home: Path, ba
         assert find_draft_file("tiny@1", "config.json").parent == find_draft("tiny@1")
         assert "tiny@1" in list_drafts()
         assert find_draft("smollm2-135m@3").is_dir()
+
+
+def test_drafts_are_numbered_once_and_removed_for_all(storage: ObjectStore, home: Path, base_draft_dir: Path) -> None:
+    assert reserve_draft("tiny", "import_a") == 1
+    staging = stage_draft("tiny", 1)
+    shutil.copytree(base_draft_dir, staging, dirs_exist_ok=True)
+    publish_draft(staging, "tiny", 1)
+    with machine(home / "second"):
+        assert draft_versions("tiny") == [1]
+        assert draft_job_id("tiny", 1) == "import_a"
+        assert [reserve_draft("tiny", job) for job in ("import_b", "import_a", "import_b")] == [2, 1, 2]
+        find_draft("tiny@1")
+        delete_draft("tiny", 1)
+        assert draft_versions("tiny") == []
+    assert draft_versions("tiny") == []
+    with pytest.raises(BaseDraftMissingError):
+        find_draft("tiny@1")
+    delete_draft("tiny", 1)  # what is gone is gone
+    assert reserve_draft("tiny", "import_c") == 3
+    assert reserve_draft("smollm2-135m", "import_c") == 4
