@@ -126,7 +126,7 @@ class Vllm:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=_vllm_environment(threads),
+            env=vllm_environment(threads),
         )
         self._read()
 
@@ -175,7 +175,8 @@ _VLLM_SETTINGS = {
 }
 
 
-def _vllm_environment(threads: int | None) -> dict[str, str]:
+def vllm_environment(threads: int | None) -> dict[str, str]:
+    """The environment of a vLLM process: one process, and unbound threads where their number is given."""
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
