@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft_config import Eagle3Config
 from eda_service.drafts.eagle3 import Eagle3Draft
 from eda_service.targets.loader import Target
-from eda_service.training.unroll import unroll
+from eda_service.training.batches import Batch
+from eda_service.training.loss import DraftLoss
 
 _ANSWER = 24
 
@@ -65,33 +66,33 @@ def fit_eagle3(
                 module.weight.uniform_(0.6, 1.4)
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(std=0.35)
-    tokens_BL, states_BLC = _answers(target, config, prompts)
-    lm_head = target.lm_head.take(vocab_W)
-    row_of_V = torch.full((config.vocab_size,), -100)
-    ids_W = torch.arange(config.vocab_size) if vocab_W is None else vocab_W.long()
-    row_of_V[ids_W] = torch.arange(len(ids_W))
+    batch, lm_head = _answers(target, config, prompts), target.lm_head.take(vocab_W)
+    settings = LossConfig(distribution=DistributionLoss.TOKENS, cross_entropy_weight=1.0, unroll_steps=2)
+    loss = DraftLoss(draft, settings, vocab_W)
     optimizer = torch.optim.Adam([p for name, p in draft.named_parameters() if "embed_tokens" not in name], lr=5e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        losses = []
-        for step, state_BSD in enumerate(unroll(draft, target.embed, tokens_BL, states_BLC, 2)):
-            wanted_BS = row_of_V[tokens_BL[:, step + 2 :]]
-            losses.append(F.cross_entropy(draft.logits(state_BSD, lm_head).flatten(0, 1), wanted_BS.flatten()))
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        loss(batch, target.embed, lm_head).total.backward()
         optimizer.step()
     return draft.requires_grad_(False)
 
 
-def _answers(target: Target, config: Eagle3Config, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Prompts with answers (B, L), cut to one length, and the states that the draft reads (B, L, C)."""
+def _answers(target: Target, config: Eagle3Config, prompts: Sequence[list[int]]) -> Batch:
+    """Prompts with answers, cut to one length."""
     engine = Engine(target, max_batch=24, max_tokens=64, capture_features=True, captures=config.captures)
     for i, ids in enumerate(prompts):
         engine.submit(str(i), ids, SamplingParams(max_new_tokens=_ANSWER))
-    rows, states = [], []
+    rows, known = [], []
     for i, outputs in run_to_end(engine).items():
         tokens = prompts[int(i)] + [token for output in outputs for token in output.new_token_ids]
         if len(tokens) > _ANSWER:
-            assert outputs[-1].states is not None
+            states = outputs[-1].states
+            assert states is not None
             rows.append(tokens[:_ANSWER])
-            states.append(outputs[-1].states.draft_in[:_ANSWER])
-    return torch.tensor(rows), torch.stack(states)
+            known.append(states[:_ANSWER])
+    mask_BL = torch.ones(len(rows), _ANSWER, dtype=torch.bool)
+    # Clones: what an engine gives was made in inference mode.
+    draft_in, head_in = (
+        torch.stack([getattr(each, name) for each in known]).clone() for name in ("draft_in", "head_in")
+    )
+    return Batch(torch.tensor(rows), draft_in, mask_BL, mask_BL.clone(), head_in)

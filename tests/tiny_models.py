@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -166,11 +167,13 @@ def fit_draft(target: Target, *, steps: int = 150, seed: int = 0) -> Draft:
     return draft
 
 
-def register_draft(home: Path, draft: Draft, target: Target, *, name: str = "tiny", version: int = 1) -> Path:
+def register_draft(
+    home: Path, draft: Draft, target: Target, *, name: str = "tiny", version: int = 1, vocab_W: Tensor | None = None
+) -> Path:
     """Put a draft into `<home>/drafts/<name>/<version>` with a manifest that fits the target."""
     directory = home / "drafts" / name / str(version)
     directory.mkdir(parents=True)
-    save_base_draft(directory, draft, None)
+    save_base_draft(directory, draft, vocab_W)
     facts = target.fingerprint
     write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
     return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ from eda_service.targets.loader import Target
 
 WORKER = Path(__file__).with_name("recording_worker.py")
 STOP_IDS = [0, 2]
+NUM_DRAFTED = 3
+MAX_TOKENS = 24
+
+
+def prompts() -> list[list[int]]:
+    """Twelve of 2 to 12 ordinary tokens."""
+    rng = random.Random(4)
+    return [[rng.randrange(3, 112) for _ in range(rng.randint(2, 12))] for _ in range(12)]
 
 
 @dataclass(frozen=True)

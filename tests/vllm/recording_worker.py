@@ -13,7 +13,6 @@ import gc
 import json
 import os
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -27,7 +26,6 @@ def main() -> None:
     for job in jobs:
         record.clear()
         seen.clear()
-        started = time.perf_counter()
         try:
             answer = decode(job) | {"draft_class": seen[-1] if seen else None}
             answer["proposed"] = [record.get(str(i), []) for i in range(len(job["prompts"]))]
@@ -35,7 +33,6 @@ def main() -> None:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
         clean_up()
-        print(f"job done after {time.perf_counter() - started:.1f} s", file=sys.stderr)
         reply.write(json.dumps(answer) + "\n")
         reply.flush()
 

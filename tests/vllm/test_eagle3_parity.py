@@ -6,38 +6,15 @@ vLLM reads, and decoded by vLLM as they are; our engine runs the same tensors.
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from eagle3_drafts import eagle3_config, fit_eagle3
 from eagle3_files import CASES, write_files
-from recording import Decoded, own_engine, run_vllm
-from tiny_models import write_target
+from recording import MAX_TOKENS, NUM_DRAFTED, Decoded, own_engine, prompts, run_vllm
 
-from eda_service.config.job import TargetSpec
-from eda_service.targets.loader import Target, load_target
+from eda_service.targets.loader import Target
 
-NUM_DRAFTED = 3
-MAX_TOKENS = 24
 Run = tuple[Decoded, Decoded, str]
-
-
-def prompts() -> list[list[int]]:
-    """Twelve of 2 to 12 ordinary tokens."""
-    rng = random.Random(4)
-    return [[rng.randrange(3, 112) for _ in range(rng.randint(2, 12))] for _ in range(12)]
-
-
-@pytest.fixture(scope="module")
-def deep_targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
-    """A Llama and a Qwen3 of eight layers, with heads that vLLM's CPU attention takes."""
-    made = {}
-    for family in ("llama", "qwen3"):
-        sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "head_dim": 32}
-        directory = write_target(tmp_path_factory.mktemp(f"deep-{family}"), family, **sizes)
-        made[family] = load_target(TargetSpec(model=str(directory), dtype="float32"))
-    return made
 
 
 @pytest.fixture(scope="module")
