@@ -19,6 +19,7 @@ import torch
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.decode import decode_all
+from eda_service.export.directory import read_eda_config
 
 ROOT = Path(__file__).resolve().parents[1]
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -113,7 +114,7 @@ class Vllm:
     ) -> None:
         if draft_dir is not None:
             settings["speculative_config"] = {
-                "method": "eagle",
+                "method": read_eda_config(draft_dir).vllm_method,
                 "model": str(draft_dir),
                 "num_speculative_tokens": num_draft_tokens,
             }

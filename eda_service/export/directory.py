@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -84,17 +83,28 @@ def write_token_map(directory: Path, vocab_W: Tensor) -> None:
     torch.save(vocab_W.tolist(), directory / TOKEN_MAP)
 
 
+def read_eda_config(directory: Path) -> EdaConfig:
+    """What an export says about itself.
+
+    Raises:
+        ArtifactCorruptError: It does not say it.
+    """
+    try:
+        return EdaConfig.model_validate(json.loads((directory / CONFIG).read_text(encoding="utf-8"))["eda_config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactCorruptError(f"{directory} cannot be read as an export: {error}; export again") from error
+
+
 def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
     """An export as this project's engine can run it, in the widest dtype of its file.
 
     Raises:
         ArtifactCorruptError: It does not parse, a hash differs, or names and shapes are not what its config says.
     """
+    eda = read_eda_config(directory)
     try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        eda = EdaConfig.model_validate(config["eda_config"])
         tensors = {canonical_name(name): tensor for name, tensor in load_file(directory / WEIGHTS).items()}
-    except (OSError, ValueError, KeyError, ValidationError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ArtifactCorruptError(f"{directory} cannot be read as an export: {error}; export again") from error
     found = sha256_file(directory / WEIGHTS)
     if found != eda.weights_sha256:
