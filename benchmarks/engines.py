@@ -19,6 +19,7 @@ import torch
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.decode import decode_all
+from eda_service.export.directory import read_eda_config
 
 ROOT = Path(__file__).resolve().parents[1]
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -113,7 +114,7 @@ class Vllm:
     ) -> None:
         if draft_dir is not None:
             settings["speculative_config"] = {
-                "method": "eagle",
+                "method": read_eda_config(draft_dir).vllm_method,
                 "model": str(draft_dir),
                 "num_speculative_tokens": num_draft_tokens,
             }
@@ -126,7 +127,7 @@ class Vllm:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=_vllm_environment(threads),
+            env=vllm_environment(threads),
         )
         self._read()
 
@@ -175,7 +176,8 @@ _VLLM_SETTINGS = {
 }
 
 
-def _vllm_environment(threads: int | None) -> dict[str, str]:
+def vllm_environment(threads: int | None) -> dict[str, str]:
+    """The environment of a vLLM process: one process, and unbound threads where their number is given."""
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",

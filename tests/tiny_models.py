@@ -84,7 +84,7 @@ def family_config(family: str, **changes: Any) -> PretrainedConfig:
     if family == "qwen2":
         return Qwen2Config(**common, tie_word_embeddings=False)
     if family == "qwen3":
-        return Qwen3Config(**common, head_dim=16, tie_word_embeddings=False)
+        return Qwen3Config(**{"head_dim": 16, **common}, tie_word_embeddings=False)
     return MistralConfig(**common, sliding_window=None, tie_word_embeddings=False)
 
 

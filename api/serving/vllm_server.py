@@ -22,6 +22,7 @@ from api.serving.vllm_params import vllm_params
 from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.errors import RequestError
+from eda_service.export.directory import read_eda_config
 from eda_service.export.vllm_environment import prepare_cpu, tie_children
 
 
@@ -68,7 +69,7 @@ def llm_config(plan: ServerPlan) -> LLMConfig:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_fraction
     if plan.draft_dir is not None:
         arguments["speculative_config"] = {
-            "method": "eagle",
+            "method": read_eda_config(plan.draft_dir).vllm_method,
             "model": str(plan.draft_dir),
             "num_speculative_tokens": settings.num_draft_tokens,
         }

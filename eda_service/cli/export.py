@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
 from eda_service.config.job import TargetSpec
+from eda_service.drafts.dialects.record import Dialect
 from eda_service.errors import InputError
 from eda_service.export.eda_config import Destination, ExportCalibration, ExportForm
 
@@ -38,6 +39,10 @@ def export(
     ] = None,
     num_prompts: Annotated[int, typer.Option(min=8, max=100_000, help="How many of them.")] = 64,
     num_draft_tokens: Annotated[int, typer.Option(min=1, max=16, help="K of the chains.")] = 3,
+    dialect: Annotated[
+        Dialect | None,
+        typer.Option(help="How an EAGLE-3 draft is written; default: as it came, or one that --to reads."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a pack or base draft as a checkpoint that another engine serves."""
@@ -58,6 +63,7 @@ def export(
         out=out_dir,
         target=None if target is None else _spec(target, adapter),
         merged_target=merged_target,
+        dialect=dialect,
         calibration=CalibrationSettings(prompts=prompts, num_prompts=num_prompts, num_draft_tokens=num_draft_tokens),
     )
     with bars() as tell:
@@ -67,6 +73,8 @@ def export(
         return
     eda = made.eda_config
     err.print(f"{eda.source} as {form} for {to}: {made.directory}, read back and equal", markup=False)
+    if eda.dialect is not None:
+        err.print(f"written as {eda.dialect} writes its drafts", markup=False)
     err.print(_change(eda.calibration), markup=False)
     if made.target_to_merge:
         merged = f"{eda.verifier.model} with the adapter {eda.verifier.adapter}"

@@ -53,11 +53,7 @@ class Eagle3Layer(nn.Module):
 
 
 class Eagle3Draft(Draft):
-    """See `Draft`.
-
-    Attributes:
-        shape: Its config.
-    """
+    """See `Draft`."""
 
     places = Places(
         ffn="layers.0.mlp",
@@ -70,7 +66,6 @@ class Eagle3Draft(Draft):
     def __init__(self, config: DraftConfig) -> None:
         assert isinstance(config, Eagle3Config)
         super().__init__(config)
-        self.shape = config
         width, epsilon, width_in = config.hidden_size, config.rms_norm_eps, config.feature_width
         self.fc = nn.Linear(width_in, width, bias=config.fc_bias) if config.layers else None
         self.input_norm = nn.RMSNorm(width_in, eps=epsilon) if config.norm_before_fc else None
@@ -84,6 +79,12 @@ class Eagle3Draft(Draft):
         self.norm = nn.RMSNorm(width, eps=epsilon)
         self.lm_head = nn.Linear(width, config.draft_vocab_size, bias=False) if config.own_head else None
         self.lm_head_added: nn.Linear | None = None
+
+    @property
+    def shape(self) -> Eagle3Config:
+        """Its config."""
+        assert isinstance(self.config, Eagle3Config)
+        return self.config
 
     @property
     def layer(self) -> Eagle3Layer:

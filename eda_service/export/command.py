@@ -37,7 +37,7 @@ def serve_command(directory: Path, target: ServedTarget, eda: EdaConfig, num_dra
         num_draft_tokens: K of the chains.
     """
     if eda.destination is Destination.VLLM:
-        speculative = {"method": "eagle", "model": str(directory), "num_speculative_tokens": num_draft_tokens}
+        speculative = {"method": eda.vllm_method, "model": str(directory), "num_speculative_tokens": num_draft_tokens}
         return f"vllm serve {target.words} --speculative-config {shlex.quote(json.dumps(speculative))}"
     if eda.destination is Destination.SGLANG:
         return _sglang(directory, target, eda, num_draft_tokens)
@@ -46,13 +46,15 @@ def serve_command(directory: Path, target: ServedTarget, eda: EdaConfig, num_dra
 
 def _sglang(directory: Path, target: ServedTarget, eda: EdaConfig, num_draft_tokens: int) -> str:
     package = [f"SGLANG_EXTERNAL_MODEL_PACKAGE={SGLANG_PACKAGE}"] if eda.form is ExportForm.PLUGIN else []
-    token_map = directory / TOKEN_MAP
+    is_eagle3 = eda.draft.kind == "eagle3"
+    algorithm = "EAGLE3" if is_eagle3 else "EAGLE"
+    token_map = [] if is_eagle3 or eda.draft_vocab_size is None else [directory / TOKEN_MAP]
     return " ".join(
         [
             *package,
-            f"python -m sglang.launch_server --model-path {target.words} --speculative-algorithm EAGLE",
+            f"python -m sglang.launch_server --model-path {target.words} --speculative-algorithm {algorithm}",
             f"--speculative-draft-model-path {shlex.quote(str(directory))} --speculative-num-steps {num_draft_tokens}",
             f"--speculative-eagle-topk 1 --speculative-num-draft-tokens {num_draft_tokens + 1}",
-            *([] if eda.draft_vocab_size is None else [f"--speculative-token-map {shlex.quote(str(token_map))}"]),
+            *(f"--speculative-token-map {shlex.quote(str(path))}" for path in token_map),
         ]
     )

@@ -1,11 +1,11 @@
 """The tensors and the config.json of an export, by who will load it.
 
-This is EAGLE-1's dialect, the one place outside `drafts` that knows the names of its tensors; a kind has a dialect of
-its own or is not exported. Names are those of the EAGLE-1 checkpoints that vLLM and SGLang load (`fc`, `layers.0...`);
-a kept gate adds `mlp.shared`, `mlp.private` and `mlp.gate`. Embedding and lm_head are the target's, except that
+What is written here is EAGLE-1; EAGLE-3 is written by `eagle3`, and a kind that neither knows is not exported. Names
+are those of the EAGLE-1 checkpoints that vLLM and SGLang load (`fc`, `layers.0...`); a kept gate adds `mlp.shared`,
+`mlp.private` and `mlp.gate`. Embedding and lm_head are the target's, except that
 
 * vLLM's plugin with a draft vocabulary gets the head's rows and `d2t` (target id less draft id), as EAGLE-3 has them,
-* SGLang's `fc` has a bias (zeros), and its draft vocabulary is a token map file,
+* SGLang's `fc` has a bias (zeros where the draft has none), and its draft vocabulary is a token map file,
 * the hub's own layout carries `d2t` alone.
 
 Shapes: D hidden, V vocabulary, W draft vocabulary.
@@ -13,17 +13,18 @@ Shapes: D hidden, V vocabulary, W draft vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eda_service.drafts.draft import Draft
-from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
+from eda_service.drafts.dialects.names import T2D
+from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, ExportForm
+from eda_service.export.values import widest
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
 from eda_service.targets.head import LmHead
 
@@ -44,39 +45,43 @@ def require_dialect(config: DraftConfig) -> None:
     """Refuse a kind of draft that no engine would read in this dialect.
 
     Raises:
-        TargetIncompatibleError: It is not EAGLE-1.
+        TargetIncompatibleError: It is neither EAGLE-1 nor EAGLE-3.
     """
-    if not isinstance(config, Eagle1Config):
+    if not isinstance(config, Eagle1Config | Eagle3Config):
         raise TargetIncompatibleError(
-            f"a draft of kind {config.kind} has no form that vLLM or SGLang reads yet; export drafts of kind eagle1",
+            f"a draft of kind {config.kind} has no form that vLLM or SGLang reads yet; export drafts of kind eagle1 or "
+            "eagle3",
             param="name",
         )
 
 
-def keeps_vocabulary(destination: Destination, form: ExportForm) -> bool:
-    """Whether a draft vocabulary survives: vLLM's own EAGLE class scores the target's whole vocabulary."""
-    return (destination, form) != (Destination.VLLM, ExportForm.DENSE)
+def keeps_vocabulary(config: DraftConfig, destination: Destination, form: ExportForm) -> bool:
+    """Whether a draft vocabulary survives: vLLM's own EAGLE-1 class scores the target's whole vocabulary."""
+    return config.kind != "eagle1" or (destination, form) != (Destination.VLLM, ExportForm.DENSE)
 
 
 def tensors_of(
-    draft: Draft, vocab_W: Tensor | None, lm_head: LmHead, destination: Destination, form: ExportForm
+    config: DraftConfig,
+    tensors: Mapping[str, Tensor],
+    vocab_W: Tensor | None,
+    lm_head: LmHead,
+    destination: Destination,
 ) -> dict[str, Tensor]:
-    """Everything in model.safetensors, weights in bfloat16.
+    """Everything in model.safetensors of an EAGLE-1 draft.
 
     Args:
-        draft: As exported.
+        config: Of the draft as it is exported.
+        tensors: Of it, by name.
         vocab_W: Tokens the exported draft scores, ascending; None for all.
         lm_head: The target's.
         destination: Who loads it.
-        form: Dense or plugin.
 
     Raises:
         TargetIncompatibleError: The head has a bias, for which the plugin has no place.
     """
-    tensors = {name: parameter.detach() for name, parameter in draft.named_parameters()}
-    if destination is Destination.SGLANG:
-        tensors[BIAS] = torch.zeros(draft.config.hidden_size)
-    made = {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
+    made, dtype = dict(tensors), widest(tensors)
+    if destination is Destination.SGLANG and not config.fc_bias:
+        made[BIAS] = torch.zeros(config.hidden_size, dtype=dtype)
     if vocab_W is not None and destination is not Destination.SGLANG:
         ids_W = vocab_W.cpu().long()
         made[D2T] = ids_W - torch.arange(len(ids_W))
@@ -87,18 +92,21 @@ def tensors_of(
                     "export the dense form, which scores by the target's own head",
                     param="form",
                 )
-            made[HEAD] = lm_head.take(ids_W).rows_VD.to("cpu", torch.bfloat16).contiguous()
+            made[HEAD] = lm_head.take(ids_W).rows_VD.to("cpu", dtype).contiguous()
     return made
 
 
 def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
-    """The names and shapes that an export must have, from its `eda_config` alone."""
+    """The names, as they are here, and shapes that an export must have, from its `eda_config` alone."""
     with torch.device("meta"):
         draft = make_draft(eda.draft)
         if eda.private is not None:
             draft.add_private(eda.private)
     shapes = {name: tuple(parameter.shape) for name, parameter in draft.named_parameters()}
-    if eda.destination is Destination.SGLANG:
+    if eda.draft.kind == "eagle3":
+        if eda.draft_vocab_size is not None:
+            shapes |= {D2T: (eda.draft_vocab_size,), T2D: (eda.draft.vocab_size,)}
+    elif eda.destination is Destination.SGLANG:
         shapes[BIAS] = (eda.draft.hidden_size,)
     elif eda.draft_vocab_size is not None:
         shapes[D2T] = (eda.draft_vocab_size,)
@@ -120,9 +128,15 @@ def require_tensors(eda: EdaConfig, names: Iterable[str]) -> None:
         )
 
 
-def config_of(eda: EdaConfig, max_context: int) -> dict[str, Any]:
-    """The whole config.json; the architecture is Llama's whatever the target, as EAGLE-1 drafts are."""
+def config_of(eda: EdaConfig, max_context: int, dtype: str) -> dict[str, Any]:
+    """The whole config.json of an EAGLE-1 draft; the architecture is Llama's whatever the target, as they all are."""
     draft = eda.draft
+    scaling = None if draft.rope_scaling is None else draft.rope_scaling.model_dump(exclude_none=True)
+    rotation = {"rope_theta": draft.rope_theta, **(scaling or {"rope_type": "default"})}
+    # vLLM reads `qkv_bias` before `attention_bias`, which is the output's too; to SGLang `bias` is fc's.
+    biases = {"attention_bias": draft.o_bias, **({"qkv_bias": True} if draft.qkv_bias else {})}
+    if draft.o_bias and not draft.qkv_bias:
+        biases["qkv_bias"] = False
     return {
         "architectures": [_ARCHITECTURES[eda.destination, eda.form]],
         "model_type": "llama",
@@ -133,15 +147,15 @@ def config_of(eda: EdaConfig, max_context: int) -> dict[str, Any]:
         "num_key_value_heads": draft.num_kv_heads,
         "head_dim": draft.head_dim,
         "vocab_size": draft.vocab_size,
-        "rope_parameters": {"rope_theta": draft.rope_theta, "rope_type": "default"},
+        "rope_parameters": rotation,
         "rms_norm_eps": draft.rms_norm_eps,
         "hidden_act": "silu",
         "max_position_embeddings": max_context,
-        "attention_bias": False,
+        **biases,
         "mlp_bias": False,
-        "bias": False,
+        "bias": draft.fc_bias,
         "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": dtype,
         **({} if eda.draft_vocab_size is None else {"draft_vocab_size": eda.draft_vocab_size}),
         "eda_config": eda.model_dump(mode="json"),
     }

@@ -15,8 +15,6 @@ import torch
 
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.expert import Expert
-from eda_service.drafts.freezing import is_within
-from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
 
 
@@ -39,12 +37,11 @@ def fold(draft: Draft, gate_weights: tuple[float, float]) -> Draft:
     ffn = draft.ffn
     if not isinstance(ffn, SharedPrivateFFN):
         return copy.deepcopy(draft).requires_grad_(False)
-    width = ffn.shared.width + ffn.private.width
-    folded = make_draft(draft.config.model_copy(update={"expert_width": width})).to(ffn.shared.down_proj.weight.dtype)
-    expert = folded.ffn
-    assert isinstance(expert, Expert)
-    own = {name: tensor for name, tensor in draft.state_dict().items() if not is_within(name, [draft.places.ffn])}
-    folded.load_state_dict(own, strict=False)
+    width, weight = ffn.shared.width + ffn.private.width, ffn.shared.down_proj.weight
+    expert = Expert(draft.config.hidden_size, width).to(weight.device, weight.dtype)
+    folded = copy.deepcopy(draft)
+    folded.config, folded.private = draft.config.model_copy(update={"expert_width": width}), None
+    folded.set_submodule(folded.places.ffn, expert)
     scales = [ffn.scale * weight for weight in gate_weights]
     downs = [scale * each.down_proj.weight for scale, each in zip(scales, (ffn.shared, ffn.private), strict=True)]
     with torch.no_grad():

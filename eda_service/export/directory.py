@@ -11,18 +11,20 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.dialects.names import canonical_name
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError
-from eda_service.export.contents import D2T, TOKEN_MAP, config_of, shapes_of
+from eda_service.export.contents import D2T, TOKEN_MAP, shapes_of
 from eda_service.export.eda_config import Destination, EdaConfig
+from eda_service.export.values import widest
 from eda_service.storage.files import publish_dir, sha256_file, temporary_name
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -70,9 +72,9 @@ def write_weights(directory: Path, tensors: dict[str, Tensor]) -> str:
     return sha256_file(path)
 
 
-def write_config(directory: Path, eda: EdaConfig, max_context: int) -> None:
+def write_config(directory: Path, config: dict[str, Any]) -> None:
     """Write config.json."""
-    text = json.dumps(config_of(eda, max_context), indent=2) + "\n"
+    text = json.dumps(config, indent=2) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
 
 
@@ -81,17 +83,28 @@ def write_token_map(directory: Path, vocab_W: Tensor) -> None:
     torch.save(vocab_W.tolist(), directory / TOKEN_MAP)
 
 
+def read_eda_config(directory: Path) -> EdaConfig:
+    """What an export says about itself.
+
+    Raises:
+        ArtifactCorruptError: It does not say it.
+    """
+    try:
+        return EdaConfig.model_validate(json.loads((directory / CONFIG).read_text(encoding="utf-8"))["eda_config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactCorruptError(f"{directory} cannot be read as an export: {error}; export again") from error
+
+
 def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
-    """An export as this project's engine can run it, in bfloat16.
+    """An export as this project's engine can run it, in the widest dtype of its file.
 
     Raises:
         ArtifactCorruptError: It does not parse, a hash differs, or names and shapes are not what its config says.
     """
+    eda = read_eda_config(directory)
     try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        eda = EdaConfig.model_validate(config["eda_config"])
-        tensors = load_file(directory / WEIGHTS)
-    except (OSError, ValueError, KeyError, ValidationError, SafetensorError) as error:
+        tensors = {canonical_name(name): tensor for name, tensor in load_file(directory / WEIGHTS).items()}
+    except (OSError, SafetensorError) as error:
         raise ArtifactCorruptError(f"{directory} cannot be read as an export: {error}; export again") from error
     found = sha256_file(directory / WEIGHTS)
     if found != eda.weights_sha256:
@@ -102,7 +115,7 @@ def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
     draft = make_draft(eda.draft)
     if eda.private is not None:
         draft.add_private(eda.private)
-    draft.to(torch.bfloat16).load_state_dict({name: tensors[name] for name, _ in draft.named_parameters()})
+    draft.to(widest(tensors)).load_state_dict({name: tensors[name] for name, _ in draft.named_parameters()})
     return eda, LoadedDraft(draft.requires_grad_(False), _vocabulary(directory, tensors, eda))
 
 
@@ -120,7 +133,7 @@ def _check_shapes(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -
 def _vocabulary(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -> Tensor | None:
     if eda.draft_vocab_size is None:
         return None
-    if eda.destination is Destination.SGLANG:
+    if eda.destination is Destination.SGLANG and eda.draft.kind == "eagle1":
         return torch.tensor(torch.load(directory / TOKEN_MAP, weights_only=True), dtype=torch.int32)
     return (tensors[D2T] + torch.arange(eda.draft_vocab_size)).int()
 
@@ -128,12 +141,18 @@ def _vocabulary(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -> 
 def check_written(directory: Path, eda: EdaConfig, tensors: dict[str, Tensor], vocab_W: Tensor | None) -> None:
     """Read an export back and compare it with what was to be written.
 
+    Args:
+        directory: Of the export.
+        eda: Of it.
+        tensors: By their names here.
+        vocab_W: Tokens that it scores; None: all.
+
     Raises:
         ArtifactCorruptError: Something differs.
     """
     read, loaded = read_export(directory)
     draft = dict(loaded.draft.named_parameters())
-    wrong = [name for name, parameter in draft.items() if not torch.equal(parameter, tensors[name])]
+    wrong = [name for name, parameter in draft.items() if not torch.equal(parameter, tensors[name].to(parameter.dtype))]
     if read != eda:
         wrong.append("eda_config")
     ids = None if loaded.vocab_W is None else loaded.vocab_W.tolist()

@@ -6,6 +6,7 @@ Imports neither torch nor an engine.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,6 +15,10 @@ from eda_service.errors import TargetIncompatibleError
 from eda_service.records import Frozen, TargetFingerprint
 
 SCHEMA_VERSION = 1
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Destination(StrEnum):
@@ -66,6 +71,7 @@ class EdaConfig(Frozen):
         scale: The constant of Eq. 5 that the experts' sum carries.
         draft_vocab_size: Tokens the draft scores; None for all of the target's.
         verifier: The target it was made for.
+        dialect: How a draft of kind `eagle3` is written.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -83,6 +89,12 @@ class EdaConfig(Frozen):
     draft_vocab_size: int | None
     verifier: TargetFingerprint
     calibration: ExportCalibration | None
+    dialect: str | None = Field(None, exclude_if=_is_none)
+
+    @property
+    def vllm_method(self) -> Literal["eagle", "eagle3"]:
+        """What vLLM calls the way it drafts."""
+        return "eagle3" if self.draft.kind == "eagle3" else "eagle"
 
     @property
     def widths(self) -> list[int]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from eda_service.config.job import Mix, TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft
+from eda_service.drafts.dialects.names import D2T, T2D
+from eda_service.drafts.dialects.record import BaseTarget, Dialect
+from eda_service.drafts.dialects.store import extra_tensors, read_dialect
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.kinds import make_draft
+from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.drafts.shared_private import SharedPrivateFFN
-from eda_service.errors import TargetIncompatibleError
+from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command
-from eda_service.export.contents import keeps_vocabulary, require_dialect, tensors_of
+from eda_service.export.contents import config_of, keeps_vocabulary, require_dialect, tensors_of
 from eda_service.export.dense import fold, is_gated
 from eda_service.export.directory import (
     check_written,
@@ -27,8 +32,11 @@ from eda_service.export.directory import (
     write_token_map,
     write_weights,
 )
+from eda_service.export.eagle3 import choose_dialect, engine_parts, written_form
 from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
+from eda_service.export.engine_limits import require_computed
 from eda_service.export.source import Source, find_source
+from eda_service.export.values import file_tensors, stored_tensors, widest
 from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
 from eda_service.targets.loader import Target, load_target
@@ -50,6 +58,7 @@ class ExportRequest:
         target: Instead of the one a pack names; a base draft needs it.
         merged_target: Where to write the target with its adapter merged, which other engines can load.
         calibration: For the dense form.
+        dialect: How a draft of kind `eagle3` is written; None: as it came, or one that the destination reads.
     """
 
     reference: str
@@ -59,6 +68,7 @@ class ExportRequest:
     target: TargetSpec | None = None
     merged_target: Path | None = None
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    dialect: Dialect | None = None
 
 
 class Exported(Frozen):
@@ -81,24 +91,28 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
     Raises:
         NotFoundError: No such pack or base draft.
         ConflictError: A directory exists already.
-        InputError: No target is named, or the prompts do not do.
-        TargetIncompatibleError: The target is not the one the draft was made for, or no engine reads its kind.
+        InputError: No target is named, the prompts do not do, or the destination does not read the dialect.
+        TargetIncompatibleError: The target is not the one the draft was made for, or the destination's engine would
+            compute something else.
         ArtifactCorruptError: A source is damaged, or the export reads back with other values.
     """
     require_free(request.out, "out")
     if request.merged_target is not None:
         require_free(request.merged_target, "merged_target")
     source = find_source(request.reference, home)
-    require_dialect(source.loaded.draft.config)
+    config = source.loaded.draft.config
+    require_dialect(config)
+    dialect = _dialect(request, source, config)
     spec = source.target_spec(request.target)
     resolve_target(spec, tell)
     tell("load", 0, None)
     target = load_target(spec)
     source.check(target.fingerprint)
     _check_vocabulary(source.loaded.vocab_W, target)
+    require_computed(config, source.loaded.vocab_W, request.destination, request.form, target.lm_head)
     exported, calibration = _make(source, target, request, tell)
     tell("write", 0, None)
-    eda = _write(request, source, target, exported, calibration)
+    eda = _write(request, source, target, exported, calibration, dialect)
     if request.merged_target is not None:
         tell("merge", 0, None)
     command = serve_command(
@@ -115,13 +129,14 @@ def _make(
 ) -> tuple[LoadedDraft, ExportCalibration | None]:
     """The draft as it is exported, and what that changed where it changes anything."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
-    kept_W = vocab_W if keeps_vocabulary(request.destination, request.form) else None
+    kept_W = vocab_W if keeps_vocabulary(draft.config, request.destination, request.form) else None
+    stored = stored_tensors(source.base_dir)
     dense = request.form is ExportForm.DENSE
     if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
     calibrating, measuring = split(answer(target, request.calibration, tell, captures=draft.config.captures))
-    adapted = LoadedDraft(_rounded(draft, target), vocab_W)
+    adapted = LoadedDraft(_rounded(draft, stored, target), vocab_W)
     weights = None
     if isinstance(draft.ffn, SharedPrivateFFN):
         weights = mean_gate_weights(adapted.draft, target, calibrating, request.calibration.num_draft_tokens)
@@ -131,7 +146,7 @@ def _make(
     calibration = measure(
         target,
         adapted,
-        LoadedDraft(_rounded(exported.draft, target), kept_W),
+        LoadedDraft(_rounded(exported.draft, stored, target), kept_W),
         measuring,
         request.calibration,
         num_calibration_prompts=len(calibrating),
@@ -140,13 +155,27 @@ def _make(
     return exported, calibration
 
 
-def _rounded(draft: Draft, target: Target) -> Draft:
-    """A copy with the values of the bfloat16 file, in the target's dtype."""
-    copy = make_draft(draft.config)
-    if draft.private is not None:
-        copy.add_private(draft.private)
-    copy.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in draft.state_dict().items()})
-    return copy.to(target.device, target.dtype).requires_grad_(False)
+def _dialect(request: ExportRequest, source: Source, config: DraftConfig) -> Dialect | None:
+    """How an EAGLE-3 draft is written; None for EAGLE-1, which engines read in one way.
+
+    Raises:
+        InputError: It is not one that is read.
+    """
+    if isinstance(config, Eagle3Config):
+        return choose_dialect(request.dialect, read_dialect(source.base_dir), request.destination, request.form)
+    if request.dialect not in (None, Dialect.EAGLE1):
+        raise InputError(
+            f"--dialect {request.dialect} is one of EAGLE-3, {source.reference} is of kind {config.kind}; leave it out",
+            param="dialect",
+        )
+    return None
+
+
+def _rounded(draft: Draft, stored: Mapping[str, Tensor], target: Target) -> Draft:
+    """A copy with the values of the file, in the target's dtype."""
+    rounded = copy.deepcopy(draft)
+    rounded.load_state_dict(file_tensors(draft, stored))
+    return rounded.to(target.device, target.dtype).requires_grad_(False)
 
 
 def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
@@ -158,33 +187,84 @@ def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Contents:
+    """What an export's files hold, but for its `eda_config`.
+
+    Attributes:
+        draft: Shape of what is exported.
+        tensors: By their names here.
+        names: Of those whose name in the file is another.
+        config: From `eda_config` to `config.json`.
+    """
+
+    draft: DraftConfig
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    config: Callable[[EdaConfig], dict[str, Any]]
+
+
+def _contents(
+    request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, dialect: Dialect | None
+) -> _Contents:
+    config, vocab_W = exported.draft.config, exported.vocab_W
+    tensors = file_tensors(exported.draft, stored_tensors(source.base_dir))
+    if not isinstance(config, Eagle3Config) or dialect is None:
+        tensors = tensors_of(config, tensors, vocab_W, target.lm_head, request.destination)
+        dtype = str(widest(tensors)).removeprefix("torch.")
+        return _Contents(config, tensors, {}, lambda eda: config_of(eda, target.max_context, dtype))
+    facts, record = target.fingerprint, read_dialect(source.base_dir)
+    extras = {name: at.load() for name, at in extra_tensors(source.base_dir).items() if name in (D2T, T2D)}
+    parts = engine_parts(config, tensors, vocab_W, target.lm_head, request.destination, dialect, extras)
+    layout = BaseTarget(
+        num_layers=facts.num_layers,
+        vocab_size=facts.vocab_size,
+        hidden_size=facts.hidden_size,
+        max_position_embeddings=target.max_context,
+    )
+    form = written_form(parts, dialect, layout, record, request.destination, request.form, target_model=facts.model)
+    return _Contents(
+        parts.config,
+        parts.tensors,
+        {name: form.name(name) for name in parts.tensors},
+        lambda eda: {**form.config, "eda_config": eda.model_dump(mode="json")},
+    )
+
+
 def _write(
-    request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, calibration: ExportCalibration | None
+    request: ExportRequest,
+    source: Source,
+    target: Target,
+    exported: LoadedDraft,
+    calibration: ExportCalibration | None,
+    dialect: Dialect | None,
 ) -> EdaConfig:
     draft, vocab_W = exported.draft, exported.vocab_W
-    tensors = tensors_of(draft, vocab_W, target.lm_head, request.destination, request.form)
+    contents = _contents(request, source, target, exported, dialect)
     with published(request.out, "out") as staging:
         ffn = draft.ffn
+        named = {contents.names.get(name, name): tensor for name, tensor in contents.tensors.items()}
         eda = EdaConfig(
             source=source.reference,
             method=source.method,
             base_draft=source.base_draft,
             source_sha256=source.sha256,
-            weights_sha256=write_weights(staging, tensors),
+            weights_sha256=write_weights(staging, named),
             destination=request.destination,
             form=request.form,
             gate=_gate(source.loaded.draft, request.form),
-            draft=draft.config,
+            draft=contents.draft,
             private=draft.private,
             scale=ffn.scale if isinstance(ffn, SharedPrivateFFN) else 1.0,
             draft_vocab_size=None if vocab_W is None else len(vocab_W),
             verifier=target.fingerprint,
             calibration=calibration,
+            dialect=dialect,
         )
-        write_config(staging, eda, target.max_context)
-        if vocab_W is not None and request.destination is Destination.SGLANG:
+        write_config(staging, contents.config(eda))
+        if vocab_W is not None and dialect is None and request.destination is Destination.SGLANG:
             write_token_map(staging, vocab_W)
-        check_written(staging, eda, tensors, vocab_W)
+        check_written(staging, eda, contents.tensors, vocab_W)
     return eda
 
 

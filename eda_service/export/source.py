@@ -35,6 +35,7 @@ class Source:
         reference: name@version.
         method: The pack's, or `base_draft`.
         base_draft: name@version.
+        base_dir: Of the base draft.
         loaded: In float32, LoRA merged.
         sha256: Hashes of the weights, by file.
         target: What a pack was adapted to; None: unknown.
@@ -44,6 +45,7 @@ class Source:
     reference: str
     method: str
     base_draft: str
+    base_dir: Path
     loaded: LoadedDraft
     sha256: dict[str, str]
     target: TargetSpec | None
@@ -84,6 +86,7 @@ def _pack(directory: Path, manifest: PackManifest, home: Path | None) -> Source:
         reference=manifest.pack,
         method=manifest.method,
         base_draft=manifest.base_draft,
+        base_dir=base_dir,
         loaded=load_pack(base_dir, directory, dtype=torch.float32),
         sha256=hashes | {"base_draft": manifest.base_draft_sha256},
         target=_adapted_to(manifest),
@@ -113,6 +116,7 @@ def _base_draft(reference: str, home: Path | None) -> Source:
         reference=name,
         method=BASE_DRAFT,
         base_draft=name,
+        base_dir=directory,
         loaded=load_base_draft(directory, dtype=torch.float32),
         sha256={e.path: e.sha256 for e in manifest.files if e.path.endswith(".safetensors")},
         target=None,

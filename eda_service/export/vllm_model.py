@@ -8,6 +8,7 @@ Shapes: N tokens of a batch, D hidden, V vocabulary, W draft vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,46 @@ from eda_service.export.eda_config import EdaConfig
 from eda_service.export.parallel_ffn import ParallelFFN
 
 
+def config_of(vllm_config: VllmConfig) -> EdaConfig:
+    """The `eda_config` of the draft that is loaded.
+
+    Raises:
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+    """
+    eda = EdaConfig.model_validate(vllm_config.speculative_config.draft_model_config.hf_config.eda_config)
+    target = vllm_config.model_config
+    eda.check_verifier(hidden_size=target.get_hidden_size(), vocab_size=target.get_vocab_size())
+    eda.check_tensor_parallel(get_tensor_model_parallel_world_size())
+    return eda
+
+
+def keep_gate(model: Any, eda: EdaConfig, vllm_config: VllmConfig, prefix: str) -> None:
+    """Put the shared-private FFN in the place of a draft's MLP, where the export has one.
+
+    Args:
+        model: An engine's draft with `model.layers`.
+        eda: Of the export.
+        vllm_config: As the draft got it.
+        prefix: As the draft got it.
+    """
+    if eda.private is None:
+        return
+    quantization, where = get_draft_quant_config(vllm_config), maybe_prefix(prefix, "model.layers.0.mlp")
+
+    def make_expert(name: str, width: int) -> nn.Module:
+        made: nn.Module = LlamaMLP(
+            eda.draft.hidden_size,
+            width,
+            "silu",
+            quant_config=quantization,
+            prefix=f"{where}.{name}",
+            reduce_results=False,
+        )
+        return made
+
+    model.model.layers[0].mlp = ParallelFFN(eda, make_expert, tensor_model_parallel_all_reduce)
+
+
 class EagleEdaForCausalLM(EagleLlamaForCausalLM):
     """A draft exported with `--to vllm --form plugin`.
 
@@ -32,28 +73,11 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
     """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        eda = EdaConfig.model_validate(vllm_config.speculative_config.draft_model_config.hf_config.eda_config)
-        target = vllm_config.model_config
-        eda.check_verifier(hidden_size=target.get_hidden_size(), vocab_size=target.get_vocab_size())
-        eda.check_tensor_parallel(get_tensor_model_parallel_world_size())
+        eda = config_of(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.eda = eda
         quantization = get_draft_quant_config(vllm_config)
-        if eda.private is not None:
-            where = maybe_prefix(prefix, "model.layers.0.mlp")
-
-            def make_expert(name: str, width: int) -> nn.Module:
-                made: nn.Module = LlamaMLP(
-                    eda.draft.hidden_size,
-                    width,
-                    "silu",
-                    quant_config=quantization,
-                    prefix=f"{where}.{name}",
-                    reduce_results=False,
-                )
-                return made
-
-            self.model.layers[0].mlp = ParallelFFN(eda, make_expert, tensor_model_parallel_all_reduce)
+        keep_gate(self, eda, vllm_config, prefix)
         self.draft_id_to_target_id: nn.Parameter | None = None
         if eda.draft_vocab_size is not None:
             self.lm_head = ParallelLMHead(

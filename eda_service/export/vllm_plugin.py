@@ -1,6 +1,6 @@
-"""Entry point `vllm.general_plugins`: teaches vLLM the gated draft's architecture.
+"""Entry point `vllm.general_plugins`: teaches vLLM the gated drafts' architectures.
 
-vLLM calls `register` in each of its processes; nothing heavy is imported until a model of that architecture is loaded.
+vLLM calls `register` in each of its processes; nothing heavy is imported until a model of one of them is loaded.
 Inside this project's service those processes also learn to end with the one that started them.
 """
 
@@ -12,19 +12,26 @@ import signal
 import sys
 
 ARCHITECTURE = "EagleEdaForCausalLM"
+EAGLE3_ARCHITECTURE, EAGLE3_QWEN3_ARCHITECTURE = "Eagle3EdaForCausalLM", "Eagle3EdaQwen3ForCausalLM"
 DIE_WITH_PARENT = "EDA_VLLM_DIES_WITH_PARENT"
-_MODEL = "eda_service.export.vllm_model:EagleEdaForCausalLM"
+_MODELS = {
+    ARCHITECTURE: "eda_service.export.vllm_model:EagleEdaForCausalLM",
+    EAGLE3_ARCHITECTURE: "eda_service.export.vllm_eagle3:Eagle3EdaForCausalLM",
+    EAGLE3_QWEN3_ARCHITECTURE: "eda_service.export.vllm_eagle3:Eagle3EdaQwen3ForCausalLM",
+}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def register() -> None:
-    """Register the architecture; calling it again changes nothing."""
+    """Register the architectures; calling it again changes nothing."""
     from vllm import ModelRegistry
 
     if os.environ.get(DIE_WITH_PARENT) not in {None, str(os.getpid())}:
         _die_with_parent()
-    if ARCHITECTURE not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(ARCHITECTURE, _MODEL)
+    known = ModelRegistry.get_supported_archs()
+    for architecture, model in _MODELS.items():
+        if architecture not in known:
+            ModelRegistry.register_model(architecture, model)
 
 
 def _die_with_parent() -> None:

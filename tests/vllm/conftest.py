@@ -25,6 +25,17 @@ def wide_target(tmp_path_factory: pytest.TempPathFactory) -> Target:
 
 
 @pytest.fixture(scope="session")
+def deep_targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
+    """A Llama and a Qwen3 of eight layers, with heads that vLLM's CPU attention takes."""
+    made = {}
+    for family in ("llama", "qwen3"):
+        sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "head_dim": 32}
+        directory = write_target(tmp_path_factory.mktemp(f"deep-{family}"), family, **sizes)
+        made[family] = load_target(TargetSpec(model=str(directory), dtype="float32"))
+    return made
+
+
+@pytest.fixture(scope="session")
 def wide_home(tmp_path_factory: pytest.TempPathFactory, wide_target: Target) -> Path:
     """A home with a base draft `tiny@1` that this target accepts tokens of."""
     home = tmp_path_factory.mktemp("wide-home")

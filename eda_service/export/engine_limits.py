@@ -1,0 +1,116 @@
+"""What the engines' own classes would compute otherwise than the draft, or not at all: refused, with the reason.
+
+Read in the source of vLLM 0.32 and SGLang 0.5.23. Where an engine loads a draft and computes something else, nobody
+would notice but by a low acceptance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
+from eda_service.errors import TargetIncompatibleError
+from eda_service.export.eda_config import Destination, ExportForm
+from eda_service.targets.head import LmHead
+
+_VLLM_FC = "fc has a bias, and vLLM's class has none there and fails to load it"
+_SGLANG_EMBEDDING = "it has an embedding of its own, which SGLang replaces by the target's"
+
+
+def require_computed(
+    config: DraftConfig, vocab_W: Tensor | None, destination: Destination, form: ExportForm, lm_head: LmHead
+) -> None:
+    """Refuse what the destination's engine would not compute as the draft does.
+
+    Args:
+        config: Of the draft.
+        vocab_W: Tokens that it scores; None: all.
+        destination: Who will load it.
+        form: Dense or plugin.
+        lm_head: The target's.
+
+    Raises:
+        TargetIncompatibleError: With what it would do instead.
+    """
+    if destination is Destination.HF:
+        return
+    if isinstance(config, Eagle3Config):
+        of_engine = _vllm_eagle3 if destination is Destination.VLLM else _sglang_eagle3
+        reasons = [*of_engine(config, form), *_head(config, vocab_W, lm_head)]
+    else:
+        reasons = _vllm_eagle1(config) if destination is Destination.VLLM else _sglang_eagle1(config)
+    if reasons:
+        raise TargetIncompatibleError(
+            f"this draft of kind {config.kind} cannot be exported for {destination}: {'; '.join(reasons)}. Serve it "
+            "with the built-in engine, or export it --to hf",
+            param="to",
+        )
+
+
+def _chosen(reasons: Sequence[tuple[bool, str]]) -> list[str]:
+    return [reason for holds, reason in reasons if holds]
+
+
+def _vllm_eagle1(config: DraftConfig) -> list[str]:
+    return _chosen([(config.fc_bias, _VLLM_FC)])
+
+
+def _sglang_eagle1(config: DraftConfig) -> list[str]:
+    return _chosen(
+        [
+            (config.own_embedding, _SGLANG_EMBEDDING),
+            (config.qkv_bias or config.o_bias, "its attention has biases, which SGLang's Llama class does not read"),
+        ]
+    )
+
+
+def _vllm_eagle3(config: Eagle3Config, form: ExportForm) -> list[str]:
+    return _chosen(
+        [
+            (config.fc_bias, _VLLM_FC),
+            (not config.has_hidden_norm, "it has no hidden_norm, and vLLM norms the state all the same"),
+            (
+                config.qk_norm and config.o_bias,
+                "vLLM's class with query and key norms has no bias behind its attention",
+            ),
+            (
+                config.fc_norm == "joint" and config.norm_before_fc,
+                "it norms all that fc reads twice, and vLLM has one such norm",
+            ),
+        ]
+    )
+
+
+def _sglang_eagle3(config: Eagle3Config, form: ExportForm) -> list[str]:
+    return _chosen(
+        [
+            (form is ExportForm.PLUGIN, "there is no plugin for SGLang's EAGLE-3; export the dense form"),
+            (config.norm_before_residual, "norm_before_residual is set, which SGLang ignores"),
+            (config.qk_norm, "its queries and keys are normed, and SGLang's Llama class drops those norms"),
+            (config.own_embedding, _SGLANG_EMBEDDING),
+            (config.qkv_bias or config.o_bias, "its attention has biases, which SGLang's class does not read"),
+            (not config.has_hidden_norm, "it has no hidden_norm, and SGLang norms the state all the same"),
+            (config.fc_norm == "joint", "it has one norm over all that fc reads, for which SGLang has no name"),
+            (config.layers[:1] == (0,), "it reads the target's embedding, which SGLang's layer ids cannot name"),
+            (config.logit_scale != 1, "its logits have a scale, which SGLang ignores"),
+        ]
+    )
+
+
+def _head(config: Eagle3Config, vocab_W: Tensor | None, lm_head: LmHead) -> list[str]:
+    takes_rows = not config.own_head and vocab_W is not None
+    reorders = vocab_W is not None and len(vocab_W) == config.vocab_size
+    return _chosen(
+        [
+            (
+                takes_rows and lm_head.bias_V is not None,
+                "it scores with rows of the target's head, which has a bias, for which the engine has no place",
+            ),
+            (
+                reorders,
+                "its head's rows are all of the target's tokens in another order, which the engine does not read",
+            ),
+        ]
+    )

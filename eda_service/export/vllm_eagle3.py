@@ -1,0 +1,64 @@
+"""The gated EAGLE-3 draft inside vLLM (method `eagle3`): its own classes with the shared-private FFN.
+
+Written against vLLM 0.32 (`vllm/model_executor/models/llama_eagle3.py` and `qwen3_eagle3.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from vllm.config import VllmConfig
+from vllm.model_executor.models.llama_eagle3 import Eagle3LlamaForCausalLM
+from vllm.model_executor.models.qwen3_eagle3 import Eagle3Qwen3ForCausalLM
+
+from eda_service.export.contents import require_tensors
+from eda_service.export.vllm_model import config_of, keep_gate
+
+
+class Eagle3EdaForCausalLM(Eagle3LlamaForCausalLM):
+    """A draft of kind `eagle3` exported with `--to vllm --form plugin`.
+
+    Raises:
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        eda = config_of(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.eda = eda
+        keep_gate(self, eda, vllm_config, prefix)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Load every tensor of the export.
+
+        Raises:
+            ArtifactCorruptError: One is missing or unknown.
+        """
+        tensors = dict(weights)
+        require_tensors(self.eda, tensors)
+        super().load_weights(tensors.items())
+
+
+class Eagle3EdaQwen3ForCausalLM(Eagle3Qwen3ForCausalLM):
+    """The same for a draft whose queries and keys are normed.
+
+    Raises:
+        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+    """
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        eda = config_of(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.eda = eda
+        keep_gate(self, eda, vllm_config, prefix)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Load every tensor of the export.
+
+        Raises:
+            ArtifactCorruptError: One is missing or unknown.
+        """
+        tensors = dict(weights)
+        require_tensors(self.eda, tensors)
+        super().load_weights(tensors.items())
