@@ -87,12 +87,6 @@ class DatasetInvalidError(InputError):
     code = "dataset_invalid"
 
 
-class DraftSourceMissingError(InputError):
-    """No such directory or hub id to import a draft from."""
-
-    code = "draft_source_not_found"
-
-
 class DiskShortfallError(InputError):
     """The job would write more than its disk has free; said at submit, where it can be overruled."""
 

@@ -162,7 +162,9 @@ class Eagle3Config(DraftConfig):
     draft_vocab_size: int = Field(ge=2, description="W, tokens that it scores")
     norm_before_residual: bool = Field(False, description="the residual is the normed state, not the state")
     norm_before_fc: bool = Field(False, description="one norm over all that fc reads, `input_norm`")
-    fc_norm: Literal["none", "each", "joint"] = Field("none", description="norms before fc: one a layer, or one for all")
+    fc_norm: Literal["none", "each", "joint"] = Field(
+        "none", description="norms before fc: one a layer, or one for all"
+    )
     norm_output: bool = Field(False, description="the state that is fed back is the normed one")
     has_hidden_norm: bool = Field(True, description="the state is normed before the attention")
     qk_norm: bool = Field(False, description="each query and key head is normed")
