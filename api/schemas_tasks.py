@@ -14,8 +14,9 @@ from eda_service.draft_check import DraftCheck
 from eda_service.jobstore import Job
 from eda_service.jobstore.job import UNREADABLE
 from eda_service.jobstore.status import Status
+from eda_service.measurement import Measurement
 from eda_service.records import Stage
-from eda_service.task_records import Measurement, MeasureRecord
+from eda_service.task_records import MeasureRecord
 
 ModelName = Annotated[str, Field(min_length=1, max_length=512)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from eda_service.draft_check import FULL_COVERAGE
+from eda_service.draft_check import FULL_COVERAGE, DraftCheck
 from eda_service.records import ADAPTED, BASE, AcceptanceRow, Frozen, SpeedRow
 
 KEPT_ENOUGH = 0.95
@@ -23,7 +23,10 @@ class Measurement(Frozen):
     """
 
     num_prompts: int
-    acceptance: tuple[AcceptanceRow, ...] = Field(description="on the target, by temperature")
+    acceptance: tuple[AcceptanceRow, ...] = Field((), description="on the target, by temperature")
+    check: DraftCheck | None = Field(
+        None, description="instead of the rest, where the check of an import was asked for"
+    )
     speed: tuple[SpeedRow, ...] = Field((), description="in the engine of this project; none: not timed")
     coverage: float | None = Field(None, ge=0, le=1, description="share of the answers' tokens that the draft scores")
     base_acceptance: tuple[AcceptanceRow, ...] = Field((), description="on the draft's own target, where it was asked")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from eda_service.draft_check import DraftCheck
-from eda_service.records import AcceptanceRow, Frozen, Record, SpeedRow, Stage, StageFields, TargetFingerprint
+from eda_service.measurement import Measurement
+from eda_service.records import Frozen, Record, Stage, StageFields, TargetFingerprint
 
 
 class ImportTarget(Frozen):
@@ -59,21 +60,6 @@ class RegisterRecord(RegisterFields, Record):
     """It is registered."""
 
     STAGE = Stage.PUBLISH
-
-
-class Measurement(Frozen):
-    """A draft, or a draft and a pack, on a target and prompts."""
-
-    num_prompts: int
-    acceptance: tuple[AcceptanceRow, ...] = Field((), description="on the target, by temperature")
-    check: DraftCheck | None = Field(
-        None, description="instead of the rest, where the check of an import was asked for"
-    )
-    speed: tuple[SpeedRow, ...] = Field((), description="in the engine of this project; none: not timed")
-    coverage: float | None = Field(None, ge=0, le=1, description="share of the answers' tokens that the draft scores")
-    base_acceptance: tuple[AcceptanceRow, ...] = Field((), description="on the draft's own target, where it was asked")
-    advice: str = Field("", description="whether adapting is worth it, in a sentence")
-    machine: dict[str, str] = Field({}, description="where it was measured")
 
 
 class MeasureFields(StageFields):

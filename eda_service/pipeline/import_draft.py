@@ -13,18 +13,21 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
 from eda_service.config.tasks import ImportConfig
 from eda_service.draft_check import DraftCheck
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.dialects.read import ReadDraft, read_source
+from eda_service.drafts.dialects.record import BaseTarget
+from eda_service.drafts.dialects.store import write_imported
 from eda_service.drafts.source import find_source
-from eda_service.errors import ConflictError, EdaError
+from eda_service.errors import ConflictError
 from eda_service.pipeline.driver import drive
+from eda_service.pipeline.measuring import check_staged
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS
 from eda_service.raycluster.resources import connect, limit_threads, require_gpus
@@ -41,6 +44,7 @@ from eda_service.storage.registry import (
 )
 from eda_service.storage.run import RunDir
 from eda_service.targets.base_target import BaseModel, find_base
+from eda_service.targets.device import choose_device
 from eda_service.task_records import (
     CheckFields,
     CheckRecord,
@@ -54,73 +58,6 @@ from eda_service.task_records import (
 logger = logging.getLogger(__name__)
 
 _STAGED, _SCRATCH = "draft", "scratch"
-
-
-class Assumed(Protocol):
-    """A value that a draft's files do not say plainly."""
-
-    @property
-    def field(self) -> str:
-        """Of the draft's shape."""
-
-    @property
-    def value(self) -> Any:
-        """What was taken."""
-
-    @property
-    def why(self) -> str:
-        """A sentence."""
-
-
-class Read(Protocol):
-    """A source as its dialect reads it."""
-
-    @property
-    def config(self) -> DraftConfig:
-        """Its shape."""
-
-    @property
-    def dialect(self) -> str:
-        """How its files are written."""
-
-    @property
-    def assumed(self) -> Sequence[Assumed]:
-        """What they do not say, and was assumed."""
-
-
-class StageDraft(Protocol):
-    """Reads the draft in a directory, and writes it as a base draft: `config.json`, `draft.safetensors`, and what
-    handing it back needs, into `staging`, which is empty. `scratch` is empty, too, for what is converted.
-    """
-
-    def __call__(
-        self, directory: Path, base: BaseModel, staging: Path, *, overrides: Mapping[str, str], scratch: Path
-    ) -> Read: ...
-
-
-class CheckDraft(Protocol):
-    """Measures a staged draft over answers of its base target."""
-
-    def __call__(
-        self, directory: Path, base: BaseModel, *, num_prompts: int, seed: int, declared: Mapping[str, str]
-    ) -> DraftCheck: ...
-
-
-def _no_dialect(
-    directory: Path, base: BaseModel, staging: Path, *, overrides: Mapping[str, str], scratch: Path
-) -> Read:
-    raise EdaError(f"{directory} cannot be read: this version reads no dialect of drafts yet; install a newer one")
-
-
-def _no_check(
-    directory: Path, base: BaseModel, *, num_prompts: int, seed: int, declared: Mapping[str, str]
-) -> DraftCheck:
-    raise EdaError("this version cannot measure a draft at its import yet; import it with `check` false (--no-check)")
-
-
-# CONNECT HERE: the dialects, and the measured check.
-STAGE_DRAFT: StageDraft = _no_dialect
-CHECK_DRAFT: CheckDraft = _no_check
 
 
 def import_draft(run: RunDir, config: ImportConfig) -> RegisterRecord:
@@ -154,7 +91,7 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
     _require_room(directory, source.directory)
     staging, scratch = _empty(directory / _STAGED), _empty(directory / _SCRATCH)
     try:
-        read = STAGE_DRAFT(source.directory, base, staging, overrides=config.overrides, scratch=scratch)
+        read = stage_source(source.directory, base, staging, overrides=config.overrides, scratch=scratch)
         source.require_unchanged()
     finally:
         discard(scratch)
@@ -173,6 +110,33 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
         dialect=str(read.dialect),
         assumed=assumed,
     )
+
+
+def stage_source(
+    directory: Path, base: BaseModel, staging: Path, *, overrides: Mapping[str, str], scratch: Path
+) -> ReadDraft:
+    """Read the draft in a directory, and write it as a base draft.
+
+    Args:
+        directory: The source.
+        base: The model that it is for.
+        staging: Empty; gets `config.json`, `draft.safetensors` and what handing it back needs.
+        overrides: Fields of the draft's shape that are set by hand.
+        scratch: Empty; for what is converted.
+
+    Raises:
+        DraftIncompatibleError, UnsafeCheckpointError, InputError: The source, or an override.
+    """
+    config = base.config
+    target = BaseTarget(
+        num_layers=config.num_hidden_layers,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        max_position_embeddings=getattr(config, "max_position_embeddings", None),
+    )
+    read = read_source(directory, target, overrides=overrides, scratch=scratch)
+    write_imported(read, staging)
+    return read
 
 
 def run_check(run: RunDir, config: ImportConfig) -> CheckFields:
@@ -317,14 +281,9 @@ def _check(run_root: Path, config: ImportConfig, files: tuple[FileEntry, ...]) -
     limit_threads(config.threads)
     run = RunDir(run_root)
     run.store.fetch(Stage.READ, files)
-    base = find_base(config.target)
-    return CHECK_DRAFT(
-        run.stage_dir(Stage.READ) / _STAGED,
-        base,
-        num_prompts=config.num_check_prompts,
-        seed=config.seed,
-        declared=config.overrides,
-    )
+    device = choose_device("cuda" if config.use_gpu else "cpu")
+    staged = run.stage_dir(Stage.READ) / _STAGED
+    return check_staged(staged, config.target, device=device, num_prompts=config.num_check_prompts)
 
 
 def _forget_staged(run: RunDir) -> None:

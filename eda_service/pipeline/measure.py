@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
-
 import ray
+import torch
 
-from eda_service.config.job import TargetSpec
+from eda_service.config.job import EvalConfig, SelfGenConfig, TargetSpec
 from eda_service.config.tasks import MeasureConfig
-from eda_service.errors import EdaError, InputError
+from eda_service.errors import InputError
+from eda_service.measurement import Measurement
 from eda_service.pipeline.driver import drive
-from eda_service.pipeline.import_draft import CHECK_DRAFT
+from eda_service.pipeline.measuring import check_staged, measure_draft
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS
 from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint
+from eda_service.selfgen.magpie import write_prompts
+from eda_service.selfgen.prompts import Prompt, load_prompts
+from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
 from eda_service.storage.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
 from eda_service.storage.run import RunDir
-from eda_service.targets.base_target import find_base
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
-from eda_service.targets.loader import fingerprint
+from eda_service.targets.device import choose_device
+from eda_service.targets.loader import fingerprint, load_target
 from eda_service.targets.resolve import ResolvedTarget, resolve_target
-from eda_service.task_records import MeasureFields, Measurement, MeasureRecord
+from eda_service.task_records import MeasureFields, MeasureRecord
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What is measured: directories that have been checked to fit each other."""
-
-    draft_dir: Path
-    pack_dir: Path | None
-    target: ResolvedTarget
-    base_target: ResolvedTarget | None
-
-
-class Measure(Protocol):
-    """Measures; what is to be measured fits already."""
-
-    def __call__(self, what: Measured, config: MeasureConfig, /) -> Measurement: ...
-
-
-def _no_measure(what: Measured, config: MeasureConfig, /) -> Measurement:
-    raise EdaError("this version cannot measure drafts yet; install a newer one")
-
-
-# CONNECT HERE: the measurement.
-MEASURE_DRAFT: Measure = _no_measure
+_USUAL = SelfGenConfig()
+"""A measurement takes an adaptation's defaults where it has no setting of its own."""
 
 
 def measure(run: RunDir, config: MeasureConfig) -> MeasureRecord:
@@ -94,7 +74,7 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement]:
     limit_threads(config.threads)
-    target, identity = _checked(config.target)
+    _, identity = _checked(config.target)
     draft_dir = find_draft(config.draft)
     draft = read_draft_manifest(draft_dir)
     check_draft_fits(draft, identity)
@@ -107,13 +87,42 @@ def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement]:
                 f"pack {config.pack} was trained beside {manifest.base_draft}, not {config.draft}; name that draft",
                 param="pack",
             )
+    device = choose_device("cuda" if config.use_gpu else "cpu")
     if config.check:
-        found = CHECK_DRAFT(
-            draft_dir, find_base(config.target), num_prompts=config.num_prompts, seed=config.seed, declared={}
+        found = check_staged(
+            draft_dir, config.target, device=device, num_prompts=config.dataset.num_prompts, thorough=True
         )
         return identity, Measurement(num_prompts=found.num_prompts, check=found, advice=found.advice)
-    base_target = None if config.base_target is None else _checked(config.base_target)[0]
-    return identity, MEASURE_DRAFT(Measured(draft_dir, pack_dir, target, base_target), config)
+    if config.base_target is not None:
+        check_draft_fits(draft, _checked(config.base_target)[1])
+    prompts = _prompts(config, device)
+    settings = EvalConfig(
+        num_prompts=config.dataset.num_prompts,
+        max_new_tokens=config.max_new_tokens,
+        num_draft_tokens=config.num_draft_tokens,
+        temperatures=config.temperatures,
+        threads=config.threads,
+    )
+    measured = measure_draft(
+        config.target,
+        draft_dir,
+        pack_dir,
+        prompts,
+        settings,
+        max_prompt_tokens=_USUAL.max_prompt_tokens,
+        base=config.base_target,
+        device=device,
+    )
+    return identity, measured
+
+
+def _prompts(config: MeasureConfig, device: torch.device) -> list[Prompt]:
+    """Those of the data set, which the target may have to write first."""
+    dataset, seed = config.dataset, config.seed
+    if dataset.source == "self":
+        target = load_target(config.target, device=device)
+        return write_prompts(target, dataset.num_prompts, seed=seed, batch_size=_USUAL.batch_size)
+    return load_prompts(dataset, seed=seed, skipped=SkippedRows(_USUAL.max_error_fraction))
 
 
 def _checked(spec: TargetSpec) -> tuple[ResolvedTarget, TargetFingerprint]:

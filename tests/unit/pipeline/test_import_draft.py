@@ -27,7 +27,6 @@ from eda_service.errors import (
     ArtifactCorruptError,
     ConflictError,
     DraftSourceMissingError,
-    EdaError,
     InputError,
     TargetIncompatibleError,
     TargetNotFoundError,
@@ -83,7 +82,7 @@ class OurDialect:
 @pytest.fixture
 def dialect(monkeypatch: pytest.MonkeyPatch) -> OurDialect:
     made = OurDialect()
-    monkeypatch.setattr(import_draft, "STAGE_DRAFT", made.stage)
+    monkeypatch.setattr(import_draft, "stage_source", made.stage)
     return made
 
 
@@ -293,12 +292,6 @@ def test_a_fine_tune_is_no_base(dialect: OurDialect, make_run: MakeRun, target_d
     tuned = TargetSpec(model=str(target_dir("llama")), adapter="org/lora")
     with pytest.raises(TargetIncompatibleError, match="base model"):
         run_stage(run, config.model_copy(update={"target": tuned}), import_draft.READ)
-
-
-def test_without_a_dialect_it_says_so(make_run: MakeRun, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_draft, "STAGE_DRAFT", import_draft._no_dialect)
-    with pytest.raises(EdaError, match="no dialect"):
-        run_stage(*make_run(), import_draft.READ)
 
 
 def test_a_check_names_the_best_reading_and_what_to_set() -> None:
