@@ -49,6 +49,12 @@ def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple
     child = JsonChild(_MODULE, options=("-P",), environment=ENVIRONMENT, timeout_s=limits.timeout_s)
     try:
         return tuple(_convert(child, path, scratch / f"{path.stem}.safetensors", limits) for path in paths)
+    except RuntimeError as error:  # the kernel does not confine it, say
+        raise UnsafeCheckpointError(
+            f"{paths[0]} is a pickle, and no confined process to convert it in starts here ({error}); save the draft "
+            "as safetensors on a machine where you trust it",
+            param=PARAM,
+        ) from error
     finally:
         child.close()
 

@@ -102,9 +102,8 @@ def read_source(
     require_ours(found, settings)
     require_plain_weights(found, settings)
     known, unknown = _by_canonical_name(found)
-    shapes = {name: at.shape for name, at in known.items()} | {
-        name: found[name].shape for name in _MAPS if name in found
-    }
+    shapes = {name: at.shape for name, at in known.items()}
+    maps = {name: known.pop(name) for name in _MAPS if name in known}
     kind = kind_of(shapes)
     require_same_computation(settings, kind)
     require_dtypes(known, WEIGHT_DTYPES)
@@ -117,7 +116,7 @@ def read_source(
     switched_off = {at.name: at for name, at in known.items() if name not in tensors}
     _require_meant(draft, switched_off, known, fields)
     _require_harmless(draft, unknown)
-    vocab_W = _vocabulary(draft, found, settings, target, fields)
+    vocab_W = _vocabulary(draft, maps, settings, target, fields)
     checked = {at.name: name for name, at in known.items()}
     record = DialectRecord(
         dialect=dialect,
@@ -133,7 +132,8 @@ def read_source(
         assumed=tuple(fields.assumed),
         overrides=dict(overrides or {}),
     )
-    return ReadDraft(draft, tensors, {**unknown, **switched_off}, vocab_W, record)
+    extras = {**unknown, **switched_off, **{at.name: at for at in maps.values()}}
+    return ReadDraft(draft, tensors, extras, vocab_W, record)
 
 
 def _open(directory: Path, scratch: Path | None, limits: ImportLimits) -> tuple[TensorFile, ...]:
@@ -164,12 +164,12 @@ def _tensors(files: tuple[TensorFile, ...]) -> dict[str, TensorAt]:
 
 
 def _by_canonical_name(found: Mapping[str, TensorAt]) -> tuple[dict[str, TensorAt], dict[str, TensorAt]]:
-    """What some draft computes with by its name here, and the rest by its name there."""
+    """What some draft computes with and the maps of the vocabulary, by their names here; the rest by its name there."""
     known: dict[str, TensorAt] = {}
     unknown: dict[str, TensorAt] = {}
     for name, at in found.items():
         canonical = names.canonical_name(name)
-        if canonical not in names.KNOWN and not names.is_each_norm(canonical):
+        if canonical not in names.KNOWN and canonical not in _MAPS and not names.is_each_norm(canonical):
             unknown[name] = at
         elif canonical in known:
             raise refusal(
@@ -213,7 +213,7 @@ _FIELD_OF = {
 
 
 def _require_harmless(draft: DraftConfig, unknown: Mapping[str, TensorAt]) -> None:
-    odd = sorted(name for name in unknown if name not in _MAPS and not names.is_buffer(name))
+    odd = sorted(name for name in unknown if not names.is_buffer(name))
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         shown = ", ".join(f"{name[:96]} {list(unknown[name].shape)}" for name in odd[:3])
@@ -224,9 +224,9 @@ def _require_harmless(draft: DraftConfig, unknown: Mapping[str, TensorAt]) -> No
 
 
 def _vocabulary(
-    draft: DraftConfig, found: Mapping[str, TensorAt], settings: Settings, target: BaseTarget, fields: Fields
+    draft: DraftConfig, maps: Mapping[str, TensorAt], settings: Settings, target: BaseTarget, fields: Fields
 ) -> Tensor | None:
-    d2t, t2d = found.get(names.D2T), found.get(names.T2D)
+    d2t, t2d = maps.get(names.D2T), maps.get(names.T2D)
     if isinstance(draft, Eagle3Config):
         size = draft.draft_vocab_size
     else:

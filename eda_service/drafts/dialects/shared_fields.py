@@ -105,6 +105,8 @@ def read_shared(source: Source) -> None:
     fields.take("rms_norm_eps", lambda: _epsilon(source))
     _read_biases(source)
     fields.take("own_embedding", lambda: names.EMBEDDING in shapes)
+    if settings.word("hidden_act") is None and settings.word("hidden_activation") is None:
+        fields.assume("hidden_act", "silu", "the config names no activation, and engines take transformers' default")
     _read_positions(source)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from dialect_files import IDS, TARGET, bytes_of, official, official_eagle1, put, tensors_of
 
+from eda_service.drafts.dialects import conversion
 from eda_service.drafts.dialects.conversion import ImportLimits
 from eda_service.drafts.dialects.read import read_source
 from eda_service.errors import DraftIncompatibleError, UnsafeCheckpointError
@@ -68,6 +69,13 @@ def test_without_a_place_to_convert_to_and_above_the_limit_pickles_are_refused(t
         read_source(source, TARGET)
     with pytest.raises(DraftIncompatibleError, match="the limit for pickled weights is 1024"):
         read_source(source, TARGET, scratch=tmp_path, limits=ImportLimits(max_pickle_bytes=1024))
+
+
+def test_where_no_process_can_be_confined_nothing_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "_MODULE", "eda_service.drafts.dialects.no_such_worker")
+    source = put(tmp_path / "draft", official_eagle1, tensors_of("eagle1"), files="bin")
+    with pytest.raises(UnsafeCheckpointError, match="no confined process"):
+        read_source(source, TARGET, scratch=tmp_path)
 
 
 def test_a_confined_process_reaches_no_network_and_starts_no_program() -> None:

@@ -242,7 +242,7 @@ def test_rotations_are_the_drafts_own(
 
 def test_what_the_files_do_not_say_is_told(tmp_path: Path) -> None:
     gone = dict.fromkeys(("rope_theta", "rms_norm_eps", "num_key_value_heads", "hidden_size", "intermediate_size"), ...)
-    gone |= {"draft_vocab_size": ...}
+    gone |= {"draft_vocab_size": ..., "hidden_act": ...}
     read = read_source(put(tmp_path, official, tensors_of(embedding=True), config=gone), TARGET)
     assert (
         read.config.model_dump()
@@ -254,6 +254,7 @@ def test_what_the_files_do_not_say_is_told(tmp_path: Path) -> None:
     assert told == {
         "rope_theta": 1e4,
         "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
         "num_kv_heads": 2,
         "hidden_size": 32,
         "expert_width": 48,
@@ -276,6 +277,16 @@ def test_either_map_of_the_vocabulary_is_enough(tmp_path: Path, gone: str) -> No
     assert read.vocab_W is not None
     assert read.vocab_W.tolist() == IDS
     assert bool(why(read, "d2t")) == (gone == "d2t")
+
+
+def test_maps_may_have_the_models_prefix(tmp_path: Path) -> None:
+    def prefixed(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {f"model.{name}" if name in ("d2t", "t2d") else name: tensor for name, tensor in named.items()}
+
+    read = read_source(put(tmp_path, DIALECTS["nemo"], tensors_of(), change=prefixed), TARGET)
+    assert read.vocab_W is not None
+    assert read.vocab_W.tolist() == IDS
+    assert set(read.extras) == {"model.d2t", "model.t2d"}
 
 
 def test_a_map_of_everything_is_none(tmp_path: Path) -> None:
