@@ -13,7 +13,7 @@ from api.services import draft_views
 
 router = APIRouter(prefix="/v1/drafts", tags=["drafts"])
 
-Draft = Annotated[str, Path(max_length=128, description="name@version; without a version the newest")]
+Name = Annotated[str, Path(max_length=128, description="name@version; without a version the newest")]
 
 
 @router.post("", status_code=202, responses={200: {"description": "an equal live job, or a replay"}})
@@ -50,13 +50,13 @@ def page(
     )
 
 
-@router.get("/{draft}")
-def get(draft: Draft, caller: LookerDep, drafts: DraftsDep) -> DraftDetail:
+@router.get("/{name}")
+def get(name: Name, caller: LookerDep, drafts: DraftsDep) -> DraftDetail:
     """One draft with its check."""
-    return draft_views.draft_detail(drafts.draft(draft, caller), drafts, caller)
+    return draft_views.draft_detail(drafts.draft(name, caller), drafts, caller)
 
 
-@router.delete("/{draft}")
-def delete(draft: Draft, caller: WriterDep, drafts: DraftsDep) -> DeletedDraftBody:
+@router.delete("/{name}")
+def delete(name: Name, caller: WriterDep, drafts: DraftsDep) -> DeletedDraftBody:
     """Remove a registered draft; refused while a pack, a live job or a deployment uses it."""
-    return DeletedDraftBody(id=drafts.delete(draft, caller))
+    return DeletedDraftBody(id=drafts.delete(name, caller))

@@ -40,12 +40,12 @@ def page(
     )
 
 
-@router.get("/{draft}")
+@router.get("/{name}")
 def one(
-    request: Request, draft: Annotated[str, Path(max_length=128)], visitor: LookerDep, drafts: DraftsDep
+    request: Request, name: Annotated[str, Path(max_length=128)], visitor: LookerDep, drafts: DraftsDep
 ) -> Response:
     """One draft."""
-    found = draft_views.draft_detail(drafts.draft(draft, visitor.caller), drafts, visitor.caller)
+    found = draft_views.draft_detail(drafts.draft(name, visitor.caller), drafts, visitor.caller)
     check = found.check
     readings = [] if check is None or check.declared is None else [check.declared, *check.others]
     return render(

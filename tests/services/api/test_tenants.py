@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from draft_files import put_draft
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from pack_files import put_pack
@@ -15,12 +16,16 @@ from pack_files import put_pack
 from api.app import create_app
 from api.settings import Settings
 from eda_service.jobstore import Deployment, JobStore
+from eda_service.storage.registry import reserve_draft
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/adaptations": BODY,
     "/v1/adaptations/estimate": BODY,
     "/v1/adaptations/{job_id}": {"priority": 90},
+    "/v1/jobs/{job_id}": {"priority": 90},
+    "/v1/drafts": {"source": "org/draft", "model": "org/model"},
+    "/v1/measurements": {"model": "org/model", "draft": "small@1"},
     "/v1/fine_tuning/jobs": {"model": "org/model", "training_file": "self", "base_draft": "small@1"},
     "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"model": "m", "prompt": "Hi"},
@@ -100,10 +105,11 @@ def test_another_owners_job_does_not_exist(app_client: TestClient, store: JobSto
 def test_another_owners_deployment_or_pack_does_not_exist(
     app_client: TestClient, store: JobStore, settings: Settings, method: str, path: str
 ) -> None:
-    """Of the same name: a deployment of ada's, and a pack that her job published."""
+    """Of the same name: a deployment of ada's, a pack that her job published, and a draft that another one imported."""
     mine, other = key(store, "a"), key(store, "b")
     job_id = app_client.post("/v1/adaptations", json=BODY, headers=mine).json()["id"]
     put_pack(settings.home, "hers", 2.0, job_id=job_id)
+    put_draft(settings.home, "hers", reserve_draft("hers", job_id, settings.home))
     target = {"model": "org/base", "adapter": None, "revision": None, "dtype": "auto"}
     hers = Deployment(name="hers", owner="a", target=target, base_draft="small@1", pack=None)
     store.put_deployment(hers, made_by="a", reason="x")

@@ -74,8 +74,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/jobs/{job_id}/logs"): GET,
     ("GET", "/v1/drafts"): GET,
     ("POST", "/v1/drafts"): Case({"source": "org/draft", "model": "org/model", "seed": 7}),
-    ("GET", "/v1/drafts/{draft}"): GET,
-    ("DELETE", "/v1/drafts/{draft}"): GET,
+    ("GET", "/v1/drafts/{name}"): GET,
+    ("DELETE", "/v1/drafts/{name}"): GET,
     ("POST", "/v1/measurements"): Case({"model": "org/model", "draft": "small@1", "seed": 7}),
     ("GET", "/v1/measurements/{job_id}"): GET,
     ("GET", "/v1/fine_tuning/jobs"): GET,
@@ -111,7 +111,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/jobs/{job_id}/report.html"): GET,
     ("GET", "/ui/jobs/{job_id}/logs/{stage}"): GET,
     ("GET", "/ui/drafts"): GET,
-    ("GET", "/ui/drafts/{draft}"): GET,
+    ("GET", "/ui/drafts/{name}"): GET,
     ("GET", "/ui/packs"): GET,
     ("GET", "/ui/deployments"): GET,
     ("GET", "/ui/deployments/stream"): LIVE,
@@ -206,8 +206,9 @@ def targets(path: str, made: World, scenario: Scenario) -> dict[str, dict[str, s
             "their finished job": {"job_id": theirs.finished},
             "own finished job": {"job_id": own.finished},
         }
-    if "{draft}" in path:
-        return {"their draft": {"draft": made.made[scenario.hidden].draft}, "an own draft": {"draft": "small@1"}}
+    if "/drafts/{name}" in path:
+        theirs, own = made.made[scenario.hidden], made.made[scenario.viewer]
+        return {"their draft": {"name": theirs.draft}, "an own draft": {"name": own.draft}}
     if "{name}" in path:
         return {"the shared name": {"name": SHARED}, "an own name": {"name": "mine"}}
     return {"all": {}}
