@@ -65,7 +65,7 @@ def test_a_measurement_is_a_job_that_ends_with_its_numbers(
     job_id = answer.json()["id"]
     assert answer.headers["location"] == f"/v1/measurements/{job_id}"
     run = RunDir(settings.home / "runs" / job_id, attempt=1)
-    wait_for(lambda: run.is_job, what="the submission", interval_s=0.02)
+    wait_for(lambda: ray.seen("POST", "/api/jobs/"), what="the submission", interval_s=0.02)
     sent = [request.body["entrypoint"] for request in ray.seen("POST", "/api/jobs/")]
     assert sent == [f"python -m jobs.measure --job-id {job_id}"]
     before = dispatching.get(f"/v1/measurements/{job_id}").json()

@@ -300,7 +300,7 @@ def test_a_check_names_the_best_reading_and_what_to_set() -> None:
     check = DraftCheck(num_prompts=20, num_positions=900, declared=declared, others=(other,))
     assert check.best == other
     assert check.is_misread
-    assert "--set layers=[2, 4, 6]" in check.advice
+    assert "--set 'layers=[2, 4, 6]'" in check.advice
     alone = check.model_copy(update={"others": ()})
     assert alone.best == declared
     assert not alone.is_misread
