@@ -46,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "eagle3_extended": {"extend_draft_vocab": 5},
 }
 """Settings of `train`; by name, which is the method's for drafts of EAGLE-1."""
+BASES = {"eagle3_extended": "tiny-wide@1"}
+"""Rows of a head can be added to a draft of the target's width alone."""
 CONFIG: dict[str, Any] = {
     "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
     "selection": {"num_reference_prompts": 8, "reference_max_new_tokens": 16, "pca_dim": 8},
@@ -66,6 +68,10 @@ def make_inputs(directory: Path, home: Path) -> Path:
     vocab_W = torch.arange(3, 93)
     eagle3 = fit_draft(target, steps=60, draft=random_eagle3(target), vocab_W=vocab_W)
     register_draft(home, eagle3, target, name="tiny-eagle3", vocab_W=vocab_W)
+    as_wide = random_eagle3(target, hidden_size=32, own_embedding=False)
+    register_draft(
+        home, fit_draft(target, steps=60, draft=as_wide, vocab_W=vocab_W), target, name="tiny-wide", vocab_W=vocab_W
+    )
     rows = (json.dumps({"prompt": f"the user and the other assistant number {n}"}) for n in range(38))
     (directory / "prompts.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return target_dir
@@ -85,7 +91,7 @@ def run_job(directory: Path, home: Path, target_dir: Path, method: str) -> dict[
     config = {
         **CONFIG,
         "target": {"model": str(target_dir), "dtype": "float32"},
-        "base_draft": "tiny-eagle3@1" if method.startswith("eagle3") else "tiny@1",
+        "base_draft": BASES.get(method, "tiny-eagle3@1" if method.startswith("eagle3") else "tiny@1"),
         "served_name": f"golden-{method.replace('_', '-')}",
         "dataset": {"source": str(directory / "prompts.jsonl"), "num_prompts": 38},
         "train": {**CONFIG["train"], **({} if method.startswith("eagle3") else {"method": method}), **METHODS[method]},
