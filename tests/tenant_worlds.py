@@ -60,11 +60,11 @@ class Owner:
 
 @dataclass
 class Made:
-    """The jobs of an owner in a world; without any, ids that nothing has."""
+    """The jobs and the imported draft of an owner in a world; without any, ids that nothing has."""
 
+    draft: str
     queued: str = MISSING_JOB
     finished: str = MISSING_JOB
-    draft: str = "missing@1"
 
 
 @dataclass
@@ -86,7 +86,7 @@ class World:
         sessions = Sessions(self.api.home)
         session = sessions.new(info.id)
         self.owners[name] = Owner(name, info.id, key, sessions.seal(session), sessions.form_token(session))
-        self.made[name] = Made()
+        self.made[name] = Made(draft=f"draft-{name}@1")
 
     def ask(self, owner: str, method: str, path: str, **more: Any) -> httpx.Response:
         return httpx.request(
@@ -108,7 +108,7 @@ class World:
         config = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1", served_name=SHARED)
         job, _ = self.api.store.create(config, owner=owner, labels={"secret": f"label of {owner}"})
         self.made[owner].finished = self._finish(job).id
-        self.made[owner].draft = self._import(owner)
+        assert self._import(owner) == self.made[owner].draft
 
     def _import(self, owner: str) -> str:
         """A draft that a job of the owner has imported."""
