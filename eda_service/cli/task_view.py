@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from eda_service import draft_check
 from eda_service.cli.console import Exit, err
 from eda_service.cli.view import coloured, columns, duration
 from eda_service.client import Client, Draft, DraftCheck, Job
@@ -93,18 +94,16 @@ def check_text(check: DraftCheck) -> str:
     """The readings of a check, by position."""
     if not check.readings:
         return f"not checked: {check.skipped}"
-    best = max(check.readings, key=lambda reading: reading.acceptance_length)
+    judged = draft_check.DraftCheck.model_validate(check.model_dump())
+    best = None if judged.best is None else judged.best.overrides
     width = max(len(reading.agreement) for reading in check.readings)
     rows = [("READING", "ACCEPTANCE", *(f"POS {place + 1}" for place in range(width)))]
     for reading in check.readings:
         shares = [f"{share:.1%}" for share in reading.agreement]
-        name = reading.name + (" (best)" if reading == best and len(check.readings) > 1 else "")
+        name = reading.name + (" (best)" if reading.overrides == best and len(check.readings) > 1 else "")
         rows.append((name, _length(reading.acceptance_length), *shares, *[""] * (width - len(shares))))
     lines = [f"check over {check.num_prompts} answers of the target, {check.num_positions} places", columns(rows)]
-    if best.overrides:
-        again = " ".join(f"--set {key}={value}" for key, value in best.overrides.items())
-        lines.append(f"it accepts more with {best.name}: import it again with {again}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *judged.sentences])
 
 
 def measured_text(found: Measured) -> str:
