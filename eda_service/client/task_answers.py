@@ -56,6 +56,8 @@ class DraftCheck(Answer):
     num_positions: int = 0
     declared: Reading | None = None
     others: tuple[Reading, ...] = ()
+    coverage: float | None = None
+    embedding_cosine: float | None = None
 
     @property
     def readings(self) -> tuple[Reading, ...]:
