@@ -185,6 +185,29 @@ def test_an_embedding_of_its_own_is_held_against_the_targets(world: World) -> No
     assert not world.check(stranger).is_misread
 
 
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        (
+            {"hidden_size": 24, "target_hidden_size": 32, "own_embedding": True, "layers": (0, 5)},
+            [{"norm_before_residual"}, {"norm_output"}, {"rope_theta"}],
+        ),
+        ({"layers": (), "has_hidden_norm": False}, [{"norm_output"}, {"rope_theta"}]),
+        ({"layers": (0, 3), "rope_theta": 7.0, "own_embedding": True},
+         [{"layers"}, {"norm_before_residual"}, {"norm_output"}, {"rope_theta"}, {"rope_theta"}, {"own_embedding"}]),
+    ],
+    ids=["narrower, from the first layer to the last", "no fc", "an own rotation and embedding"],
+)  # fmt: skip
+def test_only_what_the_tensors_allow_is_looked_at(shape: dict[str, Any], wanted: list[set[str]], world: World) -> None:
+    config = world.draft.config.model_copy(update=shape)
+    stranger = make_draft(type(config).model_validate(config.model_dump())).requires_grad_(False)
+    found = check_draft(world.target, LoadedDraft(stranger, VOCAB), world.prompts[:2], max_new_tokens=8, thorough=True)
+    count = len(wanted)
+    assert [set(each.overrides) for each in found.others[:count]] == wanted
+    assert all(len(each.overrides) == 2 for each in found.others[count:])
+    assert (found.embedding_cosine is None) == (config.hidden_size != 32 or not config.own_embedding)
+
+
 def test_a_reading_shares_the_weights(world: World) -> None:
     other = reading(world.draft, {"norm_output": False})
     assert other.config.norm_output is False
