@@ -211,9 +211,7 @@ class _Readings:
 
 
 def as_option(value: Any) -> str:
-    """A field's value as `--set` takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
+    """A field's value as `--set` takes it: JSON."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     return json.dumps(value, separators=(",", ":"))
