@@ -13,12 +13,13 @@ from pydantic import Field
 from eda_service.config.base import Config
 
 POOR_FIRST = 0.5
-"""Agreement at the first position below which a draft is more likely misread than weak: trained drafts reach 0.6 to 0.8
-on text of their own target, and files whose layers were read one off 0.1 where 0.45 was right (vLLM #43671).
+"""Agreement at the first position below which it is worth looking whether a draft is misread: trained drafts reach 0.6
+to 0.8 on text of their own target (the one that ships here 0.62), and a file whose layers were read one off reached 0.1
+where 0.45 was right (vLLM #43671).
 """
 POOR_NEXT = 0.6
 """Agreement at the second position over that at the first below which the state may be fed back wrongly: a trained
-draft keeps about 0.8, and a misread feedback is seen from the second position on alone.
+draft keeps more than 0.8 (the one that ships here 0.95), and a misread feedback is seen from the second position on.
 """
 CLEAR_GAIN = 1.05
 """Acceptance length of a reading over that of a plainer one from which it is named: a mean over the five hundred or so

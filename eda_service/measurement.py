@@ -71,8 +71,8 @@ def advise(found: Measurement) -> str:
     said = _of_a_pack(found) if found.length(ADAPTED) is not None else _of_a_draft(found)
     if found.coverage is not None and found.coverage < FULL_COVERAGE:
         said += (
-            f"; its vocabulary has {found.coverage:.0%} of the tokens that the target writes, which caps what any "
-            "training of it reaches"
+            f"; its vocabulary has {found.coverage:.0%} of the tokens that the target writes, and each of the others "
+            "ends a round"
         )
     if found.speedup is not None and found.speedup < 1:
         said += f"; in this engine it is slower than no draft at all ({found.speedup:.2f}x)"

@@ -56,7 +56,7 @@ def check_draft(
 
     Args:
         target: The base target.
-        loaded: The draft, of the target's dtype and on its device.
+        loaded: The base draft, of the target's dtype and on its device.
         prompts: Token ids; about twenty.
         max_new_tokens: Cap of each answer.
         thorough: Look at other readings also where the declared one is not poor.
@@ -117,7 +117,7 @@ def reading(draft: Draft, changes: Mapping[str, Any]) -> Draft:
     """The same weights under a changed config; no tensor is copied.
 
     Args:
-        draft: As declared.
+        draft: A base draft as declared.
         changes: Fields of its config that leave the shape of every tensor; a table of its own may be left out.
     """
     if not changes:
@@ -211,9 +211,7 @@ class _Readings:
 
 
 def as_option(value: Any) -> str:
-    """A field's value as `--set` takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
+    """A field's value as `--set` takes it: JSON."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     return json.dumps(value, separators=(",", ":"))

@@ -110,13 +110,7 @@ def require_gain(config: AdaptConfig, target: Target, prompts: Sequence[Prompt])
     """
     if config.min_gain is None:
         return
-    own = own_target(config.target, find_draft_manifest(config.base_draft))
-    if own is None:
-        raise InputError(
-            f"min_gain is {config.min_gain:g}, but neither the target nor {config.base_draft} says what the target was "
-            "tuned from, so the loss cannot be measured; leave min_gain out, or name the target as base and adapter",
-            param="min_gain",
-        )
+    own = require_own_target(config, find_draft_manifest(config.base_draft))
     settings = config.evaluation.model_copy(update={"temperatures": config.evaluation.temperatures[:1]})
     most = config.selfgen.max_prompt_tokens
     draft_dir = find_draft(config.base_draft)
@@ -134,6 +128,22 @@ def require_gain(config: AdaptConfig, target: Target, prompts: Sequence[Prompt])
             "min_gain",
             param="min_gain",
         )
+
+
+def require_own_target(config: AdaptConfig, draft: DraftManifest) -> TargetSpec:
+    """What a job with `min_gain` holds its target against.
+
+    Raises:
+        InputError: It is not known.
+    """
+    own = own_target(config.target, draft)
+    if own is None:
+        raise InputError(
+            f"min_gain is {config.min_gain}, but neither the target nor {config.base_draft} says what the target was "
+            "tuned from, so the loss cannot be measured; leave min_gain out, or name the target as base and adapter",
+            param="min_gain",
+        )
+    return own
 
 
 def own_target(tuned: TargetSpec, draft: DraftManifest) -> TargetSpec | None:

@@ -11,6 +11,7 @@ from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.export.vllm_environment import require_vllm
+from eda_service.pipeline.measuring import require_own_target
 from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.dry_run import expected_plan
 from eda_service.planning.estimate import disk_need_bytes
@@ -43,14 +44,16 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
         BaseDraftMissingError, ArtifactCorruptError: The base draft.
         DatasetInvalidError: The prompts.
         InsufficientStorageError: The disk.
-        InputError: A tracker that is not installed, `device` is cuda and Ray shows no GPU, or `train.use_gpu` and a Ray
-            of this process's own has none.
+        InputError: A tracker that is not installed, `device` is cuda and Ray shows no GPU, `train.use_gpu` and a Ray of
+            this process's own has none, or `min_gain` and nobody knows what the target was tuned from.
     """
     check_installed(config.track)
     directory = run.stage_dir(Stage.VALIDATE)
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
     base_dir = find_draft(config.base_draft)
     draft = read_draft_manifest(base_dir)
+    if config.min_gain is not None:
+        require_own_target(config, draft)
     waiting = require_gpus(num_gpus(config.train))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.VALIDATE, level="warning")

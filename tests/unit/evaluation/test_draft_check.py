@@ -7,6 +7,7 @@ then it is declared under others.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.draft_check import DraftCheck, Reading
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.draft_config import Eagle3Config, RopeScaling
+from eda_service.drafts.draft_config import Eagle3Config, RopeScaling, parse_draft_config
 from eda_service.drafts.draft_shape import target_rope
 from eda_service.drafts.kinds import make_draft
 from eda_service.evaluation.acceptance import summarise
@@ -134,13 +135,13 @@ def test_the_true_flags_beat_every_misreading(world: World) -> None:
 
 
 MISREAD: dict[str, tuple[dict[str, Any], str]] = {
-    "layers one lower": ({"layers": (0, 1, 3)}, "--set layers=1,2,4"),
-    "layers one higher": ({"layers": (2, 3, 5)}, "--set layers=1,2,4"),
+    "layers one lower": ({"layers": (0, 1, 3)}, "--set 'layers=[1,2,4]'"),
+    "layers one higher": ({"layers": (2, 3, 5)}, "--set 'layers=[1,2,4]'"),
     "residual": ({"norm_before_residual": True}, "--set norm_before_residual=false"),
     "feedback": ({"norm_output": False}, "--set norm_output=true"),
     "plain rotation": ({"rope_theta": 1e4}, "--set rope_theta=30.0"),
     "stretched rotation": ({"rope_scaling": LLAMA3}, "--set rope_scaling=null"),
-    "two of them": ({"layers": (0, 1, 3), "norm_output": False}, "--set layers=1,2,4 --set norm_output=true"),
+    "two of them": ({"layers": (0, 1, 3), "norm_output": False}, "--set 'layers=[1,2,4]' --set norm_output=true"),
 }
 
 
@@ -151,6 +152,9 @@ def test_a_misread_file_is_told_how_it_was_meant(declared: dict[str, Any], wante
     assert found.best is not None
     assert true is not None
     assert found.best.command == wanted
+    fields = {name: json.loads(value) for name, value in found.best.overrides.items()}
+    read = reading(world.draft, declared).config.model_dump(mode="json") | fields
+    assert parse_draft_config(read) == world.draft.config
     assert (found.best.agreement, found.best.acceptance_length) == (true.agreement, true.acceptance_length)
     assert found.advice.endswith(f"import it again with {wanted}")
 
@@ -183,6 +187,29 @@ def test_an_embedding_of_its_own_is_held_against_the_targets(world: World) -> No
         table.weight.copy_(world.target.embed.weight)
     assert embedding_cosine(stranger, world.target.embed) == pytest.approx(1.0)
     assert not world.check(stranger).is_misread
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        (
+            {"hidden_size": 24, "target_hidden_size": 32, "own_embedding": True, "layers": (0, 5)},
+            [{"norm_before_residual"}, {"norm_output"}, {"rope_theta"}],
+        ),
+        ({"layers": (), "has_hidden_norm": False}, [{"norm_output"}, {"rope_theta"}]),
+        ({"layers": (0, 3), "rope_theta": 7.0, "own_embedding": True},
+         [{"layers"}, {"norm_before_residual"}, {"norm_output"}, {"rope_theta"}, {"rope_theta"}, {"own_embedding"}]),
+    ],
+    ids=["narrower, from the first layer to the last", "no fc", "an own rotation and embedding"],
+)  # fmt: skip
+def test_only_what_the_tensors_allow_is_looked_at(shape: dict[str, Any], wanted: list[set[str]], world: World) -> None:
+    config = world.draft.config.model_copy(update=shape)
+    stranger = make_draft(type(config).model_validate(config.model_dump())).requires_grad_(False)
+    found = check_draft(world.target, LoadedDraft(stranger, VOCAB), world.prompts[:2], max_new_tokens=8, thorough=True)
+    count = len(wanted)
+    assert [set(each.overrides) for each in found.others[:count]] == wanted
+    assert all(len(each.overrides) == 2 for each in found.others[count:])
+    assert (found.embedding_cosine is None) == (config.hidden_size != 32 or not config.own_embedding)
 
 
 def test_a_reading_shares_the_weights(world: World) -> None:
@@ -218,12 +245,12 @@ def test_no_answer_is_said(world: World) -> None:
 def test_what_is_said_of_numbers() -> None:
     poor = Reading(agreement=(0.12, 0.1), acceptance_length=1.13)
     noise = Reading(overrides={"norm_output": "true"}, agreement=(0.13, 0.1), acceptance_length=1.16)
-    right = Reading(overrides={"layers": "3,17,30"}, agreement=(0.47, 0.4), acceptance_length=1.8)
+    right = Reading(overrides={"layers": "[3,17,30]"}, agreement=(0.47, 0.4), acceptance_length=1.8)
     both = Reading(overrides={**right.overrides, **noise.overrides}, agreement=(0.48, 0.4), acceptance_length=1.85)
     said = DraftCheck(declared=poor, others=(noise, right, both), coverage=0.9).sentences
     assert said == (
-        "as declared: 12% at the first position, 1.13 tokens a round; with layers=3,17,30: 47% at the first position, "
-        "1.80 tokens a round. If the file's makers meant that, import it again with --set layers=3,17,30",
+        "as declared: 12% at the first position, 1.13 tokens a round; with layers=[3,17,30]: 47% at the first "
+        "position, 1.80 tokens a round. If the file's makers meant that, import it again with --set 'layers=[3,17,30]'",
         "its vocabulary has 90% of the tokens that the target writes",
     )
     weak = DraftCheck(declared=poor, others=(noise,))

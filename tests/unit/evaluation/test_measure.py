@@ -108,8 +108,8 @@ ADVICE: dict[str, tuple[Measurement, str]] = {
             num_prompts=8, acceptance=(row(BASE, 2.1),), base_acceptance=(row(BASE, 2.8),), coverage=0.9,
             speed=(speed(0.93),),
         ),
-        f"{LOST}, so adapt it; its vocabulary has 90% of the tokens that the target writes, which caps what any "
-        "training of it reaches; in this engine it is slower than no draft at all (0.93x)",
+        f"{LOST}, so adapt it; its vocabulary has 90% of the tokens that the target writes, and each of the "
+        "others ends a round; in this engine it is slower than no draft at all (0.93x)",
     ),
     "a pack": (
         Measurement(

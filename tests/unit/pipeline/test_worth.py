@@ -24,8 +24,10 @@ from eda_service.evaluation.measure import measure
 from eda_service.pipeline import measuring
 from eda_service.pipeline.measuring import check_staged, measure_draft, own_target, require_gain
 from eda_service.pipeline.prepare import PROMPTS_FILE, prepare_generation
+from eda_service.pipeline.validate import run_validate
 from eda_service.records import BASE
 from eda_service.storage.registry import find_draft_manifest
+from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 TEXTS = [f"the user {n}" for n in range(8)]
@@ -110,7 +112,7 @@ def test_a_draft_that_lost_much_is_adapted_up_to_what_it_lost(world: World, tiny
         require_gain(config.model_copy(update={"min_gain": 1.001 * gain}), target, prompts)
 
 
-def test_the_target_of_a_draft(world: World) -> None:
+def test_the_target_of_a_draft(world: World, tmp_path: Path) -> None:
     manifest = find_draft_manifest("tiny@1")
     assert own_target(world.other, manifest) == world.base
     assert own_target(world.base, manifest) is None  # full weights, and a draft that does not say
@@ -119,8 +121,10 @@ def test_the_target_of_a_draft(world: World) -> None:
     shipped = own_target(TargetSpec(model="smollm2-135m-math"), manifest)
     assert shipped == TargetSpec(model="smollm2-135m-instruct")
     config = world.config(world.base, min_gain=1.1)
+    run = RunDir.of_job("job", tmp_path)
+    run.create(config, origin="ray")
     with pytest.raises(InputError, match="neither the target nor tiny@1 says what the target was tuned from"):
-        require_gain(config, load_target(world.base), user_prompts(TEXTS))
+        run_validate(run, config)
 
 
 def test_a_staged_draft_is_checked_where_its_target_finds_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
