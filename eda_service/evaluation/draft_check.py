@@ -80,7 +80,7 @@ def check_draft(
         num_positions=readings.num_places,
         declared=declared,
         others=tuple(others),
-        coverage=coverage(loaded.vocab_W, (each.token_ids[each.num_prompt_tokens :] for each in answers)),
+        coverage=coverage(loaded.vocab_W, (each.token_ids[each.num_prompt_tokens :] for each in answers)).share,
         embedding_cosine=embedding_cosine(loaded.draft, target.embed),
     )
 

@@ -78,7 +78,7 @@ def measure(
         speed += measured
         done += 1
         tell("measure", done, total, "decodings")
-    share = coverage(drafts[BASE].vocab_W, answers or [])
+    share = coverage(drafts[BASE].vocab_W, answers or []).share
     return Measured(len(prompts), tuple(rows), tuple(speed), share)
 
 

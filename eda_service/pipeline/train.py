@@ -12,7 +12,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
 from eda_service.config.job import AdaptConfig
+from eda_service.draft_check import FULL_COVERAGE
 from eda_service.drafts.checkpoint import read_draft_config, read_draft_vocab
+from eda_service.drafts.coverage import coverage
 from eda_service.drafts.freezing import count_parameters
 from eda_service.errors import ArtifactCorruptError, NonFiniteLossError, WorkerLostError
 from eda_service.pipeline.bound_torch import BoundTorchConfig
@@ -30,7 +32,7 @@ from eda_service.storage.run import RunDir
 from eda_service.storage.state import Diverged, Trained, TrainOutcome
 from eda_service.training.best import fetch_best
 from eda_service.training.inputs import TrainInputs, build_draft
-from eda_service.training.vocabulary import LEAST_COVERAGE, coverage, extend_vocabulary, rank_vocabulary
+from eda_service.training.vocabulary import extend_vocabulary, rank_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -144,9 +146,8 @@ def _vocabulary(
     elif own_W is None or not train.extend_draft_vocab:
         return None
     else:
-        vocab_W = extend_vocabulary(
-            coverage(answers_of(run, generated), own_W), train.extend_draft_vocab, shape.vocab_size
-        )
+        missing = coverage(own_W, answers_of(run, generated)).missing
+        vocab_W = extend_vocabulary(own_W, missing, train.extend_draft_vocab, shape.vocab_size)
     if vocab_W is None:
         return None
     path = out_dir / "vocabulary.safetensors"
@@ -159,9 +160,9 @@ def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[File
     own_W = read_draft_vocab(start_dir)
     if own_W is None or read_draft_config(start_dir).own_vocab_size is None:
         return 1.0
-    covered = coverage(answers_of(run, generated), own_W)
+    covered = coverage(own_W, answers_of(run, generated))
     said = f"the draft's vocabulary of {len(own_W)} tokens covers {covered.share:.1%} of what the target writes"
-    if covered.share >= LEAST_COVERAGE:
+    if covered.share >= FULL_COVERAGE:
         run.event("draft_vocab_coverage", said, stage=Stage.TRAIN)
     elif config.train.extend_draft_vocab:
         said += f"; train.extend_draft_vocab adds {config.train.extend_draft_vocab} tokens"

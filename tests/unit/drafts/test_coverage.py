@@ -21,4 +21,4 @@ from eda_service.drafts.coverage import coverage
 )
 def test_coverage(vocab: list[int] | None, answers: list[list[int]], wanted: float) -> None:
     vocab_W = None if vocab is None else torch.tensor(vocab, dtype=torch.int32)
-    assert coverage(vocab_W, answers) == pytest.approx(wanted)
+    assert coverage(vocab_W, answers).share == pytest.approx(wanted)

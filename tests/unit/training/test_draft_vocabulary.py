@@ -14,12 +14,13 @@ from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts
 from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.drafts.checkpoint import load_pack, read_draft_vocab, save_base_draft, save_pack
+from eda_service.drafts.coverage import coverage
 from eda_service.drafts.draft_config import parse_draft_config
 from eda_service.drafts.freezing import prepare, trained_state
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import InputError
 from eda_service.targets.loader import Target
-from eda_service.training.vocabulary import coverage, extend_vocabulary
+from eda_service.training.vocabulary import extend_vocabulary
 
 SHAPE = {
     "kind": "eagle3", "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "expert_width": 48,
@@ -28,15 +29,16 @@ SHAPE = {
 
 
 def test_coverage_counts_tokens_not_kinds_of_tokens() -> None:
-    covered = coverage([[1, 1, 1, 9], [2, 8, 8, 3]], torch.tensor([1, 2, 3]))
+    vocab_W = torch.tensor([1, 2, 3])
+    covered = coverage(vocab_W, [[1, 1, 1, 9], [2, 8, 8, 3]])
     assert covered.share == 5 / 8
     assert dict(covered.missing) == {9: 1, 8: 2}
-    assert extend_vocabulary(covered, 1, 10).tolist() == [1, 2, 3, 8]
-    assert extend_vocabulary(covered, 2, 10).tolist() == [1, 2, 3, 8, 9]
-    assert extend_vocabulary(covered, 4, 10).tolist() == [1, 2, 3, 0, 4, 8, 9]
+    assert extend_vocabulary(vocab_W, covered.missing, 1, 10).tolist() == [1, 2, 3, 8]
+    assert extend_vocabulary(vocab_W, covered.missing, 2, 10).tolist() == [1, 2, 3, 8, 9]
+    assert extend_vocabulary(vocab_W, covered.missing, 4, 10).tolist() == [1, 2, 3, 0, 4, 8, 9]
     with pytest.raises(InputError, match="lacks only 7 of the target's 10 tokens"):
-        extend_vocabulary(covered, 8, 10)
-    assert coverage([], torch.tensor([1])).share == 1.0
+        extend_vocabulary(vocab_W, covered.missing, 8, 10)
+    assert coverage(vocab_W, []).share == coverage(None, [[7]]).share == 1.0
 
 
 @pytest.mark.parametrize("method", [Method.EDA, Method.LORA, Method.FULL_FT])
