@@ -202,7 +202,7 @@ def test_scopes_decide_what_is_shown_and_done(client: TestClient, store: JobStor
     login(client, key(store, "local", "jobs:read"))
     page = parse(client.get(f"/ui/jobs/{job['id']}", headers=HTML).text)
     places = [each.attributes["href"] for each in page.one("nav", **{"aria-label": "Main"}).all("a")]
-    assert places == ["/ui/jobs", "/ui/packs", "/ui/deployments"]
+    assert places == ["/ui/jobs", "/ui/drafts", "/ui/packs", "/ui/deployments"]
     assert not page.all("button", **{"class": "danger"})
     token = page.all("input", name="token")[0].attributes["value"]
     for path in (f"/ui/jobs/{job['id']}/cancel", "/ui/playground/compare"):
