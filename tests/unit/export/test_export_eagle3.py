@@ -262,6 +262,23 @@ def test_rows_that_were_added_to_the_head_stand_behind_the_others(tiny_target: T
     assert "lm_head_added.weight" not in parts.tensors
 
 
+@pytest.mark.parametrize("form", list(ExportForm))
+def test_a_pack_that_added_rows_is_exported_with_them(
+    form: ExportForm, home: Path, tiny_target: Target, tmp_path: Path
+) -> None:
+    register(home, tiny_target, **ODD)
+    train, vocab_W = EDA.model_copy(update={"extend_draft_vocab": 2}), torch.cat([ODD_W, torch.tensor([0, 4])])
+    reference = publish_adapted(home, find_draft("tiny@1", home), tiny_target, train, vocab_W=vocab_W)
+    added = load_file(find_pack(reference, home) / "pack.safetensors").get("lm_head_added.weight")
+    rows = torch.zeros(2, 32, dtype=torch.bfloat16) if added is None else added
+    eda = run(home, tmp_path / "out", tiny_target, reference, form=form).eda_config
+    tensors, config = written(tmp_path / "out")
+    stored = load_file(find_draft("tiny@1", home) / "draft.safetensors")
+    assert same(tensors["lm_head.weight"], torch.cat([stored["lm_head.weight"], rows]))
+    assert (tensors["d2t"] + torch.arange(57)).tolist() == vocab_W.tolist()
+    assert (config["draft_vocab_size"], eda.draft_vocab_size) == (57, 57)
+
+
 REFUSED: dict[str, tuple[Destination, dict[str, Any], str]] = {
     "vllm fc bias": (Destination.VLLM, {"fc_bias": True}, "fc has a bias"),
     "vllm no hidden_norm": (Destination.VLLM, {"layers": (), "has_hidden_norm": False}, "no hidden_norm"),
