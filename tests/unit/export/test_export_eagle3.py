@@ -32,7 +32,7 @@ from eda_service.export.contents import tensors_of
 from eda_service.export.directory import read_export
 from eda_service.export.eagle3 import engine_parts
 from eda_service.export.eda_config import Destination, ExportedGate, ExportForm
-from eda_service.export.engine_limits import require_computed
+from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.export import Exported, ExportRequest, export_draft
 from eda_service.storage.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
@@ -277,6 +277,13 @@ def test_a_pack_that_added_rows_is_exported_with_them(
     assert same(tensors["lm_head.weight"], torch.cat([stored["lm_head.weight"], rows]))
     assert (tensors["d2t"] + torch.arange(57)).tolist() == vocab_W.tolist()
     assert (config["draft_vocab_size"], eda.draft_vocab_size) == (57, 57)
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(2.0, True), (16.0, False)])
+def test_a_rotation_that_ends_before_the_target_does_is_told(factor: float, warned: bool, tiny_target: Target) -> None:
+    scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 32}
+    said = shorter_than_target(eagle3_config(tiny_target, rope_scaling=scaling), Destination.VLLM, 512)
+    assert (said is not None and "covers 64 positions in vllm, the target has 512" in said) is warned
 
 
 REFUSED: dict[str, tuple[Destination, dict[str, Any], str]] = {
