@@ -18,6 +18,8 @@ from recording import MAX_TOKENS, NUM_DRAFTED, Decoded, Job, own_engine, prompts
 from eda_service.drafts.eagle3 import Eagle3Draft
 from eda_service.targets.loader import Target
 
+pytestmark = pytest.mark.timeout(1200)
+
 
 @dataclass(frozen=True)
 class Run:
