@@ -1,4 +1,4 @@
-"""EAGLE-3 drafts for tiny targets, that know some of its answers by heart."""
+"""Drafts for tiny targets that know some of their answers by heart; most are EAGLE-3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from eda_service.config.job import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
-from eda_service.drafts.draft_config import Eagle3Config
+from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.drafts.eagle3 import Eagle3Draft
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
@@ -66,7 +67,23 @@ def fit_eagle3(
                 module.weight.uniform_(0.6, 1.4)
             elif isinstance(module, nn.Embedding):
                 module.weight.normal_(std=0.35)
-    batch, lm_head = _answers(target, config, prompts), target.lm_head.take(vocab_W)
+    learn(draft, target, vocab_W, prompts, steps=steps)
+    return draft.requires_grad_(False)
+
+
+def learn(
+    draft: Draft, target: Target, vocab_W: Tensor | None, prompts: Sequence[list[int]], *, steps: int = 60
+) -> None:
+    """Train all of a draft but its embedding on the target's greedy answers.
+
+    Args:
+        draft: Changed in place.
+        target: Whose answers.
+        vocab_W: Tokens that it scores; None: all.
+        prompts: Of one or more tokens each.
+        steps: Of training.
+    """
+    batch, lm_head = _answers(target, draft.config, prompts), target.lm_head.take(vocab_W)
     settings = LossConfig(distribution=DistributionLoss.TOKENS, cross_entropy_weight=1.0, unroll_steps=2)
     loss = DraftLoss(draft, settings, vocab_W)
     optimizer = torch.optim.Adam([p for name, p in draft.named_parameters() if "embed_tokens" not in name], lr=5e-3)
@@ -74,10 +91,9 @@ def fit_eagle3(
         optimizer.zero_grad()
         loss(batch, target.embed, lm_head).total.backward()
         optimizer.step()
-    return draft.requires_grad_(False)
 
 
-def _answers(target: Target, config: Eagle3Config, prompts: Sequence[list[int]]) -> Batch:
+def _answers(target: Target, config: DraftConfig, prompts: Sequence[list[int]]) -> Batch:
     """Prompts with answers, cut to one length."""
     engine = Engine(target, max_batch=24, max_tokens=64, capture_features=True, captures=config.captures)
     for i, ids in enumerate(prompts):

@@ -49,6 +49,20 @@ def require_computed(
         )
 
 
+def shorter_than_target(config: DraftConfig, destination: Destination, max_context: int) -> str | None:
+    """A warning where an engine's table of a stretched rotation ends before the target's context does."""
+    scaling = config.rope_scaling
+    if destination is Destination.HF or scaling is None or scaling.rope_type != "yarn":
+        return None
+    covered = int((scaling.original_max_position_embeddings or 0) * scaling.factor)
+    if covered >= max_context:
+        return None
+    return (
+        f"the draft's YaRN rotation covers {covered} positions in {destination}, the target has {max_context}: serve "
+        f"it with a context of at most {covered}"
+    )
+
+
 def _chosen(reasons: Sequence[tuple[bool, str]]) -> list[str]:
     return [reason for holds, reason in reasons if holds]
 

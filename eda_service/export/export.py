@@ -34,7 +34,7 @@ from eda_service.export.directory import (
 )
 from eda_service.export.eagle3 import choose_dialect, engine_parts, written_form
 from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
-from eda_service.export.engine_limits import require_computed
+from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.source import Source, find_source
 from eda_service.export.values import file_tensors, stored_tensors, widest
 from eda_service.progress import Tell, silent
@@ -110,6 +110,9 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
     source.check(target.fingerprint)
     _check_vocabulary(source.loaded.vocab_W, target)
     require_computed(config, source.loaded.vocab_W, request.destination, request.form, target.lm_head)
+    warning = shorter_than_target(config, request.destination, target.max_context)
+    if warning is not None:
+        logger.warning(warning)
     exported, calibration = _make(source, target, request, tell)
     tell("write", 0, None)
     eda = _write(request, source, target, exported, calibration, dialect)

@@ -47,6 +47,15 @@ class Decoded:
     proposed: list[list[list[int]]]
 
 
+@dataclass(frozen=True)
+class Job:
+    """A target's and a draft's directory, and what vLLM calls the way that it drafts."""
+
+    target: str
+    draft: Path
+    method: str = "eagle3"
+
+
 def own_engine(
     target: Target,
     draft: Draft,
@@ -77,24 +86,22 @@ def own_engine(
 
 
 def run_vllm(
-    jobs: Sequence[tuple[str, Path]],
+    jobs: Sequence[Job],
     prompts: Sequence[list[int]],
     num_drafted: int,
     max_tokens: int,
     place: Path,
     *,
-    method: str = "eagle3",
     plugins: str | None = "",
 ) -> list[tuple[Decoded, str]]:
-    """vLLM with each (target, draft) in turn, in one process of its own, and the class that drafted.
+    """vLLM with each target and draft in turn, in one process of its own, and the class that drafted.
 
     Args:
-        jobs: Directories.
+        jobs: What to decode with.
         prompts: Decoded as one batch.
         num_drafted: K.
         max_tokens: Of an answer.
         place: For the process's files.
-        method: Of speculation.
         plugins: vLLM's plugins by name, "" for none; None: all.
     """
     assert VLLM_PYTHON.exists(), f"no {VLLM_PYTHON}: run `make test-vllm`, which makes that environment"
@@ -102,15 +109,15 @@ def run_vllm(
         json.dumps(
             {
                 "settings": {
-                    "model": target,
+                    "model": job.target,
                     "dtype": "float32",
                     "max_model_len": 256,
                     "enforce_eager": True,
                     "max_num_seqs": 16,
                     "enable_prefix_caching": False,
                     "speculative_config": {
-                        "method": method,
-                        "model": str(draft),
+                        "method": job.method,
+                        "model": str(job.draft),
                         "num_speculative_tokens": num_drafted,
                     },
                 },
@@ -119,7 +126,7 @@ def run_vllm(
                 "stop_ids": STOP_IDS,
             }
         )
-        for target, draft in jobs
+        for job in jobs
     ]
     (place / "jobs.jsonl").write_text("\n".join(lines))
     environment = vllm_environment(1) | ({} if plugins is None else {"VLLM_PLUGINS": plugins})

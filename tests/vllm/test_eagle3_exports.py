@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from adapted_packs import publish_adapted
-from eagle3_drafts import eagle3_config, fit_eagle3
+from eagle3_drafts import eagle3_config, fit_eagle3, learn
 from eagle3_files import ODD_W
-from recording import MAX_TOKENS, NUM_DRAFTED, Decoded, own_engine, prompts, run_vllm
+from recording import MAX_TOKENS, NUM_DRAFTED, Decoded, Job, own_engine, prompts, run_vllm
 from tiny_models import register_draft
 
 from eda_service.config.job import Mix, TrainConfig
 from eda_service.drafts.dialects.record import Dialect
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import Eagle1Config
+from eda_service.drafts.kinds import make_draft
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.dense import fold
 from eda_service.export.directory import read_export
@@ -23,12 +25,23 @@ from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.targets.loader import Target
 
+pytestmark = pytest.mark.timeout(1200)
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"norm_before_fc": True, "draft_vocab_size": len(ODD_W)},
     "qwen3": {"qk_norm": True, "qkv_bias": True, "layers": (1, 8), "own_embedding": True, "norm_output": True},
 }
-DENSE = [Dialect.SPECULATORS, Dialect.EAGLE3, Dialect.MODELOPT, Dialect.SPECFORGE, Dialect.ANGELSLIM]
-READ = {"llama": DENSE, "qwen3": [Dialect.SPECULATORS, Dialect.EAGLE3, Dialect.MODELOPT, Dialect.ANGELSLIM]}
+READ = {
+    "llama": [Dialect.SPECULATORS, Dialect.EAGLE3, Dialect.MODELOPT, Dialect.ANGELSLIM],
+    "qwen3": [Dialect.SPECULATORS, Dialect.MODELOPT],
+}
+EAGLE1: dict[str, dict[str, Any]] = {
+    "eagle1 with biases of q, k and v": {"qkv_bias": True, "own_embedding": True},
+    "eagle1 with a bias behind the attention": {
+        "o_bias": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    },
+}
 Runs = dict[tuple[str, str], tuple[Decoded, Decoded, str, Path]]
 
 
@@ -36,7 +49,7 @@ Runs = dict[tuple[str, str], tuple[Decoded, Decoded, str, Path]]
 def exported(deep_targets: dict[str, Target], tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Each pack in each form, decoded by our engine and by vLLM; the dense ones in a vLLM without any plugin."""
     own: dict[tuple[str, str], Decoded] = {}
-    jobs: dict[str, dict[tuple[str, str], tuple[str, Path]]] = {"dense": {}, "plugin": {}}
+    jobs: dict[str, dict[tuple[str, str], Job]] = {"dense": {}, "plugin": {}}
     for family, shape in SHAPES.items():
         target, home = deep_targets[family], tmp_path_factory.mktemp(f"home-{family}")
         vocab_W = ODD_W if "draft_vocab_size" in shape else None
@@ -63,15 +76,30 @@ def exported(deep_targets: dict[str, Target], tmp_path_factory: pytest.TempPathF
             export_draft(request, home=home)
             key = (family, f"{form} {dialect or pack}")
             own[key] = decoded(target, out)
-            jobs[form][key] = (target.spec.model, out)
+            jobs[form][key] = Job(target.spec.model, out)
+    for name, shape in EAGLE1.items():
+        out = tmp_path_factory.mktemp("eagle1") / "out"
+        export_eagle1(deep_targets["llama"], shape, out, out.parent / "home")
+        own["llama", name] = decoded(deep_targets["llama"], out)
+        jobs["dense"]["llama", name] = Job(deep_targets["llama"].spec.model, out, "eagle")
     runs: Runs = {}
     for form, of_form in jobs.items():
         place = tmp_path_factory.mktemp(f"vllm-{form}")
         plugins = "" if form == "dense" else None
         theirs = run_vllm(list(of_form.values()), prompts(), NUM_DRAFTED, MAX_TOKENS, place, plugins=plugins)
-        for (key, (_, out)), (answer, draft_class) in zip(of_form.items(), theirs, strict=True):
-            runs[key] = (own[key], answer, draft_class, out)
+        for (key, job), (answer, draft_class) in zip(of_form.items(), theirs, strict=True):
+            runs[key] = (own[key], answer, draft_class, job.draft)
     return runs
+
+
+def export_eagle1(target: Target, shape: dict[str, Any], out: Path, home: Path) -> None:
+    """A dense export of a base draft with parts that drafts made here do not have."""
+    config = eagle3_config(target).model_dump(include=set(Eagle1Config.model_fields))
+    torch.manual_seed(1)
+    draft = make_draft(Eagle1Config.model_validate(config | shape | {"kind": "eagle1"}))
+    learn(draft, target, None, prompts())
+    register_draft(home, draft, target)
+    export_draft(ExportRequest("tiny", Destination.VLLM, ExportForm.DENSE, out, target=target.spec), home=home)
 
 
 def decoded(target: Target, out: Path, change: Any = None) -> Decoded:
@@ -83,9 +111,11 @@ def decoded(target: Target, out: Path, change: Any = None) -> Decoded:
 
 
 KEYS = [(family, f"dense {dialect}") for family in SHAPES for dialect in READ[family]]
+KEYS += [("llama", name) for name in EAGLE1]
 KEYS += [(family, f"plugin {pack}") for family in SHAPES for pack in ("softmax", "sum")]
 CLASSES = {
     ("llama", "dense"): "Eagle3LlamaForCausalLM",
+    ("llama", "eagle1"): "EagleLlamaForCausalLM",
     ("qwen3", "dense"): "Eagle3Qwen3ForCausalLM",
     ("llama", "plugin"): "Eagle3EdaForCausalLM",
     ("qwen3", "plugin"): "Eagle3EdaQwen3ForCausalLM",

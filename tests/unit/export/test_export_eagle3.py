@@ -32,7 +32,7 @@ from eda_service.export.contents import tensors_of
 from eda_service.export.directory import read_export
 from eda_service.export.eagle3 import engine_parts
 from eda_service.export.eda_config import Destination, ExportedGate, ExportForm
-from eda_service.export.engine_limits import require_computed
+from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.export import Exported, ExportRequest, export_draft
 from eda_service.storage.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
@@ -260,6 +260,30 @@ def test_rows_that_were_added_to_the_head_stand_behind_the_others(tiny_target: T
     assert (parts.tensors["d2t"] + torch.arange(57)).tolist() == vocab_W.tolist()
     assert parts.tensors["t2d"].nonzero().flatten().tolist() == sorted(vocab_W.tolist())
     assert "lm_head_added.weight" not in parts.tensors
+
+
+@pytest.mark.parametrize("form", list(ExportForm))
+def test_a_pack_that_added_rows_is_exported_with_them(
+    form: ExportForm, home: Path, tiny_target: Target, tmp_path: Path
+) -> None:
+    register(home, tiny_target, **ODD)
+    train, vocab_W = EDA.model_copy(update={"extend_draft_vocab": 2}), torch.cat([ODD_W, torch.tensor([0, 4])])
+    reference = publish_adapted(home, find_draft("tiny@1", home), tiny_target, train, vocab_W=vocab_W)
+    added = load_file(find_pack(reference, home) / "pack.safetensors").get("lm_head_added.weight")
+    rows = torch.zeros(2, 32, dtype=torch.bfloat16) if added is None else added
+    eda = run(home, tmp_path / "out", tiny_target, reference, form=form).eda_config
+    tensors, config = written(tmp_path / "out")
+    stored = load_file(find_draft("tiny@1", home) / "draft.safetensors")
+    assert same(tensors["lm_head.weight"], torch.cat([stored["lm_head.weight"], rows]))
+    assert (tensors["d2t"] + torch.arange(57)).tolist() == vocab_W.tolist()
+    assert (config["draft_vocab_size"], eda.draft_vocab_size) == (57, 57)
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(2.0, True), (16.0, False)])
+def test_a_rotation_that_ends_before_the_target_does_is_told(factor: float, warned: bool, tiny_target: Target) -> None:
+    scaling = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 32}
+    said = shorter_than_target(eagle3_config(tiny_target, rope_scaling=scaling), Destination.VLLM, 512)
+    assert (said is not None and "covers 64 positions in vllm, the target has 512" in said) is warned
 
 
 REFUSED: dict[str, tuple[Destination, dict[str, Any], str]] = {
