@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from eda_service.config.base import Config, Name
 from eda_service.config.deploy import DeployConfig
+from eda_service.config.draft import DraftSpec
 from eda_service.config.removed import without_early_training
 from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
@@ -328,31 +329,6 @@ class EvalConfig(Config):
     def depth(self) -> int:
         """The most tokens a round of the acceptance measurement can accept."""
         return self.num_draft_tokens if self.tree is None else self.tree.depth
-
-
-class DraftKind(StrEnum):
-    """Which class of draft pretraining makes."""
-
-    EAGLE1 = "eagle1"
-    EAGLE3 = "eagle3"
-
-
-class DraftSpec(Config):
-    """The draft that pretraining makes; an adaptation trains beside its base draft, whatever that is."""
-
-    kind: DraftKind = Field(DraftKind.EAGLE1, description="class of the draft")
-    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=16,
-        description="kind eagle3: the target's states that it reads, i after i layers; None: 2, N//2 and N-3 of N",
-    )
-
-    @model_validator(mode="after")
-    def _check_layers(self) -> DraftSpec:
-        if self.layers is not None and self.kind is not DraftKind.EAGLE3:
-            raise ValueError(f"draft.layers are for kind eagle3, and draft.kind is {self.kind}; leave them out")
-        return self
 
 
 class AdaptConfig(Config):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eda_service.config.job import DraftKind, DraftSpec
+from eda_service.config.draft import DraftKind, DraftSpec
 from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config, RopeScaling
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.checks.config_check import EPSILONS
