@@ -73,10 +73,6 @@ class Draft(nn.Module, ABC):
         """One expert, or the shared-private module."""
         return self.get_submodule(self.places.ffn)
 
-    @ffn.setter
-    def ffn(self, module: nn.Module) -> None:
-        self.set_submodule(self.places.ffn, module)
-
     def add_private(self, private: PrivateConfig) -> None:
         """Put a fresh private expert and gate beside the FFN; the draft's output is unchanged by this."""
         shared = self.ffn

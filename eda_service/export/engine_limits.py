@@ -1,7 +1,7 @@
 """What the engines' own classes would compute otherwise than the draft, or not at all: refused, with the reason.
 
-Read in the source of vLLM 0.32 and SGLang 0.5.23. Where an engine loads a draft and computes something else, nobody
-would notice but by a low acceptance.
+Read in the source of vLLM 0.32, whose classes run beside ours in the tests, and of SGLang, which was not run. Where an
+engine loads a draft and computes something else, nobody would notice but by a low acceptance.
 """
 
 from __future__ import annotations

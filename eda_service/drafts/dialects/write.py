@@ -162,7 +162,9 @@ def _write_layers(config: Eagle3Config, dialect: Dialect, written: dict[str, Any
         written.pop(IDS, None)
         layer.pop("num_aux_hidden_states", None)
     written.pop("aux_hidden_state_layer_ids", None)
-    if dialect is Dialect.DEEPSPEC or "target_layer_ids" in written:
+    if outputs and outputs[0] < 0:
+        written.pop("target_layer_ids", None)
+    elif dialect is Dialect.DEEPSPEC or "target_layer_ids" in written:
         written["target_layer_ids"] = outputs
     eagle |= {"use_aux_hidden_state": bool(config.layers), "norm_before_fc": config.norm_before_fc}
     if config.norm_output:
