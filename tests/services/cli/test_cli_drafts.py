@@ -64,7 +64,7 @@ def test_a_watched_import_ends_with_the_draft_or_with_code_1(eda: Cli, scripted:
     rows = [line.split() for line in done.stdout.splitlines()]
     assert ["as", "declared", "1.12", "10.0%", "5.0%"] in rows
     assert ["layers=[2,", "4]", "(best)", "2.05", "50.0%"] in rows
-    assert "--set layers=[2, 4]" in done.stdout
+    assert "--set 'layers=[2, 4]'" in done.stdout
     error = {"code": "draft_incompatible", "message": "a Medusa head", "param": "source"}
     scripted.on("GET", "/v1/jobs/import_1", Answer(JOB | {"status": "failed", "error": error}))
     done = eda("drafts", "import", "org/draft", "--target", "org/base", "--watch", "--json", url=scripted.url)
