@@ -33,6 +33,7 @@ from eda_service.raycluster.jobs_api import RAY_ENDED, RayJob, RayJobs, RayStatu
 from eda_service.storage.allowed import roots_env
 from eda_service.storage.job_facts import JobFacts
 from eda_service.storage.objects import storage_env
+from eda_service.storage.registry import forget_staging
 from eda_service.storage.run import RunDir
 from eda_service.storage.state import Failed, Failure, Succeeded
 
@@ -246,6 +247,7 @@ class AttemptTracker:
             return
         message = f"{error.code}: {error.message}"
         if not error.retryable or job.attempt >= job.max_attempts:
+            self._forget_staging(job)
             self._store.transition(
                 job.id,
                 Status.FAILED,
@@ -267,7 +269,13 @@ class AttemptTracker:
             token=job.lease_token,
         )
 
+    def _forget_staging(self, job: Job) -> None:
+        """Its processes are gone, and may have been killed while they prepared what they would have published."""
+        with contextlib.suppress(OSError, StorageError, ValueError):  # no harm but to the disk
+            forget_staging(job.task(), job.id, self._settings.home)
+
     def _cancelled(self, job: Job) -> None:
+        self._forget_staging(job)
         with contextlib.suppress(OSError, StorageError):  # it helps where the row is lost; the row is what counts
             RunDir.of_job(job.id, self._settings.home).note_cancelled(job.attempt)
         self._store.transition(

@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
+from eda_service.config.job import AdaptConfig
+from eda_service.config.tasks import ImportConfig, Task
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
 from eda_service.names import NAME_RULE, did_you_mean, is_name
 from eda_service.records import DraftManifest, PackManifest
@@ -204,6 +206,14 @@ def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
 def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
     """An empty staging directory of a reserved version."""
     return _shelf("packs", home).staging(name, version)
+
+
+def forget_staging(config: Task, job_id: str, home: Path | None = None) -> None:
+    """Remove what a job that has ended without publishing left of the pack or draft that it was preparing."""
+    if isinstance(config, AdaptConfig):
+        _shelf("packs", home).forget_staging(config.public_name, job_id)
+    elif isinstance(config, ImportConfig):
+        _shelf("drafts", home).forget_staging(config.draft_name, job_id)
 
 
 def publish_pack(staging: Path, name: str, version: int, home: Path | None = None) -> Path:

@@ -33,6 +33,7 @@ from eda_service.storage.files import publish_dir, sha256_text, write_bytes
 from eda_service.storage.objects import DirectoryObjects, Objects
 
 MANIFEST = "manifest.json"
+_STAGING = ".staging-"
 
 
 class Shelf(ABC):
@@ -74,6 +75,10 @@ class Shelf(ABC):
     @abstractmethod
     def delete(self, name: str, version: int) -> None:
         """Remove a version: it is not there from one moment to the next. Who has reserved its number stays known."""
+
+    @abstractmethod
+    def forget_staging(self, name: str, job_id: str) -> None:
+        """Remove what a job that has ended left of a version that it was preparing."""
 
     def names(self) -> list[str]:
         """Names with a version."""
@@ -136,7 +141,14 @@ class DirectoryShelf(Shelf):
 
     def staging(self, name: str, version: int) -> Path:
         """An empty directory beside the version's place; what a killed attempt left there is removed."""
-        return _emptied(self._root / name / f".staging-{version}")
+        return _emptied(self._root / name / f"{_STAGING}{version}")
+
+    def forget_staging(self, name: str, job_id: str) -> None:
+        """See `Shelf`."""
+        for left in (self._root / name).glob(f"{_STAGING}*"):
+            number = left.name.removeprefix(_STAGING)
+            if number.isdigit() and self.job_id(name, int(number)) == job_id:
+                shutil.rmtree(left, ignore_errors=True)
 
     def publish(self, staging: Path, name: str, version: int) -> Path:
         """Rename into place."""
@@ -210,6 +222,9 @@ class StoredShelf(Shelf):
         entries = _files_of(text, self._manifest(name, version))
         self._blobs(name).fetch(part, [entry for entry in entries if entry.path == file])
         return part / file
+
+    def forget_staging(self, name: str, job_id: str) -> None:
+        """Nothing is left on storage: a version is prepared on the machine that publishes it."""
 
     def staging(self, name: str, version: int) -> Path:
         """An empty directory of this process."""
