@@ -105,6 +105,12 @@ class UnsafeCheckpointError(InputError):
     code = "target_incompatible"
 
 
+class UnsafeDraftError(UnsafeCheckpointError):
+    """The files of a draft hold more than tensors, or a header that does not describe them."""
+
+    code = "draft_incompatible"
+
+
 class EngineMissingError(InputError):
     """The engine that was asked for is not installed where it would have to run."""
 

@@ -16,7 +16,7 @@ from eda_service.drafts.dialects.conversion_worker import ENVIRONMENT
 from eda_service.drafts.dialects.files import TensorFile
 from eda_service.drafts.dialects.record import PickledSource
 from eda_service.drafts.dialects.refusal import PARAM, refusal
-from eda_service.errors import UnsafeCheckpointError
+from eda_service.errors import UnsafeDraftError
 from eda_service.targets.child import JsonChild
 
 _MODULE = "eda_service.drafts.dialects.conversion_worker"
@@ -38,7 +38,7 @@ def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple
         limits: What it may take.
 
     Raises:
-        UnsafeCheckpointError: One holds something else than tensors by name, or takes more than it may.
+        UnsafeDraftError: One holds something else than tensors by name, or takes more than it may.
     """
     sizes = [path.stat().st_size for path in paths]
     if sum(sizes) > limits.max_pickle_bytes:
@@ -50,7 +50,7 @@ def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple
     try:
         return tuple(_convert(child, path, scratch / f"{path.stem}.safetensors", limits) for path in paths)
     except RuntimeError as error:  # the kernel does not confine it, say
-        raise UnsafeCheckpointError(
+        raise UnsafeDraftError(
             f"{paths[0]} is a pickle, and no confined process to convert it in starts here ({error}); save the draft "
             "as safetensors on a machine where you trust it",
             param=PARAM,
@@ -64,13 +64,13 @@ def _convert(child: JsonChild, source: Path, made: Path, limits: ImportLimits) -
     answer = child.ask({**order, "cpu_s": limits.timeout_s})
     if answer is None:
         made.unlink(missing_ok=True)
-        raise UnsafeCheckpointError(
+        raise UnsafeDraftError(
             f"{source} takes more than {limits.timeout_s} s, more memory than its size allows, or breaks its reader "
             "off; save the draft as safetensors on a machine where you trust it",
             param=PARAM,
         )
     if "error" in answer:
         made.unlink(missing_ok=True)
-        raise UnsafeCheckpointError(f"{source}: {answer['error']}", param=PARAM)
+        raise UnsafeDraftError(f"{source}: {answer['error']}", param=PARAM)
     pickled = PickledSource(name=source.name, size_bytes=answer["size_bytes"], sha256=answer["sha256"])
     return TensorFile.of(made, pickled=pickled)

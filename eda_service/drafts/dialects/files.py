@@ -14,6 +14,7 @@ from typing import Any
 
 from eda_service.drafts.dialects.record import PickledSource
 from eda_service.drafts.dialects.refusal import PARAM, refusal
+from eda_service.errors import UnsafeCheckpointError, UnsafeDraftError
 from eda_service.regular_files import open_regular
 from eda_service.storage import bounded_json
 from eda_service.storage.beneath import FileIdentity
@@ -48,9 +49,12 @@ class TensorFile:
         """Read a file's header.
 
         Raises:
-            UnsafeCheckpointError: It does not describe exactly the bytes that follow it.
+            UnsafeDraftError: It does not describe exactly the bytes that follow it.
         """
-        places = read_header(path, param=PARAM)
+        try:
+            places = read_header(path, param=PARAM)
+        except UnsafeCheckpointError as error:
+            raise UnsafeDraftError(error.message, param=PARAM) from error
         identity = FileIdentity.of(os.stat(path))
         data_bytes = max((place.end for place in places.values()), default=0)
         return cls(path.name, path, identity, places, identity.size_bytes - data_bytes, pickled)

@@ -37,7 +37,7 @@ from eda_service.drafts.dialects.shared_fields import Source
 from eda_service.drafts.dialects.tensors import WEIGHT_DTYPES, TensorAt, require_dtypes, sha256_of_sound
 from eda_service.drafts.dialects.vocabulary import draft_vocabulary
 from eda_service.drafts.draft_config import CONFIGS, DraftConfig, Eagle3Config
-from eda_service.errors import UnsafeCheckpointError
+from eda_service.errors import UnsafeDraftError
 
 _MAPS = (names.D2T, names.T2D)
 
@@ -92,7 +92,7 @@ def read_source(
     Raises:
         DraftIncompatibleError: It is no draft that can be computed here, is damaged, contradicts itself, or is for
             another target.
-        UnsafeCheckpointError: A header does not describe its file, or a pickled file holds more than tensors.
+        UnsafeDraftError: A header does not describe its file, or a pickled file holds more than tensors.
         InputError: An override names no field, or its value does not fit the field.
     """
     config, config_text = read_config(directory)
@@ -142,7 +142,7 @@ def _open(directory: Path, scratch: Path | None, limits: ImportLimits) -> tuple[
         return tuple(TensorFile.of(path) for path in paths)
     pickled = pickled_files(directory)
     if scratch is None:
-        raise UnsafeCheckpointError(
+        raise UnsafeDraftError(
             f"{directory} holds the draft as {pickled[0].name}, a pickle, which is a program; only safetensors are "
             "read here: import the draft, which converts it in a process of its own, or publish it as safetensors",
             param=PARAM,

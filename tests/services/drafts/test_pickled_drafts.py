@@ -17,7 +17,7 @@ from dialect_files import IDS, TARGET, bytes_of, official, official_eagle1, put,
 from eda_service.drafts.dialects import conversion
 from eda_service.drafts.dialects.conversion import ImportLimits
 from eda_service.drafts.dialects.read import read_source
-from eda_service.errors import DraftIncompatibleError, UnsafeCheckpointError
+from eda_service.errors import DraftIncompatibleError, UnsafeDraftError
 
 
 @pytest.mark.parametrize("files", ["bin", "bins"])
@@ -54,7 +54,7 @@ class Evil:
 def test_a_pickle_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
     source, mark = put(tmp_path / "draft", official_eagle1, tensors_of("eagle1"), files="bin"), tmp_path / "mark"
     torch.save({"fc.weight": Evil(mark)}, source / "pytorch_model.bin")
-    with pytest.raises(UnsafeCheckpointError, match=r"holds code.*posix\.system.*nothing of it was run"):
+    with pytest.raises(UnsafeDraftError, match=r"holds code.*posix\.system.*nothing of it was run"):
         read_source(source, TARGET, scratch=tmp_path)
     assert not mark.exists()
     assert not (tmp_path / "pytorch_model.safetensors").exists()
@@ -65,7 +65,7 @@ def test_a_pickle_with_code_in_it_runs_nothing(tmp_path: Path) -> None:
 
 def test_without_a_place_to_convert_to_and_above_the_limit_pickles_are_refused(tmp_path: Path) -> None:
     source = put(tmp_path / "draft", official_eagle1, tensors_of("eagle1"), files="bin")
-    with pytest.raises(UnsafeCheckpointError, match="only safetensors are read"):
+    with pytest.raises(UnsafeDraftError, match="only safetensors are read"):
         read_source(source, TARGET)
     with pytest.raises(DraftIncompatibleError, match="the limit for pickled weights is 1024"):
         read_source(source, TARGET, scratch=tmp_path, limits=ImportLimits(max_pickle_bytes=1024))
@@ -74,7 +74,7 @@ def test_without_a_place_to_convert_to_and_above_the_limit_pickles_are_refused(t
 def test_where_no_process_can_be_confined_nothing_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "_MODULE", "eda_service.drafts.dialects.no_such_worker")
     source = put(tmp_path / "draft", official_eagle1, tensors_of("eagle1"), files="bin")
-    with pytest.raises(UnsafeCheckpointError, match="no confined process"):
+    with pytest.raises(UnsafeDraftError, match="no confined process"):
         read_source(source, TARGET, scratch=tmp_path)
 
 

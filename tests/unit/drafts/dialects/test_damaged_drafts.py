@@ -11,7 +11,7 @@ import pytest
 from dialect_files import TARGET, official, put, speculators, tensors_of
 
 from eda_service.drafts.dialects.read import read_source
-from eda_service.errors import DraftIncompatibleError, UnsafeCheckpointError
+from eda_service.errors import DraftIncompatibleError, UnsafeDraftError
 
 
 def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
@@ -41,15 +41,16 @@ def lying(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
 def test_headers_that_do_not_describe_their_file(tmp_path: Path, lie: Any) -> None:
     path = put(tmp_path, official, tensors_of(embedding=True)) / "model.safetensors"
     write_header(path, *lie(*header_of(path)))
-    with pytest.raises(UnsafeCheckpointError, match=r"model\.safetensors is no sound safetensors file"):
+    with pytest.raises(UnsafeDraftError, match=r"model\.safetensors is no sound safetensors file") as caught:
         read_source(tmp_path, TARGET)
+    assert (caught.value.code, caught.value.param) == ("draft_incompatible", "source")
 
 
 @pytest.mark.parametrize("size", [0, 7, 100])
 def test_truncated_files(tmp_path: Path, size: int) -> None:
     path = put(tmp_path, official, tensors_of(embedding=True)) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UnsafeCheckpointError, match="save it again"):
+    with pytest.raises(UnsafeDraftError, match="save it again"):
         read_source(tmp_path, TARGET)
 
 
