@@ -21,12 +21,12 @@ def _scaled(width: int, theta: float, scaling: RopeScaling) -> tuple[Tensor, flo
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+    original = scaling.original_max_position_embeddings or 1
     config = LlamaConfig(
         hidden_size=width,
         num_attention_heads=1,
         head_dim=width,
-        # transformers reads it where the original length is not given, which RopeScaling does not allow.
-        max_position_embeddings=scaling.original_max_position_embeddings or 1,
+        max_position_embeddings=round(original * scaling.factor),  # it warns where they do not fit together
         rope_parameters={"rope_theta": theta, **scaling.model_dump(exclude_none=True)},
     )
     frequencies, factor = ROPE_INIT_FUNCTIONS[scaling.rope_type](config, torch.device("cpu"))
