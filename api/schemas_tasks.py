@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from api.schemas import JobErrorBody, JobRequest, ProgressBody, error_of, progress_of
 from eda_service.config.base import Name
 from eda_service.config.job import DatasetSpec, TargetSpec, Temperature
-from eda_service.config.tasks import FieldName, FieldValue, ImportConfig, JobKind, MeasureConfig
+from eda_service.config.tasks import MAX_CHECK_PROMPTS, FieldName, FieldValue, ImportConfig, JobKind, MeasureConfig
 from eda_service.draft_check import DraftCheck
 from eda_service.jobstore import Job
 from eda_service.jobstore.job import UNREADABLE
@@ -35,7 +35,7 @@ class ImportRequest(JobRequest):
         {}, max_length=32, description="fields of the draft's shape that are set by hand, as text"
     )
     check: bool = Field(True, description="measure it over answers of the base target before it is registered")
-    num_check_prompts: int = Field(20, ge=1, le=1000, description="answers of the check")
+    num_check_prompts: int = Field(20, ge=1, le=MAX_CHECK_PROMPTS, description="answers of the check")
     use_gpu: bool = Field(False, description="reserve a GPU for the check")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random stream")
 

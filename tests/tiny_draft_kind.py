@@ -44,6 +44,10 @@ class TinyConfig(DraftConfig):
         return self.layers
 
     @property
+    def own_vocab_size(self) -> int | None:
+        return self.draft_vocab_size
+
+    @property
     def sizes(self) -> PartSizes:
         d, heads = self.hidden_size, self.head_dim * (self.num_heads + 2 * self.num_kv_heads)
         attention = 2 * d * heads + d * self.num_heads * self.head_dim

@@ -177,6 +177,8 @@ class DeploymentService:
             earlier = self._earlier(current, request.revision)
             if earlier.pack is not None:
                 self._packs.resolve(earlier.pack, caller)
+            if earlier.base_draft is not None:
+                self._drafts.resolve(earlier.base_draft, caller.sees)
             content = earlier.content | {"pack_ref": earlier.pack}
             return current.model_copy(update=content), request.reason or f"rolled back to revision {earlier.revision}"
 

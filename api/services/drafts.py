@@ -89,6 +89,7 @@ class Drafts(Jobs):
 
         def check() -> Queued:
             asked = request.to_config()
+            registry.require_own_name(asked.draft_name)
             target = inputs.check_target(asked.target, self._roots, is_whole=False)
             source = inputs.check_draft_source(asked.source, asked.revision, self._roots)
             config = asked.model_copy(update={"target": target, "source": source})
@@ -186,7 +187,8 @@ class Drafts(Jobs):
     def _users(self, draft: DraftVersion) -> list[str]:
         """Everything that needs a draft: packs over it, live jobs, deployments."""
         home, reference = self._settings.home, draft.reference
-        found = []
+        # First the jobs: one that ends meanwhile has published its pack by the time the packs are looked at.
+        found = [f"job {job.id}" for job in self._store.live() if _needs(job, draft)]
         for name in registry.pack_names(home):
             for version in registry.pack_versions(name, home):
                 pack = Reference(name, version)
@@ -196,7 +198,6 @@ class Drafts(Jobs):
                     continue
                 if made_with == reference:
                     found.append(f"pack {pack}")
-        found += [f"job {job.id}" for job in self._store.live() if _draft_of(job) == reference]
         deployed = (each for each in self._store.deployments() if each.base_draft == reference)
         return found + [f"deployment {each.name}" for each in deployed]
 
@@ -239,8 +240,11 @@ def target_of(draft: DraftVersion) -> str | None:
     return str(target["model"]) if isinstance(target, dict) and "model" in target else None
 
 
-def _draft_of(job: Job) -> str | None:
+def _needs(job: Job, draft: DraftVersion) -> bool:
+    """Whether a job names a draft; without a version it may be any."""
     task = job.task()
-    if isinstance(task, AdaptConfig):
-        return task.base_draft
-    return task.draft if isinstance(task, MeasureConfig) else None
+    named = task.base_draft if isinstance(task, AdaptConfig) else None
+    if isinstance(task, MeasureConfig):
+        named = task.draft
+    reference = None if named is None else Reference.parse(named)
+    return reference is not None and reference.name == draft.name and reference.number in (None, draft.version)

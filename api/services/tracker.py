@@ -247,7 +247,6 @@ class AttemptTracker:
             return
         message = f"{error.code}: {error.message}"
         if not error.retryable or job.attempt >= job.max_attempts:
-            self._forget_staging(job)
             self._store.transition(
                 job.id,
                 Status.FAILED,
@@ -270,7 +269,10 @@ class AttemptTracker:
         )
 
     def _forget_staging(self, job: Job) -> None:
-        """Its processes are gone, and may have been killed while they prepared what they would have published."""
+        """Its processes are gone, and may have been killed while they prepared what they would have published.
+
+        Not of a job that failed at a deadline: it is stopped, and nobody waits until its processes are gone.
+        """
         with contextlib.suppress(OSError, StorageError, ValueError):  # no harm but to the disk
             forget_staging(job.task(), job.id, self._settings.home)
 

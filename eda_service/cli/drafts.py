@@ -54,7 +54,7 @@ def import_(
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the draft's shape, by hand; repeatable."),
     ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Register it without measuring it.")] = False,
-    num_check_prompts: Annotated[int | None, typer.Option(min=1, max=1000, help="Answers of the check (20).")] = None,
+    num_check_prompts: Annotated[int | None, typer.Option(min=1, max=128, help="Answers of the check (20).")] = None,
     revision: Annotated[str | None, typer.Option(help="Of the source on the hub: branch, tag or commit.")] = None,
     target_revision: Annotated[str | None, typer.Option(help="Of the target on the hub.")] = None,
     force: Annotated[

@@ -246,6 +246,7 @@ class TrainConfig(Config):
         0,
         ge=0,
         le=262_144,
+        exclude_if=lambda count: count == 0,
         description="rows added to a base draft's own head, for the tokens that the target writes most and the draft "
         "cannot say; they begin as the target's rows, train, and are stored in the pack",
     )
@@ -341,7 +342,11 @@ class AdaptConfig(Config):
     eval_dataset: DatasetSpec | None = Field(None, description="held-out prompts; None: split off the domain prompts")
     selfgen: SelfGenConfig = SelfGenConfig()
     selection: SelectionConfig = SelectionConfig()
-    draft: DraftSpec = Field(DraftSpec(), description="of pretraining; adaptations do not read it")
+    draft: DraftSpec = Field(
+        DraftSpec(),
+        exclude_if=lambda spec: spec == DraftSpec(),
+        description="of pretraining; adaptations do not read it",
+    )
     train: TrainConfig = TrainConfig()
     evaluation: EvalConfig = EvalConfig()
     deploy: DeployConfig = DeployConfig()
@@ -361,6 +366,7 @@ class AdaptConfig(Config):
     min_gain: float | None = Field(
         None,
         ge=1.0,
+        exclude_if=lambda gain: gain is None,
         le=10.0,
         description="before anything is generated, the base draft is measured on the target and on the target that it "
         "was made for; where even all that it lost is less than this factor in acceptance_length, the job ends as "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, field_validator, model_validator
 
 from eda_service.config.base import Config, Name
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec, Temperature
@@ -27,6 +27,10 @@ class JobKind(StrEnum):
 
 ID_PREFIXES: dict[JobKind, str] = {JobKind.ADAPT: "adapt", JobKind.IMPORT_DRAFT: "import", JobKind.MEASURE: "measure"}
 """What the id of a queued job begins with."""
+
+MAX_CHECK_PROMPTS = 128
+"""General prompts that come with the package."""
+_USUAL_PROMPTS, _MAX_PROMPTS = 32, 100_000
 
 DraftName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")]
@@ -53,7 +57,12 @@ class ImportConfig(TaskConfig):
         {}, max_length=32, description="fields of the draft's shape that are set by hand, as text"
     )
     check: bool = Field(True, description="measure it over answers of the target before it is registered")
-    num_check_prompts: int = Field(20, ge=1, le=1000, description="answers of the check")
+    num_check_prompts: int = Field(
+        20,
+        ge=1,
+        le=MAX_CHECK_PROMPTS,
+        description="answers of the check; so many general prompts come with the package",
+    )
 
     @property
     def draft_name(self) -> str:
@@ -67,7 +76,7 @@ class MeasureConfig(TaskConfig):
     kind: Literal["measure"] = "measure"
     draft: DraftName = Field(description="name@version of a registered draft")
     pack: DraftName | None = Field(None, description="name@version of a pack over it; None: the draft alone")
-    dataset: DatasetSpec = DatasetSpec(num_prompts=32)
+    dataset: DatasetSpec = DatasetSpec(num_prompts=_USUAL_PROMPTS)
     max_new_tokens: int = Field(96, ge=8, le=32_768, description="answer cap in tokens")
     num_draft_tokens: int = Field(5, ge=1, le=64, description="chain length")
     temperatures: tuple[Temperature, ...] = Field((0.0, 1.0), min_length=1, max_length=8, description="T of each row")
@@ -82,6 +91,22 @@ class MeasureConfig(TaskConfig):
     def num_prompts(self) -> int:
         """Prompts that are answered."""
         return self.dataset.num_prompts
+
+    @field_validator("dataset", mode="before")
+    @classmethod
+    def _usual_number(cls, value: Any) -> Any:
+        """A measurement asks fewer prompts than an adaptation, where no number is given."""
+        if isinstance(value, DatasetSpec) and "num_prompts" not in value.model_fields_set:
+            return value.model_copy(update={"num_prompts": _USUAL_PROMPTS})
+        return {"num_prompts": _USUAL_PROMPTS, **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _as_many_as_can_be(self) -> MeasureConfig:
+        most = MAX_CHECK_PROMPTS if self.check else _MAX_PROMPTS
+        if self.num_prompts > most:
+            what = "a check asks" if self.check else "a measurement asks"
+            raise ValueError(f"dataset.num_prompts is {self.num_prompts}, {what} at most {most}; lower it")
+        return self
 
     @model_validator(mode="after")
     def _one_each(self) -> MeasureConfig:

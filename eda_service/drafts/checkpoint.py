@@ -50,7 +50,8 @@ class LoadedDraft:
     def has_head_of_base(self) -> bool:
         """Whether it has a head of its own, and a pack did not change it."""
         head = self.draft.places.head
-        return bool(head) and self.trained is not None and not any(is_within(name, head) for name in self.trained)
+        has_own = self.draft.config.own_vocab_size is not None
+        return has_own and self.trained is not None and not any(is_within(name, head) for name in self.trained)
 
 
 def save_base_draft(directory: Path, draft: Draft, vocab_W: Tensor | None) -> None:

@@ -17,7 +17,6 @@ Shapes: B rows, L positions, C width of the target's states side by side, D hidd
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eda_service.drafts.attention import DraftAttention, normed
@@ -114,8 +113,12 @@ class Eagle3Draft(Draft):
     def logits(self, state: Tensor, lm_head: LmHead) -> Tensor:
         """See `Draft`."""
         read = state if self.shape.norm_output else normed(state, self.norm)
-        rows_WD = self.head_rows()
-        return lm_head.logits(read) if rows_WD is None else F.linear(read, rows_WD) * self.shape.logit_scale
+        if self.lm_head is None:
+            return lm_head.logits(read)
+        # Through the modules: ZeRO-3 puts a weight together when its module is called.
+        scored = [head(read) for head in (self.lm_head, self.lm_head_added) if head is not None]
+        logits: Tensor = scored[0] if len(scored) == 1 else torch.cat(scored, dim=-1)
+        return logits if self.shape.logit_scale == 1 else logits * self.shape.logit_scale
 
     def head_rows(self) -> Tensor | None:
         """Rows (W, D) of its own head, added ones last."""

@@ -106,7 +106,8 @@ def engine_parts(
         made[names.HEAD] = torch.cat([made[names.HEAD], made.pop(_ADDED).to(made[names.HEAD].dtype)])
     dtype = widest(made)
     if destination is not Destination.HF:
-        if not config.own_head and vocab_W is not None:
+        # SGLang takes the target's head only where a file names no vocabulary.
+        if not config.own_head and (vocab_W is not None or destination is Destination.SGLANG):
             made[names.HEAD] = lm_head.take(vocab_W).rows_VD.detach().to("cpu", dtype).contiguous()
             changes["own_head"] = True
         changes |= _biases(config, destination, made, dtype)

@@ -109,6 +109,10 @@ def _sglang_eagle3(config: Eagle3Config, form: ExportForm) -> list[str]:
             (config.fc_norm == "joint", "it has one norm over all that fc reads, for which SGLang has no name"),
             (config.layers[:1] == (0,), "it reads the target's embedding, which SGLang's layer ids cannot name"),
             (config.logit_scale != 1, "its logits have a scale, which SGLang ignores"),
+            (
+                bool(config.layers) and config.feature_width == config.hidden_size,
+                "it reads states as wide as itself through fc, which SGLang then leaves out",
+            ),
         ]
     )
 

@@ -39,6 +39,7 @@ from eda_service.storage.registry import (
     find_draft_manifest,
     has_draft,
     publish_draft,
+    require_own_name,
     reserve_draft,
     stage_draft,
 )
@@ -83,6 +84,7 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
         ArtifactCorruptError: The files were changed while they were read.
     """
     run.progress(Stage.READ, step=0, total_steps=1)
+    require_own_name(config.draft_name)
     base = find_base(config.target)
     for note in base.notes:
         run.event("target_note", note, stage=Stage.READ, level="warning")
@@ -159,7 +161,7 @@ def run_check(run: RunDir, config: ImportConfig) -> CheckFields:
         waiting = require_gpus(int(config.use_gpu))
         if waiting is not None:
             run.event("waiting_for_gpus", waiting, stage=Stage.CHECK, level="warning")
-        check = ray.get(_check.options(num_gpus=int(config.use_gpu)).remote(run.root, config, read.files))
+        check = ray.get(_check.options(num_gpus=int(config.use_gpu)).remote(run.root, config, read))
     run.event("draft_checked", check.advice, stage=Stage.CHECK, level="warning" if _is_notable(check) else "info")
     run.progress(Stage.CHECK, step=1, total_steps=1)
     return CheckFields(inputs={entry.path: entry.sha256 for entry in read.files}, check=check)
@@ -174,8 +176,11 @@ def run_register(run: RunDir, config: ImportConfig) -> RegisterFields:
     run.progress(Stage.PUBLISH, step=0, total_steps=1)
     read, checked = run.require(ReadRecord), run.require(CheckRecord)
     name = config.draft_name
+    check = checked.check
+    if checked.inputs != {entry.path: entry.sha256 for entry in read.files}:
+        check = run_check(run, config).check  # the other was of files that have been read again since
     version = reserve_draft(name, run.job_id)
-    manifest = _manifest(config, read, checked.check, version)
+    manifest = _manifest(config, read, check, version)
     if not has_draft(name, version):
         _publish(run, read.files, manifest)
     elif find_draft_manifest(f"{name}@{version}").files != manifest.files:
@@ -277,13 +282,16 @@ def _target_of(base: BaseModel) -> ImportTarget:
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _check(run_root: Path, config: ImportConfig, files: tuple[FileEntry, ...]) -> DraftCheck:
+def _check(run_root: Path, config: ImportConfig, read: ReadRecord) -> DraftCheck:
     limit_threads(config.threads)
     run = RunDir(run_root)
-    run.store.fetch(Stage.READ, files)
+    run.store.fetch(Stage.READ, read.files)
+    # At the commit that the draft was read for; another machine than that which read it may not have it.
+    spec = config.target.model_copy(update={"revision": read.target.revision})
+    if find_base(spec).resolved is None:
+        return DraftCheck(skipped=f"the weights of {read.target.model} are not on the machine that was to measure it")
     device = choose_device("cuda" if config.use_gpu else "cpu")
-    staged = run.stage_dir(Stage.READ) / _STAGED
-    return check_staged(staged, config.target, device=device, num_prompts=config.num_check_prompts)
+    return check_staged(run.stage_dir(Stage.READ) / _STAGED, spec, device=device, num_prompts=config.num_check_prompts)
 
 
 def _forget_staged(run: RunDir) -> None:

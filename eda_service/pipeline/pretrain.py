@@ -31,7 +31,7 @@ from eda_service.references import Reference
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, require_free_bytes, write_json
 from eda_service.storage.provenance import library_versions
-from eda_service.storage.registry import has_draft, publish_draft, read_draft_manifest, stage_draft
+from eda_service.storage.registry import draft_job_id, has_draft, publish_draft, read_draft_manifest, stage_draft
 from eda_service.storage.run import RunDir
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.io import load_io
@@ -64,8 +64,13 @@ def pretrain(run: RunDir, config: AdaptConfig, reference: str) -> Path:
         raise InputError(f"--pretrain {reference!r} is no name@version; write smollm2-135m@2", param="pretrain")
     if config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores:
         raise InputError("pretraining needs train.method=retrain and selection.method=all", param="train.method")
-    if has_draft(draft.name, draft.number):
-        raise ConflictError(f"{reference} is registered already; choose the next version", param="pretrain")
+    if has_draft(draft.name, draft.number) or draft_job_id(draft.name, draft.number) is not None:
+        raise ConflictError(f"{reference} is registered already, or was; choose the next version", param="pretrain")
+    if config.train.extend_draft_vocab or config.min_gain is not None:
+        raise InputError(
+            "train.extend_draft_vocab and min_gain are for adaptations of a base draft; leave them out of pretraining",
+            param="train.extend_draft_vocab" if config.train.extend_draft_vocab else "min_gain",
+        )
     shape = draft_config_of(config)  # before hours of generation
     if not run.has_record(Stage.GENERATE):
         need = disk_need_bytes(config, shape)

@@ -31,7 +31,7 @@ from eda_service.storage.registry import find_draft, read_draft_manifest
 from eda_service.storage.run import RunDir
 from eda_service.storage.state import Diverged, Trained, TrainOutcome
 from eda_service.training.best import fetch_best
-from eda_service.training.inputs import TrainInputs, build_draft
+from eda_service.training.inputs import TrainInputs, trained_form
 from eda_service.training.vocabulary import extend_vocabulary, rank_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
         )
-    total, trainable = count_parameters(build_draft(inputs)[0])
+    total, trainable = count_parameters(trained_form(inputs).draft)
     files = fetch_best(run)
     return TrainFields(
         inputs={entry.path: entry.sha256 for entry in selected.files}

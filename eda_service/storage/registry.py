@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import ImportConfig, Task
-from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, NotFoundError
+from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError, InputError, NotFoundError
 from eda_service.names import NAME_RULE, did_you_mean, is_name
 from eda_service.records import DraftManifest, PackManifest
 from eda_service.references import Alias, Reference
@@ -83,15 +83,19 @@ def find_draft_manifest(reference: Reference | str, home: Path | None = None) ->
 
 def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:
     name, version = _split(reference, "base_draft")
-    for shelf in _draft_shelves(home):
+    registered, shipped = _draft_shelves(home)
+    # A number that comes with the package is the package's, whatever was registered under it before it came.
+    is_theirs = version is not None and version in shipped.versions(name)
+    for shelf in (shipped,) if is_theirs else (registered, shipped):
         found = shelf.versions(name)
         if found and (version is None or version in found):
             return name, found[-1] if version is None else version, shelf
-    known = list_drafts(home)
-    close = did_you_mean(str(reference), [*known, *(name for shelf in _draft_shelves(home) for name in shelf.names())])
+    # Those that come with the package alone: other registered ones may be other people's.
+    known = [str(Reference(each, number)) for each in shipped.names() for number in shipped.versions(each)]
     raise BaseDraftMissingError(
-        f"no base draft {str(reference)!r}{close}; available: {', '.join(known) or 'none'}; "
-        "train one with `python -m jobs.train_draft --pretrain`",
+        f"no base draft {str(reference)!r}{did_you_mean(str(reference), [*known, *shipped.names()])}; with the package "
+        f"come {', '.join(known) or 'none'}; `eda drafts ls` lists yours, `eda drafts import` brings one, `python -m "
+        "jobs.train_draft --pretrain` trains one",
         param="base_draft",
     )
 
@@ -248,6 +252,20 @@ def draft_job_id(name: str, version: int, home: Path | None = None) -> str | Non
     return _shelf("drafts", home).job_id(name, version)
 
 
+def require_own_name(name: str) -> None:
+    """Refuse to register a draft under a name of those that come with the package.
+
+    Raises:
+        InputError: It is one.
+    """
+    if name in _draft_shelves(None)[1].names():
+        raise InputError(
+            f"{name} is the name of a draft that comes with the package, whose next versions have its numbers; choose "
+            "another name",
+            param="name",
+        )
+
+
 def reserve_draft(name: str, job_id: str, home: Path | None = None) -> int:
     """The version that an import registers: the same one when asked again, else the next after all there ever were."""
     shelf, taken = _shelf("drafts", home), max(draft_versions(name, home), default=0)
@@ -261,7 +279,9 @@ def reserve_draft(name: str, job_id: str, home: Path | None = None) -> int:
 
 def delete_draft(name: str, version: int, home: Path | None = None) -> None:
     """Remove a registered base draft, at once and whole; its number is not given again."""
-    _shelf("drafts", home).delete(name, version)
+    shelf = _shelf("drafts", home)
+    shelf.claim(name, version, "")  # one that no job has imported has no claim yet
+    shelf.delete(name, version)
 
 
 def stage_draft(name: str, version: int, home: Path | None = None) -> Path:

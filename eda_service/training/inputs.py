@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config.job import AdaptConfig, TrainConfig
-from eda_service.drafts.checkpoint import load_base_draft
+from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.freezing import prepare
 from eda_service.records import FileEntry, Stage
@@ -86,12 +86,18 @@ def is_bfloat16(config: TrainConfig) -> bool:
     return config.precision == "bfloat16"
 
 
+def trained_form(inputs: TrainInputs) -> LoadedDraft:
+    """The draft in the form its method trains, rows that are added to its head at zero."""
+    loaded = load_base_draft(inputs.start_dir, dtype=torch.float32)
+    return LoadedDraft(prepare(loaded.draft, inputs.config.train, seed=inputs.config.seed), loaded.vocab_W)
+
+
 def build_draft(inputs: TrainInputs) -> tuple[Draft, Tensor | None]:
-    """The draft in the form its method trains, and its vocabulary."""
+    """The draft as training begins, and its vocabulary."""
     from safetensors.torch import load_file
 
-    loaded, train = load_base_draft(inputs.start_dir, dtype=torch.float32), inputs.config.train
-    draft = prepare(loaded.draft, train, seed=inputs.config.seed)
+    loaded, train = trained_form(inputs), inputs.config.train
+    draft = loaded.draft
     vocab_W = load_file(inputs.vocab_path)["draft_vocab"] if inputs.vocab_path else None
     if draft.places.head and vocab_W is None:
         vocab_W = loaded.vocab_W  # the rows of its own head

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eda_service.errors import ArtifactCorruptError
 from eda_service.training.accumulate import num_parts, split
 from eda_service.training.backend import Backend, Part, Step
 from eda_service.training.batches import Batch, epoch_batches, split_heldout, worker_share
@@ -142,6 +143,15 @@ class Loop:
     def _load(self, indices: Sequence[int]) -> Batch:
         """Read a batch on to the worker's device."""
         batch = self._data.batch(indices, max_tokens=self._config.max_tokens, dtype=self._dtype)
+        shape = self._backend.draft.config
+        width = shape.hidden_size if batch.is_started else shape.feature_width
+        if batch.is_started != shape.is_started(self._config) or batch.features_BLD.shape[2] != width:
+            raise ArtifactCorruptError(
+                f"the samples hold {batch.features_BLD.shape[2]} numbers a token, "
+                f"{'of the draft' if batch.is_started else 'of the target'}, and this draft trained like this reads "
+                f"{shape.hidden_size if shape.is_started(self._config) else shape.feature_width}; generate them again "
+                "with the settings that are trained"
+            )
         return batch.to(self._backend.device)
 
     def _seconds(self) -> float:

@@ -100,4 +100,10 @@ def feeds_back_normed(source: Source, dialect: Dialect) -> bool:
         )
         source.fields.assume("norm_output", False, why)
         return False
+    if said and dialect is Dialect.EAGLE3:
+        why = (
+            "norm_output is taken as engines take it; a file of SpecForge that kept its embedding would mean the norm "
+            "before the head alone, and feed back the state before it"
+        )
+        source.fields.assume("norm_output", True, why)
     return said

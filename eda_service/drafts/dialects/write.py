@@ -88,7 +88,7 @@ def dialect_form(
         _fill_speculators(written, target_model)
     if dialect is Dialect.ANGELSLIM:
         written.setdefault("target_model_type", "llama")
-    return DialectForm(written, _namer(dialect, came))
+    return DialectForm(written, _namer(dialect, came, for_engine=for_engine))
 
 
 def _require_sayable(config: Eagle3Config, dialect: Dialect) -> None:
@@ -193,7 +193,7 @@ def _fill_speculators(written: dict[str, Any], target_model: str) -> None:
     )
 
 
-def _namer(dialect: Dialect, came: DialectRecord | None) -> Callable[[str], str]:
+def _namer(dialect: Dialect, came: DialectRecord | None, *, for_engine: bool) -> Callable[[str], str]:
     published = {} if came is None else {each.canonical: each.name for each in came.tensors if each.canonical}
     model = "model." if dialect is Dialect.NEMO else ""
     prefix = names.MIDLAYER if dialect in _MIDLAYER else names.LAYER
@@ -201,8 +201,8 @@ def _namer(dialect: Dialect, came: DialectRecord | None) -> Callable[[str], str]
         model, prefix = came.model_prefix, came.layer_prefix
 
     def name(canonical: str) -> str:
-        if canonical in published:
-            return published[canonical]
+        if canonical in published and not (for_engine and names.is_each_norm(canonical)):
+            return published[canonical]  # but SGLang's own names of these norms, which vLLM does not know
         if canonical in (names.HEAD, names.D2T, names.T2D):
             return canonical
         rest = canonical.removeprefix(names.LAYER)

@@ -150,9 +150,35 @@ def test_versions_follow_what_there_ever_was(dialect: OurDialect, make_run: Make
     registry.delete_draft("ours", 5, home)
     assert registry.draft_versions("ours", home) == [3, 4]
     assert import_draft.import_draft(*make_run("import_3", name="ours")).draft == "ours@6"
-    shipped = import_draft.import_draft(*make_run("import_4", name="smollm2-135m")).draft
-    assert shipped == "smollm2-135m@4"  # 2 and 3 are shipped
+    registry.delete_draft("ours", 3, home)  # it came by no job, and its number is gone all the same
+    registry.delete_draft("ours", 4, home)
+    registry.delete_draft("ours", 6, home)
+    again = import_draft.import_draft(*make_run("import_4", name="ours")).draft
+    assert again not in {f"ours@{number}" for number in (3, 4, 5, 6)}
+
+
+def test_the_names_of_shipped_drafts_are_the_packages(dialect: OurDialect, make_run: MakeRun, home: Path) -> None:
+    with pytest.raises(InputError, match="smollm2-135m is the name of a draft that comes with the package"):
+        import_draft.import_draft(*make_run(name="smollm2-135m"))
+    assert registry.draft_versions("smollm2-135m", home) == [2, 3]
+    put_draft(home, "smollm2-135m", 3)  # registered before a release came with that number
     assert registry.find_draft("smollm2-135m@3", home).is_relative_to(registry.shipped_drafts())
+
+
+def test_a_check_of_files_that_were_read_again_since_is_not_registered(
+    dialect: OurDialect, make_run: MakeRun, home: Path
+) -> None:
+    run, config = make_run()
+    for stage in (import_draft.READ, import_draft.CHECK):
+        run_stage(run, config, stage)
+    record = run.read_record(import_draft.CheckRecord, Stage.CHECK, verify=False)
+    assert record is not None
+    stale = record.check.model_copy(update={"skipped": "of other files"})
+    run.write_record(record.model_copy(update={"inputs": {"draft.safetensors": "0" * 64}, "check": stale}))
+    import_draft.import_draft(run, config)
+    found = registry.find_draft_manifest("My-Draft-@1", home).check
+    assert found is not None
+    assert found.skipped == "it was imported without a check"
 
 
 @pytest.mark.parametrize("stage", [Stage.READ, Stage.CHECK, Stage.PUBLISH])
