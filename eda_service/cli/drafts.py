@@ -57,6 +57,7 @@ def import_(
     num_check_prompts: Annotated[int | None, typer.Option(min=1, max=128, help="Answers of the check (20).")] = None,
     revision: Annotated[str | None, typer.Option(help="Of the source on the hub: branch, tag or commit.")] = None,
     target_revision: Annotated[str | None, typer.Option(help="Of the target on the hub.")] = None,
+    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
     ] = False,
@@ -77,6 +78,7 @@ def import_(
         "overrides": as_pairs(overrides or [], "--set"),
         "check": not no_check,
         "num_check_prompts": num_check_prompts,
+        "use_gpu": use_gpu or None,
         "force": force,
     }
     with connect(url) as client:
@@ -120,7 +122,8 @@ def show(draft: DraftArgument, url: UrlOption = None, as_json: JsonOption = Fals
 def check(
     draft: DraftArgument,
     target: TargetOption,
-    num_prompts: Annotated[int, typer.Option(min=8, max=1000, help="Answers of the target.")] = 20,
+    num_prompts: Annotated[int, typer.Option(min=8, max=128, help="Answers of the target.")] = 20,
+    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")] = False,
     watch: WatchOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -133,6 +136,7 @@ def check(
                 "model": as_path(target),
                 "check": True,
                 "dataset": {"source": "self", "num_prompts": num_prompts},
+                **({"use_gpu": True} if use_gpu else {}),
             }
         )
         if not watch:

@@ -27,6 +27,7 @@ def measure(
     temperatures: Annotated[
         list[float] | None, typer.Option("--temperature", min=0.0, max=2.0, help="Repeatable (0 and 1).")
     ] = None,
+    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
     ] = False,
@@ -51,6 +52,7 @@ def measure(
         "max_new_tokens": max_new_tokens,
         "num_draft_tokens": num_draft_tokens,
         "temperatures": temperatures or None,
+        "use_gpu": use_gpu or None,
         "force": force,
     }
     with connect(url) as client:
