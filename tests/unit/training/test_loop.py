@@ -16,17 +16,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from tiny_models import random_samples
+from tiny_models import random_eagle3, random_samples
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from training_inputs import curve_of, inputs_of, pack_of, write_inputs
 
 from eda_service.config.job import TrainConfig
 from eda_service.drafts.draft import Draft
+from eda_service.errors import ArtifactCorruptError
 from eda_service.storage.shards import write_shard
 from eda_service.storage.state import Diverged, Trained
 from eda_service.targets.loader import Target
-from eda_service.training import loop, train
+from eda_service.training import loop, simulate, train
 from eda_service.training.schedule import has_stopped_improving
 
 TORCH: dict[str, Any] = {"backend": "torch", "num_workers": 1}
@@ -206,6 +207,34 @@ def test_deepspeed_alone_in_its_group_takes_the_same_steps(
     assert measured.weights.keys() == weights.keys()
     for key, tensor in weights.items():
         torch.testing.assert_close(measured.weights[key], tensor, rtol=0.0, atol=tolerance)
+
+
+@pytest.fixture
+def eagle3_files(tmp_path: Path, tiny_target: Target) -> Path:
+    """Samples that hold the first state of an EAGLE-3 draft, which has a head of its own."""
+    draft = random_eagle3(tiny_target, hidden_size=32, own_embedding=False, draft_vocab_size=112)
+    files = write_inputs(tmp_path, tiny_target, draft)
+    samples = random_samples(torch.randint(8, 24, (33,), generator=torch.Generator().manual_seed(0)).tolist())
+    started = [replace(sample, own_head_in=sample.features, is_started=True) for sample in samples]
+    write_shard(files / "data", "shard-00000", started)
+    return files
+
+
+def test_a_head_of_the_drafts_own_trains_in_parts(
+    group: None, eagle3_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeRO-3 leaves a weight empty until its module is called, also where acceptance is measured before any step."""
+    monkeypatch.setattr(loop, "simulated_acceptance_length", simulate.simulated_acceptance_length)
+    run(eagle3_files, "torch", epochs=1)
+    run(eagle3_files, "zero-3", epochs=1, backend="deepspeed", zero_stage=3)
+    assert len(losses(eagle3_files, "torch")) == 5
+    assert losses(eagle3_files, "zero-3") == pytest.approx(losses(eagle3_files, "torch"), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"method": "full_ft"}, {"train_fc": True}])
+def test_samples_made_for_a_frozen_fc_train_nothing_else(eagle3_files: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactCorruptError, match=r"hold 32 numbers a token, of the draft, .* reads 64"):
+        run(eagle3_files, "other", **settings)
 
 
 def test_torch_is_for_one_worker() -> None:
