@@ -76,19 +76,25 @@ def test_the_newest_version_is_by_number_not_by_text(
     assert find_draft("tiny@9").name == "9"
 
 
-def test_a_shipped_draft_is_found_after_the_home_s(base_draft_dir: Path, no_shipped_drafts: Path, home: Path) -> None:
-    shutil.copytree(base_draft_dir, no_shipped_drafts / "tiny" / "1")
+def test_a_shipped_number_is_the_packages_and_a_bare_name_the_homes(
+    base_draft_dir: Path, no_shipped_drafts: Path, home: Path
+) -> None:
     shutil.copytree(base_draft_dir, no_shipped_drafts / "tiny" / "2")
-    assert find_draft("tiny@1") == base_draft_dir
+    assert find_draft("tiny@1") == find_draft("tiny") == base_draft_dir
     assert find_draft("tiny@2") == no_shipped_drafts / "tiny" / "2"
     assert list_drafts() == ["tiny@1", "tiny@2"]
+    shutil.copytree(base_draft_dir, no_shipped_drafts / "tiny" / "1")  # a release that comes with that number later
+    assert find_draft("tiny@1") == no_shipped_drafts / "tiny" / "1"
 
 
-def test_a_missing_draft_lists_what_there_is(base_draft_dir: Path) -> None:
+def test_a_missing_draft_names_those_of_the_package_alone(base_draft_dir: Path, no_shipped_drafts: Path) -> None:
+    """Registered ones may be other people's."""
+    shutil.copytree(base_draft_dir, no_shipped_drafts / "common" / "1")
     for reference in ("other@1", "other", "tiny@2"):
-        with pytest.raises(BaseDraftMissingError, match=r"available: tiny@1; train one") as caught:
+        with pytest.raises(BaseDraftMissingError, match=r"with the package come common@1; `eda drafts ls`") as caught:
             find_draft(reference)
         assert (caught.value.param, caught.value.code) == ("base_draft", "base_draft_missing")
+        assert "tiny@1" not in caught.value.message
 
 
 @pytest.mark.parametrize("reference", ["", "../etc", "a/b", "tiny@", "tiny@x", "tiny@-1", "@1", ".hidden", "a b"])
