@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eda_service.config.job import DistributionLoss, LossConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft

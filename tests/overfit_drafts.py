@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eda_service.config.job import DistributionLoss, LossConfig, SelfGenConfig
+from eda_service.config.job import SelfGenConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft

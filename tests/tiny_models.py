@@ -24,7 +24,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from eda_service.config.job import LossConfig
+from eda_service.config.loss import LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import save_base_draft

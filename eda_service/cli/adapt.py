@@ -10,7 +10,17 @@ import typer
 
 from eda_service.cli import view
 from eda_service.cli.arguments import as_pair, as_pairs, as_path
-from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, err, out, print_json
+from eda_service.cli.console import (
+    IdempotencyOption,
+    JsonOption,
+    UrlOption,
+    WatchOption,
+    connect,
+    detachable,
+    err,
+    out,
+    print_json,
+)
 from eda_service.cli.jobs import finish, require_served
 from eda_service.client import ApiError, Client
 from eda_service.config import presets
@@ -82,13 +92,9 @@ def adapt(
         list[str] | None,
         typer.Option("--stage-deadline", metavar="STAGE=SECONDS", help="Fail when a stage takes longer; repeatable."),
     ] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key again returns the job that it made.")
-    ] = None,
+    idempotency_key: IdempotencyOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the job would need, and queue nothing.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends; Ctrl-C detaches.")
-    ] = False,
+    watch: WatchOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -38,6 +38,17 @@ class Exit(IntEnum):
 UrlOption = Annotated[
     str | None, typer.Option("--url", envvar="EDA_URL", help="Service URL; default: the one that `eda up` wrote down.")
 ]
+WatchOption = Annotated[
+    bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends; Ctrl-C detaches.")
+]
+IdempotencyOption = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", metavar="KEY", help="The same key again returns the job that it made."),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
+]
+UseGpuOption = Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 
 _JSON = "eda.json"

@@ -10,8 +10,12 @@ from eda_service.cli import task_view
 from eda_service.cli.arguments import as_pairs, as_path
 from eda_service.cli.console import (
     Commands,
+    ForceOption,
+    IdempotencyOption,
     JsonOption,
     UrlOption,
+    UseGpuOption,
+    WatchOption,
     connect,
     detachable,
     err,
@@ -32,9 +36,6 @@ app = typer.Typer(
 DraftArgument = Annotated[str, typer.Argument(metavar="NAME", help="name@version; without a version the newest.")]
 TargetOption = Annotated[
     str, typer.Option("--target", metavar="BASE", help="Base target: hub id, local directory, or shipped name.")
-]
-WatchOption = Annotated[
-    bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends; Ctrl-C detaches.")
 ]
 
 
@@ -57,13 +58,9 @@ def import_(
     num_check_prompts: Annotated[int | None, typer.Option(min=1, max=128, help="Answers of the check (20).")] = None,
     revision: Annotated[str | None, typer.Option(help="Of the source on the hub: branch, tag or commit.")] = None,
     target_revision: Annotated[str | None, typer.Option(help="Of the target on the hub.")] = None,
-    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
-    ] = False,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key again returns the job that it made.")
-    ] = None,
+    use_gpu: UseGpuOption = False,
+    force: ForceOption = False,
+    idempotency_key: IdempotencyOption = None,
     watch: WatchOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -123,7 +120,7 @@ def check(
     draft: DraftArgument,
     target: TargetOption,
     num_prompts: Annotated[int, typer.Option(min=8, max=128, help="Answers of the target.")] = 20,
-    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")] = False,
+    use_gpu: UseGpuOption = False,
     watch: WatchOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,

@@ -8,7 +8,18 @@ import typer
 
 from eda_service.cli import task_view
 from eda_service.cli.arguments import as_path
-from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, out, print_json
+from eda_service.cli.console import (
+    ForceOption,
+    IdempotencyOption,
+    JsonOption,
+    UrlOption,
+    UseGpuOption,
+    WatchOption,
+    connect,
+    detachable,
+    out,
+    print_json,
+)
 from eda_service.client import Client, Job
 
 
@@ -27,16 +38,10 @@ def measure(
     temperatures: Annotated[
         list[float] | None, typer.Option("--temperature", min=0.0, max=2.0, help="Repeatable (0 and 1).")
     ] = None,
-    use_gpu: Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
-    ] = False,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key again returns the job that it made.")
-    ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch/--no-watch", help="Show progress until the job ends; Ctrl-C detaches.")
-    ] = False,
+    use_gpu: UseGpuOption = False,
+    force: ForceOption = False,
+    idempotency_key: IdempotencyOption = None,
+    watch: WatchOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:

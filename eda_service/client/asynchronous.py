@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,6 +20,7 @@ from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
 from eda_service.client.stream import EventStream
 from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements
+from eda_service.client.walking import every_async, last_async, until_ended_async
 
 T = TypeVar("T")
 
@@ -114,14 +114,10 @@ class AsyncClient:
         self, *, status: str | None = None, metadata: Mapping[str, str] | None = None, page_size: int = 100
     ) -> AsyncIterator[Adaptation]:
         """Every job, newest first, page after page."""
-        after: str | None = None
-        while True:
-            page = await self.page(limit=page_size, after=after, status=status, metadata=metadata)
-            for job in page:
-                yield job
-            if not page.has_more:
-                return
-            after = page.last_id
+        async for each in every_async(
+            lambda after: self.page(limit=page_size, after=after, status=status, metadata=metadata)
+        ):
+            yield each
 
     async def cancel(self, job_id: str) -> Adaptation:
         """Stop a job."""
@@ -137,13 +133,7 @@ class AsyncClient:
 
     async def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
         """Every event of a job after the given one, oldest first."""
-        found: list[JobEvent] = []
-        while True:
-            page = await self._send(calls.events(job_id, after=after))
-            found.extend(page)
-            if not page.has_more:
-                return found
-            after = page.last_id
+        return [each async for each in every_async(lambda last: self._send(calls.events(job_id, after=last)), after)]
 
     async def stream_events(self, job_id: str, *, after: str | None = None) -> AsyncIterator[JobEvent]:
         """Events as they happen, until the job has ended and its last one is out; broken connections are resumed."""
@@ -208,12 +198,8 @@ class AsyncClient:
     async def watch(self, job_id: str, *, interval_s: float = 0.5) -> AsyncIterator[Adaptation]:
         """The job again and again until it is terminal; that state is the last item."""
         patience = self._connection.patience()
-        while True:
-            job = await self._patiently(calls.get(job_id), patience)
+        async for job in until_ended_async(lambda: self._patiently(calls.get(job_id), patience), interval_s):
             yield job
-            if job.is_terminal:
-                return
-            await asyncio.sleep(interval_s)
 
     async def wait(self, job_id: str, *, timeout_s: float | None = None, interval_s: float = 0.5) -> Adaptation:
         """Block until the job is terminal.
@@ -221,13 +207,7 @@ class AsyncClient:
         Raises:
             TimeoutError: It is not, after `timeout_s`.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        async for job in self.watch(job_id, interval_s=interval_s):
-            if job.is_terminal:
-                return job
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:.0f} s")
-        raise AssertionError("watch ends with a terminal job")
+        return await last_async(self.watch(job_id, interval_s=interval_s), timeout_s)
 
     async def _send(self, call: Call[T]) -> T:
         num_retries = 0

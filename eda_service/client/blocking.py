@@ -19,6 +19,7 @@ from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
 from eda_service.client.stream import EventStream
 from eda_service.client.tasks import Drafts, Jobs, Measurements
+from eda_service.client.walking import every, last, until_ended
 
 T = TypeVar("T")
 
@@ -112,13 +113,7 @@ class Client:
         self, *, status: str | None = None, metadata: Mapping[str, str] | None = None, page_size: int = 100
     ) -> Iterator[Adaptation]:
         """Every job, newest first, page after page."""
-        after: str | None = None
-        while True:
-            page = self.page(limit=page_size, after=after, status=status, metadata=metadata)
-            yield from page
-            if not page.has_more:
-                return
-            after = page.last_id
+        yield from every(lambda after: self.page(limit=page_size, after=after, status=status, metadata=metadata))
 
     def cancel(self, job_id: str) -> Adaptation:
         """Stop a job."""
@@ -134,13 +129,7 @@ class Client:
 
     def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
         """Every event of a job after the given one, oldest first."""
-        found: list[JobEvent] = []
-        while True:
-            page = self._send(calls.events(job_id, after=after))
-            found.extend(page)
-            if not page.has_more:
-                return found
-            after = page.last_id
+        return list(every(lambda last: self._send(calls.events(job_id, after=last)), after))
 
     def stream_events(self, job_id: str, *, after: str | None = None) -> Iterator[JobEvent]:
         """Events as they happen, until the job has ended and its last one is out; broken connections are resumed."""
@@ -200,12 +189,7 @@ class Client:
     def watch(self, job_id: str, *, interval_s: float = 0.5) -> Iterator[Adaptation]:
         """The job again and again until it is terminal; that state is the last item."""
         patience = self._connection.patience()
-        while True:
-            job = self._patiently(calls.get(job_id), patience)
-            yield job
-            if job.is_terminal:
-                return
-            time.sleep(interval_s)
+        yield from until_ended(lambda: self._patiently(calls.get(job_id), patience), interval_s)
 
     def wait(self, job_id: str, *, timeout_s: float | None = None, interval_s: float = 0.5) -> Adaptation:
         """Block until the job is terminal.
@@ -213,13 +197,7 @@ class Client:
         Raises:
             TimeoutError: It is not, after `timeout_s`.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for job in self.watch(job_id, interval_s=interval_s):
-            if job.is_terminal:
-                return job
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:.0f} s")
-        raise AssertionError("watch ends with a terminal job")
+        return last(self.watch(job_id, interval_s=interval_s), timeout_s)
 
     def _send(self, call: Call[T]) -> T:
         num_retries = 0

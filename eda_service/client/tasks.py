@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +11,7 @@ from eda_service.client.calls import Call
 from eda_service.client.deployments import AsyncSend, Send
 from eda_service.client.retry import Patience
 from eda_service.client.task_answers import Draft, Job, Measurement
+from eda_service.client.walking import every, every_async, last, last_async, until_ended, until_ended_async
 
 T = TypeVar("T")
 
@@ -67,13 +66,7 @@ class Jobs:
 
     def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
         """Every event of a job after the given one, oldest first."""
-        found: list[JobEvent] = []
-        while True:
-            page = self._send(calls.events(job_id, after=after))
-            found.extend(page)
-            if not page.has_more:
-                return found
-            after = page.last_id
+        return list(every(lambda last: self._send(calls.events(job_id, after=last)), after))
 
     def logs(self, job_id: str, *, stage: str | None = None, tail: int = 200) -> list[str]:
         """The last lines of a stage's log; of the latest stage that logged by default."""
@@ -82,12 +75,7 @@ class Jobs:
     def watch(self, job_id: str, *, interval_s: float = 0.5) -> Iterator[Job]:
         """The job again and again until it is terminal; that state is the last item."""
         patience = self._patience()
-        while True:
-            job = self._patiently(calls.job(job_id), patience)
-            yield job
-            if job.is_terminal:
-                return
-            time.sleep(interval_s)
+        yield from until_ended(lambda: self._patiently(calls.job(job_id), patience), interval_s)
 
     def wait(self, job_id: str, *, timeout_s: float | None = None, interval_s: float = 0.5) -> Job:
         """Block until the job is terminal.
@@ -95,13 +83,7 @@ class Jobs:
         Raises:
             TimeoutError: It is not, after `timeout_s`.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for job in self.watch(job_id, interval_s=interval_s):
-            if job.is_terminal:
-                return job
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:.0f} s")
-        raise AssertionError("watch ends with a terminal job")
+        return last(self.watch(job_id, interval_s=interval_s), timeout_s)
 
 
 class Drafts:
@@ -128,13 +110,7 @@ class Drafts:
 
     def iterate(self, *, page_size: int = 100) -> Iterator[Draft]:
         """Every draft, page after page."""
-        after: str | None = None
-        while True:
-            page = self.page(limit=page_size, after=after)
-            yield from page
-            if not page.has_more:
-                return
-            after = page.last_id
+        yield from every(lambda after: self.page(limit=page_size, after=after))
 
     def delete(self, draft: str) -> None:
         """Remove a registered draft that nothing uses."""
@@ -198,13 +174,7 @@ class AsyncJobs:
 
     async def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
         """Every event of a job after the given one, oldest first."""
-        found: list[JobEvent] = []
-        while True:
-            page = await self._send(calls.events(job_id, after=after))
-            found.extend(page)
-            if not page.has_more:
-                return found
-            after = page.last_id
+        return [each async for each in every_async(lambda last: self._send(calls.events(job_id, after=last)), after)]
 
     async def logs(self, job_id: str, *, stage: str | None = None, tail: int = 200) -> list[str]:
         """The last lines of a stage's log; of the latest stage that logged by default."""
@@ -213,12 +183,8 @@ class AsyncJobs:
     async def watch(self, job_id: str, *, interval_s: float = 0.5) -> AsyncIterator[Job]:
         """The job again and again until it is terminal; that state is the last item."""
         patience = self._patience()
-        while True:
-            job = await self._patiently(calls.job(job_id), patience)
+        async for job in until_ended_async(lambda: self._patiently(calls.job(job_id), patience), interval_s):
             yield job
-            if job.is_terminal:
-                return
-            await asyncio.sleep(interval_s)
 
     async def wait(self, job_id: str, *, timeout_s: float | None = None, interval_s: float = 0.5) -> Job:
         """Block until the job is terminal.
@@ -226,13 +192,7 @@ class AsyncJobs:
         Raises:
             TimeoutError: It is not, after `timeout_s`.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        async for job in self.watch(job_id, interval_s=interval_s):
-            if job.is_terminal:
-                return job
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job_id} is still {job.status} after {timeout_s:.0f} s")
-        raise AssertionError("watch ends with a terminal job")
+        return await last_async(self.watch(job_id, interval_s=interval_s), timeout_s)
 
 
 class AsyncDrafts:
@@ -259,14 +219,8 @@ class AsyncDrafts:
 
     async def iterate(self, *, page_size: int = 100) -> AsyncIterator[Draft]:
         """Every draft, page after page."""
-        after: str | None = None
-        while True:
-            page = await self.page(limit=page_size, after=after)
-            for draft in page:
-                yield draft
-            if not page.has_more:
-                return
-            after = page.last_id
+        async for each in every_async(lambda after: self.page(limit=page_size, after=after)):
+            yield each
 
     async def delete(self, draft: str) -> None:
         """Remove a registered draft that nothing uses."""

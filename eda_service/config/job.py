@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from eda_service.config.base import Config, Name
 from eda_service.config.deploy import DeployConfig
 from eda_service.config.draft import DraftSpec
+from eda_service.config.loss import LossConfig
 from eda_service.config.removed import without_early_training
 from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
@@ -46,18 +47,6 @@ class Selector(StrEnum):
     RANDOM = "random"
     REVERSED = "reversed"
     ALL = "all"
-
-
-class DistributionLoss(StrEnum):
-    """How far the draft's distribution is from the target's: Eq. 10's soft cross-entropy (KL up to a constant), total
-    variation distance, or the negative logarithm of the acceptance rate (arXiv 2602.23881); or cross-entropy with the
-    tokens of the answer alone, all that a black-box target shows (arXiv 2503.07807).
-    """
-
-    CROSS_ENTROPY = "cross_entropy"
-    TVD = "tvd"
-    LK = "lk"
-    TOKENS = "tokens"
 
 
 class TargetSpec(Config):
@@ -174,27 +163,6 @@ class SelectionConfig(Config):
     )
     num_reference_prompts: int = Field(48, ge=8, le=100_000, description="general prompts behind Eq. 12's statistics")
     reference_max_new_tokens: int = Field(64, ge=8, le=4096, description="answer cap on general prompts")
-
-
-class LossConfig(Config):
-    """Draft loss (Eqs. 1, 10): regression on features plus soft cross-entropy on token distributions."""
-
-    regression_weight: float = Field(1.0, ge=0.0, le=100.0, description="SmoothL1 on features (released code: 1.0)")
-    cross_entropy_weight: float = Field(
-        0.1, ge=0.0, le=100.0, description="soft cross-entropy (released code: 0.1), or what `distribution` says"
-    )
-    distribution: DistributionLoss = Field(
-        DistributionLoss.CROSS_ENTROPY, description="loss on the distributions; cross_entropy is the paper's"
-    )
-    unroll_steps: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="drafted positions unrolled per start; 1 is the paper, 3 is HASS / training-time test",
-    )
-    feature_noise: float = Field(
-        0.0, ge=0.0, le=1.0, description="uniform noise on input features (released code: 0.2 * 512 / L)"
-    )
 
 
 class TrainBackend(StrEnum):

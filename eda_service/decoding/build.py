@@ -7,7 +7,7 @@ from pathlib import Path
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
-from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack, read_draft_config
+from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
 from eda_service.drafts.fits import check_reads
 from eda_service.targets.loader import Target
 
@@ -20,11 +20,11 @@ def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: Target) -> Loa
     Raises:
         TargetIncompatibleError: It reads layers that the target does not have.
     """
-    check_reads(read_draft_config(base_dir), target.config.num_hidden_layers)
     if pack_dir is None:
         loaded = load_base_draft(base_dir, dtype=target.dtype)
     else:
         loaded = load_pack(base_dir, pack_dir, dtype=target.dtype)
+    check_reads(loaded.draft.config, target.config.num_hidden_layers)
     loaded.draft.to(target.device)
     return for_inference(loaded)
 

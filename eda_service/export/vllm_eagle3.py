@@ -16,8 +16,8 @@ from eda_service.export.contents import require_tensors
 from eda_service.export.vllm_model import config_of, keep_gate
 
 
-class Eagle3EdaForCausalLM(Eagle3LlamaForCausalLM):
-    """A draft of kind `eagle3` exported with `--to vllm --form plugin`.
+class _Gated:
+    """What both classes add to vLLM's own: the gate between the experts, and that every tensor of the export is there.
 
     Raises:
         TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
@@ -25,7 +25,7 @@ class Eagle3EdaForCausalLM(Eagle3LlamaForCausalLM):
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         eda = config_of(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]  # vLLM's class comes next
         self.eda = eda
         keep_gate(self, eda, vllm_config, prefix)
 
@@ -37,28 +37,12 @@ class Eagle3EdaForCausalLM(Eagle3LlamaForCausalLM):
         """
         tensors = dict(weights)
         require_tensors(self.eda, tensors)
-        super().load_weights(tensors.items())
+        super().load_weights(tensors.items())  # type: ignore[misc]
 
 
-class Eagle3EdaQwen3ForCausalLM(Eagle3Qwen3ForCausalLM):
-    """The same for a draft whose queries and keys are normed.
+class Eagle3EdaForCausalLM(_Gated, Eagle3LlamaForCausalLM):
+    """A draft of kind `eagle3` exported with `--to vllm --form plugin`."""
 
-    Raises:
-        TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
-    """
 
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
-        eda = config_of(vllm_config)
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.eda = eda
-        keep_gate(self, eda, vllm_config, prefix)
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Load every tensor of the export.
-
-        Raises:
-            ArtifactCorruptError: One is missing or unknown.
-        """
-        tensors = dict(weights)
-        require_tensors(self.eda, tensors)
-        super().load_weights(tensors.items())
+class Eagle3EdaQwen3ForCausalLM(_Gated, Eagle3Qwen3ForCausalLM):
+    """The same for a draft whose queries and keys are normed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ray import train as ray_train
@@ -14,7 +14,7 @@ from torch import Tensor
 from eda_service.config.job import AdaptConfig
 from eda_service.draft_check import FULL_COVERAGE
 from eda_service.drafts.checkpoint import read_draft_config, read_draft_vocab
-from eda_service.drafts.coverage import coverage
+from eda_service.drafts.coverage import Coverage, coverage
 from eda_service.drafts.freezing import count_parameters
 from eda_service.errors import ArtifactCorruptError, NonFiniteLossError, WorkerLostError
 from eda_service.pipeline.bound_torch import BoundTorchConfig
@@ -53,7 +53,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     selected, generated = run.require(SelectionManifest), run.require(SelfGenManifest)
     start_dir = start_dir or find_draft(config.base_draft)
     covered = measured_coverage(run, config, generated.files, start_dir)
-    inputs = inputs_of(run, config, generated.files, selected.files, start_dir)
+    inputs = inputs_of(run, config, generated.files, selected.files, start_dir, covered.missing)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
     outcome = fit(inputs)
     if outcome.frozen_before != outcome.frozen_after:
@@ -81,7 +81,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         curve=tuple(Curve(run.store.shared(CURVE_FILE).parent).read()),
         num_worker_restarts=outcome.restarts,
         training_seconds=outcome.seconds,
-        draft_vocab_coverage=covered,
+        draft_vocab_coverage=covered.share,
     )
 
 
@@ -96,6 +96,7 @@ def inputs_of(
     generated: Sequence[FileEntry],
     selected: Sequence[FileEntry],
     start_dir: Path,
+    missing: Mapping[int, int],
 ) -> TrainInputs:
     """What a worker group needs.
 
@@ -105,10 +106,11 @@ def inputs_of(
         generated: Files of the generate stage.
         selected: Files of the select stage, the samples to train on.
         start_dir: Draft to start from.
+        missing: How often tokens came that its own vocabulary does not hold.
     """
     generate_dir, data_dir, out_dir = (run.stage_dir(each) for each in (Stage.GENERATE, Stage.SELECT, Stage.TRAIN))
     run.store.fetch(Stage.SELECT, tokens_of(selected))
-    vocabulary = _vocabulary(run, config, generated, start_dir, out_dir)
+    vocabulary = _vocabulary(run, config, generated, start_dir, missing)
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
@@ -134,7 +136,7 @@ def _own_start(run: RunDir, start_dir: Path) -> list[Path]:
 
 
 def _vocabulary(
-    run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path, out_dir: Path
+    run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path, missing: Mapping[int, int]
 ) -> Path | None:
     """The draft vocabulary as a file, where it is another than the base draft's own."""
     from safetensors.torch import save_file
@@ -146,20 +148,19 @@ def _vocabulary(
     elif own_W is None or not train.extend_draft_vocab:
         return None
     else:
-        missing = coverage(own_W, answers_of(run, generated)).missing
         vocab_W = extend_vocabulary(own_W, missing, train.extend_draft_vocab, shape.vocab_size)
     if vocab_W is None:
         return None
-    path = out_dir / "vocabulary.safetensors"
+    path = run.stage_dir(Stage.TRAIN) / "vocabulary.safetensors"
     save_file({"draft_vocab": vocab_W}, path)
     return path
 
 
-def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path) -> float:
-    """Share of the target's answer tokens that the base draft's own vocabulary holds, told where it is small."""
+def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[FileEntry], start_dir: Path) -> Coverage:
+    """How much of the target's answers the base draft's own vocabulary holds, told where that is little."""
     own_W = read_draft_vocab(start_dir)
     if own_W is None or read_draft_config(start_dir).own_vocab_size is None:
-        return 1.0
+        return coverage(None, ())
     covered = coverage(own_W, answers_of(run, generated))
     said = f"the draft's vocabulary of {len(own_W)} tokens covers {covered.share:.1%} of what the target writes"
     if covered.share >= FULL_COVERAGE:
@@ -172,7 +173,7 @@ def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[File
             f"; {len(covered.missing)} other tokens came, which train.extend_draft_vocab={len(covered.missing)} adds"
         )
         run.event("draft_vocab_coverage", said, stage=Stage.TRAIN, level="warning")
-    return covered.share
+    return covered
 
 
 def answers_of(run: RunDir, generated: Sequence[FileEntry]) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eda_service.config.job import DistributionLoss, LossConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.unroll import unroll
 from eda_service.targets.head import LmHead

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from eda_service.config.job import DistributionLoss, LossConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.eagle1 import Eagle1Draft
 from eda_service.drafts.unroll import unroll

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eda_service.config.job import LossConfig, Method, Mix, TrainConfig
+from eda_service.config.job import Method, Mix, TrainConfig
+from eda_service.config.loss import LossConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import Eagle1Config, PrivateConfig, parameter_counts
 from eda_service.drafts.freezing import count_parameters, frozen_sha256, prepare, trained_state

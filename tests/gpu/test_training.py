@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny_models import VOCAB_SIZE, random_draft, random_samples
 
-from eda_service.config.job import DistributionLoss, LossConfig, Method, TrainConfig
+from eda_service.config.job import Method, TrainConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.drafts.freezing import frozen_sha256, prepare
 from eda_service.targets.loader import Target
 from eda_service.training.batches import collate

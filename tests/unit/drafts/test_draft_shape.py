@@ -13,7 +13,8 @@ from families import SERVED, family_config, write_family
 from odd_checkpoints import settings
 from tiny_models import random_samples
 
-from eda_service.config.job import AdaptConfig, LossConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.config.loss import LossConfig
 from eda_service.drafts.draft_shape import draft_shape
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import TargetIncompatibleError

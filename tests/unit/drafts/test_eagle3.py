@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from eda_service.config.job import DistributionLoss, LossConfig, Method, SelfGenConfig, TrainConfig, TreeConfig
+from eda_service.config.job import Method, SelfGenConfig, TrainConfig, TreeConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts

@@ -21,7 +21,8 @@ from tiny_models import draft_config
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from eda_service.config.job import DistributionLoss, LossConfig, Method, SelfGenConfig, TrainConfig, TreeConfig
+from eda_service.config.job import Method, SelfGenConfig, TrainConfig, TreeConfig
+from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts

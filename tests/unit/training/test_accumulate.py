@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny_models import random_draft, random_samples
 
-from eda_service.config.job import LossConfig, TrainConfig
+from eda_service.config.job import TrainConfig
+from eda_service.config.loss import LossConfig
 from eda_service.targets.head import LmHead
 from eda_service.targets.loader import Target
 from eda_service.training.accumulate import num_parts, split, step_counts

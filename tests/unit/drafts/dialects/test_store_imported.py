@@ -17,7 +17,6 @@ from eda_service.drafts.dialects.read import read_source
 from eda_service.drafts.dialects.store import extra_tensors, read_dialect, write_imported
 from eda_service.drafts.draft_config import parse_draft_config
 from eda_service.drafts.freezing import frozen_sha256
-from eda_service.drafts.kinds import DRAFTS
 from eda_service.errors import ArtifactCorruptError, DraftIncompatibleError
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -87,7 +86,6 @@ def test_it_loads_in_the_dtype_that_is_asked_for_and_its_hash_does_not_depend_on
         assert frozen_sha256(loaded[torch.float32], torch.bfloat16) == frozen_sha256(loaded[torch.bfloat16])
 
 
-@pytest.mark.skipif("eagle3" not in DRAFTS, reason="no class of EAGLE-3 drafts in this tree")
 def test_eagle3_loads(tmp_path: Path) -> None:
     norms = ("input_norm", "fc_norm.0", "fc_norm.1", "fc_norm.2")
     biases = tuple(f"layers.0.self_attn.{each}_proj" for each in "qkvo")
