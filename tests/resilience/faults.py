@@ -35,6 +35,8 @@ from tests.resilience.victims import victims
 RESULT = "faults.json"
 TIMEOUT_S = 420.0
 CANCEL_S = 10.0
+GRACE_S = 5.0
+"""What a driver is given to end by itself: one that is held open for longer is killed where it stands."""
 CONFIG: dict[str, Any] = {
     "target": {"dtype": "float32"},
     "selfgen": {"max_new_tokens": 24, "batch_size": 8, "shard_size": 8, "threads_per_actor": 1},
@@ -136,7 +138,7 @@ class Bench:
         env = {
             "EDA_SERVE": "false",
             "EDA_BACKOFF_S": "0.2",
-            "EDA_GRACE_S": "5",
+            "EDA_GRACE_S": f"{GRACE_S:g}",
             "EDA_DISPATCH_INTERVAL_S": "0.3",
             "EDA_FAULT_FILE": str(self.fault_file),
             "PYTHONPATH": f"{ROOT / 'tests' / 'resilience' / 'injected'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
@@ -152,7 +154,8 @@ class Bench:
         if fault is not None and not outside:
             self.fault_file.write_text(json.dumps(asdict(fault)))
         elif fault is not None and fault.when in HELD_OPEN:
-            held = {"role": "driver", "when": "before", "pause_s": 5.0, **HELD_OPEN[fault.when]}
+            pause_s = 4 * GRACE_S if fault.op == "cancel" else GRACE_S
+            held = {"role": "driver", "when": "before", "pause_s": pause_s, **HELD_OPEN[fault.when]}
             self.fault_file.write_text(json.dumps(held))
         started = time.monotonic()
         with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
@@ -218,9 +221,9 @@ class Bench:
         ends = [kind for kind in types if kind in ("job_succeeded", "job_failed", "job_cancelled")]
         sound = len(ends) == 1 and types[0] == "job_created" and types.count("attempt_started") == job.attempt
         problems = [] if sound else [f"events: {types}"]
+        problems += [f"left in the registry: {name}" for name in staging]
         digest = None
         if job.status == "succeeded":
-            problems += [f"left in the registry: {name}" for name in staging]
             if len(claims) != 1 or job.result_pack is None:
                 problems.append(f"{len(claims)} pack versions for one job")
             else:
