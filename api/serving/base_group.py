@@ -26,7 +26,8 @@ from eda_service.targets.adapters.adapter import Adapter, is_stackable, read_ada
 from eda_service.targets.chat.chat import speaks_as_base
 from eda_service.targets.device import choose_device
 from eda_service.targets.fused import is_fused
-from eda_service.targets.loader import Target, fingerprint, load_target
+from eda_service.targets.identity import fingerprint
+from eda_service.targets.loader import Target, load_target
 from eda_service.targets.resolve import resolve_target
 
 

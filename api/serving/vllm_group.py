@@ -27,12 +27,12 @@ from eda_service.export.vllm_environment import require_vllm
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
 from eda_service.targets.checks.check import load_config
+from eda_service.targets.ends import choose_dtype, max_context_of
 from eda_service.targets.generation_defaults import (
     GenerationDefaults,
     read_generation_defaults,
     require_vllm_computes,
 )
-from eda_service.targets.loader import choose_dtype, max_context_of
 
 _SERVER = "api.serving.vllm_server"
 

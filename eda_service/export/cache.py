@@ -23,7 +23,7 @@ from eda_service.storage.files import sha256_text
 from eda_service.storage.run import home_dir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import load_config
-from eda_service.targets.loader import fingerprint
+from eda_service.targets.identity import fingerprint
 from eda_service.targets.merged import write_merged
 from eda_service.targets.resolve import resolve_target
 

@@ -24,7 +24,8 @@ from eda_service.storage.run import RunDir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.device import choose_device
-from eda_service.targets.loader import fingerprint, load_target
+from eda_service.targets.identity import fingerprint
+from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.task_records import MeasureFields, MeasureRecord
 

@@ -21,7 +21,8 @@ from eda_service.selfgen.prompts import Prompt, general_prompts
 from eda_service.selfgen.refused import render_all
 from eda_service.storage.provenance import machine
 from eda_service.storage.registry import find_draft, find_draft_manifest
-from eda_service.targets.loader import Target, choose_dtype, load_target
+from eda_service.targets.ends import choose_dtype
+from eda_service.targets.loader import Target, load_target
 from eda_service.targets.resolve import resolve_target, shipped_base
 from eda_service.targets.room import lacking_room
 

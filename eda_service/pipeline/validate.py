@@ -29,7 +29,7 @@ from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.device import choose_device
 from eda_service.targets.generation_defaults import read_generation_defaults, require_vllm_computes
-from eda_service.targets.loader import fingerprint
+from eda_service.targets.identity import fingerprint
 from eda_service.targets.resolve import resolve_target
 from eda_service.targets.shape import ModelShape, shape_of_target
 from eda_service.training.tracking import check_installed

@@ -10,26 +10,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetNotFoundError
-from eda_service.records import TargetFingerprint
-from eda_service.storage.beneath import FileIdentity
-from eda_service.storage.files import sha256_file, sha256_text
 from eda_service.targets.adapters.bank import AdapterBank
 from eda_service.targets.adapters.merge import merge_adapter
 from eda_service.targets.attention import NAME as ATTENTION
 from eda_service.targets.attention import TreeShape, tree_mask, visible_mask
 from eda_service.targets.chat.chat import load_stop_token_ids, target_tokenizer
 from eda_service.targets.checks.check import check_model, load_config, require_parts
+from eda_service.targets.ends import TargetEnds, choose_dtype, context_note, max_context_of
 from eda_service.targets.fidelity import (
     CLAIMED_TOKENS,
     NUM_TOKENS,
@@ -41,9 +37,10 @@ from eda_service.targets.fidelity import (
     require_whole,
 )
 from eda_service.targets.fused import Decoder, FusedDecoder, make_decoder
-from eda_service.targets.generation_defaults import NO_DEFAULTS, GenerationDefaults, read_generation_defaults
-from eda_service.targets.head import InferenceHead, LmHead, lm_head_of
-from eda_service.targets.packed import native_bfloat16, tensor_bytes
+from eda_service.targets.generation_defaults import read_generation_defaults
+from eda_service.targets.head import InferenceHead, lm_head_of
+from eda_service.targets.identity import fingerprint
+from eda_service.targets.packed import tensor_bytes
 from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.targets.shape import head_dim_of
 from eda_service.targets.slots import SlotCache
@@ -55,47 +52,19 @@ logger = logging.getLogger(__name__)
 _CPU = torch.device("cpu")
 
 
-@dataclass
-class Target:
+@dataclass(kw_only=True)
+class Target(TargetEnds):
     """A frozen target on one device.
 
     Attributes:
         decoder: The model without its head: ids, positions, cache and mask to states.
         head: lm_head as it decodes, (.., D) to (.., V).
-        lm_head: Its values, of which a draft vocabulary picks rows.
-        embed: Token embedding module.
-        notes: What a user of this target must know, in sentences.
-        defaults: What its generation_config.json says about answers.
         adapters: LoRA adapters beside the base, by row of a forward; None where the decoder takes none.
     """
 
-    spec: TargetSpec
-    fingerprint: TargetFingerprint
-    tokenizer: Any
-    config: Any
     decoder: Decoder
     head: InferenceHead
-    lm_head: LmHead
-    embed: nn.Module
-    stop_token_ids: frozenset[int]
-    max_context: int
-    dtype: torch.dtype
-    device: torch.device
     adapters: AdapterBank | None = None
-    notes: tuple[str, ...] = ()
-    defaults: GenerationDefaults = NO_DEFAULTS
-
-    @property
-    def head_weight(self) -> Tensor:
-        """(V, D): rows of lm_head."""
-        return self.lm_head.rows_VD
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids that have both an embedding and a logit; a tokenizer or a config may know of more."""
-        weight = self.embed.weight
-        assert isinstance(weight, Tensor)
-        return min(weight.shape[0], self.lm_head.vocab_size)
 
     @property
     def size_bytes(self) -> int:
@@ -166,13 +135,6 @@ class Target:
         return self.decoder(ids_BL, starts_B[:, None] + tree.depths_BL, cache, mask, rows, captures)
 
 
-def choose_dtype(spec: TargetSpec, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it, else float32 (ADR 0003)."""
-    if spec.dtype != "auto":
-        return torch.float32 if spec.dtype == "float32" else torch.bfloat16
-    return torch.bfloat16 if device.type != "cpu" or native_bfloat16() else torch.float32
-
-
 def load_target(spec: TargetSpec, *, device: torch.device = _CPU) -> Target:
     """Resolve, load and freeze a target.
 
@@ -220,7 +182,7 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
         dtype=dtype,
         device=device,
         adapters=_bank(decoder, dtype, device),
-        notes=(*notes, *_context_note(model.config)),
+        notes=(*notes, *context_note(model.config)),
         defaults=defaults.within(lm_head.vocab_size),
     )
     _require_fidelity(target, own, parts_with_windows(model))
@@ -290,64 +252,3 @@ def _load_model(resolved: ResolvedTarget, dtype: torch.dtype) -> tuple[Any, tupl
         model = merge_adapter(model, resolved.adapter_dir)
     model.requires_grad_(False)
     return model.eval(), (() if note is None else (note,))
-
-
-def max_context_of(config: Any) -> int:
-    """Positions that the model was built for.
-
-    YaRN multiplies the original length where the config left `max_position_embeddings` at it. LongRoPE takes other
-    factors once any row of a batch is longer than the original length, which would make an answer depend on its
-    neighbours: its context ends there.
-    """
-    limit = int(config.max_position_embeddings)
-    rope = getattr(config, "rope_parameters", None) or {}
-    rope = rope.get("full_attention", rope)
-    original = int(rope.get("original_max_position_embeddings") or limit)
-    if rope.get("rope_type") == "longrope":
-        return min(limit, original)
-    if rope.get("rope_type") == "yarn" and limit == original:
-        return int(original * float(rope.get("factor") or 1.0))
-    return limit
-
-
-def _context_note(config: Any) -> tuple[str, ...]:
-    context = max_context_of(config)
-    if context >= int(config.max_position_embeddings):
-        return ()
-    return (
-        f"the context ends at {context} of {config.max_position_embeddings} positions: beyond its original length "
-        "LongRoPE rotates every row of a batch by the longest one, so answers would depend on their neighbours; serve "
-        "longer prompts on vLLM",
-    )
-
-
-def fingerprint(resolved: ResolvedTarget, tokenizer: Any, config: Any) -> TargetFingerprint:
-    """Identify a target by its files: hashes of weights, tokenizer and chat template, and its shape. Comes after all
-    that is read of them, because it ends with the look whether they are still the same.
-
-    Raises:
-        ArtifactCorruptError: A file has changed since the target was resolved.
-    """
-    files = sorted(resolved.model_dir.glob("*.safetensors"))
-    if resolved.adapter_dir is not None:
-        files += sorted(resolved.adapter_dir.glob("*.safetensors"))
-    found = TargetFingerprint(
-        model=resolved.model,
-        revision=resolved.revision,
-        adapter=resolved.adapter,
-        model_type=config.model_type,
-        hidden_size=config.hidden_size,
-        vocab_size=config.vocab_size,
-        num_layers=config.num_hidden_layers,
-        tokenizer_sha256=sha256_text(tokenizer.backend_tokenizer.to_str()),
-        chat_template_sha256=sha256_text(str(tokenizer.chat_template)),
-        weights_sha256=sha256_text("".join(_sha256(path, FileIdentity.of(path.stat())) for path in files)),
-    )
-    resolved.require_unchanged()
-    return found
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, _: FileIdentity) -> str:
-    """Of a file as long as it is the same one: the variants over a base do not hash it again."""
-    return sha256_file(path)
