@@ -11,9 +11,9 @@ from pydantic_settings import BaseSettings, NoDecode
 
 from eda_service.config.deployment import EngineLimits
 from eda_service.config.tasks import JobKind
+from eda_service.engines.vllm_environment import has_vllm
 from eda_service.environment import READ, as_directories
 from eda_service.errors import InputError
-from eda_service.export.vllm_environment import has_vllm
 from eda_service.jobstore.home import database_url
 from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots

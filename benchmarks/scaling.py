@@ -30,17 +30,18 @@ def work(core: int, barrier: Any, results: Any) -> None:
     os.sched_setaffinity(0, {core})
     import torch
 
+    from eda_service.engines.own import OwnEngine
     from eda_service.selfgen.generate import generate
     from eda_service.selfgen.prompts import load_prompts
     from eda_service.targets.loader import load_target
 
     torch.set_num_threads(1)
-    target = load_target(TargetSpec(model="smollm2-135m-math"))
+    engine = OwnEngine(load_target(TargetSpec(model="smollm2-135m-math")))
     prompts = load_prompts(MATH, seed=0)
-    generate(target, prompts[:8], SETTINGS, seed=0)
+    generate(engine, prompts[:8], SETTINGS, seed=0)
     barrier.wait()
     began = time.monotonic()
-    made = generate(target, prompts, SETTINGS, seed=0)
+    made = generate(engine, prompts, SETTINGS, seed=0)
     barrier.wait()  # the slowest ends the measurement of all
     results.put((sum(sample.num_answer_tokens for sample in made.samples), time.monotonic() - began))
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
+from eda_service.config.job import EngineKind
 from eda_service.draft_check import DraftCheck
 
 SCHEMA_VERSION = 1
@@ -113,6 +114,7 @@ class ValidateFields(StageFields):
     disk_need_bytes: int
     disk_free_bytes: int
     estimated_seconds: float = Field(description="of the whole job, by the capacity plan")
+    engine: EngineKind = Field(EngineKind.EDA, description="who runs the target in the stages that come")
 
 
 class ValidateRecord(ValidateFields, Record):

@@ -14,6 +14,7 @@ from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft
+from eda_service.engines.own import OwnEngine
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.shards import Sample
@@ -32,7 +33,7 @@ def overfit_draft(
 ) -> tuple[Draft, list[Sample]]:
     """The draft, without gradients, and the answers of so many tokens that it has learnt."""
     settings = SelfGenConfig(temperature=0.0, max_new_tokens=tokens)
-    samples = generate(target, user_prompts(texts), settings, seed=0, captures=config.captures).samples
+    samples = generate(OwnEngine(target), user_prompts(texts), settings, seed=0, captures=config.captures).samples
     batch = collate(samples, max_tokens=512, dtype=torch.float32)
     torch.manual_seed(0)
     draft = make_draft(config)

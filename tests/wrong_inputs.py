@@ -240,7 +240,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
         config(selfgen={"engine": "vllm"}),
         "unschedulable",
         "selfgen.engine",
-        ("vllm", "install", "set selfgen.engine to eda"),
+        ("vllm", "install", "set target.engine to eda"),
     ),
     "cuda without GPUs for it": (
         config(device="cuda"),

@@ -17,8 +17,8 @@ from api.services.targets import Targets, check_tasks
 from api.settings import Settings
 from eda_service.config.job import EngineKind
 from eda_service.config.tasks import JobKind
+from eda_service.engines.vllm_environment import missing
 from eda_service.errors import NotFoundError
-from eda_service.export.vllm_environment import missing
 from eda_service.jobstore import Job, JobStore
 from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import CurvePoint, EvalReport, Stage
@@ -82,8 +82,8 @@ class Adaptations(Jobs):
     def _checked(self, request: AdaptationRequest, caller: Caller, *, keep: bool) -> tuple[inputs.Checked, Verdict]:
         """The config with its names resolved, and what speaks against it that could be overruled."""
         config = to_config(request)
-        if config.selfgen.engine is EngineKind.VLLM and not self._settings.has_vllm:
-            raise missing("where this service runs", param="selfgen.engine")
+        if config.target.engine is EngineKind.VLLM and not self._settings.has_vllm:
+            raise missing("where this service runs", param="target.engine")
         check_tasks(config)
         draft = self._drafts.resolve(config.base_draft, caller.sees)
         checked = inputs.check(

@@ -18,6 +18,7 @@ from api.services.targets import Targets
 from api.settings import Settings
 from eda_service.config.deployment import DriftConfig, EngineSpec
 from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
+from eda_service.engines.vllm_environment import missing
 from eda_service.errors import (
     ArtifactCorruptError,
     ConflictError,
@@ -29,7 +30,6 @@ from eda_service.errors import (
     StaleDeploymentError,
     WorsePackError,
 )
-from eda_service.export.vllm_environment import missing
 from eda_service.jobstore import Deployment, DeploymentEvent, JobStore, Revision
 from eda_service.names import did_you_mean
 from eda_service.storage import prompts

@@ -20,10 +20,10 @@ from api.serving.token_text import TokenText
 from api.serving.vllm_runner import Loaded, VllmRunner
 from eda_service.config.deployment import Accelerator
 from eda_service.config.job import TargetSpec
+from eda_service.engines.vllm_environment import require_vllm
 from eda_service.errors import EdaError, RunError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import ExportForm
-from eda_service.export.vllm_environment import require_vllm
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
 from eda_service.targets.checks.check import load_config

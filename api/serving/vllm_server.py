@@ -21,9 +21,9 @@ from vllm.exceptions import VLLMClientError
 from api.serving.vllm_params import vllm_params
 from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.decoding.request import SamplingParams
+from eda_service.engines.vllm_environment import prepare_cpu, tie_children
 from eda_service.errors import RequestError
 from eda_service.export.directory import read_eda_config
-from eda_service.export.vllm_environment import prepare_cpu, tie_children
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from benchmarks.paper.cells import Cell, Settings
 from benchmarks.paper.domains import NUM_HELD_OUT, PaperDomain
 from benchmarks.paper.tasks import MAX_NEW_TOKENS
 from eda_service.config.job import AdaptConfig, Method, SelectionConfig
+from eda_service.engines.own import OwnEngine
 from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.generation_actor import score_samples
 from eda_service.pipeline.prepare import fit_on_general
@@ -110,7 +111,7 @@ def _score_again(source: RunDir, run: RunDir, config: AdaptConfig, target: Targe
     directory = run.stage_dir(Stage.GENERATE)
     link(source.root / Stage.GENERATE.value, directory, leave_out=("record.json", "reference.safetensors"))
     path = directory / "reference.safetensors"
-    timed = fit_on_general(config, target, path)
+    timed = fit_on_general(config, OwnEngine(target), path)
     scorer = make_selector(config.selection).load(path)
     shards = sorted({score.shard for score in record.scores})
     scores = [s for name in shards for s in score_samples(name, list(read_shard(directory, name)), scorer)]

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.paper.domains import Source
-from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.replay import Transcript, transcribe
 from eda_service.selfgen.prompts import Prompt, read_jsonl
 from eda_service.storage.files import sha256_text
@@ -32,11 +32,10 @@ def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[
     order = random.Random("tasks").sample(prompts, len(prompts))
     rendered = (render_prompt(target.tokenizer, prompt.messages) for prompt in order)
     short = [ids for ids in rendered if len(ids) <= MAX_PROMPT_TOKENS]
-    engine = Engine(target, max_batch=_CHUNK, max_tokens=MAX_PROMPT_TOKENS + MAX_NEW_TOKENS, capture_features=True)
     params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
     made: list[Transcript] = []
     for start in range(0, len(short), _CHUNK):
-        made += transcribe(engine, short[start : start + _CHUNK], params)
+        made += transcribe(OwnEngine(target), short[start : start + _CHUNK], params, batch_size=_CHUNK)
         num_tokens = sum(len(each.token_ids) - each.num_prompt_tokens for each in made)
         if len(made) >= FEWEST_PROMPTS and num_tokens >= FEWEST_TOKENS:
             break

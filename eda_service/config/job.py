@@ -15,7 +15,7 @@ from eda_service.config.base import Config, Name
 from eda_service.config.deploy import DeployConfig
 from eda_service.config.draft import DraftSpec
 from eda_service.config.loss import LossConfig
-from eda_service.config.removed import without_early_training
+from eda_service.config.removed import with_engine_of_target, without_early_training
 from eda_service.config.track import TrackConfig
 from eda_service.names import as_name
 
@@ -49,6 +49,22 @@ class Selector(StrEnum):
     ALL = "all"
 
 
+class EngineKind(StrEnum):
+    """Who decodes: the project's own engine, or vLLM."""
+
+    EDA = "eda"
+    VLLM = "vllm"
+
+
+class VllmSpec(Config):
+    """How vLLM runs a target for the stages of a job."""
+
+    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs of one engine, or CPU ranks")
+    gpu_memory_fraction: float = Field(0.9, gt=0.0, le=1.0, description="of each GPU, for weights and cache (vLLM)")
+    kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory of keys and values on a CPU")
+    enforce_eager: bool = Field(False, description="no compilation: slower answers, faster start")
+
+
 class TargetSpec(Config):
     """A target: a Hugging Face id or local directory, optionally with a LoRA adapter on top."""
 
@@ -63,6 +79,15 @@ class TargetSpec(Config):
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+    )
+    engine: EngineKind | None = Field(
+        None,
+        exclude_if=lambda kind: kind is None,
+        description="who runs the target in the stages of a job: the project's own engine (eda), or vllm, which loads "
+        "targets of any size; None: the own engine, and vLLM where the target does not fit one device",
+    )
+    vllm: VllmSpec = Field(
+        VllmSpec(), exclude_if=lambda spec: spec == VllmSpec(), description="settings of engine vllm"
     )
 
 
@@ -94,17 +119,9 @@ class Answers(StrEnum):
     DATASET = "dataset"
 
 
-class EngineKind(StrEnum):
-    """Who decodes: the project's own engine, or vLLM."""
-
-    EDA = "eda"
-    VLLM = "vllm"
-
-
 class SelfGenConfig(Config):
     """Self-generation (Eqs. 8-9). The paper does not publish temperature or token cap."""
 
-    engine: EngineKind = Field(EngineKind.EDA, description="who writes the answers; vllm needs it where actors run")
     answers: Answers = Field(
         Answers.TARGET, description="target: it answers each prompt; dataset: each row's `reference`, for comparison"
     )
@@ -125,14 +142,6 @@ class SelfGenConfig(Config):
     max_error_fraction: Fraction = Field(
         0.1, description="above this share of failed prompts the stage fails, of malformed rows a file is refused"
     )
-    vllm_cache_gib: int = Field(1, ge=1, le=4096, description="engine vllm on a CPU: memory of keys and values")
-    vllm_eager: bool = Field(False, description="engine vllm: no compilation; slower, but it starts at once")
-    vllm_gpu_fraction: float = Field(
-        0.6,
-        gt=0.0,
-        lt=1.0,
-        description="engine vllm on a GPU: its share; the rest is for the target that reads features",
-    )
 
     @model_validator(mode="after")
     def _one_reference_each(self) -> SelfGenConfig:
@@ -140,12 +149,6 @@ class SelfGenConfig(Config):
             raise ValueError(
                 f"answers_per_prompt is {self.answers_per_prompt}, but with answers=dataset a row has one; set it to 1"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _something_to_write(self) -> SelfGenConfig:
-        if self.answers is Answers.DATASET and self.engine is EngineKind.VLLM:
-            raise ValueError("engine is vllm, but with answers=dataset nothing is written; set engine to eda")
         return self
 
 
@@ -340,6 +343,8 @@ class AdaptConfig(Config):
         "was made for; where even all that it lost is less than this factor in acceptance_length, the job ends as "
         "`not_worth_it`; None: not measured",
     )
+
+    _engine_is_the_targets = model_validator(mode="before")(with_engine_of_target)
 
     @property
     def public_name(self) -> str:

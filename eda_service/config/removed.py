@@ -13,6 +13,14 @@ from pydantic import ValidationInfo
 ASKED = {"asked": True}
 """The validation context of settings that somebody asks for now, rather than reads from where they were stored."""
 
+_VLLM = {
+    "vllm_cache_gib": "kv_cache_gib",
+    "vllm_eager": "enforce_eager",
+    "vllm_gpu_fraction": "gpu_memory_fraction",
+}
+"""Of `selfgen`, and what they are called in `target.vllm`."""
+_SHARED_FRACTION = 0.6
+"""What `vllm_gpu_fraction` was by itself, when each actor held the target twice."""
 _EARLY = ("early_epochs", "early_fraction")
 
 
@@ -31,3 +39,22 @@ def without_early_training(values: Any, info: ValidationInfo) -> Any:
             "train.early_fraction out"
         )
     return {name: value for name, value in values.items() if name not in _EARLY}
+
+
+def with_engine_of_target(values: Any) -> Any:
+    """A job's settings with the engine at its target, where versions before had it in `selfgen`: there it wrote the
+    answers alone, now it does everything that needs the target. Both names in one config: the new one counts.
+    """
+    selfgen = values.get("selfgen") if isinstance(values, Mapping) else None
+    if not isinstance(selfgen, Mapping) or not selfgen.keys() & {"engine", *_VLLM}:
+        return values
+    target = values.get("target")
+    target = dict(target) if isinstance(target, Mapping) else target
+    if isinstance(target, dict) and selfgen.get("engine") == "vllm":
+        target.setdefault("engine", "vllm")
+        moved = {new: selfgen[old] for old, new in _VLLM.items() if old in selfgen}
+        if moved.get("gpu_memory_fraction") == _SHARED_FRACTION:
+            del moved["gpu_memory_fraction"]
+        target["vllm"] = {**moved, **(target.get("vllm") or {})}
+    kept = {name: value for name, value in selfgen.items() if name not in {"engine", *_VLLM}}
+    return {**values, "selfgen": kept, "target": target}

@@ -9,12 +9,13 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
 from eda_service.drafts.fits import check_reads
+from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
 
 DEFAULT_CHAIN = 5
 
 
-def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: Target) -> LoadedDraft:
+def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: TargetEnds) -> LoadedDraft:
     """A draft ready to decode beside a target, in the target's dtype.
 
     Raises:

@@ -17,7 +17,6 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import own_params
 from eda_service.draft_check import DraftCheck, Reading
 from eda_service.drafts.checkpoint import LoadedDraft
@@ -26,10 +25,11 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import target_rope
 from eda_service.drafts.kinds import make_draft
+from eda_service.engines.engine import TargetEngine
 from eda_service.evaluation.replay import Transcript, transcribe
 from eda_service.evaluation.teacher_forced import agreement
 from eda_service.progress import Tell, silent
-from eda_service.targets.loader import Target
+from eda_service.targets.ends import TargetEnds
 
 NUM_PROMPTS = 20
 MAX_NEW_TOKENS = 64
@@ -44,7 +44,7 @@ Changes = dict[str, Any]
 
 
 def check_draft(
-    target: Target,
+    engine: TargetEngine,
     loaded: LoadedDraft,
     prompts: Sequence[Sequence[int]],
     *,
@@ -55,18 +55,19 @@ def check_draft(
     """Hold a draft against greedy answers of its base target.
 
     Args:
-        target: The base target.
+        engine: Who runs the base target.
         loaded: The base draft, of the target's dtype and on its device.
         prompts: Token ids; about twenty.
         max_new_tokens: Cap of each answer.
         thorough: Look at other readings also where the declared one is not poor.
         tell: Told of answers and readings.
     """
+    target = engine.ends
     fitting = [ids for ids in prompts if len(ids) + max_new_tokens < target.max_context]
     singles = misreadings(loaded.draft.config, target)
     shapes = [loaded.draft.config.model_copy(update=changes) for changes in ({}, *singles)]
     captures = sorted({layer for shape in shapes for layer in shape.captures})
-    answers = _answers(target, fitting, captures, max_new_tokens, tell)
+    answers = _answers(engine, fitting, captures, max_new_tokens, tell)
     if not answers:
         return DraftCheck(
             skipped=f"the target answered none of {len(prompts)} prompts with two tokens or more within its context of "
@@ -85,7 +86,7 @@ def check_draft(
     )
 
 
-def misreadings(config: DraftConfig, target: Target) -> list[Changes]:
+def misreadings(config: DraftConfig, target: TargetEnds) -> list[Changes]:
     """What may have been meant by a file that says this shape, one field (or one rotation) changed at a time.
 
     Args:
@@ -100,7 +101,7 @@ def misreadings(config: DraftConfig, target: Target) -> list[Changes]:
     return found
 
 
-def _rotations(config: DraftConfig, target: Target) -> list[Changes]:
+def _rotations(config: DraftConfig, target: TargetEnds) -> list[Changes]:
     """The plain one, the target's, the target's unscaled, and the declared one unscaled, each once."""
     theta, scaling = target_rope(target.config)
     declared: Changes = {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling}
@@ -143,20 +144,11 @@ def embedding_cosine(draft: Draft, embed: nn.Module) -> float | None:
 
 
 def _answers(
-    target: Target, prompts: Sequence[Sequence[int]], captures: Sequence[int], max_new_tokens: int, tell: Tell
+    engine: TargetEngine, prompts: Sequence[Sequence[int]], captures: Sequence[int], max_new_tokens: int, tell: Tell
 ) -> list[Transcript]:
     """Greedy ones of two tokens or more: the first is the prefill's, and no draft's."""
-    if not prompts:
-        return []
-    engine = Engine(
-        target,
-        max_batch=min(_BATCH, len(prompts)),
-        max_tokens=max(map(len, prompts)) + max_new_tokens + 1,
-        capture_features=True,
-        captures=captures,
-    )
-    params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=max_new_tokens)
-    answered = transcribe(engine, prompts, params, tell)
+    params = replace(own_params(engine.ends.defaults), temperature=0.0, max_new_tokens=max_new_tokens)
+    answered = transcribe(engine, prompts, params, batch_size=_BATCH, captures=captures, tell=tell)
     return [each for each in answered if len(each.token_ids) - each.num_prompt_tokens > 1]
 
 
@@ -172,7 +164,12 @@ class _Readings:
     """
 
     def __init__(
-        self, target: Target, loaded: LoadedDraft, captures: Sequence[int], answers: Sequence[Transcript], tell: Tell
+        self,
+        target: TargetEnds,
+        loaded: LoadedDraft,
+        captures: Sequence[int],
+        answers: Sequence[Transcript],
+        tell: Tell,
     ) -> None:
         self._target, self._loaded, self._captures, self._answers, self._tell = target, loaded, captures, answers, tell
         self._lm_head = target.lm_head.take(loaded.vocab_W)

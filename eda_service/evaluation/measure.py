@@ -7,16 +7,21 @@ one, and at T=0 both give the same counts (`replay`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eda_service.config.job import EvalConfig
+from eda_service.decoding.request import own_params
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.coverage import coverage
+from eda_service.engines.engine import TargetEngine
 from eda_service.errors import DatasetInvalidError
+from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.bench import Bench
+from eda_service.evaluation.replay import Replay, Transcript, transcribe
 from eda_service.measurement import Measurement, advise
 from eda_service.progress import Tell, silent
 from eda_service.records import BASE, AcceptanceRow, SpeedRow
+from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
 
 
@@ -80,6 +85,65 @@ def measure(
         tell("measure", done, total, "decodings")
     share = coverage(drafts[BASE].vocab_W, answers or []).share
     return Measured(len(prompts), tuple(rows), tuple(speed), share)
+
+
+def measure_replayed(
+    engine: TargetEngine,
+    drafts: Mapping[str, LoadedDraft],
+    prompts: Sequence[Sequence[int]],
+    settings: EvalConfig,
+    *,
+    tell: Tell = silent,
+) -> Measured:
+    """The same where the target runs in an engine that our drafts are no part of: it answers once, and every draft is
+    held against the answers (`replay`). Chains above T=0 draw their own tokens and have no row; nothing is timed.
+
+    Args:
+        engine: Who runs the target; hands out what the drafts read.
+        drafts: `base_draft`, and with a pack `adapted_draft`, which read the same layers.
+        prompts: Token ids.
+        settings: Temperatures, chain or tree, caps; `num_prompts` is not looked at.
+        tell: Told of each draft and temperature.
+
+    Raises:
+        DatasetInvalidError: There is no prompt.
+    """
+    if not prompts:
+        raise DatasetInvalidError("no prompt is left to measure on; name a data set with others", param="dataset")
+    target, captures = engine.ends, drafts[BASE].draft.config.captures
+    own = replace(own_params(target.defaults), max_new_tokens=settings.max_new_tokens)
+    replayable = [each for each in settings.temperatures if each == 0 or settings.tree is not None] or [0.0]
+    rows: list[AcceptanceRow] = []
+    written: list[list[int]] = []
+    for temperature in replayable:
+        answers = transcribe(
+            engine, prompts, replace(own, temperature=temperature), batch_size=settings.batch_size, captures=captures
+        )
+        written = written or [each.token_ids[each.num_prompt_tokens :] for each in answers]
+        for name, loaded in drafts.items():
+            rows.append(replayed_row(target, name, loaded, answers, settings, temperature))
+            tell("measure", len(rows), len(replayable) * len(drafts), "drafts")
+    return Measured(len(prompts), tuple(rows), (), coverage(drafts[BASE].vocab_W, written).share)
+
+
+def replayed_row(
+    target: TargetEnds,
+    name: str,
+    loaded: LoadedDraft,
+    answers: Sequence[Transcript],
+    settings: EvalConfig,
+    temperature: float,
+) -> AcceptanceRow:
+    """Acceptance of one draft over answers of the target that hold what it reads."""
+    replay = Replay(
+        loaded.draft,
+        target.embed,
+        loaded.draft.head(target.lm_head, loaded.vocab_W),
+        num_draft_tokens=settings.num_draft_tokens,
+        tree=settings.tree,
+        batch_size=settings.batch_size,
+    )
+    return summarise(name, temperature, replay.run(answers, temperature), num_draft_tokens=settings.depth)
 
 
 def conclude(on_target: Measured, on_base: Measured | None = None, *, machine: dict[str, str]) -> Measurement:

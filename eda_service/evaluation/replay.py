@@ -12,18 +12,18 @@ Shapes: T tokens of a transcript, D hidden, B rows, N nodes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.engine import Engine
 from eda_service.decoding.proposal import Chain, Pending, Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.tree import DraftTree
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
+from eda_service.engines.engine import TargetEngine, with_seeds
 from eda_service.errors import InputError
 from eda_service.progress import Tell, silent
 
@@ -44,24 +44,41 @@ class Transcript:
 
 
 def transcribe(
-    engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams, tell: Tell = silent
+    engine: TargetEngine,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    *,
+    batch_size: int,
+    captures: Sequence[int] = (),
+    tell: Tell = silent,
 ) -> list[Transcript]:
-    """Let a capturing autoregressive engine answer the prompts; request i has seed i."""
-    for i, ids in enumerate(prompts):
-        engine.submit(str(i), ids, replace(params, seed=i))
-    answers: list[list[int]] = [[] for _ in prompts]
-    made: dict[int, Transcript] = {}
-    num_ended = 0
-    while engine.has_work:
-        for output in engine.step():
-            i = int(output.request_id)
-            answers[i] += output.new_token_ids
-            if output.finish_reason is not None:
-                num_ended += 1
-                tell("answer", num_ended, len(prompts), "prompts")
-            if output.finish_reason is not None and output.states is not None:
-                made[i] = Transcript([*prompts[i], *answers[i]], len(prompts[i]), output.states.draft_in)
-    return [made[i] for i in sorted(made)]
+    """Let the target answer the prompts; request i has seed i.
+
+    Args:
+        engine: Who runs the target.
+        prompts: Token ids.
+        params: Of all requests but for the seed.
+        batch_size: Requests decoded together.
+        captures: Layers that the draft reads; none: what the target's head reads.
+        tell: Told of each answer.
+
+    Returns:
+        A transcript of each prompt that was answered.
+    """
+    if not prompts:
+        return []
+    answers = engine.answer(
+        with_seeds(params, prompts),
+        batch_size=min(batch_size, len(prompts)),
+        max_tokens=max(map(len, prompts)) + params.max_new_tokens + 1,
+        captures=captures,
+        on_answer=lambda num_ended: tell("answer", num_ended, len(prompts), "prompts"),
+    )
+    return [
+        Transcript([*prompt, *answer.token_ids], len(prompt), answer.states.draft_in)
+        for prompt, answer in zip(prompts, answers.values(), strict=True)
+        if answer.states is not None
+    ]
 
 
 @dataclass

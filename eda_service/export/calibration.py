@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import DatasetSpec, SelfGenConfig
-from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import own_params
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.drafts.unroll import unroll
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
@@ -73,10 +73,9 @@ def answer(
             f"the target's context of {target.max_context} leaves; give shorter ones",
             param="prompts",
         )
-    room = max(map(len, prompts)) + settings.max_new_tokens + 1
-    engine = Engine(target, max_batch=_BATCH, max_tokens=room, capture_features=True, captures=captures)
     params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=settings.max_new_tokens)
-    return [each for each in transcribe(engine, prompts, params, tell) if _length(each) > settings.num_draft_tokens + 1]
+    answers = transcribe(OwnEngine(target), prompts, params, batch_size=_BATCH, captures=captures, tell=tell)
+    return [each for each in answers if _length(each) > settings.num_draft_tokens + 1]
 
 
 def _length(transcript: Transcript) -> int:

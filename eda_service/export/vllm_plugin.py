@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 
+from eda_service.engines.vllm_environment import DIE_WITH_PARENT
+
 ARCHITECTURE = "EagleEdaForCausalLM"
 EAGLE3_ARCHITECTURE, EAGLE3_QWEN3_ARCHITECTURE = "Eagle3EdaForCausalLM", "Eagle3EdaQwen3ForCausalLM"
-DIE_WITH_PARENT = "EDA_VLLM_DIES_WITH_PARENT"
 _MODELS = {
     ARCHITECTURE: "eda_service.export.vllm_model:EagleEdaForCausalLM",
     EAGLE3_ARCHITECTURE: "eda_service.export.vllm_eagle3:Eagle3EdaForCausalLM",

@@ -17,10 +17,10 @@ from pathlib import Path
 import ray
 import ray.data
 
-from eda_service.config.job import AdaptConfig, Method, SelfGenConfig
+from eda_service.config.job import AdaptConfig, EngineKind, Method, SelfGenConfig
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
-from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import (
     HELDOUT_FILE,
     IO_FILE,
@@ -30,6 +30,7 @@ from eda_service.pipeline.prepare import (
     read_prompt_file,
 )
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.target_engine import engine_of
 from eda_service.planning.dry_run import draft_config
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
@@ -61,12 +62,15 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
     scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     task = _prepare.options(num_gpus=num_gpus(config.train))
-    prepared: Prepared = ray.get(task.remote(config, directory, scored))
+    kind = engine_of(run, config)
+    prepared: Prepared = ray.get(task.remote(config, directory, kind, shape.captures, scored))
     files = prepared_files(directory, prepared)
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
     names = [shard["shard"] for shard in shards]
-    _write_shards(run, config, directory, shards, [files[REFERENCE_FILE]] if scored else [], shape.captures, start_from)
+    reference = (files[REFERENCE_FILE],) if scored else ()
+    writer = WriterSettings(config, directory, kind, reference, shape.captures, start_from)
+    _write_shards(run, config, shards, writer)
     return fields_of(config, directory, names, prepared)
 
 
@@ -125,18 +129,27 @@ def _written(directory: Path) -> list[Path]:
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _prepare(settings: AdaptConfig, directory: Path, with_reference: bool) -> Prepared:
+def _prepare(
+    settings: AdaptConfig, directory: Path, kind: EngineKind, captures: Sequence[int], with_reference: bool
+) -> Prepared:
     limit_threads(settings.selfgen.threads_per_actor)
-    return prepare(RunDir(directory.parent), settings, with_reference=with_reference)
+    return prepare(RunDir(directory.parent), settings, kind=kind, captures=captures, with_reference=with_reference)
 
 
-def prepare(run: RunDir, config: AdaptConfig, *, with_reference: bool) -> Prepared:
+def prepare(
+    run: RunDir,
+    config: AdaptConfig,
+    *,
+    kind: EngineKind = EngineKind.EDA,
+    captures: Sequence[int] = (),
+    with_reference: bool,
+) -> Prepared:
     """What has to exist before shards are generated, made unless it is there."""
     done = run.read(Prepared)
     if done is not None:
         return done
     directory = run.stage_dir(Stage.GENERATE)
-    made = prepare_generation(config, directory, with_reference=with_reference)
+    made = prepare_generation(config, directory, kind=kind, captures=captures, with_reference=with_reference)
     # Hashed one by one as they are asked for: where nothing is uploaded, none is.
     files = run.store.upload(Stage.GENERATE, (file_entry(directory, path) for path in _written(directory)))
     return run.settle(made.model_copy(update={"files": files}))
@@ -161,15 +174,7 @@ def shards_of(directory: Path, config: SelfGenConfig) -> list[dict[str, str]]:
     ]
 
 
-def _write_shards(
-    run: RunDir,
-    config: AdaptConfig,
-    directory: Path,
-    shards: list[dict[str, str]],
-    reference: Sequence[FileEntry],
-    captures: Sequence[int],
-    start_from: str | None,
-) -> None:
+def _write_shards(run: RunDir, config: AdaptConfig, shards: list[dict[str, str]], writer: WriterSettings) -> None:
     """Run the actor pool over the shards that are not there yet, reporting each as it comes."""
     results = ShardResults(run)
     finished = results.finished([shard["shard"] for shard in shards])
@@ -182,11 +187,10 @@ def _write_shards(
     if done:
         run.event("generate_resumed", f"{done} of {len(shards)} shards are there already", stage=Stage.GENERATE)
     started = time.monotonic()
-    path = directory / REFERENCE_FILE if reference else None
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        fn_constructor_args=(config, directory, path, tuple(reference), captures, start_from),
+        fn_constructor_args=(writer,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
         num_cpus=MODEL_CPUS,

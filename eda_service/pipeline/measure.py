@@ -7,6 +7,7 @@ import torch
 
 from eda_service.config.job import EvalConfig, SelfGenConfig, TargetSpec
 from eda_service.config.tasks import MeasureConfig
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import InputError
 from eda_service.measurement import Measurement
 from eda_service.pipeline.driver import drive
@@ -121,8 +122,8 @@ def _prompts(config: MeasureConfig, device: torch.device) -> list[Prompt]:
     """Those of the data set, which the target may have to write first."""
     dataset, seed = config.dataset, config.seed
     if dataset.source == "self":
-        target = load_target(config.target, device=device)
-        return write_prompts(target, dataset.num_prompts, seed=seed, batch_size=_USUAL.batch_size)
+        engine = OwnEngine(load_target(config.target, device=device))
+        return write_prompts(engine, dataset.num_prompts, seed=seed, batch_size=_USUAL.batch_size)
     return load_prompts(dataset, seed=seed, skipped=SkippedRows(_USUAL.max_error_fraction))
 
 

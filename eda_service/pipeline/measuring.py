@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 
-from eda_service.config.job import AdaptConfig, EvalConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, EngineKind, EvalConfig, TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.draft_check import DraftCheck
+from eda_service.engines.engine import TargetEngine
+from eda_service.engines.own import OwnEngine
+from eda_service.engines.vllm import VllmEngine
 from eda_service.errors import InputError, NotWorthItError
 from eda_service.evaluation.draft_check import NUM_PROMPTS, check_draft
-from eda_service.evaluation.measure import Measured, conclude, measure
+from eda_service.evaluation.measure import Measured, conclude, measure, measure_replayed
 from eda_service.measurement import Measurement
 from eda_service.progress import Tell, silent
 from eda_service.records import ADAPTED, BASE, DraftManifest
@@ -22,7 +25,8 @@ from eda_service.selfgen.refused import render_all
 from eda_service.storage.provenance import machine
 from eda_service.storage.registry import find_draft, find_draft_manifest
 from eda_service.targets.ends import choose_dtype
-from eda_service.targets.loader import Target, load_target
+from eda_service.targets.load_ends import load_ends
+from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import resolve_target, shipped_base
 from eda_service.targets.room import lacking_room
 
@@ -57,7 +61,7 @@ def check_staged(
     target = load_target(spec, device=device)
     prompts, _ = render_all(target.tokenizer, general_prompts(num_prompts, param="num_check_prompts"))
     loaded = load_drafts(draft_dir, None, target=target)
-    return check_draft(target, loaded, list(prompts.values()), thorough=thorough, tell=tell)
+    return check_draft(OwnEngine(target), loaded, list(prompts.values()), thorough=thorough, tell=tell)
 
 
 def measure_draft(
@@ -89,20 +93,21 @@ def measure_draft(
         DatasetInvalidError: No prompt is left.
     """
 
-    def on(target: Target, pack: Path | None, *, timed: bool) -> Measured:
-        return _measured(target, draft_dir, pack, prompts, settings, max_prompt_tokens, timed=timed, tell=tell)
+    def on(each: TargetSpec, pack: Path | None, *, timed: bool) -> Measured:
+        engine = OwnEngine(load_target(each, device=device))
+        return measured_on(engine, draft_dir, pack, prompts, settings, max_prompt_tokens, timed=timed, tell=tell)
 
-    on_target = on(load_target(spec, device=device), pack_dir, timed=True)
-    on_base = None if base is None else on(load_target(base, device=device), None, timed=False)
-    return conclude(on_target, on_base, machine=machine())
+    on_target = on(spec, pack_dir, timed=True)
+    return conclude(on_target, None if base is None else on(base, None, timed=False), machine=machine())
 
 
-def require_gain(config: AdaptConfig, target: Target, prompts: Sequence[Prompt]) -> None:
+def require_gain(config: AdaptConfig, engine: TargetEngine, prompts: Sequence[Prompt]) -> None:
     """End a job whose draft loses too little on the tuned target for an adaptation to gain `min_gain`.
 
     Args:
         config: Of the job.
-        target: The tuned target; the draft's own is loaded beside it.
+        engine: Who runs the tuned target; the draft's own is loaded beside it, or answered by the same vLLM without
+            the adapter.
         prompts: Held-out ones.
 
     Raises:
@@ -115,8 +120,11 @@ def require_gain(config: AdaptConfig, target: Target, prompts: Sequence[Prompt])
     settings = config.evaluation.model_copy(update={"temperatures": config.evaluation.temperatures[:1]})
     most = config.selfgen.max_prompt_tokens
     draft_dir = find_draft(config.base_draft)
-    both = (target, load_target(own, device=target.device))
-    measured = [_measured(each, draft_dir, None, prompts, settings, most, timed=False) for each in both]
+    if isinstance(engine, VllmEngine):
+        other: TargetEngine = engine.without_adapter(load_ends(own))
+    else:
+        other = OwnEngine(load_target(own, device=engine.ends.device))
+    measured = [measured_on(each, draft_dir, None, prompts, settings, most, timed=False) for each in (engine, other)]
     found = conclude(*measured, machine=machine())
     assert found.kept is not None
     assert found.most_gain is not None
@@ -131,13 +139,20 @@ def require_gain(config: AdaptConfig, target: Target, prompts: Sequence[Prompt])
         )
 
 
-def require_own_target(config: AdaptConfig, draft: DraftManifest) -> TargetSpec:
+def require_own_target(config: AdaptConfig, draft: DraftManifest, engine: EngineKind = EngineKind.EDA) -> TargetSpec:
     """What a job with `min_gain` holds its target against.
 
     Raises:
-        InputError: It is not known.
+        InputError: It is not known; or vLLM runs the target, which holds one model, and the base is another one.
     """
     own = own_target(config.target, draft)
+    if engine is EngineKind.VLLM and resolve_target(config.target).adapter_dir is None:
+        raise InputError(
+            "min_gain holds the target against the one that the draft was made for, and vLLM holds one model: with "
+            "target.engine vllm it needs a target with a LoRA adapter; measure the draft first (eda measure), and "
+            "leave min_gain out",
+            param="min_gain",
+        )
     if own is None:
         raise InputError(
             f"min_gain is {config.min_gain}, but neither the target nor {config.base_draft} says what the target was "
@@ -153,17 +168,19 @@ def own_target(tuned: TargetSpec, draft: DraftManifest) -> TargetSpec | None:
     """
     base = shipped_base(tuned.model)
     if base is not None:
-        return TargetSpec(model=base, dtype=tuned.dtype)
+        return tuned.model_copy(update={"model": base, "revision": None, "adapter": None})
     if tuned.adapter is not None:
         return tuned.model_copy(update={"adapter": None})
     made_for = draft.config.get("target")
     if made_for is None:
         return None
-    return TargetSpec.model_validate(made_for).model_copy(update={"dtype": tuned.dtype})
+    return TargetSpec.model_validate(made_for).model_copy(
+        update={"dtype": tuned.dtype, "engine": tuned.engine, "vllm": tuned.vllm}
+    )
 
 
-def _measured(
-    target: Target,
+def measured_on(
+    engine: TargetEngine,
     draft_dir: Path,
     pack_dir: Path | None,
     prompts: Sequence[Prompt],
@@ -173,11 +190,15 @@ def _measured(
     timed: bool,
     tell: Tell = silent,
 ) -> Measured:
+    """A draft, or a draft and a pack, on one target, by whoever runs it."""
+    target = engine.ends
     rendered, refused = render_all(target.tokenizer, prompts)
     for row in refused:
         logger.warning("prompt %s is left out: %s", row.sample_id, row.reason)
     drafts = {BASE: load_drafts(draft_dir, None, target=target)}
     if pack_dir is not None:
         drafts[ADAPTED] = load_drafts(draft_dir, pack_dir, target=target)
-    fitting = [ids for ids in rendered.values() if len(ids) <= max_prompt_tokens]
-    return measure(target, drafts, fitting[: settings.num_prompts], settings, timed=timed, tell=tell)
+    fitting = [ids for ids in rendered.values() if len(ids) <= max_prompt_tokens][: settings.num_prompts]
+    if isinstance(engine, OwnEngine):
+        return measure(engine.target, drafts, fitting, settings, timed=timed, tell=tell)
+    return measure_replayed(engine, drafts, fitting, settings, tell=tell)

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eda_service.config.job import AdaptConfig, Answers, DatasetSpec
+from eda_service.config.job import AdaptConfig, Answers, DatasetSpec, EngineKind
+from eda_service.engines.engine import TargetEngine
 from eda_service.errors import DatasetInvalidError
 from eda_service.pipeline.measuring import require_gain
+from eda_service.pipeline.target_engine import open_engine
 from eda_service.selection.kinds import make_selector
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.magpie import write_prompts
@@ -24,9 +26,8 @@ from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import write_bytes
 from eda_service.storage.state import Prepared
-from eda_service.targets.device import choose_device
+from eda_service.targets.ends import TargetEnds
 from eda_service.targets.io import export_io
-from eda_service.targets.loader import Target, load_target
 
 PROMPTS_FILE, HELDOUT_FILE = "prompts.jsonl", "heldout.jsonl"
 IO_FILE, REFERENCE_FILE = "target_io.safetensors", "reference.safetensors"
@@ -43,20 +44,35 @@ def read_prompt_file(path: Path) -> list[Prompt]:
     return [Prompt(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: bool) -> Prepared:
+def prepare_generation(
+    config: AdaptConfig,
+    directory: Path,
+    *,
+    kind: EngineKind = EngineKind.EDA,
+    captures: Sequence[int] = (),
+    with_reference: bool,
+) -> Prepared:
     """Write prompts.jsonl, heldout.jsonl, target_io.safetensors and reference.safetensors into `directory`.
+
+    Args:
+        config: Of the job.
+        directory: Of the stage.
+        kind: Who runs the target.
+        captures: Layers that the draft reads.
+        with_reference: Fit the selector on general prompts.
 
     Returns:
         Timings and counts, for prepare.json, which comes last.
     """
-    target = load_target(config.target, device=choose_device(config.device))
-    training, heldout = split_prompts(config, target)
+    engine = open_engine(config, kind, captures=captures)
+    target = engine.ends
+    training, heldout = split_prompts(config, engine)
     check_rendered(config, target, training, heldout)
-    require_gain(config, target, heldout)
+    require_gain(config, engine, heldout)
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
-    fitted = fit_on_general(config, target, directory / REFERENCE_FILE) if with_reference else Prepared()
+    fitted = fit_on_general(config, engine, directory / REFERENCE_FILE, captures) if with_reference else Prepared()
     return fitted.model_copy(
         update={
             "num_prompts": len(training),
@@ -66,18 +82,20 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     )
 
 
-def split_prompts(config: AdaptConfig, target: Target) -> tuple[list[Prompt], list[Prompt]]:
+def split_prompts(config: AdaptConfig, engine: TargetEngine) -> tuple[list[Prompt], list[Prompt]]:
     """(prompts to generate from, held-out prompts): two sources, or the last ones of one."""
-    prompts = _load(config.dataset, config, target, seed=config.seed)
+    prompts = _load(config.dataset, config, engine, seed=config.seed)
     if config.eval_dataset is not None:
-        heldout = _load(config.eval_dataset, config, target, seed=config.seed + 1)
+        heldout = _load(config.eval_dataset, config, engine, seed=config.seed + 1)
         seen = {prompt.content for prompt in heldout}
         return [prompt for prompt in prompts if prompt.content not in seen], heldout
     cut = len(prompts) - config.evaluation.num_prompts
     return prompts[:cut], prompts[cut:]
 
 
-def check_rendered(config: AdaptConfig, target: Target, training: Sequence[Prompt], heldout: Sequence[Prompt]) -> None:
+def check_rendered(
+    config: AdaptConfig, target: TargetEnds, training: Sequence[Prompt], heldout: Sequence[Prompt]
+) -> None:
     """Look before anything is generated whether the target's chat template takes enough of the prompts.
 
     Raises:
@@ -101,20 +119,28 @@ def check_rendered(config: AdaptConfig, target: Target, training: Sequence[Promp
         )
 
 
-def _load(dataset: DatasetSpec, config: AdaptConfig, target: Target, *, seed: int) -> list[Prompt]:
+def _load(dataset: DatasetSpec, config: AdaptConfig, engine: TargetEngine, *, seed: int) -> list[Prompt]:
     if dataset.source == "self":
-        return write_prompts(target, dataset.num_prompts, seed=seed, batch_size=config.selfgen.batch_size)
+        return write_prompts(engine, dataset.num_prompts, seed=seed, batch_size=config.selfgen.batch_size)
     return load_prompts(dataset, seed=seed, skipped=SkippedRows(config.selfgen.max_error_fraction))
 
 
-def fit_on_general(config: AdaptConfig, target: Target, path: Path) -> Prepared:
-    """Generate on general prompts with the tuned target, fit the selector (Eqs. 11-12) and save that at `path`."""
+def fit_on_general(config: AdaptConfig, engine: TargetEngine, path: Path, captures: Sequence[int] = ()) -> Prepared:
+    """Generate on general prompts with the tuned target, fit the selector (Eqs. 11-12) and save that at `path`.
+
+    Args:
+        config: Of the job.
+        engine: Who runs the tuned target.
+        path: Of the fitted selector.
+        captures: Layers that the engine hands out; the selector looks at what the head reads.
+    """
     selection = config.selection
     started = time.monotonic()
     settings = config.selfgen.model_copy(
         update={"max_new_tokens": selection.reference_max_new_tokens, "answers": Answers.TARGET}
     )
-    generated = generate(target, general_prompts(selection.num_reference_prompts), settings, seed=config.seed)
+    prompts = general_prompts(selection.num_reference_prompts)
+    generated = generate(engine, prompts, settings, seed=config.seed, captures=captures)
     if not generated.samples:
         raise DatasetInvalidError(
             "the target answered no general prompt; check its chat template", param="target.model"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from eda_service.config.job import AdaptConfig, Method
+from eda_service.config.job import AdaptConfig, EngineKind, Method
 from eda_service.drafts.checkpoint import load_pack, save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.draft_shape import draft_shape
@@ -23,6 +23,7 @@ from eda_service.pipeline.generate import GENERATE, run_generate
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import SELECT
 from eda_service.pipeline.stage import StageRunner, run_stage
+from eda_service.pipeline.target_engine import engine_of
 from eda_service.pipeline.train import TRAIN, ranked_vocabulary, run_train
 from eda_service.pipeline.validate import fingerprint_target
 from eda_service.planning.estimate import disk_need_bytes
@@ -46,7 +47,7 @@ def draft_config_of(config: AdaptConfig) -> DraftConfig:
             driven, or does not name a size that a draft needs.
     """
     resolved = resolve_target(config.target)
-    check_target(resolved)
+    check_target(resolved, engine=config.target.engine or EngineKind.EDA)
     return draft_shape(load_config(resolved.model_dir), config.draft, config.train.draft_vocab_size)
 
 
@@ -112,7 +113,7 @@ def _fresh_draft(run: RunDir, config: AdaptConfig, shape: DraftConfig) -> Path:
 def _register(run: RunDir, config: AdaptConfig, shape: DraftConfig, draft: tuple[str, int]) -> Path:
     """Publish the best weights as a base draft with its provenance."""
     generated, trained = run.require(SelfGenManifest), run.require(DraftCheckpoint)
-    fingerprint = fingerprint_target(config)
+    fingerprint = fingerprint_target(config.target, engine_of(run, config))
     run.store.fetch(Stage.TRAIN, trained.files)
     loaded = load_pack(_fresh_draft(run, config, shape), run.stage_dir(Stage.TRAIN) / "pack", dtype=torch.float32)
     name, version = draft

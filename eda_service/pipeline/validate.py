@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import ray
 
-from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.fits import check_extension, check_reads
-from eda_service.export.vllm_environment import require_vllm
+from eda_service.engines.vllm_environment import require_vllm
 from eda_service.pipeline.measuring import require_own_target
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.target_engine import chosen_engine
 from eda_service.planning.dry_run import expected_plan
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
@@ -53,13 +54,15 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     base_dir = find_draft(config.base_draft)
     draft = read_draft_manifest(base_dir)
     if config.min_gain is not None:
-        require_own_target(config, draft)
+        require_own_target(config, draft, config.target.engine or EngineKind.EDA)
     waiting = require_gpus(num_gpus(config.train))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.VALIDATE, level="warning")
     looked: TargetLook = ray.get(_look.options(num_gpus=num_gpus(config.train)).remote(config))
     for note in looked.notes:
         run.event("target_note", note, stage=Stage.VALIDATE, level="warning")
+    if config.min_gain is not None:
+        require_own_target(config, draft, looked.engine)
     fingerprint = looked.fingerprint
     check_draft_fits(draft, fingerprint)
     prompts_sha256 = _check_prompts(run, config, config.dataset, config.seed)
@@ -91,6 +94,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
         disk_need_bytes=need,
         disk_free_bytes=free,
         estimated_seconds=seconds,
+        engine=looked.engine,
     )
 
 
@@ -107,32 +111,34 @@ def _check_prompts(run: RunDir, config: AdaptConfig, dataset: DatasetSpec, seed:
 
 @dataclass(frozen=True)
 class TargetLook:
-    """What is seen of a target: notes for people, what identifies it, and its sizes."""
+    """What is seen of a target: notes for people, what identifies it, its sizes, and who runs it."""
 
     notes: tuple[str, ...]
     fingerprint: TargetFingerprint
     shape: ModelShape
+    engine: EngineKind
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _look(config: AdaptConfig) -> TargetLook:
     """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute."""
-    if config.selfgen.engine is EngineKind.VLLM:
-        require_vllm("where Ray's workers run", param="selfgen.engine")
     limit_threads(config.selfgen.threads_per_actor)
-    choose_device(config.device)
+    engine = chosen_engine(config.target, choose_device(config.device))
+    if engine is EngineKind.VLLM:
+        require_vllm("where Ray's workers run", param="target.engine")
     return TargetLook(
-        notes=tuple(check_target(resolve_target(config.target))),
-        fingerprint=fingerprint_target(config),
+        notes=tuple(check_target(resolve_target(config.target), engine=engine)),
+        fingerprint=fingerprint_target(config.target, engine),
         shape=shape_of_target(config.target),
+        engine=engine,
     )
 
 
-def fingerprint_target(config: AdaptConfig) -> TargetFingerprint:
+def fingerprint_target(spec: TargetSpec, engine: EngineKind) -> TargetFingerprint:
     """Identify a target from its files; its generation_config.json must ask for nothing that is not computed."""
-    resolved = resolve_target(config.target)
+    resolved = resolve_target(spec)
     defaults = read_generation_defaults(resolved.model_dir)
-    if config.selfgen.engine is EngineKind.VLLM:
+    if engine is EngineKind.VLLM:
         require_vllm_computes(defaults)
     return fingerprint(resolved, target_tokenizer(resolved), load_config(resolved.model_dir))
 

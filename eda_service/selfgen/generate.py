@@ -1,9 +1,9 @@
 """Self-generation, Eqs. 8 and 9: y^i ~ P_target(. | x^i), D_self = {(x^i, y^i)}.
 
-Runs the project's own engine autoregressively over many prompts at once and captures the target's features as it goes,
-so that selection and training need no second forward pass. Each sample has its own random stream, derived from the
-job's seed and the sample's id. Answers can also be given: the data set's own, for comparison, or those of another
-engine. Then the target reads prompt and answer once, for the features.
+Whoever runs the target answers many prompts at once and keeps its features as it goes, so that selection and training
+need no second forward pass. Each sample has its own random stream, derived from the job's seed and the sample's id.
+Answers can also be given, the data set's own, for comparison. Then the target reads prompt and answer once, for the
+features.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import Answers, SelfGenConfig
-from eda_service.decoding.admission import check_request
-from eda_service.decoding.engine import Engine
-from eda_service.decoding.request import SamplingParams, StepOutput, own_params
+from eda_service.decoding.request import SamplingParams, own_params
+from eda_service.engines.engine import READ, Answer, AnswerRequest, TargetEngine
 from eda_service.errors import DatasetInvalidError, EdaError
 from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.refused import render_all
-from eda_service.selfgen.vllm_writer import Writer
 from eda_service.storage.shards import Sample
-from eda_service.targets.loader import Target
-
-_READ = SamplingParams(max_new_tokens=1)  # prompt and answer, for their features
+from eda_service.targets.ends import TargetEnds
 
 
 @dataclass
@@ -44,84 +40,49 @@ def sample_seed(seed: int, sample_id: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def new_engine(target: Target, config: SelfGenConfig, captures: Sequence[int] = ()) -> Engine:
-    """An autoregressive engine with capture, sized for this config."""
-    return Engine(
-        target,
-        max_batch=config.batch_size,
-        max_tokens=config.max_prompt_tokens + config.max_new_tokens + 1,
-        capture_features=True,
-        captures=captures,
-    )
-
-
 def generate(
-    target: Target,
+    engine: TargetEngine,
     prompts: Sequence[Prompt],
     config: SelfGenConfig,
     *,
     seed: int,
-    writer: Writer | None = None,
     captures: Sequence[int] = (),
     start: Callable[[Tensor], Tensor] | None = None,
-    on_progress: Callable[[int], None] | None = None,
 ) -> Generated:
     """Write an answer to every prompt, or run the target over answers that are given.
 
     Args:
-        target: The tuned target.
+        engine: Who runs the tuned target.
         prompts: Domain prompts.
         config: Temperature, caps, batch size.
         seed: The job's seed.
-        writer: Writes the answers, where that is not the project's engine.
         captures: Layers that the draft reads; none: what the target's head reads.
         start: What is kept of what the draft reads, where that is not the states themselves (`Draft.start`).
-        on_progress: Called with the number of new tokens after each round.
 
     Returns:
         Samples with features, and skipped prompts with their reasons.
     """
-    engine = new_engine(target, config, captures)
-    result = Generated()
+    target, result = engine.ends, Generated()
     prompt_ids = _render(target, prompts, config, result)
     given = _given(target, prompts, prompt_ids, config, result)
     own = own_params(target.defaults)
-    params = {each: _params(own, config, seed, each) for each in prompt_ids}
-    if writer is not None:
-        for sample_id, ids in list(prompt_ids.items()):
-            try:
-                check_request(ids, params[sample_id], vocab_size=target.vocab_size, max_tokens=engine.max_tokens)
-            except EdaError as error:
-                del prompt_ids[sample_id]
-                result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
-        given = writer.write(prompt_ids, {each: params[each] for each in prompt_ids})
-    for sample_id, ids in list(prompt_ids.items()):
-        try:
-            if sample_id in given:
-                engine.submit(sample_id, ids + given[sample_id], _READ)
-            else:
-                engine.submit(sample_id, ids, params[sample_id])
-        except EdaError as error:  # an answer of another engine may leave no room to read it
-            del prompt_ids[sample_id]
-            result.skipped.append(SkippedRow(sample_id=sample_id, reason=error.message))
-    answers: dict[str, list[int]] = {sample_id: [] for sample_id in prompt_ids}
-    finished: dict[str, StepOutput] = {}
-    while engine.has_work:
-        outputs = engine.step()
-        for output in outputs:
-            answers[output.request_id].extend(output.new_token_ids)
-            if output.finish_reason is not None:
-                finished[output.request_id] = output
-        if on_progress is not None:
-            on_progress(sum(len(output.new_token_ids) for output in outputs))
+    requests = {
+        sample_id: AnswerRequest([*ids, *given[sample_id]], READ)
+        if sample_id in given
+        else AnswerRequest(ids, _params(own, config, seed, sample_id))
+        for sample_id, ids in prompt_ids.items()
+    }
+    room = config.max_prompt_tokens + config.max_new_tokens + 1
+    answers = engine.answer(requests, batch_size=config.batch_size, max_tokens=room, captures=captures)
     for sample_id, ids in prompt_ids.items():
-        answer = given.get(sample_id, answers[sample_id])
-        _collect(result, sample_id, ids, answer, finished[sample_id], storage_dtype(target.dtype), start)
+        answer = answers[sample_id]
+        written = given.get(sample_id, answer.token_ids)
+        _collect(result, sample_id, ids, written, answer, storage_dtype(target.dtype), start)
     return result
 
 
 def _render(
-    target: Target, prompts: Sequence[Prompt], config: SelfGenConfig, result: Generated
+    target: TargetEnds, prompts: Sequence[Prompt], config: SelfGenConfig, result: Generated
 ) -> dict[str, list[int]]:
     """Token ids by sample id; a prompt that cannot be rendered or is too long is skipped with the reason."""
     rendered, refused = render_all(target.tokenizer, prompts)
@@ -134,7 +95,7 @@ def _render(
 
 
 def _given(
-    target: Target,
+    target: TargetEnds,
     prompts: Sequence[Prompt],
     prompt_ids: dict[str, list[int]],
     config: SelfGenConfig,
@@ -153,7 +114,7 @@ def _given(
     return found
 
 
-def reference_ids(target: Target, prompt: Prompt, most: int) -> list[int]:
+def reference_ids(target: TargetEnds, prompt: Prompt, most: int) -> list[int]:
     """Token ids of the data set's own answer with the end of the turn, cut at `most` tokens.
 
     Raises:
@@ -191,20 +152,20 @@ def _collect(
     result: Generated,
     sample_id: str,
     prompt: list[int],
-    answer: list[int],
-    last: StepOutput,
+    written: list[int],
+    answer: Answer,
     dtype: torch.dtype,
     start: Callable[[Tensor], Tensor] | None,
 ) -> None:
     """Turn one finished request into a sample, or into a skipped row with the reason."""
-    if last.error is not None or last.states is None:
-        result.skipped.append(SkippedRow(sample_id=sample_id, reason=last.error or "no features captured"))
-    elif len(answer) < 2:
+    if answer.error is not None or answer.states is None:
+        result.skipped.append(SkippedRow(sample_id=sample_id, reason=answer.error or "no features captured"))
+    elif len(written) < 2:
         result.skipped.append(SkippedRow(sample_id=sample_id, reason="empty answer: its answer mask is all zero"))
     else:
-        states = last.states[: len(prompt) + len(answer) - 1]
+        states = answer.states[: len(prompt) + len(written) - 1]
         own_head_in = None if states.is_one else states.head_in.to(dtype)
         features = (states.draft_in if start is None else start(states.draft_in)).to(dtype)
         result.samples.append(
-            Sample(sample_id, prompt + answer, len(prompt), features, own_head_in, is_started=start is not None)
+            Sample(sample_id, prompt + written, len(prompt), features, own_head_in, is_started=start is not None)
         )

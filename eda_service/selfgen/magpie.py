@@ -6,17 +6,15 @@ Short, repeated or unfinished turns are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-import torch
-
-from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
+from eda_service.engines.engine import Answer, AnswerRequest, TargetEngine
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen.generate import sample_seed
 from eda_service.selfgen.prompts import Prompt
 from eda_service.targets.chat.chat import user_turn_opening
-from eda_service.targets.loader import Target
 
 _MIN_CHARACTERS = 12
 _FIRST_OVERSAMPLE, _MOST_OVERSAMPLE = 1.3, 10.0
@@ -24,7 +22,7 @@ _MAX_ROUNDS = 8
 
 
 def write_prompts(
-    target: Target,
+    engine: TargetEngine,
     num_prompts: int,
     *,
     seed: int,
@@ -40,7 +38,7 @@ def write_prompts(
     asks for.
 
     Args:
-        target: Instruct model with a chat template.
+        engine: Who runs an instruct model with a chat template.
         num_prompts: How many are wanted.
         seed: Of all draws.
         batch_size: Turns written together.
@@ -51,7 +49,7 @@ def write_prompts(
     Raises:
         DatasetInvalidError: The target does not write enough usable turns.
     """
-    opening = user_turn_opening(target.tokenizer)
+    opening = user_turn_opening(engine.ends.tokenizer)
     found: dict[str, None] = {}
     num_written = 0
     for round_index in range(_MAX_ROUNDS):
@@ -61,16 +59,20 @@ def write_prompts(
         oversample = min(_MOST_OVERSAMPLE, num_written / max(1, len(found))) if num_written else _FIRST_OVERSAMPLE
         num_turns = int(missing * oversample) + 4
         num_written += num_turns
-        engine = Engine(target, max_batch=batch_size, max_tokens=len(opening) + max_new_tokens + 2)
-        for i in range(num_turns):
-            params = SamplingParams(
-                temperature=1.0,
-                top_p=0.95,
-                max_new_tokens=max_new_tokens,
-                seed=sample_seed(seed, f"{prefix}-{round_index}-{i}"),
+        requests = {
+            str(i): AnswerRequest(
+                opening,
+                SamplingParams(
+                    temperature=1.0,
+                    top_p=0.95,
+                    max_new_tokens=max_new_tokens,
+                    seed=sample_seed(seed, f"{prefix}-{round_index}-{i}"),
+                ),
             )
-            engine.submit(str(i), opening, params)
-        found.update(dict.fromkeys(_usable_turns(engine, target)))
+            for i in range(num_turns)
+        }
+        turns = engine.answer(requests, batch_size=batch_size, max_tokens=len(opening) + max_new_tokens + 2)
+        found.update(dict.fromkeys(_usable(turns.values(), engine.ends.tokenizer)))
         if on_progress is not None:
             on_progress(len(found))
     if len(found) < num_prompts:
@@ -85,16 +87,7 @@ def write_prompts(
     ]
 
 
-@torch.inference_mode()
-def _usable_turns(engine: Engine, target: Target) -> list[str]:
+def _usable(turns: Iterable[Answer], tokenizer: Any) -> list[str]:
     """Finished, long enough turns in the order of their requests."""
-    tokens: dict[int, list[int]] = {}
-    stopped: set[int] = set()
-    while engine.has_work:
-        for output in engine.step():
-            index = int(output.request_id)
-            tokens.setdefault(index, []).extend(output.new_token_ids)
-            if output.finish_reason == "stop":
-                stopped.add(index)
-    texts = [target.tokenizer.decode(tokens[i], skip_special_tokens=True).strip() for i in sorted(stopped)]
+    texts = (tokenizer.decode(each.token_ids, skip_special_tokens=True).strip() for each in turns if each.has_stopped)
     return [text for text in texts if len(text) >= _MIN_CHARACTERS]

@@ -88,13 +88,13 @@ def lm_head_of(model: Any) -> LmHead:
     What a family does that none of the names here stand for is noticed when the logits are compared
     (`eda_service.targets.fidelity`).
     """
-    linear, config = model.get_output_embeddings(), model.config
+    linear = model.get_output_embeddings()
     bias = getattr(linear, "bias", None)
+    return make_head(linear.weight.detach(), None if bias is None else bias.detach(), model.config)
+
+
+def make_head(rows_VD: Tensor, bias_V: Tensor | None, config: Any) -> LmHead:
+    """The head of a model by its weights and its config, which says what follows the product."""
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
-    return LmHead(
-        rows_VD=linear.weight.detach(),
-        bias_V=None if bias is None else bias.detach(),
-        scale=scale,
-        cap=None if cap is None else float(cap),
-    )
+    return LmHead(rows_VD=rows_VD, bias_V=bias_V, scale=scale, cap=None if cap is None else float(cap))

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from eda_service.targets.ends import TargetEnds
 from eda_service.targets.head import LmHead
-from eda_service.targets.loader import Target
 
 
-def export_io(target: Target, path: Path) -> None:
+def export_io(target: TargetEnds, path: Path) -> None:
     """Write embed (V, D) and, where it is not tied to it, head (V, D), in bfloat16, with the head's bias where it has
     one, and its scale and cap as metadata.
     """

@@ -17,6 +17,7 @@ from scipy import stats
 from transformers import PreTrainedModel
 
 from eda_service.config.job import SelfGenConfig
+from eda_service.engines.own import OwnEngine
 from eda_service.records import SkippedRow
 from eda_service.selfgen.generate import Generated, generate, sample_seed
 from eda_service.selfgen.prompts import Prompt
@@ -42,7 +43,7 @@ def config(**changes: object) -> SelfGenConfig:
 
 @pytest.fixture(scope="module")
 def greedy(make_target: Callable[[str], Target]) -> Generated:
-    return generate(make_target("qwen2"), make_prompts(), config(batch_size=3), seed=0)
+    return generate(OwnEngine(make_target("qwen2")), make_prompts(), config(batch_size=3), seed=0)
 
 
 def test_answers_are_the_target_s_own(
@@ -77,7 +78,7 @@ def test_answer_mask_comes_from_token_ids_not_from_text(tiny_target: Target) -> 
     """Some answers re-tokenise to other ids (so the distinction is real), and every mask still fits the ids."""
     prompts = [Prompt(id=f"m{i}", messages=[{"role": "user", "content": "the"}]) for i in range(100)]
     settings = config(temperature=1.5, max_new_tokens=60, batch_size=100)
-    samples = generate(tiny_target, prompts, settings, seed=0).samples
+    samples = generate(OwnEngine(tiny_target), prompts, settings, seed=0).samples
     ambiguous = 0
     for sample in samples:
         answer = sample.token_ids[sample.num_prompt_tokens :]
@@ -98,7 +99,7 @@ def test_first_answer_tokens_follow_the_target_s_softmax(
     """1,500 samples of one prompt at T = 0.7 under their own seeds, chi-square against transformers' logits."""
     target, num_samples = make_target("llama"), 1500
     prompts = [Prompt(id=f"s{i}", messages=[{"role": "user", "content": "the other"}]) for i in range(num_samples)]
-    made = generate(target, prompts, config(temperature=0.7, max_new_tokens=8, batch_size=256), seed=1)
+    made = generate(OwnEngine(target), prompts, config(temperature=0.7, max_new_tokens=8, batch_size=256), seed=1)
     first = [sample.token_ids[sample.num_prompt_tokens] for sample in made.samples]
     logits_V = reference_model("llama")(torch.tensor([by_hand(target, "the other")])).logits[0, -1].double()
     probs_V = torch.softmax(logits_V / 0.7, dim=-1).numpy()
@@ -116,11 +117,17 @@ def test_first_answer_tokens_follow_the_target_s_softmax(
 def test_a_sample_does_not_depend_on_its_neighbours(tiny_target: Target) -> None:
     settings = config(temperature=0.9, top_p=0.9, batch_size=3)
     prompts = make_prompts()
-    together = {s.sample_id: s.token_ids for s in generate(tiny_target, prompts, settings, seed=4).samples}
-    backwards = {s.sample_id: s.token_ids for s in generate(tiny_target, prompts[::-1], settings, seed=4).samples}
-    alone = {s.sample_id: s.token_ids for p in prompts for s in generate(tiny_target, [p], settings, seed=4).samples}
+    together = {s.sample_id: s.token_ids for s in generate(OwnEngine(tiny_target), prompts, settings, seed=4).samples}
+    backwards = {
+        s.sample_id: s.token_ids for s in generate(OwnEngine(tiny_target), prompts[::-1], settings, seed=4).samples
+    }
+    alone = {
+        s.sample_id: s.token_ids
+        for p in prompts
+        for s in generate(OwnEngine(tiny_target), [p], settings, seed=4).samples
+    }
     assert together == backwards == alone
-    other_seed = {s.sample_id: s.token_ids for s in generate(tiny_target, prompts, settings, seed=5).samples}
+    other_seed = {s.sample_id: s.token_ids for s in generate(OwnEngine(tiny_target), prompts, settings, seed=5).samples}
     assert other_seed != together
 
 
@@ -132,7 +139,7 @@ def test_sample_seed_is_a_function_of_both_parts() -> None:
 
 def test_long_prompts_are_skipped_with_their_length(tiny_target: Target) -> None:
     prompts = make_prompts(("the", "the user and " * 30))
-    made = generate(tiny_target, prompts, config(max_prompt_tokens=64), seed=0)
+    made = generate(OwnEngine(tiny_target), prompts, config(max_prompt_tokens=64), seed=0)
     length = len(by_hand(tiny_target, "the user and " * 30))
     assert [sample.sample_id for sample in made.samples] == ["p0"]
     assert made.skipped == [SkippedRow(sample_id="p1", reason=f"prompt has {length} tokens")]

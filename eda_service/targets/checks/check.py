@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from eda_service.config.job import EngineKind
 from eda_service.errors import TargetIncompatibleError, reason_of
 from eda_service.storage import bounded_json
 from eda_service.targets.adapters.check import whole_rows
@@ -47,11 +49,14 @@ _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 _TRIED_TOKENS = 4
 
 
-def check_target(resolved: ResolvedTarget, *, converses: bool = True) -> tuple[str, ...]:
+def check_target(
+    resolved: ResolvedTarget, *, converses: bool = True, engine: EngineKind = EngineKind.EDA
+) -> tuple[str, ...]:
     """Everything that can be known of a target without its weights.
 
     Args:
         resolved: Where its files are.
+        engine: Who will run it; vLLM drives families and reads quantised weights that the own engine does not.
         converses: Whether it must render conversations with a known end, as a job needs; a deployment of a model that
             only completes texts does not.
 
@@ -62,7 +67,7 @@ def check_target(resolved: ResolvedTarget, *, converses: bool = True) -> tuple[s
         TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be loaded, prompted or driven.
     """
     with told(resolved.model):
-        num_ids, notes = _check_model(resolved.model_dir)
+        num_ids, notes = _check_model(resolved.model_dir, engine)
         rows = None if resolved.adapter_dir is None else whole_rows(resolved.adapter_dir)
         check_text(resolved, num_ids if rows is None else rows, converses=converses)
     return notes
@@ -74,12 +79,14 @@ def check_model(model_dir: Path) -> tuple[str, ...]:
     Raises:
         TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be loaded or driven.
     """
-    return _check_model(model_dir)[1]
+    return _check_model(model_dir, EngineKind.EDA)[1]
 
 
-def _check_model(model_dir: Path) -> tuple[int, tuple[str, ...]]:
+def _check_model(model_dir: Path, engine: EngineKind) -> tuple[int, tuple[str, ...]]:
     """Number of token ids that have an embedding and a logit, and notes."""
-    require_drivable(_settings(model_dir), model_dir)
+    settings = _settings(model_dir)
+    if engine is EngineKind.EDA:
+        require_drivable(settings, model_dir)
     if (model_dir / "adapter_config.json").exists():
         raise TargetIncompatibleError(
             f"{model_dir} holds an adapter (adapter_config.json) beside the model, and loading one would load both; "
@@ -92,7 +99,7 @@ def _check_model(model_dir: Path) -> tuple[int, tuple[str, ...]]:
     require_unambiguous(model_dir)
     if getattr(config, "quantization_config", None) is not None:
         logger.info("%s is unpacked when it is loaded; its tensors are compared then", model_dir)
-        return int(config.vocab_size), ()
+        return int(config.vocab_size), () if engine is EngineKind.EDA else (_quantised(config),)
     _check_words(config, model_dir)
     headers = weight_headers(model_dir)
     require_unwrapped(model_dir, headers)
@@ -117,9 +124,16 @@ def _check_model(model_dir: Path) -> tuple[int, tuple[str, ...]]:
         ignore_mismatched_sizes=True,  # they are refused by name
     )
     note = require_whole(model, info, str(model_dir))
-    _try(model, model_dir)
+    if engine is EngineKind.EDA:
+        _try(model, model_dir)
     num_ids = min(model.get_input_embeddings().weight.shape[0], model.get_output_embeddings().weight.shape[0])
     return num_ids, () if note is None else (note,)
+
+
+def _quantised(config: Any) -> str:
+    found = config.quantization_config
+    method = found.get("quant_method") if isinstance(found, Mapping) else getattr(found, "quant_method", found)
+    return f"the target is quantised ({str(method)[:48]}): its states are taken as vLLM computes them, quantised"
 
 
 def load_config(model_dir: Path) -> Any:

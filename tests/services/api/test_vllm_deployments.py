@@ -36,7 +36,7 @@ def test_without_vllm_it_is_refused_with_the_next_step(without: TestClient) -> N
     job = {"model": "org/model", "config": {"selfgen": {"engine": "vllm"}}}
     answer = without.post("/v1/adaptations", json=job)
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (400, "unschedulable", "selfgen.engine")
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unschedulable", "target.engine")
 
 
 def test_a_deployment_says_what_decodes_it_and_keeps_it(with_vllm: TestClient) -> None:

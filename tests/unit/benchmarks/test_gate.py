@@ -10,13 +10,13 @@ import torch
 
 from benchmarks.paper.gate import gate_statistics, private_weights
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
 from eda_service.drafts.head import DraftHead
 from eda_service.drafts.shared_private import SharedPrivateFFN
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
 from eda_service.targets.loader import Target
@@ -26,9 +26,8 @@ TREE = TreeConfig(size=6, depth=3, width=3)
 
 @pytest.fixture
 def texts(tiny_target: Target) -> list[Transcript]:
-    engine = Engine(tiny_target, max_batch=4, max_tokens=120, capture_features=True)
     prompts = [[5 + i, 9, 40 + i] for i in range(4)]
-    return transcribe(engine, prompts, SamplingParams(max_new_tokens=30))
+    return transcribe(OwnEngine(tiny_target), prompts, SamplingParams(max_new_tokens=30), batch_size=4)
 
 
 @pytest.fixture

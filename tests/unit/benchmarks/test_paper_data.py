@@ -11,9 +11,10 @@ import pytest
 from benchmarks.paper.data import _score_again
 from eda_service.config.job import AdaptConfig, DatasetSpec, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.pipeline.generate import GENERATE, fields_of, shards_of
-from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import prepare_generation
 from eda_service.records import SelfGenManifest, Stage
+from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target
 
@@ -40,7 +41,8 @@ def source(config: AdaptConfig, tmp_path: Path) -> RunDir:
     run.create(config, origin="benchmark")
     directory = run.stage_dir(Stage.GENERATE)
     prepared = prepare_generation(config, directory, with_reference=True)
-    writer = ShardWriter(config, directory, directory / "reference.safetensors")
+    reference = file_entry(directory, directory / "reference.safetensors")
+    writer = ShardWriter(WriterSettings(config, directory, reference=(reference,)))
     shards = shards_of(directory, config.selfgen)
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})

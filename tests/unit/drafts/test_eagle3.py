@@ -34,6 +34,7 @@ from eda_service.drafts.freezing import prepare, trained_state
 from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.rotary import rotate
 from eda_service.drafts.unroll import unroll
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
 from eda_service.selfgen.generate import generate
@@ -232,7 +233,7 @@ def world(tiny_target: Target) -> World:
     draft = made(WIDER | {"layers": [1, 2], "norm_before_residual": True, "rope_scaling": YARN}).requires_grad_(True)
     prompts = [Prompt(id=text, messages=[{"role": "user", "content": text}]) for text in "abcdefghijkl"]
     settings = SelfGenConfig(temperature=0.0, max_new_tokens=24)
-    samples = generate(tiny_target, prompts, settings, seed=0, captures=draft.config.captures).samples
+    samples = generate(OwnEngine(tiny_target), prompts, settings, seed=0, captures=draft.config.captures).samples
     batch = collate(samples, max_tokens=64, dtype=torch.float32)
     answers = batch.token_ids_BL[batch.loss_mask_BL].unique()
     others = [token for token in range(112) if token not in answers.tolist()]
@@ -272,8 +273,7 @@ def test_answers_are_the_targets_own_and_replay_counts_the_same(
     engine = speculative(world.target, world.draft, vocab_W=world.vocab_W, tree=tree)
     params = SamplingParams(max_new_tokens=24, temperature=temperature)
     captures = world.draft.config.captures
-    plain = Engine(world.target, max_batch=4, max_tokens=120, capture_features=True, captures=captures)
-    transcripts = transcribe(plain, world.prompts, params)
+    transcripts = transcribe(OwnEngine(world.target), world.prompts, params, batch_size=4, captures=captures)
     decoded = decode_all(engine, world.prompts, params)
     assert [each.token_ids[each.num_prompt_tokens :] for each in transcripts] == decoded.token_ids
     head = world.draft.head(world.target.lm_head, world.vocab_W)

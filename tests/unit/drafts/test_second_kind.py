@@ -32,6 +32,7 @@ from eda_service.drafts.checkpoint import load_base_draft, load_pack, save_base_
 from eda_service.drafts.freezing import prepare, trained_state
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.drafts.unroll import unroll
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import TargetIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
@@ -77,7 +78,7 @@ def world(tiny_target: Target) -> Iterator[World]:
         config = TinyConfig(**draft_config(tiny_target).model_dump(), draft_vocab_size=90)
         prompts = [Prompt(id=text, messages=[{"role": "user", "content": text}]) for text in "abcdefghijkl"]
         settings = SelfGenConfig(temperature=0.0, max_new_tokens=24)
-        samples = generate(tiny_target, prompts, settings, seed=0, captures=config.captures).samples
+        samples = generate(OwnEngine(tiny_target), prompts, settings, seed=0, captures=config.captures).samples
         batch = collate(samples, max_tokens=64, dtype=torch.float32)
         answers = batch.token_ids_BL[batch.loss_mask_BL].unique()
         others = [token for token in range(112) if token not in answers.tolist()]
@@ -188,8 +189,8 @@ def test_answers_are_the_targets_own_and_replay_counts_the_same(
     target, prompts = world.target, world.prompts
     engine = speculative(target, world.draft, vocab_W=world.vocab_W, tree=tree)
     params = SamplingParams(max_new_tokens=24, temperature=temperature)
-    plain = Engine(target, max_batch=4, max_tokens=120, capture_features=True, captures=world.draft.config.captures)
-    transcripts = transcribe(plain, prompts, params)
+    captures = world.draft.config.captures
+    transcripts = transcribe(OwnEngine(target), prompts, params, batch_size=4, captures=captures)
     decoded = decode_all(engine, prompts, params)
     assert [each.token_ids[each.num_prompt_tokens :] for each in transcripts] == decoded.token_ids
     head = world.draft.head(target.lm_head, world.vocab_W)

@@ -28,6 +28,7 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import Eagle3Config, RopeScaling, parse_draft_config
 from eda_service.drafts.draft_shape import target_rope
 from eda_service.drafts.kinds import make_draft
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.draft_check import check_draft, embedding_cosine, reading
@@ -51,11 +52,13 @@ class World:
 
     def check(self, draft: Draft, **more: Any) -> DraftCheck:
         loaded = LoadedDraft(draft, VOCAB)
-        return check_draft(self.target, loaded, self.prompts, **{"max_new_tokens": 28, "thorough": True} | more)
+        return check_draft(
+            OwnEngine(self.target), loaded, self.prompts, **{"max_new_tokens": 28, "thorough": True} | more
+        )
 
     def transcripts(self, captures: tuple[int, ...], count: int) -> list[Transcript]:
-        engine = Engine(self.target, max_batch=8, max_tokens=100, capture_features=True, captures=captures)
-        return transcribe(engine, self.prompts[:count], SamplingParams(max_new_tokens=28))
+        params = SamplingParams(max_new_tokens=28)
+        return transcribe(OwnEngine(self.target), self.prompts[:count], params, batch_size=8, captures=captures)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +208,9 @@ def test_an_embedding_of_its_own_is_held_against_the_targets(world: World) -> No
 def test_only_what_the_tensors_allow_is_looked_at(shape: dict[str, Any], wanted: list[set[str]], world: World) -> None:
     config = world.draft.config.model_copy(update=shape)
     stranger = make_draft(type(config).model_validate(config.model_dump())).requires_grad_(False)
-    found = check_draft(world.target, LoadedDraft(stranger, VOCAB), world.prompts[:2], max_new_tokens=8, thorough=True)
+    found = check_draft(
+        OwnEngine(world.target), LoadedDraft(stranger, VOCAB), world.prompts[:2], max_new_tokens=8, thorough=True
+    )
     count = len(wanted)
     assert [set(each.overrides) for each in found.others[:count]] == wanted
     assert all(len(each.overrides) == 2 for each in found.others[count:])
@@ -224,9 +229,9 @@ def test_an_eagle1_draft_has_its_rotation_alone(tiny_target: Target, make_fitted
     draft = make_fitted_draft("llama")
     prompts = [[3 + (7 * i + j) % 100 for j in range(1 + 5 * i % 23)] for i in range(9)]
     declared = LoadedDraft(reading(draft, {"rope_theta": 5e5}), None)
-    found = check_draft(tiny_target, declared, prompts, max_new_tokens=24, thorough=True)
+    found = check_draft(OwnEngine(tiny_target), declared, prompts, max_new_tokens=24, thorough=True)
     assert [each.overrides for each in found.others] == [{"rope_theta": "10000.0"}]
-    truth = check_draft(tiny_target, LoadedDraft(draft, None), prompts, max_new_tokens=24)
+    truth = check_draft(OwnEngine(tiny_target), LoadedDraft(draft, None), prompts, max_new_tokens=24)
     assert truth.declared is not None
     assert found.others[0].acceptance_length == truth.declared.acceptance_length
     assert truth.coverage == 1.0
@@ -234,12 +239,12 @@ def test_an_eagle1_draft_has_its_rotation_alone(tiny_target: Target, make_fitted
 
 def test_no_answer_is_said(world: World) -> None:
     cut = dataclasses.replace(world.target, max_context=20)
-    found = check_draft(cut, LoadedDraft(world.draft, VOCAB), world.prompts, max_new_tokens=28)
+    found = check_draft(OwnEngine(cut), LoadedDraft(world.draft, VOCAB), world.prompts, max_new_tokens=28)
     assert found.advice == (
         "not measured: the target answered none of 13 prompts with two tokens or more within its context of 20 tokens"
     )
     assert found.best is None
-    assert check_draft(cut, LoadedDraft(world.draft, VOCAB), []).declared is None
+    assert check_draft(OwnEngine(cut), LoadedDraft(world.draft, VOCAB), []).declared is None
 
 
 def test_what_is_said_of_numbers() -> None:

@@ -13,6 +13,7 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import InputError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
@@ -37,7 +38,7 @@ def test_counts_are_those_of_decoding(
     params = SamplingParams(temperature=temperature, max_new_tokens=30)
     speculative = Engine(tiny_target, draft, head, num_draft_tokens=4, tree=tree, max_batch=4, max_tokens=120)
     decoded = decode_all(speculative, PROMPTS, params).stats
-    transcripts = transcribe(Engine(tiny_target, max_batch=4, max_tokens=120, capture_features=True), PROMPTS, params)
+    transcripts = transcribe(OwnEngine(tiny_target), PROMPTS, params, batch_size=4)
     replay = Replay(draft, tiny_target.embed, head, num_draft_tokens=4, tree=tree, batch_size=4)
     replayed = replay.run(transcripts, temperature)
     assert [counts(each) for each in replayed] == [counts(each) for each in decoded]

@@ -14,7 +14,7 @@ import pytest
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, SelfGenConfig, TargetSpec, TrainConfig
 from eda_service.pipeline.generate import GENERATE, fields_of, prepare, shards_of
-from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import REFERENCE_FILE
 from eda_service.pipeline.select import run_select
 from eda_service.planning.estimate import disk_need_bytes, num_samples, split_samples
@@ -22,6 +22,7 @@ from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.records import Stage
 from eda_service.selection.kinds import SELECTORS
 from eda_service.selection.selector import Array, SampleSelector
+from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import read_shard
 
@@ -82,7 +83,8 @@ def test_a_new_selector_touches_nothing_else(
     prepared = prepare(run, config, with_reference=True)
     unit = float((directory / REFERENCE_FILE).read_text())
 
-    writer = ShardWriter(config, directory, directory / REFERENCE_FILE)
+    reference = file_entry(directory, directory / REFERENCE_FILE)
+    writer = ShardWriter(WriterSettings(config, directory, reference=(reference,)))
     shards = shards_of(directory, config.selfgen)
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from eda_service.config.job import (
     AdaptConfig,
     DatasetSpec,
+    EngineKind,
     EvalConfig,
     SelectionConfig,
     SelfGenConfig,
@@ -62,8 +63,9 @@ class OneProcess:
 def stage(home: Path, target_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run the stage with a base draft; returns its fields and samples."""
 
-    def remote(config: AdaptConfig, directory: Path, scored: bool) -> Any:
-        return generate.prepare(RunDir(directory.parent), config, with_reference=scored)
+    def remote(config: AdaptConfig, directory: Path, kind: EngineKind, captures: tuple[int, ...], scored: bool) -> Any:
+        run = RunDir(directory.parent)
+        return generate.prepare(run, config, kind=kind, captures=captures, with_reference=scored)
 
     monkeypatch.setattr(generate, "_prepare", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)))
     monkeypatch.setattr(ray, "get", lambda value: value)

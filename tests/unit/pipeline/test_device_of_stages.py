@@ -14,7 +14,7 @@ from api.serving.base_group import BaseGroup
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InputError
 from eda_service.pipeline.evaluate import EvaluationRun
-from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import prepare_generation
 from eda_service.pipeline.validate import _look
 from eda_service.raycluster.resources import require_gpus, reserved_device
@@ -23,7 +23,7 @@ from eda_service.storage.run import RunDir
 HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {
     "validate": lambda config, _: _look._function(config),
     "prepare": lambda config, path: prepare_generation(config, path, with_reference=False),
-    "generate": lambda config, path: ShardWriter(config, path / "generate", None),
+    "generate": lambda config, path: ShardWriter(WriterSettings(config, path / "generate")),
     "evaluate": lambda config, path: EvaluationRun(RunDir(path), config),
     "serve": lambda config, _: BaseGroup(config.target, config.device),
 }

@@ -19,6 +19,7 @@ from tiny_models import draft_config, register_draft, write_adapter
 from eda_service.config.job import AdaptConfig, EvalConfig, TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.drafts.draft import Draft
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import InputError, NotWorthItError
 from eda_service.evaluation.measure import measure
 from eda_service.pipeline import measuring
@@ -93,6 +94,7 @@ def test_a_draft_that_lost_nothing_ends_the_job_before_anything_is_written(world
 def test_a_draft_that_lost_much_is_adapted_up_to_what_it_lost(world: World, tiny_target: Target) -> None:
     """Oracle: lengths measured on the two loaded targets."""
     target, prompts = load_target(world.other), user_prompts(TEXTS)
+    engine = OwnEngine(target)
     settings = EvalConfig(max_new_tokens=24, num_prompts=3, temperatures=(0.0,), num_timed_prompts=0)
     found = measure_draft(
         world.other, world.draft_dir, None, prompts, settings, max_prompt_tokens=64, base=world.base, device=CPU
@@ -107,9 +109,9 @@ def test_a_draft_that_lost_much_is_adapted_up_to_what_it_lost(world: World, tiny
     assert found.most_gain == pytest.approx(gain)
 
     config = world.config(world.other, evaluation=settings.model_dump())
-    require_gain(config.model_copy(update={"min_gain": 0.999 * gain}), target, prompts)
+    require_gain(config.model_copy(update={"min_gain": 0.999 * gain}), engine, prompts)
     with pytest.raises(NotWorthItError, match=f"at most a factor of {gain:.3f}"):
-        require_gain(config.model_copy(update={"min_gain": 1.001 * gain}), target, prompts)
+        require_gain(config.model_copy(update={"min_gain": 1.001 * gain}), engine, prompts)
 
 
 def test_the_target_of_a_draft(world: World, tmp_path: Path) -> None:

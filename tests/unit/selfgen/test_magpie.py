@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 import torch
 
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.engines.engine import Answer
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import DatasetInvalidError
 from eda_service.selfgen.generate import sample_seed
 from eda_service.selfgen.magpie import write_prompts
@@ -15,7 +20,7 @@ from eda_service.targets.loader import Target
 
 
 def write(target: Target, count: int, *, seed: int = 0, max_new_tokens: int = 96) -> list[str]:
-    prompts = write_prompts(target, count, seed=seed, batch_size=32, max_new_tokens=max_new_tokens)
+    prompts = write_prompts(OwnEngine(target), count, seed=seed, batch_size=32, max_new_tokens=max_new_tokens)
     assert [prompt.id for prompt in prompts] == [f"self-{i:06d}" for i in range(count)]
     assert all([message["role"] for message in prompt.messages] == ["user"] for prompt in prompts)
     return [prompt.messages[0]["content"] for prompt in prompts]
@@ -67,14 +72,14 @@ def test_a_target_that_writes_few_usable_turns_is_asked_for_more(
     """Most turns are thrown away here; eight rounds of a fixed 1.3 times what is missing would not be enough."""
     from eda_service.selfgen import magpie
 
-    usable_turns, rounds = magpie._usable_turns, []
+    usable, rounds = magpie._usable, []
 
-    def few(engine: Engine, target: Target) -> list[str]:
-        texts = usable_turns(engine, target)
+    def few(turns: Iterable[Answer], tokenizer: Any) -> list[str]:
+        texts = usable(turns, tokenizer)
         rounds.append(len(texts))
         return texts[: int(usable_share * len(texts))]
 
-    monkeypatch.setattr(magpie, "_usable_turns", few)
+    monkeypatch.setattr(magpie, "_usable", few)
     assert len(set(write(tiny_target, 40))) == 40
     assert 1 < len(rounds) <= 6
     assert sum(rounds) < 40 * 2 / usable_share

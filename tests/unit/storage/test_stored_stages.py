@@ -13,7 +13,7 @@ from stored import machine
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, SelectionConfig, SelfGenConfig, TargetSpec
 from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline.generate import GENERATE, fields_of, prepare, prepared_files, shards_of
-from eda_service.pipeline.generation_actor import ShardWriter
+from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import REFERENCE_FILE
 from eda_service.pipeline.select import SELECT, compact_shards, forget_unselected, run_select
 from eda_service.records import Record, SelfGenManifest, Stage
@@ -40,7 +40,7 @@ def config(target_dir: Callable[[str], Path], tmp_path: Path) -> AdaptConfig:
 def write_shards(run: RunDir, config: AdaptConfig, prepared: Prepared, shards: list[dict[str, str]]) -> None:
     reference = prepared_files(run.root / "generate", prepared)[REFERENCE_FILE]
     directory = run.stage_dir(Stage.GENERATE)
-    writer = ShardWriter(config, directory, directory / REFERENCE_FILE, [reference])
+    writer = ShardWriter(WriterSettings(config, directory, reference=(reference,)))
     for shard in shards:
         writer({name: [value] for name, value in shard.items()})
 

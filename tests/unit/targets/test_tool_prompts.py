@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from tiny_models import CHAT_TEMPLATE, build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from eda_service.config.job import SelfGenConfig, TargetSpec
-from eda_service.decoding.request import SamplingParams
+from eda_service.engines.engine import Answer, AnswerRequest
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
@@ -151,19 +153,19 @@ def test_several_templates_without_a_default_are_the_targets_fault(tokenizer: Pr
         render_prompt(tokenizer, MESSAGES[:2])
 
 
-class Recorder:
-    """A writer that keeps the prompts it was given."""
+@dataclasses.dataclass
+class Recorder(OwnEngine):
+    """An engine that keeps the requests it was given."""
 
-    def __init__(self) -> None:
-        self.prompts: dict[str, list[int]] = {}
+    asked: dict[str, AnswerRequest] = dataclasses.field(default_factory=dict)
 
-    def write(self, prompts: Any, params: dict[str, SamplingParams]) -> dict[str, list[int]]:
-        """The same two tokens for each."""
-        self.prompts = dict(prompts)
-        return {name: [5, 6] for name in prompts}
+    def answer(self, requests: Mapping[str, AnswerRequest], **more: Any) -> dict[str, Answer]:
+        """As the engine itself."""
+        self.asked |= requests
+        return super().answer(requests, **more)
 
 
-def test_both_engines_get_the_same_prompt_and_the_shard_holds_it(tiny_target: Target) -> None:
+def test_every_engine_gets_the_whole_prompt_and_the_shard_holds_it(tiny_target: Target) -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TAGS
     target = dataclasses.replace(tiny_target, tokenizer=tokenizer)
@@ -173,16 +175,16 @@ def test_both_engines_get_the_same_prompt_and_the_shard_holds_it(tiny_target: Ta
         "with": by_transformers(tokenizer, MESSAGES[1:], tools=TOOLS[:1]),
         "without": by_transformers(tokenizer, MESSAGES[:2]),
     }
-    writer = Recorder()
-    for made in (generate(target, prompts, config, seed=0), generate(target, prompts, config, seed=0, writer=writer)):
-        assert not made.skipped
-        assert {each.sample_id: each.token_ids[: each.num_prompt_tokens] for each in made.samples} == wanted
-    assert writer.prompts == wanted
+    engine = Recorder(target)
+    made = generate(engine, prompts, config, seed=0)
+    assert not made.skipped
+    assert {each.sample_id: each.token_ids[: each.num_prompt_tokens] for each in made.samples} == wanted
+    assert {name: each.prompt_ids for name, each in engine.asked.items()} == wanted
 
 
 def test_a_row_whose_tools_the_target_would_not_see_is_skipped_with_that_reason(tiny_target: Target) -> None:
     prompts = [Prompt("with", MESSAGES[:2], tools=TOOLS), Prompt("without", MESSAGES[:2])]
-    made = generate(tiny_target, prompts, SelfGenConfig(temperature=0.0, max_new_tokens=8), seed=0)
+    made = generate(OwnEngine(tiny_target), prompts, SelfGenConfig(temperature=0.0, max_new_tokens=8), seed=0)
     assert [each.sample_id for each in made.samples] == ["without"]
     assert [each.sample_id for each in made.skipped] == ["with"]
     assert "leaves out the tools" in made.skipped[0].reason

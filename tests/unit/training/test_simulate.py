@@ -15,6 +15,7 @@ from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.acceptance import summarise
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
@@ -30,7 +31,7 @@ def batch(make_target: Callable[[str], Target]) -> Batch:
     """Greedy self-generated samples of different lengths."""
     prompts = [Prompt(id=str(i), messages=[{"role": "user", "content": text}]) for i, text in enumerate("abcdefgh")]
     settings = SelfGenConfig(temperature=0.0, max_new_tokens=24)
-    samples = generate(make_target("llama"), prompts, settings, seed=0).samples
+    samples = generate(OwnEngine(make_target("llama")), prompts, settings, seed=0).samples
     return collate(samples, max_tokens=64, dtype=torch.float32)
 
 

@@ -9,7 +9,11 @@ import importlib.util
 import os
 
 from eda_service.errors import EngineMissingError
-from eda_service.export.vllm_plugin import DIE_WITH_PARENT
+
+DIE_WITH_PARENT = "EDA_VLLM_DIES_WITH_PARENT"
+"""Names the process with which the processes that vLLM starts end; the plugin reads it in each of them."""
+CAPTURES = "eda_captures"
+"""Of vLLM's `additional_config`: layers whose states its workers keep beside what the head reads; absent: no states."""
 
 
 def has_vllm() -> bool:

@@ -1,0 +1,240 @@
+"""vLLM as the engine of a job: answers and states come out of one pass, and this process reads no layer of the target.
+
+vLLM's engine runs inside the process that holds this object, so that nothing of it outlives the actor; with several
+ranks its workers are processes of their own, which end with this one. On vLLM's CPU build a request's seed can end the
+engine (0.32), so there all requests draw from one stream, and a shard that is generated again gets other answers when
+the temperature is above 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eda_service.config.job import VllmSpec
+from eda_service.decoding.admission import check_request
+from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.vllm_shaping import vllm_shaping
+from eda_service.engines.engine import Answer, AnswerRequest
+from eda_service.engines.vllm_blocks import load_blocks
+from eda_service.engines.vllm_environment import CAPTURES, prepare_cpu, require_vllm, tie_children
+from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
+from eda_service.targets.adapters.check import read_config
+from eda_service.targets.ends import TargetEnds
+from eda_service.targets.resolve import resolve_target
+from eda_service.targets.states import TargetStates
+
+IN_PROCESS = ("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+_WORKER = "eda_service.engines.vllm_worker.CapturingWorker"
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as the largest rank of its adapters."""
+
+
+class VllmEngine:
+    """A target inside vLLM; see `TargetEngine`.
+
+    Args:
+        ends: What is known of the target.
+        settings: Of vLLM.
+        max_tokens: Prompt plus answer of any request that will come.
+        batch_size: Requests decoded together.
+        captures: Layers whose states can be asked for beside what the head reads; empty: that alone; None: no states.
+        threads: CPU threads of a rank.
+        seed: Of the one stream of a CPU.
+
+    Raises:
+        EngineMissingError: vLLM is not installed here.
+        TargetIncompatibleError: vLLM cannot load the target or its adapter.
+    """
+
+    def __init__(
+        self,
+        ends: TargetEnds,
+        settings: VllmSpec,
+        *,
+        max_tokens: int,
+        batch_size: int,
+        captures: Sequence[int] | None,
+        threads: int,
+        seed: int,
+    ) -> None:
+        require_vllm("where Ray's workers run", param="target.engine")
+        self._ends, self._captures = ends, None if captures is None else tuple(captures)
+        self._on_gpu = torch.cuda.is_available()
+        self._is_apart = settings.tensor_parallel_size > 1
+        self._max_tokens = min(max_tokens, ends.max_context)
+        self._num_taken = 0
+        if not self._on_gpu:
+            prepare_cpu(kv_cache_gib=settings.kv_cache_gib, threads=threads)
+        tie_children()
+        os.environ.update([IN_PROCESS])
+        self._scratch = tempfile.TemporaryDirectory(prefix="eda-states-", dir=_memory_dir())
+        found = resolve_target(ends.spec)
+        self._adapter = None if found.adapter_dir is None else _adapter(found.adapter_dir)
+        self._llm = self._start(found.model_dir, found.adapter_dir, settings, batch_size, seed)
+
+    @property
+    def ends(self) -> TargetEnds:
+        """What is known of the target, read from its files."""
+        return self._ends
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it answers with an adapter, and could without."""
+        return self._adapter is not None
+
+    def without_adapter(self, ends: TargetEnds) -> VllmEngine:
+        """The same vLLM answering as the base of its adapter.
+
+        Args:
+            ends: Of that base.
+        """
+        base = copy.copy(self)
+        base._ends, base._adapter = ends, None
+        return base
+
+    def answer(
+        self,
+        requests: Mapping[str, AnswerRequest],
+        *,
+        batch_size: int,
+        max_tokens: int,
+        captures: Sequence[int] | None = None,
+        on_answer: Callable[[int], None] | None = None,
+    ) -> dict[str, Answer]:
+        """Answer all requests; `batch_size` is the one of the start at most."""
+        assert captures is None or tuple(captures) == self._captures, "the layers are chosen when vLLM starts"
+        refused: dict[str, Answer] = {}
+        taken: dict[str, AnswerRequest] = {}
+        room = min(max_tokens, self._max_tokens)
+        for name, request in requests.items():
+            try:
+                check_request(request.prompt_ids, request.params, vocab_size=self._ends.vocab_size, max_tokens=room)
+            except EdaError as error:
+                refused[name] = Answer([], "error", error=error.message)
+            else:
+                taken[name] = request
+        if self._captures is not None:
+            self._take()  # of an earlier call that ended in between
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in taken.values()],
+            [self._params(request.params) for request in taken.values()],
+            use_tqdm=False,
+            lora_request=self._adapter,
+        )
+        states = {} if captures is None else self._take()
+        answers = {
+            name: self._answer(request, output, states, with_states=captures is not None)
+            for (name, request), output in zip(taken.items(), outputs, strict=True)
+        }
+        if on_answer is not None:
+            on_answer(len(requests))
+        return {name: answers.get(name) or refused[name] for name in requests}
+
+    def _answer(
+        self, request: AnswerRequest, output: Any, states: Mapping[str, Tensor], *, with_states: bool
+    ) -> Answer:
+        made = output.outputs[0]
+        token_ids, reason = list(made.token_ids), "stop" if made.finish_reason == "stop" else "length"
+        if not with_states:
+            return Answer(token_ids, reason)
+        found_TC = states.get(output.request_id)
+        needed = len(request.prompt_ids) + len(token_ids) - 1
+        if found_TC is None or len(found_TC) < needed:
+            kept = 0 if found_TC is None else len(found_TC)
+            return Answer([], "error", error=f"vLLM gave states of {kept} tokens, {needed} were forwarded")
+        width = self._ends.head_weight.shape[1]
+        head_in, draft_in = found_TC[:needed, :width], found_TC[:needed, width:]
+        both = TargetStates.of(head_in, (draft_in,) if self._captures else ())
+        return Answer(token_ids, reason, both.each(lambda part: part.to(self._ends.device)))
+
+    def _take(self) -> dict[str, Tensor]:
+        """States by vLLM's number of the request, of all requests since the last call."""
+        if self._is_apart:
+            path = Path(self._scratch.name) / "states.safetensors"
+            self._llm.collective_rpc("take_states", args=(str(path),))
+            found = load_blocks(path)
+        else:
+            (found,) = self._llm.collective_rpc("take_states")
+        return {name.rsplit("-", 1)[0]: states for name, states in found.items()}
+
+    def _start(self, model_dir: Path, adapter_dir: Path | None, settings: VllmSpec, batch_size: int, seed: int) -> Any:
+        from vllm import LLM
+
+        more: dict[str, Any] = {}
+        if self._on_gpu:
+            more["gpu_memory_utilization"] = settings.gpu_memory_fraction
+        if adapter_dir is not None:
+            more |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter_dir)}
+        if self._captures is not None:
+            more |= {"worker_cls": _WORKER, "additional_config": {CAPTURES: self._captures}}
+        try:
+            return LLM(
+                model=str(model_dir),
+                dtype=str(self._ends.dtype).removeprefix("torch."),
+                max_model_len=self._max_tokens,
+                max_num_seqs=batch_size,
+                enforce_eager=settings.enforce_eager,
+                seed=seed,
+                tensor_parallel_size=settings.tensor_parallel_size,
+                enable_prefix_caching=False,  # what comes out of a cache has no states
+                disable_log_stats=True,
+                **more,
+            )
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise TargetIncompatibleError(
+                f"vLLM does not load {self._ends.spec.model}: {reason_of(error)}; name a model that it supports, or "
+                "set target.engine to eda",
+                param="target.engine",
+            ) from error
+
+    def _params(self, params: SamplingParams) -> Any:
+        from vllm import SamplingParams as Made
+
+        own_stops = frozenset[int]() if params.ignore_eos else self._ends.stop_token_ids
+        return Made(
+            **vllm_shaping(params, self._ends.vocab_size),
+            max_tokens=params.max_new_tokens,
+            min_tokens=params.min_new_tokens,
+            seed=params.seed if self._on_gpu else None,
+            stop_token_ids=sorted(own_stops | params.stop_token_ids),
+            ignore_eos=params.ignore_eos,
+            detokenize=False,
+        )
+
+
+def _adapter(adapter_dir: Path) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("tuned", 1, str(adapter_dir))
+
+
+def _rank(adapter_dir: Path) -> int:
+    """The largest rank that vLLM has to make room for.
+
+    Raises:
+        TargetIncompatibleError: vLLM does not add such an adapter.
+    """
+    config = read_config(adapter_dir)
+    patterns = config.get("rank_pattern") or {}
+    largest = max([int(config["r"]), *(int(rank) for rank in patterns.values())])
+    odd = "DoRA" if config.get("use_dora") else f"rank {largest}" if largest > _RANKS[-1] else None
+    if odd is not None:
+        raise TargetIncompatibleError(
+            f"{adapter_dir} is an adapter of {odd}, which vLLM does not add to a model it serves; merge it into the "
+            "model and name that as target.model, or set target.engine to eda",
+            param="target.adapter",
+        )
+    return next(rank for rank in _RANKS if rank >= largest)
+
+
+def _memory_dir() -> str | None:
+    """Where files between processes of this machine are not written to a disk."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -1,0 +1,89 @@
+"""Runs inside vLLM's workers: keeps the states of every forward by request and position, in the pass that decodes.
+
+Written against vLLM 0.32 (`vllm/v1/worker/gpu_model_runner.py`, which the CPU runner extends, and
+`vllm/v1/worker/gpu/model_runner.py`). Both runners hold what the last forward gave until the next tokens are drawn:
+states after the final norm, and those of the layers that the model was told to hand out for a draft.
+
+Shapes: N tokens of a batch, D hidden, C width of what is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+from vllm.platforms import current_platform
+
+from eda_service.engines.vllm_blocks import joined, save_blocks
+from eda_service.engines.vllm_environment import CAPTURES
+
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as Worker
+else:
+    from vllm.v1.worker.gpu_worker import Worker  # type: ignore[assignment]
+
+
+class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
+    """A worker of vLLM whose first rank keeps states, until it is asked for them."""
+
+    def load_model(self, **settings: Any) -> None:
+        """Load, and have the model hand out the layers."""
+        super().load_model(**settings)
+        self._captures: tuple[int, ...] | None = self.vllm_config.additional_config.get(CAPTURES)
+        self._kept: dict[str, list[tuple[int, Tensor]]] = {}
+        if self._captures:
+            from vllm.model_executor.models.interfaces import supports_eagle3
+
+            model = self.model_runner.get_model()
+            if not supports_eagle3(model):
+                raise TypeError(
+                    f"vLLM's {type(model).__name__} hands out no layers (SupportsEagle3), which this draft reads; "
+                    "adapt a draft of kind eagle1, or set target.engine to eda"
+                )
+            self.model_runner.use_aux_hidden_state_outputs = True
+            model.set_aux_hidden_state_layers(tuple(self._captures))
+
+    def sample_tokens(self, *arguments: Any, **settings: Any) -> Any:
+        """Keep the forward's states before they are drawn from."""
+        state = self.model_runner.execute_model_state
+        if state is not None and self._captures is not None and get_tensor_model_parallel_rank() == 0:
+            self._keep(state)
+        return super().sample_tokens(*arguments, **settings)
+
+    def _keep(self, state: Any) -> None:
+        requests, counts, starts = _places(self.model_runner, state)
+        captured = state.aux_hidden_states if self._captures else ()
+        total = sum(counts)
+        block_NC = torch.cat([each[:total] for each in (state.hidden_states, *captured)], dim=-1).cpu()
+        at = 0
+        for request, count, start in zip(requests, counts, starts, strict=True):
+            # A copy, so that a request that ends does not hold the batch that it was in.
+            self._kept.setdefault(request, []).append((start, block_NC[at : at + count].clone()))
+            at += count
+
+    def take_states(self, path: str | None = None) -> dict[str, Tensor] | None:
+        """What was kept since the last call, by vLLM's id of the request: (T, D and captured layers side by side).
+
+        Args:
+            path: File to write it to, where this worker is another process than the caller; None: handed over.
+        """
+        blocks, self._kept = joined(self._kept), {}
+        if path is None:
+            return blocks
+        if blocks:
+            save_blocks(blocks, path)
+        return None
+
+
+def _places(runner: Any, state: Any) -> tuple[list[str], list[int], list[int]]:
+    """(requests of a forward, their tokens in it, the position of the first of each)."""
+    if hasattr(state, "scheduler_output"):
+        batch, scheduled = runner.input_batch, state.scheduler_output.num_scheduled_tokens
+        requests = list(batch.req_ids)
+        counts = [int(scheduled[request]) for request in requests]
+        return requests, counts, batch.num_computed_tokens_cpu[: len(requests)].tolist()
+    batch = state.input_batch
+    starts = runner.req_states.num_computed_tokens.gpu[batch.idx_mapping].tolist()
+    return list(batch.req_ids), [int(count) for count in batch.num_scheduled_tokens], starts

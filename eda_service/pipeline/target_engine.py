@@ -1,0 +1,76 @@
+"""Who runs the target of a job: chosen once, in validate, and opened by every stage that needs the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
+from eda_service.engines.engine import TargetEngine
+from eda_service.engines.own import OwnEngine
+from eda_service.engines.vllm import VllmEngine
+from eda_service.records import Stage, ValidateRecord
+from eda_service.storage.run import RunDir
+from eda_service.targets.device import choose_device
+from eda_service.targets.ends import choose_dtype
+from eda_service.targets.load_ends import load_ends
+from eda_service.targets.loader import load_target
+from eda_service.targets.resolve import resolve_target
+from eda_service.targets.room import LOADING
+from eda_service.targets.shape import count_parameters
+
+
+def engine_of(run: RunDir, config: AdaptConfig) -> EngineKind:
+    """Who runs the target: as the job says, else as validate chose; a stage that is run alone takes the own engine."""
+    if config.target.engine is not None:
+        return config.target.engine
+    validated = run.read_record(ValidateRecord, Stage.VALIDATE)
+    return EngineKind.EDA if validated is None else validated.engine
+
+
+def chosen_engine(spec: TargetSpec, device: torch.device) -> EngineKind:
+    """As the target says, else the own engine for one that fits the device, and vLLM for a larger one.
+
+    Args:
+        spec: The target, whose files are on this machine.
+        device: One that stages compute on.
+    """
+    if spec.engine is not None:
+        return spec.engine
+    need = LOADING * choose_dtype(spec, device).itemsize * count_parameters(resolve_target(spec).model_dir)
+    return EngineKind.EDA if need <= _memory_bytes(device) else EngineKind.VLLM
+
+
+def open_engine(
+    config: AdaptConfig, kind: EngineKind, *, captures: Sequence[int] | None, batch_size: int | None = None
+) -> TargetEngine:
+    """The target of a job, ready to answer.
+
+    Args:
+        config: Of the job.
+        kind: Who runs it.
+        captures: Layers whose states will be asked for beside what the head reads; None: no states.
+        batch_size: Requests decoded together; None: those of self-generation.
+    """
+    device, selfgen = choose_device(config.device), config.selfgen
+    if kind is EngineKind.EDA:
+        return OwnEngine(load_target(config.target, device=device))
+    longest = max(selfgen.max_new_tokens, config.selection.reference_max_new_tokens, config.evaluation.max_new_tokens)
+    return VllmEngine(
+        load_ends(config.target),
+        config.target.vllm,
+        max_tokens=selfgen.max_prompt_tokens + longest + 1,
+        batch_size=batch_size or selfgen.batch_size,
+        captures=captures,
+        threads=selfgen.threads_per_actor,
+        seed=config.seed,
+    )
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Of the whole device, whatever of it is taken now: the choice is not to depend on the moment."""
+    if device.type != "cpu":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
