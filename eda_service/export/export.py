@@ -39,6 +39,8 @@ from eda_service.export.source import Source, find_source
 from eda_service.export.values import file_tensors, stored_tensors, widest
 from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
+from eda_service.targets.ends import TargetEnds
+from eda_service.targets.load_ends import changed_ends, load_ends
 from eda_service.targets.loader import Target, load_target
 from eda_service.targets.merged import write_merged
 from eda_service.targets.resolve import resolve_target
@@ -100,13 +102,29 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
     if request.merged_target is not None:
         require_free(request.merged_target, "merged_target")
     source = find_source(request.reference, home)
-    config = source.loaded.draft.config
-    require_dialect(config)
-    dialect = _dialect(request, source, config)
+    require_dialect(source.loaded.draft.config)
     spec = source.target_spec(request.target)
-    resolve_target(spec, tell)
+    found = resolve_target(spec, tell)
     tell("load", 0, None)
-    target = load_target(spec)
+    whole = _needs_answers(source, request) or bool(changed_ends(found))
+    return export_source(request, source, load_target(spec) if whole else load_ends(spec), tell)
+
+
+def export_source(request: ExportRequest, source: Source, target: TargetEnds, tell: Tell = silent) -> Exported:
+    """The same of a draft and a target that are here already.
+
+    Args:
+        request: What and where; its `reference` and `target` are not looked at.
+        source: The draft.
+        target: A loaded one (`Target`) where the export is calibrated on its answers.
+        tell: Told how far it is.
+
+    Raises:
+        ConflictError, InputError, TargetIncompatibleError, ArtifactCorruptError: As `export_draft`.
+    """
+    config = source.loaded.draft.config
+    dialect = _dialect(request, source, config)
+    spec = target.spec
     source.check(target.fingerprint)
     _check_vocabulary(source.loaded.vocab_W, target)
     require_computed(config, source.loaded.vocab_W, request.destination, request.form, target.lm_head)
@@ -127,16 +145,24 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
     )
 
 
+def _needs_answers(source: Source, request: ExportRequest) -> bool:
+    """Whether the export is another draft than the source, which is calibrated on answers of the target."""
+    draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
+    kept = vocab_W is None or keeps_vocabulary(draft.config, request.destination, request.form)
+    return (request.form is ExportForm.DENSE and is_gated(draft)) or not kept
+
+
 def _make(
-    source: Source, target: Target, request: ExportRequest, tell: Tell
+    source: Source, target: TargetEnds, request: ExportRequest, tell: Tell
 ) -> tuple[LoadedDraft, ExportCalibration | None]:
     """The draft as it is exported, and what that changed where it changes anything."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
     kept_W = vocab_W if keeps_vocabulary(draft.config, request.destination, request.form) else None
     stored = stored_tensors(source.base_dir)
     dense = request.form is ExportForm.DENSE
-    if not (dense and is_gated(draft)) and (vocab_W is None or kept_W is not None):
+    if not _needs_answers(source, request):
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
+    assert isinstance(target, Target), "an export that is calibrated needs a target that answers"
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
     calibrating, measuring = split(answer(target, request.calibration, tell, captures=draft.config.captures))
     adapted = LoadedDraft(_rounded(draft, stored, target), vocab_W)
@@ -181,7 +207,7 @@ def _rounded(draft: Draft, stored: Mapping[str, Tensor], target: Target) -> Draf
     return rounded.to(target.device, target.dtype).requires_grad_(False)
 
 
-def _check_vocabulary(vocab_W: Tensor | None, target: Target) -> None:
+def _check_vocabulary(vocab_W: Tensor | None, target: TargetEnds) -> None:
     size = target.lm_head.vocab_size
     if vocab_W is not None and int(vocab_W.max()) >= size:
         raise TargetIncompatibleError(
@@ -208,7 +234,7 @@ class _Contents:
 
 
 def _contents(
-    request: ExportRequest, source: Source, target: Target, exported: LoadedDraft, dialect: Dialect | None
+    request: ExportRequest, source: Source, target: TargetEnds, exported: LoadedDraft, dialect: Dialect | None
 ) -> _Contents:
     config, vocab_W = exported.draft.config, exported.vocab_W
     tensors = file_tensors(exported.draft, stored_tensors(source.base_dir))
@@ -237,7 +263,7 @@ def _contents(
 def _write(
     request: ExportRequest,
     source: Source,
-    target: Target,
+    target: TargetEnds,
     exported: LoadedDraft,
     calibration: ExportCalibration | None,
     dialect: Dialect | None,

@@ -6,12 +6,7 @@ Inside this project's service those processes also learn to end with the one tha
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
-
-from eda_service.engines.vllm_environment import DIE_WITH_PARENT
+from eda_service.engines.vllm_environment import die_with_parent
 
 ARCHITECTURE = "EagleEdaForCausalLM"
 EAGLE3_ARCHITECTURE, EAGLE3_QWEN3_ARCHITECTURE = "Eagle3EdaForCausalLM", "Eagle3EdaQwen3ForCausalLM"
@@ -20,22 +15,14 @@ _MODELS = {
     EAGLE3_ARCHITECTURE: "eda_service.export.vllm_eagle3:Eagle3EdaForCausalLM",
     EAGLE3_QWEN3_ARCHITECTURE: "eda_service.export.vllm_eagle3:Eagle3EdaQwen3ForCausalLM",
 }
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def register() -> None:
     """Register the architectures; calling it again changes nothing."""
     from vllm import ModelRegistry
 
-    if os.environ.get(DIE_WITH_PARENT) not in {None, str(os.getpid())}:
-        _die_with_parent()
+    die_with_parent()
     known = ModelRegistry.get_supported_archs()
     for architecture, model in _MODELS.items():
         if architecture not in known:
             ModelRegistry.register_model(architecture, model)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone: a killed replica can tell nobody to stop."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

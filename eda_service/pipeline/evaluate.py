@@ -7,19 +7,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 
-from eda_service.config.job import AdaptConfig
+from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.decoding.build import load_drafts
+from eda_service.engines.own import OwnEngine
 from eda_service.errors import EdaError
 from eda_service.evaluation.bench import Bench
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.evaluation.speed import BASELINE
-from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file
-from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
+from eda_service.pipeline.evaluate_vllm import measure_with_vllm
+from eda_service.pipeline.heldout import held_out
+from eda_service.pipeline.measurements import Measurements
+from eda_service.pipeline.prepare import HELDOUT_FILE
+from eda_service.pipeline.side_by_side import PREFIX, decoded_length, load_rivals, measure_fixed
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.target_engine import engine_of
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
@@ -31,7 +35,6 @@ from eda_service.records import (
     EvalReport,
     FileEntry,
     FixedScores,
-    Frozen,
     LosslessCheck,
     Rival,
     SelectionManifest,
@@ -41,7 +44,6 @@ from eda_service.records import (
     TargetFingerprint,
     ValidateRecord,
 )
-from eda_service.selfgen.refused import render_all
 from eda_service.storage.files import file_entry
 from eda_service.storage.packs import measured_on
 from eda_service.storage.provenance import machine
@@ -64,8 +66,11 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalFields:
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
     heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
     inputs = {Stage.GENERATE: tuple(heldout), Stage.TRAIN: trained.files}
-    task = _evaluate.options(num_gpus=num_gpus(config.train))
-    result: Measurements = ray.get(task.remote(run.root, config, inputs, read_rivals(run), validated.target))
+    if engine_of(run, config) is EngineKind.VLLM:
+        result = measure_with_vllm(run, config, inputs, read_rivals(run), validated.target)
+    else:
+        task = _evaluate.options(num_gpus=num_gpus(config.train))
+        result = ray.get(task.remote(run.root, config, inputs, read_rivals(run), validated.target))
     for each in result.rivals:
         if each.left_out is not None:
             run.event(
@@ -114,18 +119,6 @@ def _plots(
     return paths
 
 
-class Measurements(Frozen):
-    """What the report says of drafts, rivals and speed."""
-
-    acceptance: tuple[AcceptanceRow, ...]
-    speed: tuple[SpeedRow, ...]
-    lossless: LosslessCheck
-    rivals: tuple[Rival, ...]
-    fixed: FixedScores | None
-    num_prompts: int
-    generation_defaults: dict[str, Any]
-
-
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _evaluate(
     run_root: Path,
@@ -150,14 +143,8 @@ class EvaluationRun:
 
         self.run, self.config = run, config
         self.target = load_target(config.target, device=choose_device(config.device))
-        prompts = read_prompt_file(run.stage_dir(Stage.GENERATE) / HELDOUT_FILE)
-        rendered, refused = render_all(self.target.tokenizer, prompts)
-        if refused:
-            said = f"{len(refused)} held-out prompts are skipped: {refused[0].sample_id}: {refused[0].reason}"
-            run.event("rows_skipped", said, stage=Stage.EVALUATE, level="warning")
-        most, count = config.selfgen.max_prompt_tokens, config.evaluation.num_prompts
-        self.heldout = [each for each in prompts if each.id in rendered and len(rendered[each.id]) <= most][:count]
-        prompt_ids = [rendered[prompt.id] for prompt in self.heldout]
+        heldout = held_out(run, config, self.target.tokenizer)
+        self.heldout = heldout.prompts
         base_dir = find_draft(config.base_draft)
         pack_dir = run.stage_dir(Stage.TRAIN) / "pack"
         drafts = {
@@ -165,7 +152,7 @@ class EvaluationRun:
             ADAPTED: load_drafts(base_dir, pack_dir, target=self.target),
         }
         longest = config.selfgen.max_prompt_tokens + config.evaluation.max_new_tokens
-        self.bench = Bench(self.target, drafts, prompt_ids, config.evaluation, longest)
+        self.bench = Bench(self.target, drafts, heldout.token_ids, config.evaluation, longest)
         self._step = self._total = 0
 
     def measure(self, rivals: Rivals, fingerprint: TargetFingerprint) -> Measurements:
@@ -218,6 +205,9 @@ class EvaluationRun:
                 drafts={name.removeprefix(PREFIX): draft for name, draft in self.bench.drafts.items() if name != BASE},
                 heldout=self.heldout,
                 measured=measured,
+                length=lambda fixed, prompts, loaded: decoded_length(
+                    fixed, prompts, loaded, self.target, self.config.evaluation.batch_size
+                ),
             )
         except (EdaError, OSError, ValueError) as error:
             logger.warning("not measured on the fixed evaluation: %s", error)
@@ -245,7 +235,9 @@ class EvaluationRun:
                     speculative = decoded.token_ids
         if speculative is None:
             speculative = bench.decode(ADAPTED, 0.0).token_ids
-        return rows, check_lossless(self.target, bench.prompts, plain.token_ids, speculative, bench.params(0.0))
+        return rows, check_lossless(
+            OwnEngine(self.target), bench.prompts, plain.token_ids, speculative, bench.params(0.0)
+        )
 
     def _speed(self) -> list[SpeedRow]:
         settings = self.config.evaluation

@@ -30,7 +30,7 @@ from eda_service.pipeline.prepare import (
     read_prompt_file,
 )
 from eda_service.pipeline.stage import StageRunner
-from eda_service.pipeline.target_engine import engine_of
+from eda_service.pipeline.target_engine import ends_with_engine, engine_of
 from eda_service.planning.dry_run import draft_config
 from eda_service.planning.placement import MODEL_CPUS, num_gpus
 from eda_service.raycluster.resources import limit_threads
@@ -149,7 +149,8 @@ def prepare(
     if done is not None:
         return done
     directory = run.stage_dir(Stage.GENERATE)
-    made = prepare_generation(config, directory, kind=kind, captures=captures, with_reference=with_reference)
+    with ends_with_engine():
+        made = prepare_generation(config, directory, kind=kind, captures=captures, with_reference=with_reference)
     # Hashed one by one as they are asked for: where nothing is uploaded, none is.
     files = run.store.upload(Stage.GENERATE, (file_entry(directory, path) for path in _written(directory)))
     return run.settle(made.model_copy(update={"files": files}))

@@ -18,7 +18,7 @@ import torch
 from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.decoding.build import load_drafts
 from eda_service.pipeline.prepare import REFERENCE_FILE
-from eda_service.pipeline.target_engine import open_engine
+from eda_service.pipeline.target_engine import ends_with_engine, open_engine
 from eda_service.records import FileEntry, SampleScore, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.selection.selector import Scorer
@@ -80,7 +80,8 @@ class ShardWriter:
             result = self.results.read(str(name))
             if result is None:
                 prompts = [Prompt(**value) for value in json.loads(str(prompts_json))]
-                result = self._write(str(name), prompts)
+                with ends_with_engine():
+                    result = self._write(str(name), prompts)
             found.append(result.model_dump_json())
         return {"shard": batch["shard"], "result": np.array(found, dtype=object)}
 

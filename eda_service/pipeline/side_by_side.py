@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from eda_service.config.job import AdaptConfig
@@ -20,6 +20,7 @@ from eda_service.storage.fixed_evaluation import FixedEvaluation
 from eda_service.storage.registry import find_draft, find_pack, read_pack_manifest
 from eda_service.storage.rivals import Rivals
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
 
 PREFIX = "pack:"
@@ -39,7 +40,7 @@ class LoadedRivals:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def load_rivals(rivals: Rivals, target: Target, fingerprint: TargetFingerprint) -> LoadedRivals:
+def load_rivals(rivals: Rivals, target: TargetEnds, fingerprint: TargetFingerprint) -> LoadedRivals:
     """Load what can be loaded; a rival that cannot be is no reason to fail the job.
 
     Args:
@@ -58,7 +59,7 @@ def load_rivals(rivals: Rivals, target: Target, fingerprint: TargetFingerprint) 
     return found
 
 
-def _load(pack: str, target: Target, fingerprint: TargetFingerprint) -> LoadedDraft:
+def _load(pack: str, target: TargetEnds, fingerprint: TargetFingerprint) -> LoadedDraft:
     directory = find_pack(pack)
     manifest = read_pack_manifest(directory)
     check_pack_fits(manifest, fingerprint)
@@ -67,13 +68,14 @@ def _load(pack: str, target: Target, fingerprint: TargetFingerprint) -> LoadedDr
 
 def measure_fixed(
     config: AdaptConfig,
-    target: Target,
+    target: TargetEnds,
     fingerprint: TargetFingerprint,
     *,
     owner: str,
     drafts: Mapping[str, LoadedDraft],
     heldout: Sequence[Prompt],
     measured: Mapping[str, float],
+    length: Callable[[FixedEvaluation, Sequence[list[int]], LoadedDraft], float],
 ) -> FixedScores:
     """Measure the job's own pack on the fixed evaluation of its name and target, and the rivals that have no score
     there. Where there is no fixed evaluation yet, the job's own prompts become it.
@@ -86,6 +88,7 @@ def measure_fixed(
         drafts: `adapted_draft`, and rivals by name@version.
         heldout: The prompts that the job has measured.
         measured: Acceptance lengths of these drafts there, at the first temperature.
+        length: Acceptance length of a draft on the fixed evaluation's prompts, as it says.
 
     Raises:
         ArtifactCorruptError: The fixed evaluation cannot be used.
@@ -102,22 +105,14 @@ def measure_fixed(
     prompts = [
         render_prompt(target.tokenizer, messages, **more) for messages, more in zip(fixed.prompts, beside, strict=True)
     ]
-    lengths = {
-        draft: _length(fixed, prompts, draft, loaded, target, config.evaluation.batch_size)
-        for draft, loaded in drafts.items()
-        if draft not in known
-    }
+    lengths = {draft: length(fixed, prompts, loaded) for draft, loaded in drafts.items() if draft not in known}
     return FixedScores(evaluation=digest, lengths=lengths)
 
 
-def _length(
-    fixed: FixedEvaluation,
-    prompts: Sequence[list[int]],
-    draft: str,
-    loaded: LoadedDraft,
-    target: Target,
-    max_batch: int,
+def decoded_length(
+    fixed: FixedEvaluation, prompts: Sequence[list[int]], loaded: LoadedDraft, target: Target, max_batch: int
 ) -> float:
+    """Acceptance length of a draft that decodes a fixed evaluation beside a loaded target."""
     engine = make_engine(
         target,
         loaded,
@@ -128,4 +123,4 @@ def _length(
     own = own_params(target.defaults)
     params = replace(own, temperature=fixed.temperature, max_new_tokens=fixed.max_new_tokens)
     stats = decode_all(engine, prompts, params).stats
-    return summarise(draft, fixed.temperature, stats, num_draft_tokens=fixed.num_draft_tokens).acceptance_length
+    return summarise("", fixed.temperature, stats, num_draft_tokens=fixed.num_draft_tokens).acceptance_length

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -10,16 +13,18 @@ import torch
 from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.engines.engine import TargetEngine
 from eda_service.engines.own import OwnEngine
-from eda_service.engines.vllm import VllmEngine
+from eda_service.engines.vllm import EngineLostError, VllmDraft, VllmEngine
 from eda_service.records import Stage, ValidateRecord
 from eda_service.storage.run import RunDir
 from eda_service.targets.device import choose_device
-from eda_service.targets.ends import choose_dtype
+from eda_service.targets.ends import TargetEnds, choose_dtype
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import resolve_target
 from eda_service.targets.room import LOADING
 from eda_service.targets.shape import count_parameters
+
+logger = logging.getLogger(__name__)
 
 
 def engine_of(run: RunDir, config: AdaptConfig) -> EngineKind:
@@ -57,16 +62,51 @@ def open_engine(
     device, selfgen = choose_device(config.device), config.selfgen
     if kind is EngineKind.EDA:
         return OwnEngine(load_target(config.target, device=device))
+    return open_vllm(config, load_ends(config.target), captures=captures, batch_size=batch_size or selfgen.batch_size)
+
+
+def open_vllm(
+    config: AdaptConfig,
+    ends: TargetEnds,
+    *,
+    captures: Sequence[int] | None,
+    batch_size: int,
+    draft: VllmDraft | None = None,
+) -> VllmEngine:
+    """The same inside vLLM.
+
+    Args:
+        config: Of the job.
+        ends: Of its target.
+        captures: As above.
+        batch_size: Requests decoded together.
+        draft: What vLLM drafts with; None: no draft.
+    """
+    selfgen = config.selfgen
     longest = max(selfgen.max_new_tokens, config.selection.reference_max_new_tokens, config.evaluation.max_new_tokens)
     return VllmEngine(
-        load_ends(config.target),
+        ends,
         config.target.vllm,
         max_tokens=selfgen.max_prompt_tokens + longest + 1,
-        batch_size=batch_size or selfgen.batch_size,
+        batch_size=batch_size,
         captures=captures,
         threads=selfgen.threads_per_actor,
         seed=config.seed,
+        draft=draft,
     )
+
+
+@contextmanager
+def ends_with_engine() -> Iterator[None]:
+    """End this process when the engine that it holds has ended: Ray then does the task again in a new one, as after any
+    crash. An engine half dead must not be asked again.
+    """
+    try:
+        yield
+    except EngineLostError:
+        logger.exception("this process ends with its engine")
+        logging.shutdown()
+        os._exit(1)
 
 
 def _memory_bytes(device: torch.device) -> int:

@@ -76,12 +76,17 @@ def _load(spec: TargetSpec, resolved: ResolvedTarget, device: torch.device) -> T
     )
 
 
+def changed_ends(resolved: ResolvedTarget) -> list[str]:
+    """Modules of embedding and head that a target's adapter changes."""
+    if resolved.adapter_dir is None:
+        return []
+    changed = {*changed_modules(resolved.adapter_dir), *whole_modules(resolved.adapter_dir)}
+    return sorted(name for name in changed if name.rsplit(".", 1)[-1] in {"embed_tokens", "lm_head"})
+
+
 def _require_own_ends(resolved: ResolvedTarget) -> None:
     """Refuse an adapter that changes embedding or head."""
-    if resolved.adapter_dir is None:
-        return
-    changed = {*changed_modules(resolved.adapter_dir), *whole_modules(resolved.adapter_dir)}
-    ends = sorted(name for name in changed if name.rsplit(".", 1)[-1] in {"embed_tokens", "lm_head"})
+    ends = changed_ends(resolved)
     if ends:
         raise TargetIncompatibleError(
             f"adapter {resolved.adapter} changes {', '.join(ends)}, which vLLM does not add to a model it serves; "

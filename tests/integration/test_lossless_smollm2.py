@@ -24,6 +24,7 @@ from eda_service.decoding.build import make_engine
 from eda_service.decoding.engine import run_to_end
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.storage.registry import find_draft
@@ -68,7 +69,7 @@ def test_t0_is_token_identical_for_50_prompts(target: Target, base_draft: Loaded
     accepted = sum(item.num_accepted_tokens for item in speculative.stats)
     proposed = sum(item.num_draft_tokens for item in speculative.stats)
     assert 0.1 * proposed < accepted < proposed
-    check = check_lossless(target, prompts, plain.token_ids, speculative.token_ids)
+    check = check_lossless(OwnEngine(target), prompts, plain.token_ids, speculative.token_ids)
     assert (check.num_identical, check.num_near_ties, check.num_different) == (50, 0, 0)
     assert len({tuple(tokens) for tokens in plain.token_ids}) > 40
 
@@ -94,7 +95,7 @@ def test_t0_with_trees_is_token_identical(target: Target, base_draft: LoadedDraf
     drafted = decode_all(make_engine(target, base_draft, num_draft_tokens=3, tree=tree, **sizes), prompts, params)
     accepted = sum(item.num_accepted_tokens for item in drafted.stats)
     assert 0.2 * sum(item.num_rounds for item in drafted.stats) < accepted
-    check = check_lossless(target, prompts, plain.token_ids, drafted.token_ids)
+    check = check_lossless(OwnEngine(target), prompts, plain.token_ids, drafted.token_ids)
     assert (check.num_identical, check.num_near_ties, check.num_different) == (12, 0, 0)
 
 

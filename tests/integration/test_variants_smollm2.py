@@ -18,6 +18,7 @@ from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.head import DraftHead
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.storage.registry import find_draft
 from eda_service.targets.adapters.adapter import read_adapter
@@ -74,7 +75,7 @@ def test_each_variant_of_a_mixed_batch_says_what_its_merged_model_says() -> None
         wanted = {i: [t for o in outputs for t in o.new_token_ids] for i, outputs in run_to_end(alone).items()}
         got = [[t for o in done[f"{name}/{i}"] for t in o.new_token_ids] for i in range(len(prompts))]
         with torch.inference_mode():
-            check = check_lossless(merged, prompts, [wanted[str(i)] for i in range(len(prompts))], got)
+            check = check_lossless(OwnEngine(merged), prompts, [wanted[str(i)] for i in range(len(prompts))], got)
         assert check.num_different == 0
         assert check.num_identical >= len(prompts) - 1
         answers[name] = got

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.shaping import History
+from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.lossless import check_lossless, first_difference, tie_gap
 from eda_service.targets.head import InferenceHead, LmHead
 from eda_service.targets.loader import Target
@@ -23,7 +24,7 @@ PROMPT = [30, 40, 50]
 
 
 def near_tie(target: Target, prefix: list[int], left: int, right: int) -> bool:
-    gap, bound = tie_gap(target, History(SamplingParams(), prefix, frozenset()), left, right)
+    gap, bound = tie_gap(OwnEngine(target), History(SamplingParams(), prefix, frozenset()), left, right)
     return gap <= bound
 
 
@@ -89,11 +90,11 @@ def test_counts(tied: Target, reference_model: Callable[[str], PreTrainedModel])
     far = int((logits_V - logits_V[7]).abs().argmax())
     plain = [[1, 2], [7, 5], [7, 5], [1, 2]]
     speculative = [[1, 2], [8, 9], [far, 5], [1, 2, 3]]
-    check = check_lossless(tied, [PROMPT] * 4, plain, speculative)
+    check = check_lossless(OwnEngine(tied), [PROMPT] * 4, plain, speculative)
     assert (check.num_prompts, check.num_identical, check.num_near_ties, check.num_different) == (4, 1, 1, 2)
     assert check.dtype == "float32"
 
 
 def test_a_missing_answer_is_noticed(tied: Target) -> None:
     with pytest.raises(ValueError, match="zip"):
-        check_lossless(tied, [PROMPT], [[1]], [])
+        check_lossless(OwnEngine(tied), [PROMPT], [[1]], [])

@@ -1,0 +1,331 @@
+"""Stage evaluate where vLLM runs the target: each engine in a Ray task and a process of its own, one after the other.
+
+Base draft and adapted draft are exported as vLLM loads them, and vLLM counts what it accepts. Then the target answers
+without a draft: its answers are what both must have written, and with its states the packs of others are held against
+them (`replay`), so that they need no vLLM of their own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from eda_service.config.job import AdaptConfig, EvalConfig
+from eda_service.decoding.request import SamplingParams, own_params
+from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
+from eda_service.engines.engine import Answer, with_seeds
+from eda_service.engines.vllm import DraftCounts, VllmDraft, VllmEngine
+from eda_service.errors import EdaError
+from eda_service.evaluation.lossless import check_lossless
+from eda_service.evaluation.measure import replayed_row
+from eda_service.evaluation.replay import Transcript
+from eda_service.evaluation.speed import BASELINE, speed_rows
+from eda_service.export.eda_config import Destination, ExportForm
+from eda_service.export.export import ExportRequest, export_source
+from eda_service.export.source import BASE_DRAFT, Source
+from eda_service.pipeline.heldout import held_out
+from eda_service.pipeline.measurements import Measurements
+from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
+from eda_service.pipeline.target_engine import ends_with_engine, open_vllm
+from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.raycluster.resources import limit_threads
+from eda_service.records import (
+    ADAPTED,
+    BASE,
+    AcceptanceRow,
+    FileEntry,
+    FixedScores,
+    LosslessCheck,
+    Rival,
+    Stage,
+    TargetFingerprint,
+)
+from eda_service.storage.fixed_evaluation import FixedEvaluation
+from eda_service.storage.registry import find_draft
+from eda_service.storage.rivals import Rivals
+from eda_service.storage.run import RunDir
+from eda_service.targets.ends import TargetEnds
+from eda_service.targets.load_ends import load_ends
+
+Inputs = Mapping[Stage, Sequence[FileEntry]]
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """What vLLM did with one draft.
+
+    Attributes:
+        acceptance: A row for each temperature.
+        greedy: Answers at T=0, by prompt.
+        rates: Tokens per second of each repeat, one request at a time, by temperature.
+    """
+
+    acceptance: tuple[AcceptanceRow, ...]
+    greedy: list[list[int]]
+    rates: dict[float, list[float]]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What the target did without a draft, and what other drafts would have had accepted."""
+
+    rates: dict[float, list[float]]
+    lossless: LosslessCheck
+    rivals: dict[str, tuple[AcceptanceRow, ...]]
+    left_out: dict[str, str]
+    fixed: FixedScores | None
+    num_prompts: int
+    generation_defaults: dict[str, Any]
+
+
+def measure_with_vllm(
+    run: RunDir, config: AdaptConfig, inputs: Inputs, rivals: Rivals, fingerprint: TargetFingerprint
+) -> Measurements:
+    """Everything the report needs.
+
+    Args:
+        run: The job.
+        config: Its config.
+        inputs: Files of earlier stages.
+        rivals: Published packs to measure beside the job's own.
+        fingerprint: Of the target, as it was validated.
+    """
+    gpus = num_gpus(config.train)
+    drafted: dict[str, Drafted] = {}
+    for step, name in enumerate((BASE, ADAPTED), start=1):
+        drafted[name] = ray.get(_drafted.options(num_gpus=gpus).remote(run.root, config, inputs, name))
+        run.progress(Stage.EVALUATE, step=step, total_steps=3)
+    lengths = {ADAPTED: drafted[ADAPTED].acceptance[0].acceptance_length}
+    task = _plain.options(num_gpus=gpus)
+    plain: Plain = ray.get(task.remote(run.root, config, inputs, rivals, fingerprint, drafted[ADAPTED].greedy, lengths))
+    modes = {BASELINE: plain.rates, **{name: each.rates for name, each in drafted.items()}}
+    chain = config.evaluation.num_draft_tokens
+    return Measurements(
+        acceptance=tuple(row for each in zip(*(d.acceptance for d in drafted.values()), strict=True) for row in each),
+        speed=tuple(
+            row
+            for temperature in plain.rates
+            for row in speed_rows(
+                {name: rates[temperature] for name, rates in modes.items()},
+                {name: 0 if name == BASELINE else chain for name in modes},
+                temperature,
+            )
+        ),
+        lossless=plain.lossless,
+        rivals=tuple(
+            Rival(
+                pack=pack,
+                roles=roles,
+                acceptance=plain.rivals.get(pack, ()),
+                speed=(),
+                left_out=plain.left_out.get(pack),
+            )
+            for pack, roles in rivals.packs.items()
+        ),
+        fixed=plain.fixed,
+        num_prompts=plain.num_prompts,
+        generation_defaults=plain.generation_defaults,
+    )
+
+
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2, max_calls=1)
+def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> Drafted:
+    """Decode and time with one draft inside vLLM; the process ends with the task, and vLLM with it."""
+    run = _fetched(run_root, config, inputs)
+    with tempfile.TemporaryDirectory(prefix="eda-export-") as scratch, ends_with_engine():
+        ends = load_ends(config.target)
+        draft = _export(run, config, ends, name, Path(scratch) / name)
+        engine = open_vllm(config, ends, captures=None, draft=draft, batch_size=config.evaluation.batch_size)
+        prompts = held_out(run, config, ends.tokenizer).token_ids
+        rows: list[AcceptanceRow] = []
+        greedy: list[list[int]] | None = None
+        for temperature in temperatures_of(config.evaluation):
+            before = engine.counts()
+            answers = _decode(engine, prompts, _params(config, ends, temperature), config.evaluation.batch_size)
+            rows.append(row_of(name, temperature, engine.counts().since(before)))
+            if temperature == 0 or greedy is None:
+                greedy = answers
+        return Drafted(tuple(rows), greedy or [], _rates(engine, prompts, config))
+
+
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2, max_calls=1)
+def _plain(
+    run_root: Path,
+    config: AdaptConfig,
+    inputs: Inputs,
+    rivals: Rivals,
+    fingerprint: TargetFingerprint,
+    speculative: list[list[int]],
+    measured: Mapping[str, float],
+) -> Plain:
+    """Answer without a draft: the baseline's time, losslessness, rivals, and the fixed evaluation."""
+    run, settings = _fetched(run_root, config, inputs), config.evaluation
+    with ends_with_engine():
+        ends = load_ends(config.target)
+        loaded = load_rivals(rivals, ends, fingerprint)
+        own = load_pack(find_draft(config.base_draft), run.stage_dir(Stage.TRAIN) / "pack", dtype=ends.dtype)
+        drafts = {ADAPTED: own, **loaded.drafts}
+        layers = sorted({layer for each in drafts.values() for layer in each.draft.config.captures})
+        engine = open_vllm(config, ends, captures=layers, batch_size=settings.batch_size)
+        heldout = held_out(run, config, ends.tokenizer)
+        greedy = _params(config, ends, 0.0)
+        answers = _answers(engine, heldout.token_ids, greedy, settings.batch_size, layers)
+        plain = [each.token_ids for each in answers]
+        lossless = check_lossless(engine, heldout.token_ids, plain, speculative, greedy)
+        first = temperatures_of(settings)[0]
+
+        def row(name: str, loaded_draft: LoadedDraft) -> AcceptanceRow:
+            texts = _transcripts(heldout.token_ids, answers, layers, loaded_draft)
+            return replayed_row(ends, name, loaded_draft, texts, settings, 0.0)
+
+        def length(fixed: FixedEvaluation, prompts: Sequence[list[int]], draft: LoadedDraft) -> float:
+            params = replace(greedy, max_new_tokens=fixed.max_new_tokens)
+            texts = _transcripts(prompts, _answers(engine, prompts, params, settings.batch_size, layers), layers, draft)
+            chain = settings.model_copy(update={"num_draft_tokens": fixed.num_draft_tokens, "tree": None})
+            return replayed_row(ends, ADAPTED, draft, texts, chain, 0.0).acceptance_length
+
+        rows: dict[str, tuple[AcceptanceRow, ...]] = {
+            pack: (row(PREFIX + pack, draft),) for pack, draft in loaded.drafts.items()
+        }
+        lengths = {**measured, **{pack: each[0].acceptance_length for pack, each in rows.items()}}
+        fixed = None
+        if first == 0:
+            try:
+                fixed = measure_fixed(
+                    config,
+                    ends,
+                    fingerprint,
+                    owner=rivals.owner,
+                    drafts=drafts,
+                    heldout=heldout.prompts,
+                    measured=lengths,
+                    length=length,
+                )
+            except (EdaError, OSError, ValueError) as error:
+                run.event("fixed_evaluation_left_out", str(error)[:400], stage=Stage.EVALUATE, level="warning")
+        return Plain(
+            rates=_rates(engine, heldout.token_ids, config),
+            lossless=lossless,
+            rivals=rows,
+            left_out=loaded.left_out,
+            fixed=fixed,
+            num_prompts=len(heldout.prompts),
+            generation_defaults=ends.defaults.said,
+        )
+
+
+def temperatures_of(settings: EvalConfig) -> tuple[float, ...]:
+    """Those at which vLLM is measured: its CPU build (0.32) does not keep the target's law above T=0 with a draft."""
+    if torch.cuda.is_available():
+        return settings.temperatures
+    return tuple(each for each in settings.temperatures if each == 0) or (0.0,)
+
+
+def row_of(name: str, temperature: float, counts: DraftCounts) -> AcceptanceRow:
+    """vLLM's counters as a row."""
+    rounds, accepted = max(1, counts.num_rounds), sum(counts.num_accepted)
+    chain = len(counts.num_accepted)
+    return AcceptanceRow(
+        draft=name,
+        temperature=temperature,
+        mean_accepted=accepted / rounds,
+        acceptance_length=1.0 + accepted / rounds,
+        acceptance_rate=accepted / max(1, rounds * chain),
+        acceptance_by_position=tuple(count / rounds for count in counts.num_accepted),
+        num_rounds=counts.num_rounds,
+        num_new_tokens=counts.num_rounds + accepted,
+    )
+
+
+def _fetched(run_root: Path, config: AdaptConfig, inputs: Inputs) -> RunDir:
+    limit_threads(config.evaluation.threads)
+    run = RunDir(run_root)
+    for stage, entries in inputs.items():
+        run.store.fetch(stage, entries)
+    return run
+
+
+def _export(run: RunDir, config: AdaptConfig, ends: TargetEnds, name: str, directory: Path) -> VllmDraft:
+    """A draft of this job as vLLM loads it, gate and all."""
+    base_dir, pack_dir = find_draft(config.base_draft), run.stage_dir(Stage.TRAIN) / "pack"
+    loaded = (
+        load_base_draft(base_dir, dtype=torch.float32)
+        if name == BASE
+        else load_pack(base_dir, pack_dir, dtype=torch.float32)
+    )
+    source = Source(
+        reference=config.base_draft if name == BASE else run.job_id,
+        method=BASE_DRAFT if name == BASE else config.train.method.value,
+        base_draft=config.base_draft,
+        base_dir=base_dir,
+        loaded=loaded,
+        sha256={},
+        target=config.target,
+        check=lambda _: None,
+    )
+    request = ExportRequest(source.reference, Destination.VLLM, ExportForm.PLUGIN, directory)
+    made = export_source(request, source, ends)
+    return VllmDraft(directory, made.eda_config.vllm_method, config.evaluation.num_draft_tokens)
+
+
+def _params(config: AdaptConfig, ends: TargetEnds, temperature: float) -> SamplingParams:
+    own = own_params(ends.defaults)
+    return replace(own, temperature=temperature, max_new_tokens=config.evaluation.max_new_tokens)
+
+
+def _answers(
+    engine: VllmEngine,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    batch_size: int,
+    captures: Sequence[int] | None,
+) -> list[Answer]:
+    longest = max(map(len, prompts)) + params.max_new_tokens + 1
+    found = engine.answer(with_seeds(params, prompts), batch_size=batch_size, max_tokens=longest, captures=captures)
+    return list(found.values())
+
+
+def _decode(
+    engine: VllmEngine, prompts: Sequence[Sequence[int]], params: SamplingParams, batch_size: int
+) -> list[list[int]]:
+    return [each.token_ids for each in _answers(engine, prompts, params, batch_size, None)]
+
+
+def _transcripts(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Answer], layers: Sequence[int], loaded: LoadedDraft
+) -> list[Transcript]:
+    """Answers with what one draft reads of the layers that were kept."""
+    wanted = loaded.draft.config.captures
+    texts = []
+    for ids, answer in zip(prompts, answers, strict=True):
+        if answer.states is None:
+            continue
+        features = answer.states.head_in
+        if wanted:
+            parts = answer.states.draft_in.chunk(len(layers), dim=-1)
+            features = torch.cat([parts[layers.index(layer)] for layer in wanted], dim=-1)
+        texts.append(Transcript([*ids, *answer.token_ids], len(ids), features))
+    return texts
+
+
+def _rates(engine: VllmEngine, prompts: Sequence[Sequence[int]], config: AdaptConfig) -> dict[float, list[float]]:
+    """Tokens per second, one request at a time, of each repeat; the first prompt once before, for what is compiled."""
+    settings = config.evaluation
+    timed = prompts[: settings.num_timed_prompts]
+    rates: dict[float, list[float]] = {}
+    for temperature in temperatures_of(settings) if timed else ():
+        params = _params(config, engine.ends, temperature)
+        _decode(engine, timed[:1], params, 1)
+        repeats = rates.setdefault(temperature, [])
+        for _ in range(settings.num_timed_repeats):
+            began = time.perf_counter()
+            tokens = sum(len(_decode(engine, [ids], params, 1)[0]) for ids in timed)
+            repeats.append(tokens / (time.perf_counter() - began))
+    return rates
