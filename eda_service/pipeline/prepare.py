@@ -52,7 +52,9 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
     target = load_target(config.target, device=choose_device(config.device))
     training, heldout = split_prompts(config, target)
     check_rendered(config, target, training, heldout)
+    started = time.monotonic()
     require_gain(config, target, heldout)
+    gate_seconds = 0.0 if config.min_gain is None else time.monotonic() - started
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
@@ -61,6 +63,7 @@ def prepare_generation(config: AdaptConfig, directory: Path, *, with_reference: 
         update={
             "num_prompts": len(training),
             "num_heldout": len(heldout),
+            "gate_seconds": gate_seconds,
             "generation_defaults": target.defaults.said,
         }
     )
