@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind
-from eda_service.decoding.build import load_drafts
+from eda_service.decoding.build import load_first_step
 from eda_service.export.cache import whole_target
 from eda_service.export.vllm_environment import prepare_cpu, require_vllm
 from eda_service.records import FileEntry, SampleScore, Stage
@@ -69,7 +69,8 @@ class ShardWriter:
         self.target = load_target(self.config.target, device=choose_device(self.config.device))
         self.start = None
         if start_from is not None:
-            self.start = load_drafts(find_draft(start_from), None, target=self.target).draft.start
+            # A bound method keeps its draft, and this one has weights for nothing else.
+            self.start = load_first_step(find_draft(start_from), target=self.target).start
         self.writer = vllm_writer(self.config, self.target) if self.config.selfgen.engine is EngineKind.VLLM else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
