@@ -114,9 +114,10 @@ class DraftConfig(Config, ABC):
 
     def is_started(self, train: TrainConfig) -> bool:
         """Whether shards hold what the draft makes of the captured states, which is narrower, instead of them: training
-        leaves that part as it is.
+        leaves that part as it is, and what it reads too, so that both are the same in every epoch.
         """
-        return bool(self.captures) and train.method is Method.EDA and not train.train_fc
+        is_read_as_is = train.method is Method.EDA and not train.train_fc and train.loss.feature_noise == 0
+        return bool(self.captures) and is_read_as_is
 
     def stored_width(self, train: TrainConfig) -> int:
         """Numbers that a shard holds of one token: what the draft reads, and what the target's head reads where that is
