@@ -20,7 +20,6 @@ from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
 
-
 _ENTRY_POINTS = {
     JobKind.ADAPT: "jobs.adapt",
     JobKind.IMPORT_DRAFT: "jobs.import_draft",
