@@ -152,9 +152,7 @@ class SelfGenFields(StageFields):
     reference_seconds: float = Field(description="generating on general prompts and fitting Eqs. 11-12")
     reference_fit_seconds: float = Field(description="of which fitting PCA, mean and covariance")
     num_reference_tokens: int
-    generation_defaults: dict[str, Any] = Field(
-        {}, description="what the target's generation_config.json says about answers; empty in older records"
-    )
+    generation_defaults: dict[str, Any] = Field({}, description="of the target's file; empty in older records")
 
 
 class SelfGenManifest(SelfGenFields, Record):
