@@ -12,6 +12,7 @@ from eda_service.planning.constants import CORE
 from eda_service.planning.estimate import draft_parameters, scored_tokens
 from eda_service.planning.plan import StagePlan, make_plan
 from eda_service.planning.workload import Lengths
+from eda_service.storage.state import Prepared
 from eda_service.targets.shape import ModelShape
 
 SHAPE = ModelShape(
@@ -89,6 +90,12 @@ def test_the_gate_loads_a_second_target_and_decodes_on_both() -> None:
     base = sum(parameter.numel() for parameter in make_draft(draft(own_embedding=True)).parameters())
     cache = 8 * (10 + 96) * 2 * 2 * 4 * 1 * 8
     assert gated.memory_bytes == pytest.approx(max(plain.memory_bytes, 2 * 2 * 5_000 + 2 * base + cache))
+
+
+def test_what_the_gate_took_is_written_where_there_was_one() -> None:
+    assert Prepared(gate_seconds=2.5).model_dump()["gate_seconds"] == 2.5
+    assert "gate_seconds" not in Prepared().model_dump()  # versions of before read what they know
+    assert Prepared.model_validate(Prepared(gate_seconds=2.5).model_dump()).gate_seconds == 2.5
 
 
 def test_the_gate_decides_the_memory_where_it_is_more() -> None:
