@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,12 @@ from eda_service.jobstore.home import database_url
 from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots
 from eda_service.storage.run import home_dir
+
+_ENTRY_POINTS = {
+    JobKind.ADAPT: "jobs.adapt",
+    JobKind.IMPORT_DRAFT: "jobs.import_draft",
+    JobKind.MEASURE: "jobs.measure",
+}
 
 
 def _limit(name: str) -> Any:
@@ -80,10 +87,14 @@ class Settings(BaseSettings):
     )
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field(
-        "python -m jobs.adapt", description="entry point of an adaptation; `--job-id ID` is appended"
+        f"python -m {_ENTRY_POINTS[JobKind.ADAPT]}",
+        description="entry point of an adaptation, and with its own module in the place of `jobs.adapt` of every other "
+        "kind of job; `--job-id ID` is appended",
     )
-    import_command: str = Field("python -m jobs.import_draft", description="the same of the import of a draft")
-    measure_command: str = Field("python -m jobs.measure", description="the same of a measurement")
+    import_command: str | None = Field(
+        None, description="entry point of the import of a draft; None: as `job_command` says"
+    )
+    measure_command: str | None = Field(None, description="entry point of a measurement; None: as `job_command` says")
     max_running: int = Field(1, ge=1, le=1000, description="jobs that run at the same time")
     max_running_per_owner: int | None = Field(
         None, ge=1, le=1000, description="of one owner; None: no limit of its own"
@@ -129,13 +140,13 @@ class Settings(BaseSettings):
         return self.serve_upstream.rstrip("/") or f"http://127.0.0.1:{self.serve_port}"
 
     def command_of(self, kind: JobKind) -> str:
-        """The entry point of a kind of job."""
-        commands = {
-            JobKind.ADAPT: self.job_command,
-            JobKind.IMPORT_DRAFT: self.import_command,
-            JobKind.MEASURE: self.measure_command,
-        }
-        return commands[kind]
+        """The entry point of a kind of job.
+
+        A command of somebody's own, which names no `jobs.adapt`, runs jobs of all kinds: what to do is in `job.json`.
+        """
+        own = {JobKind.IMPORT_DRAFT: self.import_command, JobKind.MEASURE: self.measure_command}.get(kind)
+        adapting = rf"(?<![\w.]){re.escape(_ENTRY_POINTS[JobKind.ADAPT])}(?![\w.])"
+        return own or re.sub(adapting, _ENTRY_POINTS[kind], self.job_command)
 
     @property
     def limits(self) -> EngineLimits:

@@ -150,12 +150,11 @@ class SelfGenFields(StageFields):
     scores: tuple[SampleScore, ...]
     generation_seconds: float = Field(description="decoding time, summed over actors")
     scoring_seconds: float = Field(description="projection and distance time inside the same pass, summed")
+    gate_seconds: float = Field(0.0, exclude_if=lambda s: not s, description="measuring the draft for `min_gain`")
     reference_seconds: float = Field(description="generating on general prompts and fitting Eqs. 11-12")
     reference_fit_seconds: float = Field(description="of which fitting PCA, mean and covariance")
     num_reference_tokens: int
-    generation_defaults: dict[str, Any] = Field(
-        {}, description="what the target's generation_config.json says about answers; empty in older records"
-    )
+    generation_defaults: dict[str, Any] = Field({}, description="of the target's file; empty in older records")
 
 
 class SelfGenManifest(SelfGenFields, Record):

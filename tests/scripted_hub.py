@@ -51,6 +51,31 @@ class ScriptedHub:
         if gated:
             self._service.on("GET", f"/api/{kind}/{name}/auth-check", refused(403, "GatedRepo"))
 
+    def serves(self, name: str, files: dict[str, bytes], *, claims: dict[str, int] | None = None) -> None:
+        """From now on there is a model whose files can be fetched.
+
+        Args:
+            name: Its id.
+            files: By name.
+            claims: Sizes that the listing says, where they are others.
+        """
+        sizes = {file: len(data) for file, data in files.items()} | (claims or {})
+        listed = [{"rfilename": file, "size": size} for file, size in sizes.items()]
+        for path in ("", f"/revision/{_COMMIT}", "/revision/main"):
+            self._service.on(
+                "GET", f"/api/models/{name}{path}", Answer({"id": name, "sha": _COMMIT, "siblings": listed})
+            )
+        tree = [{"type": "file", "path": file, "oid": file, "size": size} for file, size in sizes.items()]
+        self._service.on("GET", f"/api/models/{name}/tree/{_COMMIT}", Answer(tree))
+        for file, data in files.items():
+            headers = {"etag": f'"{file}"', "x-repo-commit": _COMMIT}
+            for method in ("HEAD", "GET"):
+                self._service.on(method, f"/{name}/resolve/{_COMMIT}/{file}", Answer(body=data, headers=headers))
+
+    def fetched(self) -> set[str]:
+        """Names of the files that were asked for."""
+        return {each.path.split(f"/{_COMMIT}/")[1] for each in self._service.requests if "/resolve/" in each.path}
+
     def lacks_revision(self, name: str, revision: str) -> None:
         """From now on it says that a repository has no such branch."""
         self._service.on("GET", f"/api/models/{name}/revision/{revision}", refused(404, "RevisionNotFound"))
@@ -75,5 +100,7 @@ def scripted_hub(monkeypatch: pytest.MonkeyPatch, cache: Any) -> Iterator[Script
     with scripted_service() as service:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", service.url)
+        files = service.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         yield ScriptedHub(service)

@@ -153,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
+    def do_HEAD(self) -> None:
+        self._serve()
+
     def do_POST(self) -> None:
         self._serve()
 
@@ -196,7 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("content-type", "application/json" if answer.body is None else "text/html")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if answer.cut else body)
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if answer.cut else body)
         self.close_connection = answer.cut
 
     def _send_chunks(self, answer: Answer) -> None:

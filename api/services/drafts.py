@@ -16,8 +16,7 @@ from api.services.packs import PackService
 from api.services.targets import Targets
 from api.services.tasks import TaskChecks
 from api.settings import Settings
-from eda_service.config.job import AdaptConfig
-from eda_service.config.tasks import JobKind, MeasureConfig
+from eda_service.config.tasks import JobKind, draft_named_by
 from eda_service.errors import (
     ArtifactCorruptError,
     BaseDraftMissingError,
@@ -29,6 +28,7 @@ from eda_service.names import did_you_mean
 from eda_service.records import DraftManifest
 from eda_service.references import Alias, Reference
 from eda_service.storage import registry
+from eda_service.storage.pack_bases import PackBases
 
 _MAX_TOLD = 5
 
@@ -77,6 +77,7 @@ class Drafts(Jobs):
     ) -> None:
         super().__init__(store, settings, wake, kind=JobKind.IMPORT_DRAFT)
         self._packs, self._targets, self._checks = packs, targets, checks
+        self._bases = PackBases(settings.home)
 
     def create(self, request: ImportRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request for an import and queue it; returns the job and whether it is new.
@@ -151,12 +152,7 @@ class Drafts(Jobs):
 
     def packs_over(self, draft: DraftVersion, caller: Caller) -> list[str]:
         """Packs that were made over a draft and that the caller sees, name@version."""
-        return [
-            version.reference
-            for name in self._packs.names(caller)
-            for version in self._packs.versions(name, caller)
-            if version.manifest is not None and version.manifest.base_draft == draft.reference
-        ]
+        return [str(pack) for pack in self._bases.over(draft.reference) if self._packs.is_seen(pack, caller)]
 
     def delete(self, reference: str, caller: Caller) -> str:
         """Remove a registered draft that nothing uses; returns its name@version.
@@ -175,30 +171,29 @@ class Drafts(Jobs):
                 param="draft",
             )
         users = self._users(draft)
-        if users:
+
+        def is_used() -> bool:
+            """Asked again once nobody finds the draft: a job that has found it before is in the queue by now, or sees
+            after it was queued that the draft is gone (`Jobs._still_there`).
+            """
+            users[:] = self._users(draft)
+            return bool(users)
+
+        home = self._settings.home
+        if users or not registry.delete_draft(draft.name, draft.version, home, is_used=is_used):
             more = f" and {len(users) - _MAX_TOLD} more" if len(users) > _MAX_TOLD else ""
             raise ConflictError(
                 f"{draft.reference} is used by {', '.join(users[:_MAX_TOLD])}{more}; remove those, or let them end",
                 param="draft",
             )
-        registry.delete_draft(draft.name, draft.version, self._settings.home)
         return draft.reference
 
     def _users(self, draft: DraftVersion) -> list[str]:
         """Everything that needs a draft: packs over it, live jobs, deployments."""
-        home, reference = self._settings.home, draft.reference
         # First the jobs: one that ends meanwhile has published its pack by the time the packs are looked at.
         found = [f"job {job.id}" for job in self._store.live() if _needs(job, draft)]
-        for name in registry.pack_names(home):
-            for version in registry.pack_versions(name, home):
-                pack = Reference(name, version)
-                try:
-                    made_with = registry.find_pack_manifest(pack, home).base_draft
-                except (ArtifactCorruptError, NotFoundError):
-                    continue
-                if made_with == reference:
-                    found.append(f"pack {pack}")
-        deployed = (each for each in self._store.deployments() if each.base_draft == reference)
+        found += [f"pack {pack}" for pack in self._bases.over(draft.reference)]
+        deployed = (each for each in self._store.deployments() if each.base_draft == draft.reference)
         return found + [f"deployment {each.name}" for each in deployed]
 
     def _all(self, sees: str | None) -> list[tuple[str, int]]:
@@ -241,10 +236,9 @@ def target_of(draft: DraftVersion) -> str | None:
 
 
 def _needs(job: Job, draft: DraftVersion) -> bool:
-    """Whether a job names a draft; without a version it may be any."""
-    task = job.task()
-    named = task.base_draft if isinstance(task, AdaptConfig) else None
-    if isinstance(task, MeasureConfig):
-        named = task.draft
+    """Whether a job names a draft, which without a version may be any, or is about to end with having imported it."""
+    if job.id == draft.job_id:
+        return True
+    named = draft_named_by(job.task())
     reference = None if named is None else Reference.parse(named)
     return reference is not None and reference.name == draft.name and reference.number in (None, draft.version)

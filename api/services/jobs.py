@@ -13,10 +13,12 @@ from api.schemas import ChangeRequest, JobRequest
 from api.services.webhook_urls import check_url
 from api.settings import Settings
 from eda_service.capacity import UNKNOWN, Capacity
-from eda_service.config.tasks import JobKind, Task
-from eda_service.errors import ConflictError
+from eda_service.config.tasks import JobKind, Task, draft_named_by
+from eda_service.errors import BaseDraftMissingError, ConflictError
 from eda_service.jobstore import Event, Job, JobStore, Status
 from eda_service.records import Stage
+from eda_service.references import Reference
+from eda_service.storage import registry
 from eda_service.storage.files import sha256_text
 from eda_service.storage.run import RunDir
 
@@ -84,8 +86,52 @@ class Jobs:
             need=queued.need,
             warnings=queued.warnings,
         )
+        if made:
+            job = self._still_there(job)
         self._wake()
         return job, made
+
+    def _still_there(self, job: Job) -> Job:
+        """Look once more, now that a job is in the queue, for the draft that it names: whoever removes one looks at the
+        queue once nobody finds it any more, so that one of the two sees the other.
+
+        Raises:
+            BaseDraftMissingError: It has been removed meanwhile; the job has failed with the same code.
+        """
+        try:
+            self._require_draft(job)
+        except BaseDraftMissingError as error:
+            failure = {"code": error.code, "message": error.message, "param": error.param, "retryable": False}
+            try:
+                self._store.transition(
+                    job.id,
+                    Status.FAILED,
+                    event="job_failed",
+                    message=f"{error.code}: {error.message}",
+                    level="error",
+                    error=failure,
+                    only_from={Status.QUEUED},
+                )
+            except ConflictError:
+                return self._store.get(job.id)  # it runs already, and its first stage says the same
+            raise
+        return job
+
+    def _require_draft(self, job: Job) -> None:
+        """Check that the draft that a job names is there.
+
+        Raises:
+            BaseDraftMissingError: It is not.
+        """
+        named = None if job.unreadable else draft_named_by(job.task())
+        reference = None if named is None else Reference.parse(named)
+        if reference is None or reference.number is None:
+            return  # stage validate looks for the newest
+        if reference.number not in registry.draft_versions(reference.name, self._settings.home):
+            param = "draft" if job.kind is JobKind.MEASURE else "base_draft"
+            raise BaseDraftMissingError(
+                f"base draft {reference} has been removed; queue the job with another one", param=param
+            )
 
     def _checked_url(self, url: str) -> str:
         return check_url(url, private=self._settings.webhook_private_addresses)
@@ -134,10 +180,12 @@ class Jobs:
         Raises:
             ConflictError: The job is in another state, or it was started by hand.
             QuotaExceededError: The owner has too many queued jobs.
+            BaseDraftMissingError: The draft that it names has been removed.
         """
         job = self.get(job_id, caller)
         if job.origin == "ray":
             raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
+        self._require_draft(job)
         budget = job.attempt + self._settings.max_attempts - job.max_attempts
         job = self._store.transition(
             job_id,
@@ -148,6 +196,7 @@ class Jobs:
             extra_attempts=max(budget, 0),
             max_queued_per_owner=self._settings.max_queued_per_owner,
         )
+        job = self._still_there(job)
         self._wake()
         return job
 

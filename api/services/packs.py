@@ -117,6 +117,10 @@ class PackService:
         except NotFoundError:
             return None
 
+    def is_seen(self, pack: Reference, caller: Caller) -> bool:
+        """Whether a caller sees a published version."""
+        return caller.sees is None or self._is_of(pack.name, pack.number or 0, caller.sees)
+
     def numbers(self, name: str) -> tuple[int, ...]:
         """Every published version of a pack, whoever sees it."""
         return tuple(registry.pack_versions(name, self._home))

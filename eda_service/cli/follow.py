@@ -25,12 +25,13 @@ def events(
 ) -> None:
     """Show what happened to a job; with --json one document per line."""
     with connect(url) as client:
+        of_task = is_task(client, job_id)
         if not follow:
-            for event in client.jobs.events(job_id) if is_task(job_id) else client.events(job_id):
+            for event in client.jobs.events(job_id) if of_task else client.events(job_id):
                 _print_event(event, as_json)
             return
         with detachable(job_id, url):
-            for event in _followed(client, job_id) if is_task(job_id) else client.stream_events(job_id):
+            for event in _followed(client, job_id) if of_task else client.stream_events(job_id):
                 _print_event(event, as_json)
 
 
@@ -47,7 +48,8 @@ def logs(
     """Show the last lines of a stage's log; with --json a list, with -f and --json one `{"line": ...}` per line."""
     name = None if stage is None else stage.value
     with connect(url) as client:
-        if follow and is_task(job_id):
+        of_task = is_task(client, job_id)
+        if follow and of_task:
             raise InputError(
                 f"the log of {job_id} cannot be followed; leave -f out, or use `eda jobs watch {job_id}`",
                 param="follow",
@@ -57,7 +59,7 @@ def logs(
                 for line in client.follow_logs(job_id, stage=name, tail=tail):
                     print_json({"line": line}, compact=True) if as_json else typer.echo(line)
             return
-        source = client.jobs if is_task(job_id) else client
+        source = client.jobs if of_task else client
         lines = source.logs(job_id, stage=name, tail=tail)
     if as_json:
         print_json(lines)

@@ -52,7 +52,7 @@ def ls(
     """List jobs, newest first."""
     metadata = as_pairs(labels or [], "--metadata")
     if kind is not None:
-        _ls_tasks(url, kind, status, metadata, 100 if everything else limit, as_json)
+        _ls_tasks(url, kind, status, metadata, None if everything else limit, as_json)
         return
     with connect(url) as client:
         if everything:
@@ -72,7 +72,7 @@ def ls(
 def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show one job."""
     with connect(url) as client:
-        if task_view.is_task(job_id):
+        if task_view.is_task(client, job_id):
             task = client.jobs.get(job_id)
             print_json(task) if as_json else typer.echo(task_view.jobs_table([task]))
             return
@@ -91,7 +91,7 @@ def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = Fals
     job goes on.
     """
     with connect(url) as client, detachable(job_id, url):
-        if task_view.is_task(job_id):
+        if task_view.is_task(client, job_id):
             finish(task_view.watch(client, job_id), as_json)
             return
         job = view.watch(client, job_id)
@@ -111,7 +111,7 @@ def wait(
     """Wait without a word until a job ends; exit code 1 unless it succeeds. Ctrl-C detaches, the job goes on."""
     with connect(url) as client, detachable(job_id, url):
         try:
-            if task_view.is_task(job_id):
+            if task_view.is_task(client, job_id):
                 task = client.jobs.wait(job_id, timeout_s=timeout_s)
                 err.print(task_view.describe_end(task))
                 finish(task, as_json)
@@ -127,14 +127,16 @@ def wait(
 def cancel(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Stop a job."""
     with connect(url) as client:
-        _show_change(client.jobs.cancel(job_id) if task_view.is_task(job_id) else client.cancel(job_id), as_json)
+        source = client.jobs if task_view.is_task(client, job_id) else client
+        _show_change(source.cancel(job_id), as_json)
 
 
 @app.command(epilog=example("eda jobs retry adapt_01KD"))
 def retry(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Queue a failed or cancelled job again; finished stages are not repeated."""
     with connect(url) as client:
-        _show_change(client.jobs.retry(job_id) if task_view.is_task(job_id) else client.retry(job_id), as_json)
+        source = client.jobs if task_view.is_task(client, job_id) else client
+        _show_change(source.retry(job_id), as_json)
 
 
 @app.command(epilog=example("eda jobs priority adapt_01KD 80"))
@@ -146,7 +148,8 @@ def priority(
 ) -> None:
     """Move a queued job up or down."""
     with connect(url) as client:
-        _show_change(client.set_priority(job_id, value), as_json, f"priority {value}")
+        source = client.jobs if task_view.is_task(client, job_id) else client
+        _show_change(source.set_priority(job_id, value), as_json, f"priority {value}")
 
 
 app.command(epilog=example("eda jobs events adapt_01KD -f"))(follow.events)
@@ -185,16 +188,21 @@ def require_served(client: Client, job: Adaptation) -> None:
 
 
 def _ls_tasks(
-    url: str | None, kind: str, status: str | None, metadata: dict[str, str], limit: int, as_json: bool
+    url: str | None, kind: str, status: str | None, metadata: dict[str, str], limit: int | None, as_json: bool
 ) -> None:
+    """List imports or measurements; without a limit every one."""
     with connect(url) as client:
-        page = client.jobs.page(limit=limit, status=status, kind=kind, metadata=metadata)
+        if limit is None:
+            jobs, has_more = list(client.jobs.iterate(status=status, kind=kind, metadata=metadata)), False
+        else:
+            page = client.jobs.page(limit=limit, status=status, kind=kind, metadata=metadata)
+            jobs, has_more = list(page), page.has_more
     if as_json:
-        print_json([job.model_dump(mode="json") for job in page])
+        print_json([job.model_dump(mode="json") for job in jobs])
         return
-    typer.echo(task_view.jobs_table(page) if len(page) else "no jobs")
-    if page.has_more:
-        err.print("there are more")
+    typer.echo(task_view.jobs_table(jobs) if jobs else "no jobs")
+    if has_more:
+        err.print("there are more; --all lists them")
 
 
 def _show_change(job: Adaptation | Job, as_json: bool, note: str = "") -> None:

@@ -8,15 +8,26 @@ from collections.abc import Iterable
 from eda_service import draft_check
 from eda_service.cli.console import Exit, err
 from eda_service.cli.view import coloured, columns, duration
-from eda_service.client import Client, Draft, DraftCheck, Job
+from eda_service.client import ApiError, Client, Draft, DraftCheck, Job
 from eda_service.client.task_answers import Acceptance, Measured
 
 _PREFIXES = ("import_", "measure_")
+_ADAPTATION = "adapt_"
 
 
-def is_task(job_id: str) -> bool:
-    """Whether an id is that of an import or a measurement, which the service keeps beside adaptations."""
-    return job_id.startswith(_PREFIXES)
+def is_task(client: Client, job_id: str) -> bool:
+    """Whether a job is an import or a measurement, which the service keeps beside adaptations.
+
+    The ids that the service gives say so; of one that somebody chose for a job started by hand, the service is asked.
+    """
+    if job_id.startswith((*_PREFIXES, _ADAPTATION)):
+        return not job_id.startswith(_ADAPTATION)
+    try:
+        return client.jobs.get(job_id).kind != "adapt"
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return False  # what is asked for next says that there is none
 
 
 def jobs_table(jobs: Iterable[Job]) -> str:

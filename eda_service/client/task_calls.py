@@ -39,6 +39,11 @@ def retry(job_id: str) -> Call[Job]:
     return Call("POST", f"{job_path(_JOBS, job_id)}/retry", one(Job))
 
 
+def set_priority(job_id: str, priority: int) -> Call[Job]:
+    """Move a queued job up or down."""
+    return Call("POST", job_path(_JOBS, job_id), one(Job), json={"priority": priority})
+
+
 def events(job_id: str, *, after: str | None, limit: int = 100) -> Call[Page[JobEvent]]:
     """Events, oldest first."""
     params = given(limit=limit, after=after)

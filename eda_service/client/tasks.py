@@ -56,6 +56,19 @@ class Jobs:
         """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`."""
         return self._send(calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata))
 
+    def iterate(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Job]:
+        """Every job, newest first, page after page."""
+        yield from every(
+            lambda after: self.page(limit=page_size, after=after, status=status, kind=kind, metadata=metadata)
+        )
+
     def cancel(self, job_id: str) -> Job:
         """Stop a job."""
         return self._send(calls.cancel(job_id))
@@ -63,6 +76,10 @@ class Jobs:
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again."""
         return self._send(calls.retry(job_id))
+
+    def set_priority(self, job_id: str, priority: int) -> Job:
+        """Move a queued job up or down (0 to 100, higher runs first)."""
+        return self._send(calls.set_priority(job_id, priority))
 
     def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
         """Every event of a job after the given one, oldest first."""
@@ -164,6 +181,20 @@ class AsyncJobs:
         """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`."""
         return await self._send(calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata))
 
+    async def iterate(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Job]:
+        """Every job, newest first, page after page."""
+        async for each in every_async(
+            lambda after: self.page(limit=page_size, after=after, status=status, kind=kind, metadata=metadata)
+        ):
+            yield each
+
     async def cancel(self, job_id: str) -> Job:
         """Stop a job."""
         return await self._send(calls.cancel(job_id))
@@ -171,6 +202,10 @@ class AsyncJobs:
     async def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again."""
         return await self._send(calls.retry(job_id))
+
+    async def set_priority(self, job_id: str, priority: int) -> Job:
+        """Move a queued job up or down (0 to 100, higher runs first)."""
+        return await self._send(calls.set_priority(job_id, priority))
 
     async def events(self, job_id: str, *, after: str | None = None) -> list[JobEvent]:
         """Every event of a job after the given one, oldest first."""

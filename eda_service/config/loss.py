@@ -38,5 +38,9 @@ class LossConfig(Config):
         description="drafted positions unrolled per start; 1 is the paper, 3 is HASS / training-time test",
     )
     feature_noise: float = Field(
-        0.0, ge=0.0, le=1.0, description="uniform noise on input features (released code: 0.2 * 512 / L)"
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="uniform noise on input features (released code: 0.2 * 512 / L); those of an EAGLE-3 draft are the "
+        "layers that it reads, which are then kept instead of its first state",
     )

@@ -129,6 +129,13 @@ def kind_of(task: Task) -> JobKind:
     return JobKind.ADAPT if isinstance(task, AdaptConfig) else JobKind(task.kind)
 
 
+def draft_named_by(task: Task) -> str | None:
+    """The base draft that a job needs, as its config names it; None for one that brings its own."""
+    if isinstance(task, ImportConfig):
+        return None
+    return task.base_draft if isinstance(task, AdaptConfig) else task.draft
+
+
 def _of_its_kind(value: Any) -> Any:
     """A stored config as the class that its kind names."""
     if not isinstance(value, Mapping):

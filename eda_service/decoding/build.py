@@ -7,7 +7,8 @@ from pathlib import Path
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
-from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack
+from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack, load_start
+from eda_service.drafts.draft import Draft
 from eda_service.drafts.fits import check_reads
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
@@ -28,6 +29,17 @@ def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: TargetEnds) ->
     check_reads(loaded.draft.config, target.config.num_hidden_layers)
     loaded.draft.to(target.device)
     return for_inference(loaded)
+
+
+def load_first_step(base_dir: Path, *, target: TargetEnds) -> Draft:
+    """The part of a base draft that makes its first state of what a target says, beside that target and in its dtype.
+
+    Raises:
+        TargetIncompatibleError: It reads layers that the target does not have.
+    """
+    draft = load_start(base_dir, dtype=target.dtype, device=target.device)
+    check_reads(draft.config, target.config.num_hidden_layers)
+    return draft
 
 
 def make_engine(

@@ -27,7 +27,7 @@ from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
 from eda_service.drafts.freezing import frozen_sha256, is_within, prepare, trained_state
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
-from eda_service.storage.tensor_header import read_header
+from eda_service.storage.tensor_header import TensorPlace, read_header
 
 _VOCAB = "draft_vocab"
 _FROZEN = "frozen_sha256"
@@ -103,6 +103,29 @@ def load_base_draft(directory: Path, *, dtype: torch.dtype) -> LoadedDraft:
         value = tensors.pop(name).to(dtype, copy=True)
         setattr(draft.get_submodule(module_name), leaf, nn.Parameter(value))
     return LoadedDraft(draft, vocab_W)
+
+
+def load_start(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Draft:
+    """A base draft of which only that part is in memory which `Draft.start` uses; the others are without weights.
+
+    Raises:
+        ArtifactCorruptError: The file cannot be read or its tensors do not fit its config.
+    """
+    config, path = read_draft_config(directory), directory / "draft.safetensors"
+    with torch.device("meta"):
+        draft = make_draft(config)
+    try:
+        with safe_open(path, framework="pt") as stream:
+            places = {name: place for name, place in read_header(path).items() if name != _VOCAB}
+            _require_fit({name: p.shape for name, p in draft.named_parameters()}, places, path)
+            for name in places:
+                if is_within(name, draft.places.fuse):
+                    module_name, _, leaf = name.rpartition(".")
+                    value = stream.get_tensor(name).to(device, dtype, copy=True)
+                    setattr(draft.get_submodule(module_name), leaf, nn.Parameter(value, requires_grad=False))
+    except (SafetensorError, OSError, UnsafeCheckpointError) as error:
+        raise ArtifactCorruptError(f"{path} cannot be read: {error}; fetch or publish it again") from error
+    return draft.eval()
 
 
 def save_pack(directory: Path, draft: Draft, train: TrainConfig, vocab_W: Tensor | None) -> None:
@@ -183,7 +206,9 @@ def _fill(draft: Draft, tensors: dict[str, Tensor], path: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def _require_fit(wanted: Mapping[str, torch.Size], tensors: Mapping[str, Tensor], path: Path) -> None:
+def _require_fit(
+    wanted: Mapping[str, torch.Size], tensors: Mapping[str, Tensor] | Mapping[str, TensorPlace], path: Path
+) -> None:
     """Refuse tensors that are not those that are wanted, in their shapes."""
     if wanted.keys() != tensors.keys():
         missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
@@ -191,7 +216,7 @@ def _require_fit(wanted: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]
             f"{path}: missing tensors {missing}, unknown tensors {unknown}; publish the pack again"
         )
     for name, shape in wanted.items():
-        if shape != tensors[name].shape:
+        if tuple(shape) != tuple(tensors[name].shape):
             raise ArtifactCorruptError(
                 f"{path}: {name} has shape {tuple(tensors[name].shape)}, the draft needs {tuple(shape)}"
             )

@@ -114,9 +114,10 @@ class DraftConfig(Config, ABC):
 
     def is_started(self, train: TrainConfig) -> bool:
         """Whether shards hold what the draft makes of the captured states, which is narrower, instead of them: training
-        leaves that part as it is.
+        leaves that part as it is, and what it reads too, so that both are the same in every epoch.
         """
-        return bool(self.captures) and train.method is Method.EDA and not train.train_fc
+        is_read_as_is = train.method is Method.EDA and not train.train_fc and train.loss.feature_noise == 0
+        return bool(self.captures) and is_read_as_is
 
     def stored_width(self, train: TrainConfig) -> int:
         """Numbers that a shard holds of one token: what the draft reads, and what the target's head reads where that is
@@ -124,6 +125,11 @@ class DraftConfig(Config, ABC):
         """
         features = self.hidden_size if self.is_started(train) else self.feature_width
         return features + (self.target_width if self.captures else 0)
+
+    @property
+    def embedding_size(self) -> int:
+        """Parameters of a table of its own, which no method trains; 0 without one."""
+        return self.vocab_size * self.hidden_size * self.own_embedding
 
     @property
     def misreadings(self) -> tuple[dict[str, Any], ...]:
@@ -272,13 +278,15 @@ class PrivateConfig(Config):
 def parameter_counts(
     config: DraftConfig, private: PrivateConfig | None, *, train_fc: bool, train_attention: bool = False
 ) -> tuple[int, int]:
-    """(all parameters, trainable parameters) of a draft, embedding and lm_head not counted (they are the target's).
+    """(all parameters, trainable parameters) of a draft; an embedding and a head that are the target's are not counted.
 
-    Without `private` everything trains. Checked against Table 4: d=3584, m=18944 with a half-width private expert.
+    Without `private` everything trains but an embedding of its own. Checked against Table 4: d=3584, m=18944 with a
+    half-width private expert.
     """
     d, sizes = config.hidden_size, config.sizes
     base = sizes.fuse + sizes.attention + sizes.others
     if private is None:
-        return base, base
+        return base + config.embedding_size, base
     added = 3 * d * private.private_width + (2 * d if private.mix is Mix.SOFTMAX else 0)
-    return base + added, added + (sizes.fuse if train_fc else 0) + (sizes.attention if train_attention else 0)
+    trained = added + (sizes.fuse if train_fc else 0) + (sizes.attention if train_attention else 0)
+    return base + config.embedding_size + added, trained

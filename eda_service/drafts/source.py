@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from eda_service.drafts.hub_files import PICKLED, SAFE, list_files, require_room
 from eda_service.errors import DraftSourceMissingError
 from eda_service.names import is_model_id
 from eda_service.targets.given import GivenDirectory, look_at
 from eda_service.targets.resolve import HUB_TIMEOUT_S
 
 PARAM = "source"
-_SAFE = ["*.json", "*.safetensors"]
-_PICKLED = ["*.json", "pytorch_model*.bin"]
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,22 @@ def is_pickled_draft(name: str) -> bool:
     return name.startswith("pytorch_model") and name.endswith(".bin")
 
 
-def find_source(source: str, revision: str | None = None) -> DraftSource:
+def find_source(source: str, revision: str | None = None, *, work_dir: Path | None = None) -> DraftSource:
     """Find a draft's files.
 
     Args:
         source: A directory, or an id on the model hub.
         revision: Of the hub's: branch, tag or commit.
+        work_dir: Where the draft will be staged; what the hub has is fetched only where both find room.
 
     Raises:
         DraftSourceMissingError: There is no such thing, or the hub cannot be asked.
+        InsufficientStorageError: What the hub has finds no room.
+        DraftIncompatibleError: What the hub has are pickled weights above the limit.
         InputError: A directory that a request named leads out of the allowed roots.
     """
     if is_model_id(source):
-        directory = _from_hub(source, revision)
+        directory = _from_hub(source, revision, work_dir)
         return DraftSource(directory, f"{source}@{directory.name}")
     if revision is not None:
         raise DraftSourceMissingError(
@@ -80,13 +82,16 @@ def find_source(source: str, revision: str | None = None) -> DraftSource:
     return DraftSource(given.path, str(given.path), given)
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, work_dir: Path | None) -> Path:
     """Fetch what a draft is made of; the commit is the last part of the directory's path."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        for patterns in (_SAFE, _PICKLED):
+        listed = list_files(name, revision)
+        if listed is not None:
+            require_room(listed, work_dir)
+        for patterns in ([*SAFE], [*PICKLED]) if listed is None else (listed.patterns,):
             path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, etag_timeout=HUB_TIMEOUT_S))
             if any(path.glob("*.safetensors")):
                 break

@@ -107,6 +107,7 @@ def fields_of(config: AdaptConfig, directory: Path, shards: Sequence[str], prepa
         scores=scores,
         generation_seconds=sum(value.generation_seconds for value in values),
         scoring_seconds=sum(value.scoring_seconds for value in values),
+        gate_seconds=prepared.gate_seconds,
         reference_seconds=prepared.reference_seconds,
         reference_fit_seconds=prepared.reference_fit_seconds,
         num_reference_tokens=prepared.num_reference_tokens,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind
-from eda_service.decoding.build import load_drafts
+from eda_service.decoding.build import load_first_step
 from eda_service.pipeline.prepare import REFERENCE_FILE
 from eda_service.pipeline.target_engine import ends_with_engine, open_engine
 from eda_service.records import FileEntry, SampleScore, Stage
@@ -71,7 +71,8 @@ class ShardWriter:
         self.engine = open_engine(self.config, settings.kind, captures=settings.captures)
         self.start = None
         if settings.start_from is not None:
-            self.start = load_drafts(find_draft(settings.start_from), None, target=self.engine.ends).draft.start
+            # A bound method keeps its draft, and this one has weights for nothing else.
+            self.start = load_first_step(find_draft(settings.start_from), target=self.engine.ends).start
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data batch of shards {"shard", "prompts" (JSON)} to {"shard", "result" (JSON)}: no tensors."""

@@ -81,6 +81,7 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
     Raises:
         DraftSourceMissingError, DraftIncompatibleError, UnsafeCheckpointError: The source.
         TargetNotFoundError, TargetIncompatibleError: The base target.
+        InsufficientStorageError: The source, which is not fetched then, or its staged copy finds no room.
         ArtifactCorruptError: The files were changed while they were read.
     """
     run.progress(Stage.READ, step=0, total_steps=1)
@@ -88,8 +89,8 @@ def run_read(run: RunDir, config: ImportConfig) -> ReadFields:
     base = find_base(config.target)
     for note in base.notes:
         run.event("target_note", note, stage=Stage.READ, level="warning")
-    source = find_source(config.source, config.revision)
     directory = run.stage_dir(Stage.READ)
+    source = find_source(config.source, config.revision, work_dir=directory)
     _require_room(directory, source.directory)
     staging, scratch = _empty(directory / _STAGED), _empty(directory / _SCRATCH)
     try:

@@ -16,11 +16,19 @@ from eda_service.pipeline.stage import StageRunner
 from eda_service.planning.placement import MODEL_CPUS
 from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint
+from eda_service.references import Reference
 from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
-from eda_service.storage.registry import find_draft, find_pack, read_draft_manifest, read_pack_manifest
+from eda_service.storage.registry import (
+    find_draft,
+    find_draft_manifest,
+    find_pack,
+    find_pack_manifest,
+    read_draft_manifest,
+    read_pack_manifest,
+)
 from eda_service.storage.run import RunDir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
@@ -62,6 +70,7 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
     waiting = require_gpus(int(config.use_gpu))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.MEASURE, level="warning")
+    config = _with_versions(config)
     target, found = ray.get(_measure.options(num_gpus=int(config.use_gpu)).remote(config))
     run.progress(Stage.MEASURE, step=1, total_steps=1)
     return MeasureFields(
@@ -71,6 +80,18 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
         pack=config.pack,
         measurement=found,
     )
+
+
+def _with_versions(config: MeasureConfig) -> MeasureConfig:
+    """The config with the newest versions of a draft and a pack that are named without one: the record says which it
+    was, and a task that is tried again measures the same.
+
+    Raises:
+        BaseDraftMissingError, NotFoundError: The draft or the pack.
+    """
+    draft = find_draft_manifest(config.draft)
+    pack = None if config.pack is None else find_pack_manifest(config.pack).pack
+    return config.model_copy(update={"draft": str(Reference(draft.name, draft.version)), "pack": pack})
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)

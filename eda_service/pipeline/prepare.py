@@ -68,7 +68,9 @@ def prepare_generation(
     target = engine.ends
     training, heldout = split_prompts(config, engine)
     check_rendered(config, target, training, heldout)
+    started = time.monotonic()
     require_gain(config, engine, heldout)
+    gate_seconds = 0.0 if config.min_gain is None else time.monotonic() - started
     write_prompt_file(directory / PROMPTS_FILE, training)
     write_prompt_file(directory / HELDOUT_FILE, heldout)
     export_io(target, directory / IO_FILE)
@@ -77,6 +79,7 @@ def prepare_generation(
         update={
             "num_prompts": len(training),
             "num_heldout": len(heldout),
+            "gate_seconds": gate_seconds,
             "generation_defaults": target.defaults.said,
         }
     )

@@ -1,6 +1,7 @@
 """A stage: what it does, the record it ends with, and what follows once that record is there.
 
-A stage reads the records before its own (`run.require`), works, and returns its own fields. The header above them
+A stage reads the records before its own (`run.require`), works, and returns its own fields. Its config names the base
+draft with the version that stage validate found. The header above them
 (schema version, times, config, seed, library versions) is filled in here, for all stages alike. Each module of a stage
 ends with its `StageRunner`; a way through the pipeline is a tuple of them (`driver.ADAPTING`, `pretrain`,
 `import_draft.IMPORTING`).
@@ -20,7 +21,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import ImportConfig, MeasureConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline.failures import own_error
-from eda_service.records import Record, StageFields
+from eda_service.records import Record, Stage, StageFields, ValidateRecord
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.run import RunDir
 
@@ -81,6 +82,7 @@ def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -
         started = time.monotonic()
         run.event("stage_started", f"stage {stage.value} started", stage=stage)
         try:
+            config = _as_validated(run, config, stage)
             fields = runner.run(run, config)
         except Exception as error:
             raise own_error(error) from error
@@ -91,6 +93,19 @@ def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -
         run.event("stage_skipped", f"stage {stage.value} has a valid record", stage=stage)
     runner.afterwards(run)
     return record
+
+
+def _as_validated(run: RunDir, config: TaskT, stage: Stage) -> TaskT:
+    """The config with the version of the base draft that stage validate found: a job that was started by hand may name
+    a draft without one, and a newer one may have been registered since.
+
+    Raises:
+        ArtifactCorruptError: The record of validate does not parse.
+    """
+    if not isinstance(config, AdaptConfig) or stage is Stage.VALIDATE:
+        return config
+    record = run.read_record(ValidateRecord, Stage.VALIDATE, verify=False)
+    return config if record is None else config.model_copy(update={"base_draft": record.base_draft})
 
 
 def _valid_record(run: RunDir, kind: type[OtherT]) -> OtherT | None:

@@ -46,18 +46,25 @@ def num_train_steps(config: AdaptConfig) -> int:
 
 
 def draft_parameters(train: TrainConfig, draft: DraftConfig) -> tuple[int, int]:
-    """(all parameters, trainable ones) of the draft that a method trains; LoRA's, whose number its rank decides, count
-    as the whole draft.
+    """(all parameters, trainable ones) of the draft that a method trains, with the rows added to its head; LoRA's,
+    whose number its rank decides, count as the whole draft.
     """
-    if train.method is not Method.EDA:
-        return parameter_counts(draft, None, train_fc=True)
-    private = PrivateConfig.of(draft, train)
-    return parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
+    private = PrivateConfig.of(draft, train) if train.method is Method.EDA else None
+    total, trained = parameter_counts(draft, private, train_fc=train.train_fc, train_attention=train.train_attention)
+    added = draft.hidden_size * added_rows(train, draft)
+    return total + added, trained + added
+
+
+def added_rows(train: TrainConfig, draft: DraftConfig) -> int:
+    """Rows that training adds to a head of the draft's own."""
+    return 0 if draft.own_vocab_size is None else train.extend_draft_vocab
 
 
 def scored_tokens(train: TrainConfig, draft: DraftConfig) -> int:
-    """Tokens that a draft scores: those of its own head, or as many as training ranks."""
-    return draft.own_vocab_size or train.draft_vocab_size or draft.vocab_size
+    """Tokens that a draft scores: those of its own head and what is added to it, or as many as training ranks."""
+    if draft.own_vocab_size is not None:
+        return draft.own_vocab_size + added_rows(train, draft)
+    return train.draft_vocab_size or draft.vocab_size
 
 
 def train_flops_per_token(train: TrainConfig, draft: DraftConfig) -> float:

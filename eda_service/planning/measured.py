@@ -25,7 +25,7 @@ class Measured:
         shape: Of its target.
         lengths: Mean tokens of its samples.
         seconds: By stage, start to end.
-        generate_work_s: Decoding of the reference and of the shards, of one actor.
+        generate_work_s: The gate of `min_gain`, and decoding of the reference and of the shards, of one actor.
         train_work_s: In the training loop.
         disk_bytes: Of the self-generated set's files.
     """
@@ -88,7 +88,7 @@ def measure(run_root: Path) -> Measured:
             "train": trained.seconds,
             "evaluate": evaluated.seconds,
         },
-        generate_work_s=generated.reference_seconds + generated.generation_seconds / actors,
+        generate_work_s=generated.gate_seconds + generated.reference_seconds + generated.generation_seconds / actors,
         train_work_s=trained.training_seconds,
         disk_bytes=sum(entry.size_bytes for entry in generated.files),
     )

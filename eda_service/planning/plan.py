@@ -164,20 +164,46 @@ def _generate(
     load = shape.weight_bytes / device.load_bytes_per_s
     reference = decode_s(device, share, shape, work.reference, lengths.prompt)
     shards = work.shards_per_actor * decode_s(device, share, shape, work.shard, context)
+    # The gate loads the draft's own target and drafts on both, before anything is generated.
+    gate = 0.0 if work.gate is None else load + 2 * decode_s(device, share, shape, work.gate, context)
     fixed = 2 * load + device.start_s if scale.generate_start_s is None else scale.generate_start_s
-    batch = min(selfgen.batch_size, selfgen.shard_size)
-    cache = batch * (lengths.prompt + selfgen.max_new_tokens) * shape.kv_bytes_per_token
+    loads = 1 + selfgen.num_actors + (work.gate is not None)
     return StagePlan(
         stage="generate",
         devices=math.ceil(selfgen.num_actors * share),
-        seconds=fixed + scale.generate * (reference + shards),
+        seconds=fixed + scale.generate * (gate + reference + shards),
         start_s=fixed,
         tokens=work.num_samples * lengths.answer + work.reference.tokens,
         disk_bytes=work.feature_bytes + shape.io_bytes,
         exchange_bytes=0.0,
-        storage_bytes=work.feature_bytes + shape.io_bytes + (1 + selfgen.num_actors) * shape.weight_bytes,
-        memory_bytes=shape.weight_bytes + cache + batch * selfgen.max_new_tokens * shape.hidden_size * FEATURE_BYTES,
+        storage_bytes=work.feature_bytes + shape.io_bytes + loads * shape.weight_bytes,
+        memory_bytes=max(
+            shard_memory_bytes(config, shape, lengths, work), gate_memory_bytes(config, shape, lengths, work)
+        ),
     )
+
+
+def shard_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, work: Workload) -> float:
+    """Of one generation actor: the target, keys and values and states of a batch, and what makes a draft's first state
+    of them.
+    """
+    selfgen = config.selfgen
+    batch = min(selfgen.batch_size, selfgen.shard_size)
+    cache = batch * (lengths.prompt + selfgen.max_new_tokens) * shape.kv_bytes_per_token
+    states = batch * selfgen.max_new_tokens * shape.hidden_size * FEATURE_BYTES
+    return shape.weight_bytes + WEIGHT_BYTES * work.start_parameters + cache + states
+
+
+def gate_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, work: Workload) -> float:
+    """Of the task that holds the base draft's loss against `min_gain`: the target and the draft's own beside each
+    other, the draft, keys and values of a batch; 0 without it.
+    """
+    if work.gate is None:
+        return 0.0
+    evaluation = config.evaluation
+    batch = min(evaluation.batch_size, evaluation.num_prompts)
+    cache = batch * (lengths.prompt + evaluation.max_new_tokens) * shape.kv_bytes_per_token
+    return 2 * shape.weight_bytes + WEIGHT_BYTES * work.base_parameters + cache
 
 
 def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workload, scale: Calibration) -> StagePlan:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from eda_service.config.job import AdaptConfig, Answers
-from eda_service.drafts.draft_config import DraftConfig
+from eda_service.drafts.draft_config import DraftConfig, parameter_counts
 from eda_service.planning.estimate import (
     draft_parameters,
     num_samples,
@@ -84,11 +84,14 @@ class Workload:
         flops_per_token: Of training.
         trainable: Parameters.
         draft_parameters: All of them.
+        base_parameters: Of the base draft.
+        start_parameters: Of what makes the draft's first state in self-generation; 0: it is not made there.
         scored_tokens: Rows of the head that it scores with.
         evaluation: Decoding of one mode's acceptance.
         num_modes: Of those.
         timed: Decoding, one request at a time, of one mode and temperature with its repeats.
         num_timed_modes: Of those.
+        gate: Decoding on one of the two targets that `min_gain` compares; None without it.
         feature_bytes: Hidden states of all samples.
         kept_feature_bytes: Of those that selection keeps.
     """
@@ -103,11 +106,14 @@ class Workload:
     flops_per_token: float
     trainable: int
     draft_parameters: int
+    base_parameters: int
+    start_parameters: int
     scored_tokens: int
     evaluation: Decoding
     num_modes: int
     timed: Decoding
     num_timed_modes: int
+    gate: Decoding | None
     feature_bytes: float
     kept_feature_bytes: float
 
@@ -135,6 +141,7 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
     features = samples * (lengths.prompt + lengths.answer) * draft.stored_width(train) * FEATURE_BYTES
     timed = evaluation.num_timed_prompts * evaluation.num_timed_repeats
     temperatures = evaluation.timed_temperatures or evaluation.temperatures
+    measured = decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens)
     return Workload(
         num_samples=samples,
         shards_per_actor=math.ceil(shards / selfgen.num_actors),
@@ -148,11 +155,14 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
         flops_per_token=train_flops_per_token(train, draft),
         trainable=trainable,
         draft_parameters=total,
+        base_parameters=parameter_counts(draft, None, train_fc=True)[0],
+        start_parameters=draft.sizes.fuse if draft.is_started(train) else 0,
         scored_tokens=scored_tokens(train, draft),
-        evaluation=decoding(evaluation.num_prompts, evaluation.batch_size, answered, evaluation.max_new_tokens),
+        evaluation=measured,
         num_modes=1 + 2 * len(evaluation.temperatures),
         timed=decoding(timed, 1, answered, answered.answer),
         num_timed_modes=3 * len(temperatures) if timed else 0,
+        gate=None if config.min_gain is None else measured,
         feature_bytes=features,
         kept_feature_bytes=make_selector(selection).share * features,
     )

@@ -7,6 +7,7 @@ shipped in eda_service/assets/drafts.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -78,7 +79,13 @@ def find_draft_manifest(reference: Reference | str, home: Path | None = None) ->
         ArtifactCorruptError: It does not parse.
     """
     name, version, shelf = _find_draft(reference, home)
-    return _parse(DraftManifest, shelf.manifest(name, version), f"the manifest of {Reference(name, version)}")
+    try:
+        text = shelf.manifest(name, version)
+    except NotFoundError as error:
+        raise BaseDraftMissingError(
+            f"base draft {Reference(name, version)} has just been removed; name another one", param="base_draft"
+        ) from error
+    return _parse(DraftManifest, text, f"the manifest of {Reference(name, version)}")
 
 
 def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:
@@ -150,6 +157,11 @@ def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int,
 def pack_names(home: Path | None = None) -> list[str]:
     """Names under which packs are published."""
     return _shelf("packs", home).names()
+
+
+def all_packs(home: Path | None = None) -> list[tuple[str, int]]:
+    """Every published version of every pack, by name and version."""
+    return _shelf("packs", home).all()
 
 
 def pack_versions(name: str, home: Path | None = None) -> list[int]:
@@ -277,11 +289,31 @@ def reserve_draft(name: str, job_id: str, home: Path | None = None) -> int:
         number += 1
 
 
-def delete_draft(name: str, version: int, home: Path | None = None) -> None:
-    """Remove a registered base draft, at once and whole; its number is not given again."""
+def delete_draft(
+    name: str, version: int, home: Path | None = None, *, is_used: Callable[[], bool] = lambda: False
+) -> bool:
+    """Remove a registered base draft, at once and whole; its number is not given again.
+
+    Args:
+        name: Its name.
+        version: Its number.
+        home: Root of the registry.
+        is_used: Asked once nobody finds the draft any more: who has found it before is known by then. A draft that is
+            used is there again.
+
+    Returns:
+        Whether it was removed.
+    """
     shelf = _shelf("drafts", home)
     shelf.claim(name, version, "")  # one that no job has imported has no claim yet
-    shelf.delete(name, version)
+    hidden = shelf.hide(name, version)
+    try:
+        used = is_used()
+    except BaseException:
+        hidden.restore()
+        raise
+    (hidden.restore if used else hidden.remove)()
+    return not used
 
 
 def stage_draft(name: str, version: int, home: Path | None = None) -> Path:

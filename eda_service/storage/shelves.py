@@ -17,12 +17,14 @@ everything by hash, so a copy is right for ever, whatever storage this home is p
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,7 +35,22 @@ from eda_service.storage.files import publish_dir, sha256_text, write_bytes
 from eda_service.storage.objects import DirectoryObjects, Objects
 
 MANIFEST = "manifest.json"
-_STAGING = ".staging-"
+_STAGING, _HIDDEN, _DELETED = ".staging-", ".hidden-", ".deleted-"
+_HIDDEN_S = 3600.0
+"""After this time nobody decides any more what becomes of a hidden version: who hid it was killed."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A version that nobody finds any more.
+
+    Attributes:
+        remove: Takes it away for good.
+        restore: Puts it back as it was.
+    """
+
+    remove: Callable[[], None]
+    restore: Callable[[], None]
 
 
 class Shelf(ABC):
@@ -54,7 +71,11 @@ class Shelf(ABC):
 
     @abstractmethod
     def manifest(self, name: str, version: int) -> str:
-        """A version's manifest, as written."""
+        """A version's manifest, as written.
+
+        Raises:
+            NotFoundError: It was removed since it was listed.
+        """
 
     @abstractmethod
     def directory(self, name: str, version: int) -> Path:
@@ -73,12 +94,18 @@ class Shelf(ABC):
         """Make a prepared version, manifest included, visible, whole and once; returns its directory."""
 
     @abstractmethod
-    def delete(self, name: str, version: int) -> None:
-        """Remove a version: it is not there from one moment to the next. Who has reserved its number stays known."""
+    def hide(self, name: str, version: int) -> Hidden:
+        """Take a version away, from one moment to the next, until it is removed or restored. Who has reserved its
+        number stays known.
+        """
 
     @abstractmethod
     def forget_staging(self, name: str, job_id: str) -> None:
         """Remove what a job that has ended left of a version that it was preparing."""
+
+    def all(self) -> list[tuple[str, int]]:
+        """Every version of every name: one listing of names, and one of each."""
+        return [(name, version) for name in self._objects.children(self._kind) for version in self.versions(name)]
 
     def names(self) -> list[str]:
         """Names with a version."""
@@ -129,7 +156,11 @@ class DirectoryShelf(Shelf):
 
     def manifest(self, name: str, version: int) -> str:
         """A version's manifest, as written."""
-        return (self.directory(name, version) / MANIFEST).read_text(encoding="utf-8")
+        path = self.directory(name, version) / MANIFEST
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{path} is not there", param="pack") from error
 
     def directory(self, name: str, version: int) -> Path:
         """A version's files."""
@@ -155,14 +186,26 @@ class DirectoryShelf(Shelf):
         publish_dir(staging, self.directory(name, version))
         return self.directory(name, version)
 
-    def delete(self, name: str, version: int) -> None:
-        """Rename out of place, then remove; what a killed process has left of that is removed by the next."""
-        for left in (self._root / name).glob(".deleted-*"):
+    def hide(self, name: str, version: int) -> Hidden:
+        """Rename out of place; what a killed process has left of such a move is removed by a later one."""
+        beside, place = self._root / name, self.directory(name, version)
+        for left in beside.glob(f"{_DELETED}*"):
             shutil.rmtree(left, ignore_errors=True)
-        gone = self._root / name / f".deleted-{version}"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.directory(name, version), gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        for left in beside.glob(f"{_HIDDEN}*"):
+            if time.time() - left.stat().st_mtime > _HIDDEN_S:
+                shutil.rmtree(left, ignore_errors=True)
+        hidden, deleted = beside / f"{_HIDDEN}{version}", beside / f"{_DELETED}{version}"
+        try:
+            os.utime(place)  # when it was hidden
+            os.rename(place, hidden)
+        except FileNotFoundError:  # it is gone, or somebody else has just hidden it, and decides
+            return Hidden(remove=lambda: None, restore=lambda: None)
+
+        def remove() -> None:
+            os.rename(hidden, deleted)
+            shutil.rmtree(deleted, ignore_errors=True)
+
+        return Hidden(remove, restore=lambda: os.rename(hidden, place))
 
 
 class StoredShelf(Shelf):
@@ -239,11 +282,19 @@ class StoredShelf(Shelf):
         shutil.rmtree(staging)
         return self.directory(name, version)
 
-    def delete(self, name: str, version: int) -> None:
+    def hide(self, name: str, version: int) -> Hidden:
         """Delete the manifest. Content stays where it lies under its hash: another version may have it, or be just
         uploading it.
         """
-        self._objects.delete([self._manifest(name, version)])
+        key = self._manifest(name, version)
+        written = self._objects.read(key)
+        self._objects.delete([key])
+
+        def restore() -> None:
+            if written is not None:
+                self._objects.create(key, written)
+
+        return Hidden(remove=lambda: None, restore=restore)
 
     def _manifest(self, name: str, version: int) -> str:
         return f"{self._kind}/{name}/{version}.json"

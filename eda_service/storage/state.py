@@ -202,6 +202,7 @@ class Prepared(StateFile):
 
     FILE = "generate/prepare.json"
 
+    gate_seconds: float = Field(0.0, exclude_if=lambda seconds: not seconds)
     reference_seconds: float = 0.0
     reference_fit_seconds: float = 0.0
     num_reference_tokens: int = 0

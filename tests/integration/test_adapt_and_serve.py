@@ -20,11 +20,15 @@ import openai
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
+from published_drafts import write_published
 from running import Service
-from tiny_models import fit_draft, register_draft
+from safetensors.torch import load_file
+from tiny_models import fit_draft, random_eagle3, register_draft, write_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 from waiting import TEST_TIMEOUT_S
 
+from eda_service.cli.main import app
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.raycluster import processes
@@ -293,3 +297,48 @@ def test_bad_jobs_are_refused_or_fail_with_the_field(
     assert job.error is not None
     found = (job.status, job.error.code, job.error.param, job.attempt)
     assert found == ("failed", "target_not_found", "target.model", 1)
+
+
+def test_a_brought_eagle3_draft_is_adapted_and_handed_back_as_it_came(
+    service: Service, client: Client, files: Path, tiny_dir: Path
+) -> None:
+    """Import, adaptation to a tuned target, export: all but the feed-forward module leaves as it came."""
+    target = load_target(TargetSpec(model=str(tiny_dir), dtype="float32"))
+    source = write_published(files / "EAGLE3-tiny", random_eagle3(target))
+    brought = client.drafts.create({"source": str(source), "model": str(tiny_dir), "name": "brought", "check": False})
+    imported = client.jobs.wait(brought.id, timeout_s=TEST_TIMEOUT_S)
+    assert (imported.status, imported.result) == ("succeeded", "brought@1"), imported.error
+    small = {
+        "target": {"dtype": "float32"},
+        "train": {"backend": "torch", "num_workers": 1, "epochs": 2, "batch_size": 4, "private_width_fraction": 0.5},
+        "evaluation": {"num_prompts": 2, "max_new_tokens": 8, "num_timed_prompts": 0, "threads": 1},
+        "deploy": {"enabled": False},
+    }
+    asked = body(
+        tiny_dir,
+        files,
+        base_draft="brought@1",
+        served_name="handed-back",
+        adapter=str(write_adapter(tiny_dir, files / "tuning", seed=1)),
+        config={**CONFIG, **small},
+    )
+    job = service.wait_job(client, client.create(asked).id)
+    assert (job.status, job.result_pack) == ("succeeded", "handed-back@1"), job.error
+    out = files / "handed-back"
+    options = ["--to", "hf", "--form", "dense", "--num-prompts", "8", "--out", str(out)]
+    done = CliRunner().invoke(app, ["export", "handed-back@1", *options], env={"EDA_HOME": str(service.home)})
+    assert done.exit_code == 0, done.output
+    before, after = (load_file(directory / "model.safetensors") for directory in (source, out))
+    assert before.keys() == after.keys()
+    kept = [name for name in before if not name.startswith("midlayer.mlp.")]
+    assert len(kept) == len(before) - 3
+    for name in kept:
+        assert torch.equal(before[name], after[name]), name
+    # shared and private expert side by side: 48 inner units and half as many
+    assert after["midlayer.mlp.gate_proj.weight"].shape == (72, 24)
+    assert after["midlayer.mlp.down_proj.weight"].shape == (24, 72)
+    assert torch.equal(after["midlayer.mlp.gate_proj.weight"][:48], before["midlayer.mlp.gate_proj.weight"])
+    said = [json.loads((directory / "config.json").read_text()) for directory in (source, out)]
+    assert said[1]["intermediate_size"] == 72
+    unchanged = said[0].keys() - {"intermediate_size", "max_position_embeddings"}
+    assert {key: said[1].get(key) for key in unchanged} == {key: said[0][key] for key in unchanged}

@@ -6,7 +6,7 @@ it is the child that falls into it: without network, without other programs, wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -29,6 +29,20 @@ class ImportLimits(Config):
     timeout_s: int = Field(600, ge=1, le=86_400, description="time to convert one file")
 
 
+def require_pickle_size(sizes: Mapping[str, int], limits: ImportLimits) -> None:
+    """Check the bytes of pickled files, by name.
+
+    Raises:
+        DraftIncompatibleError: They are above the limit.
+    """
+    total = sum(sizes.values())
+    if total > limits.max_pickle_bytes:
+        raise refusal(
+            f"{', '.join(list(sizes)[:3])} have {total} bytes, the limit for pickled weights is "
+            f"{limits.max_pickle_bytes}; save the draft as safetensors, which has no limit, or raise the limit"
+        )
+
+
 def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple[TensorFile, ...]:
     """The files as safetensors.
 
@@ -40,12 +54,7 @@ def convert(paths: Sequence[Path], scratch: Path, limits: ImportLimits) -> tuple
     Raises:
         UnsafeDraftError: One holds something else than tensors by name, or takes more than it may.
     """
-    sizes = [path.stat().st_size for path in paths]
-    if sum(sizes) > limits.max_pickle_bytes:
-        raise refusal(
-            f"{', '.join(path.name for path in paths[:3])} have {sum(sizes)} bytes, the limit for pickled weights is "
-            f"{limits.max_pickle_bytes}; save the draft as safetensors, which has no limit, or raise the limit"
-        )
+    require_pickle_size({path.name: path.stat().st_size for path in paths}, limits)
     child = JsonChild(_MODULE, options=("-P",), environment=ENVIRONMENT, timeout_s=limits.timeout_s)
     try:
         return tuple(_convert(child, path, scratch / f"{path.stem}.safetensors", limits) for path in paths)

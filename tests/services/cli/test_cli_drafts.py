@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from command_line import Cli
 from live_api import LiveApi
 from scripted_service import Answer, ScriptedService, refusal
+
+from eda_service.config.job import TargetSpec
+from eda_service.config.tasks import ImportConfig
 
 JOB: dict[str, Any] = {
     "id": "import_1", "kind": "import_draft", "status": "queued", "model": "org/base", "created_at": 1, "attempt": 1,
@@ -144,3 +149,35 @@ def test_the_commands_of_jobs_take_every_kind(eda: Cli, live: LiveApi) -> None:
     assert "job_cancelled" in eda("jobs", "events", job_id, "-f", url=live.url).stdout
     shown = eda("drafts", "ls", "--json", url=live.url)
     assert {draft["id"] for draft in json.loads(shown.stdout)} >= {"small@1", "smollm2-135m@3"}
+
+
+def test_a_task_under_an_id_of_ones_own_is_found_by_every_command(eda: Cli, live: LiveApi) -> None:
+    """Started on the cluster by hand, as `python -m jobs.import_draft --job-id` lets one."""
+    name = f"mine-{uuid.uuid4().hex[:8]}"
+    config = ImportConfig(source="org/draft", target=TargetSpec(model="org/base"))
+    live.store.adopt(name, config, created_at=int(time.time()))
+    shown = eda("jobs", "show", name, url=live.url)
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.splitlines()[1].split()[:2] == [name, "import_draft"]
+    events = eda("jobs", "events", name, "--json", url=live.url)
+    assert json.loads(events.stdout.splitlines()[0])["type"] == "job_adopted"
+    assert eda("jobs", "logs", name, "--json", url=live.url).stdout.strip() == "[]"
+    refused = eda("jobs", "priority", name, "80", url=live.url)  # it runs already
+    assert (refused.exit_code, "queued" in refused.stderr) == (2, True)
+    assert "cancel" in eda("jobs", "cancel", name, url=live.url).stdout
+    assert "by hand" in eda("jobs", "retry", name, url=live.url).stderr
+    nothing = eda("jobs", "show", "nobodys", url=live.url)
+    assert (nothing.exit_code, "no job 'nobodys'" in nothing.stderr) == (2, True)
+
+
+def test_every_import_is_listed_page_by_page(eda: Cli, scripted: ScriptedService) -> None:
+    first = [JOB | {"id": f"import_{n}"} for n in range(100)]
+    pages = [(first, True), ([JOB | {"id": "import_last"}], False)]
+    answers = [Answer({"data": data, "has_more": more, "last_id": data[-1]["id"]}) for data, more in pages]
+    scripted.on("GET", "/v1/jobs", *answers)
+    listed = eda("jobs", "ls", "--kind", "import_draft", "--all", "--json", url=scripted.url)
+    assert [each["id"] for each in json.loads(listed.stdout)] == [*(each["id"] for each in first), "import_last"]
+    assert [each.query.get("after") for each in scripted.seen("GET", "/v1/jobs")] == [None, "import_99"]
+    scripted.on("GET", "/v1/jobs", answers[0])
+    listed = eda("jobs", "ls", "--kind", "import_draft", "--limit", "100", url=scripted.url)
+    assert listed.stderr == "there are more; --all lists them\n"

@@ -29,7 +29,11 @@ def test_a_job_of_each_kind_is_made_found_and_stopped(make_client: MakeClient, l
         assert [event.type for event in client.jobs.events(job.id)] == ["job_created", "job_cancelled"]
         assert client.jobs.logs(job.id) == []
         assert client.jobs.retry(job.id).status == "queued"
+        assert client.jobs.set_priority(job.id, 80).priority == 80
         client.jobs.cancel(job.id)
+    assert [job.id for job in client.jobs.iterate(page_size=1) if job.id in {each.id for each in made}] == [
+        job.id for job in reversed(made)
+    ]
     found = client.measurements.get(made[1].id)
     assert (found.draft, found.measurement) == ("small@1", None)
 

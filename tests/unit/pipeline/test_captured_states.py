@@ -28,6 +28,7 @@ from eda_service.config.job import (
     TargetSpec,
     TrainConfig,
 )
+from eda_service.config.loss import LossConfig
 from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft
@@ -42,16 +43,19 @@ from eda_service.targets.shape import FEATURE_BYTES
 from eda_service.training.batches import collate
 
 WITH_FC, FROZEN = TrainConfig(train_fc=True), TrainConfig()
+NOISY = TrainConfig(loss=LossConfig(feature_noise=0.2))
 
 
 class OneProcess:
-    """What the stage uses of a data set of Ray's."""
+    """What the stage uses of a data set of Ray's; remembers its actor."""
+
+    actor: Any = None
 
     def __init__(self, rows: list[dict[str, str]], **_: Any) -> None:
         self.rows = rows
 
     def map_batches(self, actor: Callable[..., Any], *, fn_constructor_args: tuple[Any, ...], **_: Any) -> OneProcess:
-        call = actor(*fn_constructor_args)
+        call = OneProcess.actor = actor(*fn_constructor_args)
         made = [call({name: [value] for name, value in row.items()}) for row in self.rows]
         return OneProcess([{name: values[0] for name, values in batch.items()} for batch in made])
 
@@ -85,7 +89,7 @@ def stage(home: Path, target_dir: Callable[[str], Path], monkeypatch: pytest.Mon
             selfgen=SelfGenConfig(max_new_tokens=8, batch_size=4, shard_size=6, threads_per_actor=1),
             selection=SelectionConfig(num_reference_prompts=8, reference_max_new_tokens=8, pca_dim=4),
         )
-        run = RunDir.of_job(f"job-{base_draft}-{draft is not None}-{train.train_fc}")
+        run = RunDir.of_job(f"job-{base_draft}-{draft is not None}-{train.train_fc}-{train.loss.feature_noise}")
         run.create(config, origin="ray")
         fields = generate.run_generate(run, config, draft)
         directory = run.stage_dir(Stage.GENERATE)
@@ -108,6 +112,7 @@ def test_shards_hold_what_the_kind_reads(
         plain_fields, plain, _ = stage("small@1")
         fields, both, directory = stage("wide@1")
         _, fresh, _ = stage("small@1", wide)  # pretraining: the draft that reads them is in no registry
+        _, noisy, _ = stage("wide@1", train=NOISY)
         _, started, short = stage("wide@1", train=FROZEN)
 
     assert fields.scores == plain_fields.scores  # both kinds are measured by what the target's head reads
@@ -122,6 +127,10 @@ def test_shards_hold_what_the_kind_reads(
         torch.testing.assert_close(sample.features[:, :32].float(), hidden[1][0], rtol=2e-3, atol=2e-3)
         torch.testing.assert_close(sample.head_in.float(), hidden[2][0], rtol=2e-3, atol=2e-3)
         assert torch.equal(sample.features, again.features)
+    # Noise is added to what the draft reads of the target, in every epoch anew: the layers are kept, though fc is not
+    # trained.
+    assert [sample.is_started for sample in noisy] == [False] * len(both)
+    assert all(torch.equal(sample.features, other.features) for sample, other in zip(noisy, both, strict=True))
 
     # What planning counts of a token is what the file holds of it.
     places = read_header(features_path(directory, "shard-00000"))
@@ -134,6 +143,8 @@ def test_shards_hold_what_the_kind_reads(
     stored = sum(place.shape[0] * place.shape[1] * FEATURE_BYTES for place in places.values())
     assert stored == num_tokens * wide.stored_width(FROZEN) * FEATURE_BYTES == num_tokens * (32 + 32) * 2
     draft.to(torch.bfloat16).to(torch.float32)
+    held = OneProcess.actor.start.__self__.parameters()  # the actor has nothing of the draft in memory but that part
+    assert sum(p.numel() for p in held if not p.is_meta) == wide.sizes.fuse
     batches = [collate(samples, max_tokens=64, dtype=torch.float32) for samples in (both, started)]
     assert [batch.is_started for batch in batches] == [False, True]
     embed = torch.nn.Embedding(112, 32)

@@ -4,7 +4,6 @@ says what was assumed. The stage of the check needs Ray and is left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_helpers import speculative
-from safetensors.torch import save_file
+from published_drafts import VOCAB_W, write_published
 from tiny_models import fit_draft, random_eagle3
 
 from eda_service.config.job import TargetSpec
@@ -28,8 +27,6 @@ from eda_service.storage import registry
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target
 
-VOCAB_W = torch.arange(3, 93)
-
 
 @pytest.fixture(scope="module")
 def draft(tiny_target: Target) -> Draft:
@@ -39,27 +36,8 @@ def draft(tiny_target: Target) -> Draft:
 
 @pytest.fixture
 def published(draft: Draft, tmp_path: Path) -> Callable[..., Path]:
-    """Files as EAGLE's authors write them: `midlayer.`, differences in `d2t`, a Llama config, float16."""
-
-    def publish(**changes: Any) -> Path:
-        directory = tmp_path / "EAGLE3-tiny"
-        directory.mkdir(exist_ok=True)
-        tensors = {name.replace("layers.0.", "midlayer."): p.half() for name, p in draft.named_parameters()}
-        tensors["d2t"] = VOCAB_W - torch.arange(90)
-        tensors["t2d"] = torch.isin(torch.arange(112), VOCAB_W)
-        save_file(tensors, directory / "model.safetensors")
-        config = {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 24, "intermediate_size": 48,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_hidden_layers": 1,
-            "vocab_size": 112, "draft_vocab_size": 90, "target_hidden_size": 32, "rms_norm_eps": 1e-5,
-            "hidden_act": "silu", "max_position_embeddings": 512, "rope_theta": 500.0, "norm_before_residual": True,
-            "eagle_aux_hidden_state_layer_ids": [1, 2],
-        }  # fmt: skip
-        written = {key: value for key, value in (config | changes).items() if value is not None}
-        (directory / "config.json").write_text(json.dumps(written))
-        return directory
-
-    return publish
+    """Files as EAGLE's authors write them, with changes of their config."""
+    return lambda **changes: write_published(tmp_path / "EAGLE3-tiny", draft, **changes)
 
 
 def imported(home: Path, target: Target, source: Path, **settings: Any) -> Path:

@@ -87,8 +87,11 @@ def test_a_draft_that_lost_nothing_ends_the_job_before_anything_is_written(world
     assert caught.value.message.startswith("tiny@1 keeps 100% of its acceptance on this target (")
     assert "at most a factor of 1.000, and min_gain is 1.02" in caught.value.message
     assert list(directory.iterdir()) == []
-    prepare_generation(world.config(world.same), directory, with_reference=False)
+    made = prepare_generation(world.config(world.same), directory, with_reference=False)
     assert (directory / PROMPTS_FILE).exists()
+    assert made.gate_seconds == 0.0
+    made = prepare_generation(world.config(world.other, min_gain=1.0), directory, with_reference=False)
+    assert made.gate_seconds > 0.0  # what planning counts apart from the start of the stage
 
 
 def test_a_draft_that_lost_much_is_adapted_up_to_what_it_lost(world: World, tiny_target: Target) -> None:

@@ -1,0 +1,130 @@
+"""What a draft on the model hub would fetch, before it is fetched: one request says every file and its size."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+
+from eda_service.errors import InsufficientStorageError
+from eda_service.targets.resolve import HUB_TIMEOUT_S
+
+logger = logging.getLogger(__name__)
+
+SAFE = ("*.json", "*.safetensors")
+PICKLED = ("*.json", "pytorch_model*.bin")
+_WEIGHTS = (".safetensors", ".bin")
+_STAGED = 2
+"""Copies that staging makes of the weights: the staged draft, and beside it for a while what is converted."""
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """A draft on the hub.
+
+    Attributes:
+        name: Its id.
+        commit: That was looked at.
+        sizes: Bytes of every file, by its name.
+    """
+
+    name: str
+    commit: str
+    sizes: Mapping[str, int]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Of what is fetched: pickled weights only where there are no others."""
+        is_safe = any("/" not in file and file.endswith(".safetensors") for file in self.sizes)
+        return list(SAFE if is_safe else PICKLED)
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """The files that are fetched."""
+        return {file: size for file, size in self.sizes.items() if any(fnmatch(file, each) for each in self.patterns)}
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Those of them that hold weights."""
+        return {file: size for file, size in self.wanted.items() if file.endswith(_WEIGHTS)}
+
+    def missing_bytes(self) -> int:
+        """What is not in the hub's cache on this machine."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = {file: try_to_load_from_cache(self.name, file, revision=self.commit) for file in self.wanted}
+        return sum(size for file, size in self.wanted.items() if not isinstance(found[file], str))
+
+
+def list_files(name: str, revision: str | None) -> HubFiles | None:
+    """The files of an id; None where the hub does not say them: its cache on this machine may help, or who fetches them
+    tells why not.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    token = get_token()
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    address = f"{str(constants.ENDPOINT).rstrip('/')}/api/models/{name}"
+    if revision is not None:
+        address += f"/revision/{quote(revision, safe='')}"
+    try:
+        with httpx.Client(headers=headers, timeout=HUB_TIMEOUT_S, follow_redirects=True) as http:
+            answer = http.get(address, params={"blobs": "true"})
+            answer.raise_for_status()
+            facts = answer.json()
+            sizes = {str(each["rfilename"]): int(each.get("size") or 0) for each in facts["siblings"]}
+            return HubFiles(name, str(facts["sha"]), sizes)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.info("the model hub does not list the files of %s (%s)", name, type(error).__name__)
+        return None
+
+
+def require_room(files: HubFiles, work_dir: Path | None) -> None:
+    """Check, before anything is fetched, that it finds room and is not more than is taken.
+
+    Args:
+        files: Of the draft.
+        work_dir: Where it will be staged; None: nowhere.
+
+    Raises:
+        DraftIncompatibleError: Pickled weights above the limit.
+        InsufficientStorageError: The hub's cache, or where the draft will be staged, has less room.
+    """
+    from huggingface_hub import constants
+
+    from eda_service.drafts.dialects.conversion import ImportLimits, require_pickle_size
+
+    weights = files.weights
+    if tuple(files.patterns) == PICKLED:
+        require_pickle_size(weights, ImportLimits())
+    needs = [(Path(constants.HF_HUB_CACHE), files.missing_bytes())]
+    if work_dir is not None:
+        needs.append((work_dir, _STAGED * sum(weights.values())))
+    together: dict[int, tuple[Path, int]] = {}
+    for path, need_bytes in needs:
+        there = _existing(path)
+        device = there.stat().st_dev
+        _, other = together.get(device, (there, 0))
+        together[device] = (there, other + need_bytes)
+    for path, need_bytes in together.values():
+        free_bytes = shutil.disk_usage(path).free
+        if free_bytes < need_bytes:
+            raise InsufficientStorageError(
+                f"{files.name} has {sum(weights.values()) / 1e9:.2f} GB of weights; fetching and staging them needs "
+                f"{need_bytes / 1e9:.2f} GB on the disk of {path} and {free_bytes / 1e9:.2f} GB is free; free space, "
+                "or point EDA_HOME or HF_HOME elsewhere",
+                param="source",
+            )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the first above it that is there."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
