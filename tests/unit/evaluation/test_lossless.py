@@ -66,9 +66,10 @@ def test_the_bound_follows_the_dtype(tied: Target) -> None:
     """A gap of one part in a thousand is rounding in bfloat16 and a defect in float32."""
     weight_VD = tied.head_weight.clone()
     weight_VD[8] *= 1.001
-    head = InferenceHead(LmHead(weight_VD))
-    assert not near_tie(dataclasses.replace(tied, head=head), PROMPT, 7, 8)
-    half = dataclasses.replace(tied, head=head, dtype=torch.bfloat16, decoder=_Float32Decoder(tied))
+    lm_head = LmHead(weight_VD)
+    apart = dataclasses.replace(tied, head=InferenceHead(lm_head), lm_head=lm_head)
+    assert not near_tie(apart, PROMPT, 7, 8)
+    half = dataclasses.replace(apart, dtype=torch.bfloat16, decoder=_Float32Decoder(tied))
     assert near_tie(half, PROMPT, 7, 8)
 
 
