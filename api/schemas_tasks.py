@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas import JobErrorBody, JobRequest, ProgressBody, error_of, progress_of
 from eda_service.config.base import Name
-from eda_service.config.job import DatasetSpec, TargetSpec, Temperature
+from eda_service.config.job import DatasetSpec, EngineKind, TargetSpec, Temperature, VllmSpec
 from eda_service.config.tasks import MAX_CHECK_PROMPTS, FieldName, FieldValue, ImportConfig, JobKind, MeasureConfig
 from eda_service.draft_check import DraftCheck
 from eda_service.jobstore import Job
@@ -67,6 +67,8 @@ class MeasureRequest(JobRequest):
         (0.0, 1.0), description="each once"
     )
     check: bool = Field(False, description="make the check of an import instead")
+    engine: EngineKind | None = Field(None, description="who runs the target; default: vLLM where it is too large")
+    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs, or CPU ranks, of engine vllm")
     use_gpu: bool = Field(False, description="reserve a GPU")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="root of every random stream")
 
@@ -78,7 +80,13 @@ class MeasureRequest(JobRequest):
         """
         given = {"dataset": self.dataset} if self.dataset is not None else {}
         return MeasureConfig(
-            target=TargetSpec(model=self.model, revision=self.revision, adapter=self.adapter),
+            target=TargetSpec(
+                model=self.model,
+                revision=self.revision,
+                adapter=self.adapter,
+                engine=self.engine,
+                vllm=VllmSpec(tensor_parallel_size=self.tensor_parallel_size),
+            ),
             base_target=None if self.base_model is None else TargetSpec(model=self.base_model),
             **given,
             **self.model_dump(

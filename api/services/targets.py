@@ -138,7 +138,7 @@ class Targets:
             here = Path(spec.model)
         adapter = None if spec.adapter is None else self._adapter(spec.adapter, found)
         if here is not None:
-            self._read(here, adapter, found, is_ours=known in EMBEDDED)
+            self._read(here, adapter, found, is_ours=known in EMBEDDED, engine=spec.engine)
 
     def check_deployed(self, spec: TargetSpec, engine: EngineKind) -> None:
         """Check a deployment's target as far as its files are on this machine.
@@ -166,12 +166,14 @@ class Targets:
             else:
                 CHECKER.check(replace(resolved, model=spec.model), converses=False)
 
-    def _read(self, here: Path, adapter: Path | None, found: Found, *, is_ours: bool) -> None:
+    def _read(
+        self, here: Path, adapter: Path | None, found: Found, *, is_ours: bool, engine: EngineKind | None
+    ) -> None:
         """Files on this machine: what they are, whether they make a whole model, and the adapter is one of it."""
         with _naming_fields():
             resolved = resolve_target(_local(here, adapter))
             if not is_ours:
-                found.notes += CHECKER.check(resolved, converses=True)
+                found.notes += CHECKER.check(resolved, converses=True, engine=engine or EngineKind.EDA)
             self._known_shape(shape_of_target(TargetSpec(model=str(here))), found)
 
     def _known_shape(self, shape: ModelShape | None, found: Found) -> None:

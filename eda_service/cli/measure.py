@@ -21,6 +21,7 @@ from eda_service.cli.console import (
     print_json,
 )
 from eda_service.client import Client, Job
+from eda_service.config.job import EngineKind
 
 
 def measure(
@@ -37,6 +38,10 @@ def measure(
     num_draft_tokens: Annotated[int | None, typer.Option(min=1, max=64, help="Chain length (5).")] = None,
     temperatures: Annotated[
         list[float] | None, typer.Option("--temperature", min=0.0, max=2.0, help="Repeatable (0 and 1).")
+    ] = None,
+    engine: Annotated[EngineKind | None, typer.Option(help="Who runs the target (vLLM where it is too large).")] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(min=1, max=64, help="GPUs, or CPU ranks, of engine vllm (1).")
     ] = None,
     use_gpu: UseGpuOption = False,
     force: ForceOption = False,
@@ -57,6 +62,8 @@ def measure(
         "max_new_tokens": max_new_tokens,
         "num_draft_tokens": num_draft_tokens,
         "temperatures": temperatures or None,
+        "engine": None if engine is None else engine.value,
+        "tensor_parallel_size": tensor_parallel_size,
         "use_gpu": use_gpu or None,
         "force": force,
     }

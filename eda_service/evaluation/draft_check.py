@@ -65,8 +65,7 @@ def check_draft(
     target = engine.ends
     fitting = [ids for ids in prompts if len(ids) + max_new_tokens < target.max_context]
     singles = misreadings(loaded.draft.config, target)
-    shapes = [loaded.draft.config.model_copy(update=changes) for changes in ({}, *singles)]
-    captures = sorted({layer for shape in shapes for layer in shape.captures})
+    captures = layers_of_readings(loaded.draft.config, target)
     answers = _answers(engine, fitting, captures, max_new_tokens, tell)
     if not answers:
         return DraftCheck(
@@ -84,6 +83,12 @@ def check_draft(
         coverage=coverage(loaded.vocab_W, (each.token_ids[each.num_prompt_tokens :] for each in answers)).share,
         embedding_cosine=embedding_cosine(loaded.draft, target.embed),
     )
+
+
+def layers_of_readings(config: DraftConfig, target: TargetEnds) -> list[int]:
+    """Layers of the target that any reading of a draft of this shape reads."""
+    shapes = [config.model_copy(update=changes) for changes in ({}, *misreadings(config, target))]
+    return sorted({layer for shape in shapes for layer in shape.captures})
 
 
 def misreadings(config: DraftConfig, target: TargetEnds) -> list[Changes]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import ray
-import torch
+from collections.abc import Callable
 
-from eda_service.config.job import EvalConfig, SelfGenConfig, TargetSpec
+import ray
+
+from eda_service.config.job import EngineKind, EvalConfig, SelfGenConfig, TargetSpec
 from eda_service.config.tasks import MeasureConfig
+from eda_service.drafts.checkpoint import read_draft_config
+from eda_service.engines.engine import TargetEngine
 from eda_service.engines.own import OwnEngine
+from eda_service.engines.vllm import VllmEngine
 from eda_service.errors import InputError
+from eda_service.evaluation.measure import Measured, conclude
 from eda_service.measurement import Measurement
 from eda_service.pipeline.driver import drive
-from eda_service.pipeline.measuring import check_staged, measure_draft
+from eda_service.pipeline.measuring import check_staged, measure_draft, measured_on
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.target_engine import chosen_engine, ends_with_engine
 from eda_service.planning.placement import MODEL_CPUS
 from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint
@@ -21,6 +27,7 @@ from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
+from eda_service.storage.provenance import machine
 from eda_service.storage.registry import (
     find_draft,
     find_draft_manifest,
@@ -34,6 +41,7 @@ from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.device import choose_device
 from eda_service.targets.identity import fingerprint
+from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.task_records import MeasureFields, MeasureRecord
@@ -71,7 +79,16 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.MEASURE, level="warning")
     config = _with_versions(config)
-    target, found = ray.get(_measure.options(num_gpus=int(config.use_gpu)).remote(config))
+    gpus = int(config.use_gpu)
+    target, found = ray.get(_measure.options(num_gpus=gpus).remote(config))
+    if found is None:
+        prompts, on_target = ray.get(_by_vllm.options(num_gpus=gpus).remote(config, config.target, config.pack, None))
+        on_base = None
+        if config.base_target is not None:
+            run.progress(Stage.MEASURE, step=0, total_steps=1)
+            task = _by_vllm.options(num_gpus=gpus)
+            _, on_base = ray.get(task.remote(config, _as_run(config.base_target, config), None, prompts))
+        found = conclude(on_target, on_base, machine=machine())
     run.progress(Stage.MEASURE, step=1, total_steps=1)
     return MeasureFields(
         inputs={"target": target.weights_sha256},
@@ -95,9 +112,12 @@ def _with_versions(config: MeasureConfig) -> MeasureConfig:
 
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
-def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement]:
+def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement | None]:
+    """The measurement; None where vLLM runs the target, which has processes of its own for it."""
     limit_threads(config.threads)
-    _, identity = _checked(config.target)
+    device = choose_device("cuda" if config.use_gpu else "cpu")
+    kind = chosen_engine(config.target, device)
+    _, identity = _checked(config.target, kind)
     draft_dir = find_draft(config.draft)
     draft = read_draft_manifest(draft_dir)
     check_draft_fits(draft, identity)
@@ -110,28 +130,27 @@ def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement]:
                 f"pack {config.pack} was trained beside {manifest.base_draft}, not {config.draft}; name that draft",
                 param="pack",
             )
-    device = choose_device("cuda" if config.use_gpu else "cpu")
     if config.check:
-        found = check_staged(
-            draft_dir, config.target, device=device, num_prompts=config.dataset.num_prompts, thorough=True
-        )
+        with ends_with_engine():
+            found = check_staged(
+                draft_dir,
+                config.target.model_copy(update={"engine": kind}),
+                device=device,
+                threads=config.threads,
+                num_prompts=config.dataset.num_prompts,
+                thorough=True,
+            )
         return identity, Measurement(num_prompts=found.num_prompts, check=found, advice=found.advice)
     if config.base_target is not None:
-        check_draft_fits(draft, _checked(config.base_target)[1])
-    prompts = _prompts(config, device)
-    settings = EvalConfig(
-        num_prompts=config.dataset.num_prompts,
-        max_new_tokens=config.max_new_tokens,
-        num_draft_tokens=config.num_draft_tokens,
-        temperatures=config.temperatures,
-        threads=config.threads,
-    )
+        check_draft_fits(draft, _checked(config.base_target, kind)[1])
+    if kind is EngineKind.VLLM:
+        return identity, None
     measured = measure_draft(
         config.target,
         draft_dir,
         pack_dir,
-        prompts,
-        settings,
+        _prompts(config, lambda: OwnEngine(load_target(config.target, device=device))),
+        _settings(config),
         max_prompt_tokens=_USUAL.max_prompt_tokens,
         base=config.base_target,
         device=device,
@@ -139,18 +158,55 @@ def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement]:
     return identity, measured
 
 
-def _prompts(config: MeasureConfig, device: torch.device) -> list[Prompt]:
+@ray.remote(num_cpus=MODEL_CPUS, max_retries=2, max_calls=1)
+def _by_vllm(
+    config: MeasureConfig, spec: TargetSpec, pack: str | None, prompts: list[Prompt] | None
+) -> tuple[list[Prompt], Measured]:
+    """One target inside vLLM, which ends with this task's process; the prompts are read or written where none come."""
+    limit_threads(config.threads)
+    draft_dir = find_draft(config.draft)
+    with ends_with_engine():
+        engine = VllmEngine(
+            load_ends(spec),
+            spec.vllm,
+            max_tokens=_USUAL.max_prompt_tokens + config.max_new_tokens + 1,
+            batch_size=_USUAL.batch_size,
+            captures=read_draft_config(draft_dir).captures,
+            threads=config.threads,
+            seed=config.seed,
+        )
+        asked = prompts or _prompts(config, lambda: engine)
+        pack_dir = None if pack is None else find_pack(pack)
+        most = _USUAL.max_prompt_tokens
+        return asked, measured_on(engine, draft_dir, pack_dir, asked, _settings(config), most, timed=False)
+
+
+def _as_run(spec: TargetSpec, config: MeasureConfig) -> TargetSpec:
+    """A base target, run as the target is."""
+    return spec.model_copy(update={"engine": config.target.engine, "vllm": config.target.vllm})
+
+
+def _settings(config: MeasureConfig) -> EvalConfig:
+    return EvalConfig(
+        num_prompts=config.dataset.num_prompts,
+        max_new_tokens=config.max_new_tokens,
+        num_draft_tokens=config.num_draft_tokens,
+        temperatures=config.temperatures,
+        threads=config.threads,
+    )
+
+
+def _prompts(config: MeasureConfig, engine: Callable[[], TargetEngine]) -> list[Prompt]:
     """Those of the data set, which the target may have to write first."""
     dataset, seed = config.dataset, config.seed
     if dataset.source == "self":
-        engine = OwnEngine(load_target(config.target, device=device))
-        return write_prompts(engine, dataset.num_prompts, seed=seed, batch_size=_USUAL.batch_size)
+        return write_prompts(engine(), dataset.num_prompts, seed=seed, batch_size=_USUAL.batch_size)
     return load_prompts(dataset, seed=seed, skipped=SkippedRows(_USUAL.max_error_fraction))
 
 
-def _checked(spec: TargetSpec) -> tuple[ResolvedTarget, TargetFingerprint]:
+def _checked(spec: TargetSpec, kind: EngineKind) -> tuple[ResolvedTarget, TargetFingerprint]:
     resolved = resolve_target(spec)
-    check_target(resolved)
+    check_target(resolved, engine=kind)
     return resolved, fingerprint(resolved, target_tokenizer(resolved), load_config(resolved.model_dir))
 
 

@@ -11,11 +11,12 @@ import torch
 from eda_service.config.job import AdaptConfig, EngineKind, EvalConfig, TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.draft_check import DraftCheck
+from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.engines.engine import TargetEngine
 from eda_service.engines.own import OwnEngine
 from eda_service.engines.vllm import VllmEngine
 from eda_service.errors import InputError, NotWorthItError
-from eda_service.evaluation.draft_check import NUM_PROMPTS, check_draft
+from eda_service.evaluation.draft_check import NUM_PROMPTS, check_draft, layers_of_readings
 from eda_service.evaluation.measure import Measured, conclude, measure, measure_replayed
 from eda_service.measurement import Measurement
 from eda_service.progress import Tell, silent
@@ -32,12 +33,16 @@ from eda_service.targets.room import lacking_room
 
 logger = logging.getLogger(__name__)
 
+_MAX_CHECK_TOKENS = 2048
+"""Prompt and answer of the check, whose prompts come with the package."""
+
 
 def check_staged(
     draft_dir: Path,
     spec: TargetSpec,
     *,
     device: torch.device,
+    threads: int = 2,
     num_prompts: int = NUM_PROMPTS,
     thorough: bool = False,
     tell: Tell = silent,
@@ -48,6 +53,7 @@ def check_staged(
         draft_dir: Its `config.json` and `draft.safetensors`.
         spec: Its base target, whose files are on this machine.
         device: Where to compute.
+        threads: CPU threads of a vLLM.
         num_prompts: The first of them.
         thorough: Look at other readings also where the declared one is not poor.
         tell: Told of answers and readings.
@@ -55,13 +61,28 @@ def check_staged(
     Returns:
         What was measured; that it was skipped, and why, where the target finds no room here.
     """
-    lacking = lacking_room(resolve_target(spec).model_dir, dtype=choose_dtype(spec, device), device=device)
-    if lacking is not None:
-        return DraftCheck(skipped=f"{spec.model} cannot answer here: {lacking}; check it on a larger machine")
-    target = load_target(spec, device=device)
-    prompts, _ = render_all(target.tokenizer, general_prompts(num_prompts, param="num_check_prompts"))
-    loaded = load_drafts(draft_dir, None, target=target)
-    return check_draft(OwnEngine(target), loaded, list(prompts.values()), thorough=thorough, tell=tell)
+    if spec.engine is EngineKind.VLLM:
+        ends = load_ends(spec)
+        engine: TargetEngine = VllmEngine(
+            ends,
+            spec.vllm,
+            max_tokens=_MAX_CHECK_TOKENS,
+            batch_size=num_prompts,
+            captures=layers_of_readings(read_draft_config(draft_dir), ends),
+            threads=threads,
+            seed=0,
+        )
+    else:
+        lacking = lacking_room(resolve_target(spec).model_dir, dtype=choose_dtype(spec, device), device=device)
+        if lacking is not None:
+            return DraftCheck(
+                skipped=f"{spec.model} cannot answer here: {lacking}; check it on a larger machine, or through vLLM "
+                "(eda measure --check --set target.engine=vllm)"
+            )
+        engine = OwnEngine(load_target(spec, device=device))
+    prompts, _ = render_all(engine.ends.tokenizer, general_prompts(num_prompts, param="num_check_prompts"))
+    loaded = load_drafts(draft_dir, None, target=engine.ends)
+    return check_draft(engine, loaded, list(prompts.values()), thorough=thorough, tell=tell)
 
 
 def measure_draft(

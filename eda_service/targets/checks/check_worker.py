@@ -2,8 +2,8 @@
 
 Reading a config, a tokenizer and a template of strangers takes torch and transformers, which the API's process does not
 import, and may take any time and memory; here the kernel sets the bounds. Each order is `{"model_dir", "adapter_dir",
-"model", "converses"}`, each answer `{"notes"}` or `{"error": {"kind", "message", "param"}}`; an empty object comes
-first. A child without orders ends by itself, and the next order starts another.
+"model", "converses", "engine"}`, each answer `{"notes"}` or `{"error": {"kind", "message", "param"}}`; an empty object
+comes first. A child without orders ends by itself, and the next order starts another.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREA
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
     """Check one target."""
+    from eda_service.config.job import EngineKind
     from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
     from eda_service.targets.checks.check import check_target
     from eda_service.targets.resolve import ResolvedTarget
@@ -34,7 +35,8 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     adapter_dir = None if order["adapter_dir"] is None else Path(order["adapter_dir"])
     resolved = ResolvedTarget(Path(order["model_dir"]), adapter_dir, order["model"], None, None)
     try:
-        return {"notes": list(check_target(resolved, converses=order["converses"]))}
+        engine = EngineKind(order.get("engine", EngineKind.EDA))
+        return {"notes": list(check_target(resolved, converses=order["converses"], engine=engine))}
     except EdaError as error:
         return {"error": {"kind": type(error).__name__, "message": error.message, "param": error.param}}
     except Exception as error:  # memory, say

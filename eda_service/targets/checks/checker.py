@@ -10,6 +10,7 @@ import threading
 from collections.abc import Hashable
 from pathlib import Path
 
+from eda_service.config.job import EngineKind
 from eda_service.errors import InputError, TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
 from eda_service.storage.beneath import FileIdentity
 from eda_service.targets.checks.check_worker import ENVIRONMENT
@@ -37,22 +38,25 @@ class TargetChecker:
         self._lock = threading.Lock()
         self._found: dict[Hashable, Finding] = {}
 
-    def check(self, resolved: ResolvedTarget, *, converses: bool) -> tuple[str, ...]:
+    def check(
+        self, resolved: ResolvedTarget, *, converses: bool, engine: EngineKind = EngineKind.EDA
+    ) -> tuple[str, ...]:
         """What a user of a target must know.
 
         Args:
             resolved: Where its files are, on this machine.
             converses: As in `eda_service.targets.checks.check.check_target`.
+            engine: Likewise.
 
         Raises:
             TargetNotFoundError, TargetIncompatibleError, UnsafeCheckpointError: It cannot be used.
         """
-        key = (resolved.model, converses, _identity(resolved.model_dir), _identity(resolved.adapter_dir))
+        key = (resolved.model, converses, engine, _identity(resolved.model_dir), _identity(resolved.adapter_dir))
         with self._lock:
             found = self._found.get(key)
         if found is None:
             try:
-                found = self._ask(resolved, converses)
+                found = self._ask(resolved, converses, engine)
             except (OSError, RuntimeError) as error:  # no child; the next look tries again
                 logger.error("targets are not checked at submit: %s", error)  # a traceback says no more
                 return ("the target's files could not be checked at submit; they are where they are read",)
@@ -69,10 +73,10 @@ class TargetChecker:
         """End the child."""
         self._child.close()
 
-    def _ask(self, resolved: ResolvedTarget, converses: bool) -> Finding:
+    def _ask(self, resolved: ResolvedTarget, converses: bool, engine: EngineKind) -> Finding:
         adapter_dir = None if resolved.adapter_dir is None else str(resolved.adapter_dir)
         order = {"model_dir": str(resolved.model_dir), "adapter_dir": adapter_dir}
-        answer = self._child.ask({**order, "model": resolved.model, "converses": converses})
+        answer = self._child.ask({**order, "model": resolved.model, "converses": converses, "engine": engine.value})
         if answer is None:
             logger.warning("%s takes too much to be checked at submit; it is checked where it is read", resolved.model)
             return (f"{resolved.model} could not be checked in the time and memory for it; the job checks it again",)

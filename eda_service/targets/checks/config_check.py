@@ -99,8 +99,8 @@ def require_drivable(config: Mapping[str, Any], model_dir: Path) -> None:
         return
     raise TargetIncompatibleError(
         f"{model_dir} is quantised ({str(method or found)[:48]}): this engine adapts and serves models whose weights "
-        "are plain numbers (bfloat16, float16, float32); name the unquantised model or save it de-quantised, or serve "
-        "this one on vLLM (engine vllm)",
+        "are plain numbers (bfloat16, float16, float32); name the unquantised model or save it de-quantised, or let "
+        "vLLM run this one (target.engine=vllm for a job, engine vllm for a deployment)",
         param=_PARAM,
     )
 
