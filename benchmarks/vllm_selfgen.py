@@ -1,8 +1,8 @@
 """Self-generation with vLLM against the built-in engine: `make bench NAME=vllm` writes `results/vllm-selfgen.json`.
 
-SmolLM2's math target answers GSM8K-like questions, 32 at a time, as a generation actor does: each engine in a process
-of its own, a warm-up shard first, then repeats in turns. With vLLM the target reads every answer once more for its
-features; that time is part of the rate and stands beside it too.
+SmolLM2's math target answers GSM8K-like questions, 32 at a time, as a generation actor does: the project's own engine
+with states, vLLM with states, and vLLM that only writes; each in a process of its own, a warm-up shard first, then
+repeats in turns. What states cost in the pass that writes is the second over the third.
 
 Runs in the environment that has vLLM (`.venv-vllm`).
 """
@@ -15,47 +15,44 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import ExitStack
 from statistics import median
 from typing import Any, Self
 
 from benchmarks.pairs import header, write_result
-from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec, VllmSpec
 from eda_service.decoding.request import SamplingParams
-from eda_service.pipeline.generation_actor import vllm_writer
+from eda_service.engines.engine import AnswerRequest, TargetEngine
+from eda_service.pipeline.target_engine import open_engine
 from eda_service.raycluster.resources import limit_threads
 from eda_service.selfgen.generate import generate
-from eda_service.selfgen.prompts import load_prompts
-from eda_service.selfgen.vllm_writer import Writer
-from eda_service.targets.loader import load_target
+from eda_service.selfgen.prompts import Prompt, load_prompts
 
 TARGET, PROMPTS, BATCH = "smollm2-135m-math", "reasoning-gym:gsm_symbolic", 32
 
 
-class Timed:
-    """A writer that notes how long it writes."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer, self.seconds = writer, 0.0
-
-    def write(self, prompts: Mapping[str, list[int]], params: Mapping[str, SamplingParams]) -> dict[str, list[int]]:
-        """The writer's answers."""
-        began = time.perf_counter()
-        answers = self._writer.write(prompts, params)
-        self.seconds = time.perf_counter() - began
-        return answers
+MODES = ("eda", "vllm", "vllm_writing")
 
 
 class Worker:
     """One engine in its own process, asked for a shard at a time.
 
     Args:
-        config: Of the job; its `selfgen.engine` says which.
+        mode: One of `MODES`.
+        config: Of the job.
         num_prompts: Of a shard.
     """
 
-    def __init__(self, config: AdaptConfig, num_prompts: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.vllm_selfgen", "--worker", config.model_dump_json()]
+    def __init__(self, mode: str, config: AdaptConfig, num_prompts: int) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.vllm_selfgen",
+            "--mode",
+            mode,
+            "--worker",
+            config.model_dump_json(),
+        ]
         self._child = subprocess.Popen(
             [*command, "--prompts", str(num_prompts)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -81,34 +78,46 @@ class Worker:
         return found
 
 
-def work(config: AdaptConfig, num_prompts: int) -> None:
+def work(config: AdaptConfig, mode: str, num_prompts: int) -> None:
     """Load one engine; each line in is one shard, each line out its numbers."""
     reply = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM prints
     limit_threads(config.selfgen.threads_per_actor)
-    target = load_target(config.target)
-    writer = Timed(vllm_writer(config, target)) if config.selfgen.engine is EngineKind.VLLM else None
+    kind = EngineKind.EDA if mode == "eda" else EngineKind.VLLM
+    engine = open_engine(config, kind, captures=None if mode == "vllm_writing" else ())
     prompts = load_prompts(config.dataset, seed=0)[:num_prompts]
     for number, _ in enumerate(sys.stdin):
-        began = time.perf_counter()
-        made = generate(target, prompts, config.selfgen, seed=number, writer=writer)
-        seconds = time.perf_counter() - began
-        tokens = sum(sample.num_answer_tokens for sample in made.samples)
-        row = {"answer_tokens": tokens, "seconds": seconds, "writing_seconds": writer.seconds if writer else seconds}
+        began, cpu = time.perf_counter(), time.process_time()
+        tokens = shard(engine, prompts, config.selfgen, number, with_states=mode != "vllm_writing")
+        row = {
+            "answer_tokens": tokens,
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - cpu,
+        }
         reply.write(json.dumps(row) + "\n")
         reply.flush()
 
 
-def job(engine: EngineKind, arguments: argparse.Namespace) -> AdaptConfig:
+def shard(engine: TargetEngine, prompts: list[Prompt], settings: SelfGenConfig, seed: int, *, with_states: bool) -> int:
+    """Answer one shard; returns the number of tokens."""
+    if with_states:
+        return sum(sample.num_answer_tokens for sample in generate(engine, prompts, settings, seed=seed).samples)
+    params = SamplingParams(
+        temperature=settings.temperature, top_p=settings.top_p, max_new_tokens=settings.max_new_tokens, seed=seed
+    )
+    rendered = {each.id: AnswerRequest(each.token_ids(engine.ends.tokenizer), params) for each in prompts}
+    room = settings.max_prompt_tokens + settings.max_new_tokens + 1
+    answers = engine.answer(rendered, batch_size=settings.batch_size, max_tokens=room)
+    return sum(len(answer.token_ids) for answer in answers.values())
+
+
+def job(arguments: argparse.Namespace) -> AdaptConfig:
     """What a job would say."""
     return AdaptConfig(
-        target=TargetSpec(model=TARGET),
+        target=TargetSpec(model=TARGET, vllm=VllmSpec(enforce_eager=True)),  # as the CPU build runs adapters anyway
         dataset=DatasetSpec(source=PROMPTS, num_prompts=arguments.prompts + 16),
         selfgen=SelfGenConfig(
-            engine=engine,
-            batch_size=BATCH,
-            max_new_tokens=arguments.max_tokens,
-            threads_per_actor=arguments.threads,
+            batch_size=BATCH, max_new_tokens=arguments.max_tokens, threads_per_actor=arguments.threads
         ),
     )
 
@@ -117,15 +126,17 @@ def rates(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Tokens a second, repeats and median."""
     found = {
         name: [round(row["answer_tokens"] / row[seconds], 1) for row in rows]
-        for name, seconds in (("tokens_per_s", "seconds"), ("writing_tokens_per_s", "writing_seconds"))
+        for name, seconds in (("tokens_per_s", "seconds"), ("tokens_per_cpu_s", "cpu_seconds"))
     }
-    return {"shards": rows, **found, "median_tokens_per_s": round(median(found["tokens_per_s"]), 1)}
+    medians = {f"median_{name}": round(median(values), 1) for name, values in found.items()}
+    return {"shards": rows, **found, **medians}
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", help="a job's config: run one engine for the parent")
+    parser.add_argument("--mode", choices=MODES, default="eda", help="of the worker")
     parser.add_argument("--prompts", type=int, default=64, help="of a shard")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
@@ -133,18 +144,22 @@ def main() -> None:
     parser.add_argument("--out", default="vllm-selfgen.json")
     arguments = parser.parse_args()
     if arguments.worker is not None:
-        work(AdaptConfig.model_validate_json(arguments.worker), arguments.prompts)
+        work(AdaptConfig.model_validate_json(arguments.worker), arguments.mode, arguments.prompts)
         return
-    rows: dict[EngineKind, list[dict[str, Any]]] = {engine: [] for engine in EngineKind}
-    jobs = [job(engine, arguments) for engine in EngineKind]
-    with Worker(jobs[0], arguments.prompts) as first, Worker(jobs[1], arguments.prompts) as second:
+    rows: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+    with ExitStack() as stack:
+        workers = {mode: stack.enter_context(Worker(mode, job(arguments), arguments.prompts)) for mode in MODES}
         for repeat in range(arguments.repeats + 1):
-            for engine, worker in zip(EngineKind, (first, second), strict=True):
-                row = worker.shard()
+            for mode in MODES if repeat % 2 else MODES[::-1]:
+                row = workers[mode].shard()
                 if repeat:
-                    rows[engine].append(row)
-    found = {engine.value: rates(each) for engine, each in rows.items()}
-    ratios = [a / b for a, b in zip(found["vllm"]["tokens_per_s"], found["eda"]["tokens_per_s"], strict=True)]
+                    rows[mode].append(row)
+    found = {mode: rates(each) for mode, each in rows.items()}
+
+    def over(above: str, below: str, unit: str) -> float:
+        pairs = zip(found[above][unit], found[below][unit], strict=True)
+        return round(median(a / b for a, b in pairs), 3)
+
     result = header("make bench NAME=vllm") | {
         "target": TARGET,
         "prompts": PROMPTS,
@@ -154,7 +169,9 @@ def main() -> None:
         "threads": arguments.threads,
         "temperature": SelfGenConfig().temperature,
         "engines": found,
-        "vllm_over_eda": round(median(ratios), 3),
+        "vllm_over_eda": over("vllm", "eda", "tokens_per_s"),
+        "states_over_writing": over("vllm", "vllm_writing", "tokens_per_s"),
+        "states_over_writing_cpu": over("vllm", "vllm_writing", "tokens_per_cpu_s"),
     }
     write_result(arguments.out, result)
 

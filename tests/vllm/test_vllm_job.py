@@ -7,19 +7,24 @@ itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
 from tiny_models import fit_draft, register_draft, write_adapter
 
 from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.errors import NotWorthItError
 from eda_service.pipeline.driver import ADAPTING, run_pipeline
 from eda_service.pipeline.stage import run_stage
 from eda_service.raycluster.resources import connect
@@ -64,8 +69,8 @@ class Job:
     samples: list[Sample]
 
 
-def adapted(home: Path, base: Target, engine: str, **target: Any) -> Job:
-    config = AdaptConfig.model_validate(
+def config_of(home: Path, base: Target, engine: str, **more: Any) -> AdaptConfig:
+    return AdaptConfig.model_validate(
         {
             "target": {
                 "model": base.spec.model,
@@ -73,7 +78,6 @@ def adapted(home: Path, base: Target, engine: str, **target: Any) -> Job:
                 "dtype": "float32",
                 "engine": engine,
                 "vllm": {"enforce_eager": True},
-                **target,
             },
             "base_draft": "tiny@1",
             "served_name": f"by-{engine}",
@@ -104,8 +108,13 @@ def adapted(home: Path, base: Target, engine: str, **target: Any) -> Job:
                 "threads": 1,
             },
             "deploy": {"min_gain": 0, "min_speed_gain": 0},
+            **more,
         }
     )
+
+
+def adapted(home: Path, base: Target, engine: str) -> Job:
+    config = config_of(home, base, engine)
     run = RunDir.of_job(f"adapt_{engine}", home)
     run.create(config, origin="ray")
     connect()
@@ -172,3 +181,53 @@ def test_the_loaded_target_is_the_one_that_both_ran(home: Path, wide_target: Tar
     """Oracle: the merged model, greedy."""
     spec = TargetSpec(model=wide_target.spec.model, adapter=str(home / "adapter"), dtype="float32")
     assert load_target(spec).fingerprint == jobs[1].run.require(ValidateRecord).target
+
+
+def test_a_draft_that_lost_too_little_is_told_with_the_same_numbers(
+    home: Path, wide_target: Target, jobs: tuple[Job, Job]
+) -> None:
+    """One vLLM answers as the tuned target and, without the adapter, as its base."""
+    said = []
+    for engine in ("eda", "vllm"):
+        config = config_of(home, wide_target, engine, min_gain=9.0)
+        run = RunDir.of_job(f"adapt_worth_{engine}", home)
+        run.create(config, origin="ray")
+        run_stage(run, config, ADAPTING[0])
+        with pytest.raises(NotWorthItError) as caught:
+            run_stage(run, config, ADAPTING[1])
+        said.append(caught.value.message)
+    assert said[0] == said[1]
+
+
+def killed_once(title: str, killed: list[str]) -> None:
+    """SIGKILL the first Ray worker of that title, some seconds after it has begun."""
+    while True:
+        for process in psutil.process_iter(["cmdline", "create_time"]):
+            if title in " ".join(process.info["cmdline"] or []) and time.time() - process.info["create_time"] > 0:
+                time.sleep(4)  # vLLM is being loaded, or answers
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    killed.append(title)
+                    return
+        time.sleep(0.1)
+
+
+def test_an_engine_that_is_killed_in_each_stage_costs_its_own_work_alone(
+    home: Path, wide_target: Target, jobs: tuple[Job, Job]
+) -> None:
+    """kill -9 of the process that holds vLLM, where prompts are prepared, in a shard, and in both parts of evaluate."""
+    config = config_of(home, wide_target, "vllm")
+    run = RunDir.of_job("adapt_killed", home)
+    run.create(config, origin="ray")
+    killed: list[str] = []
+    titles = ("ray::_prepare", "ray::MapWorker(MapBatches(ShardWriter))", "ray::_drafted", "ray::_plain")
+    for title in titles:
+        threading.Thread(target=killed_once, args=(title, killed), daemon=True).start()
+    run_pipeline(run, config)
+    assert sorted(killed) == sorted(titles)
+    found, expected = run.require(DraftCheckpoint), jobs[1].run.require(DraftCheckpoint)
+    assert [entry.sha256 for entry in found.files if entry.path.endswith("pack.safetensors")] == [
+        entry.sha256 for entry in expected.files if entry.path.endswith("pack.safetensors")
+    ]
+    ours, theirs = run.require(EvalReport), jobs[1].run.require(EvalReport)
+    assert [row.acceptance_length for row in ours.acceptance] == [row.acceptance_length for row in theirs.acceptance]
