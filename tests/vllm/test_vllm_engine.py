@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 from tiny_models import write_adapter
 
 from eda_service.config.job import TargetSpec, VllmSpec
@@ -94,9 +93,9 @@ def require_equal(found: dict[str, Answer], expected: dict[str, Answer]) -> None
         states = found[name].states
         assert states is not None
         assert answer.states is not None
-        count = len(states.head_in)
-        torch.testing.assert_close(states.head_in, answer.states.head_in[:count], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(states.draft_in, answer.states.draft_in[:count], rtol=1e-3, atol=1e-4)
+        for ours, theirs in ((states.head_in, answer.states.head_in), (states.draft_in, answer.states.draft_in)):
+            difference = (ours - theirs[: len(ours)]).abs().max()
+            assert difference < 1e-4 * theirs.abs().max()  # a random model's states reach from 0.001 to 100
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -145,6 +144,7 @@ def test_two_ranks_answer_as_one_and_a_lost_rank_is_said_and_takes_nothing_along
     assert not alive
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`", "ignore:Setting `save_embedding_layers`")
 def test_what_vllm_cannot_add_is_refused(deep_targets: dict[str, Target], tmp_path: Path) -> None:
     """An adapter of the head, before anything is started."""
     model = Path(deep_targets["llama"].spec.model)
