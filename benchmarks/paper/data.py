@@ -21,6 +21,7 @@ from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.generation_actor import score_samples
 from eda_service.pipeline.prepare import fit_on_general
 from eda_service.pipeline.stage import run_stage
+from eda_service.planning.dry_run import draft_config
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, sha256_file, sha256_text
@@ -70,7 +71,8 @@ def generated_set(cell: Cell, config: AdaptConfig, home: Path, target: Target) -
     plain = config.model_copy(
         update={
             # Scores are wanted whatever the first cell selects with: a retrained draft's stage would leave them out.
-            "train": config.train.model_copy(update={"method": Method.EDA}),
+            # And the layers that the draft reads, not its first state of them: other cells train fc.
+            "train": config.train.model_copy(update={"method": Method.EDA, "train_fc": True}),
             "selection": SelectionConfig(),
         }
     )
@@ -99,6 +101,9 @@ def _digest(config: AdaptConfig, target: Target) -> str:
         config.selfgen.model_dump_json(exclude_defaults=True),
         config.seed,
     ]
+    captures = draft_config(config.base_draft).captures
+    if captures:
+        parts.append(captures)
     return sha256_text(target.fingerprint.model_dump_json() + repr(parts))[:8]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header, when_and_where
-from benchmarks.paper.cells import ABLATIONS, GROUPS, Cell
+from benchmarks.paper.cells import ABLATIONS, BROUGHT, GROUPS, Cell
 from benchmarks.paper.data import config_of, generated_set, link
 from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
@@ -66,6 +66,11 @@ class Bench:
     base_draft: str
     data: Path
 
+    @property
+    def home(self) -> Path:
+        """Where its runs lie: those of another base draft have the same names."""
+        return HOME if self.base_draft == BASE_DRAFT else HOME / self.base_draft.replace("@", "-")
+
     @cached_property
     def target(self) -> Target:
         """The tuned target."""
@@ -105,7 +110,7 @@ class Bench:
 
     def again(self, cell: Cell, result: dict[str, Any]) -> dict[str, Any] | None:
         """A finished cell with its pack measured again; None if that is not on this machine."""
-        pack = None if cell.method == "training-free" else pack_of(cell.name)
+        pack = None if cell.method == "training-free" else pack_of(cell.name, self.home)
         if pack is not None and not is_whole(pack):
             return None
         measured, gate = self._measure(cell, pack)
@@ -114,10 +119,10 @@ class Bench:
     def _train(self, cell: Cell) -> tuple[Path, dict[str, Any]]:
         connect()
         config = config_of(cell, self.domain, self.base_draft, self.prompts)
-        source = generated_set(cell, config, HOME, self.target)
+        source = generated_set(cell, config, self.home, self.target)
         generated = source.read_record(SelfGenManifest, Stage.GENERATE)
         assert generated is not None
-        run = RunDir.of_job(cell.name, HOME)
+        run = RunDir.of_job(cell.name, self.home)
         shutil.rmtree(run.root, ignore_errors=True)
         run.create(config, origin="benchmark")
         link(source.root / Stage.GENERATE.value, run.stage_dir(Stage.GENERATE))
@@ -125,7 +130,7 @@ class Bench:
         for stage in (Stage.GENERATE, Stage.SELECT):
             shutil.rmtree(run.stage_dir(stage))
         shutil.rmtree(run.stage_dir(Stage.TRAIN) / "ray", ignore_errors=True)
-        return pack_of(cell.name), _described(generated, selected, trained)
+        return pack_of(cell.name, self.home), _described(generated, selected, trained)
 
     @torch.inference_mode()
     def _measure(self, cell: Cell, pack: Path | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -133,7 +138,13 @@ class Bench:
         target, domain = self.target, self.domain
         loaded = load_drafts(find_draft(self.base_draft), pack, target=target)
         transcripts = transcripts_of(
-            target, domain.name, domain.tasks, self.data, HOME / "transcripts", sampled=cell.full
+            target,
+            domain.name,
+            domain.tasks,
+            self.data,
+            HOME / "transcripts",
+            sampled=cell.full,
+            captures=loaded.draft.config.captures,
         )
         found: dict[str, Any] = {}
         for (task, temperature), texts in transcripts.items():
@@ -222,7 +233,7 @@ def headline(measured: dict[str, Any]) -> dict[str, float]:
 def cells(domain: str, groups: Iterable[str]) -> Iterator[Cell]:
     """Group by group, so that the grid comes first."""
     for group in groups:
-        yield from GROUPS[group](domain)
+        yield from {**GROUPS, **BROUGHT}[group](domain)
 
 
 def arguments_of() -> argparse.Namespace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +25,9 @@ MAX_PROMPT_TOKENS = 640
 TEMPERATURES = (0.0, 1.0)
 
 
-def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[Transcript]:
+def answered(
+    target: Target, prompts: list[Prompt], temperature: float, captures: Sequence[int] = ()
+) -> list[Transcript]:
     """Prompts in shuffled order (some sets are sorted by subject), but for those that are too long, until there are
     prompts and tokens enough, or no more prompts.
     """
@@ -35,7 +37,8 @@ def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[
     params = SamplingParams(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS)
     made: list[Transcript] = []
     for start in range(0, len(short), _CHUNK):
-        made += transcribe(OwnEngine(target), short[start : start + _CHUNK], params, batch_size=_CHUNK)
+        chunk = short[start : start + _CHUNK]
+        made += transcribe(OwnEngine(target), chunk, params, batch_size=_CHUNK, captures=captures)
         num_tokens = sum(len(each.token_ids) - each.num_prompt_tokens for each in made)
         if len(made) >= FEWEST_PROMPTS and num_tokens >= FEWEST_TOKENS:
             break
@@ -43,20 +46,29 @@ def answered(target: Target, prompts: list[Prompt], temperature: float) -> list[
 
 
 def transcripts_of(
-    target: Target, name: str, tasks: Mapping[str, Source], data: Path, cache: Path, *, sampled: bool = True
+    target: Target,
+    name: str,
+    tasks: Mapping[str, Source],
+    data: Path,
+    cache: Path,
+    *,
+    sampled: bool = True,
+    captures: Sequence[int] = (),
 ) -> dict[tuple[str, float], list[Transcript]]:
-    """The target's answers by task and temperature, from the cache or written now. A file of the cache is of one target
-    and one set of prompts.
+    """The target's answers by task and temperature, from the cache or written now. A file of the cache is of one
+    target, one set of prompts and the layers that the draft reads.
     """
     cache.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, float], list[Transcript]] = {}
     for task, source in tasks.items():
         prompts = source() if callable(source) else read_jsonl(data / source)
-        digest = sha256_text(target.fingerprint.model_dump_json() + repr([each.messages for each in prompts]))[:10]
+        read = repr(tuple(captures)) if captures else ""
+        said = target.fingerprint.model_dump_json() + repr([each.messages for each in prompts]) + read
+        digest = sha256_text(said)[:10]
         for temperature in TEMPERATURES if sampled else TEMPERATURES[:1]:
             path = cache / f"{name}-{task}-T{temperature:g}-{digest}.safetensors"
             if not path.exists():
-                save(path, answered(target, prompts, temperature))
+                save(path, answered(target, prompts, temperature, captures))
             found[task, temperature] = enough(load(path))
     return found
 
