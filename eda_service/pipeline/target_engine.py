@@ -11,6 +11,7 @@ from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.engines.engine import TargetEngine
 from eda_service.engines.own import OwnEngine
 from eda_service.engines.vllm import VllmEngine
+from eda_service.planning.engine_need import engine_for
 from eda_service.records import Stage, ValidateRecord
 from eda_service.storage.run import RunDir
 from eda_service.targets.device import choose_device
@@ -18,7 +19,6 @@ from eda_service.targets.ends import choose_dtype
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import resolve_target
-from eda_service.targets.room import LOADING
 from eda_service.targets.shape import count_parameters
 
 
@@ -39,8 +39,8 @@ def chosen_engine(spec: TargetSpec, device: torch.device) -> EngineKind:
     """
     if spec.engine is not None:
         return spec.engine
-    need = LOADING * choose_dtype(spec, device).itemsize * count_parameters(resolve_target(spec).model_dir)
-    return EngineKind.EDA if need <= _memory_bytes(device) else EngineKind.VLLM
+    weights = choose_dtype(spec, device).itemsize * count_parameters(resolve_target(spec).model_dir)
+    return engine_for(weights, memory_bytes(device))
 
 
 def open_engine(
@@ -69,7 +69,7 @@ def open_engine(
     )
 
 
-def _memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
     """Of the whole device, whatever of it is taken now: the choice is not to depend on the moment."""
     if device.type != "cpu":
         return int(torch.cuda.get_device_properties(device).total_memory)
