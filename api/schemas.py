@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from eda_service.config.base import Config, Name
-from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, Selector
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
 from eda_service.planning.placement import Strategy
@@ -111,7 +111,9 @@ class AdaptationRequest(JobRequest):
     evaluation: EvalConfig | None = Field(None, description="evaluation settings; only the fields given are replaced")
     seed: int | None = Field(None, ge=0, le=2**31 - 1, description="root of every random stream")
     method: MethodRequest = MethodRequest()
-    preset: str | None = Field(None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b, 70b or best")
+    preset: str | None = Field(
+        None, pattern=r"^[a-z0-9_]{1,32}$", description="demo, paper, paper_7b, 8b, 70b, 235b or best"
+    )
     deploy: bool | None = Field(None, description="false: publish the pack and serve what is served (deploy.enabled)")
     min_gain: float | None = Field(None, ge=0.0, le=10.0, description="deploy.min_gain")
     config: Shallow = Field({}, description="overrides of AdaptConfig, field by field")
@@ -139,6 +141,19 @@ class StageNeedBody(BaseModel):
     memory_bytes: int = Field(description="of one device, at most")
     disk_bytes: int = Field(description="written, at the expected lengths")
     seconds: float
+    host_memory_bytes: int = Field(0, description="of one worker's machine beside the devices, at most; 0: little")
+    nodes: int = Field(1, description="that each worker takes, with the same number of its GPUs on each")
+
+
+class TargetSplitBody(BaseModel):
+    """How vLLM parts the target of a job over devices."""
+
+    engine: EngineKind
+    devices: int = Field(description="of one engine")
+    nodes: int = Field(description="that they are on")
+    weight_bytes: int = Field(description="on each device")
+    cache_bytes: int = Field(description="keys and values of a full batch, on each device")
+    room_bytes: int | None = Field(description="of each device that vLLM may take; null: not known")
 
 
 class EstimateBody(BaseModel):
@@ -156,6 +171,9 @@ class EstimateBody(BaseModel):
     fits: bool = Field(description="disk and cluster have room; a job that does not fit is refused unless it is forced")
     warnings: list[str]
     measured_on: str = Field("", description="the prompts of its evaluation: how many, and of what")
+    target: TargetSplitBody | None = Field(
+        None, description="how vLLM parts its target; null: the project's own engine runs it"
+    )
 
 
 class ProgressBody(BaseModel):

@@ -28,5 +28,20 @@ class Capacity:
         return f"{self.cpus:g} CPU{'s' * (self.cpus != 1)} and {self.gpus} GPU{'s' * (self.gpus != 1)}"
 
 
+@dataclass(frozen=True)
+class Machines:
+    """The nodes of a cluster.
+
+    Attributes:
+        total: Of all together.
+        node_gpus: Of the node that has most.
+        kinds: What Ray calls their GPUs; empty: it has none, or does not know all of them.
+    """
+
+    total: Capacity
+    node_gpus: int = 0
+    kinds: frozenset[str] = frozenset()
+
+
 UNKNOWN = Capacity(cpus=0.0, gpus=0)
 """The need of a job of which nobody has said it: it counts as one that fits every cluster."""

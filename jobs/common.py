@@ -44,7 +44,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--data", help="JSONL file, Hugging Face dataset id, reasoning-gym:<task>, or self")
     made.add_argument("--eval-data", help="held-out prompts; with --data and without it, they are split off --data")
     made.add_argument("--num-prompts", type=int)
-    made.add_argument("--preset", help="demo, paper, paper_7b, 70b or best")
+    made.add_argument("--preset", help="demo, paper, paper_7b, 8b, 70b, 235b or best")
     made.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="any field of AdaptConfig")
     return made
 

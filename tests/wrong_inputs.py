@@ -239,7 +239,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
     "an engine that is not installed": (
         config(selfgen={"engine": "vllm"}),
         "unschedulable",
-        "selfgen.engine",
+        "target.engine",
         ("vllm", "install", "set target.engine to eda"),
     ),
     "cuda without GPUs for it": (

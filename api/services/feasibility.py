@@ -13,7 +13,7 @@ from pathlib import Path
 
 from api.schemas import EstimateBody
 from api.services.targets import Targets
-from eda_service.capacity import Capacity
+from eda_service.capacity import Capacity, Machines
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.errors import (
@@ -23,9 +23,11 @@ from eda_service.errors import (
     DiskShortfallError,
     InputError,
 )
-from eda_service.planning.dry_run import draft_config, dry_run
+from eda_service.planning.dry_run import chosen_config, draft_config, dry_run, expected_plan
+from eda_service.planning.engine_need import check_split
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import needed_at_once
+from eda_service.planning.room import cluster_shortfalls, gpu_of
 from eda_service.planning.shapes import shape_beside
 from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import DraftManifest
@@ -47,6 +49,7 @@ class Verdict:
         unknown: What could not be found out, or may be otherwise on the workers.
         shortfalls: What the disk or the cluster lacks.
         warnings: What is no reason to refuse it.
+        gpu: What the cluster's GPUs are, as plans call them; None: not known, or none is used.
     """
 
     need: Capacity
@@ -54,6 +57,7 @@ class Verdict:
     unknown: tuple[InputError, ...]
     shortfalls: tuple[InputError, ...]
     warnings: tuple[str, ...]
+    gpu: str | None = None
 
     @property
     def overruled(self) -> tuple[str, ...]:
@@ -90,15 +94,20 @@ class Feasibility:
         check_extension(shape, config.train)
         if found.shape is not None:
             check_reads(shape, found.shape.num_layers)
-        need = needed_at_once(config)
-        machines = self._machines(config, need)
-        short = (self._disk(config), None if self._grows else machines)
+        machines = None if self._cluster is None else self._cluster.machines()
+        gpu = self._gpu(config, machines)
+        chosen = config if found.shape is None else chosen_config(config, found.shape, gpu=gpu)
+        if found.shape is not None:
+            check_split(chosen.target, found.shape)
+        short = () if machines is None else self._cluster_lacks(config, chosen, machines, gpu, found.shape)
+        disk = self._disk(config)
         return Verdict(
-            need=need,
+            need=needed_at_once(chosen),
             shape=found.shape,
             unknown=(*found.unasked, *_trackers(config)),
-            shortfalls=tuple(error for error in short if error is not None),
-            warnings=(*found.notes, *((machines.message,) if machines is not None and self._grows else ())),
+            shortfalls=(*(() if disk is None else (disk,)), *(() if self._grows else short)),
+            warnings=(*found.notes, *((error.message for error in short) if self._grows else ())),
+            gpu=gpu,
         )
 
     def estimate(self, config: AdaptConfig, verdict: Verdict) -> EstimateBody:
@@ -112,9 +121,11 @@ class Feasibility:
         # The plan says itself what the disk lacks.
         against = (*verdict.unknown, *verdict.shortfalls)
         told = [each.message for each in against if not isinstance(each, DiskShortfallError)]
-        found = dry_run(config, self._home, shape=shape, told=told)
+        found = dry_run(config, self._home, gpu=verdict.gpu, shape=shape, told=told)
         body = EstimateBody.model_validate(asdict(found))
-        return body.model_copy(update={"warnings": [*body.warnings, *verdict.warnings, *guessed]})
+        # What the cluster's GPUs lack, the plan says as well.
+        warnings = [each for each in body.warnings if not any(said != each and said.startswith(each) for said in told)]
+        return body.model_copy(update={"warnings": [*warnings, *verdict.warnings, *guessed]})
 
     def _shape(self, config: AdaptConfig, verdict: Verdict) -> tuple[ModelShape, tuple[str, ...]]:
         """The target's shape, or one that it may have, with the warning that says so."""
@@ -134,17 +145,24 @@ class Feasibility:
             param="dataset.num_prompts",
         )
 
-    def _machines(self, config: AdaptConfig, need: Capacity) -> ClusterShortfallError | None:
-        there = None if self._cluster is None else self._cluster.capacity()
-        if there is None or there.holds(need):
-            return None
-        lacks_gpus = need.gpus > there.gpus
-        advice = "set train.use_gpu to false, " if lacks_gpus and there.gpus == 0 else "lower train.num_workers, "
-        return ClusterShortfallError(
-            f"the job asks for {need} at a time and the cluster has {there}; {advice}let machines join, or set `force` "
-            "to queue it all the same: it then waits for them and holds up no other job",
-            param="train.use_gpu" if lacks_gpus and there.gpus == 0 else "train.num_workers",
-        )
+    def _gpu(self, config: AdaptConfig, machines: Machines | None) -> str | None:
+        return gpu_of(machines) if machines is not None and config.train.use_gpu else None
+
+    def _cluster_lacks(
+        self, config: AdaptConfig, chosen: AdaptConfig, machines: Machines, gpu: str | None, shape: ModelShape | None
+    ) -> tuple[ClusterShortfallError, ...]:
+        """What the cluster lacks for a job, and where its target fits one GPU only by what the job does not say."""
+        plan = None
+        if gpu is not None and shape is not None:
+            # As the job was asked for: of an engine that was chosen for it, the size is its own.
+            said = config if config.target.engine is not None else _sized(chosen, config)
+            plan, _ = expected_plan(said, shape, draft_config(config.base_draft, self._home), self._home, gpu=gpu)
+        return cluster_shortfalls(chosen, machines, plan)
+
+
+def _sized(chosen: AdaptConfig, config: AdaptConfig) -> AdaptConfig:
+    target = chosen.target.model_copy(update={"vllm": config.target.vllm})
+    return chosen.model_copy(update={"target": target})
 
 
 def _trackers(config: AdaptConfig) -> tuple[InputError, ...]:

@@ -48,7 +48,7 @@ def adapt(
     ] = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="demo, paper, paper_7b, 70b or best.", autocompletion=_complete_preset)
+        str | None, typer.Option(help="demo, paper, paper_7b, 8b, 70b, 235b or best.", autocompletion=_complete_preset)
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name at /v1/models.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of every random stream.")] = None,

@@ -28,9 +28,9 @@ app = typer.Typer(
     epilog=example("eda plan --model 7b --gpus 8", "eda plan --model 7b --gpus 8 --set train.epochs=10 --json"),
 )
 
-ModelOption = Annotated[str, typer.Option("--model", help="135m, 1.5b, 7b, 8b, 14b, 32b, 70b, or a target here.")]
+ModelOption = Annotated[str, typer.Option("--model", help="135m, 1.5b, 7b, 8b, 14b, 32b, 70b, 235b, or a target here.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="h100, h200, a100, l40s, or core (a CPU core).")]
-PresetOption = Annotated[str, typer.Option("--preset", help="demo, paper, paper_7b, 70b or best.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="demo, paper, paper_7b, 8b, 70b, 235b or best.")]
 PromptOption = Annotated[float, typer.Option("--prompt-tokens", min=1, help="Mean tokens of a rendered prompt.")]
 AnswerOption = Annotated[
     float | None, typer.Option("--answer-tokens", min=1, help="Mean tokens of an answer; default: the cap.")
@@ -55,10 +55,27 @@ def plan(
     answer_tokens: AnswerOption = None,
     overrides: SetOption = None,
     calibrate_from: FromOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="NODESxGPUSxNAME",
+            help="Whether such a cluster holds the job as the preset has it, e.g. 2x8xh100; instead of --gpus.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tokens, device-hours, disk, network and memory of one adaptation, stage by stage."""
     if ctx.invoked_subcommand is not None:
+        return
+    if cluster is not None:
+        from eda_service.cli.plan_cluster import cluster_text, parse_cluster
+
+        there = parse_cluster(cluster)
+        config, made = planned(
+            model, None, there.device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from
+        )
+        typer.echo(json.dumps(as_dict(made), indent=2) if as_json else cluster_text(config, made, there))
         return
     made = plan_of(model, gpus, device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from)
     if as_json:
@@ -131,7 +148,26 @@ def plan_of(
     Raises:
         InputError: No such size, device or preset, or a field out of its bounds.
     """
+    return planned(model, gpus, device, preset, prompt_tokens, answer_tokens, overrides, calibrate_from)[1]
+
+
+def planned(
+    model: str,
+    gpus: int | None,
+    device: str,
+    preset: str,
+    prompt_tokens: float,
+    answer_tokens: float | None,
+    overrides: list[str],
+    calibrate_from: Path | None,
+) -> tuple[AdaptConfig, Plan]:
+    """A job, with the engine that its target will have, and its plan; `gpus` None: as many as the preset says.
+
+    Raises:
+        InputError: As `plan_of`, or the target's heads do not go into `tensor_parallel_size`.
+    """
     from eda_service.planning.constants import DEVICES
+    from eda_service.planning.engine_need import check_split, choose_engine
     from eda_service.planning.measured import measure
     from eda_service.planning.plan import make_plan
     from eda_service.planning.shapes import shape_of
@@ -139,23 +175,32 @@ def plan_of(
 
     if device not in DEVICES:
         raise InputError(f"no device {device!r}; there are {', '.join(DEVICES)}", param="device")
-    on_gpu = DEVICES[device].memory_bytes is not None
-    fields: dict[str, Any] = merge(
-        {"target": {"model": model}, **presets.preset(preset)},
-        {"selfgen": {"num_actors": gpus}, "train": {"num_workers": gpus, "use_gpu": on_gpu}},
-    )
+    config = _config(model, gpus, preset, overrides, on_gpu=DEVICES[device].memory_bytes is not None)
+    shape = shape_of(model)
+    chosen = choose_engine(config, shape, DEVICES[device]).config
+    check_split(chosen.target, shape)
+    lengths = Lengths(prompt_tokens, min(answer_tokens or math.inf, config.selfgen.max_new_tokens))
+    calibration = None if calibrate_from is None else measure(calibrate_from).calibration(DEVICES[device])
+    return chosen, make_plan(config, shape, DEVICES[device], lengths, calibration)
+
+
+def _config(model: str, gpus: int | None, preset: str, overrides: list[str], *, on_gpu: bool) -> AdaptConfig:
+    said = parse_assignments(overrides)
+    given = merge(presets.preset(preset), {"target": {"model": model}, "train": {"use_gpu": on_gpu}})
+    if gpus is not None:
+        settings = merge(given, said)["target"].get("vllm", {})
+        ranks = int(settings.get("tensor_parallel_size", 1))
+        sizes = {"selfgen": {"num_actors": max(1, gpus // ranks)}, "train": {"num_workers": gpus}}
+        given = merge(given, sizes)
     if not on_gpu:
-        fields = merge(fields, {"selfgen": {"threads_per_actor": 1}, "train": {"threads_per_worker": 1}})
+        given = merge(given, {"selfgen": {"threads_per_actor": 1}, "train": {"threads_per_worker": 1}})
     try:
-        config = AdaptConfig.model_validate(merge(fields, parse_assignments(overrides)), context=ASKED)
+        return AdaptConfig.model_validate(merge(given, said), context=ASKED)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
             f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}; change it with --set", param="set"
         ) from error
-    lengths = Lengths(prompt_tokens, min(answer_tokens or math.inf, config.selfgen.max_new_tokens))
-    calibration = None if calibrate_from is None else measure(calibrate_from).calibration(DEVICES[device])
-    return make_plan(config, shape_of(model), DEVICES[device], lengths, calibration)
 
 
 def as_dict(made: Plan) -> dict[str, Any]:

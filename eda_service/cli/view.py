@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from eda_service.cli.console import err
 from eda_service.client import Adaptation, Client, Estimate, JobEvent
-from eda_service.client.answers import StageNeed
+from eda_service.client.answers import StageNeed, TargetSplit
 from eda_service.records import STAGES
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
@@ -65,10 +65,11 @@ def estimate_text(estimate: Estimate) -> str:
     """What a job would need, in a few lines."""
     parts = [f"{name} {duration(value)}" for name, value in estimate.seconds.items() if name != "total" and value]
     total = estimate.seconds.get("total")
-    need, free = _size(estimate.disk_bytes), estimate.free_disk_bytes
+    need, free = size_text(estimate.disk_bytes), estimate.free_disk_bytes
     lines = [
         *([needs_table(estimate.stages), ""] if estimate.stages else []),
-        f"disk    {need}{'' if free is None else f' of {_size(free)} free'}: "
+        *([f"target  {split_text(estimate.target, estimate.device)}"] if estimate.target else []),
+        f"disk    {need}{'' if free is None else f' of {size_text(free)} free'}: "
         f"{'fits' if estimate.fits else 'does not fit'}",
         f"work    {estimate.num_samples:,} samples, {estimate.num_train_steps:,} training steps of "
         f"{estimate.trainable_parameters:,} parameters",
@@ -82,15 +83,30 @@ def estimate_text(estimate: Estimate) -> str:
 
 def needs_table(stages: Iterable[StageNeed]) -> str:
     """What each stage asks Ray for, and what it takes: one line per stage."""
-    rows = [("STAGE", "PLACED", "WORKERS", "EACH", "MEMORY", "DISK", "TIME")]
+    stages = list(stages)
+    with_host = any(stage.host_memory_bytes for stage in stages)
+    rows = [("STAGE", "PLACED", "WORKERS", "EACH", "MEMORY", *(["HOST"] if with_host else []), "DISK", "TIME")]
     for stage in stages:
-        gpus = f", {stage.gpus} GPU" if stage.gpus else ""
+        over = f" on {stage.nodes} nodes" if stage.nodes > 1 else ""
+        gpus = f", {stage.gpus} GPU{over}" if stage.gpus else ""
         threads = f"{stage.threads} thread{'s' if stage.threads > 1 else ''}"
         each = f"{stage.cpus:g} CPU{gpus}, {threads}" if stage.workers else ""
         workers = str(stage.workers) if stage.workers else ""
-        memory, disk = (_size(number) if number else "" for number in (stage.memory_bytes, stage.disk_bytes))
-        rows.append((stage.stage, stage.placement, workers, each, memory, disk, duration(stage.seconds)))
+        sizes = (stage.memory_bytes, *([stage.host_memory_bytes] if with_host else []), stage.disk_bytes)
+        needs = [size_text(number) if number else "" for number in sizes]
+        rows.append((stage.stage, stage.placement, workers, each, *needs, duration(stage.seconds)))
     return columns(rows)
+
+
+def split_text(target: TargetSplit, device: str) -> str:
+    """How vLLM parts a target, in one line."""
+    devices = f"{target.devices} devices" if target.devices > 1 else "one device"
+    over = f" on {target.nodes} nodes" if target.nodes > 1 else ""
+    room = "" if target.room_bytes is None else f", of {size_text(target.room_bytes)} that vLLM may take"
+    return (
+        f"vLLM over {devices}{over}: {size_text(target.weight_bytes)} of weights and "
+        f"{size_text(target.cache_bytes)} of keys and values on each {device}{room}"
+    )
 
 
 def why_kept(client: Client, job_id: str) -> str | None:
@@ -111,7 +127,10 @@ def describe_end(client: Client, job: Adaptation) -> str:
     return line
 
 
-def _size(num_bytes: int) -> str:
+def size_text(num_bytes: float) -> str:
+    """Bytes as megabytes, gigabytes or terabytes."""
+    if num_bytes >= 1e12:
+        return f"{num_bytes / 1e12:.1f} TB"
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 

@@ -90,6 +90,19 @@ class StageNeed(Answer):
     memory_bytes: int
     disk_bytes: int
     seconds: float
+    host_memory_bytes: int = 0
+    nodes: int = 1
+
+
+class TargetSplit(Answer):
+    """How vLLM parts a target over `devices` of an engine; `room_bytes` is what it may take of each."""
+
+    engine: str
+    devices: int
+    nodes: int
+    weight_bytes: int
+    cache_bytes: int
+    room_bytes: int | None = None
 
 
 class Estimate(Answer):
@@ -107,6 +120,7 @@ class Estimate(Answer):
     fits: bool
     warnings: tuple[str, ...] = ()
     measured_on: str = ""
+    target: TargetSplit | None = None
 
 
 class LogChunk(Answer):

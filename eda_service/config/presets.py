@@ -4,8 +4,11 @@
 `paper`     the paper's settings, with the released code's loss weights, fc trained, and a private expert of a quarter
             of the width: 27.3 % of a draft for SmolLM2-135M, where fc weighs more than at 7B
 `paper_7b`  the same with the half-width private expert of Table 4 (127.5M of 462.4M parameters)
-`70b`       paper_7b for a 70B target: ZeRO-2, small forwards, a draft vocabulary of 32,000. The target itself, 141 GB
-            in bfloat16, has to fit one device; not run
+`8b`        paper_7b for an 8B target inside vLLM, on one GPU of 80 GB
+`70b`       paper_7b for a 70B target (141 GB in bfloat16) inside vLLM: two engines of four GPUs, ZeRO-2 over all eight,
+            small forwards, a draft vocabulary of 32,000
+`235b`      likewise for 235B parameters (470 GB) on two nodes of eight GPUs: an engine on each. None of the three has
+            been run: there was no such target and no such machine
 `best`      beyond the paper: three unrolled steps, a full-width private expert, trained attention, all samples; ahead
             of the paper's recipe in every domain, its parts one by one in benchmarks/results/paper
 """
@@ -34,6 +37,14 @@ _PAPER: dict[str, Any] = {
         "learning_rate": 4e-5,
     },
     "evaluation": {"num_prompts": 80, "temperatures": [0.0, 1.0], "tree": {"size": 60, "depth": 5, "width": 10}},
+}
+
+_LARGE: dict[str, Any] = {**_PAPER["train"], "private_width_fraction": 0.5, "use_gpu": True}
+_IN_VLLM: dict[str, Any] = {
+    **_PAPER,
+    "selfgen": {"batch_size": 128, "shard_size": 512},
+    # vLLM drafts chains only.
+    "evaluation": {**_PAPER["evaluation"], "tree": None},
 }
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -67,17 +78,22 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": _PAPER,
     "paper_7b": {**_PAPER, "train": {**_PAPER["train"], "private_width_fraction": 0.5}},
+    "8b": {
+        **_IN_VLLM,
+        "target": {"engine": "vllm"},
+        "train": {**_LARGE, "num_workers": 1, "zero_stage": 0, "micro_batch_size": 4},
+    },
     "70b": {
-        **_PAPER,
-        "train": {
-            **_PAPER["train"],
-            "private_width_fraction": 0.5,
-            "use_gpu": True,
-            "num_workers": 8,
-            "zero_stage": 2,
-            "micro_batch_size": 1,
-            "draft_vocab_size": 32_000,
-        },
+        **_IN_VLLM,
+        "target": {"engine": "vllm", "vllm": {"tensor_parallel_size": 4}},
+        "selfgen": {**_IN_VLLM["selfgen"], "num_actors": 2},
+        "train": {**_LARGE, "num_workers": 8, "zero_stage": 2, "micro_batch_size": 1, "draft_vocab_size": 32_000},
+    },
+    "235b": {
+        **_IN_VLLM,
+        "target": {"engine": "vllm", "vllm": {"tensor_parallel_size": 8}},
+        "selfgen": {**_IN_VLLM["selfgen"], "num_actors": 2},
+        "train": {**_LARGE, "num_workers": 16, "zero_stage": 2, "micro_batch_size": 1, "draft_vocab_size": 32_000},
     },
     "best": {
         **_PAPER,

@@ -110,8 +110,9 @@ class VllmEngine:
     ) -> None:
         require_vllm("where Ray's workers run", param="target.engine")
         self._ends, self._captures = ends, None if captures is None else tuple(sorted(set(captures)))
-        self._on_gpu = torch.cuda.is_available()
-        self._is_apart = settings.tensor_parallel_size > 1
+        # An engine over several machines is told what to do by a process that has no GPU of its own.
+        self._on_gpu = torch.cuda.is_available() or settings.nodes > 1
+        self._executor = "uni" if settings.tensor_parallel_size == 1 else "ray" if settings.nodes > 1 else "mp"
         self._max_tokens = min(max_tokens, ends.max_context)
         self._num_taken = 0
         if not self._on_gpu:
@@ -221,12 +222,12 @@ class VllmEngine:
 
     def _take(self) -> dict[str, Tensor]:
         """States by vLLM's number of the request, of all requests since the last call."""
-        if self._is_apart:
+        if self._executor == "mp":
             path = Path(self._scratch.name) / "states.safetensors"
             self._llm.collective_rpc("take_states", args=(str(path),))
             found = load_blocks(path)
         else:
-            (found,) = self._llm.collective_rpc("take_states")
+            found = next((each for each in self._llm.collective_rpc("take_states") if each), {})
         return {name.rsplit("-", 1)[0]: states for name, states in found.items()}
 
     def _start(self, model_dir: Path, adapter_dir: Path | None, settings: VllmSpec, batch_size: int, seed: int) -> Any:
@@ -245,8 +246,6 @@ class VllmEngine:
                 "model": str(self._draft.directory),
                 "num_speculative_tokens": self._draft.num_draft_tokens,
             }
-        if self._is_apart:
-            more["distributed_executor_backend"] = "mp"
         try:
             return LLM(
                 model=str(model_dir),
@@ -256,6 +255,7 @@ class VllmEngine:
                 enforce_eager=settings.enforce_eager,
                 seed=seed,
                 tensor_parallel_size=settings.tensor_parallel_size,
+                distributed_executor_backend=self._executor,
                 worker_cls=_WORKER,
                 enable_prefix_caching=False,  # what comes out of a cache has no states
                 disable_log_stats=self._draft is None,

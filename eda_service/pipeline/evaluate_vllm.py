@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import torch
 
-from eda_service.config.job import AdaptConfig, EvalConfig
+from eda_service.config.job import AdaptConfig, EngineKind, EvalConfig
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.engines.engine import Answer, with_seeds
@@ -34,7 +34,8 @@ from eda_service.pipeline.heldout import held_out
 from eda_service.pipeline.measurements import Measurements
 from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
 from eda_service.pipeline.target_engine import ends_with_engine, open_vllm
-from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.planning.placement import placements
+from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
     ADAPTED,
@@ -97,14 +98,18 @@ def measure_with_vllm(
         rivals: Published packs to measure beside the job's own.
         fingerprint: Of the target, as it was validated.
     """
-    gpus = num_gpus(config.train)
+    placement = placements(config, EngineKind.VLLM)[Stage.EVALUATE]
     drafted: dict[str, Drafted] = {}
     for step, name in enumerate((BASE, ADAPTED), start=1):
-        drafted[name] = ray.get(_drafted.options(num_gpus=gpus).remote(run.root, config, inputs, name))
+        with room_for(placement) as room:
+            task = _drafted.options(**room.of_task())
+            drafted[name] = ray.get(task.remote(run.root, config, inputs, name))
         run.progress(Stage.EVALUATE, step=step, total_steps=3)
     lengths = {ADAPTED: drafted[ADAPTED].acceptance[0].acceptance_length}
-    task = _plain.options(num_gpus=gpus)
-    plain: Plain = ray.get(task.remote(run.root, config, inputs, rivals, fingerprint, drafted[ADAPTED].greedy, lengths))
+    greedy = drafted[ADAPTED].greedy
+    with room_for(placement) as room:
+        plain_task = _plain.options(**room.of_task())
+        plain: Plain = ray.get(plain_task.remote(run.root, config, inputs, rivals, fingerprint, greedy, lengths))
     modes = {BASELINE: plain.rates, **{name: each.rates for name, each in drafted.items()}}
     chain = config.evaluation.num_draft_tokens
     return Measurements(
@@ -135,7 +140,7 @@ def measure_with_vllm(
     )
 
 
-@ray.remote(num_cpus=MODEL_CPUS, max_retries=2, max_calls=1)
+@ray.remote(max_retries=2, max_calls=1)
 def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> Drafted:
     """Decode and time with one draft inside vLLM; the process ends with the task, and vLLM with it."""
     run = _fetched(run_root, config, inputs)
@@ -155,7 +160,7 @@ def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> 
         return Drafted(tuple(rows), greedy or [], _rates(engine, prompts, config))
 
 
-@ray.remote(num_cpus=MODEL_CPUS, max_retries=2, max_calls=1)
+@ray.remote(max_retries=2, max_calls=1)
 def _plain(
     run_root: Path,
     config: AdaptConfig,

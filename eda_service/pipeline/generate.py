@@ -32,7 +32,8 @@ from eda_service.pipeline.prepare import (
 from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.target_engine import ends_with_engine, engine_of
 from eda_service.planning.dry_run import draft_config
-from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.planning.placement import placements
+from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import FileEntry, SelfGenFields, SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
@@ -61,9 +62,10 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
     start_from = config.base_draft if draft is None and shape.is_started(config.train) else None
     scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
     run.progress(Stage.GENERATE, step=0, total_steps=1)
-    task = _prepare.options(num_gpus=num_gpus(config.train))
     kind = engine_of(run, config)
-    prepared: Prepared = ray.get(task.remote(config, directory, kind, shape.captures, scored))
+    with room_for(placements(config, kind)[Stage.GENERATE]) as room:
+        task = _prepare.options(**room.of_task())
+        prepared: Prepared = ray.get(task.remote(config, directory, kind, shape.captures, scored))
     files = prepared_files(directory, prepared)
     run.store.fetch(Stage.GENERATE, [files[PROMPTS_FILE]])
     shards = shards_of(directory, config.selfgen)
@@ -129,7 +131,7 @@ def _written(directory: Path) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-@ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
+@ray.remote(max_retries=2)
 def _prepare(
     settings: AdaptConfig, directory: Path, kind: EngineKind, captures: Sequence[int], with_reference: bool
 ) -> Prepared:
@@ -190,19 +192,19 @@ def _write_shards(run: RunDir, config: AdaptConfig, shards: list[dict[str, str]]
         run.event("generate_resumed", f"{done} of {len(shards)} shards are there already", stage=Stage.GENERATE)
     started = time.monotonic()
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
-        ShardWriter,
-        fn_constructor_args=(writer,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
-        num_cpus=MODEL_CPUS,
-        num_gpus=num_gpus(config.train),
-    )
-    for row in dataset.iter_rows():
-        done += 1
-        results.note(row["shard"], ShardResult.model_validate_json(row["result"]))
-        pace = (time.monotonic() - started) / max(1, done - len(finished))
-        run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
+    with room_for(placements(config, writer.kind)[Stage.GENERATE]) as room:
+        dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+            ShardWriter,
+            fn_constructor_args=(writer,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(config.selfgen.num_actors, len(todo))),
+            **room.of_actors(),
+        )
+        for row in dataset.iter_rows():
+            done += 1
+            results.note(row["shard"], ShardResult.model_validate_json(row["result"]))
+            pace = (time.monotonic() - started) / max(1, done - len(finished))
+            run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()
 
 

@@ -19,7 +19,8 @@ from eda_service.pipeline.driver import drive
 from eda_service.pipeline.measuring import check_staged, measure_draft, measured_on
 from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.target_engine import chosen_engine, ends_with_engine
-from eda_service.planning.placement import MODEL_CPUS
+from eda_service.planning.placement import MODEL_CPUS, task_placement
+from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint
 from eda_service.references import Reference
@@ -82,12 +83,16 @@ def run_measure(run: RunDir, config: MeasureConfig) -> MeasureFields:
     gpus = int(config.use_gpu)
     target, found = ray.get(_measure.options(num_gpus=gpus).remote(config))
     if found is None:
-        prompts, on_target = ray.get(_by_vllm.options(num_gpus=gpus).remote(config, config.target, config.pack, None))
+        placement = task_placement(_inside_vllm(config))
+        with room_for(placement) as room:
+            task = _by_vllm.options(**room.of_task())
+            prompts, on_target = ray.get(task.remote(config, config.target, config.pack, None))
         on_base = None
         if config.base_target is not None:
             run.progress(Stage.MEASURE, step=0, total_steps=1)
-            task = _by_vllm.options(num_gpus=gpus)
-            _, on_base = ray.get(task.remote(config, _as_run(config.base_target, config), None, prompts))
+            with room_for(placement) as room:
+                task = _by_vllm.options(**room.of_task())
+                _, on_base = ray.get(task.remote(config, _as_run(config.base_target, config), None, prompts))
         found = conclude(on_target, on_base, machine=machine())
     run.progress(Stage.MEASURE, step=1, total_steps=1)
     return MeasureFields(
@@ -158,7 +163,11 @@ def _measure(config: MeasureConfig) -> tuple[TargetFingerprint, Measurement | No
     return identity, measured
 
 
-@ray.remote(num_cpus=MODEL_CPUS, max_retries=2, max_calls=1)
+def _inside_vllm(config: MeasureConfig) -> MeasureConfig:
+    return config.model_copy(update={"target": config.target.model_copy(update={"engine": EngineKind.VLLM})})
+
+
+@ray.remote(max_retries=2, max_calls=1)
 def _by_vllm(
     config: MeasureConfig, spec: TargetSpec, pack: str | None, prompts: list[Prompt] | None
 ) -> tuple[list[Prompt], Measured]:

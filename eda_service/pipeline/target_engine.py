@@ -14,6 +14,7 @@ from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.engines.engine import TargetEngine
 from eda_service.engines.own import OwnEngine
 from eda_service.engines.vllm import EngineLostError, VllmDraft, VllmEngine
+from eda_service.planning.engine_need import engine_for
 from eda_service.records import Stage, ValidateRecord
 from eda_service.storage.run import RunDir
 from eda_service.targets.device import choose_device
@@ -21,7 +22,6 @@ from eda_service.targets.ends import TargetEnds, choose_dtype
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import resolve_target
-from eda_service.targets.room import LOADING
 from eda_service.targets.shape import count_parameters
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def chosen_engine(spec: TargetSpec, device: torch.device) -> EngineKind:
     """
     if spec.engine is not None:
         return spec.engine
-    need = LOADING * choose_dtype(spec, device).itemsize * count_parameters(resolve_target(spec).model_dir)
-    return EngineKind.EDA if need <= _memory_bytes(device) else EngineKind.VLLM
+    weights = choose_dtype(spec, device).itemsize * count_parameters(resolve_target(spec).model_dir)
+    return engine_for(weights, memory_bytes(device))
 
 
 def open_engine(
@@ -109,7 +109,7 @@ def ends_with_engine() -> Iterator[None]:
         os._exit(1)
 
 
-def _memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
     """Of the whole device, whatever of it is taken now: the choice is not to depend on the moment."""
     if device.type != "cpu":
         return int(torch.cuda.get_device_properties(device).total_memory)

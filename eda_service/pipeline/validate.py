@@ -13,10 +13,11 @@ from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.engines.vllm_environment import require_vllm
 from eda_service.pipeline.measuring import require_own_target
 from eda_service.pipeline.stage import StageRunner
-from eda_service.pipeline.target_engine import chosen_engine
+from eda_service.pipeline.target_engine import chosen_engine, memory_bytes
 from eda_service.planning.dry_run import expected_plan
+from eda_service.planning.engine_need import check_room, check_split
 from eda_service.planning.estimate import disk_need_bytes
-from eda_service.planning.placement import MODEL_CPUS, num_gpus
+from eda_service.planning.placement import MODEL_CPUS, placements
 from eda_service.raycluster.resources import limit_threads, require_gpus
 from eda_service.records import Stage, TargetFingerprint, ValidateFields, ValidateRecord
 from eda_service.references import Reference
@@ -55,10 +56,12 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     draft = read_draft_manifest(base_dir)
     if config.min_gain is not None:
         require_own_target(config, draft, config.target.engine or EngineKind.EDA)
-    waiting = require_gpus(num_gpus(config.train))
+    placed = placements(config)
+    waiting = require_gpus(max(placement.gpus for placement in placed.values()))
     if waiting is not None:
         run.event("waiting_for_gpus", waiting, stage=Stage.VALIDATE, level="warning")
-    looked: TargetLook = ray.get(_look.options(num_gpus=num_gpus(config.train)).remote(config))
+    look = _look.options(num_gpus=placed[Stage.VALIDATE].gpus)
+    looked: TargetLook = ray.get(look.remote(config))
     for note in looked.notes:
         run.event("target_note", note, stage=Stage.VALIDATE, level="warning")
     if config.min_gain is not None:
@@ -73,7 +76,8 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     check_reads(draft_shape, looked.shape.num_layers)
     need = disk_need_bytes(config, draft_shape)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
-    plan, _ = expected_plan(config, looked.shape, draft_shape, run.home)
+    chosen = config.target.model_copy(update={"engine": looked.engine})
+    plan, _ = expected_plan(config.model_copy(update={"target": chosen}), looked.shape, draft_shape, run.home)
     seconds = plan.seconds
     run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
     path = directory / "target.json"
@@ -121,15 +125,26 @@ class TargetLook:
 
 @ray.remote(num_cpus=MODEL_CPUS, max_retries=2)
 def _look(config: AdaptConfig) -> TargetLook:
-    """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute."""
+    """What needs the target's files: its checks, fingerprint and sizes. `device` is tried where stages will compute; of
+    vLLM's GPUs none is reserved to look.
+    """
     limit_threads(config.selfgen.threads_per_actor)
-    engine = chosen_engine(config.target, choose_device(config.device))
+    spec, shape = config.target, shape_of_target(config.target)
+    engine = spec.engine
+    if engine is None:
+        device = choose_device(config.device)
+        engine = chosen_engine(spec, device)
+        if engine is EngineKind.VLLM and device.type != "cpu":
+            check_room(config, shape, memory_bytes(device))
+    elif engine is EngineKind.EDA:
+        choose_device(config.device)
     if engine is EngineKind.VLLM:
+        check_split(spec.model_copy(update={"engine": engine}), shape)
         require_vllm("where Ray's workers run", param="target.engine")
     return TargetLook(
-        notes=tuple(check_target(resolve_target(config.target), engine=engine)),
-        fingerprint=fingerprint_target(config.target, engine),
-        shape=shape_of_target(config.target),
+        notes=tuple(check_target(resolve_target(spec), engine=engine)),
+        fingerprint=fingerprint_target(spec, engine),
+        shape=shape,
         engine=engine,
     )
 

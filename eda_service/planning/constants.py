@@ -95,6 +95,21 @@ DEVICES: dict[str, Device] = {
     "core": CORE,
 }
 
+ACCELERATORS = {"H100": "h100", "H200": "h200", "A100-80G": "a100", "L40S": "l40s"}
+"""What Ray calls the GPUs whose memory follows from their name; a plain A100 may have 40 or 80 GB."""
+
+TENSOR_PARALLEL_EFFICIENCY = 0.8
+"""Assumed, not measured here: of the GPUs of one machine, whose layers wait for each other twice."""
+
+ACROSS_NODES_EFFICIENCY = 0.5
+"""Assumed, not measured here: likewise where they wait over a network."""
+
+VLLM_START_S = 60.0
+"""Assumed: from loaded weights to the first answer, with compilation and graphs."""
+
+VLLM_WORK_BYTES = 3e9
+"""Assumed: of each GPU, what vLLM keeps beside weights, keys and values: activations, graphs, the collective's."""
+
 VALIDATE_S = 5.2
 """demo-2026-11-24.json."""
 

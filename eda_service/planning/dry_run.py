@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 from eda_service.config.job import AdaptConfig, Method
 from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError
 from eda_service.planning.calibration import Calibration
+from eda_service.planning.constants import Device
+from eda_service.planning.engine_need import check_split, choose_engine
 from eda_service.planning.estimate import disk_need_bytes, draft_parameters, num_samples, num_train_steps
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
@@ -35,6 +39,8 @@ class StageNeed:
         gpus: Of each.
         threads: Of each.
         memory_bytes: Of one device, at most.
+        host_memory_bytes: Of one worker's machine beside the devices, at most; 0: little.
+        nodes: That each worker takes, with the same number of its GPUs on each.
         disk_bytes: Written, at the expected lengths.
         seconds: From start to end.
     """
@@ -48,6 +54,29 @@ class StageNeed:
     memory_bytes: int
     disk_bytes: int
     seconds: float
+    host_memory_bytes: int = 0
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class TargetSplit:
+    """How vLLM parts the target of a job.
+
+    Attributes:
+        engine: `vllm`.
+        devices: Of one engine.
+        nodes: That they are on.
+        weight_bytes: On each device.
+        cache_bytes: Keys and values of a full batch, on each device.
+        room_bytes: Of each device that vLLM may take; None: not known.
+    """
+
+    engine: str
+    devices: int
+    nodes: int
+    weight_bytes: int
+    cache_bytes: int
+    room_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +95,7 @@ class DryRun:
         fits: The disk and the cluster have room, and target and base draft have the same sizes.
         warnings: What does not fit, and what is a guess.
         measured_on: The prompts of its evaluation.
+        target: How vLLM parts its target; None: the project's own engine runs it.
     """
 
     device: str
@@ -79,6 +109,7 @@ class DryRun:
     fits: bool
     warnings: tuple[str, ...]
     measured_on: str
+    target: TargetSplit | None = None
 
 
 def dry_run(
@@ -99,11 +130,14 @@ def dry_run(
         told: What does not fit besides, in the caller's words; the job then does not fit as a whole.
 
     Raises:
-        InputError: The target cannot be found, its files do not say their sizes, or no GPU of that name.
+        InputError: The target cannot be found, its files do not say their sizes, its heads do not go into
+            `tensor_parallel_size`, or no GPU of that name.
         BaseDraftMissingError: The base draft cannot be read.
     """
     draft = draft_config(config.base_draft, home)
-    shape = shape_of_target(config.target) if shape is None else shape
+    if shape is None:
+        shape = shape_of_target(config.target)
+        check_split(chosen_config(config, shape, gpu=gpu).target, shape)
     plan, calibration = expected_plan(config, shape, draft, home, gpu=gpu)
     need = disk_need_bytes(config, draft)
     free = current_place().free_bytes(home)
@@ -118,6 +152,7 @@ def dry_run(
         trainable_parameters=draft_parameters(config.train, draft)[1],
         seconds=part_seconds(plan),
         measured_on=measured_on(config),
+        target=target_split(plan),
         fits=(free is None or need <= free) and not misfits and not told,
         warnings=(*told, *misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
     )
@@ -140,7 +175,38 @@ def expected_plan(
     """
     device = device_of(config, gpu)
     calibration = kept_calibration(home, device)
-    return make_plan(config, shape, device, expected_lengths(config), calibration, draft), calibration
+    lengths = expected_lengths(config)
+    return make_plan(config, shape, device, lengths, calibration, draft, _machine_bytes(device)), calibration
+
+
+def chosen_config(config: AdaptConfig, shape: ModelShape, *, gpu: str | None = None) -> AdaptConfig:
+    """A job with the engine that its target will have on such GPUs, or on CPUs of machines like this one.
+
+    Raises:
+        InputError: No GPU of that name.
+    """
+    device = device_of(config, gpu)
+    return choose_engine(config, shape, device, _machine_bytes(device)).config
+
+
+def _machine_bytes(device: Device) -> float | None:
+    """Memory that a CPU shares, as this machine has it; None: the device has its own."""
+    return None if device.memory_bytes is not None else float(psutil.virtual_memory().total)
+
+
+def target_split(plan: Plan) -> TargetSplit | None:
+    """How vLLM parts the target of a plan; None: the project's own engine runs it."""
+    need = plan.engine
+    if need is None:
+        return None
+    return TargetSplit(
+        engine=need.kind.value,
+        devices=need.size,
+        nodes=need.nodes,
+        weight_bytes=round(need.weight_bytes),
+        cache_bytes=round(need.cache_bytes),
+        room_bytes=None if need.room_bytes is None else round(need.room_bytes),
+    )
 
 
 def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
@@ -156,6 +222,8 @@ def stage_needs(plan: Plan) -> tuple[StageNeed, ...]:
             memory_bytes=round(stage.memory_bytes),
             disk_bytes=round(stage.disk_bytes),
             seconds=round(stage.seconds, 1),
+            host_memory_bytes=round(stage.host_bytes),
+            nodes=stage.placement.nodes,
         )
         for stage in plan.stages
     )

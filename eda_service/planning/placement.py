@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from eda_service.capacity import Capacity
-from eda_service.config.job import AdaptConfig, TrainConfig
-from eda_service.config.tasks import Task, TaskConfig
+from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec, TrainConfig
+from eda_service.config.tasks import MeasureConfig, Task, TaskConfig
 from eda_service.planning.estimate import num_samples
 from eda_service.records import Stage
 
 DRIVER_CPUS = 0.1
 """Of a job's own process, held as long as it runs."""
 MODEL_CPUS = 0.5
+"""Of a process that runs a target; of vLLM's, each rank."""
 TRAINER_CPUS = 0.5
 
 
@@ -47,6 +48,7 @@ class Placement:
         cpus: Logical ones of each.
         gpus: Of each.
         threads: That each computes with on a CPU.
+        nodes: That one of them takes, with the same number of GPUs on each.
     """
 
     strategy: Strategy
@@ -54,14 +56,39 @@ class Placement:
     cpus: float = 0.0
     gpus: int = 0
     threads: int = 0
+    nodes: int = 1
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Of a process that takes several nodes, its placement group: one GPU each, as vLLM puts a rank into each."""
+        return [{"CPU": self.cpus / self.gpus, "GPU": 1.0} for _ in range(self.gpus)]
 
 
 DRIVER = Placement(Strategy.DRIVER)
 
 
 def num_gpus(config: TrainConfig) -> int:
-    """GPUs of a process that holds a target or trains a draft."""
+    """GPUs of a process that holds a target by itself or trains a draft."""
     return 1 if config.use_gpu else 0
+
+
+def engine_placement(
+    strategy: Strategy, target: TargetSpec, kind: EngineKind | None, *, workers: int, threads: int, use_gpu: bool
+) -> Placement:
+    """What processes ask for of which each runs the target.
+
+    Args:
+        strategy: How they come to their places.
+        target: With the settings of vLLM.
+        kind: Who runs it; None: as the target says, and the project's own engine where it does not.
+        workers: How many there are at most.
+        threads: Of one rank, on a CPU.
+        use_gpu: Whether they compute on GPUs.
+    """
+    ranks, nodes = 1, 1
+    if (kind or target.engine) is EngineKind.VLLM:
+        ranks, nodes = target.vllm.tensor_parallel_size, target.vllm.nodes if use_gpu else 1
+    return Placement(strategy, workers, ranks * MODEL_CPUS, ranks if use_gpu else 0, ranks * threads, nodes)
 
 
 def group_strategy(config: TrainConfig) -> Strategy:
@@ -71,30 +98,62 @@ def group_strategy(config: TrainConfig) -> Strategy:
     return Strategy(config.placement)
 
 
-def placements(config: AdaptConfig) -> dict[Stage, Placement]:
-    """What every stage of a job asks for."""
-    selfgen, train, gpus = config.selfgen, config.train, num_gpus(config.train)
+def placements(config: AdaptConfig, kind: EngineKind | None = None) -> dict[Stage, Placement]:
+    """What every stage of a job asks for.
+
+    Args:
+        config: The job.
+        kind: Who runs its target; None: as the target says, and the project's own engine where it does not.
+    """
+    selfgen, train, threads = config.selfgen, config.train, config.evaluation.threads
     actors = min(selfgen.num_actors, math.ceil(num_samples(config) / selfgen.shard_size))
+
+    def engines(strategy: Strategy, workers: int, threads: int) -> Placement:
+        return engine_placement(strategy, config.target, kind, workers=workers, threads=threads, use_gpu=train.use_gpu)
+
     return {
-        Stage.VALIDATE: Placement(Strategy.TASK, 1, MODEL_CPUS, gpus, selfgen.threads_per_actor),
-        Stage.GENERATE: Placement(Strategy.POOL, actors, MODEL_CPUS, gpus, selfgen.threads_per_actor),
+        Stage.VALIDATE: _look(config, kind),
+        Stage.GENERATE: engines(Strategy.POOL, actors, selfgen.threads_per_actor),
         Stage.SELECT: DRIVER,
-        Stage.TRAIN: Placement(group_strategy(train), train.num_workers, TRAINER_CPUS, gpus, train.threads_per_worker),
-        Stage.EVALUATE: Placement(Strategy.TASK, 1, MODEL_CPUS, gpus, config.evaluation.threads),
+        Stage.TRAIN: Placement(
+            group_strategy(train), train.num_workers, TRAINER_CPUS, num_gpus(train), train.threads_per_worker
+        ),
+        Stage.EVALUATE: engines(Strategy.TASK, 1, threads),
         Stage.PUBLISH: DRIVER,
     }
 
 
-def needed_at_once(config: Task) -> Capacity:
+def _look(config: AdaptConfig, kind: EngineKind | None) -> Placement:
+    """Config and headers are read; the device is tried where the project's own engine may run the target."""
+    is_vllm = (kind or config.target.engine) is EngineKind.VLLM
+    return Placement(
+        Strategy.TASK, 1, MODEL_CPUS, 0 if is_vllm else num_gpus(config.train), config.selfgen.threads_per_actor
+    )
+
+
+def task_placement(config: TaskConfig) -> Placement:
+    """What the one process of an import or a measurement asks for; imports read the target themselves."""
+    kind = config.target.engine if isinstance(config, MeasureConfig) else EngineKind.EDA
+    return engine_placement(
+        Strategy.TASK, config.target, kind, workers=1, threads=config.threads, use_gpu=config.use_gpu
+    )
+
+
+def needed_at_once(config: Task, kind: EngineKind | None = None) -> Capacity:
     """The most that a job holds at a time before it can go on: below it, a stage waits for ever.
 
     A placement group starts whole, a pool with its first actor; the job's own process is beside either. Imports and
     measurements have one task beside it.
+
+    Args:
+        config: The job.
+        kind: Who runs an adaptation's target; None: as `placements`.
     """
     if isinstance(config, TaskConfig):
-        return Capacity(cpus=DRIVER_CPUS + MODEL_CPUS, gpus=1 if config.use_gpu else 0)
+        placed = task_placement(config)
+        return Capacity(cpus=DRIVER_CPUS + placed.cpus, gpus=placed.gpus)
     cpus, gpus = 0.0, 0
-    for placement in placements(config).values():
+    for placement in placements(config, kind).values():
         is_group = placement.strategy in {Strategy.PACK, Strategy.SPREAD}
         workers = placement.workers if is_group else min(placement.workers, 1)
         cpus, gpus = max(cpus, workers * placement.cpus), max(gpus, workers * placement.gpus)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from eda_service.config.job import AdaptConfig
+from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import (
@@ -19,6 +19,9 @@ from eda_service.planning.constants import (
     VALIDATE_S,
     Device,
 )
+from eda_service.planning.engine_need import EngineNeed, choose_engine, vllm_need
+from eda_service.planning.engine_stages import engine_share, lacking, on_vllm, share_of
+from eda_service.planning.estimate import split_samples
 from eda_service.planning.placement import DRIVER, Placement, placements
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
 from eda_service.records import Stage
@@ -42,6 +45,7 @@ class StagePlan:
         exchange_bytes: Gradients sent, all workers together: over the network where they are on several machines.
         memory_bytes: Of one device, at most.
         placement: What it asks Ray for.
+        host_bytes: Memory of one worker's machine beside the devices, at most; 0: little.
     """
 
     stage: str
@@ -54,6 +58,7 @@ class StagePlan:
     exchange_bytes: float
     memory_bytes: float
     placement: Placement = DRIVER
+    host_bytes: float = 0.0
 
     @property
     def device_hours(self) -> float:
@@ -69,11 +74,15 @@ class Plan:
         device: What it was computed for.
         stages: In order.
         warnings: What does not fit.
+        engine: What vLLM takes of each of its devices; None: the project's own engine runs the target.
+        lacking: Of the warnings those that say what one device lacks.
     """
 
     device: Device
     stages: tuple[StagePlan, ...]
     warnings: tuple[str, ...]
+    engine: EngineNeed | None = None
+    lacking: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -112,6 +121,7 @@ def make_plan(
     lengths: Lengths,
     calibration: Calibration | None = None,
     draft: DraftConfig | None = None,
+    machine_bytes: float | None = None,
 ) -> Plan:
     """Plan a job.
 
@@ -122,7 +132,11 @@ def make_plan(
         lengths: Of its data.
         calibration: What a real run took beside its plan; None: as the constants say.
         draft: Shape of its base draft; None: an EAGLE-1 draft's for such a target.
+        machine_bytes: Memory of the machine that CPUs share, by which the target's engine is chosen where the job does
+            not name it; None: enough.
     """
+    chosen = choose_engine(config, shape, device, machine_bytes)
+    config = chosen.config
     work, scale = workload(config, shape, lengths, draft), calibration or Calibration()
     validate_s = VALIDATE_S if scale.validate_s is None else scale.validate_s
     stages = (
@@ -135,20 +149,23 @@ def make_plan(
     )
     placed = placements(config)
     whole = tuple(replace(stage, placement=placed[Stage(stage.stage)]) for stage in stages)
-    return Plan(device, whole, tuple(_warnings(device, whole)))
+    engine = None
+    if config.target.engine is EngineKind.VLLM:
+        engine = vllm_need(config, shape, device)
+        captures = 0 if draft is None else len(draft.captures)
+        whole = tuple(on_vllm(stage, config, shape, device, lengths, work, scale, captures) for stage in whole)
+    short = tuple(lacking(config, shape, device, whole, work))
+    return Plan(device, whole, (*((chosen.why,) if chosen.why else ()), *short), engine, short)
 
 
 def decode_s(device: Device, share: float, shape: ModelShape, work: Decoding, context: float) -> float:
     """Seconds of decoding on one worker, prompts included; `share` is its number of devices."""
-    weights = work.rounds * shape.weight_bytes / (share * device.bandwidth_bytes_per_s)
+    read = WEIGHT_BYTES * shape.read_parameters(work.tokens / work.rounds if work.rounds else 0.0)
+    weights = work.rounds * read / (share * device.bandwidth_bytes_per_s)
     cache = work.tokens * context * shape.kv_bytes_per_token / (share * device.bandwidth_bytes_per_s)
-    products = 2.0 * shape.num_parameters * work.tokens / (share * device.decode_flops_per_s)
-    prefill = 2.0 * shape.num_parameters * work.prompt_tokens / (share * device.prefill_flops_per_s)
+    products = 2.0 * shape.multiplied_parameters * work.tokens / (share * device.decode_flops_per_s)
+    prefill = 2.0 * shape.multiplied_parameters * work.prompt_tokens / (share * device.prefill_flops_per_s)
     return weights + cache + products + prefill
-
-
-def _share(device: Device, threads: int) -> float:
-    return float(threads) if device.memory_bytes is None else 1.0
 
 
 def _select(work: Workload) -> StagePlan:
@@ -160,7 +177,7 @@ def _generate(
     config: AdaptConfig, shape: ModelShape, device: Device, lengths: Lengths, work: Workload, scale: Calibration
 ) -> StagePlan:
     selfgen = config.selfgen
-    share, context = _share(device, selfgen.threads_per_actor), lengths.prompt + lengths.answer / 2
+    share, context = engine_share(device, selfgen.threads_per_actor, config), lengths.prompt + lengths.answer / 2
     load = shape.weight_bytes / device.load_bytes_per_s
     reference = decode_s(device, share, shape, work.reference, lengths.prompt)
     shards = work.shards_per_actor * decode_s(device, share, shape, work.shard, context)
@@ -208,7 +225,7 @@ def gate_memory_bytes(config: AdaptConfig, shape: ModelShape, lengths: Lengths, 
 
 def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workload, scale: Calibration) -> StagePlan:
     train = config.train
-    share = _share(device, train.threads_per_worker)
+    share = share_of(device, train.threads_per_worker)
     rate = share * device.train_flops_per_s
     per_worker = work.tokens_per_step / train.num_workers
     # A ring sends each gradient twice, but for the part that a worker holds itself.
@@ -242,6 +259,10 @@ def train_memory_bytes(config: AdaptConfig, shape: ModelShape, work: Workload) -
     optimizer = OPTIMIZER_BYTES * work.trainable / split[1]
     gradients = _FLOAT32_BYTES * work.trainable / split[2]
     positions = work.tokens_per_step / train.num_workers
+    if train.micro_batch_size is not None:
+        # Of one forward; the others of a worker's share of the batch come after it.
+        sequences = min(train.batch_size, split_samples(config)[0])
+        positions = min(positions, work.tokens_per_step / sequences * train.micro_batch_size)
     kept = positions * (ACTIVATION_FACTOR * shape.hidden_size + 3.0 * _FLOAT32_BYTES * rows)
     return weights + ends + optimizer + gradients + kept
 
@@ -249,7 +270,7 @@ def train_memory_bytes(config: AdaptConfig, shape: ModelShape, work: Workload) -
 def _evaluate(
     config: AdaptConfig, shape: ModelShape, device: Device, lengths: Lengths, work: Workload, scale: Calibration
 ) -> StagePlan:
-    share, context = _share(device, config.evaluation.threads), lengths.prompt + lengths.answer / 2
+    share, context = engine_share(device, config.evaluation.threads, config), lengths.prompt + lengths.answer / 2
     acceptance = work.num_modes * decode_s(device, share, shape, work.evaluation, context)
     timed = work.num_timed_modes * decode_s(device, share, shape, work.timed, context)
     load = shape.weight_bytes / device.load_bytes_per_s
@@ -264,14 +285,3 @@ def _evaluate(
         exchange_bytes=0.0,
         memory_bytes=shape.weight_bytes + 2.0 * WEIGHT_BYTES * work.draft_parameters,
     )
-
-
-def _warnings(device: Device, stages: tuple[StagePlan, ...]) -> list[str]:
-    if device.memory_bytes is None:
-        return []
-    return [
-        f"{stage.stage} needs {stage.memory_bytes / 1e9:.0f} GB on one {device.name}, which has "
-        f"{device.memory_bytes / 1e9:.0f} GB: the service loads a target on one device; take a larger one"
-        for stage in stages
-        if stage.memory_bytes > device.memory_bytes
-    ]

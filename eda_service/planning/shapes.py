@@ -19,6 +19,9 @@ SHAPES: dict[str, ModelShape] = {
     "14b": ModelShape(5120, 13_824, 48, 40, 8, 128, 152_064, 14.8e9),  # Qwen2.5-14B
     "32b": ModelShape(5120, 27_648, 64, 40, 8, 128, 152_064, 32.8e9),  # Qwen2.5-32B
     "70b": ModelShape(8192, 28_672, 80, 64, 8, 128, 128_256, 70.6e9),  # Llama-3.1-70B
+    "235b": ModelShape(  # Qwen3-235B-A22B: 128 experts of width 1536, eight for a token
+        4096, 12_288, 94, 64, 4, 128, 151_936, 235e9, active_parameters=22e9
+    ),
 }
 
 EMBEDDED_SHAPES = {"smollm2-135m-instruct": SHAPES["135m"]}

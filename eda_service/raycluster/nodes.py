@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from eda_service.capacity import Capacity
+from eda_service.capacity import Capacity, Machines
 
 _TIMEOUT_S = 3.0
 _KEPT_S = 10.0
+_KIND = "accelerator_type:"  # a resource of nodes with GPUs, in Ray's terms
 _MAX_NODES = 10_000  # as many as the state API lists at most
 
 
@@ -37,7 +38,7 @@ class RayCluster:
     ) -> None:
         self._http = httpx.Client(base_url=dashboard_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
         self._clock, self._lock = clock, threading.Lock()
-        self._known: Capacity | None = None
+        self._known: Machines | None = None
         self._read_at: float | None = None
 
     def close(self) -> None:
@@ -46,21 +47,38 @@ class RayCluster:
 
     def capacity(self) -> Capacity | None:
         """CPUs and GPUs of all nodes together; None while the dashboard does not answer or no node offers any CPU."""
+        found = self.machines()
+        return None if found is None else found.total
+
+    def machines(self) -> Machines | None:
+        """The nodes; None as above."""
         with self._lock:
             now = self._clock()
             if self._read_at is None or now - self._read_at >= _KEPT_S:
                 self._known, self._read_at = self._read(), now
             return self._known
 
-    def _read(self) -> Capacity | None:
+    def _read(self) -> Machines | None:
         try:
             response = self._http.get("/api/v0/nodes", params={"detail": "1", "limit": str(_MAX_NODES)})
             response.raise_for_status()
             nodes = response.json()["data"]["result"]["result"]
             alive = [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
             cpus = sum(float(each.get("CPU", 0.0)) for each in alive)
-            gpus = sum(float(each.get("GPU", 0.0)) for each in alive)
+            gpus = [int(float(each.get("GPU", 0.0))) for each in alive]
+            kinds = [_kind(each) for each, count in zip(alive, gpus, strict=True) if count]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None
         # A head may offer no CPU itself: before the first node has come to it, nothing is known of what will be there.
-        return Capacity(cpus=cpus, gpus=int(gpus)) if cpus > 0 else None
+        if cpus <= 0:
+            return None
+        known = frozenset(kind for kind in kinds if kind is not None)
+        return Machines(
+            total=Capacity(cpus=cpus, gpus=sum(gpus)),
+            node_gpus=max(gpus, default=0),
+            kinds=frozenset() if None in kinds else known,
+        )
+
+
+def _kind(resources: Mapping[str, float]) -> str | None:
+    return next((name.removeprefix(_KIND) for name in resources if name.startswith(_KIND)), None)

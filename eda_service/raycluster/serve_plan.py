@@ -275,7 +275,7 @@ def _place(group: DeploymentGroup, placement: ReplicaPlacement) -> dict[str, Any
         gpus, most = placement.gpus, placement.max_per_node
         place: dict[str, Any] = {"ray_actor_options": {"num_cpus": REPLICA_CPUS, "num_gpus": gpus}} if gpus else {}
         return place if most is None else {**place, "max_replicas_per_node": most}
-    return {"placement_group_bundles": _bundles(group.engine), "placement_group_strategy": "PACK"}
+    return {"placement_group_bundles": replica_bundles(group.engine), "placement_group_strategy": "PACK"}
 
 
 def _replicas(group: DeploymentGroup, limits: EngineLimits) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def _replicas(group: DeploymentGroup, limits: EngineLimits) -> dict[str, Any]:
     return {"autoscaling_config": scaling}
 
 
-def _bundles(engine: EngineSpec) -> list[dict[str, float]]:
+def replica_bundles(engine: EngineSpec) -> list[dict[str, float]]:
     """Ray's placement group of one replica: the first bundle also holds the replica itself."""
     if engine.accelerator is Accelerator.CPU:
         return [{"CPU": REPLICA_CPUS}]

@@ -8,10 +8,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from eda_service.targets.shape import count_parameters
+from eda_service.targets.shape import LOADING, count_parameters
 
-LOADING = 1.25
-"""Memory of loading over that of the weights: the packed head is a copy, and so is one layer at a time."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -18,6 +18,9 @@ from eda_service.targets.resolve import HUB_TIMEOUT_S, hub_error, is_here, resol
 
 WEIGHT_BYTES = 2
 FEATURE_BYTES = 2
+LOADING = 1.25
+"""Memory of loading a target into the project's own engine over that of its weights: the packed head is a copy, and so
+is one layer at a time."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class ModelShape:
         vocab_size: V.
         num_parameters: Elements of all weights, head included.
         is_tied: Whether the head is the token embedding, stored once.
+        active_parameters: Elements that one token is multiplied with, where a router chooses among experts; None: all.
     """
 
     hidden_size: int
@@ -45,6 +49,16 @@ class ModelShape:
     vocab_size: int
     num_parameters: float
     is_tied: bool = False
+    active_parameters: float | None = None
+
+    @property
+    def multiplied_parameters(self) -> float:
+        """Elements that one token is multiplied with."""
+        return self.num_parameters if self.active_parameters is None else self.active_parameters
+
+    def read_parameters(self, rows: float) -> float:
+        """Elements that a forward of some rows reads, at most: each row may be sent to other experts."""
+        return min(self.num_parameters, max(1.0, rows) * self.multiplied_parameters)
 
     @property
     def weight_bytes(self) -> float:
@@ -106,15 +120,38 @@ def shape_of_config(config: Mapping[str, Any], num_parameters: int | None = None
             for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         )
         kv_heads, head_dim = int(config.get("num_key_value_heads") or heads), head_dim_of(config)
+        experts = _experts(config, hidden, width)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if min(hidden, width, layers, heads, vocab, kv_heads, head_dim) < 1:
         raise ValueError("a size is below 1")
     is_tied = bool(config.get("tie_word_embeddings"))
     if num_parameters is None:
-        layer = 2 * hidden * (heads + kv_heads) * head_dim + 3 * hidden * width
+        layer = 2 * hidden * (heads + kv_heads) * head_dim + (experts.all if experts else 3 * hidden * width)
         num_parameters = layers * layer + (1 if is_tied else 2) * vocab * hidden
-    return ModelShape(hidden, width, layers, heads, kv_heads, head_dim, vocab, float(num_parameters), is_tied)
+    active = None if experts is None else float(num_parameters - layers * experts.idle)
+    return ModelShape(hidden, width, layers, heads, kv_heads, head_dim, vocab, float(num_parameters), is_tied, active)
+
+
+@dataclass(frozen=True)
+class _Experts:
+    """Elements of a layer's experts: all of them, and those that a token is not sent to."""
+
+    all: int
+    idle: int
+
+
+def _experts(config: Mapping[str, Any], hidden: int, width: int) -> _Experts | None:
+    """Of a mixture of experts, as Qwen's and Mixtral's configs name its sizes; None: there is none.
+
+    Raises:
+        TypeError, ValueError: A size is no number.
+    """
+    count = int(config.get("num_experts") or config.get("num_local_experts") or 0)
+    if count < 2:
+        return None
+    one = 3 * hidden * int(config.get("moe_intermediate_size") or width)
+    return _Experts(count * one, max(0, count - int(config.get("num_experts_per_tok") or count)) * one)
 
 
 def count_parameters(model_dir: Path) -> int:

@@ -11,7 +11,7 @@ from eda_service.config.overrides import merge
 from eda_service.config.presets import on_preset, preset
 from eda_service.errors import InputError
 
-NAMES = ("demo", "paper", "paper_7b", "70b", "best")
+NAMES = ("demo", "paper", "paper_7b", "8b", "70b", "235b", "best")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,7 +23,8 @@ def test_every_preset_is_a_valid_config(name: str) -> None:
 def test_an_unknown_preset_lists_what_there_is() -> None:
     with pytest.raises(
         InputError,
-        match=r"no preset 'papre'; did you mean 'paper' or 'paper_7b'\?; there are 70b, best, demo, paper, paper_7b",
+        match=r"no preset 'papre'; did you mean 'paper' or 'paper_7b'\?; "
+        "there are 235b, 70b, 8b, best, demo, paper, paper_7b",
     ) as caught:
         preset("papre")
     assert caught.value.param == "preset"

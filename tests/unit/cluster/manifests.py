@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3] / "cluster"
-OVERLAYS = ("base", "small", "large", "endpoints", "adapt")
+OVERLAYS = ("base", "small", "large", "large-targets", "endpoints", "adapt")
 _KNOWN = {"apiVersion", "kind", "namespace", "resources", "patches", "images"}
 
 Manifest = dict[str, Any]

@@ -17,9 +17,15 @@ from ray.serve.schema import ServeDeploySchema
 
 from api.serving.app import Endpoint
 from api.settings import Settings
+from eda_service.config.deployment import EngineSpec
+from eda_service.config.job import AdaptConfig
+from eda_service.config.overrides import merge
+from eda_service.config.presets import preset
 from eda_service.jobstore import Deployment
+from eda_service.planning.placement import needed_at_once, placements
 from eda_service.raycluster.node import loopback_only, no_metrics, node_env, serve_threads, worker_niceness
-from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement, build_config, groups_of
+from eda_service.raycluster.serve_plan import Listen, ReplicaPlacement, build_config, groups_of, replica_bundles
+from eda_service.records import Stage
 
 SECRETS = documents(ROOT / "kubernetes" / "base" / "secrets.example.yaml")
 BUILT = {overlay: build(overlay) for overlay in OVERLAYS}
@@ -191,3 +197,21 @@ def test_overlays_differ_where_they_should() -> None:
     assert large["workerGroupSpecs"][1]["maxReplicas"] == 64
     assert "gcsFaultToleranceOptions" in large
     assert "gcsFaultToleranceOptions" not in small
+
+
+@pytest.mark.parametrize("name", ["8b", "70b", "235b"])
+def test_pods_for_large_targets_hold_an_engine_and_a_replica(name: str) -> None:
+    groups = find(BUILT["large-targets"], "RayCluster", "eda")["spec"]["workerGroupSpecs"]
+    (group,) = [each for each in groups if each["groupName"] == "gpu"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    pod_gpus = limits["nvidia.com/gpu"]
+    config = AdaptConfig.model_validate(merge(preset(name), {"target": {"model": "org/large"}}))
+    engine = placements(config)[Stage.GENERATE]
+    assert engine.nodes == 1
+    assert engine.gpus <= pod_gpus
+    assert engine.cpus * (pod_gpus // engine.gpus) <= int(limits["cpu"])
+    assert needed_at_once(config).gpus <= pod_gpus * group["maxReplicas"]
+    served = EngineSpec.model_validate(
+        {"kind": "vllm", "accelerator": "gpu", "vllm": {"tensor_parallel_size": engine.gpus}}
+    )
+    assert sum(bundle.get("GPU", 0) for bundle in replica_bundles(served)) == engine.gpus

@@ -87,7 +87,7 @@ def test_one_worker_exchanges_nothing() -> None:
 
 
 def test_a_target_that_fits_no_device_is_said() -> None:
-    made = make_plan(job(), SHAPES["70b"], DEVICES["h100"], LENGTHS)
+    made = make_plan(job(target={"engine": "eda"}), SHAPES["70b"], DEVICES["h100"], LENGTHS)
     assert "generate needs" in made.warnings[0]
     assert "h100, which has 80 GB" in made.warnings[0]
     assert plan().warnings == ()

@@ -8,7 +8,7 @@ import pytest
 from scripted_dashboard import node, node_list
 from scripted_service import Answer, ScriptedService, scripted_service
 
-from eda_service.capacity import Capacity
+from eda_service.capacity import Capacity, Machines
 from eda_service.raycluster.nodes import RayCluster
 
 NODES = "/api/v0/nodes"
@@ -28,6 +28,16 @@ def test_it_is_the_sum_of_the_nodes_that_are_alive(service: ScriptedService) -> 
     (asked,) = service.seen("GET", NODES)
     assert asked.headers["authorization"] == "Bearer x"
     assert int(asked.query["limit"]) >= 1000  # the state API lists a hundred unless it is told
+
+
+def test_it_says_how_many_gpus_one_node_has_and_what_they_are(service: ScriptedService) -> None:
+    large = node({"CPU": 8.0, "GPU": 8.0, "accelerator_type:H100": 1.0})
+    small = node({"CPU": 8.0, "GPU": 2.0, "accelerator_type:L40S": 1.0})
+    service.on("GET", NODES, node_list(node({"CPU": 4.0}), large, small))
+    total = Capacity(cpus=20.0, gpus=10)
+    assert RayCluster(service.url).machines() == Machines(total, 8, frozenset({"H100", "L40S"}))
+    service.on("GET", NODES, node_list(large, node({"CPU": 12.0, "GPU": 2.0})))
+    assert RayCluster(service.url).machines() == Machines(total, 8, frozenset())  # one of them is not known
 
 
 def test_it_is_asked_again_after_some_seconds(service: ScriptedService) -> None:

@@ -1,0 +1,285 @@
+"""Who runs a target, over how many devices, and what that takes of each: one rule for plans and for jobs.
+
+vLLM gives each of N ranks a share of every layer: 1/N of the weights, and of the keys and values as long as there are
+heads of them to part. Imports neither Ray nor torch, for the API's sake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
+from eda_service.errors import TargetIncompatibleError
+from eda_service.planning.constants import DEVICES, VLLM_WORK_BYTES, Device
+from eda_service.targets.shape import FEATURE_BYTES, LOADING, WEIGHT_BYTES, ModelShape
+
+SIZE_FIELD = "target.vllm.tensor_parallel_size"
+_MOST_RANKS = 64
+_FLOAT32_BYTES = 4
+_GIB = 2**30
+_STATE_COPIES = 2
+"""Of a shard's states: as vLLM's worker kept them, and as they are written."""
+
+
+def engine_for(weight_bytes: float, memory_bytes: float) -> EngineKind:
+    """Who runs a target of which nobody says it: the own engine where one device holds it, else vLLM.
+
+    Args:
+        weight_bytes: Of the target, as it would be loaded.
+        memory_bytes: Of one whole device, whatever of it is taken now.
+    """
+    return EngineKind.EDA if LOADING * weight_bytes <= memory_bytes else EngineKind.VLLM
+
+
+def weight_bytes(spec: TargetSpec, shape: ModelShape) -> float:
+    """Of a target as it is loaded; a quantised one counts as if it were not."""
+    return (_FLOAT32_BYTES if spec.dtype == "float32" else WEIGHT_BYTES) * shape.num_parameters
+
+
+def split_problem(shape: ModelShape, size: int) -> str | None:
+    """Why vLLM cannot part a target over so many ranks; None: it can.
+
+    It parts the query heads evenly, and the key/value heads as well or, when there are fewer than ranks, copies each to
+    equally many.
+    """
+    heads, kv_heads = shape.num_heads, shape.num_kv_heads
+    if heads % size:
+        return f"the target has {heads} attention heads, which {size} ranks cannot part evenly"
+    if max(size, kv_heads) % min(size, kv_heads):
+        return f"the target has {kv_heads} key/value heads, which {size} ranks can neither part nor copy evenly"
+    if shape.active_parameters is None and shape.expert_width % size:
+        return f"the target's feed-forward width is {shape.expert_width}, which {size} ranks cannot part evenly"
+    return None
+
+
+def check_split(spec: TargetSpec, shape: ModelShape) -> None:
+    """Refuse a `tensor_parallel_size` that the target's heads do not go into.
+
+    Raises:
+        TargetIncompatibleError: They do not, and vLLM would run the target.
+    """
+    size = spec.vllm.tensor_parallel_size
+    problem = split_problem(shape, size) if spec.engine is EngineKind.VLLM else None
+    if problem is not None:
+        possible = [str(each) for each in range(1, _MOST_RANKS + 1) if split_problem(shape, each) is None]
+        raise TargetIncompatibleError(
+            f"{SIZE_FIELD} is {size}: {problem}; set it to one of {', '.join(possible)}", param=SIZE_FIELD
+        )
+
+
+def check_room(config: AdaptConfig, shape: ModelShape, memory_bytes: float) -> None:
+    """Refuse a job whose target goes to vLLM by its size, over fewer GPUs than hold it.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        memory_bytes: Of one GPU.
+
+    Raises:
+        TargetIncompatibleError: Its part of the target does not fit one.
+    """
+    device = replace(DEVICES["h100"], name="GPU", memory_bytes=memory_bytes)
+    problem = device_problem(device, vllm_need(config, shape, device), advice_of(smallest_size(config, shape, device)))
+    if problem is not None:
+        raise TargetIncompatibleError(f"generate needs {problem}", param=SIZE_FIELD)
+
+
+def advice_of(size: int | None) -> str:
+    """What to set so that vLLM's GPUs hold a target.
+
+    Args:
+        size: The fewest that do; None: no number does.
+    """
+    return "take larger GPUs, or lower selfgen.batch_size" if size is None else f"set {SIZE_FIELD} to {size}"
+
+
+@dataclass(frozen=True)
+class EngineNeed:
+    """One engine over the target.
+
+    Attributes:
+        kind: Who.
+        size: Devices that the target is parted over.
+        nodes: Machines that they are on.
+        weight_bytes: On each device.
+        cache_bytes: Keys and values of a full batch at their longest, on each device.
+        memory_bytes: What it takes of each device. vLLM takes as much of a GPU as it is given, whatever it needs.
+        room_bytes: What it may take of one; None: not known.
+    """
+
+    kind: EngineKind
+    size: int
+    nodes: int
+    weight_bytes: float
+    cache_bytes: float
+    memory_bytes: float
+    room_bytes: float | None
+
+    @property
+    def work_bytes(self) -> float:
+        """What vLLM keeps of a GPU beside weights, keys and values."""
+        return VLLM_WORK_BYTES if self.room_bytes is not None else 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether one device holds its part, with a full batch."""
+        return self.room_bytes is None or self.weight_bytes + self.cache_bytes + self.work_bytes <= self.room_bytes
+
+
+def vllm_need(config: AdaptConfig, shape: ModelShape, device: Device, *, size: int | None = None) -> EngineNeed:
+    """What a vLLM of self-generation takes of each of its devices.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        device: That it computes on; of CPUs, what each rank takes of its machine.
+        size: Ranks; None: as the config says.
+    """
+    selfgen = config.selfgen
+    batch = min(selfgen.batch_size, selfgen.shard_size)
+    return _need(config, shape, device, size, batch * (selfgen.max_prompt_tokens + selfgen.max_new_tokens), 0.0)
+
+
+def evaluation_need(
+    config: AdaptConfig, shape: ModelShape, device: Device, draft_parameters: float, *, size: int | None = None
+) -> EngineNeed:
+    """What a vLLM of the evaluation takes of each of its devices; a rank may hold its draft whole.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        device: As above.
+        draft_parameters: Of the adapted draft.
+        size: As above.
+    """
+    evaluation = config.evaluation
+    batch = min(evaluation.batch_size, evaluation.num_prompts)
+    tokens = batch * (config.selfgen.max_prompt_tokens + evaluation.max_new_tokens)
+    return _need(config, shape, device, size, tokens, WEIGHT_BYTES * draft_parameters)
+
+
+def _need(
+    config: AdaptConfig, shape: ModelShape, device: Device, size: int | None, cached_tokens: float, draft_bytes: float
+) -> EngineNeed:
+    settings = config.target.vllm
+    size = size or settings.tensor_parallel_size
+    weights = weight_bytes(config.target, shape) / size + draft_bytes
+    cache = cached_tokens * shape.kv_bytes_per_token / min(size, shape.num_kv_heads)
+    nodes = max(1, size // settings.gpus_per_node) if config.train.use_gpu else 1
+    if device.memory_bytes is None:
+        given = settings.kv_cache_gib * _GIB  # requests that find no room in it wait
+        return EngineNeed(EngineKind.VLLM, size, nodes, weights, min(cache, given), weights + given, None)
+    room = settings.gpu_memory_fraction * device.memory_bytes
+    return EngineNeed(EngineKind.VLLM, size, nodes, weights, cache, room, room)
+
+
+def shard_host_bytes(config: AdaptConfig, shape: ModelShape, tokens_per_sample: float, num_captures: int) -> float:
+    """Memory beside the devices of the process that has vLLM answer a shard: the target's embedding and head, and the
+    states of the shard.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        tokens_per_sample: Prompt and answer.
+        num_captures: Layers of which states are kept beside what the head reads.
+    """
+    return shape.io_bytes + _states(shape, config.selfgen.shard_size * tokens_per_sample, num_captures)
+
+
+def evaluation_host_bytes(
+    config: AdaptConfig, shape: ModelShape, prompt_tokens: float, num_captures: int, draft_parameters: float
+) -> float:
+    """Likewise of the evaluation: the target's ends, states of all held-out answers, and two drafts.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        prompt_tokens: Of one prompt.
+        num_captures: As above.
+        draft_parameters: Of one draft.
+    """
+    tokens = config.evaluation.num_prompts * (prompt_tokens + config.evaluation.max_new_tokens)
+    return shape.io_bytes + _states(shape, tokens, num_captures) + 2.0 * WEIGHT_BYTES * draft_parameters
+
+
+def _states(shape: ModelShape, tokens: float, num_captures: int) -> float:
+    return _STATE_COPIES * tokens * (1 + num_captures) * shape.hidden_size * FEATURE_BYTES
+
+
+def smallest_size(config: AdaptConfig, shape: ModelShape, device: Device, draft_parameters: float = 0.0) -> int | None:
+    """The fewest devices over which vLLM can part the target so that each holds its part in every stage; None: there is
+    no such number.
+    """
+    per_node = config.target.vllm.gpus_per_node
+    for size in range(1, _MOST_RANKS + 1):
+        if (size > per_node and size % per_node) or split_problem(shape, size) is not None:
+            continue
+        generates = vllm_need(config, shape, device, size=size)
+        if generates.fits and evaluation_need(config, shape, device, draft_parameters, size=size).fits:
+            return size
+    return None
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Who runs the target of a job.
+
+    Attributes:
+        config: The job, whose target says it.
+        why: What the user should know of it, and set; None: it is as asked for.
+    """
+
+    config: AdaptConfig
+    why: str | None = None
+
+
+def choose_engine(
+    config: AdaptConfig, shape: ModelShape, device: Device, memory_bytes: float | None = None
+) -> EngineChoice:
+    """The job with the engine that its target will have.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        device: That stages compute on.
+        memory_bytes: Of that device, where `device` shares the machine's; None: it counts as enough.
+    """
+    spec = config.target
+    if spec.engine is not None:
+        return EngineChoice(config)
+    memory = device.memory_bytes if device.memory_bytes is not None else memory_bytes
+    weights = weight_bytes(spec, shape)
+    if memory is None or engine_for(weights, memory) is EngineKind.EDA:
+        return EngineChoice(_with_engine(config, EngineKind.EDA))
+    size = smallest_size(config, shape, device)
+    chosen = _with_engine(config, EngineKind.VLLM)
+    why = (
+        f"loading the target takes {LOADING * weights / 1e9:.0f} GB and one {device.name} has {memory / 1e9:.0f} GB, "
+        "so vLLM runs it"
+    )
+    if size is None or vllm_need(chosen, shape, device).fits:
+        return EngineChoice(chosen, why)
+    return EngineChoice(
+        _with_engine(config, EngineKind.VLLM, size),
+        f"{why}; planned over {size}, the fewest that hold it: set {SIZE_FIELD} to {size}",
+    )
+
+
+def _with_engine(config: AdaptConfig, kind: EngineKind, size: int | None = None) -> AdaptConfig:
+    settings = config.target.vllm
+    if size is not None:
+        settings = settings.model_copy(update={"tensor_parallel_size": size})
+    target = config.target.model_copy(update={"engine": kind, "vllm": settings})
+    return config.model_copy(update={"target": target})
+
+
+def device_problem(device: Device, need: EngineNeed, advice: str) -> str | None:
+    """What a device lacks for its part of an engine, with what to set; None: it holds it."""
+    if need.fits:
+        return None
+    assert need.room_bytes is not None, "what is not known is not held against anything"
+    return (
+        f"{need.weight_bytes / 1e9:.1f} GB of weights, {need.cache_bytes / 1e9:.1f} GB of keys and values and "
+        f"{need.work_bytes / 1e9:.1f} GB of vLLM's own on one {device.name}, of which vLLM may take "
+        f"{need.room_bytes / 1e9:.1f} GB (target.vllm.gpu_memory_fraction); {advice}"
+    )

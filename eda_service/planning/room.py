@@ -1,0 +1,77 @@
+"""Whether a cluster has room for a job: GPUs at a time, GPUs of one node for an engine that must not leave it, and the
+memory of each GPU. Imports neither Ray nor torch, for the API's sake.
+"""
+
+from __future__ import annotations
+
+from eda_service.capacity import Capacity, Machines
+from eda_service.config.job import AdaptConfig
+from eda_service.errors import ClusterShortfallError
+from eda_service.planning.constants import ACCELERATORS, DEVICES
+from eda_service.planning.engine_need import SIZE_FIELD
+from eda_service.planning.placement import Placement, needed_at_once, placements
+from eda_service.planning.plan import Plan
+from eda_service.records import Stage
+
+_NODE_FIELD = "target.vllm.gpus_per_node"
+
+
+def gpu_of(machines: Machines) -> str | None:
+    """The GPU of a cluster as plans call it, that with least memory where there are several; None: not known."""
+    names = [ACCELERATORS.get(kind) for kind in machines.kinds]
+    known = [name for name in names if name is not None]
+    if not known or len(known) < len(names):
+        return None
+    return min(known, key=lambda name: DEVICES[name].memory_bytes or 0.0)
+
+
+def cluster_shortfalls(config: AdaptConfig, machines: Machines, plan: Plan | None) -> tuple[ClusterShortfallError, ...]:
+    """What a cluster lacks for a job.
+
+    Args:
+        config: The job, with the engine that its target will have.
+        machines: The cluster.
+        plan: Of the job on the cluster's GPUs, where both are known.
+    """
+    found = (_at_a_time(config, needed_at_once(config), machines.total), _of_one_node(config, machines))
+    memory = () if plan is None else plan.lacking
+    return (
+        *(error for error in found if error is not None),
+        *(ClusterShortfallError(_overruled(message), param=SIZE_FIELD) for message in memory),
+    )
+
+
+def _overruled(message: str) -> str:
+    return f"{message}, or `force` to queue it all the same"
+
+
+def _engine(config: AdaptConfig) -> Placement:
+    return placements(config)[Stage.GENERATE]
+
+
+def _at_a_time(config: AdaptConfig, need: Capacity, there: Capacity) -> ClusterShortfallError | None:
+    if there.holds(need):
+        return None
+    advice, param = "lower train.num_workers", "train.num_workers"
+    if need.gpus > there.gpus == 0:
+        advice, param = "set train.use_gpu to false", "train.use_gpu"
+    elif _engine(config).gpus > there.gpus:
+        advice, param = f"lower {SIZE_FIELD}", SIZE_FIELD
+    return ClusterShortfallError(
+        f"the job asks for {need} at a time and the cluster has {there}; {advice}, let machines join, or set `force` "
+        "to queue it all the same: it then waits for them and holds up no other job",
+        param=param,
+    )
+
+
+def _of_one_node(config: AdaptConfig, machines: Machines) -> ClusterShortfallError | None:
+    engine, most = _engine(config), machines.node_gpus
+    wanted = engine.gpus // engine.nodes
+    if not most or wanted <= most:
+        return None
+    over = f"set {_NODE_FIELD} to {most} for an engine over several nodes, " if engine.gpus % most == 0 else ""
+    return ClusterShortfallError(
+        f"vLLM asks for {wanted} GPUs of one node and no node of the cluster has more than {most}; {over}lower "
+        f"{SIZE_FIELD}, let such nodes join, or set `force` to queue it all the same: it then waits for them",
+        param=SIZE_FIELD,
+    )
