@@ -51,8 +51,8 @@ test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit tests/services
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
 
-test-fast: $(STAMP)  ## equations and units alone, about 90 seconds on two cores; nothing here starts a server
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/equations tests/unit
+test-fast: $(STAMP)  ## equations and quick units, within 90 seconds on two cores; nothing here starts a server
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" tests/equations tests/unit
 
 test-gpu: $(STAMP)  ## decoding, losses and a whole adaptation on a GPU, with the CUDA build of torch that it needs
 	$(BIN)/python -m pytest tests/gpu

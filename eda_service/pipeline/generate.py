@@ -131,7 +131,7 @@ def _written(directory: Path) -> list[Path]:
     return [path for path in paths if path.exists()]
 
 
-@ray.remote(max_retries=2)
+@ray.remote(max_retries=2, max_calls=1)  # what it holds is given back before the actors load theirs
 def _prepare(
     settings: AdaptConfig, directory: Path, kind: EngineKind, captures: Sequence[int], with_reference: bool
 ) -> Prepared:

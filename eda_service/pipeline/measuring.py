@@ -77,7 +77,7 @@ def check_staged(
         if lacking is not None:
             return DraftCheck(
                 skipped=f"{spec.model} cannot answer here: {lacking}; check it on a larger machine, or through vLLM "
-                "(eda measure --check --set target.engine=vllm)"
+                "(eda measure --engine vllm)"
             )
         engine = OwnEngine(load_target(spec, device=device))
     prompts, _ = render_all(engine.ends.tokenizer, general_prompts(num_prompts, param="num_check_prompts"))

@@ -18,6 +18,8 @@ from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.targets.loader import Target
 
+pytestmark = pytest.mark.slow
+
 MODES: dict[str, dict[str, Any]] = {
     "chain": {"num_draft_tokens": 3},
     "tree": {"tree": TreeConfig(size=9, depth=3, width=4)},

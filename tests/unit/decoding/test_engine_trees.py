@@ -20,6 +20,8 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
 
+pytestmark = pytest.mark.slow
+
 SMALL = TreeConfig(size=7, depth=3, width=3)
 TREES = {
     "small": SMALL,

@@ -31,6 +31,8 @@ from eda_service.errors import NotFoundError, TargetIncompatibleError
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.loader import Target, load_target
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {"num_draft_tokens": 4, "max_batch": 16, "max_tokens": 120}
 TREE = TreeConfig(size=7, depth=3, width=3)
 

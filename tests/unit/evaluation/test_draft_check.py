@@ -36,6 +36,8 @@ from eda_service.evaluation.replay import Replay, Transcript, transcribe
 from eda_service.evaluation.teacher_forced import agreement
 from eda_service.targets.loader import Target, load_target
 
+pytestmark = pytest.mark.slow
+
 LAYERS, THETA, VOCAB = (1, 2, 4), 30.0, torch.arange(2, 112)
 LLAMA3 = RopeScaling(
     rope_type="llama3", factor=8, original_max_position_embeddings=64, low_freq_factor=1, high_freq_factor=4

@@ -24,6 +24,8 @@ from eda_service.storage.rivals import Rivals
 from eda_service.storage.run import RunDir
 from eda_service.targets.loader import Target
 
+pytestmark = pytest.mark.slow
+
 SERVED = Rivals(served="math@1", champion="math@1")
 OTHER_PROMPTS = tuple(f"the assistant wants {n} of them" for n in range(3))
 

@@ -139,5 +139,8 @@ def test_a_staged_draft_is_checked_where_its_target_finds_room(world: World, mon
     assert found.declared is not None
     monkeypatch.setattr(measuring, "lacking_room", lambda path, **_: "loading it takes about 16 GB")
     skipped = check_staged(world.draft_dir, world.base, device=CPU)
-    wanted = f"{world.base.model} cannot answer here: loading it takes about 16 GB; check it on a larger machine"
+    wanted = (
+        f"{world.base.model} cannot answer here: loading it takes about 16 GB; check it on a larger machine, or "
+        "through vLLM (eda measure --engine vllm)"
+    )
     assert skipped.advice == f"not measured: {wanted}"

@@ -20,6 +20,8 @@ from eda_service.planning.plan import Plan, decode_s, make_plan
 from eda_service.planning.shapes import SHAPES, shape_of
 from eda_service.planning.workload import Decoding, Lengths, decoding, workload
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 LENGTHS = Lengths(prompt=100.0, answer=80.0)
 

@@ -13,6 +13,8 @@ import pytest
 
 from eda_service.raycluster import processes
 
+pytestmark = pytest.mark.slow
+
 
 def test_ports_differ_and_can_be_listened_on() -> None:
     ports = processes.free_ports(50)

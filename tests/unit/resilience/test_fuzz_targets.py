@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.resilience.fuzz_targets import Target, open_targets
 
+pytestmark = pytest.mark.slow
+
 NAMES = (
     "safetensors_header", "stage_record", "shard", "prompt_file", "adapter_config", "chat_template",
     "event_stream", "adaptation_request", "chat_request", "webhook_url",

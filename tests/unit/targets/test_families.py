@@ -30,6 +30,8 @@ from eda_service.targets.checks.check import check_target
 from eda_service.targets.loader import Target, load_target
 from eda_service.targets.resolve import resolve_target
 
+pytestmark = pytest.mark.slow
+
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "families.md"
 PROMPTS = [[5, 77, 31, 8, 60], list(range(20, 50)), [3]]
 

@@ -20,6 +20,8 @@ from eda_service.targets.checks.check import check_target
 from eda_service.targets.loader import load_target
 from eda_service.targets.resolve import resolve_target
 
+pytestmark = pytest.mark.slow
+
 
 def tokens_added(template: str) -> Change:
     """A tokenizer with one more token, which the model has no embedding for."""

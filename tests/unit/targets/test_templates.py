@@ -16,6 +16,8 @@ from eda_service.errors import TargetIncompatibleError
 from eda_service.targets.chat.templates import MAX_TEMPLATE_CHARACTERS, TemplateRefusedError, TemplateRenderer
 from eda_service.targets.resolve import shipped_targets
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [
     {"role": "system", "content": "be brief"},
     {"role": "user", "content": "<b>é\n\U0001f600</b> & 'x'"},
