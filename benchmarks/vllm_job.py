@@ -1,8 +1,8 @@
 """A whole adaptation by the own engine and inside vLLM: `make bench NAME=vllm-job` writes `results/vllm-job.json`.
 
 The same job on SmolLM2's math target three times: by the project's own engine; with `target.engine=vllm`, where vLLM
-adds the target's LoRA adapter; and with `tensor_parallel_size` 2 on two CPU ranks. Two ranks do not divide SmolLM2's
-nine heads, so the last target is the merged one with three heads of zeros beside them: the same function.
+adds the target's LoRA adapter; and with `tensor_parallel_size` 3 on three CPU ranks, the least that parts the nine
+heads of target and draft.
 
 While a job runs, its processes are looked at through /proc: which of them map a file of the target's weights, and how
 much memory each kind of them takes at most.
@@ -22,19 +22,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
-from safetensors.torch import load_file, save_file
 
 from benchmarks.pairs import header, write_result
-from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge
 from eda_service.config.presets import preset
-from eda_service.targets.merged import write_merged
 from eda_service.targets.resolve import resolve_target
 
 RESULT = "vllm-job.json"
@@ -101,29 +97,6 @@ class Watch:
             self.mapped.add(role)
 
 
-def padded(directory: Path) -> Path:
-    """The math target with its adapter merged and three heads of zeros more, which two ranks divide."""
-    whole = directory / "merged"
-    whole.mkdir()
-    write_merged(TargetSpec(model=TARGET, dtype="float32"), whole)
-    config = json.loads((whole / "config.json").read_text())
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    width = config.get("head_dim") or config["hidden_size"] // heads
-    group = heads // kv_heads
-    weights = load_file(whole / "model.safetensors")
-    for name, tensor in weights.items():
-        if "q_proj" in name:
-            weights[name] = torch.cat([tensor, tensor.new_zeros(group * width, tensor.shape[1])])
-        elif "k_proj" in name or "v_proj" in name:
-            weights[name] = torch.cat([tensor, tensor.new_zeros(width, tensor.shape[1])])
-        elif "o_proj" in name:
-            weights[name] = torch.cat([tensor, tensor.new_zeros(tensor.shape[0], group * width)], dim=1).contiguous()
-    save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})
-    config |= {"num_attention_heads": heads + group, "num_key_value_heads": kv_heads + 1, "head_dim": width}
-    (whole / "config.json").write_text(json.dumps(config))
-    return whole
-
-
 def job(target: dict[str, Any], name: str) -> AdaptConfig:
     """What one of the jobs says."""
     settings = merge(preset("demo"), SETTINGS)
@@ -153,7 +126,7 @@ def run(config: AdaptConfig, home: Path) -> dict[str, Any]:
     for stage in (Stage.GENERATE, Stage.TRAIN, Stage.EVALUATE):
         stages[stage.value] = json.loads((job_run.root / stage.value / "record.json").read_text()).get("seconds")
     return {
-        "target": config.target.model_dump(mode="json", exclude_defaults=True) | {"model": TARGET},
+        "target": config.target.model_dump(mode="json", exclude_defaults=True),
         "seconds": round(time.monotonic() - began, 1),
         "stage_seconds": stages,
         "num_answer_tokens": generated.num_answer_tokens,
@@ -168,22 +141,18 @@ def run(config: AdaptConfig, home: Path) -> dict[str, Any]:
     }
 
 
-def jobs(directory: Path, names: list[str]) -> Iterator[tuple[str, AdaptConfig]]:
-    """By name."""
-    if "own" in names:
-        yield "own", job({"model": TARGET, "engine": "eda"}, "own")
-    if "vllm" in names:
-        yield "vllm", job({"model": TARGET, "engine": "vllm"}, "vllm")
-    if "two_ranks" in names:
-        target = {"model": str(padded(directory)), "engine": "vllm"}
-        ranks = {"tensor_parallel_size": 2, "enforce_eager": True}
-        yield "two_ranks", job({**target, "vllm": ranks}, "two-ranks")
+JOBS: dict[str, dict[str, Any]] = {
+    "own": {"engine": "eda"},
+    "vllm": {"engine": "vllm"},
+    "three_ranks": {"engine": "vllm", "vllm": {"tensor_parallel_size": 3, "enforce_eager": True}},
+}
+"""Settings of the target, by job."""
 
 
 def main() -> None:
     """The jobs one after the other; those of an earlier run that are not asked for stay in the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", default="own,vllm,two_ranks")
+    parser.add_argument("--jobs", default=",".join(JOBS))
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job is not None:
@@ -200,10 +169,10 @@ def main() -> None:
     path = RESULTS / RESULT
     found: dict[str, Any] = json.loads(path.read_text())["jobs"] if path.exists() else {}
     with tempfile.TemporaryDirectory(prefix="eda-vllm-job-") as scratch:
-        for name, config in jobs(Path(scratch), arguments.jobs.split(",")):
+        for name in arguments.jobs.split(","):
             home = Path(scratch) / f"home-{name}"
             home.mkdir()
-            found[name] = run(config, home)
+            found[name] = run(job({"model": TARGET, **JOBS[name]}, name.replace("_", "-")), home)
             shutil.rmtree(home, ignore_errors=True)
             write_result(RESULT, {**header("make bench NAME=vllm-job"), **compared(found), "jobs": found})
             sys.stderr.write(f"{name}: {json.dumps(found[name])}\n")

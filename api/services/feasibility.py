@@ -98,7 +98,7 @@ class Feasibility:
         gpu = self._gpu(config, machines)
         chosen = config if found.shape is None else chosen_config(config, found.shape, gpu=gpu)
         if found.shape is not None:
-            check_split(chosen.target, found.shape)
+            check_split(chosen.target, found.shape, shape)
         short = () if machines is None else self._cluster_lacks(config, chosen, machines, gpu, found.shape)
         disk = self._disk(config)
         return Verdict(

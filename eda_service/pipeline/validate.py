@@ -74,6 +74,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     draft_shape = read_draft_config(base_dir)
     check_extension(draft_shape, config.train)
     check_reads(draft_shape, looked.shape.num_layers)
+    check_split(config.target.model_copy(update={"engine": looked.engine}), looked.shape, draft_shape)
     need = disk_need_bytes(config, draft_shape)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
     chosen = config.target.model_copy(update={"engine": looked.engine})
@@ -139,7 +140,6 @@ def _look(config: AdaptConfig) -> TargetLook:
     elif engine is EngineKind.EDA:
         choose_device(config.device)
     if engine is EngineKind.VLLM:
-        check_split(spec.model_copy(update={"engine": engine}), shape)
         require_vllm("where Ray's workers run", param="target.engine")
     return TargetLook(
         notes=tuple(check_target(resolve_target(spec), engine=engine)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.planning.constants import DEVICES, VLLM_WORK_BYTES, Device
 from eda_service.targets.shape import FEATURE_BYTES, LOADING, WEIGHT_BYTES, ModelShape
@@ -42,28 +43,46 @@ def split_problem(shape: ModelShape, size: int) -> str | None:
     It parts the query heads evenly, and the key/value heads as well or, when there are fewer than ranks, copies each to
     equally many.
     """
-    heads, kv_heads = shape.num_heads, shape.num_kv_heads
+    width = shape.expert_width if shape.active_parameters is None else None
+    return _split_problem("the target", shape.num_heads, shape.num_kv_heads, width, size)
+
+
+def draft_split_problem(draft: DraftConfig, size: int) -> str | None:
+    """The same of a base draft, which vLLM parts over the ranks of its target when it drafts for the evaluation."""
+    return _split_problem("the base draft", draft.num_heads, draft.num_kv_heads, draft.expert_width, size)
+
+
+def _split_problem(whose: str, heads: int, kv_heads: int, width: int | None, size: int) -> str | None:
     if heads % size:
-        return f"the target has {heads} attention heads, which {size} ranks cannot part evenly"
+        return f"{whose} has {heads} attention heads, which {size} ranks cannot part evenly"
     if max(size, kv_heads) % min(size, kv_heads):
-        return f"the target has {kv_heads} key/value heads, which {size} ranks can neither part nor copy evenly"
-    if shape.active_parameters is None and shape.expert_width % size:
-        return f"the target's feed-forward width is {shape.expert_width}, which {size} ranks cannot part evenly"
+        return f"{whose} has {kv_heads} key/value heads, which {size} ranks can neither part nor copy evenly"
+    if width is not None and width % size:
+        return f"{whose}'s feed-forward width is {width}, which {size} ranks cannot part evenly"
     return None
 
 
-def check_split(spec: TargetSpec, shape: ModelShape) -> None:
-    """Refuse a `tensor_parallel_size` that the target's heads do not go into.
+def check_split(spec: TargetSpec, shape: ModelShape, draft: DraftConfig | None = None) -> None:
+    """Refuse a `tensor_parallel_size` that the heads of target and draft do not go into.
+
+    Args:
+        spec: The target, with who runs it.
+        shape: Its sizes.
+        draft: Of the base draft; None: not looked at.
 
     Raises:
         TargetIncompatibleError: They do not, and vLLM would run the target.
     """
+
+    def problem(size: int) -> str | None:
+        return split_problem(shape, size) or (None if draft is None else draft_split_problem(draft, size))
+
     size = spec.vllm.tensor_parallel_size
-    problem = split_problem(shape, size) if spec.engine is EngineKind.VLLM else None
-    if problem is not None:
-        possible = [str(each) for each in range(1, _MOST_RANKS + 1) if split_problem(shape, each) is None]
+    found = problem(size) if spec.engine is EngineKind.VLLM else None
+    if found is not None:
+        possible = [str(each) for each in range(1, _MOST_RANKS + 1) if problem(each) is None]
         raise TargetIncompatibleError(
-            f"{SIZE_FIELD} is {size}: {problem}; set it to one of {', '.join(possible)}", param=SIZE_FIELD
+            f"{SIZE_FIELD} is {size}: {found}; set it to one of {', '.join(possible)}", param=SIZE_FIELD
         )
 
 

@@ -15,7 +15,7 @@ from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec, VllmSpec
 from eda_service.config.overrides import merge
 from eda_service.config.presets import preset
 from eda_service.config.tasks import ImportConfig, MeasureConfig
-from eda_service.drafts.draft_config import Eagle3Config
+from eda_service.drafts.draft_config import Eagle1Config, Eagle3Config
 from eda_service.errors import TargetIncompatibleError
 from eda_service.pipeline import target_engine
 from eda_service.planning.constants import CORE, DEVICES, Device
@@ -309,3 +309,24 @@ def test_a_measurement_holds_an_engine_and_an_import_a_target() -> None:
 def test_a_shape_without_experts_multiplies_all_of_it() -> None:
     shape = ModelShape(10, 80, 2, 2, 1, 10, 100, 1e4)
     assert shape.multiplied_parameters == shape.read_parameters(1.0) == shape.read_parameters(64.0) == 1e4
+
+
+def test_ranks_that_do_not_part_the_draft_are_refused_too() -> None:
+    """Twenty-four heads go into two ranks and nine do not; both go into three."""
+    shape = ModelShape(768, 1536, 4, 24, 6, 32, 1000, 1e7)
+    draft = Eagle1Config(
+        hidden_size=768,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=32,
+        expert_width=1536,
+        vocab_size=1000,
+        rope_theta=1e4,
+        rms_norm_eps=1e-6,
+    )
+    spec = TargetSpec(model="x", engine=EngineKind.VLLM, vllm=VllmSpec(tensor_parallel_size=2))
+    check_split(spec, shape)
+    with pytest.raises(TargetIncompatibleError, match="the base draft has 9 attention heads, which 2 ranks") as caught:
+        check_split(spec, shape, draft)
+    assert caught.value.message.endswith("set it to one of 1, 3")
+    check_split(spec.model_copy(update={"vllm": VllmSpec(tensor_parallel_size=3)}), shape, draft)
