@@ -59,7 +59,7 @@ Inputs = Mapping[Stage, Sequence[FileEntry]]
 
 
 @dataclass(frozen=True)
-class Drafted:
+class DraftRun:
     """What vLLM did with one draft.
 
     Attributes:
@@ -99,7 +99,7 @@ def measure_with_vllm(
         fingerprint: Of the target, as it was validated.
     """
     placement = placements(config, EngineKind.VLLM)[Stage.EVALUATE]
-    drafted: dict[str, Drafted] = {}
+    drafted: dict[str, DraftRun] = {}
     for step, name in enumerate((BASE, ADAPTED), start=1):
         with room_for(placement) as room:
             task = _drafted.options(**room.of_task())
@@ -141,7 +141,7 @@ def measure_with_vllm(
 
 
 @ray.remote(max_retries=2, max_calls=1)
-def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> Drafted:
+def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> DraftRun:
     """Decode and time with one draft inside vLLM; the process ends with the task, and vLLM with it."""
     run = _fetched(run_root, config, inputs)
     with tempfile.TemporaryDirectory(prefix="eda-export-") as scratch, ends_with_engine():
@@ -157,7 +157,7 @@ def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> 
             rows.append(row_of(name, temperature, engine.counts().since(before)))
             if temperature == 0 or greedy is None:
                 greedy = answers
-        return Drafted(tuple(rows), greedy or [], _rates(engine, prompts, config))
+        return DraftRun(tuple(rows), greedy or [], _rates(engine, prompts, config))
 
 
 @ray.remote(max_retries=2, max_calls=1)

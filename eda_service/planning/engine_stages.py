@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.planning.calibration import Calibration
@@ -25,12 +24,10 @@ from eda_service.planning.engine_need import (
     smallest_size,
     vllm_need,
 )
+from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import Lengths, Workload
 from eda_service.records import Stage
 from eda_service.targets.shape import ModelShape
-
-if TYPE_CHECKING:
-    from eda_service.planning.plan import StagePlan
 
 _EVALUATION_ENGINES = 3
 """Of vLLM, one after the other: without a draft, with the base draft, with the adapted one."""

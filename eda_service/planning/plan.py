@@ -22,48 +22,13 @@ from eda_service.planning.constants import (
 from eda_service.planning.engine_need import EngineNeed, choose_engine, vllm_need
 from eda_service.planning.engine_stages import engine_share, lacking, on_vllm, share_of
 from eda_service.planning.estimate import split_samples
-from eda_service.planning.placement import DRIVER, Placement, placements
+from eda_service.planning.placement import placements
+from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
 from eda_service.records import Stage
 from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
 
 _FLOAT32_BYTES = 4
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage.
-
-    Attributes:
-        stage: Its name.
-        devices: Held while it runs; 0: it needs none.
-        seconds: From start to end.
-        start_s: Of these, processes that start and weights that are loaded.
-        tokens: Decoded, or trained on.
-        disk_bytes: Written and kept until the job's end or the next stage.
-        storage_bytes: Over the network to and from storage, if it is not on the machine itself.
-        exchange_bytes: Gradients sent, all workers together: over the network where they are on several machines.
-        memory_bytes: Of one device, at most.
-        placement: What it asks Ray for.
-        host_bytes: Memory of one worker's machine beside the devices, at most; 0: little.
-    """
-
-    stage: str
-    devices: int
-    seconds: float
-    start_s: float
-    tokens: float
-    disk_bytes: float
-    storage_bytes: float
-    exchange_bytes: float
-    memory_bytes: float
-    placement: Placement = DRIVER
-    host_bytes: float = 0.0
-
-    @property
-    def device_hours(self) -> float:
-        """Devices times hours."""
-        return self.devices * self.seconds / 3600.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import Any
 import simpy
 
 from eda_service.errors import InputError
-from eda_service.planning.plan import Plan, StagePlan
+from eda_service.planning.plan import Plan
+from eda_service.planning.stage_plan import StagePlan
 
 DAY_S = 86_400.0
 _WARM_FRACTION = 0.1

@@ -15,7 +15,7 @@ from torch import Tensor
 from eda_service.drafts.draft import Draft
 from eda_service.errors import NonFiniteLossError
 from eda_service.training.batches import Batch
-from eda_service.training.inputs import TargetEnds
+from eda_service.training.inputs import SharedEnds
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Backend(Protocol):
     mixed: bool
     draft: Draft
 
-    def step(self, step: Step, ends: TargetEnds) -> StepLosses:
+    def step(self, step: Step, ends: SharedEnds) -> StepLosses:
         """Forward and backward of every part, clip, and move the weights.
 
         Raises:

@@ -59,8 +59,8 @@ class TrainInputs:
 
 
 @dataclass(frozen=True)
-class TargetEnds:
-    """What training needs of the target.
+class SharedEnds:
+    """What a draft shares with its target, as training needs it.
 
     Attributes:
         embed: Its embedding.
@@ -71,12 +71,12 @@ class TargetEnds:
     lm_head: LmHead
 
 
-def load_ends(inputs: TrainInputs, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device) -> TargetEnds:
+def load_ends(inputs: TrainInputs, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device) -> SharedEnds:
     """The target's two ends, where the draft is trained."""
     from eda_service.targets.io import load_io
 
     embed, lm_head = load_io(inputs.io_path, dtype=dtype, device=device)
-    return TargetEnds(embed, lm_head.take(vocab_W))
+    return SharedEnds(embed, lm_head.take(vocab_W))
 
 
 def is_bfloat16(config: TrainConfig) -> bool:

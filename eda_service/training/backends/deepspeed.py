@@ -18,7 +18,7 @@ from eda_service.config.job import TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.training.accumulate import num_parts, whole_counts
 from eda_service.training.backend import Step, StepLosses, require_finite
-from eda_service.training.inputs import TargetEnds, is_bfloat16
+from eda_service.training.inputs import SharedEnds, is_bfloat16
 from eda_service.training.loss import DraftLoss, Losses
 
 _PARTITIONED, _TAG = 3, "state"
@@ -53,7 +53,7 @@ class DeepSpeedBackend:
         self.draft: Draft = self._engine.module.draft
         self.device: torch.device = self._engine.device
 
-    def step(self, step: Step, ends: TargetEnds) -> StepLosses:
+    def step(self, step: Step, ends: SharedEnds) -> StepLosses:
         """As `Backend.step`."""
         for group in self._optimizer.param_groups:
             group["lr"] = step.rate

@@ -17,7 +17,7 @@ from eda_service.config.job import TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.training.accumulate import whole_counts
 from eda_service.training.backend import Step, StepLosses, require_finite
-from eda_service.training.inputs import TargetEnds, is_bfloat16
+from eda_service.training.inputs import SharedEnds, is_bfloat16
 from eda_service.training.loss import DraftLoss
 
 _FILE = "state.pt"
@@ -40,7 +40,7 @@ class TorchBackend:
         self._trained = {name: p for name, p in self.draft.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(self._trained.values(), lr=0.0, weight_decay=config.weight_decay)
 
-    def step(self, step: Step, ends: TargetEnds) -> StepLosses:
+    def step(self, step: Step, ends: SharedEnds) -> StepLosses:
         """As `Backend.step`."""
         counts_S = whole_counts(step.parts, self._config.loss.unroll_steps)
         divisors_S = None if counts_S is None else counts_S.tolist()

@@ -10,7 +10,8 @@ from eda_service.drafts.freezing import count_parameters, prepare
 from eda_service.drafts.kinds import make_draft
 from eda_service.planning.constants import CORE
 from eda_service.planning.estimate import draft_parameters, scored_tokens
-from eda_service.planning.plan import StagePlan, make_plan
+from eda_service.planning.plan import make_plan
+from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import Lengths
 from eda_service.storage.state import Prepared
 from eda_service.targets.shape import ModelShape

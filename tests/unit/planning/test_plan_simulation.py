@@ -8,8 +8,9 @@ import pytest
 
 from eda_service.errors import InputError
 from eda_service.planning.constants import DEVICES
-from eda_service.planning.plan import Plan, StagePlan
+from eda_service.planning.plan import Plan
 from eda_service.planning.simulate import DAY_S, SimulatedLoad, jobs_per_day, quantile, simulate
+from eda_service.planning.stage_plan import StagePlan
 
 SERVICE_S = 600.0
 NUM_JOBS = 30_000
