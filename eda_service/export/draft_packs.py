@@ -19,7 +19,7 @@ from eda_service.drafts.dialects.names import canonical_name
 from eda_service.errors import ArtifactCorruptError, InputError, NotFoundError
 from eda_service.export.directory import WEIGHTS, read_eda_config
 from eda_service.export.eda_config import EdaConfig, ExportedPack, PackPlaces
-from eda_service.export.pack_parts import VOCABULARIES, from_export, is_of_packs, own_parts, shared_sha256
+from eda_service.export.pack_parts import VOCABULARIES, beside_packs, from_export, is_of_packs, own_parts, shared_sha256
 from eda_service.export.packed_ffn import PackedFFN, PackedFuse
 from eda_service.export.packed_rows import PackedRows
 from eda_service.export.packed_vocabulary import PackedVocabulary
@@ -61,7 +61,7 @@ class DraftPacks:
 
     def load(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fill the places from an export's tensors; returns those that are the engine's own to load."""
-        rest = {name: tensor for name, tensor in tensors.items() if not is_of_packs(name)}
+        rest = {beside_packs(name): tensor for name, tensor in tensors.items() if not is_of_packs(name)}
         if self.fuse is not None:
             self.fuse.put(0, rest.pop(names.FC))
         for number, pack in enumerate(self.eda.packs or ()):

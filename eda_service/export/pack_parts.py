@@ -28,6 +28,11 @@ def is_of_packs(name: str) -> bool:
     return name.startswith(_PREFIX) or name == VOCABULARIES
 
 
+def beside_packs(name: str) -> str:
+    """What a tensor of the base draft is called where packs are: its feed-forward module is their shared expert."""
+    return name.replace(_FFN, f"{_FFN}shared.")
+
+
 def own_parts(tensors: Mapping[str, Tensor], *, with_fuse: bool) -> dict[str, Tensor]:
     """A pack's own tensors out of its whole draft's, by their short names.
 

@@ -1,8 +1,10 @@
 """vLLM's worker with a draft that knows which LoRA adapter each request has (`--worker-cls`).
 
 vLLM tells a draft nothing about adapters; its runner knows. Before each draft this worker writes the place of every
-request of the batch into the draft's buffers. It also takes the adapters' wrapper off the embedding that vLLM's V1
-runner hands to the draft: with it, any draft fails or looks up other rows as soon as adapters are on.
+request of the batch into the draft's buffers. It also mends two faults of vLLM 0.32 beside adapters: the V1 runner hands
+the draft the target's embedding in its wrapper for adapters, with which any draft fails or looks up other rows; and on
+CPUs a request without an adapter, in a batch with others, is answered with the adapter in the last slot
+(vllm-project/vllm#48421, open), which here is one of zeros that no adapter gets.
 
 `put_pack`, `remove_pack`, `packs` and `swap_draft` are called while vLLM runs: `LLM.collective_rpc`, or
 `POST /collective_rpc` of a server started with VLLM_SERVER_DEV_MODE=1. They run between two steps of the engine.
@@ -18,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
 
@@ -50,6 +52,8 @@ class TellsAdapters:
         embedding: Any = getattr(getattr(draft, "model", None), "embed_tokens", None)
         if draft is not None and hasattr(embedding, "base_layer"):
             draft.model.embed_tokens = embedding.base_layer
+        if current_platform.is_cpu():
+            _add_empty_slot(self.model_runner.get_model())
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         """Sample, and draft what comes next."""
@@ -135,6 +139,20 @@ class TellsAdapters:
 
 class PackWorker(TellsAdapters, _Worker):
     """The platform's worker with it."""
+
+
+def _add_empty_slot(model: nn.Module) -> None:
+    """Put a slot of zeros behind those of the adapters: "none" is slot -1, and the CPU's kernels read the last one."""
+    for module in model.modules():
+        slots = getattr(module, "lora_b_stacked", None)
+        if isinstance(slots, tuple):
+            module.lora_b_stacked = tuple(_with_zeros(each) for each in slots)  # type: ignore[assignment]
+        elif isinstance(slots, Tensor):
+            module.lora_b_stacked = _with_zeros(slots)
+
+
+def _with_zeros(slots: Tensor) -> Tensor:
+    return torch.cat([slots, torch.zeros_like(slots[:1])])
 
 
 def _draft_of(runner: Any) -> Any:
