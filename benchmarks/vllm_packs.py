@@ -1,9 +1,9 @@
 """One vLLM, two LoRA adapters, a pack for each: `make bench NAME=packs-per-lora` writes `results/vllm-packs.json`.
 
 A batch of GSM8K questions with the math adapter, MBPP tasks with the code adapter and general prompts without one, T=0,
-chains of 3. The same server five times: without a draft; with the base draft for all; with the math pack for all; with
-the code pack for all; and with both packs, each request drafting with its adapter's. Acceptance length by adapter is
-exact; speeds are ratios of runs in turns. Then how long it takes to exchange a pack, and a whole draft, meanwhile.
+chains of 3. The same server without a draft, with the math pack for all, and with both packs, each request drafting
+with its adapter's, in turns; then with the base draft and with the code pack for all, for their acceptance. Acceptance
+length by adapter is exact; speeds are ratios of runs in turns. And how long it takes to exchange a pack, or a draft.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,17 +27,19 @@ from benchmarks.vllm_export import VLLM_VERSION
 from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
-from eda_service.export.several import AdaptersPack, PacksRequest, export_packs
+from eda_service.export.packs_over import AdaptersPack
+from eda_service.export.several import PacksRequest, export_packs
 from eda_service.export.vllm_plugin import PACK_WORKER
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import shipped_targets
+from eda_service.targets.resolve import resolve_target, shipped_targets
 
 NUM_DRAFTED = 3
 USED = tuple(domain for domain in DOMAINS if domain.name in ("math", "code"))
 LORAS = {domain.name: str(shipped_targets() / domain.target) for domain in USED}
 DRAFTS = ("no draft", "base draft", "math pack", "code pack", "a pack for each")
+TIMED = ("no draft", "math pack", "a pack for each")
 SWAPS = 6
 
 
@@ -107,16 +108,15 @@ def acceptance(answer: dict[str, Any], adapters: Sequence[str | None]) -> dict[s
     return made
 
 
-def start(draft: Path | None, batch: Batch, log: Path, threads: int) -> Vllm:
-    """The server: base target, two adapters, this worker."""
-    from eda_service.targets.resolve import resolve_target
-
-    return Vllm(
+def start(name: str, draft: Path | None, batch: Batch, place: Path, threads: int) -> Vllm:
+    """The server: base target, two adapters, the worker that knows them."""
+    started = time.perf_counter()
+    engine = Vllm(
         resolve_target(TargetSpec(model=BASE)).model_dir,
         draft,
         NUM_DRAFTED,
         batch.stop_ids,
-        log,
+        place / f"{name}.log",
         threads=threads,
         enforce_eager=True,
         enable_lora=True,
@@ -124,17 +124,18 @@ def start(draft: Path | None, batch: Batch, log: Path, threads: int) -> Vllm:
         max_lora_rank=8,
         worker_cls=PACK_WORKER,
     )
+    sys.stderr.write(f"{name}: ready after {time.perf_counter() - started:.0f} s\n")
+    return engine
 
 
 def measure(engines: dict[str, Vllm], batch: Batch, max_tokens: int, repeats: int) -> dict[str, Any]:
-    """Every engine in turns: acceptance by adapter once, tokens per second each time."""
+    """The engines in turns: acceptance by adapter once, tokens per second each time."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     answers: dict[str, dict[str, Any]] = {}
     for repeat in range(repeats + 1):  # the first warms
         for name, engine in engines.items():
-            answer = engine.ask(
-                batch.prompts, temperature=0.0, max_tokens=max_tokens, adapters=batch.adapters, loras=LORAS
-            )
+            answer = ask(engine, batch, max_tokens)
+            sys.stderr.write(f"{name}: {answer['seconds']:.0f} s\n")
             assert repeat == 0 or answer["emitted"] == answers[name]["emitted"], f"{name}: another run"
             answers[name] = answer
             if repeat:
@@ -154,12 +155,17 @@ def measure(engines: dict[str, Vllm], batch: Batch, max_tokens: int, repeats: in
     return rows
 
 
-def exchange(engines: dict[str, Vllm], exports: dict[str, Path], ask: Any) -> dict[str, Any]:
+def ask(engine: Vllm, batch: Batch, max_tokens: int) -> dict[str, Any]:
+    """The whole batch."""
+    return engine.ask(batch.prompts, temperature=0.0, max_tokens=max_tokens, adapters=batch.adapters, loras=LORAS)
+
+
+def exchange(engines: dict[str, Vllm], exports: dict[str, Path], batch: Batch) -> dict[str, Any]:
     """Seconds that the engine stands still: a pack put into its place, and a whole draft's weights."""
-    packs, whole = engines["a pack for each"], engines["math pack"]
-    before = ask(packs)
+    packs, whole, most = engines["a pack for each"], engines["math pack"], 16
+    before = ask(packs, batch, most)
     put = [packs.call("put_pack", "math", str(exports["math pack"]))["seconds"] for _ in range(SWAPS)]
-    again = ask(packs)
+    again = ask(packs, batch, most)
     swapped = [whole.call("swap_draft", str(exports["math pack"]))["seconds"] for _ in range(SWAPS)]
     size = (exports["math pack"] / "model.safetensors").stat().st_size
     return {
@@ -183,27 +189,27 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="eda-vllm-packs-") as name:
-        place = Path(name)
+        place, engines = Path(name), {}
         batch, exports = make_batch(arguments.data, arguments.each), write_exports(place)
-        started = time.perf_counter()
-
-        def begin(draft: str) -> Vllm:
-            return start(exports.get(draft), batch, place / f"{draft}.log", arguments.threads)
-
-        with ThreadPoolExecutor(2) as pool:
-            engines = dict(zip(DRAFTS, pool.map(begin, DRAFTS), strict=True))
-        sys.stderr.write(f"started after {time.perf_counter() - started:.0f} s\n")
         try:
+            for draft in TIMED:
+                engines[draft] = start(draft, exports.get(draft), batch, place, arguments.threads)
             rows = measure(engines, batch, arguments.max_tokens, arguments.repeats)
-
-            def ask(engine: Vllm) -> dict[str, Any]:
-                return engine.ask(batch.prompts, temperature=0.0, max_tokens=16, adapters=batch.adapters, loras=LORAS)
-
-            result = settings(arguments) | {"drafts": rows, "exchange": exchange(engines, exports, ask)}
+            result = settings(arguments) | {"drafts": rows, "exchange": exchange(engines, exports, batch)}
+            for draft in [each for each in DRAFTS if each not in TIMED]:
+                close_all(engines)
+                engines[draft] = start(draft, exports[draft], batch, place, arguments.threads)
+                answer = ask(engines[draft], batch, arguments.max_tokens)
+                rows[draft] = {"acceptance_length": acceptance(answer, batch.adapters)}
         finally:
-            for engine in engines.values():
-                engine.close()
+            close_all(engines)
     write_result(arguments.out, header("make bench NAME=packs-per-lora") | result)
+
+
+def close_all(engines: dict[str, Vllm]) -> None:
+    """End every server."""
+    while engines:
+        engines.popitem()[1].close()
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from eda_service.export.eda_config import Destination, ExportCalibration, Export
 
 if TYPE_CHECKING:
     from eda_service.export.export import Exported
-    from eda_service.export.several import AdaptersPack
+    from eda_service.export.packs_over import AdaptersPack
 
 
 def export(
@@ -141,7 +141,7 @@ def _require_for_packs(
 
 
 def _adapters_packs(packs: list[str], loras: list[str]) -> tuple[AdaptersPack, ...]:
-    from eda_service.export.several import AdaptersPack
+    from eda_service.export.packs_over import AdaptersPack
 
     paths = dict(_pair(text, "lora") for text in loras)
     references = [_pair(text, "pack") for text in packs]

@@ -7,7 +7,6 @@ with its adapter's pack (`draft_packs`).
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eda_service.config.job import Method, TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.dialects import names
 from eda_service.drafts.draft_config import Eagle3Config
-from eda_service.drafts.freezing import is_within
 from eda_service.drafts.shared_private import SharedPrivateFFN
-from eda_service.errors import InputError, TargetIncompatibleError
+from eda_service.errors import InputError
 from eda_service.export.command import ServedAdapter, ServedTarget, serve_command
 from eda_service.export.contents import require_dialect
 from eda_service.export.directory import check_written, published, require_free, write_config, write_weights
@@ -38,33 +36,15 @@ from eda_service.export.eda_config import (
 from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.export import Exported, check_vocabulary
 from eda_service.export.pack_parts import VOCABULARIES, in_export, own_parts, shared_sha256
+from eda_service.export.packs_over import AdaptersPack, FoundPack, find_pack_over, token_ids
 from eda_service.export.source import BASE_DRAFT, Source, find_source
 from eda_service.export.values import file_tensors, stored_tensors
 from eda_service.export.written import Contents, contents_of
 from eda_service.progress import Tell, silent
-from eda_service.records import TargetFingerprint
-from eda_service.targets.chat.chat import target_tokenizer
-from eda_service.targets.checks.check import load_config
-from eda_service.targets.identity import fingerprint
 from eda_service.targets.loader import Target, load_target
 from eda_service.targets.resolve import resolve_target
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AdaptersPack:
-    """Which pack drafts for an adapter.
-
-    Attributes:
-        adapter: The adapter's name in vLLM, as in `--lora-modules NAME=PATH`.
-        reference: The pack, name@version.
-        lora: The adapter itself; None: that of the target that the pack names.
-    """
-
-    adapter: str
-    reference: str
-    lora: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,16 +66,6 @@ class PacksRequest:
     target: TargetSpec | None
     places: int | None = None
     num_draft_tokens: int = 3
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A pack that fits."""
-
-    adapter: str
-    source: Source
-    adapter_dir: Path
-    verifier: TargetFingerprint
 
 
 def export_packs(request: PacksRequest, *, home: Path | None = None, tell: Tell = silent) -> Exported:
@@ -136,7 +106,7 @@ def export_packs(request: PacksRequest, *, home: Path | None = None, tell: Tell 
             param="target",
         )
     base.check(target.fingerprint)
-    found = [_find(pack, base, target, home) for pack in request.packs]
+    found = [find_pack_over(pack, base, target, home) for pack in request.packs]
     for each in (base, *(pack.source for pack in found)):
         check_vocabulary(each.loaded.vocab_W, target)
         require_computed(config, each.loaded.vocab_W, Destination.VLLM, ExportForm.PLUGIN, target.lm_head)
@@ -168,81 +138,12 @@ def _check_names(request: PacksRequest) -> int:
     return places
 
 
-def _find(pack: AdaptersPack, base: Source, target: Target, home: Path | None) -> _Found:
-    source = find_source(pack.reference, home)
-    _check_shares(source, base)
-    spec = source.target
-    if pack.lora is not None:
-        spec = target.spec.model_copy(update={"adapter": pack.lora})
-    if spec is None:
-        raise InputError(
-            f"{source.reference} does not say which adapter it was made for; name it with --lora "
-            f"{pack.adapter}=ADAPTER",
-            param="lora",
-        )
-    resolved = resolve_target(spec)
-    if resolved.adapter_dir is None:
-        raise TargetIncompatibleError(
-            f"{source.reference} was made for {spec.model}, a whole model and no LoRA adapter, and vLLM serves one "
-            "model; export that pack by itself",
-            param="pack",
-        )
-    tokenizer, config = target_tokenizer(resolved), load_config(resolved.model_dir)
-    verifier = fingerprint(resolved, tokenizer, config)
-    source.check(verifier)
-    bare = fingerprint(dataclasses.replace(resolved, adapter_dir=None, adapter=None), tokenizer, config)
-    if bare.weights_sha256 != target.fingerprint.weights_sha256:
-        raise TargetIncompatibleError(
-            f"{source.reference} was made for an adapter on {resolved.model}, which has other weights than "
-            f"{target.fingerprint.model}; name the adapter's own base with --target",
-            param="target",
-        )
-    return _Found(pack.adapter, source, resolved.adapter_dir, verifier)
-
-
-def _check_shares(source: Source, base: Source) -> None:
-    """Refuse a pack that has changed more of the draft than there are places for."""
-    if source.method != Method.EDA:
-        raise InputError(
-            f"{source.reference} was made with the method {source.method}, which has no private expert beside a shared "
-            "one; only packs of the method eda share a base draft. Export it by itself",
-            param="pack",
-        )
-    if source.base_draft != base.reference:
-        raise InputError(
-            f"{source.reference} is over the base draft {source.base_draft}, not over {base.reference}; packs of one "
-            "export share one base draft",
-            param="pack",
-        )
-    draft = source.loaded.draft
-    places, is_eagle3 = draft.places, isinstance(draft.config, Eagle3Config)
-    own = [f"{places.ffn}.private", f"{places.ffn}.gate", *([] if is_eagle3 else places.fuse)]
-    others = sorted(name for name in source.loaded.trained or () if not is_within(name, own))
-    if others:
-        raise InputError(
-            f"{source.reference} has trained {', '.join(others)} of its own, which all packs of one export share; "
-            "export it by itself, or adapt again without train.train_attention, train.extend_draft_vocab and, over "
-            "an EAGLE-3 draft, train.train_fc",
-            param="pack",
-        )
-    if is_eagle3 and _ids(source.loaded.vocab_W) != _ids(base.loaded.vocab_W):
-        raise InputError(
-            f"{source.reference} scores other tokens than {base.reference}, and an EAGLE-3 draft has one head for all "
-            "packs; export it by itself",
-            param="pack",
-        )
-
-
-def _ids(vocab_W: Tensor | None) -> list[int] | None:
-    return None if vocab_W is None else vocab_W.tolist()
-
-
-def _write(request: PacksRequest, base: Source, target: Target, found: Sequence[_Found], places: int) -> EdaConfig:
+def _write(request: PacksRequest, base: Source, target: Target, found: Sequence[FoundPack], places: int) -> EdaConfig:
     sources = [each.source for each in found]
     stored = stored_tensors(base.base_dir)
     is_eagle3 = isinstance(base.loaded.draft.config, Eagle3Config)
     has_fuse = any(names.FC in (source.loaded.trained or ()) for source in sources)
-    has_vocabulary = any(_ids(source.loaded.vocab_W) != _ids(base.loaded.vocab_W) for source in sources)
+    has_vocabulary = any(token_ids(source.loaded.vocab_W) != token_ids(base.loaded.vocab_W) for source in sources)
     vocab_W = _union([base, *sources]) if has_vocabulary else base.loaded.vocab_W
     exported = LoadedDraft(base.loaded.draft, vocab_W)
     dialect = DEFAULT_DIALECT if is_eagle3 else None
@@ -291,7 +192,7 @@ def _named(contents: Contents) -> dict[str, Tensor]:
     return {contents.names.get(name, name): tensor for name, tensor in contents.tensors.items()}
 
 
-def _exported(found: _Found) -> ExportedPack:
+def _exported(found: FoundPack) -> ExportedPack:
     draft = found.source.loaded.draft
     assert draft.private is not None
     ffn = draft.ffn

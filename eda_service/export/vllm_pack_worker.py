@@ -1,9 +1,9 @@
 """vLLM's worker with a draft that knows which LoRA adapter each request has (`--worker-cls`).
 
 vLLM tells a draft nothing about adapters; its runner knows. Before each draft this worker writes the place of every
-request of the batch into the draft's buffers. It also mends two faults of vLLM 0.32 beside adapters: the V1 runner hands
-the draft the target's embedding in its wrapper for adapters, with which any draft fails or looks up other rows; and on
-CPUs a request without an adapter, in a batch with others, is answered with the adapter in the last slot
+request of the batch into the draft's buffers. It also mends two faults of vLLM 0.32 beside adapters: the V1 runner
+hands the draft the target's embedding in its wrapper for adapters, with which any draft fails or looks up other rows;
+and on CPUs a request without an adapter, in a batch with others, is answered with the adapter in the last slot
 (vllm-project/vllm#48421, open), which here is one of zeros that no adapter gets.
 
 `put_pack`, `remove_pack`, `packs` and `swap_draft` are called while vLLM runs: `LLM.collective_rpc`, or

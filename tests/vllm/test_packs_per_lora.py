@@ -26,7 +26,8 @@ from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.drafts.kinds import make_draft
 from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
-from eda_service.export.several import AdaptersPack, PacksRequest, export_packs
+from eda_service.export.packs_over import AdaptersPack
+from eda_service.export.several import PacksRequest, export_packs
 from eda_service.export.vllm_plugin import PACK_WORKER
 from eda_service.targets.loader import Target, load_target
 
@@ -90,7 +91,7 @@ def export_kind(kind: str, target: Target, adapters: dict[str, Target], place: P
     base_dir = register_draft(home, draft, target, vocab_W=vocab_W)
     packs = {}
     for name, (train, pack_W) in KINDS[kind].items():
-        std = 0.06 if name == "twin" else 0.04
+        std = (0.1 if kind == "eagle3" else 0.04) * (1.5 if name == "twin" else 1.0)
         packs[name] = publish_adapted(
             home, base_dir, adapters[OF.get(name, name)], train, vocab_W=pack_W, std=std, name=name
         )
