@@ -119,6 +119,28 @@ def test_a_place_is_filled_and_emptied_where_it_lies() -> None:
     assert {name: buffer.data_ptr() for name, buffer in made.named_buffers()} == addresses
 
 
+def test_one_graph_is_right_for_every_batch() -> None:
+    """Traced once, without a break, for any number of rows; what fills places and rows later is seen by it."""
+    made, rows, shared, packs = filled()
+    traces: list[int] = []
+
+    def counting(graph: torch.fx.GraphModule, _: Any) -> Any:
+        traces.append(1)
+        return graph.forward
+
+    compiled = torch.compile(made, backend=counting, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for places in (ROWS, [1, 2, 0, 3], [3] * 7):
+            rows.row_place_N[: len(places)] = torch.tensor(places)
+            hidden_ND = torch.randn(len(places), D)
+            torch.testing.assert_close(
+                compiled(hidden_ND), wanted(hidden_ND, shared, packs, places), rtol=1e-5, atol=1e-5
+            )
+        made.put(3, exported(packs[0]), own(packs[0]))
+        torch.testing.assert_close(compiled(hidden_ND), packs[0](hidden_ND), rtol=1e-5, atol=1e-5)
+    assert len(traces) == 1
+
+
 @pytest.mark.usefixtures("way")
 def test_an_fc_of_each_pack() -> None:
     rows, torch_rng = PackedRows(8, 32), torch.Generator().manual_seed(1)
