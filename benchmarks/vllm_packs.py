@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder with eval/<domain>/*.jsonl")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--each", type=int, default=16, help="requests of each adapter, and as many without one")
+    parser.add_argument("--each", type=int, default=12, help="requests of each adapter, and as many without one")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default="vllm-packs.json")
