@@ -111,6 +111,10 @@ bench--vllm: $(STAMP) $(VLLM_STAMP)  ## tokens a second of self-generation: vLLM
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	.venv-vllm/bin/python -m benchmarks.vllm_selfgen
 
+bench--packs-per-lora: $(STAMP) $(VLLM_STAMP)  ## one vLLM, two LoRA adapters, a pack for each, against one pack for all
+	$(BIN)/eda models fetch smollm2-135m-instruct
+	$(BIN)/python -m benchmarks.vllm_packs
+
 $(UI_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ui]'
 	touch $(UI_STAMP)

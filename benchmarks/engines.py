@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,15 +140,30 @@ class Vllm:
             raise RuntimeError(f"vLLM ended; see {self._log.name}")
         return line
 
-    def ask(self, prompts: Sequence[list[int]], *, temperature: float, max_tokens: int) -> dict[str, Any]:
-        """All prompts as one batch; what `vllm_worker` answers."""
-        assert self._process.stdin is not None
+    def ask(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        temperature: float,
+        max_tokens: int,
+        adapters: Sequence[str | None] | None = None,
+        loras: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """All prompts as one batch, each with its adapter, if any; what `vllm_worker` answers."""
         job = {
             "prompts": list(prompts),
             "max_tokens": max_tokens,
             "temperature": temperature,
             "stop_ids": self.stop_ids,
         }
+        return self._tell(job if adapters is None else job | {"adapters": list(adapters), "loras": dict(loras or {})})
+
+    def call(self, method: str, *arguments: str) -> Any:
+        """A method of vLLM's worker; what it gives."""
+        return self._tell({"call": method, "arguments": list(arguments)})["result"]
+
+    def _tell(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._read())

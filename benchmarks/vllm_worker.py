@@ -1,7 +1,9 @@
 """vLLM behind a pipe, in its own environment: one JSON line in, one out. Nothing of this project is imported here.
 
 Arguments: the keywords of `vllm.LLM` as JSON.
-In: {"prompts": [[ids]], "max_tokens": n, "temperature": t, "stop_ids": [..]}.
+In: {"prompts": [[ids]], "max_tokens": n, "temperature": t, "stop_ids": [..]}, with LoRA adapters also {"adapters":
+[name or null for each prompt], "loras": {name: directory}}; or {"call": method of the worker, "arguments": [..]}, to
+which the answer is {"result": ..}.
 Out: {"seconds": s, "token_ids": [[..]], "emitted": [[..]], "counters": {..}}: answers, how many tokens each engine step
 gave each of them, and vLLM's speculation counters since it started (none with `disable_log_stats`).
 """
@@ -23,7 +25,13 @@ def main() -> None:
     reply.write("ready\n")
     reply.flush()
     for line in sys.stdin:
-        answer = decode(llm, json.loads(line))
+        job = json.loads(line)
+        if "call" in job:
+            result = llm.collective_rpc(job["call"], args=tuple(job["arguments"]))[0]
+            reply.write(json.dumps({"result": result}) + "\n")
+            reply.flush()
+            continue
+        answer = decode(llm, job)
         answer["counters"] = {} if settings.get("disable_log_stats", True) else counters(llm)
         reply.write(json.dumps(answer) + "\n")
         reply.flush()
@@ -42,10 +50,11 @@ def decode(llm, job):
         output_kind=RequestOutputKind.DELTA,
     )
     engine, num = llm.llm_engine, len(job["prompts"])
+    loras, adapters = loras_of(job), job.get("adapters") or [None] * num
     token_ids, emitted = [[] for _ in range(num)], [[] for _ in range(num)]
     started = time.perf_counter()
     for i, ids in enumerate(job["prompts"]):
-        engine.add_request(str(i), {"prompt_token_ids": ids}, params)
+        engine.add_request(str(i), {"prompt_token_ids": ids}, params, lora_request=loras.get(adapters[i]))
     while engine.has_unfinished_requests():
         for output in engine.step():
             new = list(output.outputs[0].token_ids)
@@ -53,6 +62,13 @@ def decode(llm, job):
                 token_ids[int(output.request_id)] += new
                 emitted[int(output.request_id)].append(len(new))
     return {"seconds": time.perf_counter() - started, "token_ids": token_ids, "emitted": emitted}
+
+
+def loras_of(job):
+    """vLLM's adapters by name."""
+    from vllm.lora.request import LoRARequest
+
+    return {name: LoRARequest(name, i + 1, path) for i, (name, path) in enumerate(job.get("loras", {}).items())}
 
 
 def counters(llm):

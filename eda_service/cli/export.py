@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
@@ -16,6 +16,10 @@ from eda_service.config.job import TargetSpec
 from eda_service.drafts.dialects.record import Dialect
 from eda_service.errors import InputError
 from eda_service.export.eda_config import Destination, ExportCalibration, ExportForm
+
+if TYPE_CHECKING:
+    from eda_service.export.export import Exported
+    from eda_service.export.packs_over import AdaptersPack
 
 
 def export(
@@ -43,6 +47,22 @@ def export(
         Dialect | None,
         typer.Option(help="How an EAGLE-3 draft is written; default: as it came, or one that --to reads."),
     ] = None,
+    pack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADAPTER=PACK",
+            help="For one vLLM with many LoRA adapters: REFERENCE is the base draft, and requests of ADAPTER (its name "
+            "in --lora-modules) draft with PACK. May be given many times.",
+        ),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADAPTER=PATH", help="Where ADAPTER lies; default: that of the target its pack names."),
+    ] = None,
+    places: Annotated[
+        int | None,
+        typer.Option(min=1, max=512, help="Packs that vLLM has room for, some to come later; default: those given."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a pack or base draft as a checkpoint that another engine serves."""
@@ -50,12 +70,23 @@ def export(
 
     from eda_service.export.calibration import CalibrationSettings
     from eda_service.export.export import ExportRequest, export_draft
+    from eda_service.export.several import PacksRequest, export_packs
 
     if adapter is not None and target is None:
         raise InputError("--adapter names an adapter on --target, which is missing; give both", param="adapter")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("eda_service.export").setLevel(logging.INFO)
     transformers_logging.disable_progress_bar()  # it is drawn where nobody looks, too; ours is not
+    if pack:
+        _require_for_packs(to, form, adapter, merged_target, dialect)
+        spec = None if target is None else _spec(target, None)
+        several = PacksRequest(reference, _adapters_packs(pack, lora or []), out_dir, spec, places, num_draft_tokens)
+        with bars() as tell:
+            made = export_packs(several, tell=tell)
+        _say(made, form, to, as_json)
+        return
+    if lora or places is not None:
+        raise InputError("--lora and --places are about the packs of --pack, which is missing", param="pack")
     request = ExportRequest(
         reference=reference,
         destination=to,
@@ -68,6 +99,10 @@ def export(
     )
     with bars() as tell:
         made = export_draft(request, tell=tell)
+    _say(made, form, to, as_json)
+
+
+def _say(made: Exported, form: ExportForm, to: Destination, as_json: bool) -> None:
     if as_json:
         print_json(made)
         return
@@ -75,11 +110,53 @@ def export(
     err.print(f"{eda.source} as {form} for {to}: {made.directory}, read back and equal", markup=False)
     if eda.dialect is not None:
         err.print(f"written as {eda.dialect} writes its drafts", markup=False)
+    for each in eda.packs or ():
+        err.print(f"requests of the adapter {each.adapter} draft with {each.source}", markup=False)
+    if eda.packs:
+        err.print(f"all other requests draft with {eda.source}", markup=False)
     err.print(_change(eda.calibration), markup=False)
     if made.target_to_merge:
         merged = f"{eda.verifier.model} with the adapter {eda.verifier.adapter}"
         err.print(f"MERGED_TARGET is {merged}; with --merged-target DIR it is written and named here", markup=False)
     out.print(made.serve_command, markup=False)
+
+
+def _require_for_packs(
+    to: Destination, form: ExportForm, adapter: str | None, merged_target: Path | None, dialect: Dialect | None
+) -> None:
+    """Refuse what does not go with several packs.
+
+    Raises:
+        InputError: With what does.
+    """
+    if to is not Destination.VLLM or form is not ExportForm.PLUGIN:
+        raise InputError("--pack puts several packs into vLLM's plugin; give --to vllm --form plugin", param="pack")
+    given = {"--adapter": adapter, "--merged-target": merged_target, "--dialect": dialect}
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"{option} does not go with --pack: vLLM loads the base model of --target and adds the adapters itself",
+                param=option.removeprefix("--").replace("-", "_"),
+            )
+
+
+def _adapters_packs(packs: list[str], loras: list[str]) -> tuple[AdaptersPack, ...]:
+    from eda_service.export.packs_over import AdaptersPack
+
+    paths = dict(_pair(text, "lora") for text in loras)
+    references = [_pair(text, "pack") for text in packs]
+    made = tuple(AdaptersPack(name, reference, paths.pop(name, None)) for name, reference in references)
+    if paths:
+        raise InputError(f"--lora names {', '.join(sorted(paths))}, for which there is no --pack", param="lora")
+    return made
+
+
+def _pair(text: str, param: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        what = "PACK" if param == "pack" else "PATH"
+        raise InputError(f"--{param} {text[:96]!r} is not ADAPTER={what}", param=param)
+    return name, value
 
 
 def _spec(model: str, adapter: str | None) -> TargetSpec:

@@ -35,7 +35,7 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
     def load_model(self, **settings: Any) -> None:
         """Load, and have the model hand out the layers."""
         super().load_model(**settings)
-        _unwrap_embedding(self.model_runner)
+        unwrap_embedding(getattr(getattr(self.model_runner, "drafter", None), "model", None))
         self._keeps = True
         self._captures: tuple[int, ...] | None = self.vllm_config.additional_config.get(CAPTURES)
         self._kept: dict[str, list[tuple[int, Tensor]]] = {}
@@ -87,12 +87,11 @@ class CapturingWorker(Worker):  # type: ignore[misc,valid-type]
         return None
 
 
-def _unwrap_embedding(runner: Any) -> None:
+def unwrap_embedding(draft: Any) -> None:
     """Give a draft the plain embedding of a target with LoRA. vLLM's V1 runner shares the wrapped one, which looks up
     the adapter of other rows than the draft's; its V2 runner does this itself.
     """
-    drafter = getattr(runner, "drafter", None)
-    body: Any = getattr(getattr(drafter, "model", None), "model", None)
+    body: Any = getattr(draft, "model", None)
     if hasattr(getattr(body, "embed_tokens", None), "base_layer"):
         body.embed_tokens = body.embed_tokens.base_layer
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.export.contents import TOKEN_MAP
-from eda_service.export.eda_config import Destination, EdaConfig, ExportForm
+from eda_service.export.eda_config import Destination, EdaConfig, ExportForm, PackPlaces
+from eda_service.export.vllm_plugin import PACK_WORKER
 
 SGLANG_PACKAGE = "eda_service.export.sglang_models"
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as `--max-lora-rank`, but for 1."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,27 @@ class ServedTarget:
         return shlex.quote(self.model) + revision
 
 
-def serve_command(directory: Path, target: ServedTarget, eda: EdaConfig, num_draft_tokens: int) -> str:
+@dataclass(frozen=True)
+class ServedAdapter:
+    """A LoRA adapter as vLLM loads it: the name that requests give, and where it lies."""
+
+    name: str
+    directory: Path
+
+    @property
+    def rank(self) -> int:
+        """Of its updates; the largest of them where it says several."""
+        config = json.loads((self.directory / "adapter_config.json").read_text(encoding="utf-8"))
+        return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+
+
+def serve_command(
+    directory: Path,
+    target: ServedTarget,
+    eda: EdaConfig,
+    num_draft_tokens: int,
+    adapters: Sequence[ServedAdapter] = (),
+) -> str:
     """One line for a shell.
 
     Args:
@@ -35,13 +59,25 @@ def serve_command(directory: Path, target: ServedTarget, eda: EdaConfig, num_dra
         target: What the export drafts for.
         eda: The export's config.
         num_draft_tokens: K of the chains.
+        adapters: That vLLM adds to the target, each with a pack in the export.
     """
     if eda.destination is Destination.VLLM:
         speculative = {"method": eda.vllm_method, "model": str(directory), "num_speculative_tokens": num_draft_tokens}
-        return f"vllm serve {target.words} --speculative-config {shlex.quote(json.dumps(speculative))}"
+        command = f"vllm serve {target.words} --speculative-config {shlex.quote(json.dumps(speculative))}"
+        return command if eda.places is None else f"{command} {_adapters(eda.places, adapters)}"
     if eda.destination is Destination.SGLANG:
         return _sglang(directory, target, eda, num_draft_tokens)
     return f"hf upload OWNER/NAME {shlex.quote(str(directory))}"
+
+
+def _adapters(places: PackPlaces, adapters: Sequence[ServedAdapter]) -> str:
+    modules = " ".join(shlex.quote(f"{each.name}={each.directory}") for each in adapters)
+    rank = max(each.rank for each in adapters)
+    fitting = next((size for size in VLLM_LORA_RANKS if size >= rank), rank)
+    return (
+        f"--worker-cls {PACK_WORKER} --enable-lora --max-loras {places.count} --max-lora-rank {fitting} "
+        f"--lora-modules {modules}"
+    )
 
 
 def _sglang(directory: Path, target: ServedTarget, eda: EdaConfig, num_draft_tokens: int) -> str:

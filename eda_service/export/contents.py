@@ -24,6 +24,7 @@ from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Con
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, TargetIncompatibleError
 from eda_service.export.eda_config import Destination, EdaConfig, ExportForm
+from eda_service.export.pack_parts import pack_shapes
 from eda_service.export.values import widest
 from eda_service.export.vllm_plugin import ARCHITECTURE as VLLM_PLUGIN
 from eda_service.targets.head import LmHead
@@ -112,7 +113,7 @@ def shapes_of(eda: EdaConfig) -> dict[str, tuple[int, ...]]:
         shapes[D2T] = (eda.draft_vocab_size,)
         if eda.destination is Destination.VLLM:
             shapes[HEAD] = (eda.draft_vocab_size, eda.draft.hidden_size)
-    return shapes
+    return shapes if eda.places is None else shapes | pack_shapes(eda, eda.places)
 
 
 def require_tensors(eda: EdaConfig, names: Iterable[str]) -> None:

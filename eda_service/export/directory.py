@@ -24,6 +24,7 @@ from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError
 from eda_service.export.contents import D2T, TOKEN_MAP, shapes_of
 from eda_service.export.eda_config import Destination, EdaConfig
+from eda_service.export.pack_parts import VOCABULARIES, is_of_packs
 from eda_service.export.values import widest
 from eda_service.storage.files import publish_dir, sha256_file, temporary_name
 
@@ -96,7 +97,7 @@ def read_eda_config(directory: Path) -> EdaConfig:
 
 
 def read_export(directory: Path) -> tuple[EdaConfig, LoadedDraft]:
-    """An export as this project's engine can run it, in the widest dtype of its file.
+    """An export as this project's engine can run it, in the widest dtype of its file; of several packs' the base draft.
 
     Raises:
         ArtifactCorruptError: It does not parse, a hash differs, or names and shapes are not what its config says.
@@ -131,11 +132,21 @@ def _check_shapes(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -
 
 
 def _vocabulary(directory: Path, tensors: dict[str, Tensor], eda: EdaConfig) -> Tensor | None:
+    if VOCABULARIES in tensors:
+        return _vocabulary_of_base(tensors, eda)
     if eda.draft_vocab_size is None:
         return None
     if eda.destination is Destination.SGLANG and eda.draft.kind == "eagle1":
         return torch.tensor(torch.load(directory / TOKEN_MAP, weights_only=True), dtype=torch.int32)
     return (tensors[D2T] + torch.arange(eda.draft_vocab_size)).int()
+
+
+def _vocabulary_of_base(tensors: dict[str, Tensor], eda: EdaConfig) -> Tensor | None:
+    """What the base draft scores of a head that holds the rows of several packs, too."""
+    is_own_U = tensors[VOCABULARIES][0]
+    ids_U = torch.arange(len(is_own_U)) + tensors.get(D2T, 0)
+    own_W = ids_U[is_own_U].int()
+    return None if len(own_W) == eda.draft.vocab_size else own_W
 
 
 def check_written(directory: Path, eda: EdaConfig, tensors: dict[str, Tensor], vocab_W: Tensor | None) -> None:
@@ -155,6 +166,10 @@ def check_written(directory: Path, eda: EdaConfig, tensors: dict[str, Tensor], v
     wrong = [name for name, parameter in draft.items() if not torch.equal(parameter, tensors[name].to(parameter.dtype))]
     if read != eda:
         wrong.append("eda_config")
+    of_packs = {name: tensor for name, tensor in tensors.items() if is_of_packs(name)}
+    if of_packs:
+        written = load_file(directory / WEIGHTS)
+        wrong += [name for name, tensor in of_packs.items() if not torch.equal(written[name], tensor)]
     ids = None if loaded.vocab_W is None else loaded.vocab_W.tolist()
     if ids != (None if vocab_W is None else vocab_W.tolist()):
         wrong.append("draft vocabulary")

@@ -62,6 +62,27 @@ class ExportCalibration(Frozen):
         return self.exported_acceptance_length / self.acceptance_length - 1.0
 
 
+class ExportedPack(Frozen):
+    """A pack that lies over the export's draft, and the LoRA adapter whose requests it drafts for."""
+
+    adapter: str = Field(description="the adapter's name in vLLM, as in `--lora-modules NAME=PATH`")
+    source: str = Field(description="name@version")
+    source_sha256: dict[str, str] = Field(description="file name to hash of the weights it was made from")
+    private: PrivateConfig
+    scale: float = Field(description="the constant of Eq. 5")
+    verifier: TargetFingerprint = Field(description="the target with its adapter that the pack was made for")
+
+
+class PackPlaces(Frozen):
+    """Room for packs in a draft inside an engine: how many, and how large they may be."""
+
+    count: int = Field(ge=1, description="packs at the same time")
+    width: int = Field(ge=1, description="m_p of the widest; narrower ones are filled with zeros")
+    has_fuse: bool = Field(description="each place has an fc of its own")
+    has_vocabulary: bool = Field(description="each place has a draft vocabulary of its own, of the head's rows")
+    shared_sha256: str = Field(description="of what all packs share, as `frozen_parts` counts it")
+
+
 class EdaConfig(Frozen):
     """The block.
 
@@ -72,6 +93,8 @@ class EdaConfig(Frozen):
         draft_vocab_size: Tokens the draft scores; None for all of the target's.
         verifier: The target it was made for.
         dialect: How a draft of kind `eagle3` is written.
+        packs: Over a base draft, for requests of their adapters; None: one draft for all requests.
+        places: Room for them.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -90,6 +113,8 @@ class EdaConfig(Frozen):
     verifier: TargetFingerprint
     calibration: ExportCalibration | None
     dialect: str | None = Field(None, exclude_if=_is_none)
+    packs: tuple[ExportedPack, ...] | None = Field(None, exclude_if=_is_none)
+    places: PackPlaces | None = Field(None, exclude_if=_is_none)
 
     @property
     def vllm_method(self) -> Literal["eagle", "eagle3"]:
@@ -98,8 +123,10 @@ class EdaConfig(Frozen):
 
     @property
     def widths(self) -> list[int]:
-        """Of the experts: m_s, and m_p where there is a private one."""
-        return [self.draft.expert_width, *([] if self.private is None else [self.private.private_width])]
+        """Of the experts: m_s, and m_p where there are private ones."""
+        private = self.places.width if self.places is not None else None
+        private = self.private.private_width if self.private is not None else private
+        return [self.draft.expert_width, *([] if private is None else [private])]
 
     def check_tensor_parallel(self, size: int) -> None:
         """Refuse a tensor parallel size that does not divide heads and experts.

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from eda_service.config.job import Mix, TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft
-from eda_service.drafts.dialects.names import D2T, T2D
-from eda_service.drafts.dialects.record import BaseTarget, Dialect
-from eda_service.drafts.dialects.store import extra_tensors, read_dialect
+from eda_service.drafts.dialects.record import Dialect
+from eda_service.drafts.dialects.store import read_dialect
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command
-from eda_service.export.contents import config_of, keeps_vocabulary, require_dialect, tensors_of
+from eda_service.export.contents import keeps_vocabulary, require_dialect
 from eda_service.export.dense import fold, is_gated
 from eda_service.export.directory import (
     check_written,
@@ -32,11 +30,12 @@ from eda_service.export.directory import (
     write_token_map,
     write_weights,
 )
-from eda_service.export.eagle3 import choose_dialect, engine_parts, written_form
+from eda_service.export.eagle3 import choose_dialect
 from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
 from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.source import Source, find_source
-from eda_service.export.values import file_tensors, stored_tensors, widest
+from eda_service.export.values import file_tensors, stored_tensors
+from eda_service.export.written import contents_of
 from eda_service.progress import Tell, silent
 from eda_service.records import Frozen
 from eda_service.targets.ends import TargetEnds
@@ -126,7 +125,7 @@ def export_source(request: ExportRequest, source: Source, target: TargetEnds, te
     dialect = _dialect(request, source, config)
     spec = target.spec
     source.check(target.fingerprint)
-    _check_vocabulary(source.loaded.vocab_W, target)
+    check_vocabulary(source.loaded.vocab_W, target)
     require_computed(config, source.loaded.vocab_W, request.destination, request.form, target.lm_head)
     warning = shorter_than_target(config, request.destination, target.max_context)
     if warning is not None:
@@ -207,57 +206,18 @@ def _rounded(draft: Draft, stored: Mapping[str, Tensor], target: Target) -> Draf
     return rounded.to(target.device, target.dtype).requires_grad_(False)
 
 
-def _check_vocabulary(vocab_W: Tensor | None, target: TargetEnds) -> None:
+def check_vocabulary(vocab_W: Tensor | None, target: TargetEnds) -> None:
+    """Refuse a draft vocabulary with tokens that the target does not have.
+
+    Raises:
+        TargetIncompatibleError: It has one.
+    """
     size = target.lm_head.vocab_size
     if vocab_W is not None and int(vocab_W.max()) >= size:
         raise TargetIncompatibleError(
             f"draft vocabulary names token {int(vocab_W.max())}, the target has {size}; name the draft's own target",
             param="target",
         )
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What an export's files hold, but for its `eda_config`.
-
-    Attributes:
-        draft: Shape of what is exported.
-        tensors: By their names here.
-        names: Of those whose name in the file is another.
-        config: From `eda_config` to `config.json`.
-    """
-
-    draft: DraftConfig
-    tensors: dict[str, Tensor]
-    names: dict[str, str]
-    config: Callable[[EdaConfig], dict[str, Any]]
-
-
-def _contents(
-    request: ExportRequest, source: Source, target: TargetEnds, exported: LoadedDraft, dialect: Dialect | None
-) -> _Contents:
-    config, vocab_W = exported.draft.config, exported.vocab_W
-    tensors = file_tensors(exported.draft, stored_tensors(source.base_dir))
-    if not isinstance(config, Eagle3Config) or dialect is None:
-        tensors = tensors_of(config, tensors, vocab_W, target.lm_head, request.destination)
-        dtype = str(widest(tensors)).removeprefix("torch.")
-        return _Contents(config, tensors, {}, lambda eda: config_of(eda, target.max_context, dtype))
-    facts, record = target.fingerprint, read_dialect(source.base_dir)
-    extras = {name: at.load() for name, at in extra_tensors(source.base_dir).items() if name in (D2T, T2D)}
-    parts = engine_parts(config, tensors, vocab_W, target.lm_head, request.destination, dialect, extras)
-    layout = BaseTarget(
-        num_layers=facts.num_layers,
-        vocab_size=facts.vocab_size,
-        hidden_size=facts.hidden_size,
-        max_position_embeddings=target.max_context,
-    )
-    form = written_form(parts, dialect, layout, record, request.destination, request.form, target_model=facts.model)
-    return _Contents(
-        parts.config,
-        parts.tensors,
-        {name: form.name(name) for name in parts.tensors},
-        lambda eda: {**form.config, "eda_config": eda.model_dump(mode="json")},
-    )
 
 
 def _write(
@@ -269,7 +229,7 @@ def _write(
     dialect: Dialect | None,
 ) -> EdaConfig:
     draft, vocab_W = exported.draft, exported.vocab_W
-    contents = _contents(request, source, target, exported, dialect)
+    contents = contents_of(source, target, exported, request.destination, request.form, dialect)
     with published(request.out, "out") as staging:
         ffn = draft.ffn
         named = {contents.names.get(name, name): tensor for name, tensor in contents.tensors.items()}

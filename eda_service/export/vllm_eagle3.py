@@ -14,6 +14,7 @@ from vllm.model_executor.models.qwen3_eagle3 import Eagle3Qwen3ForCausalLM
 
 from eda_service.export.contents import require_tensors
 from eda_service.export.vllm_model import config_of, keep_gate
+from eda_service.export.vllm_packs import spread_rows
 
 
 class _Gated:
@@ -27,7 +28,18 @@ class _Gated:
         eda = config_of(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]  # vLLM's class comes next
         self.eda = eda
-        keep_gate(self, eda, vllm_config, prefix)
+        self.packs = keep_gate(self, eda, vllm_config, prefix)
+
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, hidden_states: Tensor, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """vLLM's own; where there are several packs, each row has its own."""
+        if self.packs is not None:
+            spread_rows(self.packs.rows, hidden_states.shape[0])
+        states: tuple[Tensor, Tensor] = super().forward(  # type: ignore[misc]
+            input_ids, positions, hidden_states, inputs_embeds
+        )
+        return states
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Load every tensor of the export.
@@ -37,6 +49,8 @@ class _Gated:
         """
         tensors = dict(weights)
         require_tensors(self.eda, tensors)
+        if self.packs is not None:
+            tensors = self.packs.load(tensors)
         super().load_weights(tensors.items())  # type: ignore[misc]
 
 

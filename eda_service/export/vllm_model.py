@@ -21,8 +21,10 @@ from vllm.model_executor.models.llama_eagle import EagleLlamaForCausalLM
 from vllm.model_executor.models.utils import get_draft_quant_config, maybe_prefix
 
 from eda_service.export.contents import D2T, require_tensors
+from eda_service.export.draft_packs import DraftPacks
 from eda_service.export.eda_config import EdaConfig
 from eda_service.export.parallel_ffn import ParallelFFN
+from eda_service.export.vllm_packs import make_packs, require_worker, spread_rows
 
 
 def config_of(vllm_config: VllmConfig) -> EdaConfig:
@@ -30,16 +32,19 @@ def config_of(vllm_config: VllmConfig) -> EdaConfig:
 
     Raises:
         TargetIncompatibleError: The target has another shape, or the tensor parallel size divides no head or expert.
+        InputError: It has several packs, and vLLM's worker does not tell it which adapter a request has.
     """
     eda = EdaConfig.model_validate(vllm_config.speculative_config.draft_model_config.hf_config.eda_config)
+    require_worker(eda, vllm_config)
     target = vllm_config.model_config
     eda.check_verifier(hidden_size=target.get_hidden_size(), vocab_size=target.get_vocab_size())
     eda.check_tensor_parallel(get_tensor_model_parallel_world_size())
     return eda
 
 
-def keep_gate(model: Any, eda: EdaConfig, vllm_config: VllmConfig, prefix: str) -> None:
-    """Put the shared-private FFN in the place of a draft's MLP, where the export has one.
+def keep_gate(model: Any, eda: EdaConfig, vllm_config: VllmConfig, prefix: str) -> DraftPacks | None:
+    """Put the shared-private FFN in the place of a draft's MLP, where the export has one, or room for several packs;
+    returns those.
 
     Args:
         model: An engine's draft with `model.layers`.
@@ -47,8 +52,8 @@ def keep_gate(model: Any, eda: EdaConfig, vllm_config: VllmConfig, prefix: str) 
         vllm_config: As the draft got it.
         prefix: As the draft got it.
     """
-    if eda.private is None:
-        return
+    if eda.private is None and eda.places is None:
+        return None
     quantization, where = get_draft_quant_config(vllm_config), maybe_prefix(prefix, "model.layers.0.mlp")
 
     def make_expert(name: str, width: int) -> nn.Module:
@@ -62,7 +67,10 @@ def keep_gate(model: Any, eda: EdaConfig, vllm_config: VllmConfig, prefix: str) 
         )
         return made
 
+    if eda.places is not None:
+        return make_packs(model, eda, eda.places, vllm_config, make_expert)
     model.model.layers[0].mlp = ParallelFFN(eda, make_expert, tensor_model_parallel_all_reduce)
+    return None
 
 
 class EagleEdaForCausalLM(EagleLlamaForCausalLM):
@@ -77,7 +85,7 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.eda = eda
         quantization = get_draft_quant_config(vllm_config)
-        keep_gate(self, eda, vllm_config, prefix)
+        self.packs = keep_gate(self, eda, vllm_config, prefix)
         self.draft_id_to_target_id: nn.Parameter | None = None
         if eda.draft_vocab_size is not None:
             self.lm_head = ParallelLMHead(
@@ -90,9 +98,21 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
             offsets_W = torch.zeros(eda.draft_vocab_size, dtype=torch.long)
             self.draft_id_to_target_id = nn.Parameter(offsets_W, requires_grad=False)
 
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, hidden_states: Tensor, inputs_embeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """vLLM's own; where there are several packs, each row has its own."""
+        if self.packs is not None:
+            spread_rows(self.packs.rows, hidden_states.shape[0])
+        states: tuple[Tensor, Tensor] = super().forward(input_ids, positions, hidden_states, inputs_embeds)
+        return states
+
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """(N, D) to (N, V); a token outside the draft vocabulary has minus infinity."""
         logits_NW: Tensor | None = self.logits_processor(self.lm_head, hidden_states)
+        if self.packs is not None and self.packs.vocabulary is not None and logits_NW is not None:
+            logits_of_packs_NV: Tensor = self.packs.vocabulary(logits_NW)
+            return logits_of_packs_NV
         if self.draft_id_to_target_id is None or logits_NW is None:
             return logits_NW
         ids_W = torch.arange(logits_NW.shape[1], device=logits_NW.device) + self.draft_id_to_target_id
@@ -108,6 +128,8 @@ class EagleEdaForCausalLM(EagleLlamaForCausalLM):
         """
         tensors = dict(weights)
         require_tensors(self.eda, tensors)
+        if self.packs is not None:
+            tensors = self.packs.load(tensors)
         offsets_W = tensors.pop(D2T, None)
         if self.draft_id_to_target_id is not None and offsets_W is not None:
             self.draft_id_to_target_id.data.copy_(offsets_W)

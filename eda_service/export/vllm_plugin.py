@@ -10,6 +10,8 @@ from eda_service.engines.vllm_environment import die_with_parent
 
 ARCHITECTURE = "EagleEdaForCausalLM"
 EAGLE3_ARCHITECTURE, EAGLE3_QWEN3_ARCHITECTURE = "Eagle3EdaForCausalLM", "Eagle3EdaQwen3ForCausalLM"
+PACK_WORKER = "eda_service.export.vllm_pack_worker.PackWorker"
+"""vLLM's `--worker-cls` for an export of several packs."""
 _MODELS = {
     ARCHITECTURE: "eda_service.export.vllm_model:EagleEdaForCausalLM",
     EAGLE3_ARCHITECTURE: "eda_service.export.vllm_eagle3:Eagle3EdaForCausalLM",

@@ -9,9 +9,10 @@ import pytest
 import torch
 from adapted_packs import publish_adapted
 from command_line import Cli
+from tiny_models import write_adapter
 
-from eda_service.config.job import TrainConfig
-from eda_service.targets.loader import Target
+from eda_service.config.job import TargetSpec, TrainConfig
+from eda_service.targets.loader import Target, load_target
 
 
 @pytest.fixture
@@ -35,6 +36,22 @@ def test_a_plugin_export_says_how_to_serve_it(shell: Cli, pack: str, tiny_target
     assert "adapted@1 as plugin for vllm" in done.stderr
     assert "acceptance does not change" in done.stderr
     assert len(done.stderr.splitlines()) == 2  # and no bar, since nobody looks
+
+
+def test_several_packs_say_whose_requests_draft_with_which(
+    shell: Cli, home: Path, base_draft_dir: Path, tiny_target: Target, tmp_path: Path
+) -> None:
+    model, out = tiny_target.spec.model, tmp_path / "out"
+    adapter = write_adapter(Path(model), tmp_path / "lora", seed=0)
+    tuned = load_target(TargetSpec(model=model, adapter=str(adapter), dtype="float32"))
+    made = publish_adapted(home, base_draft_dir, tuned, TrainConfig(), name="legal")
+    words = ["tiny@1", "--to", "vllm", "--out", str(out), "--target", model, "--pack", f"law={made}"]
+    done = shell("export", *words, "--lora", f"law={adapter}", "--places", "2")
+    assert done.exit_code == 0, done.output
+    (line,) = done.stdout.splitlines()
+    assert line.endswith(f"--enable-lora --max-loras 2 --max-lora-rank 8 --lora-modules law={adapter}")
+    assert "requests of the adapter law draft with legal@1" in done.stderr
+    assert "all other requests draft with tiny@1" in done.stderr
 
 
 def test_a_dense_export_prints_the_change(shell: Cli, pack: str, tiny_target: Target, tmp_path: Path) -> None:
@@ -67,6 +84,17 @@ def test_json_is_the_whole_record(shell: Cli, tiny_target: Target, base_draft_di
         (["tiny@1", "--to", "vllm", "--target", ""], "--target or --adapter is no name"),
         (["tiny@1", "--to", "tensorrt"], "tensorrt"),
         (["tiny@1", "--to", "vllm", "--form", "sparse"], "sparse"),
+        (["tiny@1", "--to", "sglang", "--pack", "a=b"], "give --to vllm --form plugin"),
+        (
+            ["tiny@1", "--to", "vllm", "--pack", "a=b", "--merged-target", "m"],
+            "--merged-target does not go with --pack",
+        ),
+        (["tiny@1", "--to", "vllm", "--pack", "b@1"], "--pack 'b@1' is not ADAPTER=PACK"),
+        (
+            ["tiny@1", "--to", "vllm", "--pack", "a=b@1", "--lora", "c=d"],
+            "--lora names c, for which there is no --pack",
+        ),
+        (["tiny@1", "--to", "vllm", "--places", "3"], "about the packs of --pack, which is missing"),
     ],
 )
 def test_bad_input_is_exit_code_2(
