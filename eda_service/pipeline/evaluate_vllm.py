@@ -1,8 +1,9 @@
 """Stage evaluate where vLLM runs the target: each engine in a Ray task and a process of its own, one after the other.
 
-Base draft and adapted draft are exported as vLLM loads them, and vLLM counts what it accepts. Then the target answers
-without a draft: its answers are what both must have written, and with its states the packs of others are held against
-them (`replay`), so that they need no vLLM of their own.
+Base draft, adapted draft and the packs that it has to beat are exported as vLLM loads them, and vLLM counts what it
+accepts. Then the target answers without a draft: its answers are what the adapted draft must have written, and with its
+states every pack is held against the fixed evaluation (`replay`), always in this way, so that numbers of different days
+stand beside each other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ray
 import torch
 
 from eda_service.config.job import AdaptConfig, EngineKind, EvalConfig
+from eda_service.decoding.build import load_drafts
 from eda_service.decoding.request import SamplingParams, own_params
 from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.engines.engine import Answer, with_seeds
@@ -29,7 +31,7 @@ from eda_service.evaluation.replay import Transcript
 from eda_service.evaluation.speed import BASELINE, speed_rows
 from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_source
-from eda_service.export.source import BASE_DRAFT, Source
+from eda_service.export.source import BASE_DRAFT, Source, find_source
 from eda_service.pipeline.heldout import held_out
 from eda_service.pipeline.measurements import Measurements
 from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
@@ -75,12 +77,10 @@ class DraftRun:
 
 @dataclass(frozen=True)
 class Plain:
-    """What the target did without a draft, and what other drafts would have had accepted."""
+    """What the target did without a draft, and what drafts would have had accepted on the fixed evaluation."""
 
     rates: dict[float, list[float]]
     lossless: LosslessCheck
-    rivals: dict[str, tuple[AcceptanceRow, ...]]
-    left_out: dict[str, str]
     fixed: FixedScores | None
     num_prompts: int
     generation_defaults: dict[str, Any]
@@ -100,37 +100,44 @@ def measure_with_vllm(
     """
     placement = placements(config, EngineKind.VLLM)[Stage.EVALUATE]
     drafted: dict[str, DraftRun] = {}
-    for step, name in enumerate((BASE, ADAPTED), start=1):
+    left_out: dict[str, str] = {}
+    names = (BASE, ADAPTED, *(PREFIX + pack for pack in rivals.packs))
+    for step, name in enumerate(names, start=1):
         with room_for(placement) as room:
             task = _drafted.options(**room.of_task())
-            drafted[name] = ray.get(task.remote(run.root, config, inputs, name))
-        run.progress(Stage.EVALUATE, step=step, total_steps=3)
-    lengths = {ADAPTED: drafted[ADAPTED].acceptance[0].acceptance_length}
+            found: DraftRun | str = ray.get(task.remote(run.root, config, inputs, name, fingerprint))
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            drafted[name] = found
+        run.progress(Stage.EVALUATE, step=step, total_steps=len(names) + 1)
     greedy = drafted[ADAPTED].greedy
     with room_for(placement) as room:
         plain_task = _plain.options(**room.of_task())
-        plain: Plain = ray.get(plain_task.remote(run.root, config, inputs, rivals, fingerprint, greedy, lengths))
+        plain: Plain = ray.get(plain_task.remote(run.root, config, inputs, rivals, fingerprint, greedy))
     modes = {BASELINE: plain.rates, **{name: each.rates for name, each in drafted.items()}}
     chain = config.evaluation.num_draft_tokens
+    speed = [
+        row
+        for temperature in plain.rates
+        for row in speed_rows(
+            {name: rates[temperature] for name, rates in modes.items()},
+            {name: 0 if name == BASELINE else chain for name in modes},
+            temperature,
+        )
+    ]
+    own = [drafted[name].acceptance for name in (BASE, ADAPTED)]
     return Measurements(
-        acceptance=tuple(row for each in zip(*(d.acceptance for d in drafted.values()), strict=True) for row in each),
-        speed=tuple(
-            row
-            for temperature in plain.rates
-            for row in speed_rows(
-                {name: rates[temperature] for name, rates in modes.items()},
-                {name: 0 if name == BASELINE else chain for name in modes},
-                temperature,
-            )
-        ),
+        acceptance=tuple(row for rows in zip(*own, strict=True) for row in rows),
+        speed=tuple(row for row in speed if row.mode in (BASELINE, BASE, ADAPTED)),
         lossless=plain.lossless,
         rivals=tuple(
             Rival(
                 pack=pack,
                 roles=roles,
-                acceptance=plain.rivals.get(pack, ()),
-                speed=(),
-                left_out=plain.left_out.get(pack),
+                acceptance=drafted[PREFIX + pack].acceptance if PREFIX + pack in drafted else (),
+                speed=tuple(row for row in speed if row.mode == PREFIX + pack),
+                left_out=left_out.get(PREFIX + pack),
             )
             for pack, roles in rivals.packs.items()
         ),
@@ -141,12 +148,24 @@ def measure_with_vllm(
 
 
 @ray.remote(max_retries=2, max_calls=1)
-def _drafted(run_root: Path, config: AdaptConfig, inputs: Inputs, name: str) -> DraftRun:
-    """Decode and time with one draft inside vLLM; the process ends with the task, and vLLM with it."""
+def _drafted(
+    run_root: Path, config: AdaptConfig, inputs: Inputs, name: str, fingerprint: TargetFingerprint
+) -> DraftRun | str:
+    """Decode and time with one draft inside vLLM; the process ends with the task, and vLLM with it.
+
+    Returns:
+        What it did; or of a rival that cannot be loaded, why.
+    """
     run = _fetched(run_root, config, inputs)
     with tempfile.TemporaryDirectory(prefix="eda-export-") as scratch, ends_with_engine():
         ends = load_ends(config.target)
-        draft = _export(run, config, ends, name, Path(scratch) / name)
+        try:
+            source = _source(run, config, name, fingerprint)
+        except (EdaError, OSError, ValueError) as error:
+            if name in (BASE, ADAPTED):
+                raise
+            return str(error)[:400]
+        draft = _export(source, config, ends, Path(scratch) / "draft")
         engine = open_vllm(config, ends, captures=None, draft=draft, batch_size=config.evaluation.batch_size)
         prompts = held_out(run, config, ends.tokenizer).token_ids
         rows: list[AcceptanceRow] = []
@@ -168,40 +187,36 @@ def _plain(
     rivals: Rivals,
     fingerprint: TargetFingerprint,
     speculative: list[list[int]],
-    measured: Mapping[str, float],
 ) -> Plain:
-    """Answer without a draft: the baseline's time, losslessness, rivals, and the fixed evaluation."""
+    """Answer without a draft: the baseline's time, losslessness, and the fixed evaluation."""
     run, settings = _fetched(run_root, config, inputs), config.evaluation
     with ends_with_engine():
         ends = load_ends(config.target)
-        loaded = load_rivals(rivals, ends, fingerprint)
-        own = load_pack(find_draft(config.base_draft), run.stage_dir(Stage.TRAIN) / "pack", dtype=ends.dtype)
-        drafts = {ADAPTED: own, **loaded.drafts}
+        own = load_drafts(find_draft(config.base_draft), run.stage_dir(Stage.TRAIN) / "pack", target=ends)
+        drafts = {ADAPTED: own, **load_rivals(rivals, ends, fingerprint).drafts}
         layers = sorted({layer for each in drafts.values() for layer in each.draft.config.captures})
         engine = open_vllm(config, ends, captures=layers, batch_size=settings.batch_size)
         heldout = held_out(run, config, ends.tokenizer)
         greedy = _params(config, ends, 0.0)
         answers = _answers(engine, heldout.token_ids, greedy, settings.batch_size, layers)
-        plain = [each.token_ids for each in answers]
-        lossless = check_lossless(engine, heldout.token_ids, plain, speculative, greedy)
-        first = temperatures_of(settings)[0]
+        lossless = check_lossless(engine, heldout.token_ids, [each.token_ids for each in answers], speculative, greedy)
 
-        def row(name: str, loaded_draft: LoadedDraft) -> AcceptanceRow:
-            texts = _transcripts(heldout.token_ids, answers, layers, loaded_draft)
-            return replayed_row(ends, name, loaded_draft, texts, settings, 0.0)
+        def length(prompts: Sequence[list[int]], found: Sequence[Answer], draft: LoadedDraft, chain: int) -> float:
+            texts = _transcripts(prompts, found, layers, draft)
+            chains = settings.model_copy(update={"num_draft_tokens": chain, "tree": None})
+            return replayed_row(ends, ADAPTED, draft, texts, chains, 0.0).acceptance_length
 
-        def length(fixed: FixedEvaluation, prompts: Sequence[list[int]], draft: LoadedDraft) -> float:
+        def on_fixed(fixed: FixedEvaluation, prompts: Sequence[list[int]], draft: LoadedDraft) -> float:
             params = replace(greedy, max_new_tokens=fixed.max_new_tokens)
-            texts = _transcripts(prompts, _answers(engine, prompts, params, settings.batch_size, layers), layers, draft)
-            chain = settings.model_copy(update={"num_draft_tokens": fixed.num_draft_tokens, "tree": None})
-            return replayed_row(ends, ADAPTED, draft, texts, chain, 0.0).acceptance_length
+            found = _answers(engine, prompts, params, settings.batch_size, layers)
+            return length(prompts, found, draft, fixed.num_draft_tokens)
 
-        rows: dict[str, tuple[AcceptanceRow, ...]] = {
-            pack: (row(PREFIX + pack, draft),) for pack, draft in loaded.drafts.items()
-        }
-        lengths = {**measured, **{pack: each[0].acceptance_length for pack, each in rows.items()}}
         fixed = None
-        if first == 0:
+        if temperatures_of(settings)[0] == 0:
+            measured = {
+                name: length(heldout.token_ids, answers, draft, settings.num_draft_tokens)
+                for name, draft in drafts.items()
+            }
             try:
                 fixed = measure_fixed(
                     config,
@@ -210,16 +225,14 @@ def _plain(
                     owner=rivals.owner,
                     drafts=drafts,
                     heldout=heldout.prompts,
-                    measured=lengths,
-                    length=length,
+                    measured=measured,
+                    length=on_fixed,
                 )
             except (EdaError, OSError, ValueError) as error:
                 run.event("fixed_evaluation_left_out", str(error)[:400], stage=Stage.EVALUATE, level="warning")
         return Plain(
             rates=_rates(engine, heldout.token_ids, config),
             lossless=lossless,
-            rivals=rows,
-            left_out=loaded.left_out,
             fixed=fixed,
             num_prompts=len(heldout.prompts),
             generation_defaults=ends.defaults.said,
@@ -257,24 +270,34 @@ def _fetched(run_root: Path, config: AdaptConfig, inputs: Inputs) -> RunDir:
     return run
 
 
-def _export(run: RunDir, config: AdaptConfig, ends: TargetEnds, name: str, directory: Path) -> VllmDraft:
-    """A draft of this job as vLLM loads it, gate and all."""
-    base_dir, pack_dir = find_draft(config.base_draft), run.stage_dir(Stage.TRAIN) / "pack"
-    loaded = (
-        load_base_draft(base_dir, dtype=torch.float32)
-        if name == BASE
-        else load_pack(base_dir, pack_dir, dtype=torch.float32)
-    )
-    source = Source(
-        reference=config.base_draft if name == BASE else run.job_id,
-        method=BASE_DRAFT if name == BASE else config.train.method.value,
+def _source(run: RunDir, config: AdaptConfig, name: str, fingerprint: TargetFingerprint) -> Source:
+    """A draft of this job, or a published pack.
+
+    Raises:
+        EdaError: A pack that is not there, is damaged, or was made for another target.
+    """
+    if name.startswith(PREFIX):
+        found = find_source(name.removeprefix(PREFIX))
+        found.check(fingerprint)
+        return found
+    base_dir, dtype = find_draft(config.base_draft), torch.float32
+    is_base = name == BASE
+    return Source(
+        reference=config.base_draft if is_base else run.job_id,
+        method=BASE_DRAFT if is_base else config.train.method.value,
         base_draft=config.base_draft,
         base_dir=base_dir,
-        loaded=loaded,
+        loaded=load_base_draft(base_dir, dtype=dtype)
+        if is_base
+        else load_pack(base_dir, run.stage_dir(Stage.TRAIN) / "pack", dtype=dtype),
         sha256={},
         target=config.target,
         check=lambda _: None,
     )
+
+
+def _export(source: Source, config: AdaptConfig, ends: TargetEnds, directory: Path) -> VllmDraft:
+    """A draft as vLLM loads it, gate and all."""
     request = ExportRequest(source.reference, Destination.VLLM, ExportForm.PLUGIN, directory)
     made = export_source(request, source, ends)
     return VllmDraft(directory, made.eda_config.vllm_method, config.evaluation.num_draft_tokens)

@@ -37,6 +37,7 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.rivals import Rivals
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import Sample, read_shard
 from eda_service.targets.loader import Target, load_target
@@ -215,10 +216,14 @@ def killed_once(title: str, killed: list[str]) -> None:
 def test_an_engine_that_is_killed_in_each_stage_costs_its_own_work_alone(
     home: Path, wide_target: Target, jobs: tuple[Job, Job]
 ) -> None:
-    """kill -9 of the process that holds vLLM, where prompts are prepared, in a shard, and in both parts of evaluate."""
+    """kill -9 of the process that holds vLLM, where prompts are prepared, in a shard, and in both parts of evaluate.
+
+    The same job's pack, published before, is measured beside this one's: it has the same bytes, and so the same numbers.
+    """
     config = config_of(home, wide_target, "vllm")
     run = RunDir.of_job("adapt_killed", home)
     run.create(config, origin="ray")
+    run.settle(Rivals(served="by-vllm@1", champion="nowhere@1"))
     killed: list[str] = []
     titles = ("ray::_prepare", "ray::MapWorker(MapBatches(ShardWriter))", "ray::_drafted", "ray::_plain")
     for title in titles:
@@ -231,3 +236,11 @@ def test_an_engine_that_is_killed_in_each_stage_costs_its_own_work_alone(
     ]
     ours, theirs = run.require(EvalReport), jobs[1].run.require(EvalReport)
     assert [row.acceptance_length for row in ours.acceptance] == [row.acceptance_length for row in theirs.acceptance]
+    served, missing = ours.rivals
+    adapted_row = next(row for row in ours.acceptance if row.draft == ADAPTED)
+    assert [row.acceptance_by_position for row in served.acceptance] == [adapted_row.acceptance_by_position]
+    assert [row.mode for row in served.speed] == ["pack:by-vllm@1"]
+    assert missing.acceptance == ()
+    assert "nowhere" in str(missing.left_out)
+    assert ours.fixed is not None
+    assert ours.fixed.lengths["by-vllm@1"] == ours.fixed.lengths[ADAPTED]
