@@ -218,7 +218,7 @@ def test_an_engine_that_is_killed_in_each_stage_costs_its_own_work_alone(
 ) -> None:
     """kill -9 of the process that holds vLLM, where prompts are prepared, in a shard, and in both parts of evaluate.
 
-    The same job's pack, published before, is measured beside this one's: it has the same bytes, and so the same numbers.
+    A pack of the same bytes, published before, is measured beside this job's and has the same numbers.
     """
     config = config_of(home, wide_target, "vllm")
     run = RunDir.of_job("adapt_killed", home)
