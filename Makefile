@@ -221,9 +221,10 @@ bench--plan: $(STAMP)  ## the capacity plan against three adaptations, and 10 to
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.plan
 
-bench--scaling: $(STAMP)  ## self-generation on one core and on two
+bench--scaling: $(STAMP) $(VLLM_STAMP)  ## self-generation on one core and on two
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	$(BIN)/python -m benchmarks.scaling
+	.venv-vllm/bin/python -m benchmarks.scaling --engine vllm
 
 proof--exhaustion: $(STAMP)  ## slow clients, 1,000 streams, endless bodies, full disk, no memory, clock jumps; needs root
 	sh tests/install_faketime.sh
