@@ -1,5 +1,5 @@
-"""Self-generation on one core and on two: `make bench NAME=scaling` writes `benchmarks/results/scaling.json` and, inside
-vLLM, `scaling-vllm.json`.
+"""Self-generation on one core and on two: `make bench NAME=scaling` writes `benchmarks/results/scaling.json`,
+and with the target inside vLLM `scaling-vllm.json`.
 
 One process per worker, each pinned to a core of its own with one thread and one copy of the target, as Ray Data actors
 on machines of one core are. Each worker has a fixed set of prompts: with two workers there is twice the work, and
