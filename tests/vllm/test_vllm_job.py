@@ -184,6 +184,23 @@ def test_the_loaded_target_is_the_one_that_both_ran(home: Path, wide_target: Tar
     assert load_target(spec).fingerprint == jobs[1].run.require(ValidateRecord).target
 
 
+def test_two_ranks_adapt_as_one(home: Path, wide_target: Target, jobs: tuple[Job, Job]) -> None:
+    """`tensor_parallel_size` 2: the target on two processes in every stage, the draft as well where vLLM drafts."""
+    config = config_of(home, wide_target, "vllm")
+    ranks = config.target.vllm.model_copy(update={"tensor_parallel_size": 2})
+    config = config.model_copy(update={"target": config.target.model_copy(update={"vllm": ranks})})
+    run = RunDir.of_job("adapt_two_ranks", home)
+    run.create(config, origin="ray")
+    run_pipeline(run, config)
+    one, two = jobs[1].run, run
+    assert two.require(SelfGenManifest).num_tokens == one.require(SelfGenManifest).num_tokens
+    assert two.require(DraftCheckpoint).num_steps == one.require(DraftCheckpoint).num_steps
+    ours, theirs = two.require(EvalReport), one.require(EvalReport)
+    assert ours.lossless.num_different == 0
+    for found, expected in zip(ours.acceptance, theirs.acceptance, strict=True):
+        assert found.acceptance_length == pytest.approx(expected.acceptance_length, rel=0.05)
+
+
 def test_a_draft_that_lost_too_little_is_told_with_the_same_numbers(
     home: Path, wide_target: Target, jobs: tuple[Job, Job]
 ) -> None:
