@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from eda_service.draft_check import FULL_COVERAGE, DraftCheck
-from eda_service.records import ADAPTED, BASE, AcceptanceRow, Frozen, SpeedRow
+from eda_service.measured_rows import AcceptanceRow, Frozen, SpeedRow
+from eda_service.records import ADAPTED, BASE
 
 KEPT_ENOUGH = 0.95
 """Share of its acceptance that a draft keeps on a tuned target, from which adapting is not worth a job: it gets back at

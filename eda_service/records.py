@@ -10,10 +10,11 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AfterValidator, ConfigDict, Field, RootModel
 
 from eda_service.config.job import EngineKind
 from eda_service.draft_check import DraftCheck
+from eda_service.measured_rows import AcceptanceRow, Frozen, LosslessCheck, SpeedRow
 
 SCHEMA_VERSION = 1
 ADAPTED, BASE = "adapted_draft", "base_draft"
@@ -38,12 +39,6 @@ class Stage(StrEnum):
 
 STAGES = (Stage.VALIDATE, Stage.GENERATE, Stage.SELECT, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
 """Those of an adaptation."""
-
-
-class Frozen(BaseModel):
-    """Immutable value; unknown keys are refused so that a newer schema is noticed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _inside(path: str) -> str:
@@ -219,42 +214,6 @@ class DraftCheckpoint(TrainFields, Record):
     """The trained part, chosen by simulated acceptance on held-out sequences."""
 
     STAGE = Stage.TRAIN
-
-
-class AcceptanceRow(Frozen):
-    """Acceptance of one draft at one temperature (Eq. 2)."""
-
-    draft: str
-    temperature: float
-    mean_accepted: float
-    acceptance_length: float = Field(description="1 + mean_accepted")
-    acceptance_rate: float = Field(description="accepted / proposed")
-    acceptance_by_position: tuple[float, ...] = Field(description="P(position k accepted), k = 1..K")
-    num_rounds: int
-    num_new_tokens: int
-
-
-class SpeedRow(Frozen):
-    """Wall clock of one mode at one temperature, batch 1; medians over interleaved repeats."""
-
-    mode: str = Field(description="autoregressive, base_draft, adapted_draft or, of a rival, pack:name@version")
-    num_draft_tokens: int = Field(description="chain length; the acceptance rows have their own")
-    temperature: float
-    tokens_per_s: float
-    speedup_over_autoregressive: float
-    speedup_min: float
-    speedup_max: float
-
-
-class LosslessCheck(Frozen):
-    """T=0 outputs of speculative against autoregressive decoding, token by token."""
-
-    num_prompts: int
-    num_identical: int
-    num_near_ties: int = Field(description="first difference where the two logits lie within the rounding bound")
-    num_different: int
-    largest_tie_gap: float = Field(description="largest difference of two logits that counted as a near tie")
-    dtype: str
 
 
 class Role(StrEnum):

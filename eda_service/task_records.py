@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from eda_service.draft_check import DraftCheck
+from eda_service.measured_rows import Frozen
 from eda_service.measurement import Measurement
-from eda_service.records import Frozen, Record, Stage, StageFields, TargetFingerprint
+from eda_service.records import Record, Stage, StageFields, TargetFingerprint
 
 
 class ImportTarget(Frozen):

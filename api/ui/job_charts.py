@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from api.services.job_records import JobRecords
 from api.ui.charts import Chart, Series, histogram, line_chart
-from eda_service.records import ADAPTED, BASE, AcceptanceRow, CurvePoint, EvalReport, SampleScore
+from eda_service.measured_rows import AcceptanceRow
+from eda_service.records import ADAPTED, BASE, CurvePoint, EvalReport, SampleScore
 
 _NAMES = {ADAPTED: "adapted", BASE: "base"}
 

@@ -8,7 +8,8 @@ from api.services.job_records import JobRecords
 from api.ui.charts import Chart
 from api.ui.job_charts import charts_of
 from eda_service.config.job import AdaptConfig
-from eda_service.records import ADAPTED, BASE, EvalReport, SpeedRow
+from eda_service.measured_rows import SpeedRow
+from eda_service.records import ADAPTED, BASE, EvalReport
 from eda_service.storage.packs import measured_on
 
 

@@ -25,7 +25,7 @@ from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcript
 from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.speed import BASELINE, measure_speed
-from eda_service.records import SpeedRow
+from eda_service.measured_rows import SpeedRow
 from eda_service.storage.registry import find_draft
 from eda_service.targets.loader import load_target
 

@@ -12,16 +12,8 @@ from rich.table import Table
 from eda_service.cli.console import out
 from eda_service.cli.view import duration
 from eda_service.errors import ArtifactCorruptError
-from eda_service.records import (
-    AcceptanceRow,
-    DraftCheckpoint,
-    EvalReport,
-    Record,
-    SelectionManifest,
-    SelfGenManifest,
-    SpeedRow,
-    Stage,
-)
+from eda_service.measured_rows import AcceptanceRow, SpeedRow
+from eda_service.records import DraftCheckpoint, EvalReport, Record, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
 
 RecordT = TypeVar("RecordT", bound=Record)

@@ -114,7 +114,6 @@ class VllmEngine:
         self._on_gpu = torch.cuda.is_available() or settings.nodes > 1
         self._executor = "uni" if settings.tensor_parallel_size == 1 else "ray" if settings.nodes > 1 else "mp"
         self._max_tokens = min(max_tokens, ends.max_context)
-        self._num_taken = 0
         if not self._on_gpu:
             prepare_cpu(kv_cache_gib=settings.kv_cache_gib, threads=threads)
         tie_children()
@@ -129,11 +128,6 @@ class VllmEngine:
     def ends(self) -> TargetEnds:
         """What is known of the target, read from its files."""
         return self._ends
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether it answers with an adapter, and could without."""
-        return self._adapter is not None
 
     def without_adapter(self, ends: TargetEnds) -> VllmEngine:
         """The same vLLM answering as the base of its adapter.

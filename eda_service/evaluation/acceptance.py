@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eda_service.decoding.request import RequestStats
-from eda_service.records import AcceptanceRow
+from eda_service.measured_rows import AcceptanceRow
 
 
 def summarise(draft: str, temperature: float, stats: Iterable[RequestStats], *, num_draft_tokens: int) -> AcceptanceRow:

@@ -13,7 +13,7 @@ from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import Decoded, decode_all
 from eda_service.evaluation.speed import BASELINE, measure_speed
-from eda_service.records import AcceptanceRow, SpeedRow
+from eda_service.measured_rows import AcceptanceRow, SpeedRow
 from eda_service.targets.loader import Target
 
 

@@ -15,7 +15,7 @@ import torch
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.shaping import History, shape
 from eda_service.engines.engine import READ, AnswerRequest, TargetEngine
-from eda_service.records import LosslessCheck
+from eda_service.measured_rows import LosslessCheck
 
 _ROUNDING_STEPS = 4
 

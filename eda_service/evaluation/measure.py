@@ -18,9 +18,10 @@ from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.bench import Bench
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
+from eda_service.measured_rows import AcceptanceRow, SpeedRow
 from eda_service.measurement import Measurement, advise
 from eda_service.progress import Tell, silent
-from eda_service.records import BASE, AcceptanceRow, SpeedRow
+from eda_service.records import BASE
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
 

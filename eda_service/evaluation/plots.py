@@ -7,7 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from eda_service.records import AcceptanceRow, CurvePoint, SampleScore
+from eda_service.measured_rows import AcceptanceRow
+from eda_service.records import CurvePoint, SampleScore
 
 
 def plot_acceptance(rows: Sequence[AcceptanceRow], path: Path) -> None:

@@ -10,7 +10,7 @@ from statistics import median
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.decode import decode_all
-from eda_service.records import SpeedRow
+from eda_service.measured_rows import SpeedRow
 
 BASELINE = "autoregressive"
 

@@ -23,7 +23,7 @@ from eda_service.export.pack_parts import VOCABULARIES, beside_packs, from_expor
 from eda_service.export.packed_ffn import PackedFFN, PackedFuse
 from eda_service.export.packed_rows import PackedRows
 from eda_service.export.packed_vocabulary import PackedVocabulary
-from eda_service.records import Frozen
+from eda_service.measured_rows import Frozen
 from eda_service.storage.files import sha256_file
 
 

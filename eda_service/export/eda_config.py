@@ -12,7 +12,8 @@ from pydantic import Field
 
 from eda_service.drafts.draft_config import AnyDraftConfig, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
-from eda_service.records import Frozen, TargetFingerprint
+from eda_service.measured_rows import Frozen
+from eda_service.records import TargetFingerprint
 
 SCHEMA_VERSION = 1
 

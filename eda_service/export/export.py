@@ -36,8 +36,8 @@ from eda_service.export.engine_limits import require_computed, shorter_than_targ
 from eda_service.export.source import Source, find_source
 from eda_service.export.values import file_tensors, stored_tensors
 from eda_service.export.written import contents_of
+from eda_service.measured_rows import Frozen
 from eda_service.progress import Tell, silent
-from eda_service.records import Frozen
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.load_ends import changed_ends, load_ends
 from eda_service.targets.loader import Target, load_target

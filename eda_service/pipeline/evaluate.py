@@ -17,6 +17,7 @@ from eda_service.errors import EdaError
 from eda_service.evaluation.bench import Bench
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.evaluation.speed import BASELINE
+from eda_service.measured_rows import AcceptanceRow, LosslessCheck, SpeedRow
 from eda_service.pipeline.evaluate_vllm import measure_with_vllm
 from eda_service.pipeline.heldout import held_out
 from eda_service.pipeline.measurements import Measurements
@@ -29,17 +30,14 @@ from eda_service.raycluster.resources import limit_threads
 from eda_service.records import (
     ADAPTED,
     BASE,
-    AcceptanceRow,
     DraftCheckpoint,
     EvalFields,
     EvalReport,
     FileEntry,
     FixedScores,
-    LosslessCheck,
     Rival,
     SelectionManifest,
     SelfGenManifest,
-    SpeedRow,
     Stage,
     TargetFingerprint,
     ValidateRecord,

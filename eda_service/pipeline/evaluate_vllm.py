@@ -32,6 +32,7 @@ from eda_service.evaluation.speed import BASELINE, speed_rows
 from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_source
 from eda_service.export.source import BASE_DRAFT, Source, find_source
+from eda_service.measured_rows import AcceptanceRow, LosslessCheck
 from eda_service.pipeline.heldout import held_out
 from eda_service.pipeline.measurements import Measurements
 from eda_service.pipeline.side_by_side import PREFIX, load_rivals, measure_fixed
@@ -39,17 +40,7 @@ from eda_service.pipeline.target_engine import ends_with_engine, open_vllm
 from eda_service.planning.placement import placements
 from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import limit_threads
-from eda_service.records import (
-    ADAPTED,
-    BASE,
-    AcceptanceRow,
-    FileEntry,
-    FixedScores,
-    LosslessCheck,
-    Rival,
-    Stage,
-    TargetFingerprint,
-)
+from eda_service.records import ADAPTED, BASE, FileEntry, FixedScores, Rival, Stage, TargetFingerprint
 from eda_service.storage.fixed_evaluation import FixedEvaluation
 from eda_service.storage.registry import find_draft
 from eda_service.storage.rivals import Rivals

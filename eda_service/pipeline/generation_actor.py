@@ -81,7 +81,7 @@ class ShardWriter:
             result = self.results.read(str(name))
             if result is None:
                 prompts = [Prompt(**value) for value in json.loads(str(prompts_json))]
-                with ends_with_engine():
+                with ends_with_engine(self.directory / f"{name}.losses"):
                     result = self._write(str(name), prompts)
             found.append(result.model_dump_json())
         return {"shard": batch["shard"], "result": np.array(found, dtype=object)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from eda_service.records import AcceptanceRow, FixedScores, Frozen, LosslessCheck, Rival, SpeedRow
+from eda_service.measured_rows import AcceptanceRow, Frozen, LosslessCheck, SpeedRow
+from eda_service.records import FixedScores, Rival
 
 
 class Measurements(Frozen):

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -16,6 +17,7 @@ from eda_service.engines.own import OwnEngine
 from eda_service.engines.vllm import EngineLostError, VllmDraft, VllmEngine
 from eda_service.planning.engine_need import engine_for
 from eda_service.records import Stage, ValidateRecord
+from eda_service.storage.files import write_bytes
 from eda_service.storage.run import RunDir
 from eda_service.targets.device import choose_device
 from eda_service.targets.ends import TargetEnds, choose_dtype
@@ -25,6 +27,9 @@ from eda_service.targets.resolve import resolve_target
 from eda_service.targets.shape import count_parameters
 
 logger = logging.getLogger(__name__)
+
+MAX_LOSSES = 3
+"""Engines that one shard may end before the job fails."""
 
 
 def engine_of(run: RunDir, config: AdaptConfig) -> EngineKind:
@@ -97,13 +102,25 @@ def open_vllm(
 
 
 @contextmanager
-def ends_with_engine() -> Iterator[None]:
+def ends_with_engine(losses: Path | None = None) -> Iterator[None]:
     """End this process when the engine that it holds has ended: Ray then does the task again in a new one, as after any
     crash. An engine half dead must not be asked again.
+
+    Args:
+        losses: File that counts the engines lost over this work, where Ray would do it again for ever; None: Ray
+            counts.
+
+    Raises:
+        EngineLostError: Too many were: the work itself ends them.
     """
     try:
         yield
     except EngineLostError:
+        if losses is not None:
+            count = 1 + (int(losses.read_text(encoding="utf-8")) if losses.exists() else 0)
+            write_bytes(losses, str(count).encode("utf-8"))
+            if count >= MAX_LOSSES:
+                raise
         logger.exception("this process ends with its engine")
         logging.shutdown()
         os._exit(1)

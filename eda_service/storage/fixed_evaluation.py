@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError
 
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ArtifactCorruptError, NotFoundError
-from eda_service.records import Frozen, TargetFingerprint
+from eda_service.measured_rows import Frozen
+from eda_service.records import TargetFingerprint
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.files import sha256_text

@@ -16,8 +16,9 @@ from waiting import wait_for
 from api.app import create_app
 from api.settings import Settings
 from eda_service.config.tasks import MeasureConfig
+from eda_service.measured_rows import AcceptanceRow
 from eda_service.measurement import Measurement
-from eda_service.records import AcceptanceRow, Stage
+from eda_service.records import Stage
 from eda_service.storage.run import RunDir
 from eda_service.task_records import MeasureRecord
 

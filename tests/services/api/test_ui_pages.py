@@ -13,7 +13,8 @@ from pack_files import put_pack
 
 from api.settings import Settings
 from eda_service.jobstore import JobStore, Status
-from eda_service.records import STAGES, EvalReport, Rival, Role, SpeedRow, Stage
+from eda_service.measured_rows import SpeedRow
+from eda_service.records import STAGES, EvalReport, Rival, Role, Stage
 from eda_service.storage.run import RunDir
 
 HTML = {"accept": "text/html"}

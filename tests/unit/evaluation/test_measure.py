@@ -16,8 +16,9 @@ from eda_service.drafts.draft import Draft
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.measure import Measured, conclude, measure
+from eda_service.measured_rows import AcceptanceRow, SpeedRow
 from eda_service.measurement import Measurement, advise
-from eda_service.records import ADAPTED, BASE, AcceptanceRow, SpeedRow
+from eda_service.records import ADAPTED, BASE
 from eda_service.targets.loader import Target
 
 PROMPTS = [[3 + (7 * i + j) % 100 for j in range(1 + 5 * i % 23)] for i in range(6)]

@@ -15,10 +15,11 @@ from trained_job import PROMPTS, TRAIN, trained_job
 
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.draft import Draft
+from eda_service.measured_rows import AcceptanceRow
 from eda_service.pipeline.evaluate import EvaluationRun, Measurements
 from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.pipeline.side_by_side import PREFIX
-from eda_service.records import ADAPTED, BASE, AcceptanceRow, Stage
+from eda_service.records import ADAPTED, BASE, Stage
 from eda_service.storage.fixed_evaluation import FixedEvaluation, propose
 from eda_service.storage.rivals import Rivals
 from eda_service.storage.run import RunDir
