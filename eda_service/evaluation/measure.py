@@ -64,8 +64,7 @@ def measure(
     Raises:
         DatasetInvalidError: There is no prompt.
     """
-    if not prompts:
-        raise DatasetInvalidError("no prompt is left to measure on; name a data set with others", param="dataset")
+    _require_prompts(prompts)
     longest = max(map(len, prompts)) + settings.max_new_tokens
     bench = Bench(target, dict(drafts), prompts, settings, longest)
     timed_at = (settings.timed_temperatures or settings.temperatures) if timed and settings.num_timed_prompts else ()
@@ -109,8 +108,7 @@ def measure_replayed(
     Raises:
         DatasetInvalidError: There is no prompt.
     """
-    if not prompts:
-        raise DatasetInvalidError("no prompt is left to measure on; name a data set with others", param="dataset")
+    _require_prompts(prompts)
     target, captures = engine.ends, drafts[BASE].draft.config.captures
     own = replace(own_params(target.defaults), max_new_tokens=settings.max_new_tokens)
     replayable = [each for each in settings.temperatures if each == 0 or settings.tree is not None] or [0.0]
@@ -125,6 +123,11 @@ def measure_replayed(
             rows.append(replayed_row(target, name, loaded, answers, settings, temperature))
             tell("measure", len(rows), len(replayable) * len(drafts), "drafts")
     return Measured(len(prompts), tuple(rows), (), coverage(drafts[BASE].vocab_W, written).share)
+
+
+def _require_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    if not prompts:
+        raise DatasetInvalidError("no prompt is left to measure on; name a data set with others", param="dataset")
 
 
 def replayed_row(
