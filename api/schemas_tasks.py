@@ -8,8 +8,9 @@ from pydantic import BaseModel, Field
 
 from api.schemas import JobErrorBody, JobRequest, ProgressBody, error_of, progress_of
 from eda_service.config.base import Name
-from eda_service.config.job import DatasetSpec, EngineKind, TargetSpec, Temperature, VllmSpec
+from eda_service.config.job import DatasetSpec, EngineKind, TargetSpec, Temperature
 from eda_service.config.tasks import MAX_CHECK_PROMPTS, FieldName, FieldValue, ImportConfig, JobKind, MeasureConfig
+from eda_service.config.vllm import VllmSpec
 from eda_service.draft_check import DraftCheck
 from eda_service.jobstore import Job
 from eda_service.jobstore.job import UNREADABLE

@@ -18,7 +18,8 @@ import time
 from typing import Any
 
 from benchmarks.pairs import header, write_result
-from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec, VllmSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
+from eda_service.config.vllm import VllmSpec
 
 RESULTS = {EngineKind.EDA: "scaling.json", EngineKind.VLLM: "scaling-vllm.json"}
 GOAL = 0.9

@@ -20,7 +20,8 @@ from statistics import median
 from typing import Any, Self
 
 from benchmarks.pairs import header, write_result
-from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec, VllmSpec
+from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
+from eda_service.config.vllm import VllmSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.engines.engine import AnswerRequest, TargetEngine
 from eda_service.pipeline.target_engine import open_engine

@@ -23,7 +23,8 @@ from eda_service.errors import (
     DiskShortfallError,
     InputError,
 )
-from eda_service.planning.dry_run import chosen_config, draft_config, dry_run, expected_plan
+from eda_service.planning.base_draft import draft_config
+from eda_service.planning.dry_run import chosen_config, dry_run, expected_plan
 from eda_service.planning.engine_need import check_split
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import needed_at_once

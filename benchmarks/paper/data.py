@@ -21,7 +21,7 @@ from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.generation_actor import score_samples
 from eda_service.pipeline.prepare import fit_on_general
 from eda_service.pipeline.stage import run_stage
-from eda_service.planning.dry_run import draft_config
+from eda_service.planning.base_draft import draft_config
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, sha256_file, sha256_text

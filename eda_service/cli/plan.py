@@ -38,6 +38,7 @@ AnswerOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Any field of the config; repeatable.")
 ]
+DraftOption = Annotated[str, typer.Option("--draft", help="Kind of the base draft: eagle1 or eagle3.")]
 FromOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="RUN", help="Run directory of a job that ended here: plan as fast as it was."),
@@ -54,6 +55,7 @@ def plan(
     prompt_tokens: PromptOption = PROMPT_TOKENS,
     answer_tokens: AnswerOption = None,
     overrides: SetOption = None,
+    draft: DraftOption = "eagle1",
     calibrate_from: FromOption = None,
     cluster: Annotated[
         str | None,
@@ -73,11 +75,11 @@ def plan(
 
         there = parse_cluster(cluster)
         config, made = planned(
-            model, None, there.device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from
+            model, None, there.device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from, draft
         )
         typer.echo(json.dumps(as_dict(made), indent=2) if as_json else cluster_text(config, made, there))
         return
-    made = plan_of(model, gpus, device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from)
+    made = plan_of(model, gpus, device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from, draft)
     if as_json:
         typer.echo(json.dumps(as_dict(made), indent=2))
         return
@@ -107,6 +109,7 @@ def simulate(
     prompt_tokens: PromptOption = PROMPT_TOKENS,
     answer_tokens: AnswerOption = None,
     overrides: SetOption = None,
+    draft: DraftOption = "eagle1",
     calibrate_from: FromOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,7 +117,9 @@ def simulate(
     from eda_service.planning.simulate import SimulatedLoad
     from eda_service.planning.simulate import simulate as run
 
-    made = plan_of(model, gpus_per_job, device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from)
+    made = plan_of(
+        model, gpus_per_job, device, preset, prompt_tokens, answer_tokens, overrides or [], calibrate_from, draft
+    )
     disk_bytes = None if disk_tb is None else disk_tb * 1e12
     running = max_running or gpus // gpus_per_job + 1
     outcomes = {
@@ -142,13 +147,14 @@ def plan_of(
     answer_tokens: float | None,
     overrides: list[str],
     calibrate_from: Path | None,
+    draft: str = "eagle1",
 ) -> Plan:
     """The plan that a command line asks for.
 
     Raises:
-        InputError: No such size, device or preset, or a field out of its bounds.
+        InputError: No such size, device, preset or kind of draft, or a field out of its bounds.
     """
-    return planned(model, gpus, device, preset, prompt_tokens, answer_tokens, overrides, calibrate_from)[1]
+    return planned(model, gpus, device, preset, prompt_tokens, answer_tokens, overrides, calibrate_from, draft)[1]
 
 
 def planned(
@@ -160,6 +166,7 @@ def planned(
     answer_tokens: float | None,
     overrides: list[str],
     calibrate_from: Path | None,
+    draft: str = "eagle1",
 ) -> tuple[AdaptConfig, Plan]:
     """A job, with the engine that its target will have, and its plan; `gpus` None: as many as the preset says.
 
@@ -170,7 +177,7 @@ def planned(
     from eda_service.planning.engine_need import check_split, choose_engine
     from eda_service.planning.measured import measure
     from eda_service.planning.plan import make_plan
-    from eda_service.planning.shapes import shape_of
+    from eda_service.planning.shapes import draft_of, shape_of
     from eda_service.planning.workload import Lengths
 
     if device not in DEVICES:
@@ -178,10 +185,11 @@ def planned(
     config = _config(model, gpus, preset, overrides, on_gpu=DEVICES[device].memory_bytes is not None)
     shape = shape_of(model)
     chosen = choose_engine(config, shape, DEVICES[device]).config
+    base_draft = draft_of(shape, draft)
     check_split(chosen.target, shape)
     lengths = Lengths(prompt_tokens, min(answer_tokens or math.inf, config.selfgen.max_new_tokens))
     calibration = None if calibrate_from is None else measure(calibrate_from).calibration(DEVICES[device])
-    return chosen, make_plan(config, shape, DEVICES[device], lengths, calibration)
+    return chosen, make_plan(config, shape, DEVICES[device], lengths, calibration, base_draft)
 
 
 def _config(model: str, gpus: int | None, preset: str, overrides: list[str], *, on_gpu: bool) -> AdaptConfig:

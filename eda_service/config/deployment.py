@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from eda_service.config.base import Config
 from eda_service.config.job import EngineKind
+from eda_service.config.vllm import VllmSettings
 
 MIN_KEPT_PROMPTS = 16
 
@@ -59,18 +60,14 @@ class EngineLimits(Config):
     waiting: int = Field(64, ge=0, le=512, description="requests that wait for a place; more are answered 429")
 
 
-class VllmConfig(Config):
+class VllmConfig(VllmSettings):
     """How vLLM serves a deployment. Defaults without a source are ours, for a small model on a small machine."""
 
     form: Literal["plugin", "dense"] = Field("plugin", description="of the exported draft; dense folds the gate")
     num_draft_tokens: int = Field(3, ge=1, le=16, description="K of its chains: vLLM does not adapt their depth")
     max_model_len: int = Field(2048, ge=16, le=1_048_576, description="prompt plus answer; the target's own at most")
     max_num_seqs: int = Field(16, ge=1, le=4096, description="answers decoded together")
-    kv_cache_gib: int = Field(1, ge=1, le=4096, description="memory of keys and values on a CPU")
-    gpu_memory_fraction: float = Field(0.9, gt=0.0, le=1.0, description="of each GPU, for weights and cache (vLLM)")
-    tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs of one replica")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None: one for each core there is")
-    enforce_eager: bool = Field(False, description="no compilation: slower answers, faster start")
     swap: Literal["restart", "beside"] = Field(
         "restart", description="a new pack: drain and start again, or start beside the old engine, in twice the memory"
     )

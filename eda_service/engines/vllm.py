@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eda_service.config.job import VllmSpec
+from eda_service.config.vllm import VllmSpec
 from eda_service.decoding.admission import check_request
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.vllm_shaping import vllm_shaping

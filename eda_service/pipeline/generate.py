@@ -31,7 +31,7 @@ from eda_service.pipeline.prepare import (
 )
 from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.target_engine import ends_with_engine, engine_of
-from eda_service.planning.dry_run import draft_config
+from eda_service.planning.base_draft import draft_config
 from eda_service.planning.placement import placements
 from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import limit_threads

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from eda_service.config.job import AdaptConfig, Method
-from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
-from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError
+from eda_service.drafts.draft_config import DraftConfig
+from eda_service.planning.base_draft import draft_config
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
 from eda_service.planning.engine_need import check_split, choose_engine
@@ -20,10 +20,8 @@ from eda_service.planning.estimate import disk_need_bytes, draft_parameters, num
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.workload import expected_lengths
-from eda_service.storage import bounded_json
 from eda_service.storage.packs import measured_on
 from eda_service.storage.place import current_place
-from eda_service.storage.registry import find_draft_file
 from eda_service.targets.shape import ModelShape, shape_of_target
 
 
@@ -243,20 +241,6 @@ def part_seconds(plan: Plan) -> dict[str, float]:
         "total": plan.seconds,
     }
     return {name: float(round(value)) for name, value in parts.items()}
-
-
-def draft_config(reference: str, home: Path | None = None) -> DraftConfig:
-    """The shape of a base draft, whose weights are not fetched for it.
-
-    Raises:
-        BaseDraftMissingError: There is no such draft, or its file cannot be read.
-    """
-    try:
-        return parse_draft_config(bounded_json.read_object(find_draft_file(reference, "config.json", home)))
-    except (ArtifactCorruptError, ValueError, OSError) as error:
-        raise BaseDraftMissingError(
-            f"base draft {reference} cannot be read; register it again", param="base_draft"
-        ) from error
 
 
 def _misfits(shape: ModelShape, draft: DraftConfig) -> list[str]:

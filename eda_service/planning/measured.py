@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.config.job import AdaptConfig
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import InputError
+from eda_service.planning.base_draft import draft_config
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
 from eda_service.planning.plan import Plan, make_plan
@@ -23,6 +25,7 @@ class Measured:
     Attributes:
         config: As it ran.
         shape: Of its target.
+        draft: Of its base draft, whose kind says what is kept and trained of each token.
         lengths: Mean tokens of its samples.
         seconds: By stage, start to end.
         generate_work_s: The gate of `min_gain`, and decoding of the reference and of the shards, of one actor.
@@ -32,6 +35,7 @@ class Measured:
 
     config: AdaptConfig
     shape: ModelShape
+    draft: DraftConfig
     lengths: Lengths
     seconds: dict[str, float]
     generate_work_s: float
@@ -40,7 +44,7 @@ class Measured:
 
     def plan(self, device: Device, calibration: Calibration | None = None) -> Plan:
         """The plan of the same job."""
-        return make_plan(self.config, self.shape, device, self.lengths, calibration)
+        return make_plan(self.config, self.shape, device, self.lengths, calibration, self.draft)
 
     def calibration(self, device: Device) -> Calibration:
         """Factors that make the plan of this job what it took."""
@@ -65,6 +69,7 @@ def measure(run_root: Path) -> Measured:
     Raises:
         InputError: It has not ended with all of them.
         ArtifactCorruptError: One does not parse.
+        BaseDraftMissingError: Its base draft is gone, and with it what the job computed.
     """
     run = RunDir(run_root)
     validated = run.read_record(ValidateRecord, Stage.VALIDATE, verify=False)
@@ -80,6 +85,7 @@ def measure(run_root: Path) -> Measured:
     return Measured(
         config=config,
         shape=shape_of_target(config.target),
+        draft=draft_config(config.base_draft, run.home),
         lengths=Lengths(prompts / generated.num_samples, generated.num_answer_tokens / generated.num_samples),
         seconds={
             "validate": validated.seconds,

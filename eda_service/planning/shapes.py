@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eda_service.config.job import TargetSpec
-from eda_service.drafts.draft_config import DraftConfig, Eagle1Config
+from eda_service.drafts.draft_config import CONFIGS, DraftConfig, parse_draft_config
 from eda_service.errors import InputError
 from eda_service.targets.checks.checker import CHECKER
 from eda_service.targets.resolve import is_here, is_ours, resolve_target
@@ -27,19 +27,37 @@ SHAPES: dict[str, ModelShape] = {
 EMBEDDED_SHAPES = {"smollm2-135m-instruct": SHAPES["135m"]}
 """Of embedded models, which are known before they are fetched."""
 
+EAGLE3_VOCABULARY = 32_000
+"""Tokens that the head of a published EAGLE-3 draft scores."""
 
-def draft_of(shape: ModelShape) -> DraftConfig:
-    """A draft of one layer of a target, as far as its size goes."""
-    return Eagle1Config(
-        hidden_size=shape.hidden_size,
-        num_heads=shape.num_heads,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        expert_width=shape.expert_width,
-        vocab_size=shape.vocab_size,
-        rope_theta=1e4,
-        rms_norm_eps=1e-6,
-    )
+
+def draft_of(shape: ModelShape, kind: str = "eagle1") -> DraftConfig:
+    """A draft of one layer of a target, as far as its size goes.
+
+    Args:
+        shape: Of the target.
+        kind: eagle1, or eagle3 as its authors publish it: over an early, a middle and a late layer, with a head of its
+            own over 32,000 tokens.
+
+    Raises:
+        InputError: No such kind.
+    """
+    if kind not in CONFIGS:
+        raise InputError(f"no kind of draft {kind[:32]!r}; there are {', '.join(CONFIGS)}", param="draft")
+    sizes = {
+        "hidden_size": shape.hidden_size,
+        "num_heads": shape.num_heads,
+        "num_kv_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "expert_width": shape.expert_width,
+        "vocab_size": shape.vocab_size,
+        "rope_theta": 1e4,
+        "rms_norm_eps": 1e-6,
+    }
+    if kind == "eagle3":
+        layers = sorted({2, shape.num_layers // 2, max(2, shape.num_layers - 3)})
+        sizes |= {"layers": layers, "draft_vocab_size": min(EAGLE3_VOCABULARY, shape.vocab_size)}
+    return parse_draft_config({"kind": kind, **sizes})
 
 
 def shape_beside(draft: DraftConfig) -> ModelShape:

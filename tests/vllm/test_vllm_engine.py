@@ -16,7 +16,8 @@ import psutil
 import pytest
 from tiny_models import write_adapter
 
-from eda_service.config.job import TargetSpec, VllmSpec
+from eda_service.config.job import TargetSpec
+from eda_service.config.vllm import VllmSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.engines.engine import READ, Answer, AnswerRequest, with_seeds
 from eda_service.engines.own import OwnEngine

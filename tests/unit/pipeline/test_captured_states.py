@@ -34,7 +34,7 @@ from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.kinds import make_draft
 from eda_service.drafts.unroll import unroll
 from eda_service.pipeline import generate
-from eda_service.planning.dry_run import draft_config
+from eda_service.planning.base_draft import draft_config
 from eda_service.records import SelfGenFields, Stage
 from eda_service.storage.run import RunDir
 from eda_service.storage.shards import Sample, features_path, read_shard

@@ -17,7 +17,7 @@ from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device
 from eda_service.planning.measured import Measured
 from eda_service.planning.plan import Plan, decode_s, make_plan
-from eda_service.planning.shapes import SHAPES, shape_of
+from eda_service.planning.shapes import SHAPES, draft_of, shape_of
 from eda_service.planning.workload import Decoding, Lengths, decoding, workload
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,8 @@ def test_calibration_scales_the_work_and_replaces_starts() -> None:
 def test_the_calibration_of_a_job_plans_that_job_as_it_was() -> None:
     config = AdaptConfig.model_validate({"target": {"model": "135m"}, **preset("demo")})
     took = {"validate": 6.0, "generate": 90.0, "select": 0.1, "train": 110.0, "evaluate": 70.0}
-    measured = Measured(config, SHAPES["135m"], LENGTHS, took, generate_work_s=60.0, train_work_s=80.0, disk_bytes=0)
+    shape = SHAPES["135m"]
+    measured = Measured(config, shape, draft_of(shape), LENGTHS, took, 60.0, train_work_s=80.0, disk_bytes=0)
     made = measured.plan(CORE, measured.calibration(CORE))
     for name in ("validate", "generate", "train", "evaluate"):
         assert made.stage(name).seconds == pytest.approx(took[name])

@@ -14,7 +14,7 @@ from eda_service.planning import kept
 from eda_service.planning.constants import CORE, DEVICES
 from eda_service.planning.kept import device_of, keep_calibration, kept_calibration
 from eda_service.planning.measured import Measured
-from eda_service.planning.shapes import SHAPES
+from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.planning.workload import Lengths
 from eda_service.storage.run import RunDir, calibration_path
 
@@ -22,6 +22,7 @@ CONFIG = AdaptConfig.model_validate({"target": {"model": "m"}})
 MEASURED = Measured(
     config=CONFIG,
     shape=SHAPES["135m"],
+    draft=draft_of(SHAPES["135m"]),
     lengths=Lengths(100.0, 80.0),
     seconds={"validate": 5.0, "generate": 90.0, "select": 1.0, "train": 200.0, "evaluate": 60.0},
     generate_work_s=60.0,

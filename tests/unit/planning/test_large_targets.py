@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from tiny_models import write_target
 
 from eda_service.capacity import Capacity
-from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec, VllmSpec
+from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.config.overrides import merge
 from eda_service.config.presets import preset
 from eda_service.config.tasks import ImportConfig, MeasureConfig
+from eda_service.config.vllm import VllmSpec
 from eda_service.drafts.draft_config import Eagle1Config, Eagle3Config
 from eda_service.errors import TargetIncompatibleError
 from eda_service.pipeline import target_engine
