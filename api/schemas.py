@@ -235,6 +235,7 @@ class AdaptationBody(BaseModel):
     result_pack: str | None
     report: str | None
     measured_on: str = Field(description="which held-out prompts the evaluation is made on, in words")
+    waits_for: str | None = Field(description="why it does not start, where the cluster does not hold it")
     error: JobErrorBody | None
     config: AdaptConfig
 
@@ -250,6 +251,7 @@ class AdaptationBody(BaseModel):
                 }
             ),
             progress=progress_of(job),
+            waits_for=waits_for(job),
             error=error_of(job),
             stage_deadlines={stage: int(seconds) for stage, seconds in job.stage_deadlines.items()},
             model=config.target.model,
@@ -342,6 +344,11 @@ def progress_of(job: Job) -> ProgressBody | None:
         return None if job.progress is None else ProgressBody.model_validate(job.progress)
     except ValidationError:  # the next heartbeat replaces it
         return None
+
+
+def waits_for(job: Job) -> str | None:
+    """Why it does not start; nothing once it has ended."""
+    return None if job.is_terminal else job.waits_for
 
 
 def error_of(job: Job) -> JobErrorBody | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas import JobErrorBody, JobRequest, ProgressBody, error_of, progress_of
+from api.schemas import JobErrorBody, JobRequest, ProgressBody, error_of, progress_of, waits_for
 from eda_service.config.base import Name
 from eda_service.config.job import DatasetSpec, EngineKind, TargetSpec, Temperature
 from eda_service.config.tasks import MAX_CHECK_PROMPTS, FieldName, FieldValue, ImportConfig, JobKind, MeasureConfig
@@ -118,6 +118,7 @@ class JobBody(BaseModel):
     priority: int
     origin: str
     result: str | None = Field(description="a pack or a draft as name@version, or a measurement's id")
+    waits_for: str | None = Field(description="why it does not start, where the cluster does not hold it")
     error: JobErrorBody | None
     config: dict[str, Any] = Field(description="of its kind")
 
@@ -135,6 +136,7 @@ class JobBody(BaseModel):
             model=job.task().target.model,
             metadata=job.labels,
             result=job.outcome,
+            waits_for=waits_for(job),
             error=error_of(job),
             config=job.task().model_dump(mode="json"),
         )  # fmt: skip

@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     cluster_grows: bool = Field(
         False,
         description="an autoscaler adds nodes as jobs ask for them: a job that asks for more CPUs or GPUs than the "
-        "cluster has is queued with a warning and not refused",
+        "cluster or its nodes have is queued with a warning and not refused, and one such job at a time waits in Ray, "
+        "where the autoscaler sees it",
     )
     serve: bool = Field(True, description="offer finished jobs at the endpoint; off: adapt only")
     job_command: str = Field(

@@ -21,7 +21,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError, StorageError
 from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import JobStore, Status
-from eda_service.planning.placement import needed_at_once
+from eda_service.planning.placement import need_of
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.job_facts import JobFacts
@@ -82,7 +82,7 @@ class Adopter:
                 raise ValueError("its name is not the id in its job.json")
             if job.origin == "ray":
                 config, created_at = job.config, job.created_at
-                self._store.adopt(name, config, created_at=created_at, need=needed_at_once(config))
+                self._store.adopt(name, config, created_at=created_at, need=need_of(config))
                 logger.info("adopted %s, started on the cluster by hand", name)
             else:
                 self._adopt_run(run, job)
@@ -106,7 +106,7 @@ class Adopter:
             attempt=attempt,
             lines=lines,
             why=f"{why}; attempt {attempt}",
-            need=needed_at_once(job.config),
+            need=need_of(job.config),
             **facts.model_dump(),
         )
         if made:

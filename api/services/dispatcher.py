@@ -31,7 +31,7 @@ from api.services.tracker import AttemptTracker
 from api.services.troubles import Troubles
 from api.services.webhooks import Webhooks
 from api.settings import Settings
-from eda_service.capacity import Capacity
+from eda_service.capacity import Machines
 from eda_service.errors import ArtifactCorruptError, EdaError, LeaseLostError, StorageError
 from eda_service.jobstore import Deployment, Job, JobStore
 from eda_service.raycluster.jobs_api import ClusterUnreachableError, RayJobs
@@ -182,7 +182,7 @@ class Dispatcher:
 
     def _start_queued(self, session: str | None) -> None:
         settings = self._settings
-        cluster = None if session is None else self.cluster.capacity()
+        cluster = None if session is None else self.cluster.machines()
         while session is not None:
             claimed = self._store.claim(
                 max_running=settings.max_running,
@@ -190,6 +190,7 @@ class Dispatcher:
                 holder=self.holder,
                 lease_s=settings.lease_s,
                 cluster=cluster,
+                cluster_grows=settings.cluster_grows,
             )
             if claimed is None:
                 break
@@ -248,8 +249,8 @@ class Dispatcher:
                     self._ray.stop(submission)
         self._swept_at = now if everything else self._swept_at
 
-    def _tell_misfits(self, cluster: Capacity | None) -> None:
-        """Now and then, say of each job that asks for more than the cluster has why it does not start."""
+    def _tell_misfits(self, cluster: Machines | None) -> None:
+        """Now and then, say of each job that the cluster does not hold why it does not start."""
         if cluster is not None and self._clock() - self._misfits_told_at >= _MISFITS_INTERVAL_S:
             self._misfits_told_at = self._clock()
             self._store.tell_misfits(cluster)

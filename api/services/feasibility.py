@@ -13,7 +13,7 @@ from pathlib import Path
 
 from api.schemas import EstimateBody
 from api.services.targets import Targets
-from eda_service.capacity import Capacity, Machines
+from eda_service.capacity import Machines, Need
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.errors import (
@@ -27,7 +27,7 @@ from eda_service.planning.base_draft import draft_config
 from eda_service.planning.dry_run import chosen_config, dry_run, expected_plan
 from eda_service.planning.engine_need import check_split
 from eda_service.planning.estimate import disk_need_bytes
-from eda_service.planning.placement import needed_at_once
+from eda_service.planning.placement import need_of
 from eda_service.planning.room import cluster_shortfalls, gpu_of
 from eda_service.planning.shapes import shape_beside
 from eda_service.raycluster.nodes import RayCluster
@@ -45,7 +45,7 @@ class Verdict:
     """What speaks against a job, if anything, and what it needs.
 
     Attributes:
-        need: What it asks the cluster for at a time.
+        need: What it asks the cluster for.
         shape: Of its target, where that is known.
         unknown: What could not be found out, or may be otherwise on the workers.
         shortfalls: What the disk or the cluster lacks.
@@ -53,7 +53,7 @@ class Verdict:
         gpu: What the cluster's GPUs are, as plans call them; None: not known, or none is used.
     """
 
-    need: Capacity
+    need: Need
     shape: ModelShape | None
     unknown: tuple[InputError, ...]
     shortfalls: tuple[InputError, ...]
@@ -103,7 +103,7 @@ class Feasibility:
         short = () if machines is None else self._cluster_lacks(config, chosen, machines, gpu, found.shape)
         disk = self._disk(config)
         return Verdict(
-            need=needed_at_once(chosen),
+            need=need_of(chosen),
             shape=found.shape,
             unknown=(*found.unasked, *_trackers(config)),
             shortfalls=(*(() if disk is None else (disk,)), *(() if self._grows else short)),

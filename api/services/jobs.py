@@ -12,7 +12,7 @@ from api.auth import Caller
 from api.schemas import ChangeRequest, JobRequest
 from api.services.webhook_urls import check_url
 from api.settings import Settings
-from eda_service.capacity import UNKNOWN, Capacity
+from eda_service.capacity import UNKNOWN, Need
 from eda_service.config.tasks import JobKind, Task, draft_named_by
 from eda_service.errors import BaseDraftMissingError, ConflictError
 from eda_service.jobstore import Event, Job, JobStore, Status
@@ -31,12 +31,12 @@ class Queued:
 
     Attributes:
         task: What to do.
-        need: What the job asks the cluster for at a time.
+        need: What the job asks the cluster for.
         warnings: What spoke against it and was overruled.
     """
 
     task: Task
-    need: Capacity = UNKNOWN
+    need: Need = UNKNOWN
     warnings: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from eda_service.config.deployment import MIN_KEPT_PROMPTS, DriftConfig
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import QuotaExceededError
 from eda_service.jobstore import Deployment, Drift, JobStore
-from eda_service.planning.placement import needed_at_once
+from eda_service.planning.placement import need_of
 from eda_service.references import Alias, Reference
 from eda_service.storage import prompts
 
@@ -70,7 +70,7 @@ class Readaptation:
                 request_sha256="drift",
                 force=True,
                 max_queued_per_owner=self._settings.max_queued_per_owner,
-                need=needed_at_once(config),
+                need=need_of(config),
             )
         except (ValidationError, QuotaExceededError) as error:
             why = "the settings of the pack's own job are not valid any more"

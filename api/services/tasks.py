@@ -6,7 +6,7 @@ from api.services.jobs import Queued
 from api.services.targets import Found
 from eda_service.config.tasks import ImportConfig, MeasureConfig
 from eda_service.errors import ClusterShortfallError, InputError
-from eda_service.planning.placement import needed_at_once
+from eda_service.planning.placement import need_of
 from eda_service.raycluster.nodes import RayCluster
 
 
@@ -33,13 +33,13 @@ class TaskChecks:
             InputError: One of the two, and it is not forced.
         """
         against: list[InputError] = list(found.unasked)
-        need = needed_at_once(config)
-        there = None if self._cluster is None else self._cluster.capacity()
-        if there is not None and not there.holds(need) and not self._grows:
+        need = need_of(config)
+        there = None if self._cluster is None else self._cluster.machines()
+        lack = None if there is None else there.lack(need)
+        if lack is not None and not self._grows:
             against.append(
                 ClusterShortfallError(
-                    f"the job asks for {need} at a time and the cluster has {there}; set use_gpu to false, let "
-                    "machines join, or set `force` to queue it all the same",
+                    f"the job {lack}; set use_gpu to false, let machines join, or set `force` to queue it all the same",
                     param="use_gpu",
                 )
             )

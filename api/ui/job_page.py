@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from api.schemas import waits_for
 from api.services.job_records import JobRecords
 from api.ui.rendering import duration, percent, size
 from eda_service.jobstore import Event, Job, Status
@@ -23,6 +24,7 @@ class JobLine:
         name: Under which it is served.
         target: Model, and adapter if any.
         percent: Of the stage; None while nothing runs.
+        waits_for: Why it does not start, where the cluster does not hold it.
     """
 
     id: str
@@ -36,6 +38,7 @@ class JobLine:
     created_at: int
     owner: str
     is_live: bool
+    waits_for: str | None = None
 
     @property
     def can_cancel(self) -> bool:
@@ -64,6 +67,7 @@ def row_of(job: Job) -> JobLine:
         created_at=job.created_at,
         owner=job.owner,
         is_live=not job.is_terminal,
+        waits_for=waits_for(job),
     )
 
 

@@ -74,15 +74,20 @@ def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False
     with connect(url) as client:
         if task_view.is_task(client, job_id):
             task = client.jobs.get(job_id)
-            print_json(task) if as_json else typer.echo(task_view.jobs_table([task]))
+            print_json(task) if as_json else _show(task_view.jobs_table([task]), task.waits_for)
             return
         job = client.get(job_id)
         if as_json:
             print_json(job)
             return
-        typer.echo(view.jobs_table([job]))
+        _show(view.jobs_table([job]), job.waits_for)
         if job.is_terminal:
             out.print(view.describe_end(client, job))
+
+
+def _show(table: str, waits_for: str | None) -> None:
+    """A job's line, and why it does not start."""
+    typer.echo(table if waits_for is None else f"{table}\nwaits: {waits_for}")
 
 
 @app.command(epilog=example("eda jobs watch adapt_01KD"))

@@ -37,7 +37,8 @@ class NamedCluster:
     def machines(self) -> Machines:
         """Its nodes, with eight CPUs for each GPU."""
         gpus = self.nodes * self.gpus
-        return Machines(Capacity(cpus=_CPUS_PER_GPU * gpus, gpus=gpus), node_gpus=self.gpus)
+        node = Capacity(cpus=_CPUS_PER_GPU * self.gpus, gpus=self.gpus)
+        return Machines(Capacity(cpus=_CPUS_PER_GPU * gpus, gpus=gpus), largest=(node,))
 
     def __str__(self) -> str:
         return f"{self.nodes} node{'s' * (self.nodes > 1)} of {self.gpus} {self.device}"

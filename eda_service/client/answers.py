@@ -58,6 +58,7 @@ class Adaptation(Answer):
     metadata: dict[str, str] = {}
     result_pack: str | None = None
     measured_on: str = ""
+    waits_for: str | None = None
     error: JobError | None = None
     config: dict[str, Any] = {}
 

@@ -26,6 +26,7 @@ class Job(Answer):
     priority: int = 50
     metadata: dict[str, str] = Field(default_factory=dict)
     result: str | None = None
+    waits_for: str | None = None
     error: JobError | None = None
     config: dict[str, Any] = Field(default_factory=dict)
 

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from eda_service.capacity import UNKNOWN, Capacity
+from eda_service.capacity import UNKNOWN, Need
 from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import Task
 from eda_service.errors import ArtifactCorruptError
@@ -40,9 +40,7 @@ class KeptFacts(TypedDict):
 class Adoption(Database):
     """Making rows of what was found. A job that has a row is left as it is: two dispatchers may find the same."""
 
-    def adopt(
-        self, job_id: str, config: Task, *, created_at: int, owner: str = "local", need: Capacity = UNKNOWN
-    ) -> Job:
+    def adopt(self, job_id: str, config: Task, *, created_at: int, owner: str = "local", need: Need = UNKNOWN) -> Job:
         """Record a job that somebody started on the cluster by hand; it is running already."""
         with self._write.begin() as session:
             known = _known(session, job_id)
@@ -50,7 +48,7 @@ class Adoption(Database):
                 return self._reader.reduced(Job, known)
             row = self._insert(session, job_id, config, "ray", owner, created_at)
             row.max_attempts, row.submitted_at = 1, created_at
-            row.cpus, row.gpus = need.cpus, need.gpus
+            rows.set_need(row, need)
             rows.add_event(session, row, self._now(), "job_adopted", "found on the cluster, started without the API")
             session.flush()
             return Job.model_validate(row)
@@ -71,7 +69,7 @@ class Adoption(Database):
         attempt: int,
         lines: Sequence[Mapping[str, Any]],
         why: str,
-        need: Capacity = UNKNOWN,
+        need: Need = UNKNOWN,
     ) -> bool:
         """Make the row of a run directory again, as one that runs: its result, or Ray's word, decides what follows.
 
@@ -89,7 +87,7 @@ class Adoption(Database):
             attempt: The newest.
             lines: Of `events.jsonl`; those that are in the table already are not imported again.
             why: For the event.
-            need: What it asks the cluster for at a time.
+            need: What it asks the cluster for.
 
         Returns:
             Whether the row was made by this call.
@@ -102,7 +100,7 @@ class Adoption(Database):
             row.stage_deadlines, row.webhook = dict(stage_deadlines), None if webhook is None else dict(webhook)
             row.attempt, row.submitted_at = attempt, self._now()  # the grace period of a lost attempt starts now
             row.content_sha256 = content_sha256 or row.content_sha256
-            row.cpus, row.gpus = need.cpus, need.gpus
+            rows.set_need(row, need)
             row.events_read = _num_imported(session, job_id, lines)
             rows.add_event(session, row, self._now(), "job_adopted", why, level="warning")
             return True

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from eda_service.capacity import UNKNOWN, Capacity
+from eda_service.capacity import UNKNOWN, Need
 from eda_service.config.tasks import ID_PREFIXES, Task, kind_of
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.ids import new_job_id
@@ -42,7 +42,7 @@ class Intake(Database):
         webhook: Mapping[str, Any] | None = None,
         stage_deadlines: Mapping[str, float] | None = None,
         max_queued_per_owner: int | None = None,
-        need: Capacity = UNKNOWN,
+        need: Need = UNKNOWN,
         warnings: Sequence[str] = (),
     ) -> tuple[Job, bool]:
         """Queue a job, or return the one that this request already made.
@@ -60,7 +60,7 @@ class Intake(Database):
             webhook: `{"url", "secret"}`, told once the job has ended.
             stage_deadlines: Longest time of each stage, in seconds.
             max_queued_per_owner: Refuse a new job when the owner has this many queued; None: no limit.
-            need: What the job asks the cluster for at a time, at most; nothing: not known, it counts as fitting.
+            need: What the job asks the cluster for, at most; nothing: not known, it counts as fitting.
             warnings: What spoke against the job and was overruled; each becomes an event of a new job.
 
         Returns:
@@ -86,7 +86,7 @@ class Intake(Database):
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}
                 row.webhook = self._sealed(webhook)
                 row.stage_deadlines = dict(stage_deadlines or {})
-                row.cpus, row.gpus = need.cpus, need.gpus
+                rows.set_need(row, need)
                 rows.add_event(session, row, self._now(), "job_created", "queued")
                 for warning in warnings:
                     rows.add_event(session, row, self._now(), "queued_all_the_same", warning, level="warning")

@@ -124,6 +124,9 @@ class Job(Row):
     webhook_url: str | None = Field(default=None, description="where the end of the job is told")
     cpus: float = Field(default=0.0, description="logical CPUs that it asks Ray for at a time, at most; 0: not known")
     gpus: int = Field(default=0, description="GPUs that it asks Ray for at a time, at most")
+    node_cpus: float = Field(default=0.0, description="logical CPUs of its largest process on one node; 0: not known")
+    node_gpus: int = Field(default=0, description="GPUs of its largest process on one node")
+    waits_for: str | None = Field(default=None, description="why it does not start, where the cluster does not hold it")
 
     @property
     def ray_submission_id(self) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, updat
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from eda_service.capacity import TOLERANCE, Capacity
+from eda_service.capacity import TOLERANCE, Capacity, Machines, Need
 from eda_service.errors import ArtifactCorruptError
 from eda_service.jobstore import outbox, rows
 from eda_service.jobstore.database import Database
@@ -27,7 +27,7 @@ from eda_service.jobstore.status import Status
 
 OCCUPYING = (Status.RUNNING.value, Status.CANCELLING.value)
 WAITING_FOR_RESOURCES = "waiting_for_resources"
-"""Type of the event of a job that asks for more than the cluster has."""
+"""Type of the event of a job that the cluster does not hold."""
 
 
 class Leases(Database):
@@ -40,32 +40,35 @@ class Leases(Database):
         holder: str = "dispatcher",
         lease_s: float = 30.0,
         max_running_per_owner: int | None = None,
-        cluster: Capacity | None = None,
+        cluster: Machines | None = None,
+        cluster_grows: bool = False,
     ) -> Job | None:
         """Move the next queued job to running as its next attempt, and lease it.
 
-        A job that asks for more than the whole cluster has waits in Ray and holds nothing, so it takes no place from
-        those that could run. One such job at a time is let through, so that a cluster which grows by demand sees it;
-        the others stay queued.
+        A job that asks for more than the whole cluster has, or of one node for more than any has, stays queued and
+        takes no place from those behind it. Of a cluster that grows by demand one such job at a time is let through to
+        wait in Ray, where the demand is seen; it takes no place either.
 
         Args:
             max_running: Jobs that may occupy the cluster (running or being cancelled) at a time.
             holder: The dispatcher that takes the lease.
             lease_s: How long the lease lasts unless it is renewed by `hold`.
             max_running_per_owner: The same for each owner; owners with as many are passed over. None: no limit.
-            cluster: What the cluster has, all of it; None: not known, and every job counts as fitting.
+            cluster: Its nodes; None: not known, and every job counts as fitting.
+            cluster_grows: Whether nodes are added as jobs ask for them.
 
         Returns:
             The job of the highest priority that came first, or None when there is none or no room for it.
         """
         with self._write.begin() as session:
             lock(session, Space.CLAIM)
-            room = _room(session, max_running, max_running_per_owner, cluster)
+            room = _room(session, max_running, max_running_per_owner, cluster, grows=cluster_grows)
             row = None if room is None else self._next_readable(session, room)
             if row is None:
                 return None
             row.status, row.attempt = Status.RUNNING.value, row.attempt + 1
             row.submitted_at, row.ray_session, row.started_at = None, None, row.started_at or self._now()
+            row.waits_for = None
             row.lease_holder, row.lease_token = holder, row.lease_token + 1
             row.lease_until = self._lease_end(lease_s)
             rows.add_event(session, row, self._now(), "attempt_started", f"attempt {row.attempt} of {row.max_attempts}")
@@ -144,33 +147,34 @@ class Leases(Database):
         ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # to SQLite text is above all
         return or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), ends)
 
-    def tell_misfits(self, cluster: Capacity) -> list[str]:
-        """Give each live job that asks for more than the cluster has an event that says so, unless it has one.
+    def tell_misfits(self, cluster: Machines) -> list[str]:
+        """Keep in each live job's row why it does not start, where the cluster does not hold it, and give it an event
+        that says so, unless it has one.
 
         Args:
-            cluster: What the cluster has, all of it.
+            cluster: Its nodes.
 
         Returns:
             Ids of the jobs that were told now.
         """
-        told = select(EventRow.id).where(EventRow.job_id == JobRow.id, EventRow.type == WAITING_FOR_RESOURCES).exists()
-        query = select(JobRow.id).where(
-            JobRow.status.in_((Status.QUEUED.value, Status.RUNNING.value)), not_(_fits(cluster)), not_(told)
-        )
+        live = JobRow.status.in_((Status.QUEUED.value, Status.RUNNING.value))
+        query = select(JobRow).where(live, or_(not_(_fits(cluster)), JobRow.waits_for.is_not(None)))
         with self._read() as session:
-            found = list(session.scalars(query))
+            found = [row.id for row in session.scalars(query) if row.waits_for != _waits_for(row, cluster)]
         if not found:
             return []
         with self._write.begin() as session:
-            again = select(JobRow).where(JobRow.id.in_(found), not_(told))
-            misfits = session.scalars(again.with_for_update(skip_locked=True, key_share=True)).all()
-            for row in misfits:
-                message = (
-                    f"it asks for {Capacity(row.cpus, row.gpus)} at a time and the cluster has {cluster}: it starts "
-                    "once machines with as much have joined, and holds up no other job; cancel it if none will"
-                )
-                rows.add_event(session, row, self._now(), WAITING_FOR_RESOURCES, message, level="warning")
-            return [row.id for row in misfits]
+            again = select(JobRow).where(JobRow.id.in_(found), live).with_for_update(skip_locked=True, key_share=True)
+            return [row.id for row in session.scalars(again).all() if self._tell(session, row, cluster)]
+
+    def _tell(self, session: Session, row: JobRow, cluster: Machines) -> bool:
+        """Write what a job waits for into its row; whether it is an event now."""
+        row.waits_for = _waits_for(row, cluster)
+        told = select(EventRow.id).where(EventRow.job_id == row.id, EventRow.type == WAITING_FOR_RESOURCES).limit(1)
+        if row.waits_for is None or session.scalar(told) is not None:
+            return False
+        rows.add_event(session, row, self._now(), WAITING_FOR_RESOURCES, row.waits_for, level="warning")
+        return True
 
     def release(self, *, holder: str) -> None:
         """Let go of every lease of this holder, so that the next dispatcher need not wait for them to run out."""
@@ -188,15 +192,26 @@ class Leases(Database):
         return math.ceil(self._clock() + lease_s)  # whole seconds; never shorter than asked
 
 
-def _fits(cluster: Capacity | None) -> ColumnElement[bool]:
-    """Condition on a job that asks for no more than the cluster has; of an unknown cluster every job fits."""
+def _fits(cluster: Machines | None) -> ColumnElement[bool]:
+    """Condition on a job that the cluster holds, as `Machines.lack` has it; an unknown cluster holds every job."""
     if cluster is None:
         return true()
-    return and_(JobRow.cpus <= cluster.cpus + TOLERANCE, JobRow.gpus <= cluster.gpus)
+    total = and_(JobRow.cpus <= cluster.total.cpus + TOLERANCE, JobRow.gpus <= cluster.total.gpus)
+    nodes = [and_(JobRow.node_cpus <= node.cpus + TOLERANCE, JobRow.node_gpus <= node.gpus) for node in cluster.largest]
+    return and_(total, or_(*nodes)) if nodes else total
+
+
+def _waits_for(row: JobRow, cluster: Machines) -> str | None:
+    """Why a job does not start, in a sentence; None: the cluster holds it."""
+    lack = cluster.lack(Need(Capacity(row.cpus, row.gpus), Capacity(row.node_cpus, row.node_gpus)))
+    if lack is None:
+        return None
+    joined = "machines with as much have joined"
+    return f"it {lack}: it starts once {joined}, and holds up no other job; cancel it if none will"
 
 
 def _room(
-    session: Session, max_running: int, max_running_per_owner: int | None, cluster: Capacity | None
+    session: Session, max_running: int, max_running_per_owner: int | None, cluster: Machines | None, *, grows: bool
 ) -> ColumnElement[bool] | None:
     """Condition on the queued jobs that may start now; None: not one may."""
     if max_running_per_owner == 0:
@@ -209,7 +224,7 @@ def _room(
         limit = max_running_per_owner
         full = [] if limit is None else [owner for owner, count in occupied.items() if count >= limit]
         startable.append(and_(_fits(cluster), JobRow.owner.not_in(full)) if full else _fits(cluster))
-    if cluster is not None:
+    if cluster is not None and grows:
         waiting = select(JobRow.seq).where(occupying, not_(_fits(cluster))).limit(1)
         if session.scalar(waiting) is None:
             startable.append(not_(_fits(cluster)))

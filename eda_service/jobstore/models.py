@@ -53,6 +53,9 @@ class JobRow(Base):
     webhook: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     cpus: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
     gpus: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    node_cpus: Mapped[float] = mapped_column(Float, default=0.0, server_default="0")
+    node_gpus: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    waits_for: Mapped[str | None] = mapped_column(Text, default=None)
 
     __table_args__ = (
         Index("ix_jobs_queue", "status", "priority", "seq"),

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
+from eda_service.capacity import Need
 from eda_service.config.tasks import JobKind, Task, kind_of
 from eda_service.errors import ArtifactCorruptError, LeaseLostError, NotFoundError
 from eda_service.jobstore.job import Origin
@@ -64,6 +65,12 @@ def find(
             param="token",
         )
     return row
+
+
+def set_need(row: JobRow, need: Need) -> None:
+    """Write what a job asks the cluster for into its row."""
+    row.cpus, row.gpus = need.at_once.cpus, need.at_once.gpus
+    row.node_cpus, row.node_gpus = need.of_one_node.cpus, need.of_one_node.gpus
 
 
 def status_of(row: JobRow) -> Status:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from eda_service.capacity import Capacity
+from eda_service.capacity import Capacity, Need
 from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec, TrainConfig
 from eda_service.config.tasks import MeasureConfig, Task, TaskConfig
 from eda_service.planning.estimate import num_samples
@@ -62,6 +62,11 @@ class Placement:
     def bundles(self) -> list[dict[str, float]]:
         """Of a process that takes several nodes, its placement group: one GPU each, as vLLM puts a rank into each."""
         return [{"CPU": self.cpus / self.gpus, "GPU": 1.0} for _ in range(self.gpus)]
+
+    @property
+    def of_one_node(self) -> Capacity:
+        """What one process takes of one machine."""
+        return Capacity(cpus=self.cpus / self.nodes, gpus=self.gpus // self.nodes)
 
 
 DRIVER = Placement(Strategy.DRIVER)
@@ -158,3 +163,17 @@ def needed_at_once(config: Task, kind: EngineKind | None = None) -> Capacity:
         workers = placement.workers if is_group else min(placement.workers, 1)
         cpus, gpus = max(cpus, workers * placement.cpus), max(gpus, workers * placement.gpus)
     return Capacity(cpus=DRIVER_CPUS + cpus, gpus=gpus)
+
+
+def need_of(config: Task, kind: EngineKind | None = None) -> Need:
+    """What a job asks a cluster for: at a time, and of one node.
+
+    Args:
+        config: The job.
+        kind: As `needed_at_once`.
+    """
+    stages = [task_placement(config)] if isinstance(config, TaskConfig) else placements(config, kind).values()
+    # Of every job one stage has most of both: a process with more GPUs has a CPU's share for each.
+    parts = [placement.of_one_node for placement in stages]
+    of_one_node = Capacity(cpus=max(part.cpus for part in parts), gpus=max(part.gpus for part in parts))
+    return Need(needed_at_once(config, kind), of_one_node)

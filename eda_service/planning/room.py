@@ -9,7 +9,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import ClusterShortfallError
 from eda_service.planning.constants import ACCELERATORS, DEVICES
 from eda_service.planning.engine_need import SIZE_FIELD
-from eda_service.planning.placement import Placement, needed_at_once, placements
+from eda_service.planning.placement import MODEL_CPUS, Placement, need_of, needed_at_once, placements
 from eda_service.planning.plan import Plan
 from eda_service.records import Stage
 
@@ -65,10 +65,16 @@ def _at_a_time(config: AdaptConfig, need: Capacity, there: Capacity) -> ClusterS
 
 
 def _of_one_node(config: AdaptConfig, machines: Machines) -> ClusterShortfallError | None:
-    engine, most = _engine(config), machines.node_gpus
-    wanted = engine.gpus // engine.nodes
-    if not most or wanted <= most:
+    engine, most, process = _engine(config), machines.node_gpus, need_of(config).of_one_node
+    if machines.has_node_for(process) or process.gpus > machines.total.gpus == 0:
         return None
+    wanted = engine.of_one_node.gpus
+    if wanted <= most:
+        return ClusterShortfallError(
+            f"the job {machines.lack(need_of(config))}; let such nodes join, or set `force` to queue it all the same: "
+            "it then waits for them",
+            param=SIZE_FIELD if engine.cpus > MODEL_CPUS else "train.use_gpu",
+        )
     over = f"set {_NODE_FIELD} to {most} for an engine over several nodes, " if engine.gpus % most == 0 else ""
     return ClusterShortfallError(
         f"vLLM asks for {wanted} GPUs of one node and no node of the cluster has more than {most}; {over}lower "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from eda_service.config.job import TargetSpec
 from eda_service.drafts.draft_config import CONFIGS, DraftConfig, parse_draft_config
@@ -44,7 +45,7 @@ def draft_of(shape: ModelShape, kind: str = "eagle1") -> DraftConfig:
     """
     if kind not in CONFIGS:
         raise InputError(f"no kind of draft {kind[:32]!r}; there are {', '.join(CONFIGS)}", param="draft")
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": shape.hidden_size,
         "num_heads": shape.num_heads,
         "num_kv_heads": shape.num_kv_heads,

@@ -1,4 +1,4 @@
-"""What a Ray cluster has in all: CPUs and GPUs of the nodes that are alive, over the dashboard's REST API.
+"""What a Ray cluster has: CPUs and GPUs of the nodes that are alive, over the dashboard's REST API.
 
 The list of nodes is the state API's (`ray list nodes`), which answers within milliseconds and needs the same token as
 Ray Jobs. What is free at the moment is not asked: a job waits for that in Ray.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from eda_service.capacity import Capacity, Machines
+from eda_service.capacity import Capacity, Machines, largest_of
 
 _TIMEOUT_S = 3.0
 _KEPT_S = 10.0
@@ -21,7 +21,7 @@ _MAX_NODES = 10_000  # as many as the state API lists at most
 
 
 class RayCluster:
-    """The totals of one cluster, remembered for some seconds.
+    """The nodes of one cluster, remembered for some seconds.
 
     Args:
         dashboard_url: e.g. `http://127.0.0.1:8265`.
@@ -64,18 +64,18 @@ class RayCluster:
             response.raise_for_status()
             nodes = response.json()["data"]["result"]["result"]
             alive = [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
-            cpus = sum(float(each.get("CPU", 0.0)) for each in alive)
-            gpus = [int(float(each.get("GPU", 0.0))) for each in alive]
-            kinds = [_kind(each) for each, count in zip(alive, gpus, strict=True) if count]
+            found = [Capacity(float(each.get("CPU", 0.0)), int(float(each.get("GPU", 0.0)))) for each in alive]
+            kinds = [_kind(each) for each, node in zip(alive, found, strict=True) if node.gpus]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
             return None
         # A head may offer no CPU itself: before the first node has come to it, nothing is known of what will be there.
+        cpus = sum(node.cpus for node in found)
         if cpus <= 0:
             return None
         known = frozenset(kind for kind in kinds if kind is not None)
         return Machines(
-            total=Capacity(cpus=cpus, gpus=sum(gpus)),
-            node_gpus=max(gpus, default=0),
+            total=Capacity(cpus=cpus, gpus=sum(node.gpus for node in found)),
+            largest=largest_of(found),
             kinds=frozenset() if None in kinds else known,
         )
 

@@ -76,6 +76,7 @@ def test_an_engine_that_no_node_holds_waits_only_by_force(client: TestClient, bo
     assert queued.status_code == 201, queued.text
     job = client.app.state.store.get(queued.json()["id"])  # type: ignore[attr-defined]
     assert (job.cpus, job.gpus) == (pytest.approx(2.1), 4)
+    assert (job.node_cpus, job.node_gpus) == (2.0, 4)
 
 
 def test_the_memory_of_the_clusters_gpus_is_held_against_the_job(client: TestClient, body: dict[str, Any]) -> None:

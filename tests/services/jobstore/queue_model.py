@@ -70,13 +70,15 @@ class QueueModel:
         if sum(job.owner == owner and job.status == "queued" for job in self.jobs) >= limit:
             raise RefusedError("QuotaExceededError")
 
-    def claim(self, now: int, holder: str, lease_s: int, max_running: int, per_owner: int | None) -> ModelJob | None:
+    def claim(
+        self, now: int, holder: str, lease_s: int, max_running: int, per_owner: int | None, *, grows: bool
+    ) -> ModelJob | None:
         busy = [job.owner for job in self.jobs if job.status in OCCUPYING and not job.is_hopeless]
         one_waits = any(job.status in OCCUPYING and job.is_hopeless for job in self.jobs)
 
         def may_start(job: ModelJob) -> bool:
             if job.is_hopeless:
-                return not one_waits
+                return grows and not one_waits
             return len(busy) < max_running and (per_owner is None or busy.count(job.owner) < per_owner)
 
         ready = [job for job in self.jobs if job.status == "queued" and job.not_before <= now and may_start(job)]

@@ -27,13 +27,14 @@ from sqlalchemy import delete, select
 from store_helpers import Clock, config
 
 from eda_service import errors
-from eda_service.capacity import Capacity
+from eda_service.capacity import UNKNOWN, Capacity, Machines, Need
 from eda_service.jobstore import JobStore, Status
 from eda_service.jobstore.models import Base, JobRow, OutboxRow
 
 MAX_RUNNING = 3
-CLUSTER = Capacity(cpus=8.0, gpus=0)
-NEEDS = (Capacity(cpus=8.0, gpus=0), Capacity(cpus=0.0, gpus=0), Capacity(cpus=1.0, gpus=4))  # of each content
+CLUSTER = Machines(Capacity(cpus=8.0, gpus=4), (Capacity(cpus=4.0, gpus=2),))
+# Of each content; no node holds the last one, the cluster as a whole does.
+NEEDS = (Need(Capacity(8.0, 0), Capacity(4.0, 0)), UNKNOWN, Need(Capacity(1.0, 4), Capacity(1.0, 4)))
 HOPELESS = 2
 MAX_QUEUED = 5
 LEASE_S, BACK_OFF_S = 4, 3
@@ -107,17 +108,22 @@ class QueueMachine(RuleBasedStateMachine):
         return str(job.id)
 
     @rule(
-        place=HOLDERS, max_running=st.integers(1, MAX_RUNNING), per_owner=st.sampled_from([None, 1, 2]), wait_s=WAITS_S
+        place=HOLDERS,
+        max_running=st.integers(1, MAX_RUNNING),
+        per_owner=st.sampled_from([None, 1, 2]),
+        wait_s=WAITS_S,
+        grows=st.booleans(),
     )
-    def claim(self, place: int, max_running: int, per_owner: int | None, wait_s: int) -> None:
+    def claim(self, place: int, max_running: int, per_owner: int | None, wait_s: int, grows: bool) -> None:
         self.clock.now += wait_s
-        expected = self.model.claim(self.now, str(place), LEASE_S, max_running, per_owner)
+        expected = self.model.claim(self.now, str(place), LEASE_S, max_running, per_owner, grows=grows)
         claimed = self.stores[place].claim(
             max_running=max_running,
             holder=str(place),
             lease_s=LEASE_S,
             max_running_per_owner=per_owner,
             cluster=CLUSTER,
+            cluster_grows=grows,
         )
         assert (claimed and claimed.id) == (expected and expected.id)
 

@@ -22,7 +22,7 @@ def job(**changes: Any) -> AdaptConfig:
 
 
 def nodes(count: int, gpus: int, *kinds: str) -> Machines:
-    return Machines(Capacity(cpus=64.0 * count, gpus=count * gpus), node_gpus=gpus, kinds=frozenset(kinds))
+    return Machines(Capacity(cpus=64.0 * count, gpus=count * gpus), (Capacity(64.0, gpus),), frozenset(kinds))
 
 
 def said(config: AdaptConfig, machines: Machines) -> list[tuple[str, str | None]]:
@@ -39,6 +39,17 @@ def test_eight_nodes_of_one_hold_no_engine_of_four() -> None:
     assert "target.vllm.gpus_per_node to 1 for an engine over several nodes" in message
     assert "`force`" in message
     assert param == "target.vllm.tensor_parallel_size"
+
+
+def test_ranks_on_cpus_have_to_be_on_one_node_too() -> None:
+    ranks = job(target={"vllm": {"tensor_parallel_size": 8}}, train={"use_gpu": False})  # half a CPU each
+    small = Machines(Capacity(cpus=32.0, gpus=0), (Capacity(2.0, 0),))
+    ((message, param),) = said(ranks, small)
+    assert message.startswith(
+        "the job has a process that asks for 4 CPUs and 0 GPUs of one node, and no node has more than 2 CPUs and 0 GPUs"
+    )
+    assert param == "target.vllm.tensor_parallel_size"
+    assert said(ranks, Machines(Capacity(cpus=32.0, gpus=0), (Capacity(4.0, 0),))) == []
 
 
 def test_an_engine_over_two_nodes_needs_all_gpus_of_each() -> None:

@@ -35,9 +35,14 @@ def test_it_says_how_many_gpus_one_node_has_and_what_they_are(service: ScriptedS
     small = node({"CPU": 8.0, "GPU": 2.0, "accelerator_type:L40S": 1.0})
     service.on("GET", NODES, node_list(node({"CPU": 4.0}), large, small))
     total = Capacity(cpus=20.0, gpus=10)
-    assert RayCluster(service.url).machines() == Machines(total, 8, frozenset({"H100", "L40S"}))
+    most = (Capacity(cpus=8.0, gpus=8),)
+    assert RayCluster(service.url).machines() == Machines(total, most, frozenset({"H100", "L40S"}))
     service.on("GET", NODES, node_list(large, node({"CPU": 12.0, "GPU": 2.0})))
-    assert RayCluster(service.url).machines() == Machines(total, 8, frozenset())  # one of them is not known
+    either = (*most, Capacity(cpus=12.0, gpus=2))  # of the second kind no GPU is known, and it has more CPUs
+    found = RayCluster(service.url).machines()
+    assert found == Machines(total, either, frozenset())
+    assert found is not None
+    assert found.node_gpus == 8
 
 
 def test_it_is_asked_again_after_some_seconds(service: ScriptedService) -> None:
