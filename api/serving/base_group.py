@@ -28,7 +28,7 @@ from eda_service.targets.device import choose_device
 from eda_service.targets.fused import is_fused
 from eda_service.targets.identity import fingerprint
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.resolve import resolve_target
+from eda_service.targets.resolve import ResolvedTarget, resolve_target
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,20 @@ def place_of(spec: TargetSpec) -> Place:
         return Place(spec, None)
     if not speaks_as_base(resolved):
         return Place(spec, None)
+    return _beside_base(spec, resolved)
+
+
+def beside_base(spec: TargetSpec) -> Place:
+    """The base of a target, and its adapter if it has one, whatever our own engine makes of that.
+
+    Raises:
+        TargetNotFoundError: No such target or adapter.
+        TargetIncompatibleError: Not a decoder-only model, or not a LoRA adapter.
+    """
+    return _beside_base(spec, resolve_target(spec))
+
+
+def _beside_base(spec: TargetSpec, resolved: ResolvedTarget) -> Place:
     return Place(TargetSpec(model=resolved.model, revision=spec.revision, dtype=spec.dtype), resolved.adapter_dir)
 
 

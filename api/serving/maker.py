@@ -21,7 +21,8 @@ Models = Sequence[ServedModel]
 
 def stops_for_a_swap(model: ServedModel) -> bool:
     """Whether it cannot answer while its next pack is loaded: then Serve takes one replica after another out."""
-    return model.engine.kind is EngineKind.VLLM and model.engine.vllm.swap == "restart"
+    engine = model.engine
+    return engine.kind is EngineKind.VLLM and engine.vllm.swap == "restart" and not engine.vllm.is_shared
 
 
 class Maker:

@@ -4,7 +4,8 @@ A model is known by its key, which is its deployment's uid, and found by its nam
 deployment, requests for it get nothing of the one before, also while the new one is loaded or does not load.
 
 Models over one base target share a group's engine; a target that cannot share, or has nobody to share with, has a group
-of its own with its adapter merged, which decodes faster (ADR 0013). So has a model on vLLM.
+of its own with its adapter merged, which decodes faster (ADR 0013). So has a model on vLLM, unless its vLLM has room
+for several adapters: then those with one base draft and equal settings share it (ADR 0041).
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from api.serving.base_group import Place, place_of, serving_chain
+from api.serving.base_group import Place, beside_base, place_of, serving_chain
 from api.serving.group import ServedGroup
 from api.serving.load_failures import Cause, cause_of, code_of, reason_of
 from api.serving.load_marks import LoadMarks
 from api.serving.ports import ModelGroup, ServedPair
 from api.serving.schemas import ReplicaMemory, VariantFailure
 from api.serving.vllm_group import VllmGroup
+from api.serving.vllm_shared_group import SharedVllmGroup
 from eda_service.config.deployment import EngineLimits, EngineSpec
 from eda_service.config.job import EngineKind, TargetSpec
 from eda_service.errors import ModelNotFoundError, ResourceError
@@ -30,7 +32,8 @@ from eda_service.raycluster.serve_plan import ServedModel
 logger = logging.getLogger(__name__)
 
 
-GroupKey = tuple[TargetSpec, EngineSpec, str]  # what its models have in common; on vLLM the one model's key, else ""
+# What a group's models have in common; the last is the one model's key on vLLM, or the base draft where it is shared.
+GroupKey = tuple[TargetSpec, EngineSpec, str]
 
 
 class ServedModels:
@@ -173,13 +176,16 @@ class ServedModels:
 
 def _group_key(model: ServedModel, place: Place) -> GroupKey:
     """Where a model belongs."""
-    return place.base, model.engine, model.key if model.engine.kind is EngineKind.VLLM else ""
+    if model.engine.kind is not EngineKind.VLLM:
+        return place.base, model.engine, ""
+    return place.base, model.engine, str(model.base_draft) if model.engine.vllm.is_shared else model.key
 
 
 async def _open(model: ServedModel, place: Place, limits: EngineLimits) -> ModelGroup:
     """A group without models yet."""
     if model.engine.kind is EngineKind.VLLM:
-        return VllmGroup(model, limits.waiting)
+        shared = model.engine.vllm.is_shared
+        return SharedVllmGroup(model, place.base, limits.waiting) if shared else VllmGroup(model, limits.waiting)
     chain = await asyncio.to_thread(serving_chain, model)
     return await asyncio.to_thread(ServedGroup, place.base, chain, limits)
 
@@ -202,12 +208,15 @@ def _places(models: Sequence[ServedModel]) -> dict[str, Place | Exception]:
     found: dict[str, Place | Exception] = {}
     for model in models:
         try:
-            found[model.key] = place_of(TargetSpec.model_validate(model.target))
+            spec = TargetSpec.model_validate(model.target)
+            found[model.key] = beside_base(spec) if model.engine.vllm.is_shared else place_of(spec)
         except Exception as error:  # told as the model's failure, where it is put
             found[model.key] = error
     bases = Counter(place.base for place in found.values() if isinstance(place, Place))
     for model in models:
         place = found[model.key]
+        if model.engine.vllm.is_shared:
+            continue
         alone = model.engine.kind is EngineKind.VLLM
         if isinstance(place, Place) and (alone or bases[place.base] == 1):
             found[model.key] = Place(TargetSpec.model_validate(model.target), None)

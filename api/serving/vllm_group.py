@@ -1,46 +1,35 @@
 """One deployment on vLLM: its target as a whole model, its draft as an export, and the vLLM that runs both.
 
-vLLM holds one target with one draft, so a group has one model; a new pack is a new vLLM.
+Here vLLM holds one target with one draft, so a group has one model; a new pack is a new vLLM. `vllm_shared_group` is
+the group of several.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from api.serving.ports import ServedPair
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
 from api.serving.vllm_runner import Loaded, VllmRunner
-from eda_service.config.deployment import Accelerator
+from api.serving.vllm_start import StartPlan, size_of_weights, start_vllm
 from eda_service.config.job import TargetSpec
 from eda_service.engines.vllm_environment import require_vllm
-from eda_service.errors import EdaError, RunError
+from eda_service.errors import EdaError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import ExportForm
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.chat.chat import load_stop_token_ids, load_tokenizer
 from eda_service.targets.checks.check import load_config
-from eda_service.targets.ends import choose_dtype, max_context_of
 from eda_service.targets.generation_defaults import (
     GenerationDefaults,
     read_generation_defaults,
     require_vllm_computes,
 )
-
-_SERVER = "api.serving.vllm_server"
-
-
-class EngineStartError(RunError):
-    """vLLM did not start: it refuses the model, or the machine lacks something, which its own error says."""
-
-    code = "engine_failed"
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ class VllmGroup:
     @property
     def size_bytes(self) -> int:
         """The target's weights, by their files."""
-        return 0 if self._served is None else _size(self._served[1].target.directory)
+        return 0 if self._served is None else size_of_weights(self._served[1].target.directory)
 
     async def put(self, model: ServedModel, adapter_dir: Path | None) -> ServedPair:
         """Serve a version: the vLLM before it is drained and ended first, or runs on beside until its answers end.
@@ -117,7 +106,7 @@ class VllmGroup:
                 name=self._pair.name,
                 uid=self._pair.uid,
                 adapter_bytes=0,
-                pack_bytes=0 if draft_dir is None else _size(draft_dir),
+                pack_bytes=0 if draft_dir is None else size_of_weights(draft_dir),
                 base_draft=self._pair.base_draft,
                 pack=self._pair.pack,
                 loaded_at=self._pair.loaded_at,
@@ -131,35 +120,18 @@ class VllmGroup:
             self.runner.use(await self._start(*self._served))
 
     async def _start(self, model: ServedModel, files: _Files) -> Loaded:
-        await asyncio.to_thread(importlib.import_module, _SERVER)  # seconds, which the event loop must not wait for
-        from api.serving.vllm_server import ServerPlan, start_server
-
-        on_cpu = self._engine.accelerator is Accelerator.CPU
-        spec = TargetSpec.model_validate(model.target)
-        dtype = choose_dtype(spec, torch.device("cpu" if on_cpu else "cuda"))
-        longest = min(self._engine.vllm.max_model_len, max_context_of(files.config))
-        plan = ServerPlan(
-            name=model.name,
-            target_dir=files.target.directory,
-            draft_dir=files.draft_dir,
-            dtype=str(dtype).removeprefix("torch."),
-            max_model_len=longest,
-            engine=self._engine,
-        )
-        try:
-            source = await start_server(plan)
-        except Exception as error:  # vLLM's processes end with errors of every kind
-            raise EngineStartError(
-                f"vLLM does not start with {model.pack or model.base_draft or 'no draft'}: {error}; the replica's log "
-                "has more"
-            ) from error
-        return Loaded(
-            source=source,
-            num_draft_tokens=0 if files.draft_dir is None else self._engine.vllm.num_draft_tokens,
-            stop_token_ids=files.stop_ids,
-            vocab_size=files.target.fingerprint.vocab_size,
-            max_model_len=longest,
-            on_cpu=on_cpu,
+        return await start_vllm(
+            StartPlan(
+                name=model.name,
+                what=model.pack or model.base_draft or "no draft",
+                target=TargetSpec.model_validate(model.target),
+                target_dir=files.target.directory,
+                draft_dir=files.draft_dir,
+                config=files.config,
+                stop_token_ids=files.stop_ids,
+                vocab_size=files.target.fingerprint.vocab_size,
+                engine=self._engine,
+            )
         )
 
     def _pair_of(self, model: ServedModel, files: _Files, loaded: Loaded) -> ServedPair:
@@ -197,7 +169,3 @@ def _files(model: ServedModel) -> _Files:
     tokenizer = load_tokenizer(target.directory)
     stop_ids = load_stop_token_ids(target.directory, tokenizer)
     return _Files(target, draft_dir, tokenizer, load_config(target.directory), stop_ids, defaults)
-
-
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

@@ -12,7 +12,8 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from api.serving.booking import Booking, Order
@@ -37,6 +38,20 @@ class EngineRestartingError(ResourceError):
     retryable = True
 
 
+@dataclass(frozen=True)
+class LoraAdapter:
+    """A LoRA adapter as a running vLLM knows it.
+
+    Attributes:
+        name: By which a pack is chosen for its requests.
+        number: Of its own for each that this vLLM has got.
+    """
+
+    name: str
+    number: int
+    directory: Path
+
+
 class TokenSource(Protocol):
     """A running vLLM; see `vllm_server.TokenEngine`."""
 
@@ -51,6 +66,7 @@ class TokenSource(Protocol):
         stop_token_ids: frozenset[int],
         vocab_size: int,
         request_id: str,
+        adapter: LoraAdapter | None = None,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's `RequestOutput`s of one request, each with what is new.
 
@@ -60,10 +76,17 @@ class TokenSource(Protocol):
             stop_token_ids: The target's own.
             vocab_size: The target's.
             request_id: Never used before.
+            adapter: Added to the target for it; None: none.
 
         Raises:
             RequestError: vLLM refuses it.
         """
+
+    async def add_adapter(self, adapter: LoraAdapter) -> None:
+        """Load an adapter before its first request."""
+
+    async def call(self, method: str, *arguments: str) -> None:
+        """Have every worker call a method, between two steps."""
 
     async def shutdown(self) -> None:
         """End its processes."""
@@ -77,6 +100,7 @@ class Loaded:
         num_draft_tokens: K; 0: no draft.
         stop_token_ids: The target's own.
         on_cpu: It is the CPU build.
+        adapters: By the variant of the requests that they are for; without one: the target as it is.
         num_open: Answers that run on it.
     """
 
@@ -86,6 +110,7 @@ class Loaded:
     vocab_size: int
     max_model_len: int
     on_cpu: bool
+    adapters: dict[str, LoraAdapter] = field(default_factory=dict)
     num_open: int = 0
 
 
@@ -245,7 +270,12 @@ class VllmRunner:
         order, began_s = running.order, time.perf_counter()
         try:
             outputs = loaded.source.generate(
-                order.prompt_ids, order.params, loaded.stop_token_ids, loaded.vocab_size, request_id
+                order.prompt_ids,
+                order.params,
+                loaded.stop_token_ids,
+                loaded.vocab_size,
+                request_id,
+                loaded.adapters.get(order.variant),
             )
             async for output in outputs:
                 now_s = time.perf_counter()

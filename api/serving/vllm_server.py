@@ -17,13 +17,16 @@ from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from vllm.exceptions import VLLMClientError
+from vllm.lora.request import LoRARequest
 
 from api.serving.vllm_params import vllm_params
+from api.serving.vllm_runner import LoraAdapter
 from eda_service.config.deployment import Accelerator, EngineSpec
 from eda_service.decoding.request import SamplingParams
 from eda_service.engines.vllm_environment import prepare_cpu, tie_children
 from eda_service.errors import RequestError
 from eda_service.export.directory import read_eda_config
+from eda_service.export.vllm_plugin import PACK_WORKER
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class ServerPlan:
         name: Served name, in vLLM's own logs.
         draft_dir: An export; None: no speculation.
         dtype: float32 or bfloat16.
+        takes_adapters: LoRA adapters are added to the target, and each may have a pack.
     """
 
     name: str
@@ -42,6 +46,7 @@ class ServerPlan:
     dtype: str
     max_model_len: int
     engine: EngineSpec
+    takes_adapters: bool = False
 
 
 class FilesAreHere(CallbackBase):
@@ -67,6 +72,13 @@ def llm_config(plan: ServerPlan) -> LLMConfig:
     }
     if engine.accelerator is Accelerator.GPU:
         arguments["gpu_memory_utilization"] = settings.gpu_memory_fraction
+    if plan.takes_adapters:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": settings.max_adapters,
+            "max_lora_rank": settings.max_adapter_rank,
+            "worker_cls": PACK_WORKER,
+        }
     if plan.draft_dir is not None:
         arguments["speculative_config"] = {
             "method": read_eda_config(plan.draft_dir).vllm_method,
@@ -115,6 +127,7 @@ class TokenEngine(VLLMEngine):
         stop_token_ids: frozenset[int],
         vocab_size: int,
         request_id: str,
+        adapter: LoraAdapter | None = None,
     ) -> AsyncGenerator[Any, None]:
         """vLLM's outputs of one request, as they come; closing it, or cancelling its reader, aborts the request.
 
@@ -122,11 +135,21 @@ class TokenEngine(VLLMEngine):
             RequestError: vLLM refuses it.
         """
         asked = vllm_params(params, stop_token_ids, vocab_size)
+        lora = None if adapter is None else _lora(adapter)
+        prompt = {"prompt_token_ids": prompt_ids}
         try:
-            async for output in self._client.generate({"prompt_token_ids": prompt_ids}, asked, request_id):
+            async for output in self._client.generate(prompt, asked, request_id, lora_request=lora):
                 yield output
         except (VLLMClientError, ValueError) as error:
             raise RequestError(f"vLLM refuses the request: {error}") from error
+
+    async def add_adapter(self, adapter: LoraAdapter) -> None:
+        """Load an adapter before its first request."""
+        await self._client.add_lora(_lora(adapter))
+
+    async def call(self, method: str, *arguments: str) -> None:
+        """Have every worker call a method of `PackWorker`, between two steps."""
+        await self._client.collective_rpc(method, args=arguments)
 
     @property
     def is_dead(self) -> bool:
@@ -137,6 +160,10 @@ class TokenEngine(VLLMEngine):
         """End its processes; Ray's own leaves that to the replica's end."""
         await super().shutdown()
         self._client.shutdown()
+
+
+def _lora(adapter: LoraAdapter) -> LoRARequest:
+    return LoRARequest(adapter.name, adapter.number, str(adapter.directory))
 
 
 class TokenServer(LLMServer):

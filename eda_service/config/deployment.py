@@ -71,6 +71,31 @@ class VllmConfig(VllmSettings):
     swap: Literal["restart", "beside"] = Field(
         "restart", description="a new pack: drain and start again, or start beside the old engine, in twice the memory"
     )
+    max_adapters: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="LoRA adapters that one vLLM has room for. Above 1, deployments on one base target and base draft "
+        "whose settings are equal share a vLLM, each with its adapter and its pack",
+    )
+    max_adapter_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(
+        32, description="of the adapters of a shared vLLM, which takes memory for as much (vLLM's steps)"
+    )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether deployments share a vLLM."""
+        return self.max_adapters > 1
+
+    @model_validator(mode="after")
+    def _packs_of_a_shared_one(self) -> VllmConfig:
+        wrong = "form is dense" if self.form == "dense" else "swap is beside" if self.swap == "beside" else None
+        if self.is_shared and wrong is not None:
+            raise ValueError(
+                f"{wrong} and max_adapters {self.max_adapters}: a vLLM that several deployments share chooses a pack "
+                "for each request and takes new ones while it runs; leave form and swap out, or set max_adapters to 1"
+            )
+        return self
 
 
 class EngineSpec(Config):

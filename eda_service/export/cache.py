@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.directory import published, read_export
 from eda_service.export.eda_config import SCHEMA_VERSION, Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
+from eda_service.export.packs_over import AdaptersPack
+from eda_service.export.several import PacksRequest, export_packs
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
 from eda_service.storage.files import sha256_text
@@ -111,6 +114,39 @@ def vllm_draft(
         except ConflictError:
             if not directory.is_dir():
                 raise  # else another replica was faster
+    return directory
+
+
+def vllm_packs(
+    base_draft: str, target: TargetSpec, packs: Sequence[AdaptersPack], *, places: int, home: Path | None = None
+) -> Path:
+    """A base draft with several packs as a directory that vLLM loads, exported at the first call.
+
+    Args:
+        base_draft: name@version.
+        target: The base target, without an adapter.
+        packs: One or more over that draft.
+        places: Packs that there is room for.
+        home: Root of the registry.
+
+    Raises:
+        NotFoundError: No such base draft or pack.
+        InputError: A pack has trained what packs share.
+        TargetIncompatibleError: A pack is not for an adapter on this target.
+        ArtifactCorruptError: A source is damaged.
+    """
+    sources = [find_source(base_draft, home), *(find_source(each.reference, home) for each in packs)]
+    hashes = [[source.reference, source.sha256] for source in sources]
+    named = [[each.adapter, each.target and each.target.model_dump(mode="json")] for each in packs]
+    directory = exports_dir(home) / f"draft-{_key(SCHEMA_VERSION, 'packs', hashes, named, places)}"
+    if directory.is_dir() and not _is_whole(directory):
+        shutil.rmtree(directory)
+    if not directory.is_dir():
+        try:
+            export_packs(PacksRequest(base_draft, tuple(packs), directory, target, places), home=home)
+        except ConflictError:
+            if not directory.is_dir():
+                raise
     return directory
 
 

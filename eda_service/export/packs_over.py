@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from eda_service.config.job import Method
+from eda_service.config.job import Method, TargetSpec
 from eda_service.drafts.draft_config import Eagle3Config
 from eda_service.drafts.freezing import is_within
 from eda_service.errors import InputError, TargetIncompatibleError
@@ -33,11 +33,13 @@ class AdaptersPack:
         adapter: The adapter's name in vLLM, as in `--lora-modules NAME=PATH`.
         reference: The pack, name@version.
         lora: The adapter itself; None: that of the target that the pack names.
+        target: The target with that adapter; None: as `lora` says.
     """
 
     adapter: str
     reference: str
     lora: str | None = None
+    target: TargetSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def find_pack_over(pack: AdaptersPack, base: Source, target: TargetEnds, home: P
     """
     source = find_source(pack.reference, home)
     _check_shares(source, base)
-    spec = source.target
+    spec = pack.target or source.target
     if pack.lora is not None:
         spec = target.spec.model_copy(update={"adapter": pack.lora})
     if spec is None:

@@ -2,7 +2,8 @@
 
 A group is everything served from one base model, revision and dtype, whatever adapters and packs: its replica holds
 that target once. So replicas and their number belong to a group, and a request passes one proxy. A deployment on vLLM
-is a group of its own: vLLM holds one target with one draft.
+is a group of its own, unless its vLLM has room for several adapters: then all on one base target with one base draft
+and equal settings are a group.
 
 Schema: `ray.serve.schema.ServeDeploySchema` (Ray 2.60). A change of `user_config` or of the number of replicas is
 applied to live replicas in place: a new pack is swapped in without a restart.
@@ -65,7 +66,8 @@ class DeploymentGroup:
     """Deployments on one base target.
 
     Attributes:
-        key: Eight hex digits that stand for base model, revision and dtype, or for a deployment on vLLM.
+        key: Eight hex digits that stand for base model, revision and dtype, for a deployment on vLLM, or for those that
+            share a vLLM.
         models: What its replicas serve, by name.
         keep: By uid: drift settings of the models that keep prompts.
         engine: What decodes all of them.
@@ -129,11 +131,16 @@ def group_key(target: Mapping[str, Any]) -> str:
 
 
 def group_of(deployment: Deployment) -> str:
-    """The group of a deployment. One on vLLM has a group of its own; those that are older than uids keep the group that
-    they had by their name, as another one would be another vLLM.
+    """The group of a deployment. One on vLLM has a group of its own or shares one; those that are older than uids keep
+    the group that they had by their name, as another one would be another vLLM.
     """
-    if deployment.engine_spec.kind is EngineKind.EDA:
+    engine = deployment.engine_spec
+    if engine.kind is EngineKind.EDA:
         return group_key(deployment.target)
+    if engine.vllm.is_shared:
+        changed = engine.model_dump(mode="json", exclude_defaults=True)
+        shared = [EngineKind.VLLM, group_key(deployment.target), deployment.base_draft, changed]
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode("utf-8")).hexdigest()[:8]
     own = deployment.uid if deployment.has_own_uid else deployment.name
     return hashlib.sha256(json.dumps([EngineKind.VLLM, own]).encode("utf-8")).hexdigest()[:8]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from api.serving.booking import Booking, Order
 from api.serving.runner import EngineFailedError
-from api.serving.vllm_runner import EngineRestartingError, Loaded, VllmRunner
+from api.serving.vllm_runner import EngineRestartingError, Loaded, LoraAdapter, VllmRunner
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.vllm_shaping import vllm_shaping
 from eda_service.errors import ContextLengthError, EdaError, OverloadedError, UnsupportedParameterError
@@ -37,14 +38,16 @@ class Source:
         self.num_aborted = 0
         self.has_ended = asyncio.Event()
         self.fails: Exception | None = None
+        self.adapters: list[LoraAdapter | None] = []
 
     def allow(self, count: int = 1) -> None:
         for _ in range(count):
             self._allowed.release()
 
     async def generate(
-        self, prompt_ids: list[int], params: Any, stops: Any, vocab_size: int, request_id: str
+        self, prompt_ids: list[int], params: Any, stops: Any, vocab_size: int, request_id: str, adapter: Any = None
     ) -> AsyncGenerator[Any]:
+        self.adapters.append(adapter)
         try:
             for each in self._outputs:
                 await self._allowed.acquire()
@@ -54,6 +57,12 @@ class Source:
         except asyncio.CancelledError:
             self.num_aborted += 1
             raise
+
+    async def add_adapter(self, adapter: LoraAdapter) -> None:
+        raise NotImplementedError
+
+    async def call(self, method: str, *arguments: str) -> None:
+        raise NotImplementedError
 
     async def shutdown(self) -> None:
         self.has_ended.set()
@@ -103,6 +112,21 @@ def test_steps_are_counted_as_our_engine_counts_them() -> None:
         assert dict(counts.finished) == {"length": 1}
         assert (counts.queue_s.total, counts.prefill_s.total) == pytest.approx((0.5, 0.25), abs=0.05)
         assert runner.num_open == 0
+
+    asyncio.run(check())
+
+
+def test_a_request_is_sent_with_the_adapter_of_its_variant() -> None:
+    async def check() -> None:
+        source = Source([output([9], "stop")])
+        runner, math = runner_on(source), LoraAdapter("math", 1, Path("math"))
+        assert runner._loaded is not None
+        runner._loaded.adapters["dep_math"] = math
+        with runner.book(2, timeout_s=10.0) as booking:
+            booking.start([Order("a", [5], GREEDY, variant="dep_math"), Order("b", [5], GREEDY, variant="dep_other")])
+            source.allow(2)
+            await booking.take()
+        assert sorted(map(str, source.adapters)) == sorted([str(math), "None"])
 
     asyncio.run(check())
 

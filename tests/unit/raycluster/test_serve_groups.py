@@ -88,6 +88,28 @@ def test_proxies_are_on_the_head_or_on_every_node_with_a_replica() -> None:
         assert ServeDeploySchema.model_validate(build_config(found, listen)).proxy_location.value == wanted
 
 
+def test_deployments_whose_vllm_has_room_for_several_adapters_share_it_where_all_else_is_equal() -> None:
+    shared = {"kind": "vllm", "vllm": {"max_adapters": 4}}
+
+    def on_vllm(name: str, engine: dict[str, Any] = shared, **changes: Any) -> Deployment:
+        return deployment(name).model_copy(update={"engine": engine, **changes})
+
+    one = on_vllm("a")
+    assert group_of(one) == group_of(on_vllm("b", pack="other@1"))
+    adapted = {**one.target, "adapter": "org/adapter"}
+    assert group_of(one) == group_of(on_vllm("c", target=adapted))
+    others = [
+        on_vllm("d", base_draft="another@1"),
+        on_vllm("e", target={**one.target, "model": "org/another"}),
+        on_vllm("f", {"kind": "vllm", "vllm": {"max_adapters": 5}}),
+        on_vllm("g", {"kind": "vllm"}),
+        deployment("h"),
+    ]
+    assert len({group_of(each) for each in (one, *others)}) == 1 + len(others)
+    (group,) = groups_of([one, on_vllm("b", pack="other@1")])
+    assert [model.name for model in group.models] == ["a", "b"]
+
+
 def test_replicas_keep_apart_where_the_service_says_so_but_for_vllms() -> None:
     gpu = {"kind": "vllm", "accelerator": "gpu"}
     found = groups_of([deployment("a"), deployment("c").model_copy(update={"engine": gpu})])
