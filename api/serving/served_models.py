@@ -101,9 +101,14 @@ class ServedModels:
         places = await asyncio.to_thread(_places, list(wanted.values()))
         for key, model in wanted.items():
             await self._make_one(model, places[key])
-        for key in set(self._pairs) - set(wanted):
+        gone = set(self._pairs) - set(wanted)
+        for key in gone:
             del self._loaded[key], self._pairs[key]
             await self._leave(self._places.pop(key), key)
+        for key, model in wanted.items():
+            if gone and key in self._failed and model.engine.vllm.is_shared:
+                del self._failed[key]  # it may have failed for want of the room that is free now
+                await self._make_one(model, places[key])
 
     async def _make_one(self, model: ServedModel, place: Place | Exception) -> None:
         """Serve one model, unless this attempt at it has failed before: that is noted, and harms no other."""

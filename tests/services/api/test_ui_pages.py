@@ -12,6 +12,7 @@ from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, record_of
 from pack_files import put_pack
 
 from api.settings import Settings
+from eda_service.capacity import Capacity, Machines
 from eda_service.jobstore import JobStore, Status
 from eda_service.measured_rows import SpeedRow
 from eda_service.records import STAGES, EvalReport, Rival, Role, Stage
@@ -63,6 +64,18 @@ def test_the_queue_is_paged_and_filtered(client: TestClient, store: JobStore) ->
     only = read(client, "/jobs?status=cancelled")
     assert [each.attributes["id"] for each in only.one("tbody", id="rows").all("tr")] == [f"row-{ids[0]}"]
     read(client, "/jobs?status=odd", 400)
+
+
+def test_a_job_that_the_cluster_does_not_hold_says_what_it_waits_for(client: TestClient, store: JobStore) -> None:
+    job_id = create(client)
+    assert store.tell_misfits(Machines(Capacity(cpus=0.2, gpus=0))) == [job_id]
+    waits = client.get(f"/v1/adaptations/{job_id}").json()["waits_for"]
+    assert "and the cluster has 0.2 CPUs and 0 GPUs: it starts once machines with as much have joined" in waits
+    assert waits in read(client, f"/jobs/{job_id}").one("dl", id="state").text
+    assert "waits for machines" in read(client, "/jobs").one("tr", id=f"row-{job_id}").text
+    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
+    assert client.get(f"/v1/adaptations/{job_id}").json()["waits_for"] is None
+    assert "waits for machines" not in read(client, "/jobs").one("tr", id=f"row-{job_id}").text
 
 
 def test_a_finished_job_shows_what_its_records_say(client: TestClient, finished: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from command_line import Cli
 from live_api import LiveApi
 
+from eda_service.capacity import Capacity, Machines
 from eda_service.jobstore import Status
 from eda_service.raycluster.processes import free_port
 from eda_service.records import Stage
@@ -123,6 +124,14 @@ def test_exit_code_of_an_ended_job(eda: Cli, live: LiveApi, command: str, end: S
     assert ("out_of_memory: no [memory]" in done.stderr) is (error is not None)
     shown = eda("jobs", "show", job_id, url=live.url)
     assert (shown.exit_code, end.value in shown.stdout) == (0, True)
+
+
+def test_show_says_what_a_job_waits_for(eda: Cli, live: LiveApi) -> None:
+    job_id = adapt(eda, live, "--set", "seed=77")["id"]
+    assert "waits:" not in eda("jobs", "show", job_id, url=live.url).stdout
+    live.store.tell_misfits(Machines(Capacity(cpus=0.2, gpus=0)))
+    waits = live.store.get(job_id).waits_for
+    assert eda("jobs", "show", job_id, url=live.url).stdout.splitlines()[-1] == f"waits: {waits}"
 
 
 @pytest.mark.parametrize("command", ["wait", "watch", "show"])

@@ -19,13 +19,14 @@ from tiny_models import draft_config, register_draft, write_adapter, write_targe
 from api.serving import vllm_shared_group
 from api.serving.base_group import beside_base
 from api.serving.ports import ServedPair
+from api.serving.served_models import ServedModels
 from api.serving.vllm_runner import Loaded, LoraAdapter
 from api.serving.vllm_shared_group import SharedVllmGroup
 from api.serving.vllm_start import EngineStartError, StartPlan
 from eda_service.config.deployment import EngineSpec, VllmConfig
 from eda_service.config.job import EngineKind, TargetSpec, TrainConfig
 from eda_service.drafts.kinds import make_draft
-from eda_service.errors import EdaError, InputError, TargetIncompatibleError
+from eda_service.errors import EdaError, InputError, ResourceError, TargetIncompatibleError
 from eda_service.export.directory import read_eda_config
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.loader import load_target
@@ -180,6 +181,23 @@ def test_another_pack_is_put_in_place_and_a_model_that_goes_gives_its_place_back
         await asyncio.sleep(0)
         assert source.has_ended
         assert len(world.started) == 1
+
+    run(check())
+
+
+def test_one_that_found_no_room_is_served_once_another_has_gone(world: World) -> None:
+    async def check() -> None:
+        math, code, third = world.served("math", "math"), world.served("code", "code"), world.served("third", "code")
+        models = ServedModels()
+        await models.make([math, code, third])
+        assert [pair.name for pair in models.pairs] == ["math", "code"]
+        with pytest.raises(ResourceError, match="third would be one adapter too many"):
+            models.find("third", None)
+        await models.make([math, third])
+        assert [pair.name for pair in models.pairs] == ["math", "third"]
+        assert models.find("third", None).runner is models.find("math", None).runner
+        assert len(world.started) == 1
+        models.retire()
 
     run(check())
 
