@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep, ReaderDep, WriterDep
+from api.sample_ids import sample_rank
 from api.schemas import (
     AdaptationBody,
     AdaptationList,
@@ -21,6 +22,7 @@ from api.schemas import (
     EventList,
     LogsBody,
 )
+from api.schemas_samples import SampleList
 from api.services.feed import EventFeed
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
@@ -174,6 +176,20 @@ def logs(
     """The last lines of a stage's log, or those since an offset."""
     found, lines, offset = adaptations.logs(job_id, caller, stage, tail, after)
     return LogsBody(id=job_id, stage=None if found is None else found.value, lines=lines, next=offset)
+
+
+@router.get("/{job_id}/samples")
+def samples(
+    job_id: JobId,
+    caller: ReaderDep,
+    adaptations: AdaptationsDep,
+    kept: Annotated[bool | None, Query(description="true: those that were kept; false: dropped; default: both")] = None,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(max_length=24, description="id of the last sample of the page before")] = None,
+) -> SampleList:
+    """What the target wrote and selection kept or dropped, the most valuable first."""
+    rank = sample_rank(after)
+    return SampleList.of(adaptations.samples(job_id, caller, kept=kept, after=rank, limit=limit))
 
 
 @router.get("/{job_id}/report")

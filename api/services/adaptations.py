@@ -23,6 +23,7 @@ from eda_service.jobstore import Job, JobStore
 from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import CurvePoint, EvalReport, Stage
 from eda_service.storage.packs import measured_on
+from eda_service.storage.samples import SamplePage, read_samples
 
 
 class Adaptations(Jobs):
@@ -118,6 +119,20 @@ class Adaptations(Jobs):
     def curve(self, job_id: str, caller: Caller) -> tuple[CurvePoint, ...]:
         """The points that a job's training has written so far."""
         return running_curve(self._run_dir(self.get(job_id, caller)))
+
+    def samples(self, job_id: str, caller: Caller, *, kept: bool | None, after: int, limit: int) -> SamplePage:
+        """A page of a job's samples, the most valuable first.
+
+        Raises:
+            NotFoundError: The job has not come that far.
+        """
+        job = self.get(job_id, caller)
+        page = read_samples(self._run_dir(job), kept=kept, after=after, limit=limit)
+        if page is None:
+            raise NotFoundError(
+                f"job {job_id} is {job.status.value} and has no samples; wait for the end of its stage `select`"
+            )
+        return page
 
     def plot(self, job_id: str, caller: Caller, name: str) -> Path:
         """A plot's file.

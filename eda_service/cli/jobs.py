@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eda_service.cli import follow, task_view, view
+from eda_service.cli import follow, samples, task_view, view
 from eda_service.cli.arguments import JobArgument, as_pairs
 from eda_service.cli.console import (
     Commands,
@@ -155,6 +155,10 @@ def priority(
 app.command(epilog=example("eda jobs events adapt_01KD -f"))(follow.events)
 app.command(epilog=example("eda jobs logs adapt_01KD -f", "eda jobs logs adapt_01KD --stage train --tail 50"))(
     follow.logs
+)
+
+app.command(epilog=example("eda jobs samples adapt_01KD --dropped", "eda jobs samples adapt_01KD --out samples.jsonl"))(
+    samples.samples
 )
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
+from api.sample_ids import sample_rank
 from api.services.adaptations import Adaptations
 from api.services.job_records import JobRecords
 from api.services.packs import PackService
@@ -18,6 +19,7 @@ from api.ui.job_page import deployment_in_words, row_of, stages_of
 from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
 from api.ui.report import report_file
+from api.ui.sample_page import MOST_CHARACTERS, view_of
 from eda_service.jobstore import Job, Status
 from eda_service.records import STAGES, Stage
 
@@ -26,6 +28,7 @@ router = APIRouter(prefix="/jobs")
 _PAGE = 50
 _NUM_EVENTS = 50
 _NUM_LINES = 500
+_NUM_SAMPLES = 25
 
 After = Annotated[str | None, Query(max_length=64)]
 StatusQuery = Annotated[Status | None, Query()]
@@ -95,6 +98,7 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         result=result_of(records, job.adapt_config()),
         told=deployment_in_words(events),
         unreadable=records.unreadable,
+        selected=records.selected is not None,
         logged=adaptations.logged(job_id, visitor.caller),
         events=events,
         last_event=events[0].id if events else 0,
@@ -133,6 +137,31 @@ def retry(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form:
 def report(job_id: JobId, visitor: ReaderDep, adaptations: AdaptationsDep, packs: PacksDep) -> Response:
     """The result as one file, to download."""
     return report_file(job_id, visitor.caller, adaptations, packs)
+
+
+@router.get("/{job_id}/samples")
+def samples(
+    request: Request,
+    job_id: JobId,
+    visitor: ReaderDep,
+    adaptations: AdaptationsDep,
+    kept: Annotated[bool | None, Query()] = None,
+    after: Annotated[str | None, Query(max_length=24)] = None,
+) -> Response:
+    """What selection kept and dropped, the most valuable first."""
+    job = adaptations.get(job_id, visitor.caller)
+    rank = sample_rank(after)
+    page = adaptations.samples(job_id, visitor.caller, kept=kept, after=rank, limit=_NUM_SAMPLES)
+    return render(
+        request,
+        "samples.html",
+        visitor,
+        row=row_of(job),
+        page=view_of(page),
+        chosen="" if kept is None else str(kept).lower(),
+        after=after,
+        most=MOST_CHARACTERS,
+    )
 
 
 @router.get("/{job_id}/logs/{stage}")
