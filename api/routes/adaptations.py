@@ -61,7 +61,7 @@ def create(
     job, made = adaptations.create(body, caller, idempotency_key)
     response.status_code = 201 if made else 200
     response.headers["location"] = f"/v1/adaptations/{job.id}"
-    return AdaptationBody.of(job)
+    return adaptations.body(job)
 
 
 @router.post("/estimate")
@@ -81,7 +81,7 @@ def page(
 ) -> AdaptationList:
     """Jobs, newest first; `metadata[key]=value` filters by the caller's own pairs."""
     jobs, has_more = adaptations.page(caller, limit=limit, after=after, status=status, labels=labels_of(request))
-    data = [AdaptationBody.of(job) for job in jobs]
+    data = [adaptations.body(job, alone=False) for job in jobs]
     return AdaptationList(
         data=data,
         has_more=has_more,
@@ -93,25 +93,25 @@ def page(
 @router.get("/{job_id}")
 def get(job_id: JobId, caller: ReaderDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """One job."""
-    return AdaptationBody.of(adaptations.get(job_id, caller))
+    return adaptations.body(adaptations.get(job_id, caller))
 
 
 @router.post("/{job_id}")
 def change(job_id: JobId, body: ChangeRequest, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Change the priority of a queued job."""
-    return AdaptationBody.of(adaptations.change(job_id, body, caller))
+    return adaptations.body(adaptations.change(job_id, body, caller))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Stop a job."""
-    return AdaptationBody.of(adaptations.cancel(job_id, caller))
+    return adaptations.body(adaptations.cancel(job_id, caller))
 
 
 @router.post("/{job_id}/retry")
 def retry(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Queue a failed or cancelled job again."""
-    return AdaptationBody.of(adaptations.retry(job_id, caller))
+    return adaptations.body(adaptations.retry(job_id, caller))
 
 
 @router.get("/{job_id}/events", responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}})

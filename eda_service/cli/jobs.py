@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eda_service.cli import follow, samples, task_view, view
+from eda_service.cli import follow, outcome, samples, task_view, view
 from eda_service.cli.arguments import JobArgument, as_pairs
 from eda_service.cli.console import (
     Commands,
@@ -81,8 +81,13 @@ def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False
             print_json(job)
             return
         typer.echo(view.jobs_table([job]))
+        if (spent := view.time_text(job)) != "":
+            typer.echo(spent)
         if job.is_terminal:
             out.print(view.describe_end(client, job))
+        if job.outcome is not None:
+            typer.echo(outcome.outcome_text(job.outcome))
+            typer.echo(outcome.next_steps(job, client.base_url))
 
 
 @app.command(epilog=example("eda jobs watch adapt_01KD"))
@@ -95,8 +100,10 @@ def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = Fals
             finish(task_view.watch(client, job_id), as_json)
             return
         job = view.watch(client, job_id)
+        outcome.show_outcome(job)
         finish(job, as_json)
         require_served(client, job)
+        outcome.show_next(job, client.base_url)
 
 
 @app.command(epilog=example("eda jobs wait adapt_01KD --timeout 600"))
@@ -120,6 +127,7 @@ def wait(
         except TimeoutError as error:
             raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
         err.print(view.describe_end(client, job))
+        outcome.show_outcome(job)
         finish(job, as_json)
 
 

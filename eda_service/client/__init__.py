@@ -11,7 +11,19 @@ blocking.py    `Client`
 asynchronous.py  `AsyncClient`, the same methods
 """
 
-from eda_service.client.answers import Adaptation, Estimate, JobError, JobEvent, LogChunk, Page, Progress
+from eda_service.client.answers import (
+    Adaptation,
+    Cost,
+    DraftNumbers,
+    Estimate,
+    JobError,
+    JobEvent,
+    LogChunk,
+    Outcome,
+    Page,
+    Progress,
+    Remaining,
+)
 from eda_service.client.asynchronous import AsyncClient
 from eda_service.client.blocking import Client
 from eda_service.client.connection import DEFAULT_URL
@@ -37,10 +49,12 @@ __all__ = [
     "ApiError",
     "AsyncClient",
     "Client",
+    "Cost",
     "Deployment",
     "DeploymentEvent",
     "Draft",
     "DraftCheck",
+    "DraftNumbers",
     "Drift",
     "Estimate",
     "Evaluation",
@@ -51,11 +65,13 @@ __all__ = [
     "Measurement",
     "Memory",
     "NotServedError",
+    "Outcome",
     "Pack",
     "PackVersion",
     "Page",
     "Progress",
     "Reading",
+    "Remaining",
     "Replicas",
     "Revision",
     "Sample",

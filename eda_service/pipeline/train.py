@@ -22,6 +22,7 @@ from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.prepare import IO_FILE
 from eda_service.pipeline.select import compact_shards, shard_files, shard_of, tokens_of
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.stage_log import CurveLog
 from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage, TrainFields
@@ -55,7 +56,8 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     covered = measured_coverage(run, config, generated.files, start_dir)
     inputs = inputs_of(run, config, generated.files, selected.files, start_dir, covered.missing)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
-    outcome = fit(inputs)
+    with CurveLog(run):
+        outcome = fit(inputs)
     if outcome.frozen_before != outcome.frozen_after:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"

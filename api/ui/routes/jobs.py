@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
 from api.sample_ids import sample_rank
+from api.schemas import elapsed_s
+from api.schemas_outcome import RemainingBody
 from api.services.adaptations import Adaptations
 from api.services.job_records import JobRecords
 from api.services.packs import PackService
@@ -97,6 +99,8 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         stages=stages_of(job, records, packs.served(job.result_pack)),
         result=result_of(records, job.adapt_config()),
         told=deployment_in_words(events),
+        times=_times(adaptations, job),
+        came=adaptations.outcome(job),
         unreadable=records.unreadable,
         selected=records.selected is not None,
         logged=adaptations.logged(job_id, visitor.caller),
@@ -188,6 +192,18 @@ def logs(
     )
 
 
+@dataclass(frozen=True)
+class _Times:
+    """How long a job has run, and still runs."""
+
+    elapsed_s: int | None
+    remaining: RemainingBody | None
+
+
+def _times(adaptations: Adaptations, job: Job) -> _Times:
+    return _Times(elapsed_s(job), adaptations.remaining(job))
+
+
 class _JobLooks:
     """Looks at one job, each after the events of the one before."""
 
@@ -211,7 +227,7 @@ class _JobLooks:
         stages = stages_of(job, records, self._packs.served(job.result_pack))
         return streams.Look(
             parts={
-                "state": part("_jobs.html", "state", job, row_of(job), self._told),
+                "state": part("_jobs.html", "state", job, row_of(job), self._told, _times(self._adaptations, job)),
                 "stages": part("_jobs.html", "timeline", stages),
                 "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
                 "outcome": self._outcome_of(records, job),
