@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
@@ -24,6 +25,8 @@ MEASURED_WIDTH, ASSUMED_WIDTH = 3.0, 5.0
 """Assumed: how many times as long, or as short, a job takes where none has ended yet: on a device like the one that the
 constants were measured on, and where they follow from a data sheet.
 """
+_FACTORS = ("generate", "train", "evaluate")
+"""Fields of a calibration that are always numbers; the others may be the device's."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,18 @@ def _calibration(found: object, device: Device) -> Calibration | None:
     try:
         if not isinstance(found, dict) or found["device"] != device.name:
             return None
-        values = {name: None if value is None else float(value) for name, value in found["calibration"].items()}
-        if not all(value is None or (math.isfinite(value) and value > 0) for value in values.values()):
-            return None
-        return Calibration(**values)
+        given = found["calibration"]
+        kept = Calibration(
+            **{name: float(given[name]) for name in _FACTORS if name in given},
+            generate_start_s=_float_or_none(given.get("generate_start_s")),
+            train_start_s=_float_or_none(given.get("train_start_s")),
+            validate_s=_float_or_none(given.get("validate_s")),
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+    values = asdict(kept).values()
+    return kept if all(value is None or (math.isfinite(value) and value > 0) for value in values) else None
+
+
+def _float_or_none(value: Any) -> float | None:
+    return None if value is None else float(value)

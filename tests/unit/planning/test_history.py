@@ -87,7 +87,16 @@ def test_what_a_version_before_left_is_one_job(tmp_path: Path) -> None:
     assert read_history(tmp_path, CORE).typical == calibration(3.0)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1, null, {}]", '[{"device": "core", "calibration": {"train": -1}}]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1, null, {}]",
+        '[{"device": "core", "calibration": {"train": -1}}]',
+        '[{"device": "core", "calibration": {"train": null}}]',
+    ],
+)
 def test_a_damaged_history_is_none(tmp_path: Path, text: str) -> None:
     history_path(tmp_path).write_text(text)
     assert read_history(tmp_path, CORE).num_jobs == 0
