@@ -1,7 +1,8 @@
 """What the demo asks the served pair: a short list of sums whose results are known, so that an answer can be checked.
 
-A target of 135M parameters gets many sums wrong. The demo asks the list in its order until one answer is right, and
-says how many it took; an answer to a question of somebody's own is shown and not judged.
+They are sums of one step, and were chosen because the shipped math target gets them right; a model of 135M parameters gets
+most sums of several steps wrong. The demo asks the list in its order until one answer is right, and says how many it took;
+an answer to a question of somebody's own is shown and not judged.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ class Question:
 
 
 QUESTIONS = (
-    Question("Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?", 72),
     Question("A box holds 6 eggs. How many eggs are in 4 boxes?", 24),
+    Question("There are 15 birds in a tree. 6 birds fly away. How many birds are left?", 9),
+    Question("Ben has 3 bags with 5 marbles each. How many marbles does he have?", 15),
+    Question("Lisa earns $12 an hour. How much does she earn in 5 hours?", 60),
 )
 """In the order in which they are asked."""
 
