@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
+from api.schemas_outcome import ExpectedTimeBody, RemainingBody
 from eda_service.config.base import Config, Name
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, EvalConfig, Method, Selector
 from eda_service.jobstore import Event, Job
 from eda_service.jobstore.status import Status
+from eda_service.planning.outcome import Outcome
 from eda_service.planning.placement import Strategy
 from eda_service.records import STAGES, Stage
 from eda_service.storage.packs import measured_on
@@ -143,6 +146,8 @@ class StageNeedBody(BaseModel):
     seconds: float
     host_memory_bytes: int = Field(0, description="of one worker's machine beside the devices, at most; 0: little")
     nodes: int = Field(1, description="that each worker takes, with the same number of its GPUs on each")
+    seconds_low: float | None = Field(None, description="at least, as it is expected")
+    seconds_high: float | None = Field(None, description="at most, as it is expected")
 
 
 class TargetSplitBody(BaseModel):
@@ -174,6 +179,7 @@ class EstimateBody(BaseModel):
     target: TargetSplitBody | None = Field(
         None, description="how vLLM parts its target; null: the project's own engine runs it"
     )
+    expected: ExpectedTimeBody | None = Field(None, description="how long the whole takes, as a range")
 
 
 class ProgressBody(BaseModel):
@@ -236,11 +242,14 @@ class AdaptationBody(BaseModel):
     report: str | None
     measured_on: str = Field(description="which held-out prompts the evaluation is made on, in words")
     waits_for: str | None = Field(description="why it does not start, where the cluster does not hold it")
+    elapsed_s: int | None = Field(None, description="since it was started, until now or its end; null: it was not")
+    remaining: RemainingBody | None = Field(None, description="of a running job, as far as it is known")
+    outcome: Outcome | None = Field(None, description="of a job that has succeeded; its disk is looked up for one job")
     error: JobErrorBody | None
     config: AdaptConfig
 
     @classmethod
-    def of(cls, job: Job) -> AdaptationBody:
+    def of(cls, job: Job, *, outcome: Outcome | None = None, remaining: RemainingBody | None = None) -> AdaptationBody:
         """The wire form of a stored job."""
         config = job.adapt_config()
         return cls(
@@ -252,6 +261,9 @@ class AdaptationBody(BaseModel):
             ),
             progress=progress_of(job),
             waits_for=waits_for(job),
+            elapsed_s=elapsed_s(job),
+            remaining=remaining,
+            outcome=outcome,
             error=error_of(job),
             stage_deadlines={stage: int(seconds) for stage, seconds in job.stage_deadlines.items()},
             model=config.target.model,
@@ -349,6 +361,13 @@ def progress_of(job: Job) -> ProgressBody | None:
 def waits_for(job: Job) -> str | None:
     """Why it does not start; nothing once it has ended."""
     return None if job.is_terminal else job.waits_for
+
+
+def elapsed_s(job: Job) -> int | None:
+    """Seconds since a job was started, until now or its end."""
+    if job.started_at is None:
+        return None
+    return max(0, (int(time.time()) if job.finished_at is None else job.finished_at) - job.started_at)
 
 
 def error_of(job: Job) -> JobErrorBody | None:

@@ -23,6 +23,7 @@ from benchmarks.paper.tasks import transcripts_of
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.drafts.checkpoint import load_base_draft
 from eda_service.pipeline.pretrain import pretrain
+from eda_service.pipeline.select import shard_files
 from eda_service.raycluster.resources import connect
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
@@ -72,7 +73,7 @@ def part_of(source: RunDir, share: float, epochs: int) -> RunDir:
     selected = source.read_record(SelectionManifest, Stage.SELECT)
     assert generated is not None
     assert selected is not None
-    names = sorted({entry.path.split(".")[0] for entry in selected.files})
+    names = sorted({entry.path.split(".")[0] for entry in shard_files(selected.files)})
     kept = set(names[: max(1, round(share * len(names)))])
     for stage in (Stage.GENERATE, Stage.SELECT):
         shutil.rmtree(run.stage_dir(stage))
@@ -93,7 +94,7 @@ def part_of(source: RunDir, share: float, epochs: int) -> RunDir:
             }
         )
     )
-    chosen = [entry for entry in selected.files if entry.path.split(".")[0] in kept]
+    chosen = [entry for entry in shard_files(selected.files) if entry.path.split(".")[0] in kept]
     run.write_record(
         selected.model_copy(
             update={

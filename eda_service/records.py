@@ -97,6 +97,14 @@ class TargetFingerprint(Frozen):
     weights_sha256: str
 
 
+class StageTime(Frozen):
+    """How long a stage is expected to take, in seconds."""
+
+    low: float
+    median: Annotated[float, Field(gt=0)]
+    high: float
+
+
 class ValidateFields(StageFields):
     """What stage validate says itself."""
 
@@ -110,6 +118,8 @@ class ValidateFields(StageFields):
     disk_free_bytes: int
     estimated_seconds: float = Field(description="of the whole job, by the capacity plan")
     engine: EngineKind = Field(EngineKind.EDA, description="who runs the target in the stages that come")
+    expected: dict[Stage, StageTime] = Field({}, description="of each stage, from earlier jobs; empty in older records")
+    expected_from: int = Field(0, description="earlier jobs that `expected` rests on")
 
 
 class ValidateRecord(ValidateFields, Record):

@@ -27,7 +27,9 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
+from eda_service.storage.samples import SampleText, SampleWriter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = REPOSITORY / "benchmarks" / "packs" / "smollm2-135m-math"
@@ -131,6 +133,29 @@ def write_records(run: RunDir, config: AdaptConfig) -> None:
     end = began + 321 + round(trained.seconds)
     run.write_record(trained.model_copy(update={"created_at": end}))
     run.write_record(report.model_copy(update={"created_at": end + round(report.seconds)}))
+
+
+def keep_samples(run: RunDir) -> None:
+    """Write down the texts of a job's samples, as stage select does."""
+    directory = run.stage_dir(Stage.SELECT)
+    record = run.read_record(SelectionManifest, Stage.SELECT)
+    assert record is not None
+    kept = set(record.selected_ids)
+    writer = SampleWriter(directory)
+    for score in _scores():
+        writer.add(
+            SampleText(
+                sample_id=score.sample_id,
+                kept=score.sample_id in kept,
+                sample_value=score.sample_value,
+                num_prompt_tokens=12,
+                num_answer_tokens=score.num_answer_tokens,
+                messages=[{"role": "user", "content": f"<b>question</b> {score.sample_id}"}],
+                answer=f"<i>answer</i> {score.sample_id}",
+            )
+        )
+    files = tuple(file_entry(directory, path) for path in writer.close())
+    run.write_record(record.model_copy(update={"files": files}))
 
 
 def _report() -> EvalReport:

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep, ReaderDep, WriterDep
+from api.sample_ids import sample_rank
 from api.schemas import (
     AdaptationBody,
     AdaptationList,
@@ -21,6 +22,7 @@ from api.schemas import (
     EventList,
     LogsBody,
 )
+from api.schemas_samples import SampleList
 from api.services.feed import EventFeed
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
@@ -59,7 +61,7 @@ def create(
     job, made = adaptations.create(body, caller, idempotency_key)
     response.status_code = 201 if made else 200
     response.headers["location"] = f"/v1/adaptations/{job.id}"
-    return AdaptationBody.of(job)
+    return adaptations.body(job)
 
 
 @router.post("/estimate")
@@ -79,7 +81,7 @@ def page(
 ) -> AdaptationList:
     """Jobs, newest first; `metadata[key]=value` filters by the caller's own pairs."""
     jobs, has_more = adaptations.page(caller, limit=limit, after=after, status=status, labels=labels_of(request))
-    data = [AdaptationBody.of(job) for job in jobs]
+    data = [adaptations.body(job, alone=False) for job in jobs]
     return AdaptationList(
         data=data,
         has_more=has_more,
@@ -91,25 +93,25 @@ def page(
 @router.get("/{job_id}")
 def get(job_id: JobId, caller: ReaderDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """One job."""
-    return AdaptationBody.of(adaptations.get(job_id, caller))
+    return adaptations.body(adaptations.get(job_id, caller))
 
 
 @router.post("/{job_id}")
 def change(job_id: JobId, body: ChangeRequest, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Change the priority of a queued job."""
-    return AdaptationBody.of(adaptations.change(job_id, body, caller))
+    return adaptations.body(adaptations.change(job_id, body, caller))
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Stop a job."""
-    return AdaptationBody.of(adaptations.cancel(job_id, caller))
+    return adaptations.body(adaptations.cancel(job_id, caller))
 
 
 @router.post("/{job_id}/retry")
 def retry(job_id: JobId, caller: WriterDep, adaptations: AdaptationsDep) -> AdaptationBody:
     """Queue a failed or cancelled job again."""
-    return AdaptationBody.of(adaptations.retry(job_id, caller))
+    return adaptations.body(adaptations.retry(job_id, caller))
 
 
 @router.get("/{job_id}/events", responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}})
@@ -174,6 +176,20 @@ def logs(
     """The last lines of a stage's log, or those since an offset."""
     found, lines, offset = adaptations.logs(job_id, caller, stage, tail, after)
     return LogsBody(id=job_id, stage=None if found is None else found.value, lines=lines, next=offset)
+
+
+@router.get("/{job_id}/samples")
+def samples(
+    job_id: JobId,
+    caller: ReaderDep,
+    adaptations: AdaptationsDep,
+    kept: Annotated[bool | None, Query(description="true: those that were kept; false: dropped; default: both")] = None,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(max_length=24, description="id of the last sample of the page before")] = None,
+) -> SampleList:
+    """What the target wrote and selection kept or dropped, the most valuable first."""
+    rank = sample_rank(after)
+    return SampleList.of(adaptations.samples(job_id, caller, kept=kept, after=rank, limit=limit))
 
 
 @router.get("/{job_id}/report")

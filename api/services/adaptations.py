@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from api.auth import Caller
-from api.schemas import AdaptationRequest, EstimateBody
+from api.schemas import AdaptationBody, AdaptationRequest, EstimateBody
+from api.schemas_outcome import RemainingBody
 from api.services import inputs
 from api.services.drafts import Drafts
 from api.services.feasibility import Feasibility, Verdict
 from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.jobs import Jobs, Queued
+from api.services.outcomes import Outcomes
 from api.services.submission import explicit_numbers, to_config
 from api.services.targets import Targets, check_tasks
 from api.settings import Settings
@@ -20,9 +22,11 @@ from eda_service.config.tasks import JobKind
 from eda_service.engines.vllm_environment import missing
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import Job, JobStore
+from eda_service.planning.outcome import Outcome
 from eda_service.raycluster.nodes import RayCluster
 from eda_service.records import CurvePoint, EvalReport, Stage
 from eda_service.storage.packs import measured_on
+from eda_service.storage.samples import SamplePage, read_samples
 
 
 class Adaptations(Jobs):
@@ -49,6 +53,7 @@ class Adaptations(Jobs):
     ) -> None:
         super().__init__(store, settings, wake, kind=JobKind.ADAPT)
         self._drafts = drafts
+        self._outcomes = Outcomes(settings.home)
         self._feasibility = Feasibility(settings.home, targets, cluster, cluster_grows=settings.cluster_grows)
 
     def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
@@ -111,6 +116,23 @@ class Adaptations(Jobs):
             raise NotFoundError(f"job {job_id} is {job.status.value} and has no report; wait for its stage `evaluate`")
         return report.model_copy(update={"measured_on": report.measured_on or measured_on(job.adapt_config())})
 
+    def body(self, job: Job, *, alone: bool = True) -> AdaptationBody:
+        """The wire form of a job, with how long it still takes and what came of it.
+
+        Args:
+            job: It.
+            alone: Whether it is looked at by itself; in a list its directory is not measured.
+        """
+        return AdaptationBody.of(job, outcome=self.outcome(job, alone=alone), remaining=self.remaining(job))
+
+    def outcome(self, job: Job, *, alone: bool = True) -> Outcome | None:
+        """Before and after, and the cost, of a job that has succeeded."""
+        return self._outcomes.of(job, with_disk=alone)
+
+    def remaining(self, job: Job) -> RemainingBody | None:
+        """How long a running job still takes."""
+        return RemainingBody.of(self._outcomes.remaining(job))
+
     def records(self, job_id: str, caller: Caller) -> JobRecords:
         """What the job's stages have written down so far."""
         return read_records(self._run_dir(self.get(job_id, caller)))
@@ -118,6 +140,20 @@ class Adaptations(Jobs):
     def curve(self, job_id: str, caller: Caller) -> tuple[CurvePoint, ...]:
         """The points that a job's training has written so far."""
         return running_curve(self._run_dir(self.get(job_id, caller)))
+
+    def samples(self, job_id: str, caller: Caller, *, kept: bool | None, after: int, limit: int) -> SamplePage:
+        """A page of a job's samples, the most valuable first.
+
+        Raises:
+            NotFoundError: The job has not come that far.
+        """
+        job = self.get(job_id, caller)
+        page = read_samples(self._run_dir(job), kept=kept, after=after, limit=limit)
+        if page is None:
+            raise NotFoundError(
+                f"job {job_id} is {job.status.value} and has no samples; wait for the end of its stage `select`"
+            )
+        return page
 
     def plot(self, job_id: str, caller: Caller, name: str) -> Path:
         """A plot's file.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service.cli import view
+from eda_service.cli import outcome, view
 from eda_service.cli.arguments import as_pair, as_pairs, as_path
 from eda_service.cli.console import (
     IdempotencyOption,
@@ -131,8 +131,10 @@ def adapt(
             with detachable(job.id, url):
                 out.print(f"job {job.id}") if not as_json else None
                 ended = view.watch(client, job.id)
+                outcome.show_outcome(ended)
                 finish(ended, as_json)
                 require_served(client, ended)
+                outcome.show_next(ended, client.base_url)
         elif as_json:
             print_json(job)
         else:

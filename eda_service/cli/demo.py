@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,9 @@ import typer
 
 from eda_service.cli import view
 from eda_service.cli.console import Exit, err, out
+from eda_service.cli.demo_questions import QUESTIONS, Question, ask_until_right
 from eda_service.cli.demo_report import Summary, copy_plots, print_report, summarise
+from eda_service.cli.outcome import bars_text
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError, InputError
 from eda_service.raycluster.processes import free_port
@@ -26,7 +28,6 @@ from eda_service.storage.files import write_json
 from eda_service.storage.run import RunDir
 
 TARGET = "smollm2-135m-math"
-QUESTION = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
 _UP_TIMEOUT_S = 330.0
 _SERVE_TIMEOUT_S = 300.0
 _DOWN_TIMEOUT_S = 90.0
@@ -41,7 +42,10 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Do not empty the home; finished stages are not repeated.")
     ] = False,
-    question: Annotated[str, typer.Option(help="What to ask the served pair.")] = QUESTION,
+    question: Annotated[
+        str | None,
+        typer.Option(help="What to ask the served pair; default: sums of known results, until an answer is right."),
+    ] = None,
 ) -> None:
     """Run the whole service once: fetch a fine-tuned model, adapt its draft, measure, serve and ask."""
     began = time.monotonic()
@@ -54,7 +58,8 @@ def demo(
     _fetch(target, root)
     _step("start", "a service on free ports")
     with service(root, output) as client:
-        summary = _adapt_and_ask(client, root, output, target=target, preset=preset, question=question)
+        questions = QUESTIONS if question is None else (Question(question),)
+        summary = _adapt_and_ask(client, root, output, target=target, preset=preset, questions=questions)
     summary["seconds_total"] = round(time.monotonic() - began, 1)
     write_json(output / "summary.json", summary)
     out.print(f"total {view.duration(summary['seconds_total'])}; summary and plots are in {output}")
@@ -102,7 +107,9 @@ def _wait_up(child: subprocess.Popen[bytes], home: Path, log_path: Path) -> Clie
     raise EdaError(f"the service was not ready after {_UP_TIMEOUT_S:.0f} s; see {log_path}")
 
 
-def _adapt_and_ask(client: Client, home: Path, output: Path, *, target: str, preset: str, question: str) -> Summary:
+def _adapt_and_ask(
+    client: Client, home: Path, output: Path, *, target: str, preset: str, questions: Sequence[Question]
+) -> Summary:
     job = client.create({"model": target, "preset": preset, "metadata": {"made_by": "eda demo"}})
     _step("adapt", f"{target} with preset {preset}: job {job.id}")
     began = time.monotonic()
@@ -122,12 +129,21 @@ def _adapt_and_ask(client: Client, home: Path, output: Path, *, target: str, pre
         _step("kept", kept)
     _step("serve", f"wait for {job.served_name} at {client.base_url}/v1")
     client.deployments.wait_ready(job.served_name, timeout_s=_SERVE_TIMEOUT_S)
-    _step("ask", question)
-    summary["answer"] = _ask(client.base_url, job.served_name, question)
+    asked = ask_until_right(questions, lambda text: _ask(client.base_url, job.served_name, text))
+    summary |= {
+        "question": asked.question.text,
+        "answer": asked.answer,
+        "answer_is_right": asked.is_right,
+        "num_asked": asked.num_asked,
+    }
+    if job.outcome is not None:
+        out.print(bars_text(job.outcome), markup=False)
+    _step("answer", asked.verdict)
     return summary
 
 
 def _ask(base_url: str, model: str, question: str) -> str:
+    _step("ask", question)
     from openai import OpenAI  # takes half a second to import, and only this line needs it
 
     with OpenAI(base_url=f"{base_url}/v1", api_key="none", max_retries=2, timeout=120.0) as client:

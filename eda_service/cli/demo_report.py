@@ -34,7 +34,10 @@ class Summary(TypedDict):
     seconds_adaptation: NotRequired[float]
     job_id: NotRequired[str]
     seconds_total: NotRequired[float]
+    question: NotRequired[str]
     answer: NotRequired[str]
+    answer_is_right: NotRequired[bool | None]
+    num_asked: NotRequired[int]
 
 
 def summarise(run: RunDir) -> Summary:

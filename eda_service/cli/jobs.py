@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from eda_service.cli import follow, task_view, view
+from eda_service.cli import follow, outcome, samples, task_view, view
 from eda_service.cli.arguments import JobArgument, as_pairs
 from eda_service.cli.console import (
     Commands,
@@ -81,8 +81,13 @@ def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False
             print_json(job)
             return
         _show(view.jobs_table([job]), job.waits_for)
+        if (spent := view.time_text(job)) != "":
+            typer.echo(spent)
         if job.is_terminal:
             out.print(view.describe_end(client, job))
+        if job.outcome is not None:
+            typer.echo(outcome.outcome_text(job.outcome))
+            typer.echo(outcome.next_steps(job, client.base_url))
 
 
 def _show(table: str, waits_for: str | None) -> None:
@@ -100,8 +105,10 @@ def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = Fals
             finish(task_view.watch(client, job_id), as_json)
             return
         job = view.watch(client, job_id)
+        outcome.show_outcome(job)
         finish(job, as_json)
         require_served(client, job)
+        outcome.show_next(job, client.base_url)
 
 
 @app.command(epilog=example("eda jobs wait adapt_01KD --timeout 600"))
@@ -125,6 +132,7 @@ def wait(
         except TimeoutError as error:
             raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
         err.print(view.describe_end(client, job))
+        outcome.show_outcome(job)
         finish(job, as_json)
 
 
@@ -160,6 +168,10 @@ def priority(
 app.command(epilog=example("eda jobs events adapt_01KD -f"))(follow.events)
 app.command(epilog=example("eda jobs logs adapt_01KD -f", "eda jobs logs adapt_01KD --stage train --tail 50"))(
     follow.logs
+)
+
+app.command(epilog=example("eda jobs samples adapt_01KD --dropped", "eda jobs samples adapt_01KD --out samples.jsonl"))(
+    samples.samples
 )
 
 

@@ -30,13 +30,45 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def jobs_table(jobs: Iterable[Adaptation]) -> str:
     """One line per job."""
-    rows = [("ID", "STATUS", "STAGE", "DONE", "ATTEMPT", "AGE", "SERVED AS", "MODEL")]
+    jobs = list(jobs)
+    has_ended = any(job.outcome is not None for job in jobs)
+    measured = ("ACCEPTANCE", "TOKENS/S", "SPEEDUP") if has_ended else ()
+    rows: list[tuple[str, ...]] = [("ID", "STATUS", "STAGE", "DONE", "ATTEMPT", "AGE", "SERVED AS", "MODEL", *measured)]
     for job in jobs:
         percent = f"{job.progress.percent:.0f}%" if job.progress and not job.is_terminal else ""
         target = f"{job.model} + {job.adapter}" if job.adapter else job.model
         attempt, age = f"{job.attempt}/{job.max_attempts}", duration(time.time() - job.created_at)
-        rows.append((job.id, job.status, job.stage or "", percent, attempt, age, job.served_name, target))
+        numbers = _before_and_after(job) if has_ended else ()
+        rows.append((job.id, job.status, job.stage or "", percent, attempt, age, job.served_name, target, *numbers))
     return columns(rows)
+
+
+def _before_and_after(job: Adaptation) -> tuple[str, str, str]:
+    """Acceptance, tokens per second and speedup of the base draft and the adapted one."""
+
+    def pair(before: float | None, after: float | None, form: str) -> str:
+        return "" if before is None or after is None else f"{before:{form}} > {after:{form}}"
+
+    if job.outcome is None:
+        return "", "", ""
+    before, after = job.outcome.before, job.outcome.after
+    return (
+        pair(before.acceptance_length, after.acceptance_length, ".2f"),
+        pair(before.tokens_per_s, after.tokens_per_s, ".1f"),
+        pair(before.speedup, after.speedup, ".2f"),
+    )
+
+
+def time_text(job: Adaptation) -> str:
+    """How long a job has run, and how long it still takes; empty before it was started."""
+    if job.elapsed_s is None:
+        return ""
+    parts = [f"{'took' if job.is_terminal else 'elapsed'} {duration(job.elapsed_s)}"]
+    if job.remaining is not None and not job.is_terminal:
+        parts.append(
+            f"{range_text(job.remaining.low_s, job.remaining.high_s)} left, {rests_on(job.remaining.num_jobs)}"
+        )
+    return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:
@@ -64,7 +96,6 @@ def event_line(event: JobEvent) -> str:
 def estimate_text(estimate: Estimate) -> str:
     """What a job would need, in a few lines."""
     parts = [f"{name} {duration(value)}" for name, value in estimate.seconds.items() if name != "total" and value]
-    total = estimate.seconds.get("total")
     need, free = size_text(estimate.disk_bytes), estimate.free_disk_bytes
     lines = [
         *([needs_table(estimate.stages), ""] if estimate.stages else []),
@@ -73,12 +104,33 @@ def estimate_text(estimate: Estimate) -> str:
         f"{'fits' if estimate.fits else 'does not fit'}",
         f"work    {estimate.num_samples:,} samples, {estimate.num_train_steps:,} training steps of "
         f"{estimate.trainable_parameters:,} parameters",
-        f"time    {'unknown' if total is None else f'about {duration(total)}'}"
-        + (f" ({', '.join(parts)})" if parts else ""),
+        f"time    {_time_text(estimate)}" + (f" ({', '.join(parts)})" if parts else ""),
         *([f"measure {estimate.measured_on}"] if estimate.measured_on else []),
         *(f"warning: {warning}" for warning in estimate.warnings),
     ]
     return "\n".join(lines)
+
+
+def _time_text(estimate: Estimate) -> str:
+    """How long the whole takes: a range, and what it rests on."""
+    total, expected = estimate.seconds.get("total"), estimate.expected
+    if expected is None:
+        return "unknown" if total is None else f"about {duration(total)}"
+    return (
+        f"{range_text(expected.low, expected.high)}, about {duration(expected.median)}, {rests_on(expected.num_jobs)}"
+    )
+
+
+def range_text(low: float, high: float) -> str:
+    """Seconds as `2m00s to 5m10s`."""
+    return f"{duration(low)} to {duration(high)}"
+
+
+def rests_on(num_jobs: int) -> str:
+    """What an expected time rests on."""
+    if num_jobs == 0:
+        return "before any job has ended here"
+    return "from the one job that has ended here" if num_jobs == 1 else f"from the last {num_jobs} jobs here"
 
 
 def needs_table(stages: Iterable[StageNeed]) -> str:
@@ -167,9 +219,11 @@ def _watch_live(client: Client, job_id: str) -> Adaptation:
     rate = _Rate()
     with Progress(*columns, console=err) as progress:
         tasks = {each.value: progress.add_task(each.value, total=100.0, note="") for each in STAGES}
+        whole = progress.add_task("job", total=None, visible=False, note="")
         began: dict[str, float] = {}
         for job in client.watch(job_id):
             _draw(progress, tasks, began, job, rate)
+            progress.update(whole, visible=job.elapsed_s is not None, completed=0.0, note=time_text(job))
     err.print(describe_end(client, job))
     return job
 
@@ -209,7 +263,8 @@ def _watch_lines(client: Client, job_id: str) -> Adaptation:
         state = (job.status, job.stage, job.attempt, tenth)
         if state != last and not job.is_terminal:
             percent = f"{job.progress.percent:3.0f} %" if job.progress else ""
-            err.print(f"{job.status} {job.stage or ''} {percent}".rstrip())
+            at = time_text(job) if job.status == "running" else ""
+            err.print("  ".join(each for each in (f"{job.status} {job.stage or ''} {percent}".rstrip(), at) if each))
         last = state
     err.print(describe_end(client, job))
     return job

@@ -1,7 +1,7 @@
 """Typed clients of the jobs API, blocking and asynchronous. Imports neither torch, Ray nor SQLAlchemy.
 
 calls.py       what goes over the wire: path, body and parser of each operation, once for both clients
-answers.py     what comes back, read tolerantly: an older client works with a newer service
+answers.py     what comes back, read tolerantly: an older client works with a newer service; sample_answers.py: likewise
 retry.py       when and how late a failed call is repeated; how long a service that went away is waited for
 stream.py      server-sent events, and where a stream goes on after a break
 logs.py        where a followed log goes on, from stage to stage
@@ -11,7 +11,19 @@ blocking.py    `Client`
 asynchronous.py  `AsyncClient`, the same methods
 """
 
-from eda_service.client.answers import Adaptation, Estimate, JobError, JobEvent, LogChunk, Page, Progress
+from eda_service.client.answers import (
+    Adaptation,
+    Cost,
+    DraftNumbers,
+    Estimate,
+    JobError,
+    JobEvent,
+    LogChunk,
+    Outcome,
+    Page,
+    Progress,
+    Remaining,
+)
 from eda_service.client.asynchronous import AsyncClient
 from eda_service.client.blocking import Client
 from eda_service.client.connection import DEFAULT_URL
@@ -28,6 +40,7 @@ from eda_service.client.deployment_answers import (
 )
 from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
+from eda_service.client.sample_answers import Sample, SamplePage
 from eda_service.client.task_answers import Draft, DraftCheck, Job, Measurement, Reading
 
 __all__ = [
@@ -36,10 +49,12 @@ __all__ = [
     "ApiError",
     "AsyncClient",
     "Client",
+    "Cost",
     "Deployment",
     "DeploymentEvent",
     "Draft",
     "DraftCheck",
+    "DraftNumbers",
     "Drift",
     "Estimate",
     "Evaluation",
@@ -50,13 +65,17 @@ __all__ = [
     "Measurement",
     "Memory",
     "NotServedError",
+    "Outcome",
     "Pack",
     "PackVersion",
     "Page",
     "Progress",
     "Reading",
+    "Remaining",
     "Replicas",
     "Revision",
+    "Sample",
+    "SamplePage",
     "ServiceUnreachableError",
     "UnexpectedAnswerError",
 ]

@@ -38,6 +38,44 @@ class JobError(Answer):
     retryable: bool = False
 
 
+class DraftNumbers(Answer):
+    """What one draft did on the tuned target; speeds are None where they were not measured."""
+
+    acceptance_length: float
+    acceptance_rate: float
+    tokens_per_s: float | None = None
+    speedup: float | None = None
+
+
+class Cost(Answer):
+    """What a job took; `disk_bytes` is None in lists."""
+
+    seconds: float
+    core_hours: float
+    gpu_hours: float
+    disk_bytes: int | None = None
+
+
+class Outcome(Answer):
+    """What came of a job: the base draft before, the adapted one after, what was measured on, and the cost."""
+
+    before: DraftNumbers
+    after: DraftNumbers
+    temperature: float
+    timed_temperature: float | None = None
+    plain_tokens_per_s: float | None = None
+    measured_on: str = ""
+    cost: Cost
+
+
+class Remaining(Answer):
+    """How long a running job still takes, in seconds; `num_jobs` earlier jobs say so."""
+
+    low_s: int
+    high_s: int
+    num_jobs: int = 0
+
+
 class Adaptation(Answer):
     """One job."""
 
@@ -59,6 +97,9 @@ class Adaptation(Answer):
     result_pack: str | None = None
     measured_on: str = ""
     waits_for: str | None = None
+    elapsed_s: int | None = None
+    remaining: Remaining | None = None
+    outcome: Outcome | None = None
     error: JobError | None = None
     config: dict[str, Any] = {}
 
@@ -93,6 +134,17 @@ class StageNeed(Answer):
     seconds: float
     host_memory_bytes: int = 0
     nodes: int = 1
+    seconds_low: float | None = None
+    seconds_high: float | None = None
+
+
+class ExpectedTime(Answer):
+    """How long a job takes, in seconds, as a range; `num_jobs` earlier jobs say so."""
+
+    low: float
+    median: float
+    high: float
+    num_jobs: int = 0
 
 
 class TargetSplit(Answer):
@@ -122,6 +174,7 @@ class Estimate(Answer):
     warnings: tuple[str, ...] = ()
     measured_on: str = ""
     target: TargetSplit | None = None
+    expected: ExpectedTime | None = None
 
 
 class LogChunk(Answer):

@@ -18,6 +18,7 @@ from eda_service.client.deployments import AsyncDeployments, AsyncPacks
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
+from eda_service.client.sample_answers import SamplePage
 from eda_service.client.stream import EventStream
 from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements
 from eda_service.client.walking import every_async, last_async, until_ended_async
@@ -178,6 +179,19 @@ class AsyncClient:
             if job.is_terminal:
                 return
             await asyncio.sleep(interval_s)
+
+    async def samples(
+        self, job_id: str, *, kept: bool | None = None, after: str | None = None, limit: int = 20
+    ) -> SamplePage:
+        """A page of what the target wrote and selection kept or dropped, the most valuable first.
+
+        Args:
+            job_id: The job.
+            kept: Those that were kept, or those that were dropped; None: both.
+            after: `last_id` of the page before.
+            limit: At most so many, 1 to 100.
+        """
+        return await self._send(calls.samples(job_id, kept=kept, after=after, limit=limit))
 
     async def report(self, job_id: str) -> dict[str, Any]:
         """The evaluation record of a job."""

@@ -17,6 +17,7 @@ from eda_service.client.deployments import Deployments, Packs
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
+from eda_service.client.sample_answers import SamplePage
 from eda_service.client.stream import EventStream
 from eda_service.client.tasks import Drafts, Jobs, Measurements
 from eda_service.client.walking import every, last, until_ended
@@ -169,6 +170,19 @@ class Client:
             if job.is_terminal:
                 return
             time.sleep(interval_s)
+
+    def samples(
+        self, job_id: str, *, kept: bool | None = None, after: str | None = None, limit: int = 20
+    ) -> SamplePage:
+        """A page of what the target wrote and selection kept or dropped, the most valuable first.
+
+        Args:
+            job_id: The job.
+            kept: Those that were kept, or those that were dropped; None: both.
+            after: `last_id` of the page before.
+            limit: At most so many, 1 to 100.
+        """
+        return self._send(calls.samples(job_id, kept=kept, after=after, limit=limit))
 
     def report(self, job_id: str) -> dict[str, Any]:
         """The evaluation record of a job."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from eda_service.client.answers import Adaptation, Estimate, JobEvent, LogChunk, Page
 from eda_service.client.errors import UnexpectedAnswerError, api_error
 from eda_service.client.retry import retry_after_s, should_retry
+from eda_service.client.sample_answers import SamplePage
 from eda_service.errors import InputError
 
 T = TypeVar("T")
@@ -138,6 +139,12 @@ def logs(job_id: str, *, stage: str | None, tail: int | None = None, after: int 
     """The last lines of a log, or with `after` what came since that byte offset."""
     params = given(stage=stage, tail=tail, after=after)
     return Call("GET", f"{_job(job_id)}/logs", one(LogChunk), params=params, repeatable=True)
+
+
+def samples(job_id: str, *, kept: bool | None, after: str | None, limit: int) -> Call[SamplePage]:
+    """What selection kept and dropped, the most valuable first."""
+    params = given(kept=None if kept is None else str(kept).lower(), after=after, limit=limit)
+    return Call("GET", f"{_job(job_id)}/samples", one(SamplePage), params=params, repeatable=True)
 
 
 def report(job_id: str) -> Call[dict[str, Any]]:

@@ -64,11 +64,13 @@ def run_evaluate(run: RunDir, config: AdaptConfig) -> EvalFields:
     run.progress(Stage.EVALUATE, step=0, total_steps=1)
     heldout = [entry for entry in generated.files if entry.path == HELDOUT_FILE]
     inputs = {Stage.GENERATE: tuple(heldout), Stage.TRAIN: trained.files}
+    rivals = read_rivals(run)
+    logger.info("measuring base and adapted draft%s", f", and {', '.join(rivals.packs)}" if rivals.packs else "")
     if engine_of(run, config) is EngineKind.VLLM:
-        result = measure_with_vllm(run, config, inputs, read_rivals(run), validated.target)
+        result = measure_with_vllm(run, config, inputs, rivals, validated.target)
     else:
         task = _evaluate.options(num_gpus=num_gpus(config.train))
-        result = ray.get(task.remote(run.root, config, inputs, read_rivals(run), validated.target))
+        result = ray.get(task.remote(run.root, config, inputs, rivals, validated.target))
     for each in result.rivals:
         if each.left_out is not None:
             run.event(

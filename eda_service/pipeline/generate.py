@@ -30,6 +30,7 @@ from eda_service.pipeline.prepare import (
     read_prompt_file,
 )
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.stage_log import EveryFew, seconds_text, timed
 from eda_service.pipeline.target_engine import ends_with_engine, engine_of
 from eda_service.planning.base_draft import draft_config
 from eda_service.planning.placement import placements
@@ -63,7 +64,7 @@ def run_generate(run: RunDir, config: AdaptConfig, draft: DraftConfig | None = N
     scored = config.train.method is not Method.RETRAIN or make_selector(config.selection).needs_scores
     run.progress(Stage.GENERATE, step=0, total_steps=1)
     kind = engine_of(run, config)
-    with room_for(placements(config, kind)[Stage.GENERATE]) as room:
+    with timed("preparing prompts and reference"), room_for(placements(config, kind)[Stage.GENERATE]) as room:
         task = _prepare.options(**room.of_task())
         prepared: Prepared = ray.get(task.remote(config, directory, kind, shape.captures, scored))
     files = prepared_files(directory, prepared)
@@ -190,7 +191,9 @@ def _write_shards(run: RunDir, config: AdaptConfig, shards: list[dict[str, str]]
         return
     if done:
         run.event("generate_resumed", f"{done} of {len(shards)} shards are there already", stage=Stage.GENERATE)
-    started = time.monotonic()
+    started, few = time.monotonic(), EveryFew()
+    logger.info("%d of %d shards are to be generated", len(todo), len(shards))
+    num_samples = num_skipped = num_tokens = 0
     ray.data.DataContext.get_current().enable_progress_bars = False
     with room_for(placements(config, writer.kind)[Stage.GENERATE]) as room:
         dataset = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
@@ -202,8 +205,17 @@ def _write_shards(run: RunDir, config: AdaptConfig, shards: list[dict[str, str]]
         )
         for row in dataset.iter_rows():
             done += 1
-            results.note(row["shard"], ShardResult.model_validate_json(row["result"]))
-            pace = (time.monotonic() - started) / max(1, done - len(finished))
+            result = ShardResult.model_validate_json(row["result"])
+            results.note(row["shard"], result)
+            spent = time.monotonic() - started
+            pace = spent / max(1, done - len(finished))
+            num_samples, num_skipped = num_samples + result.num_samples, num_skipped + len(result.skipped)
+            num_tokens += sum(score.num_answer_tokens for score in result.scores)
+            few.info(
+                "%d of %d shards: %d samples, %d prompts skipped, %d answer tokens, %.0f per second; about %s left",
+                done, len(shards), num_samples, num_skipped, num_tokens, num_tokens / max(spent, 1e-9),
+                seconds_text(pace * (len(shards) - done)), is_last=done == len(shards),
+            )  # fmt: skip
             run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()
 

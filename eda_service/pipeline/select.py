@@ -1,4 +1,5 @@
-"""Stage select: rank by sample_value, copy the compact set, forget the other hidden states (Eq. 15).
+"""Stage select: rank by sample_value, copy the compact set, forget the other hidden states (Eq. 15); and write down
+the texts of all samples, for people to look at.
 
 Order matters for a crash: compact files, then the record, then deletion; a re-run deletes what an earlier one left.
 """
@@ -6,16 +7,20 @@ Order matters for a crash: compact files, then the record, then deletion; a re-r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 
 from eda_service.config.job import AdaptConfig
+from eda_service.pipeline.prepare import PROMPTS_FILE, read_prompt_file
 from eda_service.pipeline.stage import StageRunner
 from eda_service.records import FileEntry, SampleScore, SelectionFields, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
+from eda_service.storage.samples import SampleText, SampleWriter
 from eda_service.storage.shards import read_shard, write_shard
+
+_TOKENS = ".tokens.safetensors"
 
 
 def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
@@ -34,10 +39,11 @@ def run_select(run: RunDir, config: AdaptConfig) -> SelectionFields:
     chosen = [scores[i] for i in kept]
     ranking_seconds = time.monotonic() - ranking_started
     files = _write_compact(run, generated.files, chosen)
+    files += _write_texts(run, generated, {score.sample_id for score in chosen})
     run.progress(Stage.SELECT, step=1, total_steps=1)
     added = generated.scoring_seconds + generated.reference_fit_seconds + ranking_seconds
     return SelectionFields(
-        inputs={entry.path: entry.sha256 for entry in generated.files if entry.path.endswith(".tokens.safetensors")},
+        inputs={entry.path: entry.sha256 for entry in generated.files if entry.path.endswith(_TOKENS)},
         files=tuple(files),
         num_candidates=len(scores),
         num_selected=len(chosen),
@@ -76,6 +82,51 @@ def _write_compact(run: RunDir, generated: Iterable[FileEntry], chosen: Iterable
     return files
 
 
+def _write_texts(run: RunDir, generated: SelfGenManifest, chosen: set[str]) -> list[FileEntry]:
+    """Write down what every sample says and is worth, kept or not; one shard is in memory at a time."""
+    source, destination = run.stage_dir(Stage.GENERATE), run.stage_dir(Stage.SELECT)
+    prompts = [entry for entry in generated.files if entry.path == PROMPTS_FILE]
+    run.store.fetch(Stage.GENERATE, prompts)
+    messages = {prompt.id: prompt.messages for entry in prompts for prompt in read_prompt_file(source / entry.path)}
+    scores = {score.sample_id: score for score in generated.scores}
+    is_measured = any(score.sample_value for score in generated.scores)
+    writer = SampleWriter(destination)
+    tokens = tokens_of(generated.files)
+    run.store.fetch(Stage.GENERATE, tokens)
+    for name in sorted(map(shard_of, tokens)):
+        for sample in read_shard(source, name, features=False):
+            score = scores[sample.sample_id]
+            writer.add(
+                SampleText(
+                    sample_id=sample.sample_id,
+                    kept=sample.sample_id in chosen,
+                    sample_value=score.sample_value if is_measured else None,
+                    num_prompt_tokens=sample.num_prompt_tokens,
+                    num_answer_tokens=sample.num_answer_tokens,
+                    messages=messages.get(_prompt_id(sample.sample_id, messages)),
+                    answer=sample.answer,
+                )
+            )
+    written = [file_entry(destination, path) for path in writer.close()]
+    run.store.upload(Stage.SELECT, written)
+    return written
+
+
+def _prompt_id(sample_id: str, known: Container[str]) -> str:
+    """The prompt that a sample answers: from the second answer on, its id has a number behind that of the prompt."""
+    return sample_id if sample_id in known else sample_id.rpartition("#")[0]
+
+
+def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
+    """Those that hold samples without their hidden states."""
+    return [entry for entry in files if entry.path.endswith(_TOKENS)]
+
+
+def shard_files(files: Iterable[FileEntry]) -> list[FileEntry]:
+    """Those of a compact set's shards, without what is there for people to read."""
+    return [entry for entry in files if entry.path.endswith(".safetensors")]
+
+
 def shard_of(entry: FileEntry) -> str:
     """The shard that a file belongs to, by its name."""
     return PurePosixPath(entry.path).name.split(".")[0]
@@ -83,7 +134,7 @@ def shard_of(entry: FileEntry) -> str:
 
 def compact_shards(directory: Path, files: Iterable[FileEntry]) -> list[tuple[str, int]]:
     """(shard, number of samples) of a compact set, in order."""
-    names = sorted({shard_of(entry) for entry in files})
+    names = sorted({shard_of(entry) for entry in shard_files(files)})
     return [(name, sum(1 for _ in read_shard(directory, name, features=False))) for name in names]
 
 

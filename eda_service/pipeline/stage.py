@@ -9,6 +9,7 @@ ends with its `StageRunner`; a way through the pipeline is a tuple of them (`dri
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import ImportConfig, MeasureConfig
 from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline.failures import own_error
+from eda_service.pipeline.stage_log import log_end, log_start
 from eda_service.records import Record, Stage, StageFields, ValidateRecord
 from eda_service.storage.provenance import library_versions
 from eda_service.storage.run import RunDir
+
+logger = logging.getLogger(__name__)
 
 RecordT = TypeVar("RecordT", bound=Record)
 OtherT = TypeVar("OtherT", bound=Record)
@@ -81,6 +85,7 @@ def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -
     if record is None:
         started = time.monotonic()
         run.event("stage_started", f"stage {stage.value} started", stage=stage)
+        log_start(run, stage, runner.part(config).model_dump(mode="json"))
         try:
             config = _as_validated(run, config, stage)
             fields = runner.run(run, config)
@@ -89,8 +94,10 @@ def run_stage(run: RunDir, config: TaskT, runner: StageRunner[RecordT, TaskT]) -
         record = runner.keep(run, runner.record_of(config, fields, seconds=time.monotonic() - started))
         took_s = time.monotonic() - started
         run.event("stage_finished", f"stage {stage.value} took {took_s:.1f} s", stage=stage, took_s=took_s)
+        log_end(record)
     else:
         run.event("stage_skipped", f"stage {stage.value} has a valid record", stage=stage)
+        logger.info("stage %s of %s has a valid record and is not done again", stage.value, run.job_id)
     runner.afterwards(run)
     return record
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ray import train as ray_train
@@ -20,8 +20,9 @@ from eda_service.errors import ArtifactCorruptError, NonFiniteLossError, WorkerL
 from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.prepare import IO_FILE
-from eda_service.pipeline.select import compact_shards, shard_of
+from eda_service.pipeline.select import compact_shards, shard_files, shard_of, tokens_of
 from eda_service.pipeline.stage import StageRunner
+from eda_service.pipeline.stage_log import CurveLog
 from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage, TrainFields
@@ -55,7 +56,8 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     covered = measured_coverage(run, config, generated.files, start_dir)
     inputs = inputs_of(run, config, generated.files, selected.files, start_dir, covered.missing)
     run.progress(Stage.TRAIN, step=0, total_steps=1)
-    outcome = fit(inputs)
+    with CurveLog(run):
+        outcome = fit(inputs)
     if outcome.frozen_before != outcome.frozen_after:
         raise ArtifactCorruptError(
             "a frozen tensor of the draft changed during training; report this with the run directory"
@@ -63,7 +65,7 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
     total, trainable = count_parameters(trained_form(inputs).draft)
     files = fetch_best(run)
     return TrainFields(
-        inputs={entry.path: entry.sha256 for entry in selected.files}
+        inputs={entry.path: entry.sha256 for entry in shard_files(selected.files)}
         | {
             "base_draft": read_draft_manifest(start_dir).files[0].sha256
             if (start_dir / "manifest.json").exists()
@@ -83,11 +85,6 @@ def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None
         training_seconds=outcome.seconds,
         draft_vocab_coverage=covered.share,
     )
-
-
-def tokens_of(files: Iterable[FileEntry]) -> list[FileEntry]:
-    """Those that hold samples without their hidden states."""
-    return [entry for entry in files if entry.path.endswith(".tokens.safetensors")]
 
 
 def inputs_of(
@@ -124,7 +121,7 @@ def inputs_of(
         vocab_path=vocabulary,
         files={
             Stage.GENERATE: tuple(entry for entry in generated if entry.path == IO_FILE),
-            Stage.SELECT: tuple(selected),
+            Stage.SELECT: tuple(shard_files(selected)),
             Stage.TRAIN: tuple(made),
         },
     )

@@ -14,12 +14,12 @@ from eda_service.engines.vllm_environment import require_vllm
 from eda_service.pipeline.measuring import require_own_target
 from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.target_engine import chosen_engine, memory_bytes
-from eda_service.planning.dry_run import expected_plan
+from eda_service.planning.dry_run import expected_ranges
 from eda_service.planning.engine_need import check_room, check_split
 from eda_service.planning.estimate import disk_need_bytes
 from eda_service.planning.placement import MODEL_CPUS, placements
 from eda_service.raycluster.resources import limit_threads, require_gpus
-from eda_service.records import Stage, TargetFingerprint, ValidateFields, ValidateRecord
+from eda_service.records import Stage, StageTime, TargetFingerprint, ValidateFields, ValidateRecord
 from eda_service.references import Reference
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
@@ -78,9 +78,14 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     need = disk_need_bytes(config, draft_shape)
     free = require_free_bytes(run.root, need, param="dataset.num_prompts")
     chosen = config.target.model_copy(update={"engine": looked.engine})
-    plan, _ = expected_plan(config.model_copy(update={"target": chosen}), looked.shape, draft_shape, run.home)
-    seconds = plan.seconds
-    run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
+    ranges, num_jobs = expected_ranges(
+        config.model_copy(update={"target": chosen}), looked.shape, draft_shape, run.home
+    )
+    seconds = sum(each.median for each in ranges.values())
+    said = f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s"
+    low, high = sum(each.low for each in ranges.values()), sum(each.high for each in ranges.values())
+    said += f" ({low:.0f} to {high:.0f} s, from {num_jobs} earlier jobs)"
+    run.event("estimated", said, stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
     entry = file_entry(directory, path)
@@ -100,6 +105,12 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
         disk_free_bytes=free,
         estimated_seconds=seconds,
         engine=looked.engine,
+        expected={
+            Stage(name): StageTime(low=each.low, median=each.median, high=each.high)
+            for name, each in ranges.items()
+            if each.median > 0
+        },
+        expected_from=num_jobs,
     )
 
 

@@ -5,7 +5,7 @@ nothing is stored. Imports neither Ray nor torch, for the API's sake.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -17,6 +17,7 @@ from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
 from eda_service.planning.engine_need import check_split, choose_engine
 from eda_service.planning.estimate import disk_need_bytes, draft_parameters, num_samples, num_train_steps
+from eda_service.planning.history import TimeRange, read_history
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.workload import expected_lengths
@@ -41,6 +42,8 @@ class StageNeed:
         nodes: That each worker takes, with the same number of its GPUs on each.
         disk_bytes: Written, at the expected lengths.
         seconds: From start to end.
+        seconds_low: At least, as it is expected.
+        seconds_high: At most, likewise.
     """
 
     stage: str
@@ -54,6 +57,8 @@ class StageNeed:
     seconds: float
     host_memory_bytes: int = 0
     nodes: int = 1
+    seconds_low: float | None = None
+    seconds_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,20 @@ class TargetSplit:
 
 
 @dataclass(frozen=True)
+class ExpectedTime:
+    """How long a job takes: seconds from `low` to `high`, and in the middle.
+
+    Attributes:
+        num_jobs: Earlier jobs of this home that it rests on; 0: the plan's constants, with a width of their own.
+    """
+
+    low: float
+    median: float
+    high: float
+    num_jobs: int
+
+
+@dataclass(frozen=True)
 class DryRun:
     """One job.
 
@@ -94,6 +113,7 @@ class DryRun:
         warnings: What does not fit, and what is a guess.
         measured_on: The prompts of its evaluation.
         target: How vLLM parts its target; None: the project's own engine runs it.
+        expected: How long the whole takes, and on how many earlier jobs that rests.
     """
 
     device: str
@@ -108,6 +128,7 @@ class DryRun:
     warnings: tuple[str, ...]
     measured_on: str
     target: TargetSplit | None = None
+    expected: ExpectedTime | None = None
 
 
 def dry_run(
@@ -137,12 +158,16 @@ def dry_run(
         shape = shape_of_target(config.target)
         check_split(chosen_config(config, shape, gpu=gpu).target, shape)
     plan, calibration = expected_plan(config, shape, draft, home, gpu=gpu)
+    ranges, num_jobs = expected_ranges(config, shape, draft, home, gpu=gpu)
     need = disk_need_bytes(config, draft)
     free = current_place().free_bytes(home)
     misfits = _misfits(shape, draft)
     return DryRun(
         device=plan.device.name,
-        stages=stage_needs(plan),
+        stages=tuple(
+            replace(each, seconds_low=round(ranges[each.stage].low, 1), seconds_high=round(ranges[each.stage].high, 1))
+            for each in stage_needs(plan)
+        ),
         disk_bytes=need,
         free_disk_bytes=free,
         num_samples=num_samples(config),
@@ -151,6 +176,12 @@ def dry_run(
         seconds=part_seconds(plan),
         measured_on=measured_on(config),
         target=target_split(plan),
+        expected=ExpectedTime(
+            low=round(sum(each.low for each in ranges.values())),
+            median=round(sum(each.median for each in ranges.values())),
+            high=round(sum(each.high for each in ranges.values())),
+            num_jobs=num_jobs,
+        ),
         fits=(free is None or need <= free) and not misfits and not told,
         warnings=(*told, *misfits, *_warnings(config, need, free), *plan.warnings, *_guesses(plan, calibration)),
     )
@@ -159,7 +190,7 @@ def dry_run(
 def expected_plan(
     config: AdaptConfig, shape: ModelShape, draft: DraftConfig, home: Path, *, gpu: str | None = None
 ) -> tuple[Plan, Calibration | None]:
-    """The plan of a job that has not run, as fast as the last one of its home was, and what that left.
+    """The plan of a job that has not run, as fast as the jobs of its home were in the middle, and what they left.
 
     Args:
         config: The job.
@@ -175,6 +206,30 @@ def expected_plan(
     calibration = kept_calibration(home, device)
     lengths = expected_lengths(config)
     return make_plan(config, shape, device, lengths, calibration, draft, _machine_bytes(device)), calibration
+
+
+def expected_ranges(
+    config: AdaptConfig, shape: ModelShape, draft: DraftConfig, home: Path, *, gpu: str | None = None
+) -> tuple[dict[str, TimeRange], int]:
+    """How long each stage of a job takes, from the earlier jobs of its home, and how many of them there are.
+
+    Args:
+        config: The job.
+        shape: Of its target.
+        draft: Of its base draft.
+        home: Where it runs.
+        gpu: What it computes on, if it uses GPUs.
+
+    Raises:
+        InputError: No GPU of that name.
+    """
+    device, lengths = device_of(config, gpu), expected_lengths(config)
+    history = read_history(home, device)
+
+    def plan(calibration: Calibration | None) -> Plan:
+        return make_plan(config, shape, device, lengths, calibration, draft, _machine_bytes(device))
+
+    return history.ranges(plan), history.num_jobs
 
 
 def chosen_config(config: AdaptConfig, shape: ModelShape, *, gpu: str | None = None) -> AdaptConfig:

@@ -1,8 +1,7 @@
-"""The calibration that a job leaves behind when it has ended: the next dry runs are as fast as it was."""
+"""The calibration that a job leaves behind when it has ended: the next dry runs go by what the last jobs took."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import CORE, DEVICES, Device
+from eda_service.planning.history import add_to_history, read_history
 from eda_service.planning.measured import measure
 from eda_service.storage.files import write_json
 from eda_service.storage.run import RunDir, calibration_path
@@ -45,17 +45,13 @@ def keep_calibration(run: RunDir) -> None:
     """
     measured = measure(run.root)
     device = device_of(measured.config)
-    values = asdict(measured.calibration(device))
+    calibration = measured.calibration(device)
+    values = asdict(calibration)
     if all(math.isfinite(value) and value > 0 for value in values.values()):
+        add_to_history(run.home, device, run.job_id, calibration)
         write_json(calibration_path(run.home), {"device": device.name, "calibration": values})
 
 
 def kept_calibration(home: Path, device: Device) -> Calibration | None:
-    """What the last job on such devices left; None before the first, and for other devices."""
-    try:
-        found = json.loads(calibration_path(home).read_text(encoding="utf-8"))
-        if found["device"] != device.name:
-            return None
-        return Calibration(**{name: float(value) for name, value in found["calibration"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    """What the jobs on such devices took, by the median of each factor; None before the first."""
+    return read_history(home, device).typical

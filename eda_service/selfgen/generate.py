@@ -78,6 +78,8 @@ def generate(
         answer = answers[sample_id]
         written = given.get(sample_id, answer.token_ids)
         _collect(result, sample_id, ids, written, answer, storage_dtype(target.dtype), start)
+    for sample in result.samples:
+        sample.answer = target.tokenizer.decode(sample.token_ids[sample.num_prompt_tokens :], skip_special_tokens=True)
     return result
 
 

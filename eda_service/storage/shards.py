@@ -1,6 +1,8 @@
 """Shards of self-generated samples: token ids and, apart, features, as safetensors.
 
-    shard-00000.tokens.safetensors    token_ids (T,) int32, offsets (N+1,) int64, prompt_lengths (N,) int32
+    shard-00000.tokens.safetensors    token_ids (T,) int32, offsets (N+1,) int64, prompt_lengths (N,) int32; the
+                                      answers' texts: answers (U,) uint8, UTF-8, and answer_offsets (N+1,) int64, which
+                                      shards of earlier versions do not have
     shard-00000.features.safetensors  features (T-N, C): of every token but each sample's last, which is not
                                       forwarded; head_in (T-N, D), where the draft reads other states than the head;
                                       in the metadata whether features are what the draft made of the states
@@ -8,7 +10,8 @@
 
 A shard counts once its JSON is there; features can be deleted apart from tokens.
 
-Shapes: N samples, T tokens in all, L tokens of one sample, A of its answer, C width of a feature, D hidden.
+Shapes: N samples, T tokens in all, U bytes of text, L tokens of one sample, A of its answer, C width of a feature,
+D hidden.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ class Sample:
         features: (L-1, C), what the draft reads, for all but the last token; None when not loaded.
         own_head_in: (L-1, D), what the target's head reads, where that is something else.
         is_started: The features are what the draft's `start` made of the target's states, which were let go.
+        answer: Its text, for people to read; None where it was not kept.
     """
 
     sample_id: str
@@ -49,6 +54,7 @@ class Sample:
     features: Tensor | None
     own_head_in: Tensor | None = None
     is_started: bool = False
+    answer: str | None = None
 
     @property
     def num_answer_tokens(self) -> int:
@@ -86,6 +92,9 @@ def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[P
         "offsets": torch.cat([torch.zeros(1, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64).cumsum(0)]),
         "prompt_lengths": torch.tensor([sample.num_prompt_tokens for sample in samples], dtype=torch.int32),
     }
+    texts = [sample.answer.encode("utf-8", "replace") for sample in samples if sample.answer is not None]
+    if samples and len(texts) == len(samples):
+        tokens |= _packed(texts)
     states = {"features": torch.cat([sample.features for sample in samples if sample.features is not None])}
     own_head_in = [sample.own_head_in for sample in samples if sample.own_head_in is not None]
     if own_head_in:
@@ -95,6 +104,27 @@ def write_shard(directory: Path, name: str, samples: Sequence[Sample]) -> list[P
     started = {_STARTED: "true"} if samples and samples[0].is_started else {}
     _save(features_path(directory, name), states, started)
     return [tokens_path(directory, name), features_path(directory, name)]
+
+
+def _packed(texts: Sequence[bytes]) -> dict[str, Tensor]:
+    """Texts as the two tensors that hold them."""
+    ends = torch.tensor([0, *map(len, texts)], dtype=torch.int64).cumsum(0)
+    joined = b"".join(texts)
+    return {
+        "answers": torch.frombuffer(bytearray(joined), dtype=torch.uint8) if joined else torch.zeros(0).byte(),
+        "answer_offsets": ends,
+    }
+
+
+def _unpacked(stream: Any, num_rows: int) -> list[str | None]:
+    """The texts of a shard."""
+    joined, ends = stream.get_tensor("answers"), stream.get_tensor("answer_offsets").tolist()
+    if joined.dtype != torch.uint8 or joined.ndim != 1 or len(ends) != num_rows + 1 or ends != sorted(ends):
+        raise ValueError("answers and answer_offsets do not fit the rows")
+    if ends[0] != 0 or ends[-1] != len(joined):
+        raise ValueError(f"answer_offsets from {ends[0]} to {ends[-1]} for {len(joined)} bytes")
+    data = bytes(joined.numpy())
+    return [data[start:end].decode("utf-8", "replace") for start, end in pairwise(ends)]
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -132,10 +162,11 @@ def read_shard(
         ArtifactCorruptError: A file is missing or does not hold what it should.
     """
     try:
-        read_header(tokens_path(directory, name))
+        has_texts = "answers" in read_header(tokens_path(directory, name))
         with safe_open(tokens_path(directory, name), framework="pt") as stream:
             token_ids, offsets = stream.get_tensor("token_ids"), stream.get_tensor("offsets").tolist()
             prompt_lengths, ids = stream.get_tensor("prompt_lengths").tolist(), stream.metadata() or {}
+            texts = _unpacked(stream, len(prompt_lengths)) if has_texts else [None] * len(prompt_lengths)
         places = read_header(features_path(directory, name)) if features else {}
         _check_rows(token_ids, offsets, prompt_lengths, ids)
         if features:
@@ -149,4 +180,5 @@ def read_shard(
     for row in range(len(prompt_lengths)) if rows is None else rows:
         start, end = offsets[row], offsets[row + 1]
         values, own = (None if each is None else each[start - row : end - row - 1] for each in (matrix, head_in))
-        yield Sample(ids[f"id{row}"], token_ids[start:end].tolist(), prompt_lengths[row], values, own, is_started)
+        ids_T = token_ids[start:end].tolist()
+        yield Sample(ids[f"id{row}"], ids_T, prompt_lengths[row], values, own, is_started, texts[row])

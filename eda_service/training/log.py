@@ -26,6 +26,7 @@ class TrainLog:
         self._report: Report = report or (lambda _, __: None)
         self._curve = Curve(run.stage_dir(Stage.TRAIN))
         self._reported_at = 0.0
+        self._first: tuple[int, float] | None = None  # step and time of the first look, from which the pace is told
 
     def begin(self) -> None:
         """A run from its first step: what a group that left no checkpoint has written is taken back."""
@@ -77,7 +78,11 @@ class TrainLog:
         now = time.monotonic()
         if self._is_first and now - self._reported_at > _PROGRESS_EVERY_S:
             self._reported_at = now
-            self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps)
+            if self._first is None or step < self._first[0]:
+                self._first = step, now
+            taken, spent = step - self._first[0], now - self._first[1]
+            eta_s = spent / taken * (total_steps - step) if taken else None
+            self._run.progress(Stage.TRAIN, step=step, total_steps=total_steps, eta_s=eta_s)
             self._run.store.share(CURVE_FILE)
 
     def acceptance(self, step: int, value: float, seconds: float) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
+from api.sample_ids import sample_rank
+from api.schemas import elapsed_s
+from api.schemas_outcome import RemainingBody
 from api.services.adaptations import Adaptations
 from api.services.job_records import JobRecords
 from api.services.packs import PackService
@@ -18,6 +21,7 @@ from api.ui.job_page import deployment_in_words, row_of, stages_of
 from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
 from api.ui.report import report_file
+from api.ui.sample_page import MOST_CHARACTERS, view_of
 from eda_service.jobstore import Job, Status
 from eda_service.records import STAGES, Stage
 
@@ -26,6 +30,7 @@ router = APIRouter(prefix="/jobs")
 _PAGE = 50
 _NUM_EVENTS = 50
 _NUM_LINES = 500
+_NUM_SAMPLES = 25
 
 After = Annotated[str | None, Query(max_length=64)]
 StatusQuery = Annotated[Status | None, Query()]
@@ -94,7 +99,10 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         stages=stages_of(job, records, packs.served(job.result_pack)),
         result=result_of(records, job.adapt_config()),
         told=deployment_in_words(events),
+        times=_times(adaptations, job),
+        came=adaptations.outcome(job),
         unreadable=records.unreadable,
+        selected=records.selected is not None,
         logged=adaptations.logged(job_id, visitor.caller),
         events=events,
         last_event=events[0].id if events else 0,
@@ -135,6 +143,31 @@ def report(job_id: JobId, visitor: ReaderDep, adaptations: AdaptationsDep, packs
     return report_file(job_id, visitor.caller, adaptations, packs)
 
 
+@router.get("/{job_id}/samples")
+def samples(
+    request: Request,
+    job_id: JobId,
+    visitor: ReaderDep,
+    adaptations: AdaptationsDep,
+    kept: Annotated[bool | None, Query()] = None,
+    after: Annotated[str | None, Query(max_length=24)] = None,
+) -> Response:
+    """What selection kept and dropped, the most valuable first."""
+    job = adaptations.get(job_id, visitor.caller)
+    rank = sample_rank(after)
+    page = adaptations.samples(job_id, visitor.caller, kept=kept, after=rank, limit=_NUM_SAMPLES)
+    return render(
+        request,
+        "samples.html",
+        visitor,
+        row=row_of(job),
+        page=view_of(page),
+        chosen="" if kept is None else str(kept).lower(),
+        after=after,
+        most=MOST_CHARACTERS,
+    )
+
+
 @router.get("/{job_id}/logs/{stage}")
 def logs(
     request: Request,
@@ -157,6 +190,18 @@ def logs(
         lines=lines,
         most=_NUM_LINES,
     )
+
+
+@dataclass(frozen=True)
+class _Times:
+    """How long a job has run, and still runs."""
+
+    elapsed_s: int | None
+    remaining: RemainingBody | None
+
+
+def _times(adaptations: Adaptations, job: Job) -> _Times:
+    return _Times(elapsed_s(job), adaptations.remaining(job))
 
 
 class _JobLooks:
@@ -182,7 +227,7 @@ class _JobLooks:
         stages = stages_of(job, records, self._packs.served(job.result_pack))
         return streams.Look(
             parts={
-                "state": part("_jobs.html", "state", job, row_of(job), self._told),
+                "state": part("_jobs.html", "state", job, row_of(job), self._told, _times(self._adaptations, job)),
                 "stages": part("_jobs.html", "timeline", stages),
                 "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
                 "outcome": self._outcome_of(records, job),

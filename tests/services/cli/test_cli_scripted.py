@@ -48,6 +48,14 @@ ESTIMATE: dict[str, Any] = {
 }
 
 
+def test_an_estimate_is_a_range_that_says_what_it_rests_on(eda: Cli, scripted: ScriptedService) -> None:
+    expected = {"low": 120.0, "median": 167.0, "high": 310.0, "num_jobs": 7}
+    scripted.on("POST", f"{ROOT}/estimate", Answer({**ESTIMATE, "expected": expected}))
+    done = eda("adapt", "org/model", "--dry-run", url=scripted.url)
+    wanted = "time    2m00s to 5m10s, about 2m47s, from the last 7 jobs here (generate 1m15s, train 1m32s)"
+    assert wanted in done.stdout.splitlines()
+
+
 def event(number: int, kind: str) -> dict[str, Any]:
     return {
         "id": f"evt_{number}",
@@ -76,9 +84,10 @@ def test_dry_run_shows_the_estimate_and_queues_nothing(eda: Cli, scripted: Scrip
     ]
     as_json = eda("adapt", "org/model", "--preset", "demo", "--dry-run", "--json", url=scripted.url)
     said = {key: value for key, value in ESTIMATE.items() if key != "object"}
-    # What a service of the version before does not say is as it was then: one node, nothing counted beside the devices.
-    stages = [{"host_memory_bytes": 0, "nodes": 1, **stage} for stage in said["stages"]]
-    assert json.loads(as_json.stdout) == {**said, "stages": stages, "target": None}
+    # What a service of the version before does not say is as it was then: one node, no ranges of time.
+    unsaid = {"host_memory_bytes": 0, "nodes": 1, "seconds_low": None, "seconds_high": None}
+    stages = [{**unsaid, **stage} for stage in said["stages"]]
+    assert json.loads(as_json.stdout) == {**said, "stages": stages, "target": None, "expected": None}
     assert [(request.method, request.path) for request in scripted.requests] == [("POST", f"{ROOT}/estimate")] * 2
     assert scripted.requests[0].body["preset"] == "demo"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from both_clients import MakeClient
-from job_files import finish_job
+from job_files import finish_job, keep_samples
 from live_api import BODY, LiveApi
 from lossy_proxy import lossy_proxy
 
@@ -72,6 +72,11 @@ def test_logs_report_health_models(live: LiveApi, make_client: MakeClient) -> No
     finish_job(live.store, live.home, live.store.get(job.id))
     assert client.report_page(job.id).startswith("<!doctype html>")
     assert client.report(job.id)["stage"] == "evaluate"
+    keep_samples(RunDir.of_job(job.id, live.home))
+    first = client.samples(job.id, kept=False, limit=2)
+    assert ([each.kept for each in first.samples], first.has_more, first.num_kept) == ([False, False], True, 160)
+    second = client.samples(job.id, kept=False, after=first.last_id, limit=1)
+    assert (second.samples[0].sample_value or 0.0) <= (first.samples[-1].sample_value or 0.0)
     assert client.health()["ray_reachable"] is False
     assert client.models() == []
 

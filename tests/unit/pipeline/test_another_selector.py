@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EvalConfig, Method, SelfGenConfig, TargetSpec, TrainConfig
 from eda_service.pipeline.generate import GENERATE, fields_of, prepare, shards_of
 from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import REFERENCE_FILE
-from eda_service.pipeline.select import run_select
+from eda_service.pipeline.select import SELECT, run_select
 from eda_service.planning.estimate import disk_need_bytes, num_samples, split_samples
 from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.records import Stage
@@ -24,6 +25,7 @@ from eda_service.selection.kinds import SELECTORS
 from eda_service.selection.selector import Array, SampleSelector
 from eda_service.storage.files import file_entry
 from eda_service.storage.run import RunDir
+from eda_service.storage.samples import read_samples
 from eda_service.storage.shards import read_shard
 
 
@@ -99,9 +101,24 @@ def test_a_new_selector_touches_nothing_else(
     assert 0.2 < min(lengths.values()) < max(lengths.values()) < 5.0
 
     selected = run_select(run, config)
+    run.write_record(SELECT.record_of(plain, selected, seconds=1.0))
     longest = sorted(lengths, key=lambda each: lengths[each])[-3:]
     assert set(selected.selected_ids) == set(longest)
     assert selected.threshold == pytest.approx(lengths[longest[0]] - 1.0)
+
+    # What every sample says is there to be read, in the order of what it is worth.
+    page = read_samples(run, kept=None, after=0, limit=100)
+    assert page is not None
+    ranked = sorted(lengths, key=lambda each: -lengths[each])
+    assert [sample.sample_id for _, sample in page.samples] == ranked
+    assert [sample.kept for _, sample in page.samples] == [each in longest for each in ranked]
+    tokenizer = AutoTokenizer.from_pretrained(config.target.model)
+    tokens = {sample.sample_id: sample for shard in shards for sample in read_shard(directory, shard["shard"])}
+    for _, sample in page.samples:
+        answer = tokens[sample.sample_id].token_ids[tokens[sample.sample_id].num_prompt_tokens :]
+        assert sample.answer == tokenizer.decode(answer, skip_special_tokens=True)
+        assert sample.messages is not None
+        assert sample.messages[0]["content"].startswith("the user number")
 
     # 12 prompts of 512 + 8 tokens, 2 bytes each, and a quarter of that; of 10 samples round(2.5) train
     tokens = 12 * (config.selfgen.max_prompt_tokens + 8)
