@@ -22,6 +22,7 @@ from eda_service import __version__
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.environment import Environment
 from eda_service.errors import EdaError
+from eda_service.formatting import size
 from eda_service.raycluster.up_file import read_up
 from eda_service.storage.objects import open_storage, storage_url
 
@@ -140,7 +141,7 @@ def check_home(home: Path) -> Check:
 
 def check_disk(free_bytes: int, home: Path) -> Check:
     """There is room for jobs."""
-    text = f"{free_bytes / 1e9:.1f} GB free under {home}"
+    text = f"{size(free_bytes)} free under {home}"
     step = "free some, or set EDA_HOME to a larger disk; `eda adapt ... --dry-run` says what a job needs"
     if free_bytes < _LEAST_FREE_BYTES:
         return Check("disk", CheckState.FAIL, text, step)

@@ -15,6 +15,7 @@ from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, er
 from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
 from eda_service.errors import InputError
+from eda_service.formatting import duration, size
 
 app = typer.Typer(
     cls=Commands,
@@ -292,7 +293,7 @@ def _facts(deployment: Deployment) -> list[str]:
     if deployment.loaded_pack != deployment.pack:
         lines.append(f"serves  {deployment.loaded_pack or 'no pack'} until then")
     sizes = {} if deployment.memory is None else deployment.memory.model_dump()
-    known = [f"{name.removesuffix('_bytes')} {size / 1e6:.1f} MB" for name, size in sizes.items() if size is not None]
+    known = [f"{name.removesuffix('_bytes')} {size(each)}" for name, each in sizes.items() if each is not None]
     if known:
         lines.append(f"memory  {', '.join(known)}")
     return lines + _drift_facts(deployment)
@@ -308,13 +309,13 @@ def _drift_facts(deployment: Deployment) -> list[str]:
 
 def _events(events: list[DeploymentEvent]) -> str:
     rows = [("ID", "AGE", "TYPE", "MESSAGE")]
-    rows += [(str(each.id), view.duration(time.time() - each.created_at), each.type, each.message) for each in events]
+    rows += [(str(each.id), duration(time.time() - each.created_at), each.type, each.message) for each in events]
     return view.columns(rows)
 
 
 def _history(revisions: tuple[Revision, ...]) -> str:
     rows = [("REVISION", "AGE", "PACK", "AS WRITTEN", "BY", "WHY")]
     for each in revisions:
-        age = view.duration(time.time() - each.created_at)
+        age = duration(time.time() - each.created_at)
         rows.append((str(each.revision), age, each.pack or "-", each.pack_ref or "-", each.made_by, each.reason))
     return view.columns(rows)

@@ -14,6 +14,7 @@ from eda_service.cli import view
 from eda_service.cli.console import Commands, HomeOption, JsonOption, err, example, print_json
 from eda_service.client import ServiceUnreachableError
 from eda_service.errors import InputError
+from eda_service.formatting import duration
 from eda_service.raycluster.up_file import read_up
 from eda_service.scopes import Scope
 from eda_service.storage.run import home_dir
@@ -140,8 +141,8 @@ def _state(key: KeyInfo) -> str:
     if key.expires_at is None:
         return "valid"
     left_s = key.expires_at - time.time()
-    return f"valid for {view.duration(left_s)}" if left_s > 0 else "expired"
+    return f"valid for {duration(left_s)}" if left_s > 0 else "expired"
 
 
 def _ago(at: int | None) -> str:
-    return "never" if at is None else f"{view.duration(time.time() - at)} ago"
+    return "never" if at is None else f"{duration(time.time() - at)} ago"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from eda_service.config.job import AdaptConfig
+from eda_service.formatting import size
 from eda_service.pipeline.stage import StageRunner
 from eda_service.records import FileEntry, SampleScore, SelectionFields, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
@@ -103,7 +104,7 @@ def forget_unselected(run: RunDir) -> int:
 def _free_unselected(run: RunDir) -> None:
     freed = forget_unselected(run)
     if freed:
-        run.event("hidden_states_deleted", f"{freed / 1e6:.1f} MB of hidden states freed", stage=Stage.SELECT)
+        run.event("hidden_states_deleted", f"{size(freed)} of hidden states freed", stage=Stage.SELECT)
 
 
 SELECT = StageRunner(

@@ -11,6 +11,7 @@ from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetS
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.engines.vllm_environment import require_vllm
+from eda_service.formatting import duration, size
 from eda_service.pipeline.measuring import require_own_target
 from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.target_engine import chosen_engine, memory_bytes
@@ -80,7 +81,7 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
     chosen = config.target.model_copy(update={"engine": looked.engine})
     plan, _ = expected_plan(config.model_copy(update={"target": chosen}), looked.shape, draft_shape, run.home)
     seconds = plan.seconds
-    run.event("estimated", f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s", stage=Stage.VALIDATE)
+    run.event("estimated", f"needs at most {size(need)} of disk and about {duration(seconds)}", stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")
     entry = file_entry(directory, path)
