@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.arguments import as_pair, as_pairs, as_path
+from eda_service.cli.arguments import as_pair, as_pairs, as_path, complete_draft
 from eda_service.cli.console import (
     IdempotencyOption,
     JsonOption,
@@ -38,7 +38,9 @@ def _complete_preset(incomplete: str) -> list[str]:
 def adapt(
     target: Annotated[str, typer.Argument(help="Hugging Face id, local directory, or the name of a shipped target.")],
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
-    base_draft: Annotated[str | None, typer.Option(help="Registered base draft, name@version.")] = None,
+    base_draft: Annotated[
+        str | None, typer.Option(help="Registered base draft, name@version.", autocompletion=complete_draft)
+    ] = None,
     data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
     eval_data: Annotated[
         str | None,

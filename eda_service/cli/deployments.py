@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.arguments import as_pairs, as_path
+from eda_service.cli.arguments import as_pairs, as_path, complete_deployment
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
@@ -28,7 +28,9 @@ _RANGE = re.compile(r"^(\d{1,2})(?:-(\d{1,2}))?$")
 _COLOURS = {"ready": "green", "failed": "red", "loading": "cyan", "pending": "yellow"}
 _READY_TIMEOUT_S = 600.0
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name at /v1/models.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name at /v1/models.", autocompletion=complete_deployment)
+]
 ReplicasOption = Annotated[
     str | None, typer.Option("--replicas", metavar="N|MIN-MAX", help="A number, or a range to scale in.")
 ]

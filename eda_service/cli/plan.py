@@ -18,6 +18,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge, parse_assignments
 from eda_service.config.removed import ASKED
 from eda_service.errors import InputError
+from eda_service.field_errors import first_error
 from eda_service.formatting import duration, percent, size
 from eda_service.planning.plan import Plan
 from eda_service.planning.workload import PROMPT_TOKENS
@@ -198,10 +199,8 @@ def _config(model: str, gpus: int | None, preset: str, overrides: list[str], *, 
     try:
         return AdaptConfig.model_validate(merge(given, said), context=ASKED)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}; change it with --set", param="set"
-        ) from error
+        found = first_error(error, AdaptConfig)
+        raise InputError(f"{found.message} (--set)", param="set") from error
 
 
 def as_dict(made: Plan) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from eda_service.client.deployment_answers import (
 )
 from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
-from eda_service.client.task_answers import Draft, DraftCheck, Job, Measurement, Reading
+from eda_service.client.task_answers import DeletedJob, Draft, DraftCheck, Job, Measurement, Reading
 
 __all__ = [
     "DEFAULT_URL",
@@ -36,6 +36,7 @@ __all__ = [
     "ApiError",
     "AsyncClient",
     "Client",
+    "DeletedJob",
     "Deployment",
     "DeploymentEvent",
     "Draft",

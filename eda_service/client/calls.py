@@ -16,6 +16,7 @@ from eda_service.client.answers import Adaptation, Estimate, JobEvent, LogChunk,
 from eda_service.client.errors import UnexpectedAnswerError, api_error
 from eda_service.client.retry import retry_after_s, should_retry
 from eda_service.errors import InputError
+from eda_service.field_errors import first_error
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -71,8 +72,7 @@ class Call(Generic[T]):
         try:
             return self.parse(response.text if self.is_text else response.json())
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            what = first_error(error).message
         except (ValueError, KeyError, TypeError) as error:
             what = f"{type(error).__name__}: {error}"[:200]
         raise UnexpectedAnswerError(

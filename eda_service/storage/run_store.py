@@ -94,7 +94,7 @@ class RunStore(ABC):
         """Delete everything below a folder of the run directory; returns the bytes freed, 0 where they are not known.
 
         Args:
-            name: The folder, relative to the run directory.
+            name: The folder, relative to the run directory; empty: all of it.
         """
 
     @abstractmethod
@@ -257,4 +257,5 @@ class ByHash(RunStore):
 def _keys_below(objects: Objects, name: str) -> list[str]:
     """Keys of all objects below a folder; a name that has none below it is an object itself."""
     below = objects.children(name)
-    return [key for child in below for key in (_keys_below(objects, f"{name}/{child}") or [f"{name}/{child}"])]
+    keys = [f"{name}/{child}".lstrip("/") for child in below]
+    return [inner for key in keys for inner in (_keys_below(objects, key) or [key])]

@@ -64,9 +64,9 @@ def test_dry_run_shows_the_estimate_and_queues_nothing(eda: Cli, scripted: Scrip
     done = eda("adapt", "org/model", "--preset", "demo", "--dry-run", url=scripted.url)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "STAGE     PLACED  WORKERS  EACH                       MEMORY   DISK  TIME",
+        "STAGE     PLACED  WORKERS  EACH                       MEMORY   DISK    TIME",
         "generate  pool    8        0.5 CPU, 1 GPU, 2 threads  20.1 GB  3.0 MB  1m25s",
-        "select    driver                                                     0s",
+        "select    driver                                                       0s",
         "",
         "disk    2.5 GB of 30.0 MB free: does not fit",
         "work    320 samples, 1,400 training steps of 2,655,360 parameters",
