@@ -19,6 +19,8 @@ import httpx
 from packaging.requirements import Requirement
 
 from eda_service import __version__
+from eda_service.cli.console import api_key, user_defaults
+from eda_service.cli.defaults import GENERAL, DefaultsFile
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.environment import Environment
 from eda_service.errors import EdaError
@@ -70,7 +72,7 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         url: Of the service; None: the one that `eda up` wrote down for this home.
         ports: That `eda up` would listen on.
     """
-    up = read_up(home)
+    up, defaults = read_up(home), user_defaults()
     where = url or (None if up is None else str(up["api_url"]))
     health = None if where is None else _health(where)
     service = check_service(where, health, home)
@@ -78,6 +80,7 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         check_python(sys.version_info[:2]),
         check_packages(_requirements()),
         check_home(home),
+        check_defaults(defaults),
         check_disk(shutil.disk_usage(_existing(home)).free, home),
         *check_storage(),
         check_token(home / "ray" / "auth_token"),
@@ -137,6 +140,15 @@ def check_home(home: Path) -> Check:
     return Check(
         "home", CheckState.FAIL, f"{place} cannot be written", "set EDA_HOME to a directory of yours, or use --home"
     )
+
+
+def check_defaults(defaults: DefaultsFile) -> Check:
+    """Which file the user's defaults come from."""
+    if not defaults.is_there:
+        return Check("defaults", CheckState.OK, f"none; {defaults.path} would be read")
+    general = [name for name in GENERAL if getattr(defaults, name) is not None]
+    said = ", ".join([*general, *(f"[{name}]" for name in defaults.commands)]) or "nothing"
+    return Check("defaults", CheckState.OK, f"{defaults.path} sets {said}")
 
 
 def check_disk(free_bytes: int, home: Path) -> Check:
@@ -270,7 +282,7 @@ def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
 
 def check_key(url: str | None) -> Check:
     """The service takes the key of this environment."""
-    given = "EDA_API_KEY" if Environment.read().api_key else "no key"
+    given = "EDA_API_KEY" if Environment.read().api_key else "api_key_file" if api_key() else "no key"
     if url is None:
         return Check("api key", CheckState.WARN, f"{given}; not tried, as no service answers", "eda up")
     try:
@@ -295,7 +307,7 @@ def _health(url: str) -> dict[str, Any] | None:
 
 
 def _client(url: str) -> Client:
-    return Client(url, timeout_s=_SERVICE_TIMEOUT_S, max_retries=0)
+    return Client(url, api_key=api_key(), timeout_s=_SERVICE_TIMEOUT_S, max_retries=0)
 
 
 def _existing(path: Path) -> Path:

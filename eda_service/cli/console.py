@@ -51,6 +51,7 @@ IdempotencyOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 UseGpuOption = Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 
@@ -137,6 +138,11 @@ def own_home() -> Path:
     if defaults.home is not None and "home" not in environment.model_fields_set:
         return Path(defaults.home).expanduser().resolve()
     return environment.home.expanduser().resolve()
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether a person agrees, or has said so before; nobody does where nobody can be asked."""
+    return yes or (sys.stdin.isatty() and typer.confirm(question, err=True))
 
 
 def example(*lines: str) -> str:

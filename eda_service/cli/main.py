@@ -12,10 +12,12 @@ from eda_service.cli.console import Root, example
 from eda_service.cli.demo import demo
 from eda_service.cli.doctor import doctor
 from eda_service.cli.export import export
+from eda_service.cli.gc import gc
 from eda_service.cli.join import join
 from eda_service.cli.measure import measure
 from eda_service.cli.report import report
 from eda_service.cli.service import down, up
+from eda_service.cli.status import status
 from eda_service.cli.version import show_version
 
 app = typer.Typer(
@@ -43,6 +45,7 @@ app.command(
     epilog=example(
         "eda adapt smollm2-135m-math --preset demo --dry-run",
         "eda adapt org/model --adapter org/lora --data prompts.jsonl --set train.epochs=4 --watch",
+        "eda adapt --config job.yaml --priority 80",
     )
 )(adapt)
 app.command(
@@ -59,6 +62,8 @@ app.command(
     )
 )(export)
 app.command(epilog=example("eda report adapt_01KD --out report.html"))(report)
+app.command(epilog=example("eda status", "eda status --json"))(status)
+app.command(epilog=example("eda gc --dry-run", "eda gc --days 0 --yes"))(gc)
 app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(drafts.app, name="drafts")

@@ -155,6 +155,11 @@ def health() -> Call[dict[str, Any]]:
     return Call("GET", "/health", dict, repeatable=True)
 
 
+def metrics() -> Call[str]:
+    """What Prometheus scrapes."""
+    return Call("GET", "/metrics", str, repeatable=True, is_text=True)
+
+
 def models() -> Call[list[str]]:
     """Names at the endpoint."""
     return Call("GET", "/v1/models", lambda answer: [str(item["id"]) for item in answer["data"]], repeatable=True)
