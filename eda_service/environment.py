@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from eda_service.errors import InputError
-from eda_service.field_errors import field_error
+from eda_service.field_errors import as_number, field_error
 
 _SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD", "URL")
 
@@ -31,18 +31,10 @@ def variable_error(error: ValidationError) -> InputError:
     """The first variable that is out of its bounds, named as the shell names it. What may be secret stays unsaid."""
     first = error.errors()[0]
     name, given = f"EDA_{'.'.join(map(str, first['loc'])).upper()}", first["input"]
-    problem = field_error({**first, "input": _as_number(given)}, name=name)
+    problem = field_error({**first, "input": as_number(given)}, name=name)
     if isinstance(given, str) and not any(word in name for word in _SECRET):
         problem = f"{name} is {given[:64]!r}: {problem.partition('; ')[2] or problem.removeprefix(f'{name}: ')}"
     return InputError(f"{problem}; correct it or unset it", param=name)
-
-
-def _as_number(value: object) -> object:
-    """A variable's text as the number that it is, where it is one."""
-    try:
-        return float(value) if isinstance(value, str) and "." in value else int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        return value
 
 
 class Environment(BaseSettings):

@@ -84,6 +84,14 @@ def first_error(error: ValidationError, model: type[BaseModel] | None = None, *,
     return InputError(field_error(first, name=name, loc=first["loc"], model=model), param=name or None)
 
 
+def as_number(value: object) -> object:
+    """A text of the shell as the number that it is, where it is one."""
+    try:
+        return float(value) if isinstance(value, str) and "." in value else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        return value
+
+
 def _problem(kind: str, error: Mapping[str, Any]) -> str | None:
     """What is wrong, as what follows the field's name; None: the error says it in words of its own."""
     context, value = error.get("ctx") or {}, error.get("input")

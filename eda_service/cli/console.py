@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from typer.core import TyperGroup
 
@@ -22,6 +22,7 @@ from eda_service.cli.defaults import DefaultsFile, read_key
 from eda_service.client import DEFAULT_URL, ApiError, Client, ServiceUnreachableError
 from eda_service.environment import Environment
 from eda_service.errors import EdaError, InputError
+from eda_service.field_errors import as_number, field_error
 from eda_service.raycluster.up_file import read_up
 
 out = Console(soft_wrap=True, highlight=False)  # lines are copied and piped: the terminal may wrap them, we do not
@@ -83,6 +84,10 @@ class Commands(TyperGroup):
         except EdaError as error:
             _print_error(error, as_json=bool(ctx.meta.get(_JSON)))
             raise typer.Exit(exit_code(error)) from error
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):  # Typer shows pydantic's words
+                error.message = _option_error(error.__cause__)
+            raise
 
 
 class Root(Commands):
@@ -172,6 +177,13 @@ def print_json(value: BaseModel | list[Any] | Mapping[str, Any], *, compact: boo
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     sys.stdout.write(json.dumps(plain, indent=2 if sys.stdout.isatty() and not compact else None) + "\n")
     sys.stdout.flush()  # a reader of a followed stream wants each line when it comes
+
+
+def _option_error(error: ValidationError) -> str:
+    """What is wrong with an option's value, which the person has typed and may see again."""
+    first = error.errors(include_url=False)[0]
+    problem = field_error({**first, "input": as_number(first["input"])}, name="it")
+    return problem.replace("it is text", f"it is {str(first['input'])[:64]!r}", 1)
 
 
 def _print_error(error: EdaError, *, as_json: bool) -> None:

@@ -47,6 +47,11 @@ class Cli:
         self.env = {"EDA_HOME": str(home), "EDA_URL": "", "EDA_API_KEY": "", "COLUMNS": "100", "TERM": "dumb"}
         self.env |= {"XDG_CACHE_HOME": str(CACHE), "XDG_CONFIG_HOME": str(home / "config"), "EDA_CONFIG": ""}
 
+    @property
+    def whole_env(self) -> dict[str, str]:
+        """The environment of a process of this user's."""
+        return {**os.environ, **self.env}
+
     def __call__(self, *arguments: str, url: str | None = None, env: dict[str, str] | None = None) -> Result:
         """Run a command in this process."""
         given = {**self.env, **({"EDA_URL": url} if url else {}), **(env or {})}

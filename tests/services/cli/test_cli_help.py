@@ -54,7 +54,7 @@ def complete(eda: Cli, line: str, url: str = "") -> list[str]:
     """What a bash shell would offer at the end of a line."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "EDA_URL": url}
     child = eda.start(env={"_EDA_COMPLETE": "complete_bash", **words})
-    stdout, stderr = child.communicate(timeout=30)
+    stdout, stderr = child.communicate(timeout=120)
     assert child.returncode == 0, stderr
     return stdout.split()
 
