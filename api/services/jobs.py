@@ -229,7 +229,7 @@ class Jobs:
             )
         run = self._run_dir(job)
         self._store.remove_job(job.id, owner=caller.sees, forget=lambda: run.remove(JobFile.FILE))
-        freed = run.delete()
+        freed = run.store.delete()
         by = caller.key_id or "the local user"
         logger.info("job %s of %s was removed by %s: %s freed", job.id, job.owner, by, size(freed))
         return freed

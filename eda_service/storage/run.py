@@ -369,11 +369,6 @@ class RunDir:
         """Delete a small file of the job, if it is there."""
         self.store.objects.delete([name])
 
-    def delete(self) -> int:
-        """Delete everything of the job; returns the bytes freed, 0 on storage by URL, where they are not known."""
-        self.remove(JobFile.FILE)  # first, so that nobody takes what is left for a job
-        return self.store.forget_folder("")
-
     def read(self, kind: type[StateT]) -> StateT | None:
         """A small file of the job, or None.
 

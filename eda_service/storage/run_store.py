@@ -21,7 +21,7 @@ from eda_service.storage.blobs import Blobs
 from eda_service.storage.files import directory_bytes, verify_files
 from eda_service.storage.journal import Journal, LineFile, Log, Unwritten
 from eda_service.storage.objects import DirectoryObjects, Objects
-from eda_service.storage.state import Forgotten, compact, encoded
+from eda_service.storage.state import Forgotten, JobFile, compact, encoded
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,11 @@ class RunStore(ABC):
             name: Of the small file that says so.
             data: Its content.
         """
+
+    def delete(self) -> int:
+        """Delete everything of the job; returns the bytes freed, 0 on storage by URL, where they are not known."""
+        self.objects.delete([JobFile.FILE])  # first, so that nobody takes what is left for a job
+        return self.forget_folder("")
 
     def share(self, name: str) -> None:
         """Let other machines see a growing file (a log, a curve) as it is now."""
