@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.arguments import as_pairs, as_path, complete_deployment
+from eda_service.cli.arguments import as_pairs, as_path, complete_deployment, complete_draft, complete_pack
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
@@ -112,9 +112,13 @@ def create(
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top of the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the target's weights.")] = "auto",
-    base_draft: Annotated[str | None, typer.Option(help="name@version; default: the pack's.")] = None,
+    base_draft: Annotated[
+        str | None, typer.Option(help="name@version; default: the pack's.", autocompletion=complete_draft)
+    ] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Serve without speculation.")] = False,
-    pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
+    pack: Annotated[
+        str | None, typer.Option(help="name@3, name@latest or name@champion.", autocompletion=complete_pack)
+    ] = None,
     replicas: ReplicasOption = None,
     round_ms: RoundOption = None,
     engine: Annotated[Literal["eda", "vllm"], typer.Option(help="Who decodes.")] = "eda",
@@ -159,7 +163,9 @@ def create(
 )
 def update(
     name: NameArgument,
-    pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
+    pack: Annotated[
+        str | None, typer.Option(help="name@3, name@latest or name@champion.", autocompletion=complete_pack)
+    ] = None,
     no_pack: Annotated[bool, typer.Option("--no-pack", help="The base draft alone.")] = False,
     replicas: ReplicasOption = None,
     round_ms: RoundOption = None,
