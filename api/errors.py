@@ -16,7 +16,6 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from starlette.exceptions import HTTPException
 
 from api.auth import InsufficientScopeError, InvalidKeyError
-from eda_service.config.field_names import unknown_field
 from eda_service.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -28,6 +27,7 @@ from eda_service.errors import (
     QuotaExceededError,
     ResourceError,
 )
+from eda_service.field_errors import field_error
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | N
     """Pydantic errors as one bounded message and the first field at fault.
 
     Args:
-        errors: `ValidationError.errors()`; only `loc`, `type` and `msg` are used, never `input`.
+        errors: `ValidationError.errors()`; of `input` only what `field_error` repeats.
         skip: Leading parts of `loc` to leave out (`body`).
         model: What was validated; of a field that it does not have, the one that was meant is named.
 
@@ -108,10 +108,7 @@ def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | N
     entries: list[str] = []
     for error in errors[:MAX_ENTRIES]:
         name = field_name(error["loc"][skip:])
-        problem = str(error["msg"])
-        if model is not None and error["type"] == "extra_forbidden":
-            problem = unknown_field(model, error["loc"][skip:])
-        text = f"{name}: {problem}" if name else problem
+        text = field_error(error, name=name, loc=error["loc"][skip:], model=model)
         entries.append(text[:MAX_ENTRY_CHARACTERS])
     first = field_name(errors[0]["loc"][skip:]) if errors else None
     return "; ".join(entries), first or None
@@ -124,7 +121,7 @@ def config_error(error: ValidationError, model: type[BaseModel] | None = None) -
         error: What pydantic found.
         model: What was validated, so that a field that it does not have can be told from one that it has.
     """
-    message, param = describe(error.errors(include_url=False, include_input=False), model=model)
+    message, param = describe(error.errors(include_url=False), model=model)
     return InputError(message, param=param)
 
 

@@ -142,6 +142,15 @@ class JobBody(BaseModel):
         )  # fmt: skip
 
 
+class DeletedJobBody(BaseModel):
+    """A job that is gone."""
+
+    id: str
+    object: Literal["job.deleted"] = "job.deleted"
+    deleted: Literal[True] = True
+    freed_bytes: int = Field(description="of its run directory; 0 on storage by URL, where it is not counted")
+
+
 class JobList(BaseModel):
     """A page of jobs, newest first."""
 

@@ -7,14 +7,14 @@ from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from eda_service.config.deployment import EngineLimits
 from eda_service.config.tasks import JobKind
 from eda_service.engines.vllm_environment import has_vllm
-from eda_service.environment import READ, as_directories
-from eda_service.errors import InputError
+from eda_service.environment import READ, as_directories, variable_error
+from eda_service.errors import InputError, reason_of
 from eda_service.jobstore.home import database_url
 from eda_service.storage.allowed import roots_for
 from eda_service.storage.beneath import Roots
@@ -178,5 +178,7 @@ class Settings(BaseSettings):
         """
         try:
             return cls()
-        except ValueError as error:
-            raise InputError(f"the environment does not configure the API: {error}") from error
+        except ValidationError as error:
+            raise variable_error(error) from error
+        except ValueError as error:  # what pydantic-settings cannot take apart at all
+            raise InputError(f"the environment does not configure the API: {reason_of(error)}") from error

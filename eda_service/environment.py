@@ -14,6 +14,9 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from eda_service.errors import InputError
+from eda_service.field_errors import as_number, field_error
+
+_SECRET = ("KEY", "SECRET", "TOKEN", "PASSWORD", "URL")
 
 READ = SettingsConfigDict(env_prefix="EDA_", env_ignore_empty=True, frozen=True, extra="forbid")
 """How every model of variables is read: an empty variable is none."""
@@ -22,6 +25,16 @@ READ = SettingsConfigDict(env_prefix="EDA_", env_ignore_empty=True, frozen=True,
 def as_directories(value: object) -> object:
     """Directories as a path of the shell has them, with `:` between."""
     return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def variable_error(error: ValidationError) -> InputError:
+    """The first variable that is out of its bounds, named as the shell names it. What may be secret stays unsaid."""
+    first = error.errors()[0]
+    name, given = f"EDA_{'.'.join(map(str, first['loc'])).upper()}", first["input"]
+    problem = field_error({**first, "input": as_number(given)}, name=name)
+    if isinstance(given, str) and not any(word in name for word in _SECRET):
+        problem = f"{name} is {given[:64]!r}: {problem.partition('; ')[2] or problem.removeprefix(f'{name}: ')}"
+    return InputError(f"{problem}; correct it or unset it", param=name)
 
 
 class Environment(BaseSettings):
@@ -38,6 +51,7 @@ class Environment(BaseSettings):
     model_cache: Path = Field(Path("~/.cache/eda"), description="where fetched models lie, shared by all homes")
     request_timeout_s: float = Field(600.0, gt=0.0, description="longest answer of an endpoint")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite under home")
+    config: str = Field("", description="the user's defaults of commands; empty: ~/.config/eda/config.toml")
     api_key: str = Field("", repr=False, description="key that the client and the command line send")
 
     _directories = field_validator("local_roots", mode="before")(as_directories)
@@ -52,6 +66,4 @@ class Environment(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            first = error.errors()[0]
-            found = f"EDA_{str(first['loc'][0]).upper()} is {str(first['input'])[:64]!r}"
-            raise InputError(f"{found}: {first['msg']}; correct it or unset it") from error
+            raise variable_error(error) from error

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from eda_service.config.field_names import unknown_field
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import at_paths, merge, parse_assignments
 from eda_service.config.presets import on_preset, preset
 from eda_service.config.removed import ASKED
 from eda_service.config.tasks import ID_PREFIXES, ImportConfig, JobKind, MeasureConfig, kind_of
 from eda_service.errors import EdaError, InputError, NotFoundError
+from eda_service.field_errors import first_error
 from eda_service.ids import new_job_id
 from eda_service.private_files import keep_private
 from eda_service.storage import bounded_json
@@ -86,11 +86,7 @@ def parse_config(kind: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     try:
         return kind.model_validate(values, context=ASKED)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        is_unknown = first["type"] == "extra_forbidden"
-        problem = unknown_field(kind, first["loc"]) if is_unknown else first["msg"]
-        raise InputError(f"{where or 'config'}: {problem}", param=where or None) from error
+        raise first_error(error, kind) from error
 
 
 def task_parser(description: str) -> argparse.ArgumentParser:

@@ -196,13 +196,13 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
         config(train={"epoch": 3}),
         "invalid_request",
         "train.epoch",
-        ("no such field", "did you mean train.epochs?"),
+        ("no field", "did you mean train.epochs?"),
     ),
     "a section misspelt": (
         config(trian={"epochs": 3}),
         "invalid_request",
         "trian",
-        ("no such field", "did you mean train or track?"),
+        ("no field", "did you mean train or track?"),
     ),
     "a nested field misspelt": (
         config(train={"loss": {"unrol_steps": 3}}),
@@ -214,7 +214,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
         {"datset": {"source": "self"}},
         "invalid_request",
         "datset",
-        ("no such field", "did you mean dataset or"),
+        ("no field", "did you mean dataset or"),
     ),
     "a field inside the request misspelt": (
         {"method": {"eda": {"epoch": 3}}},
@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
         config(train={"epochs": 5000}),
         "invalid_request",
         "train.epochs",
-        ("less than or equal to 1000",),
+        ("is 5000; it must be at most 1000",),
     ),
     "more general prompts than there are": (
         config(selection={"num_reference_prompts": 500}),

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Header, Query, Request
 from api.deps import FeedDep, JobId, JobsDep, KeysDep, ReaderDep, WriterDep
 from api.routes.adaptations import Limit, event_number, events_of, labels_of
 from api.schemas import ChangeRequest, EventList, LogsBody
-from api.schemas_tasks import JobBody, JobList
+from api.schemas_tasks import DeletedJobBody, JobBody, JobList
 from api.services.keyed_stream import EVENT_STREAM
 from eda_service.config.tasks import JobKind
+from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import Status
 from eda_service.records import Stage
 
@@ -27,9 +28,15 @@ def page(
     after: Annotated[str | None, Query(max_length=64, description="id of the last job of the page before")] = None,
     status: Annotated[Status | None, Query(description="only jobs in this status")] = None,
     kind: Annotated[JobKind | None, Query(description="only jobs of this kind")] = None,
+    prefix: Annotated[
+        str | None, Query(pattern=f"^{JOB_ID_PATTERN}$", description="only jobs whose id begins with this")
+    ] = None,
 ) -> JobList:
     """Jobs of every kind, newest first; `metadata[key]=value` filters by the caller's own pairs."""
-    found, has_more = jobs.page(caller, limit=limit, after=after, status=status, labels=labels_of(request), kind=kind)
+    labels = labels_of(request)
+    found, has_more = jobs.page(
+        caller, limit=limit, after=after, status=status, labels=labels, kind=kind, prefix=prefix
+    )
     data = [JobBody.of(job) for job in found]
     return JobList(
         data=data,
@@ -49,6 +56,14 @@ def get(job_id: JobId, caller: ReaderDep, jobs: JobsDep) -> JobBody:
 def change(job_id: JobId, body: ChangeRequest, caller: WriterDep, jobs: JobsDep) -> JobBody:
     """Change the priority of a queued job."""
     return JobBody.of(jobs.change(job_id, body, caller))
+
+
+@router.delete("/{job_id}")
+def delete(job_id: JobId, caller: WriterDep, jobs: JobsDep) -> DeletedJobBody:
+    """Delete a job that has ended, with its events, logs and run directory; refused while its pack, its draft or its
+    deployment is there.
+    """
+    return DeletedJobBody(id=job_id, freed_bytes=jobs.remove(job_id, caller))
 
 
 @router.post("/{job_id}/cancel")

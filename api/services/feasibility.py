@@ -23,6 +23,7 @@ from eda_service.errors import (
     DiskShortfallError,
     InputError,
 )
+from eda_service.formatting import size
 from eda_service.planning.base_draft import draft_config
 from eda_service.planning.dry_run import chosen_config, dry_run, expected_plan
 from eda_service.planning.engine_need import check_split
@@ -141,7 +142,7 @@ class Feasibility:
         if free is None or need <= free:
             return None
         return DiskShortfallError(
-            f"{config.dataset.num_prompts} prompts may need {need / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB is free; "
+            f"{config.dataset.num_prompts} prompts may need {size(need)} of disk, {size(free)} is free; "
             "lower dataset.num_prompts or selfgen.max_new_tokens, free space, or set `force` to queue it all the same",
             param="dataset.num_prompts",
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import (
@@ -25,6 +26,7 @@ class JobRecords:
     Attributes:
         curve: Of training, also while it runs.
         unreadable: What could not be read, in words.
+        disk_bytes: What each stage's directory holds; empty where that is not known.
     """
 
     validated: ValidateRecord | None
@@ -34,6 +36,7 @@ class JobRecords:
     report: EvalReport | None
     curve: tuple[CurvePoint, ...]
     unreadable: tuple[str, ...]
+    disk_bytes: Mapping[Stage, int] = field(default_factory=dict)
 
 
 def read_records(run: RunDir) -> JobRecords:
@@ -56,6 +59,7 @@ def read_records(run: RunDir) -> JobRecords:
         report=read(EvalReport, Stage.EVALUATE),
         curve=running_curve(run) if trained is None else trained.curve,
         unreadable=tuple(unreadable),
+        disk_bytes={stage: kept for stage in Stage if (kept := run.store.kept_bytes(stage.value))},
     )
 
 

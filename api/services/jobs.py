@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,16 @@ from api.settings import Settings
 from eda_service.capacity import UNKNOWN, Need
 from eda_service.config.tasks import JobKind, Task, draft_named_by
 from eda_service.errors import BaseDraftMissingError, ConflictError
+from eda_service.formatting import size
 from eda_service.jobstore import Event, Job, JobStore, Status
 from eda_service.records import Stage
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.files import sha256_text
 from eda_service.storage.run import RunDir
+from eda_service.storage.state import JobFile
+
+logger = logging.getLogger(__name__)
 
 _MAX_LOG_BYTES = 1 << 20
 
@@ -149,10 +154,17 @@ class Jobs:
         status: Status | None,
         labels: Mapping[str, str],
         kind: JobKind | None = None,
+        prefix: str | None = None,
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first, and whether there are more."""
         return self._store.page(
-            limit=limit, after=after, status=status, labels=labels, owner=caller.sees, kind=self._kind or kind
+            limit=limit,
+            after=after,
+            status=status,
+            labels=labels,
+            owner=caller.sees,
+            kind=self._kind or kind,
+            prefix=prefix,
         )
 
     def change(self, job_id: str, request: ChangeRequest, caller: Caller) -> Job:
@@ -199,6 +211,42 @@ class Jobs:
         job = self._still_there(job)
         self._wake()
         return job
+
+    def remove(self, job_id: str, caller: Caller) -> int:
+        """Delete a job that has ended, its run directory with it; returns the bytes freed, 0 on storage by URL.
+
+        Raises:
+            NotFoundError: No such job of the caller's.
+            ConflictError: It has not ended, or what it published or deployed needs it.
+        """
+        job = self.get(job_id, caller)
+        published = self._published(job)
+        if published is not None:
+            raise ConflictError(
+                f"job {job.id} published {published}, whose owner and history are the job's; remove {published} first, "
+                "or free what is large of its run directory with `eda gc`",
+                param="id",
+            )
+        run = self._run_dir(job)
+        self._store.remove_job(job.id, owner=caller.sees, forget=lambda: run.remove(JobFile.FILE))
+        freed = run.store.delete()
+        by = caller.key_id or "the local user"
+        logger.info("job %s of %s was removed by %s: %s freed", job.id, job.owner, by, size(freed))
+        return freed
+
+    def _published(self, job: Job) -> str | None:
+        """A pack or a draft that is there and that a job published, name@version."""
+        home = self._settings.home
+        for reference in filter(None, (job.result_pack, job.result)):
+            made = Reference.parse(reference)
+            if made is None or made.number is None:
+                continue
+            name, number = made.name, made.number
+            made_pack = number in registry.pack_versions(name, home) and registry.pack_job_id(name, number, home)
+            made_draft = registry.has_draft(name, number, home) and registry.draft_job_id(name, number, home)
+            if job.id in {made_pack, made_draft}:
+                return str(made)
+        return None
 
     def events(self, job_id: str, caller: Caller, *, after: int, limit: int) -> tuple[list[Event], bool]:
         """Events of a job, oldest first, and whether there are more."""

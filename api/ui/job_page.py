@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from api.schemas import waits_for
 from api.services.job_records import JobRecords
-from api.ui.rendering import duration, percent, size
+from eda_service.formatting import duration, percent, size
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Record, Stage
 from eda_service.storage.packs import PackVersion
@@ -193,7 +193,9 @@ def _did(records: JobRecords, pack: PackVersion | None) -> dict[Stage, str]:
 
 
 def _sizes(records: JobRecords, pack: PackVersion | None) -> dict[Stage, int]:
-    """Bytes on disk; what a stage deleted later does not count."""
+    """Bytes on disk: all that a stage's directory holds now, and a pack's files. Where the directory is not at hand,
+    what the records name, without what was deleted later.
+    """
     made: Mapping[Stage, Record | None] = {
         Stage.GENERATE: records.generated,
         Stage.SELECT: records.selected,
@@ -201,8 +203,9 @@ def _sizes(records: JobRecords, pack: PackVersion | None) -> dict[Stage, int]:
         Stage.EVALUATE: records.report,
         Stage.PUBLISH: None if pack is None else pack.manifest,
     }
-    return {
+    named = {
         stage: sum(entry.size_bytes for entry in each.files if not entry.transient)
         for stage, each in made.items()
         if each is not None
     }
+    return named | {stage: kept for stage, kept in records.disk_bytes.items() if stage in named}

@@ -16,10 +16,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from api.ui.access import Visitor
 from api.ui.sessions import COOKIE, LIFETIME_S
 from eda_service import __version__
+from eda_service.formatting import duration, percent, rate, size
 
 PREFIX = "/ui"
 STATIC = Path(__file__).parent / "static"
-_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 @cache
@@ -33,7 +33,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent}
+    found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent, "rate": rate}
     found.globals |= {"asset": asset, "version": __version__}
     for name in found.list_templates():
         found.get_template(name)
@@ -89,30 +89,3 @@ def moment(seconds: int | None) -> str:
     return Markup('<time datetime="{}">{}</time>').format(
         found.strftime("%Y-%m-%dT%H:%M:%SZ"), found.strftime("%Y-%m-%d %H:%M:%S")
     )
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as `0.7 s`, `3 min 05 s` or `2 h 07 min`."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(num_bytes: float | None) -> str:
-    """Bytes in the largest unit that fits."""
-    if num_bytes is None:
-        return "–"
-    for unit, name in _SIZES:
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:.1f} {name}"
-    return f"{num_bytes:.0f} B"
-
-
-def percent(fraction: float | None) -> str:
-    """A fraction as a percentage."""
-    return "–" if fraction is None else f"{fraction:.1%}"

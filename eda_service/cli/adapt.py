@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from eda_service.cli import outcome, view
-from eda_service.cli.arguments import as_pair, as_pairs, as_path
+from eda_service.cli.arguments import as_pair, as_pairs, as_path, complete_draft
 from eda_service.cli.console import (
     IdempotencyOption,
     JsonOption,
@@ -21,13 +22,15 @@ from eda_service.cli.console import (
     out,
     print_json,
 )
+from eda_service.cli.job_file import read_job_file
 from eda_service.cli.jobs import finish, require_served
 from eda_service.client import ApiError, Client
 from eda_service.config import presets
-from eda_service.config.overrides import parse_assignments
+from eda_service.config.overrides import merge, parse_assignments
 from eda_service.errors import InputError
 from eda_service.records import STAGES
 
+_UNSAID: dict[str, Any] = {"priority": 50, "config": {}, "metadata": {}, "force": False}
 _STAGES = tuple(stage.value for stage in STAGES)
 
 
@@ -36,9 +39,17 @@ def _complete_preset(incomplete: str) -> list[str]:
 
 
 def adapt(
-    target: Annotated[str, typer.Argument(help="Hugging Face id, local directory, or the name of a shipped target.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            show_default=False,
+            help="Hugging Face id, local directory, or the name of a shipped target; --config may name it.",
+        ),
+    ] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
-    base_draft: Annotated[str | None, typer.Option(help="Registered base draft, name@version.")] = None,
+    base_draft: Annotated[
+        str | None, typer.Option(help="Registered base draft, name@version.", autocompletion=complete_draft)
+    ] = None,
     data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
     eval_data: Annotated[
         str | None,
@@ -52,7 +63,11 @@ def adapt(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name at /v1/models.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root of every random stream.")] = None,
-    priority: Annotated[int, typer.Option(min=0, max=100, help="Higher runs first.")] = 50,
+    priority: Annotated[int | None, typer.Option(min=0, max=100, show_default="50", help="Higher runs first.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="A whole job as YAML or JSON; every flag wins over it."),
+    ] = None,
     no_deploy: Annotated[
         bool, typer.Option("--no-deploy", help="Publish the pack and leave what is served as it is.")
     ] = False,
@@ -101,7 +116,7 @@ def adapt(
     """Adapt the base draft to a fine-tuned target, and serve the pair; what it needs is printed before it is queued."""
     dataset = {"source": None if data is None else as_path(data), "num_prompts": num_prompts}
     given: dict[str, Any] = {
-        "model": as_path(target),
+        "model": None if target is None else as_path(target),
         "adapter": None if adapter is None else as_path(adapter),
         "base_draft": base_draft,
         "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
@@ -112,13 +127,16 @@ def adapt(
         "priority": priority,
         "deploy": False if no_deploy else None,
         "min_gain": min_gain,
-        "config": parse_assignments(overrides or []),
-        "metadata": as_pairs(labels or [], "--metadata"),
-        "force": force,
+        "config": parse_assignments(overrides or []) or None,
+        "metadata": as_pairs(labels or [], "--metadata") or None,
+        "force": force or None,
         "webhook": _webhook(webhook, webhook_secret),
         "stage_deadlines": _deadlines(deadlines or []) or None,
     }
-    body = {key: value for key, value in given.items() if value is not None}
+    in_file = {} if config is None else read_job_file(config)
+    body = merge(merge(_UNSAID, in_file), _said(given))
+    if body.get("model") is None and config is None:
+        raise InputError("name a target, as the first argument or as `model` in --config", param="model")
     with connect(url) as client:
         if dry_run:
             estimate = client.estimate(body)
@@ -139,6 +157,11 @@ def adapt(
             print_json(job)
         else:
             out.print(f"{job.id} {view.coloured(job.status)}; watch it with `eda jobs watch {job.id}`")
+
+
+def _said(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What flags have set; without a value a flag has said nothing."""
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _show_estimate(client: Client, body: Mapping[str, Any]) -> None:

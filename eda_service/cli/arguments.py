@@ -3,32 +3,118 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from eda_service.cli.console import running_url
-from eda_service.client import DEFAULT_URL, Client
-from eda_service.errors import EdaError, InputError
+from eda_service.cli.offered import offered
+from eda_service.client import Client
+from eda_service.errors import InputError
 
-_COMPLETION_TIMEOUT_S = 2.0
+_BEGINNING = re.compile(r"[a-z]+_0[0-9A-HJKMNP-TV-Z]{0,24}")  # of an id of ours; others were chosen by somebody
+_MAX_CANDIDATES = 5
+
+CompleterT = TypeVar("CompleterT", bound=Callable[..., object])
 
 
+def offering(kind: str) -> Callable[[CompleterT], CompleterT]:
+    """Mark what completes an argument with the kind of ids or names that the service lists (`offered`)."""
+
+    def mark(function: CompleterT) -> CompleterT:
+        function.offers = kind  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+@offering("job")
 def complete_job(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Ids of the newest jobs, with status and name; none when the service does not answer."""
-    url = ctx.params.get("url") or running_url() or DEFAULT_URL
-    try:
-        with Client(url, timeout_s=_COMPLETION_TIMEOUT_S, max_retries=0) as client:
-            jobs = list(client.page(limit=50))
-    except EdaError:
-        return []  # a shell that completes has no place for an error
-    return [(job.id, f"{job.status} {job.served_name}") for job in jobs if job.id.startswith(incomplete)]
+    """Ids of the newest jobs, with status and model; none when the service does not answer."""
+    return _offered("job", ctx, incomplete)
+
+
+@offering("adaptation")
+def complete_adaptation(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Ids of the newest adaptations, with status and name."""
+    return _offered("adaptation", ctx, incomplete)
+
+
+@offering("deployment")
+def complete_deployment(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Names at the endpoint."""
+    return _offered("deployment", ctx, incomplete)
+
+
+@offering("pack")
+def complete_pack(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Packs, and versions of them."""
+    return _offered("pack", ctx, incomplete)
+
+
+@offering("draft")
+def complete_draft(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Base drafts as name@version."""
+    return _offered("draft", ctx, incomplete)
+
+
+def _offered(kind: str, ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    found = offered(kind, url=ctx.params.get("url"), environment=os.environ)
+    return [offer for offer in found if offer[0].startswith(incomplete)]
 
 
 JobArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="Job id, as `eda jobs ls` shows it.", autocompletion=complete_job)
+    str | None,
+    typer.Argument(
+        metavar="ID",
+        show_default=False,
+        help="Job id, as `eda jobs ls` shows it, or the beginning of one.",
+        autocompletion=complete_job,
+    ),
 ]
+AdaptationArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ID",
+        show_default=False,
+        help="Id of an adaptation, or the beginning of one.",
+        autocompletion=complete_adaptation,
+    ),
+]
+LastOption = Annotated[bool, typer.Option("--last", help="The newest job, in place of an id.")]
+
+
+def find_job(client: Client, given: str | None, last: bool, *, kind: str | None = None) -> str:
+    """The id of the job that a command is about.
+
+    Args:
+        client: Asks the service, where that is needed.
+        given: An id, or the beginning of one.
+        last: The newest job in its place.
+        kind: Only jobs of this kind are meant by `last` and by a beginning.
+
+    Raises:
+        InputError: Both or neither, no such job, or several that begin so.
+    """
+    if last == (given is not None):
+        wanted = "either a job id or --last" if last else "a job id, or --last for the newest job"
+        raise InputError(f"give {wanted}", param="id")
+    if given is not None and not _BEGINNING.fullmatch(given):
+        return given
+    page = client.jobs.page(limit=1 if last else _MAX_CANDIDATES + 1, kind=kind, prefix=given)
+    found = [job for job in page if given is None or job.id.startswith(given)]
+    if last:
+        if not found:
+            raise InputError("there is no job yet; `eda adapt` makes one", param="id")
+        return found[0].id
+    assert given is not None
+    if len(found) <= 1 or any(job.id == given for job in found):
+        return found[0].id if len(found) == 1 else given
+    more = ", ..." if len(found) > _MAX_CANDIDATES else ""
+    told = ", ".join(f"{job.id} ({job.status}, {job.model})" for job in found[:_MAX_CANDIDATES])
+    raise InputError(f"several jobs begin with {given}: {told}{more}; write more of the id", param="id")
 
 
 def as_pair(text: str, option: str) -> tuple[str, str]:

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from eda_service.cli.console import err
-from eda_service.cli.view import duration
+from eda_service.formatting import duration, rate, size
 from eda_service.progress import BYTES, Tell, silent
 
 
@@ -23,17 +22,17 @@ class _Amount(ProgressColumn):
         if task.total is None:
             return Text()
         unit = str(task.fields["unit"])
-        amount = f"{_size(task.completed, unit)} of {_size(task.total, unit)} {'' if unit == BYTES else unit}".rstrip()
-        parts = [amount]
+        done, total = _amount(task.completed, unit), _amount(task.total, unit)
+        parts = [f"{done} of {total} {'' if unit == BYTES else unit}".rstrip()]
         if task.speed and not task.finished:
-            parts.append(f"{decimal(int(task.speed))}/s" if unit == BYTES else f"{task.speed:.1f}/s")
+            parts.append(f"{size(task.speed)}/s" if unit == BYTES else rate(task.speed, ""))
         if task.time_remaining is not None and not task.finished:
             parts.append(f"{duration(task.time_remaining)} left")
         return Text(", ".join(parts))
 
 
-def _size(value: float, unit: str) -> str:
-    return decimal(int(value)) if unit == BYTES else f"{value:g}"
+def _amount(value: float, unit: str) -> str:
+    return size(value) if unit == BYTES else f"{value:g}"
 
 
 class _Bars:

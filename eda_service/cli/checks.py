@@ -19,9 +19,12 @@ import httpx
 from packaging.requirements import Requirement
 
 from eda_service import __version__
+from eda_service.cli.console import api_key, user_defaults
+from eda_service.cli.defaults import GENERAL, DefaultsFile
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.environment import Environment
 from eda_service.errors import EdaError
+from eda_service.formatting import size
 from eda_service.raycluster.up_file import read_up
 from eda_service.storage.objects import open_storage, storage_url
 
@@ -69,7 +72,7 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         url: Of the service; None: the one that `eda up` wrote down for this home.
         ports: That `eda up` would listen on.
     """
-    up = read_up(home)
+    up, defaults = read_up(home), user_defaults()
     where = url or (None if up is None else str(up["api_url"]))
     health = None if where is None else _health(where)
     service = check_service(where, health, home)
@@ -77,6 +80,7 @@ def all_checks(home: Path, *, url: str | None, ports: Sequence[int]) -> list[Che
         check_python(sys.version_info[:2]),
         check_packages(_requirements()),
         check_home(home),
+        check_defaults(defaults),
         check_disk(shutil.disk_usage(_existing(home)).free, home),
         *check_storage(),
         check_token(home / "ray" / "auth_token"),
@@ -138,9 +142,18 @@ def check_home(home: Path) -> Check:
     )
 
 
+def check_defaults(defaults: DefaultsFile) -> Check:
+    """Which file the user's defaults come from."""
+    if not defaults.is_there:
+        return Check("defaults", CheckState.OK, f"none; {defaults.path} would be read")
+    general = [name for name in GENERAL if getattr(defaults, name) is not None]
+    said = ", ".join([*general, *(f"[{name}]" for name in defaults.commands)]) or "nothing"
+    return Check("defaults", CheckState.OK, f"{defaults.path} sets {said}")
+
+
 def check_disk(free_bytes: int, home: Path) -> Check:
     """There is room for jobs."""
-    text = f"{free_bytes / 1e9:.1f} GB free under {home}"
+    text = f"{size(free_bytes)} free under {home}"
     step = "free some, or set EDA_HOME to a larger disk; `eda adapt ... --dry-run` says what a job needs"
     if free_bytes < _LEAST_FREE_BYTES:
         return Check("disk", CheckState.FAIL, text, step)
@@ -269,7 +282,7 @@ def check_ray(health: dict[str, Any] | None, home: Path) -> Check:
 
 def check_key(url: str | None) -> Check:
     """The service takes the key of this environment."""
-    given = "EDA_API_KEY" if Environment.read().api_key else "no key"
+    given = "EDA_API_KEY" if Environment.read().api_key else "api_key_file" if api_key() else "no key"
     if url is None:
         return Check("api key", CheckState.WARN, f"{given}; not tried, as no service answers", "eda up")
     try:
@@ -294,7 +307,7 @@ def _health(url: str) -> dict[str, Any] | None:
 
 
 def _client(url: str) -> Client:
-    return Client(url, timeout_s=_SERVICE_TIMEOUT_S, max_retries=0)
+    return Client(url, api_key=api_key(), timeout_s=_SERVICE_TIMEOUT_S, max_retries=0)
 
 
 def _existing(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from typer.core import TyperGroup
 
+from eda_service.cli.default_map import default_map
+from eda_service.cli.defaults import DefaultsFile, read_key
 from eda_service.client import DEFAULT_URL, ApiError, Client, ServiceUnreachableError
+from eda_service.environment import Environment
 from eda_service.errors import EdaError, InputError
+from eda_service.field_errors import as_number, field_error
 from eda_service.raycluster.up_file import read_up
-from eda_service.storage.run import home_dir
 
 out = Console(soft_wrap=True, highlight=False)  # lines are copied and piped: the terminal may wrap them, we do not
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -48,6 +52,7 @@ IdempotencyOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Queue it although an equal job is live, or the hub cannot be asked.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 UseGpuOption = Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 
@@ -79,6 +84,32 @@ class Commands(TyperGroup):
         except EdaError as error:
             _print_error(error, as_json=bool(ctx.meta.get(_JSON)))
             raise typer.Exit(exit_code(error)) from error
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):  # Typer shows pydantic's words
+                error.message = _option_error(error.__cause__)
+            raise
+
+
+class Root(Commands):
+    """The group of all commands: the user's defaults file counts where neither a flag nor a variable does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            ctx.default_map = default_map(self, user_defaults())
+        except EdaError as error:
+            _print_error(error, as_json=False)
+            raise typer.Exit(exit_code(error)) from error
+        return super().invoke(ctx)
+
+
+def user_defaults() -> DefaultsFile:
+    """The user's defaults file, as it is now.
+
+    Raises:
+        InputError: It is none.
+    """
+    return DefaultsFile.read(os.environ)
 
 
 def exit_code(error: EdaError) -> Exit:
@@ -93,8 +124,30 @@ def exit_code(error: EdaError) -> Exit:
 
 
 def connect(url: str | None) -> Client:
-    """A client of the given service, or of the one that `eda up` started for this home."""
-    return Client(url or running_url() or DEFAULT_URL)
+    """A client of the given service, or of the one that `eda up` started for this home; with the user's key."""
+    return Client(url or running_url() or DEFAULT_URL, api_key=api_key())
+
+
+def api_key() -> str | None:
+    """The environment's key, or the one in the file that the user's defaults name.
+
+    Raises:
+        InputError: That file cannot be read, or others may read it.
+    """
+    return Environment.read().api_key or read_key(user_defaults())
+
+
+def own_home() -> Path:
+    """Root of all state: of the environment, or of the user's defaults, or `~/.eda`."""
+    environment, defaults = Environment.read(), user_defaults()
+    if defaults.home is not None and "home" not in environment.model_fields_set:
+        return Path(defaults.home).expanduser().resolve()
+    return environment.home.expanduser().resolve()
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether a person agrees, or has said so before; nobody does where nobody can be asked."""
+    return yes or (sys.stdin.isatty() and typer.confirm(question, err=True))
 
 
 def example(*lines: str) -> str:
@@ -115,7 +168,7 @@ def detachable(job_id: str, url: str | None) -> Iterator[None]:
 
 def running_url(home: Path | None = None) -> str | None:
     """The API URL in `<home>/up.json`, if there is one."""
-    facts = read_up(home or home_dir())
+    facts = read_up(home or own_home())
     return None if facts is None else str(facts["api_url"])
 
 
@@ -124,6 +177,13 @@ def print_json(value: BaseModel | list[Any] | Mapping[str, Any], *, compact: boo
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     sys.stdout.write(json.dumps(plain, indent=2 if sys.stdout.isatty() and not compact else None) + "\n")
     sys.stdout.flush()  # a reader of a followed stream wants each line when it comes
+
+
+def _option_error(error: ValidationError) -> str:
+    """What is wrong with an option's value, which the person has typed and may see again."""
+    first = error.errors(include_url=False)[0]
+    problem = field_error({**first, "input": as_number(first["input"])}, name="it")
+    return problem.replace("it is text", f"it is {str(first['input'])[:64]!r}", 1)
 
 
 def _print_error(error: EdaError, *, as_json: bool) -> None:

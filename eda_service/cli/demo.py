@@ -22,6 +22,7 @@ from eda_service.cli.demo_report import Summary, copy_plots, print_report, summa
 from eda_service.cli.outcome import bars_text
 from eda_service.client import ApiError, Client, ServiceUnreachableError
 from eda_service.errors import EdaError, InputError
+from eda_service.formatting import duration
 from eda_service.raycluster.processes import free_port
 from eda_service.raycluster.up_file import read_up
 from eda_service.storage.files import write_json
@@ -62,7 +63,7 @@ def demo(
         summary = _adapt_and_ask(client, root, output, target=target, preset=preset, questions=questions)
     summary["seconds_total"] = round(time.monotonic() - began, 1)
     write_json(output / "summary.json", summary)
-    out.print(f"total {view.duration(summary['seconds_total'])}; summary and plots are in {output}")
+    out.print(f"total {duration(summary['seconds_total'])}; summary and plots are in {output}")
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from typing import NotRequired, TypedDict, TypeVar
 from rich.table import Table
 
 from eda_service.cli.console import out
-from eda_service.cli.view import duration
 from eda_service.errors import ArtifactCorruptError
+from eda_service.formatting import duration, percent
 from eda_service.measured_rows import AcceptanceRow, SpeedRow
 from eda_service.records import DraftCheckpoint, EvalReport, Record, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.run import RunDir
@@ -68,19 +68,19 @@ def print_report(run: RunDir) -> None:
     for row in report.acceptance:
         speed = _speed(report, row.draft, row.temperature)
         timed = ("", "") if speed is None else (f"{speed.tokens_per_s:.1f}", _spread(speed))
-        length, rate = f"{row.acceptance_length:.2f}", f"{row.acceptance_rate:.0%}"
+        length, rate = f"{row.acceptance_length:.2f}", percent(row.acceptance_rate, 0)
         table.add_row(f"{row.temperature:g}", row.draft.replace("_", " "), length, rate, *timed)
     out.print(table)
     generate = _record(run, SelfGenManifest, Stage.GENERATE)
     selection = _record(run, SelectionManifest, Stage.SELECT)
     train = _record(run, DraftCheckpoint, Stage.TRAIN)
-    lossless = report.lossless
+    lossless, overhead = report.lossless, percent(selection.selection_over_generation_time)
+    trained = f"{train.num_trainable:,} of {train.num_parameters:,} parameters ({percent(train.trainable_fraction, 0)})"
     out.print(
         f"generated {generate.num_samples} samples in {duration(generate.seconds)}; kept {selection.num_selected} of "
-        f"{selection.num_candidates} (selection took {selection.selection_over_generation_time:.1%} of generation); "
-        f"trained {train.num_trainable:,} of {train.num_parameters:,} parameters ({train.trainable_fraction:.0%}) "
-        f"in {duration(train.seconds)}; T=0 output identical on {lossless.num_identical} of {lossless.num_prompts} "
-        f"prompts, {lossless.num_near_ties} near ties (largest gap "
+        f"{selection.num_candidates} (selection took {overhead} of generation); "
+        f"trained {trained} in {duration(train.seconds)}; T=0 output identical on "
+        f"{lossless.num_identical} of {lossless.num_prompts} prompts, {lossless.num_near_ties} near ties (largest gap "
         f"{lossless.largest_tie_gap:.2f} logits), {lossless.num_different} different",
     )
 

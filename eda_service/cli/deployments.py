@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.arguments import as_pairs, as_path
+from eda_service.cli.arguments import as_pairs, as_path, complete_deployment, complete_draft, complete_pack
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import Client, Deployment, DeploymentEvent, Revision
 from eda_service.client.deployment_calls import UNSET
 from eda_service.errors import InputError
+from eda_service.formatting import duration, size
 
 app = typer.Typer(
     cls=Commands,
@@ -27,7 +28,9 @@ _RANGE = re.compile(r"^(\d{1,2})(?:-(\d{1,2}))?$")
 _COLOURS = {"ready": "green", "failed": "red", "loading": "cyan", "pending": "yellow"}
 _READY_TIMEOUT_S = 600.0
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name at /v1/models.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name at /v1/models.", autocompletion=complete_deployment)
+]
 ReplicasOption = Annotated[
     str | None, typer.Option("--replicas", metavar="N|MIN-MAX", help="A number, or a range to scale in.")
 ]
@@ -109,9 +112,13 @@ def create(
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top of the model.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model.")] = None,
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the target's weights.")] = "auto",
-    base_draft: Annotated[str | None, typer.Option(help="name@version; default: the pack's.")] = None,
+    base_draft: Annotated[
+        str | None, typer.Option(help="name@version; default: the pack's.", autocompletion=complete_draft)
+    ] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Serve without speculation.")] = False,
-    pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
+    pack: Annotated[
+        str | None, typer.Option(help="name@3, name@latest or name@champion.", autocompletion=complete_pack)
+    ] = None,
     replicas: ReplicasOption = None,
     round_ms: RoundOption = None,
     engine: Annotated[Literal["eda", "vllm"], typer.Option(help="Who decodes.")] = "eda",
@@ -156,7 +163,9 @@ def create(
 )
 def update(
     name: NameArgument,
-    pack: Annotated[str | None, typer.Option(help="name@3, name@latest or name@champion.")] = None,
+    pack: Annotated[
+        str | None, typer.Option(help="name@3, name@latest or name@champion.", autocompletion=complete_pack)
+    ] = None,
     no_pack: Annotated[bool, typer.Option("--no-pack", help="The base draft alone.")] = False,
     replicas: ReplicasOption = None,
     round_ms: RoundOption = None,
@@ -292,7 +301,7 @@ def _facts(deployment: Deployment) -> list[str]:
     if deployment.loaded_pack != deployment.pack:
         lines.append(f"serves  {deployment.loaded_pack or 'no pack'} until then")
     sizes = {} if deployment.memory is None else deployment.memory.model_dump()
-    known = [f"{name.removesuffix('_bytes')} {size / 1e6:.1f} MB" for name, size in sizes.items() if size is not None]
+    known = [f"{name.removesuffix('_bytes')} {size(each)}" for name, each in sizes.items() if each is not None]
     if known:
         lines.append(f"memory  {', '.join(known)}")
     return lines + _drift_facts(deployment)
@@ -308,13 +317,13 @@ def _drift_facts(deployment: Deployment) -> list[str]:
 
 def _events(events: list[DeploymentEvent]) -> str:
     rows = [("ID", "AGE", "TYPE", "MESSAGE")]
-    rows += [(str(each.id), view.duration(time.time() - each.created_at), each.type, each.message) for each in events]
+    rows += [(str(each.id), duration(time.time() - each.created_at), each.type, each.message) for each in events]
     return view.columns(rows)
 
 
 def _history(revisions: tuple[Revision, ...]) -> str:
     rows = [("REVISION", "AGE", "PACK", "AS WRITTEN", "BY", "WHY")]
     for each in revisions:
-        age = view.duration(time.time() - each.created_at)
+        age = duration(time.time() - each.created_at)
         rows.append((str(each.revision), age, each.pack or "-", each.pack_ref or "-", each.made_by, each.reason))
     return view.columns(rows)

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from eda_service.cli.checks import Check, CheckState, all_checks
-from eda_service.cli.console import Exit, HomeOption, JsonOption, UrlOption, err, out, print_json
-from eda_service.storage.run import home_dir
+from eda_service.cli.console import Exit, HomeOption, JsonOption, UrlOption, err, out, own_home, print_json
 
 _COLOURS = {CheckState.OK: "green", CheckState.WARN: "yellow", CheckState.FAIL: "bold red"}
 
@@ -21,7 +20,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check versions, ports, disk, GPU, models, the service, Ray and the API key; exit code 1 when something fails."""
-    root = (home or home_dir()).expanduser().resolve()
+    root = (home or own_home()).expanduser().resolve()
     with err.status("looking"):
         found = all_checks(root, url=url, ports=(port, serve_port))
     failed = sum(check.state is CheckState.FAIL for check in found)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from eda_service.cli import task_view
-from eda_service.cli.arguments import as_pairs, as_path
+from eda_service.cli.arguments import as_pairs, as_path, complete_draft
 from eda_service.cli.console import (
     Commands,
     ForceOption,
@@ -33,7 +33,10 @@ app = typer.Typer(
     epilog=example("eda drafts ls"),
 )
 
-DraftArgument = Annotated[str, typer.Argument(metavar="NAME", help="name@version; without a version the newest.")]
+DraftArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="name@version; without a version the newest.", autocompletion=complete_draft),
+]
 TargetOption = Annotated[
     str, typer.Option("--target", metavar="BASE", help="Base target: hub id, local directory, or shipped name.")
 ]

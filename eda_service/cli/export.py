@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from eda_service.cli.arguments import complete_pack
 from eda_service.cli.bars import bars
 from eda_service.cli.console import JsonOption, err, out, print_json
 from eda_service.config.job import TargetSpec
 from eda_service.drafts.dialects.record import Dialect
 from eda_service.errors import InputError
 from eda_service.export.eda_config import Destination, ExportCalibration, ExportForm
+from eda_service.field_errors import first_error
 
 if TYPE_CHECKING:
     from eda_service.export.export import Exported
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def export(
-    reference: Annotated[str, typer.Argument(help="Pack or base draft, name@version; without a version the newest.")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            help="Pack or base draft, name@version; without a version the newest.", autocompletion=complete_pack
+        ),
+    ],
     to: Annotated[Destination, typer.Option("--to", help="Who will load it.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory to write; must not exist.")],
     form: Annotated[
@@ -163,7 +170,7 @@ def _spec(model: str, adapter: str | None) -> TargetSpec:
     try:
         return TargetSpec(model=model, adapter=adapter)
     except ValidationError as error:
-        raise InputError(f"--target or --adapter is no name: {error.errors()[0]['msg']}", param="target") from error
+        raise first_error(error, TargetSpec, prefix="target.") from error
 
 
 def _change(calibration: ExportCalibration | None) -> str:

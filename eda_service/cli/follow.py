@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from eda_service.cli import view
-from eda_service.cli.arguments import JobArgument
+from eda_service.cli.arguments import JobArgument, LastOption, find_job
 from eda_service.cli.console import JsonOption, UrlOption, connect, detachable, print_json
 from eda_service.cli.task_view import is_task
 from eda_service.client import Client, JobEvent
@@ -21,10 +21,15 @@ FollowOption = Annotated[
 
 
 def events(
-    job_id: JobArgument, follow: FollowOption = False, url: UrlOption = None, as_json: JsonOption = False
+    given: JobArgument = None,
+    last: LastOption = False,
+    follow: FollowOption = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what happened to a job; with --json one document per line."""
     with connect(url) as client:
+        job_id = find_job(client, given, last)
         of_task = is_task(client, job_id)
         if not follow:
             for event in client.jobs.events(job_id) if of_task else client.events(job_id):
@@ -36,7 +41,8 @@ def events(
 
 
 def logs(
-    job_id: JobArgument,
+    given: JobArgument = None,
+    last: LastOption = False,
     stage: Annotated[
         Stage | None, typer.Option(help="Default: the latest stage that logged, then each later one.")
     ] = None,
@@ -48,6 +54,7 @@ def logs(
     """Show the last lines of a stage's log; with --json a list, with -f and --json one `{"line": ...}` per line."""
     name = None if stage is None else stage.value
     with connect(url) as client:
+        job_id = find_job(client, given, last)
         of_task = is_task(client, job_id)
         if follow and of_task:
             raise InputError(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from eda_service.cli import follow, outcome, samples, task_view, view
-from eda_service.cli.arguments import JobArgument, as_pairs
+from eda_service.cli.arguments import JobArgument, LastOption, as_pairs, find_job
 from eda_service.cli.console import (
     Commands,
     Exit,
@@ -22,7 +22,8 @@ from eda_service.cli.console import (
     print_json,
 )
 from eda_service.client import Adaptation, ApiError, Client, Job
-from eda_service.errors import EdaError
+from eda_service.errors import EdaError, InputError
+from eda_service.formatting import size
 
 app = typer.Typer(
     cls=Commands,
@@ -31,6 +32,7 @@ app = typer.Typer(
     epilog=example("eda jobs ls"),
 )
 
+_MAX_PRIORITY = 100
 _BEGINS_TO_LOAD_S, _READY_TIMEOUT_S = 10.0, 600.0
 
 KindName = Literal["import_draft", "measure"]
@@ -69,9 +71,12 @@ def ls(
 
 
 @app.command(epilog=example("eda jobs show adapt_01KD --json"))
-def show(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+def show(
+    given: JobArgument = None, last: LastOption = False, url: UrlOption = None, as_json: JsonOption = False
+) -> None:
     """Show one job."""
     with connect(url) as client:
+        job_id = find_job(client, given, last)
         if task_view.is_task(client, job_id):
             task = client.jobs.get(job_id)
             print_json(task) if as_json else _show(task_view.jobs_table([task]), task.waits_for)
@@ -96,24 +101,33 @@ def _show(table: str, waits_for: str | None) -> None:
 
 
 @app.command(epilog=example("eda jobs watch adapt_01KD"))
-def watch(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+def watch(
+    given: JobArgument = None, last: LastOption = False, url: UrlOption = None, as_json: JsonOption = False
+) -> None:
     """Show a job's progress until it ends and its pack answers; exit code 1 where it does not. Ctrl-C detaches, the
     job goes on.
     """
-    with connect(url) as client, detachable(job_id, url):
-        if task_view.is_task(client, job_id):
-            finish(task_view.watch(client, job_id), as_json)
-            return
-        job = view.watch(client, job_id)
-        outcome.show_outcome(job)
-        finish(job, as_json)
-        require_served(client, job)
-        outcome.show_next(job, client.base_url)
+    with connect(url) as client:
+        job_id = find_job(client, given, last)
+        with detachable(job_id, url):
+            _watch(client, job_id, as_json)
+
+
+def _watch(client: Client, job_id: str, as_json: bool) -> None:
+    if task_view.is_task(client, job_id):
+        finish(task_view.watch(client, job_id), as_json)
+        return
+    job = view.watch(client, job_id)
+    outcome.show_outcome(job)
+    finish(job, as_json)
+    require_served(client, job)
+    outcome.show_next(job, client.base_url)
 
 
 @app.command(epilog=example("eda jobs wait adapt_01KD --timeout 600"))
 def wait(
-    job_id: JobArgument,
+    given: JobArgument = None,
+    last: LastOption = False,
     timeout_s: Annotated[
         float | None, typer.Option("--timeout", min=0.0, metavar="SECONDS", help="Give up then, with exit code 1.")
     ] = None,
@@ -121,48 +135,83 @@ def wait(
     as_json: JsonOption = False,
 ) -> None:
     """Wait without a word until a job ends; exit code 1 unless it succeeds. Ctrl-C detaches, the job goes on."""
-    with connect(url) as client, detachable(job_id, url):
-        try:
-            if task_view.is_task(client, job_id):
-                task = client.jobs.wait(job_id, timeout_s=timeout_s)
-                err.print(task_view.describe_end(task))
-                finish(task, as_json)
-                return
-            job = client.wait(job_id, timeout_s=timeout_s)
-        except TimeoutError as error:
-            raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
-        err.print(view.describe_end(client, job))
-        outcome.show_outcome(job)
-        finish(job, as_json)
+    with connect(url) as client:
+        job_id = find_job(client, given, last)
+        with detachable(job_id, url):
+            _wait(client, job_id, timeout_s, as_json)
+
+
+def _wait(client: Client, job_id: str, timeout_s: float | None, as_json: bool) -> None:
+    try:
+        if task_view.is_task(client, job_id):
+            task = client.jobs.wait(job_id, timeout_s=timeout_s)
+            err.print(task_view.describe_end(task))
+            finish(task, as_json)
+            return
+        job = client.wait(job_id, timeout_s=timeout_s)
+    except TimeoutError as error:
+        raise EdaError(f"{error}; the job goes on, see `eda jobs show {job_id}`") from error
+    err.print(view.describe_end(client, job))
+    outcome.show_outcome(job)
+    finish(job, as_json)
 
 
 @app.command(epilog=example("eda jobs cancel adapt_01KD"))
-def cancel(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+def cancel(
+    given: JobArgument = None, last: LastOption = False, url: UrlOption = None, as_json: JsonOption = False
+) -> None:
     """Stop a job."""
     with connect(url) as client:
+        job_id = find_job(client, given, last)
         source = client.jobs if task_view.is_task(client, job_id) else client
         _show_change(source.cancel(job_id), as_json)
 
 
 @app.command(epilog=example("eda jobs retry adapt_01KD"))
-def retry(job_id: JobArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+def retry(
+    given: JobArgument = None, last: LastOption = False, url: UrlOption = None, as_json: JsonOption = False
+) -> None:
     """Queue a failed or cancelled job again; finished stages are not repeated."""
     with connect(url) as client:
+        job_id = find_job(client, given, last)
         source = client.jobs if task_view.is_task(client, job_id) else client
         _show_change(source.retry(job_id), as_json)
 
 
 @app.command(epilog=example("eda jobs priority adapt_01KD 80"))
 def priority(
-    job_id: JobArgument,
-    value: Annotated[int, typer.Argument(metavar="PRIORITY", min=0, max=100, help="Higher runs first.")],
+    given: JobArgument = None,
+    value: Annotated[
+        int | None,
+        typer.Argument(metavar="PRIORITY", min=0, max=100, show_default=False, help="0 to 100; higher runs first."),
+    ] = None,
+    last: LastOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Move a queued job up or down."""
+    if last and value is None and given is not None:
+        value, given = _priority(given), None
+    if value is None:
+        raise InputError("give a priority of 0 to 100 behind the job", param="priority")
     with connect(url) as client:
+        job_id = find_job(client, given, last)
         source = client.jobs if task_view.is_task(client, job_id) else client
         _show_change(source.set_priority(job_id, value), as_json, f"priority {value}")
+
+
+@app.command(epilog=example("eda jobs rm adapt_01KD", "eda jobs rm --last --json"))
+def rm(given: JobArgument = None, last: LastOption = False, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Delete a job that has ended: its row, events, logs and run directory. Refused while a pack or a draft that it
+    published, or a deployment that it made, is there.
+    """
+    with connect(url) as client:
+        gone = client.jobs.delete(find_job(client, given, last))
+    if as_json:
+        print_json(gone)
+        return
+    freed = f", {size(gone.freed_bytes)}" if gone.freed_bytes else ""
+    out.print(f"{gone.id} is gone: its row, events, logs and run directory{freed}")
 
 
 app.command(epilog=example("eda jobs events adapt_01KD -f"))(follow.events)
@@ -181,6 +230,13 @@ def finish(job: Adaptation | Job, as_json: bool) -> None:
         print_json(job)
     if job.status != "succeeded":
         raise typer.Exit(Exit.JOB_FAILED)
+
+
+def _priority(text: str) -> int:
+    """The priority that stands alone beside `--last`."""
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_PRIORITY):
+        raise InputError(f"priority is {text[:16]!r}; it must be a whole number of 0 to 100", param="priority")
+    return int(text)
 
 
 def require_served(client: Client, job: Adaptation) -> None:

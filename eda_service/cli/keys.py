@@ -7,16 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
+from eda_service.addresses import is_loopback
 from eda_service.cli import view
-from eda_service.cli.console import Commands, HomeOption, JsonOption, err, example, print_json
+from eda_service.cli.console import (
+    Commands,
+    HomeOption,
+    JsonOption,
+    YesOption,
+    confirmed,
+    err,
+    example,
+    own_home,
+    print_json,
+)
 from eda_service.client import ServiceUnreachableError
 from eda_service.errors import InputError
+from eda_service.formatting import duration
 from eda_service.raycluster.up_file import read_up
 from eda_service.scopes import Scope
-from eda_service.storage.run import home_dir
 
 if TYPE_CHECKING:
     from eda_service.jobstore import JobStore, KeyInfo
@@ -24,11 +36,15 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="API keys: make, list and revoke them, on the machine that has the database.",
+    help="API keys: make, list and revoke them, and open the service again, on the machine that has the database.",
     epilog=example("eda keys create laptop --owner ada"),
 )
 
 _DAY_S = 86_400
+_LOCKED = (
+    "this was the first key: from now on every request needs one, also on this machine, and pages ask for it; revoking "
+    "it does not change that, `eda keys open` does"
+)
 
 
 @app.command(
@@ -50,9 +66,12 @@ def create(
     granted = [scope.value for scope in scopes or (Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.INFER)]
     expires_at = None if expires_days is None else int(time.time()) + expires_days * _DAY_S
     with _keys(home) as keys:
+        is_first = not keys.has_keys()
         key, text = keys.create_key(
             owner, name, granted, expires_at, requests_per_minute=per_minute, concurrent_requests=at_once
         )
+    if is_first:
+        err.print(_LOCKED)
     if as_json:
         print_json({**_fields(key), "key": text})
         return
@@ -90,14 +109,55 @@ def revoke(
     print_json({"id": key_id, "revoked": True}) if as_json else typer.echo(f"revoked {key_id}")
 
 
+@app.command("open", epilog=example("eda keys open --yes"))
+def open_again(yes: YesOption = False, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Forget every key, so that who reaches the service on this machine needs none, as before the first key."""
+    with _keys(home) as keys:
+        _require_loopback((home or own_home()).expanduser().resolve())
+        num = len(keys.list_keys())
+        if num and not confirmed(f"forget {num} keys, and let everybody on this machine see every job?", yes):
+            raise InputError("nothing was changed; --yes says that it is meant", param="yes")
+        keys.delete_keys()
+    if as_json:
+        print_json({"open": True, "forgotten": num})
+    else:
+        typer.echo(f"open: a request on this machine needs no key; {num} forgotten")
+
+
+def _require_loopback(home: Path) -> None:
+    """Check that a service that runs for this home is reached from this machine alone.
+
+    Raises:
+        InputError: Others reach it.
+    """
+    facts = read_up(home)
+    if facts is not None and not is_loopback(urlsplit(str(facts["api_url"])).hostname or ""):
+        raise InputError(
+            f"the service listens on {facts['api_url']}, where others reach it; start it with a loopback --host before "
+            "it goes without keys",
+            param="home",
+        )
+
+
 @contextmanager
 def _keys(home: Path | None) -> Iterator[JobStore]:
+    with open_jobs((home or own_home()).expanduser().resolve()) as store:
+        yield store
+
+
+@contextmanager
+def open_jobs(root: Path) -> Iterator[JobStore]:
+    """The database of a home, which is the one that a service of it has.
+
+    Raises:
+        InputError: The service of this home has another.
+        ServiceUnreachableError: It does not answer.
+    """
     from sqlalchemy.exc import OperationalError
 
     from eda_service.jobstore.home import open_store
 
     store: JobStore | None = None
-    root = (home or home_dir()).expanduser().resolve()
     _require_same_database(root)
     try:
         store = open_store(root)
@@ -140,8 +200,8 @@ def _state(key: KeyInfo) -> str:
     if key.expires_at is None:
         return "valid"
     left_s = key.expires_at - time.time()
-    return f"valid for {view.duration(left_s)}" if left_s > 0 else "expired"
+    return f"valid for {duration(left_s)}" if left_s > 0 else "expired"
 
 
 def _ago(at: int | None) -> str:
-    return "never" if at is None else f"{view.duration(time.time() - at)} ago"
+    return "never" if at is None else f"{duration(time.time() - at)} ago"

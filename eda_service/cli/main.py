@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from eda_service.cli import data, deployments, drafts, jobs, keys, models, plan
 from eda_service.cli.adapt import adapt
-from eda_service.cli.console import Commands, example
+from eda_service.cli.console import Root, example
 from eda_service.cli.demo import demo
 from eda_service.cli.doctor import doctor
 from eda_service.cli.export import export
+from eda_service.cli.gc import gc
 from eda_service.cli.join import join
 from eda_service.cli.measure import measure
 from eda_service.cli.report import report
 from eda_service.cli.service import down, up
+from eda_service.cli.status import status
+from eda_service.cli.version import show_version
 
 app = typer.Typer(
-    cls=Commands,
+    cls=Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Keep speculative decoding fast when targets are fine-tuned.",
     epilog=example("eda adapt smollm2-135m-math --preset demo --watch", "eda --install-completion"),
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Say what is installed, and where.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
 app.command(epilog=example("eda up --port 8800"))(up)
 app.command(epilog=example("eda down"))(down)
 app.command(epilog=example("eda join 10.0.0.1:6379 --home /mnt/shared/eda"))(join)
@@ -29,6 +45,7 @@ app.command(
     epilog=example(
         "eda adapt smollm2-135m-math --preset demo --dry-run",
         "eda adapt org/model --adapter org/lora --data prompts.jsonl --set train.epochs=4 --watch",
+        "eda adapt --config job.yaml --priority 80",
     )
 )(adapt)
 app.command(
@@ -45,6 +62,8 @@ app.command(
     )
 )(export)
 app.command(epilog=example("eda report adapt_01KD --out report.html"))(report)
+app.command(epilog=example("eda status", "eda status --json"))(status)
+app.command(epilog=example("eda gc --dry-run", "eda gc --days 0 --yes"))(gc)
 app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(drafts.app, name="drafts")
@@ -55,4 +74,4 @@ app.add_typer(models.app, name="models")
 app.add_typer(plan.app, name="plan")
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="eda")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from eda_service.cli import task_view
-from eda_service.cli.arguments import as_path
+from eda_service.cli.arguments import as_path, complete_draft, complete_pack
 from eda_service.cli.console import (
     ForceOption,
     IdempotencyOption,
@@ -26,8 +26,12 @@ from eda_service.config.job import EngineKind
 
 def measure(
     target: Annotated[str, typer.Argument(help="Hugging Face id, local directory, or the name of a shipped target.")],
-    draft: Annotated[str, typer.Option(metavar="NAME", help="Registered draft, name@version.")],
-    pack: Annotated[str | None, typer.Option(help="Pack over the draft, name@version.")] = None,
+    draft: Annotated[
+        str, typer.Option(metavar="NAME", help="Registered draft, name@version.", autocompletion=complete_draft)
+    ],
+    pack: Annotated[
+        str | None, typer.Option(help="Pack over the draft, name@version.", autocompletion=complete_pack)
+    ] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
     base_target: Annotated[
         str | None, typer.Option(metavar="BASE", help="The draft's own target, to say what was lost.")

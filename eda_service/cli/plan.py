@@ -18,6 +18,8 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge, parse_assignments
 from eda_service.config.removed import ASKED
 from eda_service.errors import InputError
+from eda_service.field_errors import first_error
+from eda_service.formatting import duration, percent, size
 from eda_service.planning.plan import Plan
 from eda_service.planning.workload import PROMPT_TOKENS
 
@@ -134,7 +136,7 @@ def simulate(
     for rate, outcome in outcomes.items():
         times = (outcome.wait_p50_s, outcome.wait_p99_s, outcome.total_p50_s, outcome.total_p99_s)
         name = f"{outcome.bottleneck}, {outcome.most_per_day:.0f} a day" if outcome.saturated else outcome.bottleneck
-        table.add_row(f"{rate:g}", f"{outcome.num_jobs}", f"{outcome.utilisation:.0%}", *map(_hours, times), name)
+        table.add_row(f"{rate:g}", f"{outcome.num_jobs}", percent(outcome.utilisation, 0), *map(duration, times), name)
     out.print(table)
 
 
@@ -205,10 +207,8 @@ def _config(model: str, gpus: int | None, preset: str, overrides: list[str], *, 
     try:
         return AdaptConfig.model_validate(merge(given, said), context=ASKED)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}; change it with --set", param="set"
-        ) from error
+        found = first_error(error, AdaptConfig)
+        raise InputError(f"{found.message} (--set)", param="set") from error
 
 
 def as_dict(made: Plan) -> dict[str, Any]:
@@ -233,24 +233,11 @@ def _table(made: Plan) -> Table:
         table.add_row(
             stage.stage,
             str(stage.devices),
-            _hours(stage.seconds),
+            duration(stage.seconds),
             f"{stage.device_hours:.2f}",
             f"{stage.tokens / 1e6:.1f}M",
-            *(_size(size) for size in sizes),
+            *(size(number) for number in sizes),
         )
-    totals = map(_size, (made.disk_bytes, made.storage_bytes, made.exchange_bytes))
-    table.add_row("all", "", _hours(made.seconds), f"{made.device_hours:.2f}", "", *totals, "")
+    totals = map(size, (made.disk_bytes, made.storage_bytes, made.exchange_bytes))
+    table.add_row("all", "", duration(made.seconds), f"{made.device_hours:.2f}", "", *totals, "")
     return table
-
-
-def _hours(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _size(num_bytes: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return "0" if num_bytes == 0 else f"{num_bytes / 1e3:.0f} kB"

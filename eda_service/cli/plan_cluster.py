@@ -6,10 +6,11 @@ import re
 from dataclasses import asdict, dataclass
 
 from eda_service.capacity import Capacity, Machines
-from eda_service.cli.view import duration, needs_table, size_text, split_text
+from eda_service.cli.view import needs_table, split_text
 from eda_service.client.answers import StageNeed, TargetSplit
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
+from eda_service.formatting import duration, size
 from eda_service.planning.constants import DEVICES
 from eda_service.planning.dry_run import stage_needs, target_split
 from eda_service.planning.plan import Plan
@@ -79,7 +80,7 @@ def cluster_text(config: AdaptConfig, made: Plan, cluster: NamedCluster) -> str:
         "",
         f"target   {target}",
         f"cluster  {cluster}: {verdict}",
-        f"disk     {size_text(made.disk_bytes)}",
+        f"disk     {size(made.disk_bytes)}",
         f"time     about {duration(made.seconds)}, {made.device_hours:.0f} device hours ({made.device.name}: {source})",
         *(f"warning: {warning}" for warning in (*lacks, *made.warnings)),
     ]

@@ -13,11 +13,10 @@ from typing import Annotated
 import psutil  # type: ignore[import-untyped]
 import typer
 
-from eda_service.cli.console import HomeOption, JsonOption, err, out, print_json
+from eda_service.cli.console import HomeOption, JsonOption, err, out, own_home, print_json
 from eda_service.errors import EdaError
-from eda_service.private_files import keep_private
+from eda_service.private_files import keep_private, private_home
 from eda_service.raycluster.up_file import read_up
-from eda_service.storage.run import home_dir
 
 _DOWN_TIMEOUT_S = 90.0
 _END_TIMEOUT_S = 5.0
@@ -45,11 +44,9 @@ def up(
     """Start the service (Ray, the API, the endpoint) and keep it running until Ctrl-C or `eda down`."""
     from eda_service.raycluster.supervisor import StoppedError, Supervisor
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it lists its plugins
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     keep_private()
-    root = (home or home_dir()).expanduser().resolve()
+    root = (home or own_home()).expanduser().resolve()
+    log = _log_to_file(root)
     roots = [Path.cwd(), *(path.expanduser().resolve() for path in allow or [])]
     parent = os.getppid() if with_parent else None
     supervisor = Supervisor(
@@ -66,9 +63,11 @@ def up(
         with err.status("starting Ray and the API"):
             supervisor.start()
         facts = supervisor.facts
+        out.print(f"page              {facts['api_url']}/ui")
         out.print(f"API and endpoint  {facts['api_url']}      (jobs: /v1/adaptations, chat: /v1/chat/completions)")
         out.print(f"Ray               {facts['ray_address']}   dashboard {facts['dashboard_url']}")
         out.print(f"home              {root}      stop with Ctrl-C or `eda down`")
+        out.print(f"logs              {log}, and api.log and ray_head.log beside it")
         env = " ".join(f"{name}={value}" for name, value in facts["ray_env"].items())
         if facts["ray_joinable"]:
             out.print(f"more nodes        eda join {facts['ray_address']} --home {root}")
@@ -80,11 +79,28 @@ def up(
         supervisor.stop()
 
 
+def _log_to_file(home: Path) -> Path:
+    """Lines of this process go to a file of the home, warnings of ours to standard error too; returns the file."""
+    path = private_home(home) / "logs" / "up.log"
+    path.parent.mkdir(exist_ok=True)
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    to_terminal = logging.StreamHandler()
+    to_terminal.setLevel(logging.WARNING)
+    to_terminal.addFilter(logging.Filter("eda_service"))
+    to_terminal.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
+    logging.captureWarnings(True)
+    for name, level in (("alembic", logging.WARNING), ("httpx", logging.WARNING)):  # one lists its plugins
+        logging.getLogger(name).setLevel(level)
+    return path
+
+
 def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Stop the service of this home; running jobs continue from their last record at the next `eda up`."""
     from eda_service.raycluster.supervisor import is_running
 
-    root = (home or home_dir()).expanduser().resolve()
+    root = (home or own_home()).expanduser().resolve()
     facts = read_up(root)
     if facts is None or not is_running(root):
         _say_down(root, False, as_json)

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from eda_service import draft_check
 from eda_service.cli.console import Exit, err
-from eda_service.cli.view import coloured, columns, duration
+from eda_service.cli.view import coloured, columns
 from eda_service.client import ApiError, Client, Draft, DraftCheck, Job
 from eda_service.client.task_answers import Acceptance, Measured
+from eda_service.formatting import duration, percent
 
 _PREFIXES = ("import_", "measure_")
 _ADAPTATION = "adapt_"
@@ -110,7 +111,7 @@ def check_text(check: DraftCheck) -> str:
     width = max(len(reading.agreement) for reading in check.readings)
     rows = [("READING", "ACCEPTANCE", *(f"POS {place + 1}" for place in range(width)))]
     for reading in check.readings:
-        shares = [f"{share:.1%}" for share in reading.agreement]
+        shares = [percent(share) for share in reading.agreement]
         name = reading.name + (" (best)" if reading.overrides == best and len(check.readings) > 1 else "")
         rows.append((name, _length(reading.acceptance_length), *shares, *[""] * (width - len(shares))))
     lines = [f"check over {check.num_prompts} answers of the target, {check.num_positions} places", columns(rows)]
@@ -132,18 +133,18 @@ def measured_text(found: Measured) -> str:
         ]
         lines.append(columns(speeds))
     if found.coverage is not None:
-        lines.append(f"coverage {found.coverage:.1%}: so many tokens of the answers the draft can propose")
+        lines.append(f"coverage {percent(found.coverage)}: so many tokens of the answers the draft can propose")
     return "\n".join([*lines, *([found.advice] if found.advice else [])])
 
 
 def _row(target: str, row: Acceptance) -> tuple[str, ...]:
-    shares = " ".join(f"{share:.0%}" for share in row.acceptance_by_position)
+    shares = " ".join(percent(share, 0) for share in row.acceptance_by_position)
     return (
         target,
         f"{row.temperature:g}",
         row.draft,
         _length(row.acceptance_length),
-        f"{row.acceptance_rate:.1%}",
+        percent(row.acceptance_rate),
         shares,
     )
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from eda_service.cli.console import err
 from eda_service.client import Adaptation, Client, Estimate, JobEvent
 from eda_service.client.answers import StageNeed, TargetSplit
+from eda_service.formatting import duration, percent, rate, size
 from eda_service.records import STAGES
 
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
@@ -35,11 +36,11 @@ def jobs_table(jobs: Iterable[Adaptation]) -> str:
     measured = ("ACCEPTANCE", "TOKENS/S", "SPEEDUP") if has_ended else ()
     rows: list[tuple[str, ...]] = [("ID", "STATUS", "STAGE", "DONE", "ATTEMPT", "AGE", "SERVED AS", "MODEL", *measured)]
     for job in jobs:
-        percent = f"{job.progress.percent:.0f}%" if job.progress and not job.is_terminal else ""
+        done = percent(job.progress.percent / 100, 0) if job.progress and not job.is_terminal else ""
         target = f"{job.model} + {job.adapter}" if job.adapter else job.model
         attempt, age = f"{job.attempt}/{job.max_attempts}", duration(time.time() - job.created_at)
         numbers = _before_and_after(job) if has_ended else ()
-        rows.append((job.id, job.status, job.stage or "", percent, attempt, age, job.served_name, target, *numbers))
+        rows.append((job.id, job.status, job.stage or "", done, attempt, age, job.served_name, target, *numbers))
     return columns(rows)
 
 
@@ -71,16 +72,6 @@ def time_text(job: Adaptation) -> str:
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as `12s`, `3m05s` or `2h07m`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
 def watch(client: Client, job_id: str) -> Adaptation:
     """Show a job until it is terminal; live bars in a terminal, one line per change elsewhere."""
     return _watch_live(client, job_id) if err.is_terminal else _watch_lines(client, job_id)
@@ -96,11 +87,11 @@ def event_line(event: JobEvent) -> str:
 def estimate_text(estimate: Estimate) -> str:
     """What a job would need, in a few lines."""
     parts = [f"{name} {duration(value)}" for name, value in estimate.seconds.items() if name != "total" and value]
-    need, free = size_text(estimate.disk_bytes), estimate.free_disk_bytes
+    need, free = size(estimate.disk_bytes), estimate.free_disk_bytes
     lines = [
         *([needs_table(estimate.stages), ""] if estimate.stages else []),
         *([f"target  {split_text(estimate.target, estimate.device)}"] if estimate.target else []),
-        f"disk    {need}{'' if free is None else f' of {size_text(free)} free'}: "
+        f"disk    {need}{'' if free is None else f' of {size(free)} free'}: "
         f"{'fits' if estimate.fits else 'does not fit'}",
         f"work    {estimate.num_samples:,} samples, {estimate.num_train_steps:,} training steps of "
         f"{estimate.trainable_parameters:,} parameters",
@@ -145,7 +136,7 @@ def needs_table(stages: Iterable[StageNeed]) -> str:
         each = f"{stage.cpus:g} CPU{gpus}, {threads}" if stage.workers else ""
         workers = str(stage.workers) if stage.workers else ""
         sizes = (stage.memory_bytes, *([stage.host_memory_bytes] if with_host else []), stage.disk_bytes)
-        needs = [size_text(number) if number else "" for number in sizes]
+        needs = [size(number) if number else "" for number in sizes]
         rows.append((stage.stage, stage.placement, workers, each, *needs, duration(stage.seconds)))
     return columns(rows)
 
@@ -154,10 +145,10 @@ def split_text(target: TargetSplit, device: str) -> str:
     """How vLLM parts a target, in one line."""
     devices = f"{target.devices} devices" if target.devices > 1 else "one device"
     over = f" on {target.nodes} nodes" if target.nodes > 1 else ""
-    room = "" if target.room_bytes is None else f", of {size_text(target.room_bytes)} that vLLM may take"
+    room = "" if target.room_bytes is None else f", of {size(target.room_bytes)} that vLLM may take"
     return (
-        f"vLLM over {devices}{over}: {size_text(target.weight_bytes)} of weights and "
-        f"{size_text(target.cache_bytes)} of keys and values on each {device}{room}"
+        f"vLLM over {devices}{over}: {size(target.weight_bytes)} of weights and "
+        f"{size(target.cache_bytes)} of keys and values on each {device}{room}"
     )
 
 
@@ -179,13 +170,6 @@ def describe_end(client: Client, job: Adaptation) -> str:
     return line
 
 
-def size_text(num_bytes: float) -> str:
-    """Bytes as megabytes, gigabytes or terabytes."""
-    if num_bytes >= 1e12:
-        return f"{num_bytes / 1e12:.1f} TB"
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
-
-
 class _Rate:
     """Steps per second of the current stage, smoothed."""
 
@@ -204,31 +188,29 @@ class _Rate:
             fresh = (step - self._step) / max(now - self._at, 1e-3)
             self.per_s = fresh if not self.per_s else (1 - _SMOOTHING) * self.per_s + _SMOOTHING * fresh
             self._step, self._at = step, now
-        if not self.per_s:
-            return ""
-        return f"{self.per_s:.1f}/s" if self.per_s >= 1 else f"{1 / self.per_s:.1f} s each"
+        return rate(self.per_s, "") if self.per_s else ""
 
 
 def _watch_live(client: Client, job_id: str) -> Adaptation:
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(bar_width=32),
-        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[note]}"),
     )
-    rate = _Rate()
+    speed = _Rate()
     with Progress(*columns, console=err) as progress:
         tasks = {each.value: progress.add_task(each.value, total=100.0, note="") for each in STAGES}
         whole = progress.add_task("job", total=None, visible=False, note="")
         began: dict[str, float] = {}
         for job in client.watch(job_id):
-            _draw(progress, tasks, began, job, rate)
+            _draw(progress, tasks, began, job, speed)
             progress.update(whole, visible=job.elapsed_s is not None, completed=0.0, note=time_text(job))
     err.print(describe_end(client, job))
     return job
 
 
-def _draw(progress: Progress, tasks: dict[str, TaskID], began: dict[str, float], job: Adaptation, rate: _Rate) -> None:
+def _draw(progress: Progress, tasks: dict[str, TaskID], began: dict[str, float], job: Adaptation, speed: _Rate) -> None:
     now = time.monotonic()
     names = list(tasks)
     current = names.index(job.stage) if job.stage in tasks else -1
@@ -239,16 +221,18 @@ def _draw(progress: Progress, tasks: dict[str, TaskID], began: dict[str, float],
             progress.update(tasks[name], completed=100.0, **note)  # type: ignore[arg-type]  # fields are untyped
         elif place == current:
             began.setdefault(name, now)
-            progress.update(tasks[name], completed=job.progress.percent if job.progress else 0.0, note=_note(job, rate))
+            progress.update(
+                tasks[name], completed=job.progress.percent if job.progress else 0.0, note=_note(job, speed)
+            )
         else:
             note = {"note": job.status if place == 0 and current < 0 else ""}
             progress.update(tasks[name], completed=0.0, **note)  # type: ignore[arg-type]
 
 
-def _note(job: Adaptation, rate: _Rate) -> str:
+def _note(job: Adaptation, speed: _Rate) -> str:
     if job.progress is None:
         return job.status
-    parts = [f"{job.progress.step}/{job.progress.total_steps}", rate.update(job, time.monotonic())]
+    parts = [f"{job.progress.step}/{job.progress.total_steps}", speed.update(job, time.monotonic())]
     if job.progress.eta_s is not None and not job.is_terminal:
         parts.append(f"{duration(job.progress.eta_s)} left")
     if job.attempt > 1:
@@ -262,9 +246,9 @@ def _watch_lines(client: Client, job_id: str) -> Adaptation:
         tenth = int(job.progress.percent // 10) if job.progress else 0
         state = (job.status, job.stage, job.attempt, tenth)
         if state != last and not job.is_terminal:
-            percent = f"{job.progress.percent:3.0f} %" if job.progress else ""
+            done = percent(job.progress.percent / 100, 0) if job.progress else ""
             at = time_text(job) if job.status == "running" else ""
-            err.print("  ".join(each for each in (f"{job.status} {job.stage or ''} {percent}".rstrip(), at) if each))
+            err.print("  ".join(each for each in (f"{job.status} {job.stage or ''} {done}".rstrip(), at) if each))
         last = state
     err.print(describe_end(client, job))
     return job

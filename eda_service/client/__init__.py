@@ -41,7 +41,7 @@ from eda_service.client.deployment_answers import (
 from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
 from eda_service.client.sample_answers import Sample, SamplePage
-from eda_service.client.task_answers import Draft, DraftCheck, Job, Measurement, Reading
+from eda_service.client.task_answers import DeletedJob, Draft, DraftCheck, Job, Measurement, Reading
 
 __all__ = [
     "DEFAULT_URL",
@@ -50,6 +50,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Cost",
+    "DeletedJob",
     "Deployment",
     "DeploymentEvent",
     "Draft",

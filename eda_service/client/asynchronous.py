@@ -205,6 +205,10 @@ class AsyncClient:
         """State of the service's parts; once there are keys, `status` alone for who cannot read jobs."""
         return await self._send(calls.health())
 
+    async def metrics(self) -> str:
+        """What Prometheus scrapes, in its text format."""
+        return await self._send(calls.metrics())
+
     async def models(self) -> list[str]:
         """Names that the serving endpoint offers."""
         return await self._send(calls.models())

@@ -196,6 +196,10 @@ class Client:
         """State of the service's parts; once there are keys, `status` alone for who cannot read jobs."""
         return self._send(calls.health())
 
+    def metrics(self) -> str:
+        """What Prometheus scrapes, in its text format."""
+        return self._send(calls.metrics())
+
     def models(self) -> list[str]:
         """Names that the serving endpoint offers."""
         return self._send(calls.models())

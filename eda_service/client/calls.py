@@ -17,6 +17,7 @@ from eda_service.client.errors import UnexpectedAnswerError, api_error
 from eda_service.client.retry import retry_after_s, should_retry
 from eda_service.client.sample_answers import SamplePage
 from eda_service.errors import InputError
+from eda_service.field_errors import first_error
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -72,8 +73,7 @@ class Call(Generic[T]):
         try:
             return self.parse(response.text if self.is_text else response.json())
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            what = first_error(error).message
         except (ValueError, KeyError, TypeError) as error:
             what = f"{type(error).__name__}: {error}"[:200]
         raise UnexpectedAnswerError(
@@ -160,6 +160,11 @@ def report_page(job_id: str) -> Call[str]:
 def health() -> Call[dict[str, Any]]:
     """State of the service's parts; once there are keys, `status` alone for who cannot read jobs."""
     return Call("GET", "/health", dict, repeatable=True)
+
+
+def metrics() -> Call[str]:
+    """What Prometheus scrapes."""
+    return Call("GET", "/metrics", str, repeatable=True, is_text=True)
 
 
 def models() -> Call[list[str]]:

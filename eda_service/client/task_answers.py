@@ -36,6 +36,13 @@ class Job(Answer):
         return self.status in TERMINAL
 
 
+class DeletedJob(Answer):
+    """A job that is gone; `freed_bytes` is 0 on storage by URL."""
+
+    id: str
+    freed_bytes: int = 0
+
+
 class Reading(Answer):
     """One way to read a draft's files, and its agreement with the target by position."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from eda_service.client.answers import JobEvent, LogChunk, Page
 from eda_service.client.calls import Call, given, idempotent, job_path, one, page_of
-from eda_service.client.task_answers import Draft, Job, Measurement
+from eda_service.client.task_answers import DeletedJob, Draft, Job, Measurement
 from eda_service.errors import InputError
 from eda_service.names import NAME_RULE
 from eda_service.references import Alias, Reference
@@ -21,12 +21,23 @@ def job(job_id: str) -> Call[Job]:
 
 
 def jobs(
-    *, limit: int, after: str | None, status: str | None, kind: str | None, metadata: Mapping[str, str] | None
+    *,
+    limit: int,
+    after: str | None,
+    status: str | None,
+    kind: str | None,
+    metadata: Mapping[str, str] | None,
+    prefix: str | None = None,
 ) -> Call[Page[Job]]:
     """Jobs, newest first."""
     labels = {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
-    params = given(limit=limit, after=after, status=status, kind=kind) | labels
+    params = given(limit=limit, after=after, status=status, kind=kind, prefix=prefix) | labels
     return Call("GET", _JOBS, page_of(Job), params=params, repeatable=True)
+
+
+def delete_job(job_id: str) -> Call[DeletedJob]:
+    """Delete a job that has ended."""
+    return Call("DELETE", job_path(_JOBS, job_id), one(DeletedJob))
 
 
 def cancel(job_id: str) -> Call[Job]:

@@ -10,7 +10,7 @@ from eda_service.client.answers import JobEvent, Page
 from eda_service.client.calls import Call
 from eda_service.client.deployments import AsyncSend, Send
 from eda_service.client.retry import Patience
-from eda_service.client.task_answers import Draft, Job, Measurement
+from eda_service.client.task_answers import DeletedJob, Draft, Job, Measurement
 from eda_service.client.walking import every, every_async, last, last_async, until_ended, until_ended_async
 
 T = TypeVar("T")
@@ -52,9 +52,11 @@ class Jobs:
         status: str | None = None,
         kind: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        prefix: str | None = None,
     ) -> Page[Job]:
-        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`."""
-        return self._send(calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata))
+        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`, `prefix` begins their ids."""
+        asked = calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata, prefix=prefix)
+        return self._send(asked)
 
     def iterate(
         self,
@@ -68,6 +70,10 @@ class Jobs:
         yield from every(
             lambda after: self.page(limit=page_size, after=after, status=status, kind=kind, metadata=metadata)
         )
+
+    def delete(self, job_id: str) -> DeletedJob:
+        """Delete a job that has ended, with all that it left but what it published."""
+        return self._send(calls.delete_job(job_id))
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job."""
@@ -177,9 +183,11 @@ class AsyncJobs:
         status: str | None = None,
         kind: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        prefix: str | None = None,
     ) -> Page[Job]:
-        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`."""
-        return await self._send(calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata))
+        """One page of jobs, newest first; `kind` is `adapt`, `import_draft` or `measure`, `prefix` begins their ids."""
+        asked = calls.jobs(limit=limit, after=after, status=status, kind=kind, metadata=metadata, prefix=prefix)
+        return await self._send(asked)
 
     async def iterate(
         self,
@@ -194,6 +202,10 @@ class AsyncJobs:
             lambda after: self.page(limit=page_size, after=after, status=status, kind=kind, metadata=metadata)
         ):
             yield each
+
+    async def delete(self, job_id: str) -> DeletedJob:
+        """Delete a job that has ended, with all that it left but what it published."""
+        return await self._send(calls.delete_job(job_id))
 
     async def cancel(self, job_id: str) -> Job:
         """Stop a job."""

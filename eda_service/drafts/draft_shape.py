@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from eda_service.config.draft import DraftKind, DraftSpec
 from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config, RopeScaling
 from eda_service.errors import TargetIncompatibleError
+from eda_service.field_errors import field_error
 from eda_service.targets.checks.config_check import EPSILONS
 from eda_service.targets.shape import head_dim_of
 
@@ -55,7 +56,7 @@ def draft_shape(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))} is {str(first['input'])[:32]}: {first['msg']}"
+        problem = field_error(first, name=".".join(map(str, first["loc"])))
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         problem = str(error)[:200]
     raise TargetIncompatibleError(

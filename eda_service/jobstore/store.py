@@ -2,8 +2,8 @@
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
 parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
-it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog` and `LoadLog`; here is the rest: looking
-at jobs and moving them.
+it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog` and `Removal`; here is
+the rest: looking at jobs and moving them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.leases import OCCUPYING, Leases
 from eda_service.jobstore.loads import LoadLog
 from eda_service.jobstore.models import JobRow
+from eda_service.jobstore.removal import Removal
 from eda_service.jobstore.status import LIVE, TERMINAL, Status, require_legal
 
 
-class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog):
+class JobStore(
+    Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog, Removal
+):
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None, kind: JobKind | None = None) -> Job:
@@ -56,6 +59,7 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
         status: Status | None = None,
         labels: Mapping[str, str] | None = None,
         kind: JobKind | None = None,
+        prefix: str | None = None,
     ) -> tuple[list[Job], bool]:
         """Jobs, newest first, and whether there are more. One that cannot be read is there with what can be.
 
@@ -69,6 +73,8 @@ class JobStore(Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, Depl
             query = query.where(JobRow.status == status.value)
         if kind is not None:
             query = query.where(rows.is_of(kind))
+        if prefix is not None:  # compared and no pattern: SQLite's LIKE takes small letters for large ones
+            query = query.where(func.substr(JobRow.id, 1, len(prefix)) == rows.clean_text(prefix))
         for key, value in (labels or {}).items():
             query = query.where(rows.has_label(key, value, self.backend))
         with self._read() as session:

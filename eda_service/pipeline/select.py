@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 
 from eda_service.config.job import AdaptConfig
+from eda_service.formatting import size
 from eda_service.pipeline.prepare import PROMPTS_FILE, read_prompt_file
 from eda_service.pipeline.stage import StageRunner
 from eda_service.records import FileEntry, SampleScore, SelectionFields, SelectionManifest, SelfGenManifest, Stage
@@ -154,7 +155,7 @@ def forget_unselected(run: RunDir) -> int:
 def _free_unselected(run: RunDir) -> None:
     freed = forget_unselected(run)
     if freed:
-        run.event("hidden_states_deleted", f"{freed / 1e6:.1f} MB of hidden states freed", stage=Stage.SELECT)
+        run.event("hidden_states_deleted", f"{size(freed)} of hidden states freed", stage=Stage.SELECT)
 
 
 SELECT = StageRunner(

@@ -17,6 +17,7 @@ from eda_service.drafts.checkpoint import read_draft_config, read_draft_vocab
 from eda_service.drafts.coverage import Coverage, coverage
 from eda_service.drafts.freezing import count_parameters
 from eda_service.errors import ArtifactCorruptError, NonFiniteLossError, WorkerLostError
+from eda_service.formatting import size
 from eda_service.pipeline.bound_torch import BoundTorchConfig
 from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.prepare import IO_FILE
@@ -36,6 +37,8 @@ from eda_service.training.inputs import TrainInputs, trained_form
 from eda_service.training.vocabulary import extend_vocabulary, rank_vocabulary
 
 logger = logging.getLogger(__name__)
+
+_CHECKPOINTS = f"{Stage.TRAIN.value}/ray"
 
 
 def run_train(run: RunDir, config: AdaptConfig, *, start_dir: Path | None = None) -> TrainFields:
@@ -207,7 +210,7 @@ def fit(inputs: TrainInputs) -> Trained:
         ),
         run_config=ray_train.RunConfig(
             name=run.job_id,
-            storage_path=run.store.objects.address(f"{Stage.TRAIN.value}/ray"),
+            storage_path=run.store.objects.address(_CHECKPOINTS),
             failure_config=ray_train.FailureConfig(
                 max_failures=config.train.max_worker_failures, controller_failure_limit=2
             ),
@@ -227,4 +230,11 @@ def fit(inputs: TrainInputs) -> Trained:
     return outcome.root
 
 
-TRAIN = StageRunner(DraftCheckpoint, part=lambda config: config.train, run=run_train)
+def _free_checkpoints(run: RunDir) -> None:
+    """Delete what an interrupted training would have gone on from: the best weights lie in `train/pack`."""
+    freed = run.store.forget_folder(_CHECKPOINTS)
+    if freed:
+        run.event("checkpoints_deleted", f"{size(freed)} of checkpoints freed", stage=Stage.TRAIN)
+
+
+TRAIN = StageRunner(DraftCheckpoint, part=lambda config: config.train, run=run_train, afterwards=_free_checkpoints)

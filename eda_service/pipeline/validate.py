@@ -11,6 +11,7 @@ from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetS
 from eda_service.drafts.checkpoint import read_draft_config
 from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.engines.vllm_environment import require_vllm
+from eda_service.formatting import duration, size
 from eda_service.pipeline.measuring import require_own_target
 from eda_service.pipeline.stage import StageRunner
 from eda_service.pipeline.target_engine import chosen_engine, memory_bytes
@@ -82,9 +83,9 @@ def run_validate(run: RunDir, config: AdaptConfig) -> ValidateFields:
         config.model_copy(update={"target": chosen}), looked.shape, draft_shape, run.home
     )
     seconds = sum(each.median for each in ranges.values())
-    said = f"needs at most {need / 1e6:.0f} MB of disk and about {seconds:.0f} s"
-    low, high = sum(each.low for each in ranges.values()), sum(each.high for each in ranges.values())
-    said += f" ({low:.0f} to {high:.0f} s, from {num_jobs} earlier jobs)"
+    low, high = (sum(times) for times in zip(*((each.low, each.high) for each in ranges.values()), strict=True))
+    said = f"needs at most {size(need)} of disk and about {duration(seconds)}"
+    said += f" ({duration(low)} to {duration(high)}, from {num_jobs} earlier jobs)"
     run.event("estimated", said, stage=Stage.VALIDATE)
     path = directory / "target.json"
     path.write_text(fingerprint.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.errors import ArtifactCorruptError, InsufficientStorageError
+from eda_service.formatting import size
 from eda_service.records import FileEntry
 
 _CHUNK_BYTES = 1 << 20
@@ -90,6 +92,18 @@ def claim_file(path: Path, content: str | bytes, *, mode: int = 0o666) -> bool:
     return True
 
 
+def directory_bytes(directory: Path) -> int:
+    """Bytes of all files below a directory, links not followed; 0 when it is not there. What goes meanwhile does not
+    count.
+    """
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(folder) / name).lstat().st_size
+    return total
+
+
 def file_entry(root: Path, path: Path, *, transient: bool = False) -> FileEntry:
     """Describe a file by its path relative to `root`, hash and size."""
     return FileEntry(
@@ -163,7 +177,7 @@ def require_free_bytes(path: Path, need_bytes: int, *, param: str) -> int:
     free_bytes = shutil.disk_usage(path).free
     if free_bytes < need_bytes:
         raise InsufficientStorageError(
-            f"this job needs {need_bytes / 1e9:.2f} GB under {path} and {free_bytes / 1e9:.2f} GB is free; "
+            f"this job needs {size(need_bytes)} under {path} and {size(free_bytes)} is free; "
             "free space, point EDA_HOME elsewhere, or lower dataset.num_prompts",
             param=param,
         )

@@ -8,6 +8,7 @@ that is above this asks for neither.
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from pydantic import BaseModel
 
 from eda_service.records import FileEntry, Stage
 from eda_service.storage.blobs import Blobs
-from eda_service.storage.files import verify_files
+from eda_service.storage.files import directory_bytes, verify_files
 from eda_service.storage.journal import Journal, LineFile, Log, Unwritten
 from eda_service.storage.objects import DirectoryObjects, Objects
-from eda_service.storage.state import Forgotten, compact, encoded
+from eda_service.storage.state import Forgotten, JobFile, compact, encoded
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,18 @@ class RunStore(ABC):
         """`forget`, of which nothing is left to do when it was done before; returns the bytes freed now."""
 
     @abstractmethod
+    def forget_folder(self, name: str) -> int:
+        """Delete everything below a folder of the run directory; returns the bytes freed, 0 where they are not known.
+
+        Args:
+            name: The folder, relative to the run directory; empty: all of it.
+        """
+
+    @abstractmethod
+    def kept_bytes(self, name: str) -> int | None:
+        """What a folder of the run directory holds; None: it is on storage, which is not asked."""
+
+    @abstractmethod
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
         """Check files that a record names, where `fetch` will not do it.
 
@@ -104,6 +117,11 @@ class RunStore(ABC):
             name: Of the small file that says so.
             data: Its content.
         """
+
+    def delete(self) -> int:
+        """Delete everything of the job; returns the bytes freed, 0 on storage by URL, where they are not known."""
+        self.objects.delete([JobFile.FILE])  # first, so that nobody takes what is left for a job
+        return self.forget_folder("")
 
     def share(self, name: str) -> None:
         """Let other machines see a growing file (a log, a curve) as it is now."""
@@ -154,6 +172,16 @@ class InPlace(RunStore):
     def forget_once(self, stage: Stage, entries: Iterable[FileEntry], *, keep: Iterable[FileEntry]) -> int:
         """Delete files; those that are gone cost nothing."""
         return self._remove(stage, entries)
+
+    def forget_folder(self, name: str) -> int:
+        """Delete the directory."""
+        freed = directory_bytes(self._root / name)
+        shutil.rmtree(self._root / name, ignore_errors=True)
+        return freed
+
+    def kept_bytes(self, name: str) -> int:
+        """Count its files."""
+        return directory_bytes(self._root / name)
 
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
         """Hash them."""
@@ -212,6 +240,15 @@ class ByHash(RunStore):
         self.objects.write(Forgotten.FILE, encoded(Forgotten(freed_bytes=freed)))
         return freed
 
+    def forget_folder(self, name: str) -> int:
+        """Delete the objects, and this machine's copies."""
+        shutil.rmtree(self._root / name, ignore_errors=True)
+        self.objects.delete(_keys_below(self.objects, name))
+        return 0
+
+    def kept_bytes(self, name: str) -> None:
+        """Not known."""
+
     def verify(self, stage: Stage, entries: Iterable[FileEntry]) -> None:
         """A file's name is its hash, and `fetch` checks it when the file is wanted."""
 
@@ -220,3 +257,10 @@ class ByHash(RunStore):
         and what came after was made from the one that is there.
         """
         return data if self.objects.create(name, data) else self.objects.read(name) or data
+
+
+def _keys_below(objects: Objects, name: str) -> list[str]:
+    """Keys of all objects below a folder; a name that has none below it is an object itself."""
+    below = objects.children(name)
+    keys = [f"{name}/{child}".lstrip("/") for child in below]
+    return [inner for key in keys for inner in (_keys_below(objects, key) or [key])]

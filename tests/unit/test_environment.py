@@ -59,7 +59,7 @@ def test_a_variable_out_of_its_bounds_is_refused_by_its_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=name.removeprefix("EDA_").lower()):
+    with pytest.raises(InputError, match=f"^{name} is .*it must be"):
         Settings.from_env()
 
 

@@ -19,6 +19,7 @@ from eda_service.drafts.dialects.settings import EAGLE, Settings
 from eda_service.drafts.dialects.shapes import Shape
 from eda_service.drafts.dialects.shared_fields import Source, read_shared
 from eda_service.drafts.draft_config import CONFIGS, DraftConfig
+from eda_service.field_errors import field_error
 
 _LINEAR_TYPES = ("linear", "dynamic")
 
@@ -90,9 +91,7 @@ def read_config(source: Source, kind: str, dialect: Dialect) -> DraftConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise refusal(
-            f"{where + ': ' if where else ''}{first['msg']}; correct config.json, or --set the field"
-        ) from error
+        raise refusal(f"{field_error(first, name=where)}; correct config.json, or --set the field") from error
 
 
 def _read_eagle1(source: Source) -> None:

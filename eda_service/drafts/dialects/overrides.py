@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from eda_service.config.field_names import unknown_field
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import InputError
+from eda_service.field_errors import field_error
+from eda_service.field_names import unknown_field
 
 PARAM = "set"
 _DECIDED = ("kind", "vocab_size", "target_hidden_size")
@@ -33,7 +34,7 @@ def parse_overrides(overrides: Mapping[str, str], model: type[DraftConfig]) -> d
 def _value(name: str, text: str, model: type[DraftConfig]) -> Any:
     info = model.model_fields.get(name)
     if info is None:
-        raise InputError(f"{name}: {unknown_field(model, (name,))}", param=f"{PARAM}.{name}")
+        raise InputError(unknown_field(model, (name,), name), param=f"{PARAM}.{name}")
     if name in _DECIDED:
         raise InputError(
             f"{name} cannot be set: the draft's tensors or its target decide it; leave it out", param=f"{PARAM}.{name}"
@@ -46,5 +47,5 @@ def _value(name: str, text: str, model: type[DraftConfig]) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        raise InputError(f"{name} is {text[:60]!r}: {message}; {info.description}", param=f"{PARAM}.{name}") from error
+        problem = field_error(error.errors(include_url=False)[0], name=name)
+        raise InputError(f"--set {name}={text[:60]}: {problem}; {info.description}", param=f"{PARAM}.{name}") from error

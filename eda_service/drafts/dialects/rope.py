@@ -16,6 +16,7 @@ from eda_service.drafts.dialects.record import BaseTarget
 from eda_service.drafts.dialects.refusal import refusal
 from eda_service.drafts.dialects.settings import Fields, Settings, shown
 from eda_service.drafts.draft_config import RopeScaling
+from eda_service.field_errors import field_error
 
 DEFAULT_THETA = 10_000.0
 _SCALING, _PARAMETERS = "rope_scaling", "rope_parameters"
@@ -84,7 +85,7 @@ def read_scaling(settings: Settings, fields: Fields, head_dim: int) -> RopeScali
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "type"
-        raise refusal(f"config.json: {key}.{where}: {first['msg']}; correct it, or {_SET}") from error
+        raise refusal(f"config.json: {field_error(first, name=f'{key}.{where}')}; correct it, or {_SET}") from error
 
 
 def _scaling(settings: Settings) -> tuple[str, dict[str, Any]]:

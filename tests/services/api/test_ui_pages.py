@@ -96,7 +96,7 @@ def test_a_finished_job_shows_what_its_records_say(client: TestClient, finished:
     assert f"kept {NUM_KEPT} of {NUM_SAMPLES}" in stages["select"][-1]
     assert f"{trained['num_trainable']:,} of {trained['num_parameters']:,} parameters" in stages["train"][-1]
     minutes, seconds = divmod(round(trained["seconds"]), 60)
-    assert stages["train"][1] == f"{minutes} min {seconds:02d} s"
+    assert stages["train"][1] == f"{minutes}m{seconds:02d}s"
     assert all(row[0].endswith("done") for row in stages.values())
     titles = [each.text for each in page.all("figcaption")]
     assert titles == ["Acceptance by position", "Training loss", "Simulated acceptance length", "Sample values"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from typer.testing import CliRunner, Result
 from eda_service.cli.main import app
 
 ROOT = "/v1/adaptations"
+CACHE = Path(tempfile.gettempdir()) / f"eda-completion-{os.getuid()}"
+"""Where the tree of commands is kept between tests."""
 JOB = f"{ROOT}/adapt_1"
 # A shell that starts a test run in the background makes its children ignore SIGINT: take the usual handler back.
 _MAIN = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from eda_service.cli.main import app; app(prog_name='eda')"
+    "from eda_service.cli.entry import main; main()"
 )
 
 
@@ -42,6 +45,12 @@ class Cli:
 
     def __init__(self, home: Path) -> None:
         self.env = {"EDA_HOME": str(home), "EDA_URL": "", "EDA_API_KEY": "", "COLUMNS": "100", "TERM": "dumb"}
+        self.env |= {"XDG_CACHE_HOME": str(CACHE), "XDG_CONFIG_HOME": str(home / "config"), "EDA_CONFIG": ""}
+
+    @property
+    def whole_env(self) -> dict[str, str]:
+        """The environment of a process of this user's."""
+        return {**os.environ, **self.env}
 
     def __call__(self, *arguments: str, url: str | None = None, env: dict[str, str] | None = None) -> Result:
         """Run a command in this process."""

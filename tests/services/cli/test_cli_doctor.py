@@ -21,6 +21,7 @@ NAMES = [
     "python",
     "packages",
     "home",
+    "defaults",
     "disk",
     "ray token",
     "gpu",

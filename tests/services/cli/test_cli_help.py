@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from command_line import JOB, ROOT, Cli, job_body
+from command_line import JOB, Cli, job_body
 from scripted_service import Answer, ScriptedService
 from typer_tree import ALL, check_line
 
-WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "wait", "priority"}
+from eda_service.cli import offered
+from eda_service.cli.completion import answer
+
+WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "wait", "priority", "rm"}
 
 
 def test_the_commands_are_there() -> None:
@@ -19,7 +27,7 @@ def test_the_commands_are_there() -> None:
         "check",
         "rm",
     }
-    assert {path[1] for path in ALL if len(path) == 2 and path[0] == "keys"} == {"create", "ls", "revoke"}
+    assert {path[1] for path in ALL if len(path) == 2 and path[0] == "keys"} == {"create", "ls", "revoke", "open"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(("eda", *path)))
@@ -46,18 +54,63 @@ def complete(eda: Cli, line: str, url: str = "") -> list[str]:
     """What a bash shell would offer at the end of a line."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "EDA_URL": url}
     child = eda.start(env={"_EDA_COMPLETE": "complete_bash", **words})
-    stdout, stderr = child.communicate(timeout=30)
+    stdout, stderr = child.communicate(timeout=120)
     assert child.returncode == 0, stderr
     return stdout.split()
 
 
-def test_completion_of_commands_choices_and_ids(eda: Cli, scripted: ScriptedService) -> None:
+def test_completion_of_commands_and_choices(eda: Cli) -> None:
     assert set(complete(eda, "eda jobs ")) == WANTED_JOBS
     assert complete(eda, "eda jobs ls --status ca") == ["cancelling", "cancelled"]
     assert complete(eda, "eda adapt m --preset p") == ["paper", "paper_7b"]
-    scripted.on("GET", ROOT, Answer({"data": [job_body(), job_body(id="other_2")], "has_more": False}))
-    assert complete(eda, "eda jobs show ad", scripted.url) == ["adapt_1"]
+
+
+def offers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: str, line: str, url: str) -> str:
+    """What completion prints in this process, where a busy machine may take its time to answer."""
+    monkeypatch.setattr(offered, "_TIMEOUT_S", 30.0)
+    place = {"XDG_CACHE_HOME": str(tmp_path), "EDA_CONFIG": "", "HOME": str(tmp_path), "EDA_URL": url}
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": line}
+    found = answer(shell, {**place, **words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"})
+    assert found is not None
+    return found.text
+
+
+def test_completion_of_ids_and_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scripted: ScriptedService
+) -> None:
+    hostile = {"id": "x$(touch /tmp/never)", "status": "queued"}
+    jobs = [{**job_body(), "model": "org/`rm`"}, job_body(id="other_2"), hostile]
+    scripted.on("GET", "/v1/jobs", Answer({"data": jobs, "has_more": False}))
+    scripted.on("GET", "/v1/deployments", Answer({"data": [{"name": "math", "state": "ready"}], "has_more": False}))
+    pack = {"name": "math", "latest": 2, "champion": 1, "versions": [{"version": 2}, {"version": 1}]}
+    scripted.on("GET", "/v1/packs", Answer({"data": [pack], "has_more": False}))
+
+    def offered_by(shell: str, line: str) -> str:
+        return offers(monkeypatch, tmp_path, shell, line, scripted.url)
+
+    assert offered_by("complete_bash", "eda jobs show ad") == "adapt_1\n"
+    assert offered_by("complete_bash", "eda jobs show ") == "adapt_1\nother_2\n"
+    assert offered_by("complete_bash", "eda jobs logs -f o") == "other_2\n"
+    assert offered_by("complete_zsh", "eda jobs show ad") == """_arguments '*: :(("adapt_1":"queued org/ rm"))'"""
+    assert offered_by("complete_fish", "eda deployments show ") == "math\tready\n"
+    assert offered_by("complete_bash", "eda export math@") == "math@2\nmath@1\n"
+    assert offered_by("complete_bash", "eda jobs logs --stage tr") == "train\n"
+    assert "--watch\n" in offered_by("complete_bash", "eda adapt m --wa")
+    assert offered_by("complete_bash", "eda jobs show --url http://127.0.0.1:9 ad") == ""
     assert scripted.seen("GET", JOB) == []
+
+
+def test_completion_imports_nothing_heavy(eda: Cli, tmp_path: Path) -> None:
+    complete(eda, "eda jobs ")  # the first time writes down the commands
+    code = (
+        "import sys; from eda_service.cli.completion import answer; import os; answer('complete_bash', os.environ); "
+        "print(*sorted(each for each in ('pydantic', 'httpx', 'typer', 'rich', 'torch', 'ray') if each in sys.modules))"
+    )
+    words = {"COMP_WORDS": "eda jobs show ", "COMP_CWORD": "3", "EDA_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **eda.env, **words}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
 
 
 def test_completion_is_silent_without_a_service(eda: Cli) -> None:

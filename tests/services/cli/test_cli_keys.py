@@ -87,3 +87,35 @@ def test_a_databases_name_holds_no_password(tmp_path: Path, monkeypatch: pytest.
     assert database_name(tmp_path) == "postgresql+psycopg://eda:***@db.example/eda"
     monkeypatch.setenv("EDA_DATABASE_URL", f"sqlite:///{tmp_path}/x/../eda.db")
     assert database_name(tmp_path) == str(tmp_path / "eda.db")
+
+
+def test_the_first_key_says_that_it_locks_and_open_takes_that_back(runner: CliRunner, tmp_path: Path) -> None:
+    first, second = (runner.invoke(app, ["keys", "create", name]) for name in ("one", "two"))
+    assert "from now on every request needs one" in first.stderr
+    assert "eda keys open" in first.stderr
+    assert "from now on" not in second.stderr
+    with TestClient(create_app(Settings(home=tmp_path, ray_dashboard_url="http://127.0.0.1:9"))) as client:
+        for key in json.loads(runner.invoke(app, ["keys", "ls", "--json"]).stdout):
+            assert runner.invoke(app, ["keys", "revoke", key["id"]]).exit_code == 0
+        assert client.get("/v1/adaptations").status_code == 401  # revoking opens nothing
+        unasked = runner.invoke(app, ["keys", "open"])
+        assert (unasked.exit_code, "--yes" in unasked.stderr) == (2, True)
+        assert client.get("/v1/adaptations").status_code == 401
+        assert json.loads(runner.invoke(app, ["keys", "open", "--yes", "--json"]).stdout) == {
+            "open": True,
+            "forgotten": 2,
+        }
+        assert client.get("/v1/adaptations").status_code == 200
+        assert (
+            client.get("/v1/adaptations", headers={"authorization": f"Bearer {first.stdout.strip()}"}).status_code
+            == 200
+        )
+    assert runner.invoke(app, ["keys", "ls"]).stdout == "no keys\n"
+
+
+def test_a_service_that_others_reach_is_not_opened(runner: CliRunner, tmp_path: Path) -> None:
+    assert runner.invoke(app, ["keys", "create", "one"]).exit_code == 0
+    (tmp_path / "up.json").write_text(json.dumps({"api_url": "http://192.0.2.7:8700"}))
+    refused = runner.invoke(app, ["keys", "open", "--yes"])
+    assert (refused.exit_code, "where others reach it" in refused.stderr) == (2, True)
+    assert "one" in runner.invoke(app, ["keys", "ls"]).stdout

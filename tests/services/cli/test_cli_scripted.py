@@ -72,11 +72,11 @@ def test_dry_run_shows_the_estimate_and_queues_nothing(eda: Cli, scripted: Scrip
     done = eda("adapt", "org/model", "--preset", "demo", "--dry-run", url=scripted.url)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "STAGE     PLACED  WORKERS  EACH                       MEMORY   DISK  TIME",
-        "generate  pool    8        0.5 CPU, 1 GPU, 2 threads  20.1 GB  3 MB  1m25s",
-        "select    driver                                                     0s",
+        "STAGE     PLACED  WORKERS  EACH                       MEMORY   DISK    TIME",
+        "generate  pool    8        0.5 CPU, 1 GPU, 2 threads  20.1 GB  3.0 MB  1m25s",
+        "select    driver                                                       0s",
         "",
-        "disk    2.5 GB of 30 MB free: does not fit",
+        "disk    2.5 GB of 30.0 MB free: does not fit",
         "work    320 samples, 1,400 training steps of 2,655,360 parameters",
         "time    about 2m47s (generate 1m15s, train 1m32s)",
         "measure 16 prompts split off mine.jsonl",
@@ -151,7 +151,7 @@ def test_adapt_watch(eda: Cli, scripted: ScriptedService, status: str) -> None:
     done = eda("adapt", "org/model", "--watch", url=scripted.url)
     assert done.exit_code == (0 if status == "succeeded" else 1)
     assert done.stdout == "job adapt_1\n"
-    assert done.stderr.splitlines() == ["queued", "running train  42 %", f"adapt_1 {status}"]
+    assert done.stderr.splitlines() == ["queued", "running train 42%", f"adapt_1 {status}"]
 
 
 @pytest.mark.parametrize(("state", "exit_code"), [("ready", 0), ("failed", 1)])

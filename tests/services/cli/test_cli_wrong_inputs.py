@@ -20,8 +20,11 @@ from live_api import LiveApi
         (("org/model", "--preset", "deom"), ("did you mean 'demo'", "param: preset")),
         (("org/model", "--data", "reasoning-gym:gsm"), ("use reasoning-gym:gsm_symbolic", "param: dataset.source")),
         (("org/model", "--eval-data", "reasoning-gym:gsm"), ("param: eval_dataset.source",)),
-        (("org/model", "--set", "train.epoch=3"), ("did you mean train.epochs?", "param: train.epoch")),
-        (("org/model", "--set", "train.epochs=0"), ("greater than or equal to 1", "param: train.epochs")),
+        (
+            ("org/model", "--set", "train.epoch=3"),
+            ("no field train.epoch; did you mean train.epochs?", "param: train.epoch"),
+        ),
+        (("org/model", "--set", "train.epochs=0"), ("train.epochs is 0; it must be at least 1", "param: train.epochs")),
         (("org/model", "--set", "selection.num_reference_prompts=500"), ("128 general prompts", "lower it")),
         (("org/model", "--set", 'track.to=["wandb"]'), ("install the extra", "set `force`", "param: track.to")),
         (

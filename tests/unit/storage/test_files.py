@@ -145,8 +145,8 @@ def test_too_little_disk_states_need_free_and_next_step(tmp_path: Path, monkeypa
     assert require_free_bytes(tmp_path / "new", 2_000_000_000, param="dataset.num_prompts") == 2_000_000_000
     with pytest.raises(InsufficientStorageError) as caught:
         require_free_bytes(tmp_path / "new", 2_000_000_001 + 10**9, param="dataset.num_prompts")
-    assert "needs 3.00 GB" in str(caught.value)
-    assert "2.00 GB is free" in str(caught.value)
+    assert "needs 3.0 GB" in str(caught.value)
+    assert "2.0 GB is free" in str(caught.value)
     assert "lower dataset.num_prompts" in str(caught.value)
     assert (caught.value.param, caught.value.code) == ("dataset.num_prompts", "insufficient_storage")
 

@@ -13,26 +13,24 @@ from eda_service.names import close_names
 _MAX_LISTED = 12
 
 
-def unknown_field(model: type[BaseModel], loc: Sequence[str | int]) -> str:
+def unknown_field(model: type[BaseModel], loc: Sequence[str | int], field: str) -> str:
     """What to say of pydantic's error `extra_forbidden`.
 
     Args:
         model: What was validated.
         loc: Where in it the unknown field stands; its name is the last part.
-
-    Returns:
-        The sentence without the field's name in front, which the caller shows or hides.
+        field: Its dotted name as it may be shown.
     """
     parent = _model_at(model, loc[:-1])
     if parent is None or not loc:
-        return "no such field (leave it out)"
+        return f"no field {field}; leave it out"
     prefix = "".join(f"{part}." for part in loc[:-1] if isinstance(part, str))
     close = close_names(str(loc[-1]), parent.model_fields)
     if close:
-        return f"no such field (did you mean {' or '.join(prefix + name for name in close)}?)"
+        return f"no field {field}; did you mean {' or '.join(prefix + name for name in close)}?"
     names = sorted(parent.model_fields)
     more = ", ..." if len(names) > _MAX_LISTED else ""
-    return f"no such field (there are {', '.join(names[:_MAX_LISTED])}{more})"
+    return f"no field {field}; there are {', '.join(names[:_MAX_LISTED])}{more}"
 
 
 def _model_at(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseModel] | None:

@@ -1,0 +1,206 @@
+"""What a home keeps that nothing needs any more, found without touching it.
+
+Of a job that has ended stay its facts, events, logs, records, samples, curves and plots: pages and reports read them.
+What is large goes: hidden states, the target's embedding and head, checkpoints, and the copy of a published pack. What
+a live job, a deployment or a published pack needs is never among it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from eda_service.config.job import AdaptConfig, EngineKind
+from eda_service.jobstore import Job, JobStore
+from eda_service.jobstore.status import LIVE, TERMINAL, Status
+from eda_service.references import Reference
+from eda_service.storage import registry
+from eda_service.storage.files import directory_bytes
+
+_DAY_S = 86_400
+_STATES = ("generate/*.features.safetensors", "select/*.features.safetensors", "generate/target_io.safetensors")
+_CHECKPOINTS = ("train/ray", "train/start")
+_FETCHED = ("read/draft", "read/scratch")  # of an import, once it has ended
+_PACK_COPY = "train/pack"
+_LOCK = "driver.lock"
+_MAX_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Files that may go together.
+
+    Attributes:
+        kind: `run`, `export` or `cache`.
+        name: A job's id, an export's, a model's.
+        paths: Files and directories.
+        size_bytes: Of them.
+        why: Nothing needs them.
+        job_id: The job whose end is looked at again before they go; None: there is none.
+    """
+
+    kind: str
+    name: str
+    paths: tuple[Path, ...]
+    size_bytes: int
+    why: str
+    job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        garbage: What may go.
+        kept: What stays and why, in words.
+    """
+
+    garbage: tuple[Garbage, ...]
+    kept: tuple[str, ...]
+
+
+def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | None = None) -> Found:
+    """Look through a home.
+
+    Args:
+        home: State root.
+        store: Its jobs and deployments.
+        days: Only of jobs that ended so long ago; their checkpoints go whenever that was.
+        caches: Fetched models, which all homes share; None: they are not looked at.
+    """
+    kept: list[str] = []
+    found = list(_runs(home, store, days, kept))
+    needing = _needing(store)
+    exporting = [each.name for each in needing if each.reads_exports]
+    if exporting:
+        kept.append(f"exports: {', '.join(exporting[:_MAX_TOLD])} may run on them")
+    else:
+        found += list(_each(home / "exports", "export", "made again when a deployment asks for it"))
+    if caches is not None and needing:
+        kept.append(f"fetched models: {', '.join(each.name for each in needing[:_MAX_TOLD])} may need them")
+    elif caches is not None:
+        found += list(_each(caches / "models", "cache", "fetched again when a job asks for it"))
+    return Found(tuple(found), tuple(kept))
+
+
+def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
+    """Delete it; returns the bytes freed, 0 where it is needed by now."""
+    if garbage.job_id is None:
+        return sum(map(_delete, garbage.paths))
+    with _quiet(home / "runs" / garbage.job_id / _LOCK) as is_quiet:
+        # A job that was queued again meanwhile waits for the lock, and makes anew what its records name.
+        if not is_quiet or store.get(garbage.job_id).status not in TERMINAL:
+            return 0
+        return sum(map(_delete, garbage.paths))
+
+
+def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator[Garbage]:
+    """What is large in the directories of jobs that have ended."""
+    before = time.time() - days * _DAY_S
+    num_young = 0
+    for root in sorted(path for path in (home / "runs").glob("*") if path.is_dir() and not path.is_symlink()):
+        if not store.has_job(root.name):
+            kept.append(f"{root.name}: no job of that name is known")
+            continue
+        job = store.get(root.name)
+        if job.status not in TERMINAL:
+            kept.append(f"{root.name}: {job.status}")
+            continue
+        is_old = (job.finished_at or job.created_at) <= before
+        wanted = [*_CHECKPOINTS, *((*_STATES, *_FETCHED) if is_old else ())]
+        if is_old and job.status is Status.SUCCEEDED and _is_published(job, home):
+            wanted.append(_PACK_COPY)
+        paths = tuple(path for pattern in wanted for path in sorted(root.glob(pattern)))
+        num_young += not is_old
+        size = sum(map(_size, paths))
+        if size:
+            what = "hidden states, checkpoints" if is_old else "checkpoints"
+            again = "" if job.status is Status.SUCCEEDED else "; a retry makes them again"
+            yield Garbage("run", root.name, paths, size, f"{what} of a job that {job.status}{again}", job.id)
+    if num_young:
+        kept.append(f"{num_young} jobs ended less than {days:g} days ago; --days says how many")
+
+
+def _is_published(job: Job, home: Path) -> bool:
+    pack = Reference.parse(job.result_pack or "")
+    return pack is not None and pack.number is not None and pack.number in registry.pack_versions(pack.name, home)
+
+
+@dataclass(frozen=True)
+class _Needing:
+    """What may need shared files now: a deployment, or a live job.
+
+    Attributes:
+        name: In words.
+        reads_exports: Whether it may run on an export.
+    """
+
+    name: str
+    reads_exports: bool
+
+
+def _needing(store: JobStore) -> list[_Needing]:
+    """Deployments and live jobs; what cannot be read may need anything."""
+    found = [
+        _Needing(f"deployment {each.name}", bool(each.unreadable) or each.engine.get("kind") == EngineKind.VLLM.value)
+        for each in store.deployments(unreadable=True)
+    ]
+    live = store.live()
+    found += [_Needing(f"job {job.id}", _reads_exports(job)) for job in live]
+    counts = store.counts()
+    if sum(counts.get(status, 0) for status in LIVE) > len(live):
+        found.append(_Needing("a live job that cannot be read", reads_exports=True))
+    return found
+
+
+def _reads_exports(job: Job) -> bool:
+    """Whether a job's target may run in vLLM."""
+    task = job.task()
+    return not isinstance(task, AdaptConfig) or task.target.engine is not EngineKind.EDA
+
+
+def _each(directory: Path, kind: str, why: str) -> Iterator[Garbage]:
+    for path in sorted(directory.glob("*")):
+        yield Garbage(kind, path.name, (path,), _size(path), why)
+
+
+def _size(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        return directory_bytes(path)
+    with suppress(OSError):
+        return path.lstat().st_size
+    return 0
+
+
+def _delete(path: Path) -> int:
+    """Delete a file or a directory; returns the bytes that are gone."""
+    before = _size(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    return before - _size(path)
+
+
+@contextmanager
+def _quiet(lock: Path) -> Iterator[bool]:
+    """Hold a run directory as its driver would; whether nobody else does."""
+    with lock.open("a", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def total(garbage: Sequence[Garbage]) -> int:
+    """Bytes of all of it."""
+    return sum(each.size_bytes for each in garbage)

@@ -1,0 +1,142 @@
+"""`eda gc` over real directories: what goes is what was written as needless here, and everything else stays."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Cli
+from draft_files import put_draft
+from job_files import finish_job
+
+from eda_service.config.job import AdaptConfig
+from eda_service.jobstore import JobStore, Status
+from eda_service.jobstore.home import open_store
+from eda_service.storage.run import RunDir
+
+HEAVY = {
+    "generate/shard-00000.features.safetensors": 5000,
+    "generate/target_io.safetensors": 7000,
+    "select/shard-00000.features.safetensors": 3000,
+    "train/ray/job/step-50/state.pt": 11_000,
+    "train/start/draft.safetensors": 2000,
+}
+PACK = {"train/pack/pack.safetensors": 900}
+LIGHT = {
+    "generate/shard-00000.tokens.safetensors": 10,
+    "generate/prompts.jsonl": 20,
+    "train/curve.jsonl": 30,
+    "evaluate/acceptance.png": 40,
+    "events.jsonl": 1,
+}
+
+
+@pytest.fixture
+def store(eda: Cli) -> Iterator[JobStore]:
+    """The database of the user's home."""
+    home = Path(eda.env["EDA_HOME"])
+    put_draft(home)
+    opened = open_store(home)
+    yield opened
+    opened.close()
+
+
+def new_job(eda: Cli, store: JobStore, name: str, **target: Any) -> tuple[str, RunDir]:
+    """A queued job with all kinds of files."""
+    given = {"target": {"model": "org/model", **target}, "base_draft": "small@1", "served_name": name}
+    job = store.create(AdaptConfig.model_validate(given), owner="local", force=True)[0]
+    run = RunDir.of_job(job.id, Path(eda.env["EDA_HOME"]))
+    run.create(job.task(), origin="api")
+    for path, num_bytes in {**HEAVY, **PACK, **LIGHT}.items():
+        (run.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (run.root / path).write_bytes(bytes(num_bytes))
+    return job.id, run
+
+
+def left(run: RunDir) -> set[str]:
+    """Which of the files are still there."""
+    return {path for path in {**HEAVY, **PACK, **LIGHT} if (run.root / path).is_file()}
+
+
+def gc(eda: Cli, *options: str) -> Any:
+    done = eda("gc", "--json", *options)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ended_jobs_lose_what_is_large_and_live_ones_nothing(eda: Cli, store: JobStore) -> None:
+    home = Path(eda.env["EDA_HOME"])
+    done_id, done = new_job(eda, store, "done")
+    finish_job(store, home, store.get(done_id))
+    cancelled_id, cancelled = new_job(eda, store, "cancelled")
+    store.transition(cancelled_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    _, queued = new_job(eda, store, "queued", engine="eda")
+    stranger = home / "runs" / "nobody"
+    (stranger / "train" / "ray").mkdir(parents=True)
+    (stranger / "train" / "ray" / "file").write_bytes(bytes(50))
+    pack = {path: path.read_bytes() for path in (home / "packs").rglob("*") if path.is_file()}
+
+    listed = gc(eda, "--days", "0", "--dry-run")
+    sizes = {each["name"]: each["size_bytes"] for each in listed["found"]}
+    assert sizes == {done_id: sum({**HEAVY, **PACK}.values()), cancelled_id: sum(HEAVY.values())}
+    assert (listed["removed"], left(done)) == (False, {*HEAVY, *PACK, *LIGHT})
+
+    freed = gc(eda, "--days", "0", "--yes")
+    assert freed["freed_bytes"] == sum(sizes.values())
+    assert left(done) == set(LIGHT)
+    assert left(cancelled) == {*LIGHT, *PACK}  # nothing of it was published
+    assert left(queued) == {*HEAVY, *PACK, *LIGHT}
+    assert (stranger / "train" / "ray" / "file").is_file()
+    assert {path: path.read_bytes() for path in pack} == pack
+    assert done.is_job
+    assert gc(eda, "--days", "0", "--yes")["found"] == []
+
+
+def test_young_jobs_lose_their_checkpoints_alone(eda: Cli, store: JobStore) -> None:
+    job_id, run = new_job(eda, store, "young")
+    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    found = gc(eda, "--yes")
+    assert left(run) == {*HEAVY, *PACK, *LIGHT} - {"train/ray/job/step-50/state.pt", "train/start/draft.safetensors"}
+    assert any("--days" in why for why in found["kept"])
+
+
+def test_a_job_whose_driver_still_runs_is_left_alone(eda: Cli, store: JobStore) -> None:
+    job_id, run = new_job(eda, store, "held")
+    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    with (run.root / "driver.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert gc(eda, "--days", "0", "--yes")["freed_bytes"] == 0
+    assert left(run) == {*HEAVY, *PACK, *LIGHT}
+
+
+def test_exports_and_fetched_models_stay_while_something_may_need_them(
+    eda: Cli, store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDA_MODEL_CACHE", str(tmp_path / "cache"))
+    export, model = Path(eda.env["EDA_HOME"]) / "exports" / "abc", tmp_path / "cache" / "models" / "smollm2"
+    for path in (export, model):
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_bytes(bytes(600))
+    job_id, _ = new_job(eda, store, "live")  # its engine is chosen when it starts, and may be vLLM
+    told = gc(eda, "--caches", "--yes")
+    assert (told["found"], len(told["kept"])) == ([], 3)
+    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    assert {each["kind"] for each in gc(eda, "--yes")["found"]} == {"export", "run"}
+    assert (export.exists(), model.exists()) == (False, True)
+    assert [each["kind"] for each in gc(eda, "--caches", "--yes")["found"]] == ["cache"]
+    assert not model.exists()
+
+
+def test_it_says_sizes_first_and_does_not_remove_without_an_answer(eda: Cli, store: JobStore) -> None:
+    job_id, run = new_job(eda, store, "asked")
+    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    done = eda("gc", "--days", "0")
+    assert done.exit_code == 0
+    assert "together 28.0 kB: 1 run" in done.stdout
+    assert "nothing was removed; --yes" in done.stderr
+    assert left(run) == {*HEAVY, *PACK, *LIGHT}
+    assert eda("gc", "--days", "0", "--yes").stdout.splitlines()[-1] == "freed 28.0 kB"
