@@ -8,8 +8,9 @@ import shlex
 import click
 
 from eda_service.cli.console import err
-from eda_service.cli.view import columns, duration, size_text
+from eda_service.cli.view import columns
 from eda_service.client import Adaptation, Outcome
+from eda_service.formatting import duration, size
 
 _BAR_WIDTH = 32
 _FULL, _EIGHTHS = "█", " ▏▎▍▌▋▊▉"
@@ -44,7 +45,7 @@ def cost_text(outcome: Outcome) -> str:
     cost = outcome.cost
     parts = [duration(cost.seconds)]
     if cost.disk_bytes is not None:
-        parts.append(f"{size_text(cost.disk_bytes)} on disk")
+        parts.append(f"{size(cost.disk_bytes)} on disk")
     parts.append(f"{cost.core_hours:.2f} core hours")
     if cost.gpu_hours:
         parts.append(f"{cost.gpu_hours:.2f} GPU hours")
