@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from eda_service.cli import data, deployments, drafts, jobs, keys, models, plan
+from eda_service.cli import data, deployments, drafts, jobs, keys, models, packs, plan
 from eda_service.cli.adapt import adapt
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
@@ -48,6 +48,7 @@ app.command(epilog=example("eda report adapt_01KD --out report.html"))(report)
 app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(drafts.app, name="drafts")
+app.add_typer(packs.app, name="packs")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")
