@@ -6,6 +6,7 @@ import typer
 
 from eda_service.cli import data, deployments, drafts, jobs, keys, models, packs, plan
 from eda_service.cli.adapt import adapt
+from eda_service.cli.chat import chat
 from eda_service.cli.console import Commands, example
 from eda_service.cli.demo import demo
 from eda_service.cli.doctor import doctor
@@ -37,6 +38,12 @@ app.command(
         "eda measure org/tuned --draft ours@1 --base-target org/base --data prompts.jsonl --num-prompts 64",
     )
 )(measure)
+app.command(
+    epilog=example(
+        "eda chat smollm2-135m-math",
+        "eda chat smollm2-135m-math --once 'What is 12 * 7 + 5?' --temperature 0 --json",
+    )
+)(chat)
 app.command(epilog=example("eda demo --output out/demo"))(demo)
 app.command(
     epilog=example(
