@@ -7,7 +7,7 @@ from api.services.packs import PackService
 from api.settings import Settings
 from eda_service.config.tasks import MeasureConfig
 from eda_service.errors import ConflictError
-from eda_service.jobstore import Job, JobStore
+from eda_service.jobstore import Job, JobStore, load_of
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.packs import PackVersion
@@ -50,7 +50,7 @@ class PackRemoval:
         users = self._users(pack, caller)
 
         def is_used() -> bool:
-            """Asked again once nobody finds the pack: who has found it before has named it by then."""
+            """Asked again once nobody finds the pack: what found it a moment ago may use it by now."""
             users[:] = self._users(pack, caller)
             return bool(users)
 
@@ -68,8 +68,10 @@ class PackRemoval:
         """Everything that needs a pack. What is another owner's is not named."""
         # First the jobs: the one that publishes it has deployed it by the time that the deployments are looked at.
         named = [(f"job {job.id}", job.owner) for job in self._store.live() if self._needs(job, pack)]
+        loads = self._store.loads()
         for each in self._store.deployments():
-            if pack.reference in {each.pack, each.pack_ref}:
+            meanwhile = load_of(loads, each.name).serves  # while what is wanted does not load
+            if pack.reference in {each.pack, each.pack_ref, None if meanwhile is None else meanwhile.pack}:
                 named.append((f"deployment {each.name}", each.owner))
         named += [(f"a pin of {owner}", owner) for owner in self._store.pinned_by(pack.name, pack.version)]
         found = [what for what, owner in named if caller.sees in {None, owner}]

@@ -12,7 +12,7 @@ from pack_files import put_pack
 from api.settings import Settings
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.tasks import MeasureConfig
-from eda_service.jobstore import JobStore, Status
+from eda_service.jobstore import Content, JobStore, Status
 from eda_service.storage import registry
 
 VERSIONS = "/v1/pack-versions"
@@ -120,6 +120,20 @@ def test_what_is_used_is_not_removed(client: TestClient, store: JobStore, settin
     assert client.delete(f"{VERSIONS}/math@2").status_code == 200
     assert client.get("/v1/packs/math").status_code == 404
     assert registry.reserve_version("math", "adapt_new", settings.home) == 3  # no number means two packs
+
+
+def test_what_answers_until_the_wanted_pack_loads_is_used(
+    client: TestClient, store: JobStore, settings: Settings
+) -> None:
+    for length in (2.0, 2.5):
+        put_pack(settings.home, "math", length)
+    client.post("/v1/deployments", json={"name": "pair", "pack": "math@1"})
+    assert client.patch("/v1/deployments/pair", json={"pack": "math@2"}).json()["pack"] == "math@2"
+    there = store.deployment("pair")
+    before = Content(target=there.target, base_draft=there.base_draft, pack="math@1")
+    failed: dict[str, Any] = {"reason": "x", "message": "x", "data": {}, "retry_in_s": None}
+    assert store.record_load_failure("pair", there.uid, 0, serves=before, **failed)
+    assert "is used by deployment pair; " in error(client.delete(f"{VERSIONS}/math@1"), 409)
 
 
 def test_a_deployment_that_comes_in_between_keeps_its_pack(
