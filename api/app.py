@@ -23,6 +23,7 @@ from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.measurements import Measurements
 from api.services.metrics import Metrics
+from api.services.pack_removal import PackRemoval
 from api.services.packs import PackService
 from api.services.targets import Targets
 from api.services.tasks import TaskChecks
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
     targets = Targets(Hub(), settings.hub_at_submit)
     packs = PackService(store, settings.home)
+    app.state.pack_removal = PackRemoval(store, packs, settings)
     checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)
     drafts = Drafts(store, settings, dispatcher.wake, packs, targets, checks)
     app.state.jobs, app.state.packs, app.state.drafts = Jobs(store, settings, dispatcher.wake), packs, drafts

@@ -19,6 +19,7 @@ from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
 from api.services.measurements import Measurements
 from api.services.metrics import Metrics
+from api.services.pack_removal import PackRemoval
 from api.services.packs import PackService
 from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import JobStore
@@ -76,6 +77,11 @@ def _packs(request: Request) -> PackService:
     return packs
 
 
+def _pack_removal(request: Request) -> PackRemoval:
+    removal: PackRemoval = request.app.state.pack_removal
+    return removal
+
+
 def _directory(request: Request) -> Directory:
     directory: Directory = request.app.state.directory
     return directory
@@ -105,6 +111,7 @@ MeasurementsDep = Annotated[Measurements, Depends(_measurements)]
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
 DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
 PacksDep = Annotated[PackService, Depends(_packs)]
+PackRemovalDep = Annotated[PackRemoval, Depends(_pack_removal)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 LimitsDep = Annotated[Limits, Depends(_limits)]

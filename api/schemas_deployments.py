@@ -46,15 +46,22 @@ def replica_range(replicas: Replicas) -> ReplicaRange:
 class DeploymentRequest(Config):
     """Body of `POST /v1/deployments`."""
 
-    name: Name | None = Field(None, description="name at /v1/models; default: the adapter's or model's last part")
-    model: str = Field(min_length=1, max_length=512, description="target: id, shipped name or directory")
+    name: Name | None = Field(
+        None,
+        description="name at /v1/models; default: the adapter's or model's last part, without a model the pack's name",
+    )
+    model: str | None = Field(
+        None, min_length=1, max_length=512, description="target: id, shipped name or directory; null: the pack's own"
+    )
     adapter: str | None = Field(None, min_length=1, max_length=512, description="LoRA adapter on top of the model")
     revision: str | None = Field(None, max_length=128, description="branch, tag or commit of the model")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the target's weights")
     base_draft: str | None = Field(
         None, max_length=128, description="name@version; left out: the pack's, else the default; null: no speculation"
     )
-    pack: PackName | None = Field(None, description="name@3, name@latest or name@champion; null: the base draft alone")
+    pack: PackName | None = Field(
+        None, description="name@3, name@latest, name@champion, or name; null: the base draft alone"
+    )
     replicas: Replicas = Field(1, description="a number, or a range to scale in; the largest of a group counts")
     engine: EngineKind = Field(EngineKind.EDA, description="who decodes; it stays for the deployment's life")
     accelerator: Accelerator = Field(
@@ -87,7 +94,10 @@ class RollbackRequest(Config):
 class ChampionRequest(Config):
     """Body of `PUT /v1/packs/{name}/champion`."""
 
-    version: int | None = Field(ge=1, description="what name@champion is; null: the best measured one again")
+    version: int | None = Field(
+        ge=1,
+        description="what the name alone and name@champion are; null: the newest, and the best measured one, again",
+    )
 
 
 class EvaluationBody(BaseModel):
@@ -237,6 +247,7 @@ class PackVersionBody(BaseModel):
     size_bytes: int | None
     num_parameters: int | None
     job_id: str | None
+    source: str | None = Field(description="of one that was pulled: from where; its numbers were not measured here")
     evaluation: EvaluationBody | None
 
 
@@ -247,7 +258,7 @@ class PackBody(BaseModel):
     object: Literal["pack"] = "pack"
     latest: int
     champion: int | None = Field(description="what name@champion is; null: no version has an evaluation")
-    champion_pinned: bool
+    champion_pinned: bool = Field(description="by the caller: the name alone means it, and no job's pack replaces it")
     versions: list[PackVersionBody] = Field(description="newest first")
 
 

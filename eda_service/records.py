@@ -338,6 +338,11 @@ class PackFields(StageFields):
     rivals: tuple[RivalScore, ...] = Field((), description="packs that were measured beside it")
     unmeasured_rivals: dict[str, str] = Field({}, description="packs that could not be measured, and why")
     fixed: FixedScores | None = Field(None, description="of this pack and its rivals, by name@version")
+    source: str = Field(
+        "",
+        exclude_if=lambda source: not source,
+        description="of one that was pulled: id@commit on the hub, or its directory; it was measured elsewhere",
+    )
 
 
 class PackManifest(PackFields, Record):

@@ -1,7 +1,7 @@
 """`name@version`, parsed once: packs and base drafts, and what a deployment follows.
 
 A version is a number. Where a pack is asked for, `latest` and `champion` stand for one as well, and a name alone means
-the newest.
+the version that its user has pinned at the service, else the newest.
 """
 
 from __future__ import annotations

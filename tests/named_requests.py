@@ -70,6 +70,8 @@ def _in_the_url(text: str) -> list[Request]:
         made += [("POST", f"/v1/deployments/{part}/restart", None)]
         made += [("POST", f"/v1/deployments/{part}/rollback", {}), ("GET", f"/v1/deployments/{part}/events", None)]
         made.append(("PUT", f"/v1/packs/{part}/champion", {"version": None}))
+        made += [(method, f"/v1/pack-versions/{part}", None) for method in ("GET", "DELETE")]
+        made.append(("GET", f"/v1/pack-versions/{part}/comparison?other={whole}", None))
         made += [("GET", f"/ui/{page}/{part}", None) for page in ("jobs", "deployments", "static")]
         made.append(("GET", f"/v1/adaptations/adapt_0/logs?stage={part}", None))
     for route in ("adaptations", "deployments", "packs", "fine_tuning/jobs"):

@@ -23,6 +23,7 @@ def put_pack(
     base: float = 1.4,
     job_id: str | None = None,
     base_draft: str = "small@1",
+    base_draft_sha256: str = "d",
     weights_sha256: str = WEIGHTS,
     target: TargetFingerprint | None = None,
     model: str = "org/model",
@@ -35,6 +36,7 @@ def put_pack(
     rivals: Mapping[str, float | tuple[float, float]] | None = None,
     unmeasured: Mapping[str, str] | None = None,
     fixed: tuple[str, Mapping[str, float]] | None = None,
+    source: str = "",
     **config: Any,
 ) -> str:
     """Publish the next version of a pack; returns name@version.
@@ -46,6 +48,7 @@ def put_pack(
         base: What the base draft alone measured.
         job_id: The job that published it; None: nobody's.
         base_draft: name@version that it was trained beside.
+        base_draft_sha256: Hash of that draft's files.
         weights_sha256: Of the target that it was made for.
         target: The whole fingerprint, instead of one that is made up.
         model: As its job named the target.
@@ -58,6 +61,7 @@ def put_pack(
         rivals: name@version to what the pack's job measured for it: acceptance length, or that and speedup.
         unmeasured: name@version to why it could not be measured.
         fixed: A fixed evaluation, and the acceptance lengths there by name@version.
+        source: From where it was pulled; empty: it was made here.
         config: Fields of its AdaptConfig.
     """
     version = reserve_version(name, job_id, home) if job_id is not None else max([0, *pack_versions(name, home)]) + 1
@@ -68,6 +72,7 @@ def put_pack(
         shutil.copytree(files, staging, dirs_exist_ok=True)
     settings = AdaptConfig.model_validate({"target": {"model": model}, **config})
     manifest = PackManifest(
+        source=source,
         stage=Stage.PUBLISH,
         created_at=created_at,
         seconds=1.0,
@@ -79,7 +84,7 @@ def put_pack(
         pack=f"{name}@{version}",
         method=method,
         base_draft=base_draft,
-        base_draft_sha256="d",
+        base_draft_sha256=base_draft_sha256,
         target=target or fingerprint(weights_sha256=weights_sha256),
         num_parameters=10,
         num_trainable=4,

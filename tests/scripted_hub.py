@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
-from scripted_service import Answer, ScriptedService, scripted_service
+from scripted_service import Answer, Request, ScriptedService, scripted_service
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -72,6 +74,58 @@ class ScriptedHub:
             for method in ("HEAD", "GET"):
                 self._service.on(method, f"/{name}/resolve/{_COMMIT}/{file}", Answer(body=data, headers=headers))
 
+    def takes(self, name: str) -> dict[str, bytes]:
+        """From now on a repository can be made and written; returns its files, which come with a commit.
+
+        Weights are sent as large files, beside the commit; everything else is in it.
+        """
+        files: dict[str, bytes] = {}
+        large: dict[str, bytes] = {}
+
+        def modes(request: Request) -> Answer:
+            paths = [each["path"] for each in request.body["files"]]
+            how = [
+                {
+                    "path": path,
+                    "uploadMode": "lfs" if path.endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for path in paths
+            ]
+            return Answer({"files": how})
+
+        def batch(request: Request) -> Answer:
+            def wanted(each: dict[str, Any]) -> dict[str, Any]:
+                self._service.on("PUT", f"/large/{each['oid']}", uploaded)
+                return {**each, "actions": {"upload": {"href": f"{self.url}/large/{each['oid']}"}}}
+
+            return Answer({"transfer": "basic", "objects": [wanted(each) for each in request.body["objects"]]})
+
+        def uploaded(request: Request) -> Answer:
+            data = request.body if isinstance(request.body, bytes) else json.dumps(request.body).encode()
+            large[request.path.rsplit("/", 1)[1]] = data
+            return Answer({})
+
+        def commit(request: Request) -> Answer:
+            for line in map(json.loads, request.body.decode().splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = large[value["oid"]]
+            return Answer({"commitUrl": f"{self.url}/{name}/commit/{_COMMIT}", "commitOid": _COMMIT})
+
+        self._service.on("POST", "/api/repos/create", Answer({"url": f"{self.url}/{name}"}))
+        self._service.on("POST", "/api/validate-yaml", Answer({}))
+        self._service.on("POST", f"/api/models/{name}/preupload/main", modes)
+        self._service.on("POST", f"/{name}.git/info/lfs/objects/batch", batch)
+        self._service.on("POST", f"/api/models/{name}/commit/main", commit)
+        return files
+
+    def asked(self, method: str, path: str) -> list[Request]:
+        """What it was sent."""
+        return self._service.seen(method, path)
+
     def fetched(self) -> set[str]:
         """Names of the files that were asked for."""
         return {each.path.split(f"/{_COMMIT}/")[1] for each in self._service.requests if "/resolve/" in each.path}
@@ -103,4 +157,5 @@ def scripted_hub(monkeypatch: pytest.MonkeyPatch, cache: Any) -> Iterator[Script
         files = service.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield ScriptedHub(service)

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent; header names are in lower case."""
+    """What a client sent; header names are in lower case, and a body that is no JSON is bytes."""
 
     method: str
     path: str
@@ -136,6 +136,14 @@ def scripted_service() -> Iterator[ScriptedService]:
         service.close()
 
 
+def _parsed(content: bytes) -> Any:
+    """A body's JSON, or the bytes of one that is none."""
+    try:
+        return json.loads(content) if content else None
+    except ValueError:
+        return content
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -173,13 +181,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
-        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        content = self._content()
         request = Request(
             self.command,
             url.path,
             {key: values[0] for key, values in parse_qs(url.query).items()},
             {key.lower(): value for key, value in self.headers.items()},
-            json.loads(content) if content else None,
+            _parsed(content),
         )
         answer = cast(_Server, self.server).service.answer(request)
         if answer.drop:
@@ -192,6 +200,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_chunks(answer)
         else:
             self._send_body(answer)
+
+    def _content(self) -> bytes:
+        """The body, whole or in chunks."""
+        if self.headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        found = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
 
     def _send_body(self, answer: Answer) -> None:
         body = json.dumps(answer.json).encode() if answer.body is None else answer.body

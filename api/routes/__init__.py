@@ -10,6 +10,7 @@ from api.routes import (
     measurements,
     metrics,
     openai_gateway,
+    pack_versions,
     packs,
 )
 
@@ -25,6 +26,7 @@ ALL = tuple(
         measurements,
         metrics,
         openai_gateway,
+        pack_versions,
         packs,
     )
 )

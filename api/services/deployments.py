@@ -12,6 +12,7 @@ from api.auth import Caller
 from api.errors import config_error
 from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replicas, RollbackRequest, replica_range
 from api.services import inputs
+from api.services.asked_target import asked_target
 from api.services.drafts import Drafts
 from api.services.packs import PackService
 from api.services.targets import Targets
@@ -123,6 +124,10 @@ class DeploymentService:
             if not each.has_own_uid:
                 prompts.take_over(self._settings.home, each.name, each.uid)
 
+    def seen(self, caller: Caller) -> list[Deployment]:
+        """Every deployment that the caller sees and that can be read."""
+        return self._store.deployments(owner=caller.sees)
+
     def page(self, caller: Caller, *, limit: int, after: str | None) -> tuple[list[Deployment], bool]:
         """Deployments by name, and whether there are more."""
         found = self._store.deployments(owner=caller.sees, unreadable=True)
@@ -232,10 +237,10 @@ class DeploymentService:
         raise ConflictError(f"deployment {name} is being changed by others all the time; try again later", param="name")
 
     def _wanted(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
-        asked = TargetSpec.model_validate(request.model_dump(include={"model", "adapter", "revision", "dtype"}))
-        target = inputs.check_target(asked, self._roots)
+        target = inputs.check_target(asked_target(request, pack), self._roots)
+        of_pack = None if request.model is not None or pack is None else pack.name
         return Deployment(
-            name=request.name or AdaptConfig(target=target).public_name,
+            name=request.name or of_pack or AdaptConfig(target=target).public_name,
             owner=caller.owner,
             target=target.model_dump(mode="json"),
             base_draft=self._base_draft(request, pack, caller),

@@ -1,4 +1,4 @@
-"""The packs resource: versions with what they measured, aliases, and the champion.
+"""The packs resource: versions with what they measured, aliases, the champion, and the version that is pinned.
 
 A pack belongs to the owner of the job that published it; one that no job published is everybody's, and one whose job
 has lost its row is seen by an admin alone.
@@ -6,6 +6,7 @@ has lost its row is seen by an admin alone.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from api.auth import Caller
@@ -16,6 +17,8 @@ from eda_service.references import Alias, Reference
 from eda_service.storage import registry
 from eda_service.storage.gate import Comparison, champion, common
 from eda_service.storage.packs import PackVersion, read_pack
+
+logger = logging.getLogger(__name__)
 
 _MAX_CLOSE = 32  # names whose owners are looked up where a name is not found
 
@@ -44,7 +47,8 @@ class PackService:
         return self._of_owner(name, caller.sees)
 
     def resolve(self, reference: str, caller: Caller) -> PackVersion:
-        """The version that `name`, `name@3`, `name@latest` or `name@champion` means now.
+        """The version that `name`, `name@3`, `name@latest` or `name@champion` means now; a name alone means the one
+        that the caller has pinned, else the newest.
 
         Raises:
             NotFoundError: None that the caller sees.
@@ -55,7 +59,10 @@ class PackService:
                 f"{reference[:96]!r} names no pack; write name@3, name@latest or name@champion", param="pack"
             )
         versions = self._of_owner(found.name, caller.sees)
-        if found.version in {None, Alias.LATEST}:
+        if found.version is None:
+            pinned = self._store.pinned_champion(caller.owner, found.name)
+            return next((each for each in versions if each.version == pinned), versions[-1])
+        if found.version is Alias.LATEST:
             return versions[-1]
         if found.version is Alias.CHAMPION:
             return self.champion(found.name, caller.owner, versions)
@@ -85,16 +92,35 @@ class PackService:
         return self._store.pinned_champion(caller.owner, name)
 
     def pin(self, name: str, version: int | None, caller: Caller) -> None:
-        """Make a version the champion; None: the best measured one again.
+        """Pin a version: the name alone and `name@champion` mean it, and no job's pack replaces it where it is served.
+        None: the newest, and the best measured one, again. What is changed is told in the events of the job that
+        published the version.
 
         Raises:
             NotFoundError: The caller sees no such version.
         """
-        if version is None:
-            self.versions(name, caller)
-        else:
-            self.resolve(str(Reference(name, version)), caller)
+        versions = self.versions(name, caller)
+        wanted = None if version is None else self.resolve(str(Reference(name, version)), caller)
+        before = self._store.pinned_champion(caller.owner, name)
         self._store.pin_champion(caller.owner, name, version)
+        if before == version:
+            return
+        for each in versions:
+            if each.version == before:
+                self.tell(each, "pack_unpinned", f"{caller.owner} unpinned {each.reference}")
+        if wanted is not None:
+            self.tell(wanted, "pack_pinned", f"{caller.owner} pinned {wanted.reference}")
+
+    def is_pinned_by(self, owner: str, pack: PackVersion) -> bool:
+        """Whether an owner has pinned a version."""
+        return self._store.pinned_champion(owner, pack.name) == pack.version
+
+    def tell(self, pack: PackVersion, event: str, message: str) -> None:
+        """Write what was done to a pack to the log, and to the events of the job that published it."""
+        logger.info(message)
+        job = self.job_of(pack)
+        if job is not None:
+            self._store.add_event(job.id, event, message)
 
     def published_by(self, owner: str, reference: str) -> tuple[PackVersion, list[PackVersion]]:
         """A version and all that its owner sees of the same pack.

@@ -1,6 +1,7 @@
 """What a finished job does to the deployment of its name: makes it, swaps its pack, or keeps it and says why.
 
-A pack takes over when its own job measured it beside what it would replace and it gained enough (`config.deploy`).
+A pack takes over when its own job measured it beside what it would replace and it gained enough (`config.deploy`). What
+the owner has pinned stays.
 """
 
 from __future__ import annotations
@@ -93,6 +94,20 @@ def _gate(current: Deployment | None, new: PackVersion, gate: DeployConfig) -> t
 
 
 def _pinned(packs: PackService, current: Deployment, new: PackVersion, versions: list[PackVersion]) -> str | None:
+    kept = _set_to(packs, current, new, versions)
+    if kept is not None:
+        return kept
+    served = packs.served(current.pack)
+    if served is None or served.reference == new.reference or not packs.is_pinned_by(current.owner, served):
+        return None
+    return (
+        f"{served.reference}, which {current.name} serves, is pinned; `eda packs pin {served.name} --off` lets newer "
+        f"ones take over, and `eda packs pin {new.reference}` pins this one instead"
+    )
+
+
+def _set_to(packs: PackService, current: Deployment, new: PackVersion, versions: list[PackVersion]) -> str | None:
+    """Why a deployment that is set to something else than the newest pack of its name does not take it."""
     if current.pack_ref is None:
         return None
     followed = Reference.parse(current.pack_ref)

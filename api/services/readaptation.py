@@ -48,7 +48,7 @@ class Readaptation:
 
     def consider(self, deployment: Deployment, drift: Drift, settings: DriftConfig) -> None:
         """Queue a job for one fall, or say why there is none; too soon or with too few prompts, look again later."""
-        why = _not_followed(deployment)
+        why = _not_followed(deployment) or self._pinned(deployment)
         if why is not None:
             self._skip(deployment, drift, why)
             return
@@ -84,6 +84,16 @@ class Readaptation:
         )
         logger.info("%s: %s", deployment.name, message)
         self._wake()
+
+    def _pinned(self, deployment: Deployment) -> str | None:
+        """Why a new version would not replace the one that is served: its owner has pinned it."""
+        served = self._packs.served(deployment.pack)
+        if served is None or not self._packs.is_pinned_by(deployment.owner, served):
+            return None
+        return (
+            f"{served.reference} is pinned, so that a new version would not be served; `eda packs pin {served.name} "
+            "--off` lets it"
+        )
 
     def _skip(self, deployment: Deployment, drift: Drift, why: str) -> None:
         self._store.record_handled(

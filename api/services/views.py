@@ -95,11 +95,12 @@ def pack_body(name: str, versions: list[PackVersion], packs: PackService, caller
         latest=versions[-1].version,
         champion=champion,
         champion_pinned=champion is not None and champion == pinned,
-        versions=[_version_body(each, packs) for each in reversed(versions)],
+        versions=[pack_version_body(each, packs) for each in reversed(versions)],
     )
 
 
-def _version_body(pack: PackVersion, packs: PackService) -> PackVersionBody:
+def pack_version_body(pack: PackVersion, packs: PackService) -> PackVersionBody:
+    """One version of a pack, as lists show it."""
     manifest, job = pack.manifest, packs.job_of(pack)
     return PackVersionBody(
         id=pack.reference,
@@ -111,6 +112,7 @@ def _version_body(pack: PackVersion, packs: PackService) -> PackVersionBody:
         size_bytes=None if manifest is None else sum(entry.size_bytes for entry in manifest.files),
         num_parameters=None if manifest is None else manifest.num_parameters,
         job_id=None if job is None else job.id,
+        source=None if manifest is None else manifest.source or None,
         evaluation=_evaluation(pack),
     )
 

@@ -142,7 +142,7 @@ def create(
     if no_draft:
         body["base_draft"] = None
     if replicas is not None or round_ms is not None:
-        body["replicas"] = _replicas(replicas, round_ms)
+        body["replicas"] = replicas_of(replicas, round_ms)
     if vllm is not None:
         body["vllm"] = _fields(vllm, "--vllm")
     if drift is not None:
@@ -150,8 +150,8 @@ def create(
     with connect(url) as client:
         made = client.deployments.create(body)
         if wait:
-            made = _wait_ready(client, made.name)
-    _show_change(made, as_json)
+            made = wait_ready(client, made.name)
+    show_change(made, as_json)
 
 
 @app.command(
@@ -184,15 +184,15 @@ def update(
         changed = client.deployments.update(
             name,
             pack=None if no_pack else UNSET if pack is None else pack,
-            replicas=None if replicas is None and round_ms is None else _replicas(replicas, round_ms),
+            replicas=None if replicas is None and round_ms is None else replicas_of(replicas, round_ms),
             drift=None if drift is None else _fields(drift, "--drift"),
             labels=None if labels is None else as_pairs(labels, "--label"),
             force=force,
             reason=reason,
         )
         if wait:
-            changed = _wait_ready(client, name)
-    _show_change(changed, as_json)
+            changed = wait_ready(client, name)
+    show_change(changed, as_json)
 
 
 @app.command(epilog=example("eda deployments rollback math", "eda deployments rollback math --revision 3"))
@@ -208,8 +208,8 @@ def rollback(
     with connect(url) as client:
         changed = client.deployments.rollback(name, revision=revision, reason=reason)
         if wait:
-            changed = _wait_ready(client, name)
-    _show_change(changed, as_json)
+            changed = wait_ready(client, name)
+    show_change(changed, as_json)
 
 
 @app.command(epilog=example("eda deployments restart math --wait"))
@@ -218,8 +218,8 @@ def restart(name: NameArgument, wait: WaitOption = False, url: UrlOption = None,
     with connect(url) as client:
         changed = client.deployments.restart(name)
         if wait:
-            changed = _wait_ready(client, name)
-    _show_change(changed, as_json)
+            changed = wait_ready(client, name)
+    show_change(changed, as_json)
 
 
 @app.command(epilog=example("eda deployments rm math"))
@@ -230,7 +230,12 @@ def rm(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False) -
     print_json({"name": name, "deleted": True}) if as_json else typer.echo(f"removed {name}")
 
 
-def _replicas(text: str | None, round_ms: int | None) -> int | dict[str, int]:
+def replicas_of(text: str | None, round_ms: int | None) -> int | dict[str, int]:
+    """What `--replicas` and `--round-ms` say.
+
+    Raises:
+        InputError: They are neither a number nor a range.
+    """
     found = None if text is None else _RANGE.match(text)
     if text is not None and found is None:
         raise InputError(f"--replicas {text[:32]!r} is neither a number nor MIN-MAX", param="replicas")
@@ -259,7 +264,8 @@ def _plain(deployment: Deployment) -> dict[str, Any]:
     return deployment.model_dump(mode="json", exclude={"drift", "revisions"})
 
 
-def _show_change(deployment: Deployment, as_json: bool) -> None:
+def show_change(deployment: Deployment, as_json: bool) -> None:
+    """What a deployment is after a change, in one line."""
     if as_json:
         print_json(_plain(deployment))
         return
@@ -289,7 +295,8 @@ def _table(deployments: list[Deployment]) -> str:
     return view.columns(rows)
 
 
-def _wait_ready(client: Client, name: str) -> Deployment:
+def wait_ready(client: Client, name: str) -> Deployment:
+    """Wait until requests get what a deployment wants, and say so meanwhile."""
     with err.status(f"waiting until {name} is ready"):
         return client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
 

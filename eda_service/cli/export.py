@@ -125,6 +125,8 @@ def _say(made: Exported, form: ExportForm, to: Destination, as_json: bool) -> No
     if made.target_to_merge:
         merged = f"{eda.verifier.model} with the adapter {eda.verifier.adapter}"
         err.print(f"MERGED_TARGET is {merged}; with --merged-target DIR it is written and named here", markup=False)
+    for need in made.needs:
+        err.print(need, markup=False)
     out.print(made.serve_command, markup=False)
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from eda_service.cli import data, deployments, drafts, jobs, keys, models, plan
+from eda_service.cli import data, deployments, drafts, jobs, keys, models, packs, plan
 from eda_service.cli.adapt import adapt
+from eda_service.cli.chat import chat
 from eda_service.cli.console import Root, example
 from eda_service.cli.demo import demo
 from eda_service.cli.doctor import doctor
@@ -54,6 +55,12 @@ app.command(
         "eda measure org/tuned --draft ours@1 --base-target org/base --data prompts.jsonl --num-prompts 64",
     )
 )(measure)
+app.command(
+    epilog=example(
+        "eda chat smollm2-135m-math",
+        "eda chat smollm2-135m-math --once 'What is 12 * 7 + 5?' --temperature 0 --json",
+    )
+)(chat)
 app.command(epilog=example("eda demo --output out/demo"))(demo)
 app.command(
     epilog=example(
@@ -67,6 +74,7 @@ app.command(epilog=example("eda gc --dry-run", "eda gc --days 0 --yes"))(gc)
 app.command(epilog=example("eda doctor", "eda doctor --json"))(doctor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(drafts.app, name="drafts")
+app.add_typer(packs.app, name="packs")
 app.add_typer(deployments.app, name="deployments")
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.app, name="data")

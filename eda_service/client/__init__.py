@@ -7,6 +7,7 @@ stream.py      server-sent events, and where a stream goes on after a break
 logs.py        where a followed log goes on, from stage to stage
 deployments.py `deployments` and `packs` of both clients; deployment_calls.py, deployment_answers.py: as above
 tasks.py       `jobs`, `drafts` and `measurements` of both clients; task_calls.py, task_answers.py: as above
+chat.py        `chat` of both clients; chat_answers.py: what the endpoint streams
 blocking.py    `Client`
 asynchronous.py  `AsyncClient`, the same methods
 """
@@ -26,6 +27,7 @@ from eda_service.client.answers import (
 )
 from eda_service.client.asynchronous import AsyncClient
 from eda_service.client.blocking import Client
+from eda_service.client.chat_answers import ChatPiece, Span, Speculation
 from eda_service.client.connection import DEFAULT_URL
 from eda_service.client.deployment_answers import (
     Deployment,
@@ -34,7 +36,9 @@ from eda_service.client.deployment_answers import (
     Evaluation,
     Memory,
     Pack,
+    PackComparison,
     PackVersion,
+    PackVersionDetail,
     Replicas,
     Revision,
 )
@@ -48,6 +52,7 @@ __all__ = [
     "Adaptation",
     "ApiError",
     "AsyncClient",
+    "ChatPiece",
     "Client",
     "Cost",
     "DeletedJob",
@@ -68,7 +73,9 @@ __all__ = [
     "NotServedError",
     "Outcome",
     "Pack",
+    "PackComparison",
     "PackVersion",
+    "PackVersionDetail",
     "Page",
     "Progress",
     "Reading",
@@ -78,5 +85,7 @@ __all__ = [
     "Sample",
     "SamplePage",
     "ServiceUnreachableError",
+    "Span",
+    "Speculation",
     "UnexpectedAnswerError",
 ]

@@ -13,6 +13,7 @@ import httpx
 from eda_service.client import calls
 from eda_service.client.answers import Adaptation, Estimate, JobEvent, Page
 from eda_service.client.calls import Call
+from eda_service.client.chat import AsyncChat
 from eda_service.client.connection import DEFAULT_URL, Connection
 from eda_service.client.deployments import AsyncDeployments, AsyncPacks
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
@@ -40,6 +41,7 @@ class AsyncClient:
         patience_s: How long `watch`, `wait` and the followers wait for a service that went away.
 
     Attributes:
+        chat: Conversations with it.
         deployments: What the endpoint serves.
         packs: What may be served, and what it measured.
         jobs: Jobs of every kind.
@@ -67,6 +69,7 @@ class AsyncClient:
             patience_s=patience_s,
         )
         self._http = httpx.AsyncClient(**self._connection.http_options())
+        self.chat = AsyncChat(self._http, self._connection)
         self.deployments, self.packs = AsyncDeployments(self._send), AsyncPacks(self._send)
         self.jobs = AsyncJobs(self._send, self._patiently, self._connection.patience)
         self.drafts, self.measurements = AsyncDrafts(self._send), AsyncMeasurements(self._send)

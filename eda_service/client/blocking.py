@@ -12,6 +12,7 @@ import httpx
 from eda_service.client import calls
 from eda_service.client.answers import Adaptation, Estimate, JobEvent, Page
 from eda_service.client.calls import Call
+from eda_service.client.chat import Chat
 from eda_service.client.connection import DEFAULT_URL, Connection
 from eda_service.client.deployments import Deployments, Packs
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
@@ -39,6 +40,7 @@ class Client:
         patience_s: How long `watch`, `wait` and the followers wait for a service that went away.
 
     Attributes:
+        chat: Conversations with it.
         deployments: What the endpoint serves.
         packs: What may be served, and what it measured.
         jobs: Jobs of every kind.
@@ -66,6 +68,7 @@ class Client:
             patience_s=patience_s,
         )
         self._http = httpx.Client(**self._connection.http_options())
+        self.chat = Chat(self._http, self._connection)
         self.deployments, self.packs = Deployments(self._send), Packs(self._send)
         self.jobs = Jobs(self._send, self._patiently, self._connection.patience)
         self.drafts, self.measurements = Drafts(self._send), Measurements(self._send)

@@ -17,6 +17,8 @@ class Evaluation(Answer):
     base_acceptance_length: float
     speedup: float | None = None
     measured_on: str = ""
+    num_prompts: int | None = None
+    num_draft_tokens: int | None = None
 
 
 class Replicas(Answer):
@@ -111,8 +113,58 @@ class PackVersion(Answer):
     base_draft: str | None = None
     target: dict[str, Any] | None = None
     size_bytes: int | None = None
+    num_parameters: int | None = None
     job_id: str | None = None
+    source: str | None = None
     evaluation: Evaluation | None = None
+
+
+class Serving(Answer):
+    """A deployment that serves a version of a pack."""
+
+    name: str
+    pack_ref: str | None = None
+
+
+class Rival(Answer):
+    """Another pack that a version's job measured beside its own."""
+
+    pack: str
+    acceptance_length: float
+    speedup: float | None = None
+
+
+class PackVersionDetail(PackVersion):
+    """One version with all its numbers, its settings, what it was made from, and where it serves."""
+
+    pinned: bool = False
+    champion: bool = False
+    metrics: dict[str, float] = Field(default_factory=dict)
+    rivals: tuple[Rival, ...] = ()
+    unmeasured_rivals: dict[str, str] = Field(default_factory=dict)
+    fixed: dict[str, float] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = None
+    num_trainable: int | None = None
+    base_draft_sha256: str | None = None
+    target_sha256: str | None = None
+    files: dict[str, str] = Field(default_factory=dict)
+    library_versions: dict[str, str] = Field(default_factory=dict)
+    deployments: tuple[Serving, ...] = ()
+
+
+class PackComparison(Answer):
+    """Two packs on the same prompts, or why they cannot be compared."""
+
+    pack: str
+    other: str
+    comparable: bool
+    reason: str
+    acceptance_length: float | None = None
+    other_acceptance_length: float | None = None
+    gain: float | None = None
+    speedup: float | None = None
+    other_speedup: float | None = None
 
 
 class Pack(Answer):

@@ -7,9 +7,16 @@ from typing import Any, Final
 
 from eda_service.client.answers import Page
 from eda_service.client.calls import Call, given, one, page_of
-from eda_service.client.deployment_answers import Deployment, DeploymentEvent, Pack
+from eda_service.client.deployment_answers import (
+    Deployment,
+    DeploymentEvent,
+    Pack,
+    PackComparison,
+    PackVersionDetail,
+)
 from eda_service.errors import InputError
 from eda_service.names import NAME_RULE, is_name
+from eda_service.references import Reference
 
 
 class Unset:
@@ -17,7 +24,7 @@ class Unset:
 
 
 UNSET: Final = Unset()
-_ROOT, _PACKS = "/v1/deployments", "/v1/packs"
+_ROOT, _PACKS, _VERSIONS = "/v1/deployments", "/v1/packs", "/v1/pack-versions"
 
 
 def create(body: Mapping[str, Any]) -> Call[Deployment]:
@@ -87,8 +94,35 @@ def packs(*, limit: int, after: str | None) -> Call[Page[Pack]]:
 
 
 def pin_champion(name: str, version: int | None) -> Call[Pack]:
-    """Say which version `name@champion` is."""
+    """Say which version the name alone and `name@champion` are."""
     return Call("PUT", f"{_path(_PACKS, name)}/champion", one(Pack), json={"version": version}, repeatable=True)
+
+
+def pack_version(reference: str) -> Call[PackVersionDetail]:
+    """One version with all that it says of itself."""
+    return Call("GET", _version(reference), one(PackVersionDetail), repeatable=True)
+
+
+def compare_packs(reference: str, other: str | None) -> Call[PackComparison]:
+    """Two versions on the same prompts."""
+    params = {} if other is None else {"other": str(_reference(other))}
+    return Call("GET", f"{_version(reference)}/comparison", one(PackComparison), params=params, repeatable=True)
+
+
+def delete_pack(reference: str) -> Call[str]:
+    """Remove a version."""
+    return Call("DELETE", _version(reference), lambda answer: str(answer["id"]))
+
+
+def _version(reference: str) -> str:
+    return f"{_VERSIONS}/{_reference(reference)}"
+
+
+def _reference(text: str) -> Reference:
+    found = Reference.parse(text)
+    if found is None:
+        raise InputError(f"{text[:96]!r} names no pack; write name@3; a name is {NAME_RULE}", param="pack")
+    return found
 
 
 def _path(root: str, name: str) -> str:

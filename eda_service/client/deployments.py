@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from eda_service.client import deployment_calls as calls
 from eda_service.client.answers import Page
 from eda_service.client.calls import Call
-from eda_service.client.deployment_answers import Deployment, DeploymentEvent, Pack
+from eda_service.client.deployment_answers import (
+    Deployment,
+    DeploymentEvent,
+    Pack,
+    PackComparison,
+    PackVersionDetail,
+)
 from eda_service.client.deployment_calls import UNSET, Unset
+from eda_service.client.walking import every, every_async
 from eda_service.errors import EdaError
 
 T = TypeVar("T")
@@ -46,7 +53,7 @@ class Deployments:
         self._send = send
 
     def create(self, body: Mapping[str, Any]) -> Deployment:
-        """Serve a target under a name; `body` is that of `POST /v1/deployments`."""
+        """Serve a target, or a pack over its own target, under a name; `body` is that of `POST /v1/deployments`."""
         return self._send(calls.create(body))
 
     def get(self, name: str) -> Deployment:
@@ -121,9 +128,25 @@ class Packs:
         """One page of packs, by name."""
         return self._send(calls.packs(limit=limit, after=after))
 
+    def iterate(self, *, page_size: int = 100) -> Iterator[Pack]:
+        """Every pack, page after page."""
+        yield from every(lambda after: self.page(limit=page_size, after=after))
+
     def pin_champion(self, name: str, version: int | None) -> Pack:
-        """Say which version `name@champion` is; None: the best measured one again."""
+        """Pin a version: `name` and `name@champion` mean it, and no job's pack replaces it; None: unpin."""
         return self._send(calls.pin_champion(name, version))
+
+    def version(self, reference: str) -> PackVersionDetail:
+        """One version with all that it says of itself: name@3, name@latest, name@champion, or name."""
+        return self._send(calls.pack_version(reference))
+
+    def compare(self, reference: str, other: str | None = None) -> PackComparison:
+        """Two versions (None: the champion) on the same prompts, or why they cannot be compared."""
+        return self._send(calls.compare_packs(reference, other))
+
+    def delete(self, reference: str) -> str:
+        """Remove a version (name@3) that nothing uses; returns its id."""
+        return self._send(calls.delete_pack(reference))
 
 
 class AsyncDeployments:
@@ -137,7 +160,7 @@ class AsyncDeployments:
         self._send = send
 
     async def create(self, body: Mapping[str, Any]) -> Deployment:
-        """Serve a target under a name; `body` is that of `POST /v1/deployments`."""
+        """Serve a target, or a pack over its own target, under a name; `body` is that of `POST /v1/deployments`."""
         return await self._send(calls.create(body))
 
     async def get(self, name: str) -> Deployment:
@@ -212,9 +235,26 @@ class AsyncPacks:
         """One page of packs, by name."""
         return await self._send(calls.packs(limit=limit, after=after))
 
+    async def iterate(self, *, page_size: int = 100) -> AsyncIterator[Pack]:
+        """Every pack, page after page."""
+        async for each in every_async(lambda after: self.page(limit=page_size, after=after)):
+            yield each
+
     async def pin_champion(self, name: str, version: int | None) -> Pack:
-        """Say which version `name@champion` is; None: the best measured one again."""
+        """Pin a version: `name` and `name@champion` mean it, and no job's pack replaces it; None: unpin."""
         return await self._send(calls.pin_champion(name, version))
+
+    async def version(self, reference: str) -> PackVersionDetail:
+        """One version with all that it says of itself: name@3, name@latest, name@champion, or name."""
+        return await self._send(calls.pack_version(reference))
+
+    async def compare(self, reference: str, other: str | None = None) -> PackComparison:
+        """Two versions (None: the champion) on the same prompts, or why they cannot be compared."""
+        return await self._send(calls.compare_packs(reference, other))
+
+    async def delete(self, reference: str) -> str:
+        """Remove a version (name@3) that nothing uses; returns its id."""
+        return await self._send(calls.delete_pack(reference))
 
 
 def _require_hope(found: Deployment, is_in_time: bool, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ from eda_service.export.eda_config import Destination, EdaConfig, ExportForm, Pa
 from eda_service.export.vllm_plugin import PACK_WORKER
 
 SGLANG_PACKAGE = "eda_service.export.sglang_models"
+_INSTALL = "`pip install --no-deps .` in a checkout of it"
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `--max-lora-rank`, but for 1."""
 
@@ -68,6 +69,30 @@ def serve_command(
     if eda.destination is Destination.SGLANG:
         return _sglang(directory, target, eda, num_draft_tokens)
     return f"hf upload OWNER/NAME {shlex.quote(str(directory))}"
+
+
+def serving_needs(eda: EdaConfig, command: str) -> tuple[str, ...]:
+    """What has to be so where `command` is typed, one sentence each; nothing for engines that need nothing.
+
+    Args:
+        eda: The export's config.
+        command: Of `serve_command`.
+    """
+    if eda.destination is Destination.SGLANG and eda.form is ExportForm.PLUGIN:
+        return (f"SGLang's environment needs this package: {_INSTALL}. An unmodified SGLang loads --form dense",)
+    if eda.destination is not Destination.VLLM:
+        return ()
+    is_plugin = eda.form is ExportForm.PLUGIN
+    told = [
+        f"vLLM's environment needs this package: {_INSTALL}; where VLLM_PLUGINS is set, it has to name eda. An "
+        "unmodified vLLM loads --form dense",
+    ]
+    return (*(told if is_plugin else []), f"with vLLM's CPU build, whose vllm command does not start: {_cpu(command)}")
+
+
+def _cpu(command: str) -> str:
+    """The same server without vLLM's own command, which the CPU build, being called otherwise, cannot start."""
+    return command.replace("vllm serve ", "python -m vllm.entrypoints.openai.api_server --model ", 1)
 
 
 def _adapters(places: PackPlaces, adapters: Sequence[ServedAdapter]) -> str:

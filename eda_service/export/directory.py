@@ -6,7 +6,6 @@ config.json, model.safetensors and, for SGLang with a draft vocabulary, token_ma
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,17 +58,26 @@ def published(directory: Path, param: str) -> Iterator[Path]:
         raise InputError(f"{directory} cannot be written: {error}; choose another directory", param=param) from error
     try:
         yield staging
+        _open_to_readers(staging)
         require_free(directory, param)
         publish_dir(staging, directory.absolute())
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _open_to_readers(staging: Path) -> None:
+    """Give everything the modes that this user's umask gives new files: libraries write weights for their user alone,
+    and a server is often another one. The directory itself was made under that umask.
+    """
+    mode = staging.stat().st_mode & 0o777
+    for path in staging.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
 def write_weights(directory: Path, tensors: dict[str, Tensor]) -> str:
     """Write model.safetensors; returns its hash."""
     path = directory / WEIGHTS
     save_file(tensors, path, metadata={"format": "pt"})
-    os.chmod(path, 0o644)  # safetensors writes for this user alone; a server is often another
     return sha256_file(path)
 
 

@@ -19,7 +19,7 @@ from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
-from eda_service.export.command import ServedTarget, serve_command
+from eda_service.export.command import ServedTarget, serve_command, serving_needs
 from eda_service.export.contents import keeps_vocabulary, require_dialect
 from eda_service.export.dense import fold, is_gated
 from eda_service.export.directory import (
@@ -73,12 +73,17 @@ class ExportRequest:
 
 
 class Exported(Frozen):
-    """What was written."""
+    """What was written.
+
+    Attributes:
+        needs: What has to be so where `serve_command` is typed.
+    """
 
     directory: str
     eda_config: EdaConfig
     serve_command: str
     target_to_merge: bool
+    needs: tuple[str, ...] = ()
 
 
 def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell = silent) -> Exported:
@@ -140,7 +145,11 @@ def export_source(request: ExportRequest, source: Source, target: TargetEnds, te
     )
     unmerged = target.fingerprint.adapter is not None and request.merged_target is None
     return Exported(
-        directory=str(request.out.absolute()), eda_config=eda, serve_command=command, target_to_merge=unmerged
+        directory=str(request.out.absolute()),
+        eda_config=eda,
+        serve_command=command,
+        target_to_merge=unmerged,
+        needs=serving_needs(eda, command),
     )
 
 

@@ -21,7 +21,7 @@ from eda_service.drafts.dialects import names
 from eda_service.drafts.draft_config import Eagle3Config
 from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError
-from eda_service.export.command import ServedAdapter, ServedTarget, serve_command
+from eda_service.export.command import ServedAdapter, ServedTarget, serve_command, serving_needs
 from eda_service.export.contents import require_dialect
 from eda_service.export.directory import check_written, published, require_free, write_config, write_weights
 from eda_service.export.eagle3 import DEFAULT_DIALECT
@@ -122,7 +122,13 @@ def export_packs(request: PacksRequest, *, home: Path | None = None, tell: Tell 
         words = ServedTarget(served.model, served.revision)
     adapters = [ServedAdapter(each.adapter, each.adapter_dir) for each in found]
     command = serve_command(request.out.absolute(), words, eda, request.num_draft_tokens, adapters)
-    return Exported(directory=str(request.out.absolute()), eda_config=eda, serve_command=command, target_to_merge=False)
+    return Exported(
+        directory=str(request.out.absolute()),
+        eda_config=eda,
+        serve_command=command,
+        target_to_merge=False,
+        needs=serving_needs(eda, command),
+    )
 
 
 def _check_names(request: PacksRequest) -> int:

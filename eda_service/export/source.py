@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
-from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.config.job import TargetSpec
 from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pack
 from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
 from eda_service.records import PackManifest, TargetFingerprint
 from eda_service.references import Reference
 from eda_service.storage.fits import check_draft_fits, check_pack_fits
+from eda_service.storage.packs import target_of
 from eda_service.storage.registry import (
     find_draft,
     find_pack,
@@ -89,16 +89,9 @@ def _pack(directory: Path, manifest: PackManifest, home: Path | None) -> Source:
         base_dir=base_dir,
         loaded=load_pack(base_dir, directory, dtype=torch.float32),
         sha256=hashes | {"base_draft": manifest.base_draft_sha256},
-        target=_adapted_to(manifest),
+        target=target_of(manifest),
         check=lambda target: check_pack_fits(manifest, target),
     )
-
-
-def _adapted_to(manifest: PackManifest) -> TargetSpec | None:
-    try:
-        return AdaptConfig.model_validate(manifest.config).target
-    except ValidationError:  # written by a version with other settings
-        return None
 
 
 def _base_draft(reference: str, home: Path | None) -> Source:

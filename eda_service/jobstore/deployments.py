@@ -104,6 +104,12 @@ class DeploymentStore(Database):
             row = session.get(ChampionRow, (owner, name))
             return row.version if row is not None and isinstance(row.version, int) else None
 
+    def pinned_by(self, name: str, version: int) -> list[str]:
+        """Owners who have pinned a version of a pack."""
+        query = select(ChampionRow.owner).where(ChampionRow.name == name, ChampionRow.version == version)
+        with self._read() as session:
+            return list(session.scalars(query.order_by(ChampionRow.owner)))
+
 
 def write(session: Session, deployment: Deployment, now: int, *, made_by: str, reason: str) -> DeploymentRow:
     """Insert or change a deployment inside the caller's transaction, with its revision.

@@ -8,7 +8,7 @@ prompts with the same settings. A job always measures the base draft alone besid
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eda_service.config.deploy import DeployConfig
 from eda_service.storage.packs import PackVersion
@@ -27,6 +27,7 @@ class Comparison:
         old_length: Of the other.
         speedup: Of the new one over decoding without a draft; None where it was not measured.
         old_speedup: Of the other.
+        by: Which measurement it was, in words.
     """
 
     new: str
@@ -35,6 +36,7 @@ class Comparison:
     old_length: float
     speedup: float | None = None
     old_speedup: float | None = None
+    by: str = field(default="", compare=False)
 
     @property
     def gain(self) -> float:
@@ -71,7 +73,8 @@ def beside(new: PackVersion, old: str) -> Comparison | None:
     for rival in () if mine is None else mine.rivals:
         if rival.pack == old and mine is not None:
             lengths = mine.acceptance_length, rival.acceptance_length
-            return Comparison(new.reference, old, *lengths, mine.speedup, rival.speedup)
+            by = f"the job of {new.reference} measured both, on {mine.measured_on}"
+            return Comparison(new.reference, old, *lengths, mine.speedup, rival.speedup, by)
     return None
 
 
@@ -89,15 +92,44 @@ def common(new: PackVersion, old: PackVersion, versions: Iterable[PackVersion] =
     turned = beside(old, new.reference)
     if turned is not None:
         return Comparison(
-            new.reference, old.reference, turned.old_length, turned.length, turned.old_speedup, turned.speedup
+            new.reference,
+            old.reference,
+            turned.old_length,
+            turned.length,
+            turned.old_speedup,
+            turned.speedup,
+            turned.by,
         )
     for lengths in _fixed_lengths([new, old, *versions]).values():
         if new.reference in lengths and old.reference in lengths:
-            return Comparison(new.reference, old.reference, lengths[new.reference], lengths[old.reference])
+            by = f"both were measured on the fixed evaluation of {new.name}"
+            return Comparison(new.reference, old.reference, lengths[new.reference], lengths[old.reference], by=by)
     mine, before = new.evaluation, old.evaluation
     if mine is not None and before is not None and mine.compared_by == before.compared_by:
-        return Comparison(new.reference, old.reference, mine.acceptance_length, before.acceptance_length)
+        by = f"the jobs of both measured the same, on {mine.measured_on}"
+        return Comparison(new.reference, old.reference, mine.acceptance_length, before.acceptance_length, by=by)
     return None
+
+
+def why_apart(new: PackVersion, old: PackVersion) -> str:
+    """Why the numbers of two packs that `common` has none for cannot be held against each other."""
+    for each in (new, old):
+        if each.evaluation is None:
+            return f"{each.reference} does not say what it measured"
+    for each in (new, old):
+        if each.is_pulled:
+            return f"{each.reference} was pulled, so that its numbers were measured elsewhere and nobody here knows how"
+    if _weights(new) != _weights(old):
+        return f"{new.reference} and {old.reference} were made for different targets"
+    for one, other in ((new, old), (old, new)):
+        assert one.evaluation is not None
+        reason = one.evaluation.unmeasured_rivals.get(other.reference)
+        if reason is not None:
+            return f"the job of {one.reference} could not measure {other.reference} beside its own: {reason}"
+    return (
+        f"they were measured apart, with other prompts or settings: {new.reference} on {_measured_on(new)}, "
+        f"{old.reference} on {_measured_on(old)}"
+    )
 
 
 def regression(found: Comparison) -> str | None:
@@ -138,9 +170,11 @@ def champion(versions: Sequence[PackVersion]) -> PackVersion | None:
     measured.
 
     A version of before there were fixed evaluations stays the champion that it was until a later job has measured it
-    there, or could not load it any more.
+    there, or could not load it any more. One that was pulled is never the champion by its numbers: they are what
+    somebody else says.
     """
-    measured = [each for each in versions if each.manifest is not None and each.evaluation is not None]
+    known_here = [each for each in versions if not each.is_pulled]
+    measured = [each for each in known_here if each.manifest is not None and each.evaluation is not None]
     if not measured:
         return None
     weights = _weights(max(measured, key=lambda each: each.version))
@@ -176,6 +210,11 @@ def _fixed_lengths(versions: Iterable[PackVersion]) -> dict[str, dict[str, float
         if fixed is not None:
             found[fixed.evaluation] = {**fixed.lengths, **found.get(fixed.evaluation, {})}
     return found
+
+
+def _measured_on(version: PackVersion) -> str:
+    assert version.evaluation is not None
+    return f"{version.evaluation.measured_on} at T={version.evaluation.temperature:g}"
 
 
 def _weights(version: PackVersion) -> str | None:

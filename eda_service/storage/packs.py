@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eda_service.config.job import AdaptConfig
+from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import ADAPTED, BASE, FixedScores, PackManifest, RivalScore
 from eda_service.references import Reference
@@ -61,6 +61,11 @@ class PackVersion:
     def reference(self) -> str:
         """name@version."""
         return str(Reference(self.name, self.version))
+
+    @property
+    def is_pulled(self) -> bool:
+        """Whether it was made elsewhere, so that its numbers are what somebody else says."""
+        return self.manifest is not None and bool(self.manifest.source)
 
 
 def timed_temperature(config: AdaptConfig) -> float:
@@ -126,6 +131,14 @@ def evaluation_of(manifest: PackManifest) -> PackEvaluation | None:
     )
 
 
+def target_of(manifest: PackManifest) -> TargetSpec | None:
+    """The target that a pack was made for, as its job named it; None for one of a version with other settings."""
+    try:
+        return AdaptConfig.model_validate(manifest.config).target
+    except ValidationError:
+        return None
+
+
 def _compared_by(manifest: PackManifest, config: AdaptConfig) -> str:
     """Equal texts: equal target, prompts and settings."""
     settings = config.evaluation.model_dump(
@@ -136,4 +149,8 @@ def _compared_by(manifest: PackManifest, config: AdaptConfig) -> str:
         parts += [config.dataset.model_dump(mode="json"), manifest.inputs.get(PROMPTS)]
     else:
         parts.append(config.eval_dataset.model_dump(mode="json"))
+    if manifest.source:
+        parts.append(
+            f"{manifest.pack} of {manifest.source}"
+        )  # what was measured elsewhere is held against nothing here
     return json.dumps(parts, sort_keys=True)

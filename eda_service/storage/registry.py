@@ -219,6 +219,14 @@ def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
     return number
 
 
+def reserve_next_pack(name: str, home: Path | None = None) -> int:
+    """The next free version of a pack that no job makes; nobody else gets it."""
+    shelf, number = _shelf("packs", home), max(pack_versions(name, home), default=0) + 1
+    while not shelf.claim(name, number, ""):
+        number += 1
+    return number
+
+
 def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
     """An empty staging directory of a reserved version."""
     return _shelf("packs", home).staging(name, version)
@@ -304,8 +312,18 @@ def delete_draft(
     Returns:
         Whether it was removed.
     """
-    shelf = _shelf("drafts", home)
-    shelf.claim(name, version, "")  # one that no job has imported has no claim yet
+    return _delete(_shelf("drafts", home), name, version, is_used)
+
+
+def delete_pack(
+    name: str, version: int, home: Path | None = None, *, is_used: Callable[[], bool] = lambda: False
+) -> bool:
+    """Remove a published pack, as `delete_draft` removes a draft; its number is not given again."""
+    return _delete(_shelf("packs", home), name, version, is_used)
+
+
+def _delete(shelf: Shelf, name: str, version: int, is_used: Callable[[], bool]) -> bool:
+    shelf.claim(name, version, "")  # one that no job has made has no claim yet
     hidden = shelf.hide(name, version)
     try:
         used = is_used()

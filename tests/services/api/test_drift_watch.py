@@ -150,8 +150,12 @@ def test_a_second_fall_waits_for_the_cool_down(world: World) -> None:
     assert len(world.store.page()[0]) == 2
 
 
-def test_a_deployment_that_follows_nothing_is_not_adapted_and_says_so(world: World) -> None:
-    world.deploy("math@1")
+@pytest.mark.parametrize(("followed", "pinned"), [("math@1", None), ("math@latest", 1)])
+def test_a_deployment_that_no_new_pack_would_reach_is_not_adapted_and_says_so(
+    world: World, followed: str, pinned: int | None
+) -> None:
+    world.deploy(followed)
+    world.store.pin_champion("local", "math", pinned)
     world.keep(40)
     for rate in (0.8, 0.2, 0.2):
         world.serve(rate)

@@ -100,6 +100,21 @@ def test_a_deployment_set_to_a_version_stays_there(dispatcher: Dispatcher, store
     assert store.deployment("math").pack == "math@3"
 
 
+def test_what_its_owner_has_pinned_is_not_replaced(dispatcher: Dispatcher, store: JobStore, settings: Settings) -> None:
+    finish(dispatcher, store, settings, 2.0)
+    store.pin_champion("somebody", "math", 1)
+    assert kept(store, finish(dispatcher, store, settings, 2.5, rivals={"math@1": 2.0})) == []
+    store.pin_champion("local", "math", 1)  # not what is served
+    assert kept(store, finish(dispatcher, store, settings, 3.0, rivals={"math@2": 2.5})) == []
+    store.pin_champion("local", "math", 3)
+    (why,) = kept(store, finish(dispatcher, store, settings, 4.0, rivals={"math@3": 3.0}))
+    assert "math@3, which math serves, is pinned; `eda packs pin math --off` lets newer ones take over" in why
+    assert store.deployment("math").pack == "math@3"
+    store.pin_champion("local", "math", None)
+    assert kept(store, finish(dispatcher, store, settings, 4.0, rivals={"math@3": 3.0})) == []
+    assert store.deployment("math").pack == "math@5"
+
+
 def test_a_deployment_that_follows_the_champion_takes_only_that(
     dispatcher: Dispatcher, store: JobStore, settings: Settings
 ) -> None:

@@ -99,6 +99,9 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/packs"): GET,
     ("GET", "/v1/packs/{name}"): GET,
     ("PUT", "/v1/packs/{name}/champion"): Case({"version": None}),
+    ("GET", "/v1/pack-versions/{name}"): GET,
+    ("GET", "/v1/pack-versions/{name}/comparison"): GET,
+    ("DELETE", "/v1/pack-versions/{name}"): GET,
     ("GET", "/ui/"): GET,
     ("GET", "/ui/login"): GET,
     ("POST", "/ui/login"): Case(form={"key": "eda_x_y"}),
@@ -330,7 +333,7 @@ def test_the_cases_reach_what_they_are_about(seen: tuple[str, Seen]) -> None:
     for key, text in found.whole.items():
         if f"{key[0]} {key[1]}" in own and key[2] == "own finished job":
             assert text.startswith("200"), (key, text)
-        if "their" in key[2] or (key[2] == "the shared name" and name == "lost" and "packs" not in key[1]):
+        if "their" in key[2] or (key[2] == "the shared name" and name == "lost" and "/pack" not in key[1]):
             assert text.startswith(("404", "303")), (key, text)
     served = found.whole["POST", "/v1/chat/completions", "all"]
     assert served.startswith("200" if name == "taken" else "404"), served

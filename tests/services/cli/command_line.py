@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import tempfile
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +59,22 @@ class Cli:
         given = {**self.env, **({"EDA_URL": url} if url else {}), **(env or {})}
         return CliRunner().invoke(app, list(arguments), env=given, prog_name="eda")
 
-    def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a command as a process of its own."""
+    def start(
+        self, *arguments: str, env: dict[str, str] | None = None, terminal: int | None = None
+    ) -> subprocess.Popen[str]:
+        """Start a command as a process of its own, with pipes or in a terminal that is its own."""
         return subprocess.Popen(
             [sys.executable, "-c", _MAIN, *arguments],
             env={**os.environ, **self.env, **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=terminal,
+            stdout=subprocess.PIPE if terminal is None else terminal,
+            stderr=subprocess.PIPE if terminal is None else terminal,
             text=True,
+            start_new_session=terminal is not None,
+            preexec_fn=None if terminal is None else _take_terminal,  # noqa: PLW1509  # one thread between fork and exec
         )
+
+
+def _take_terminal() -> None:
+    """Make standard input the terminal whose keys send signals to this process."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -35,7 +35,12 @@ def test_a_plugin_export_says_how_to_serve_it(shell: Cli, pack: str, tiny_target
     assert json.loads(line.split("'")[1]) == {"method": "eagle", "model": str(out), "num_speculative_tokens": 3}
     assert "adapted@1 as plugin for vllm" in done.stderr
     assert "acceptance does not change" in done.stderr
-    assert len(done.stderr.splitlines()) == 2  # and no bar, since nobody looks
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4  # and no bar, since nobody looks
+    assert lines[2].startswith("vLLM's environment needs this package: `pip install --no-deps .` in a checkout of it; ")
+    assert lines[2].endswith("An unmodified vLLM loads --form dense")
+    cpu = line.replace("vllm serve", "python -m vllm.entrypoints.openai.api_server --model")
+    assert lines[3] == f"with vLLM's CPU build, whose vllm command does not start: {cpu}"
 
 
 def test_several_packs_say_whose_requests_draft_with_which(
@@ -63,6 +68,8 @@ def test_a_dense_export_prints_the_change(shell: Cli, pack: str, tiny_target: Ta
     before, after = calibration["acceptance_length"], calibration["exported_acceptance_length"]
     assert f"acceptance length {before:.3f} -> {after:.3f} ({100 * (after / before - 1):+.1f} %)" in done.stderr
     assert f"on {calibration['num_measured_prompts']} prompts of the general prompts" in done.stderr
+    assert "needs this package" not in done.stderr
+    assert "python -m vllm.entrypoints.openai.api_server --model" in done.stderr
 
 
 def test_json_is_the_whole_record(shell: Cli, tiny_target: Target, base_draft_dir: Path, tmp_path: Path) -> None:

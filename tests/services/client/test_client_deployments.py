@@ -62,6 +62,27 @@ def test_packs_and_their_champion(live: LiveApi, make_client: MakeClient) -> Non
     assert client.packs.pin_champion(name, 2).champion_pinned
     assert not client.packs.pin_champion(name, None).champion_pinned
     assert name in {each.name for each in client.packs.page(limit=100)}
+    assert name in {each.name for each in client.packs.iterate(page_size=1)}
+
+
+def test_one_version_of_a_pack(live: LiveApi, make_client: MakeClient) -> None:
+    client, name = make_client(live.url), f"p-{uuid.uuid4().hex[:8]}"
+    put_pack(live.home, name, 2.0)
+    put_pack(live.home, name, 2.5, rivals={f"{name}@1": 2.0})
+    client.packs.pin_champion(name, 1)
+    found = client.packs.version(name)
+    assert (found.id, found.pinned, found.metrics["adapted_draft.acceptance_length.t0"]) == (f"{name}@1", True, 2.0)
+    both = client.packs.compare(f"{name}@2", name)
+    assert (both.comparable, both.other, both.gain) == (True, f"{name}@1", 1.25)
+    assert client.packs.compare(f"{name}@2").other == f"{name}@1"  # the champion is the one that is pinned
+    made = client.deployments.create({"pack": f"{name}@2"})
+    assert (made.name, made.model, made.pack) == (name, "org/model", f"{name}@2")
+    assert [each.name for each in client.packs.version(f"{name}@2").deployments] == [name]
+    client.deployments.delete(name)
+    assert client.packs.delete(f"{name}@2") == f"{name}@2"
+    with pytest.raises(ApiError) as caught:
+        client.packs.delete(f"{name}@1")
+    assert (caught.value.status, "a pin of local" in str(caught.value)) == (409, True)
 
 
 def test_a_worse_pack_needs_force(live: LiveApi, make_client: MakeClient) -> None:

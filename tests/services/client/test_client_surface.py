@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from eda_service.client import AsyncClient, Client
+from eda_service.client.chat import AsyncChat, Chat
 from eda_service.client.deployments import AsyncDeployments, AsyncPacks, Deployments, Packs
 from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements, Drafts, Jobs, Measurements
 
@@ -52,6 +53,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
 def test_both_clients_have_the_same_resources() -> None:
     for blocking, asynchronous in (
+        (Chat, AsyncChat),
         (Deployments, AsyncDeployments),
         (Packs, AsyncPacks),
         (Jobs, AsyncJobs),
