@@ -37,6 +37,7 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
             config=job.adapt_config(),
             report=report,
             result=result_of(records, job.adapt_config()),
+            came=adaptations.outcome(job),
             told=deployment_in_words(events),
             stages=stages_of(job, records, packs.served(job.result_pack)),
             settings=json.dumps(job.config, indent=2),

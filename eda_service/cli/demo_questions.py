@@ -1,8 +1,8 @@
 """What the demo asks the served pair: a short list of sums whose results are known, so that an answer can be checked.
 
 They are sums of one step, and were chosen because the shipped math target gets them right; a model of 135M parameters
-gets most sums of several steps wrong. The demo asks the list in its order until one answer is right, and says how many it
-took; an answer to a question of somebody's own is shown and not judged.
+gets most sums of several steps wrong. The demo asks the list in its order until one answer is right, and says how many
+it took; an answer to a question of somebody's own is shown and not judged.
 """
 
 from __future__ import annotations

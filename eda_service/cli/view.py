@@ -201,13 +201,21 @@ def _watch_live(client: Client, job_id: str) -> Adaptation:
     speed = _Rate()
     with Progress(*columns, console=err) as progress:
         tasks = {each.value: progress.add_task(each.value, total=100.0, note="") for each in STAGES}
-        whole = progress.add_task("job", total=None, visible=False, note="")
+        whole = progress.add_task("job", total=100.0, visible=False, note="")
         began: dict[str, float] = {}
         for job in client.watch(job_id):
             _draw(progress, tasks, began, job, speed)
-            progress.update(whole, visible=job.elapsed_s is not None, completed=0.0, note=time_text(job))
+            progress.update(whole, visible=job.elapsed_s is not None, completed=_share(job), note=time_text(job))
     err.print(describe_end(client, job))
     return job
+
+
+def _share(job: Adaptation) -> float:
+    """Percent of the whole job, by the time that it has taken and the middle of what is left."""
+    if job.remaining is None or job.elapsed_s is None:
+        return 100.0 if job.status == "succeeded" else 0.0
+    left = (job.remaining.low_s + job.remaining.high_s) / 2
+    return 100.0 * job.elapsed_s / max(1.0, job.elapsed_s + left)
 
 
 def _draw(progress: Progress, tasks: dict[str, TaskID], began: dict[str, float], job: Adaptation, speed: _Rate) -> None:

@@ -252,5 +252,14 @@ class _JobLooks:
     def _outcome_of(self, records: JobRecords, job: Job) -> str:
         """Drawn once for the same records."""
         if self._drawn is None or self._drawn[0] is not records:
-            self._drawn = records, part("_result.html", "show", result_of(records, job.adapt_config()))
+            self._drawn = (
+                records,
+                part(
+                    "_result.html",
+                    "show",
+                    result_of(records, job.adapt_config()),
+                    self._adaptations.outcome(job),
+                    row_of(job),
+                ),
+            )
         return self._drawn[1]

@@ -83,6 +83,9 @@ def test_a_finished_job_shows_what_its_records_say(client: TestClient, finished:
     report, trained = record_of(Stage.EVALUATE), record_of(Stage.TRAIN)
     lengths = {(row["draft"], row["temperature"]): row["acceptance_length"] for row in report["acceptance"]}
     before, after = lengths["base_draft", 0.0], lengths["adapted_draft", 0.0]
+    facts = page.one("div", id="outcome").all("dd")
+    assert f"{before:.2f} before, {after:.2f} after" in facts[0].text
+    assert any("core hours" in each.text and "on disk" in each.text for each in facts)
     head = page.one("p", **{"class": "headline"})
     assert [each.text for each in head.all("b")] == [f"{before:.2f}", f"{after:.2f}"]
     assert f"{after / before - 1:+.0%}".replace("%", " %") in head.text

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
+from typing import cast
 
 import httpx
 import pytest
-from command_line import JOB, Cli, job
+from command_line import JOB, Cli, job, job_body
 from job_files import finish_job, record_of
 from live_api import BODY, LiveApi
+from rich.console import Console
 from scripted_service import ScriptedService
 
+from eda_service.cli import view
 from eda_service.cli.outcome import bar, bars_text
-from eda_service.client import Cost, DraftNumbers, Outcome
+from eda_service.client import Adaptation, Client, Cost, DraftNumbers, Outcome
 from eda_service.measured_rows import SpeedRow
 from eda_service.records import EvalReport, Stage
 from eda_service.storage.run import RunDir
@@ -102,3 +107,14 @@ def test_bars_are_to_scale() -> None:
     assert before.endswith("20.0 tokens/s")
     untimed = found.model_copy(update={"before": slow.model_copy(update={"tokens_per_s": None})})
     assert bars_text(untimed).splitlines()[1].endswith("3.00 tokens a round")
+
+
+def test_a_terminal_shows_the_whole_job_beside_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(view, "err", Console(file=screen, force_terminal=True, width=140))
+    remaining = {"low_s": 150, "high_s": 500, "num_jobs": 1}
+    running = Adaptation.model_validate(job_body("running", stage="train", elapsed_s=65, remaining=remaining))
+    client = cast(Client, SimpleNamespace(watch=lambda _: iter([running])))  # what is drawn last is drawn for sure
+    view.watch(client, "adapt_1")
+    # 65 s of 65 s and the middle of what is left, 325 s
+    assert " 17 % elapsed 1m05s, 2m30s to 8m20s left, from the one job that has ended here" in screen.getvalue()
