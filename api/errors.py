@@ -111,7 +111,7 @@ def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | N
         text = field_error(error, name=name, loc=error["loc"][skip:], model=model)
         entries.append(text[:MAX_ENTRY_CHARACTERS])
     first = field_name(errors[0]["loc"][skip:]) if errors else None
-    return "; ".join(entries), first or None
+    return ". ".join(entries), first or None  # an entry has semicolons of its own
 
 
 def config_error(error: ValidationError, model: type[BaseModel] | None = None) -> InputError:

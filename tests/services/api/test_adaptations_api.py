@@ -139,7 +139,7 @@ def test_validation_errors_are_bounded_and_echo_nothing(client: TestClient) -> N
     wrong = {f"{secret} {n}": secret for n in range(50)}
     message = assert_error(post(client, **wrong), 400, "invalid_request", "?")
     assert secret not in message
-    entries = message.split("; ")
+    entries = message.split(". ")
     assert len(entries) == 10
     assert all(len(entry) <= 200 for entry in entries)
     message = assert_error(post(client, seed=secret), 400, "invalid_request", "seed")
