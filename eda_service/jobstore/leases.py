@@ -163,7 +163,8 @@ class Leases(Database):
             return []
         with self._write.begin() as session:
             again = select(JobRow).where(JobRow.id.in_(found), not_(told))
-            misfits = session.scalars(again.with_for_update(skip_locked=True, key_share=True)).all()
+            locked = session.scalars(again.with_for_update(skip_locked=True, key_share=True)).all()
+            misfits = [row for row in locked if self._reader.read(Job, row) is not None]
             for row in misfits:
                 message = (
                     f"it asks for {Capacity(row.cpus, row.gpus)} at a time and the cluster has {cluster}: it starts "

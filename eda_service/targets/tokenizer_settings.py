@@ -58,4 +58,5 @@ def _names_a_file(name: str, key: str, value: Any) -> bool:
         return True
     if key in _VOCABULARIES:
         return isinstance(value, str)
-    return key.endswith("_file") and isinstance(value, str) and ("/" in value or "\\" in value)
+    named = value if isinstance(value, list) else [value]
+    return key.endswith(("_file", "_files")) and any(isinstance(each, str) and "/" in each for each in named)

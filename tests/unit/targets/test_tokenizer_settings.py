@@ -27,6 +27,7 @@ HOSTILE: list[dict[str, dict[str, Any]]] = [
     {SETTINGS: {"tokenizer_class": "RoCBertTokenizer", "word_shape_file": "{words}"}},
     {SETTINGS: {"vocab_file": "../home/secret.model"}},
     {SETTINGS: {"gguf_file": "model.gguf"}},
+    {SETTINGS: {"fast_tokenizer_files": ["tokenizer.json", "../other/tokenizer.4.0.json"]}},
 ]
 LEFT_OVER = {
     "special_tokens_map_file": "/root/.cache/special_tokens_map.json",
