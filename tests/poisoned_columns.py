@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NOT_JSON, NOT_UTF8, FAR_FUTURE = "'{\"a\": '", "CAST(x'ff00ff' AS TEXT)", "99999999999999999"
 LARGEST = "9223372036854775807"  # to which SQLite adds nothing more
-ON_VLLM = ", engine = '{\"kind\": \"vllm\"}'"  # whose group is named after the uid
+ON_VLLM = ", engine = json_object('kind', 'vllm')"  # whose group is named after the uid
 
 
 def column(name: str, *values: str) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from eda_service.config.deployment import DriftConfig, EngineSpec
 from eda_service.config.job import TargetSpec
 from eda_service.ids import is_deployment_uid, made_at_s
 from eda_service.jobstore.job import UNREADABLE
-from eda_service.jobstore.row import Number, Row, Seconds, parses
+from eda_service.jobstore.row import Count, Row, Seconds, parses
 
 _Target = Annotated[dict[str, Any], AfterValidator(parses(TargetSpec))]
 _Engine = Annotated[dict[str, Any], AfterValidator(parses(EngineSpec))]
@@ -50,7 +50,7 @@ class Deployment(Row):
     labels: dict[str, str] = Field(default_factory=dict)
     drift: _Drift = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
     job_id: str | None = Field(default=None, description="the job whose pack is served")
-    revision: Number = Field(default=0, ge=0, description="number of changes; 0: not stored yet")
+    revision: Count = Field(default=0, description="number of changes; 0: not stored yet")
     created_at: Seconds = 0
     updated_at: Seconds = 0
 
@@ -96,8 +96,8 @@ class Load(Row):
     """
 
     name: str
-    attempt: Annotated[Number, Field(ge=0)] = 0
-    num_failures: Annotated[Number, Field(ge=0)] = 0
+    attempt: Count = 0
+    num_failures: Count = 0
     reason: str | None = None
     failed_at: Seconds | None = None
     retry_at: Seconds | None = None
@@ -167,7 +167,7 @@ class Revision(Row):
     """A deployment as one change left it."""
 
     name: str
-    revision: Number
+    revision: Count
     target: _Target
     base_draft: str | None
     pack: str | None

@@ -21,7 +21,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import JobKind, Task, kind_of, parse_task
 from eda_service.errors import ConflictError
 from eda_service.ids import JOB_ID_PATTERN
-from eda_service.jobstore.row import Number, Row, Seconds, parses, parses_by
+from eda_service.jobstore.row import Count, Number, Row, Seconds, parses, parses_by
 from eda_service.jobstore.status import TERMINAL, Status
 
 Origin = Literal["api", "ray"]
@@ -108,7 +108,7 @@ class Job(Row):
     finished_at: Seconds | None
     not_before: Seconds = Field(description="earliest start of the next attempt (back-off)")
     submitted_at: Seconds | None = Field(description="when Ray accepted this attempt; None: it has not")
-    events_read: Number = Field(ge=0, description="lines of events.jsonl already imported")
+    events_read: Count = Field(description="lines of events.jsonl already imported")
     result_pack: str | None = Field(description="of an adaptation: the pack that it published, name@version")
     result: str | None = Field(
         default=None, description="of an import: the draft, name@version; of a measurement: its id"
@@ -215,4 +215,4 @@ class Delivery(Row):
     url: str
     secret: str | None = Field(default=None, repr=False)
     payload: dict[str, Any]
-    attempts: Number = Field(ge=0, description="tries so far, all failed")
+    attempts: Count = Field(description="tries so far, all failed")
