@@ -100,7 +100,7 @@ class ClusterShortfallError(InputError):
 
 
 class UnsafeCheckpointError(InputError):
-    """A checkpoint that would have to be unpickled; only safetensors are read."""
+    """A checkpoint whose reading could run code, or read files that are not its own."""
 
     code = "target_incompatible"
 

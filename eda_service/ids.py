@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 
@@ -24,6 +25,11 @@ def made_at_s(identifier: str) -> float:
     for character in identifier[-_NUM_CHARACTERS:][:10]:
         value = value << 5 | _ALPHABET.index(character)
     return value / 1000
+
+
+def is_deployment_uid(text: str) -> bool:
+    """Whether a text is one that `new_deployment_uid` could have made."""
+    return re.fullmatch(rf"dep_[{_ALPHABET}]{{{_NUM_CHARACTERS}}}", text) is not None
 
 
 def new_deployment_uid(now_s: float | None = None) -> str:

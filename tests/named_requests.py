@@ -80,3 +80,40 @@ def _in_the_url(text: str) -> list[Request]:
     made.append(("POST", "/v1/completions", {"model": text, "prompt": "x"}))
     made.append(("POST", "/v1/chat/completions", {"model": text, "messages": [{"role": "user", "content": text}]}))
     return made
+
+
+def tasks_and_pages(text: str) -> list[Request]:
+    """The same of drafts, measurements, jobs of every kind, and the pages."""
+    dataset, draft, measured = (
+        {"source": text},
+        {"source": "org/draft", "model": "org/model"},
+        {**BODY, "draft": "small"},
+    )
+    del measured["base_draft"]
+    imports = [{**draft, field: text} for field in ("source", "source_revision", "model", "revision", "name")]
+    imports.append({**draft, "overrides": {"num_heads": text[:256]}})
+    measures = [{**measured, field: text} for field in ("model", "revision", "adapter", "draft", "pack", "base_model")]
+    measures.append({**measured, "dataset": dataset})
+    made: list[Request] = [("POST", "/v1/drafts", body) for body in imports]
+    made += [("POST", "/v1/measurements", body) for body in measures]
+    whole = quote(text.encode("utf-8", "surrogatepass"), safe="")
+    for part in {whole, whole.replace("%2F", "/")}:
+        made += [("GET", f"/v1/{route}/{part}", None) for route in ("drafts", "jobs", "measurements")]
+        made += [("GET", f"/v1/jobs/{part}/{action}", None) for action in ("events", "logs")]
+        made += [("POST", f"/v1/jobs/{part}/{action}", None) for action in ("cancel", "retry")]
+        made += [("DELETE", f"/v1/drafts/{part}", None), ("POST", f"/v1/jobs/{part}", {"priority": 1})]
+        made += [("GET", f"/ui/{page}", None) for page in (f"drafts/{part}", f"jobs/{part}/logs/train")]
+        made.append(("GET", f"/ui/jobs/adapt_0/logs/{part}", None))
+    for route in ("drafts", "jobs", "measurements", "models"):
+        made.append(("GET", f"/v1/{route}?after={whole}&status={whole}&kind={whole}&limit={whole}", None))
+    made += [("GET", f"/ui/{page}?after={whole}", None) for page in ("jobs", "drafts", "packs", "deployments")]
+    made += [("GET", f"/ui/jobs?status={whole}", None), ("GET", f"/ui/login?to={whole}", None)]
+    made.append(("GET", f"/v1/deployments/x/events?before={whole}", None))
+    return made
+
+
+HEADERS = (
+    "x-request-id", "idempotency-key", "last-event-id", "authorization", "cookie", "x-form-token", "accept",
+    "content-type", "content-encoding", "content-length", "host", "user-agent",
+)  # fmt: skip
+"""Headers that a request of this service's is read by."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 NOT_JSON, NOT_UTF8, FAR_FUTURE = "'{\"a\": '", "CAST(x'ff00ff' AS TEXT)", "99999999999999999"
+LARGEST = "9223372036854775807"  # to which SQLite adds nothing more
+ON_VLLM = ", engine = json_object('kind', 'vllm')"  # whose group is named after the uid
 
 
 def column(name: str, *values: str) -> list[tuple[str, str]]:
@@ -25,10 +27,10 @@ JOBS = [
     *column("submitted_at", "'x'", FAR_FUTURE),
     *column("not_before", "'x'", FAR_FUTURE),
     *column("priority", "'high'", "x'00'"),
-    *column("attempt", "'x'", "x'ff'"),
+    *column("attempt", "'x'", "x'ff'", LARGEST),
     *column("max_attempts", "'x'"),
     *column("events_read", "'x'", "-1"),
-    *column("lease_token", "'x'", "1.5"),
+    *column("lease_token", "'x'", "1.5", LARGEST),
     *column("lease_until", "'x'", "x'00'", FAR_FUTURE),
     *column("lease_holder", "x'ff'", NOT_UTF8),
     *column("ray_session", NOT_UTF8, "x'ff'"),
@@ -46,7 +48,7 @@ OUTBOX = [
     ),
     *column("url", "'https://' || char(10) || 'e.org'", "'https://[::1'", "'https://e.org:99999/'", "5"),
     *column("payload", NOT_JSON, "'[]'", "'5'", "x'ff'"),
-    *column("attempts", "'x'", "-1"),
+    *column("attempts", "'x'", "-1", LARGEST),
     *column("secret", "'fernet:none'", "'whsec_***'", "''", "x'ff'", NOT_UTF8),
     *column("not_before", "'x'", "x'00'"),
     *column("job_id", "'nobody'", "x'ff'"),
@@ -59,7 +61,8 @@ DEPLOYMENTS = [
     *column("min_replicas", "'x'", "0", "-3", "50"),
     *column("max_replicas", "'x'", "0", "99999999"),
     *column("round_ms", "'x'", "-1"),
-    *column("revision", "'x'"),
+    *column("revision", "'x'", LARGEST),
+    *column("uid", "''", "'../..'", "'dep_x'" + ON_VLLM),
     *column("created_at", "'x'", FAR_FUTURE),
     *column("owner", "x'ff'"),
     *column("pack", "'none'", "x'ff'"),
@@ -73,7 +76,7 @@ DRIFT = [
 ]
 LOADS = [
     *column("attempt", "'x'", "-1"),
-    *column("num_failures", "'x'"),
+    *column("num_failures", "'x'", LARGEST),
     *column("reason", "x'ff'", "5"),
     *column("failed_at", "'x'", FAR_FUTURE),
     *column("retry_at", "'x'", FAR_FUTURE),

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from eda_service.config.deployment import DriftConfig, EngineSpec
 from eda_service.config.job import TargetSpec
-from eda_service.ids import made_at_s
+from eda_service.ids import is_deployment_uid, made_at_s
 from eda_service.jobstore.job import UNREADABLE
-from eda_service.jobstore.row import Row, Seconds, parses
+from eda_service.jobstore.row import Count, Row, Seconds, parses
 
 _Target = Annotated[dict[str, Any], AfterValidator(parses(TargetSpec))]
 _Engine = Annotated[dict[str, Any], AfterValidator(parses(EngineSpec))]
 _Drift = Annotated[dict[str, Any], AfterValidator(parses(DriftConfig))]
+_Name = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,128}$")]
+_Uid = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 _NumReplicas = Annotated[int, Field(ge=1, le=10_000)]
 
 
@@ -26,8 +36,8 @@ class Deployment(Row):
         "name": UNREADABLE, "owner": "", "target": {"model": UNREADABLE}, "base_draft": None, "pack": None
     }  # fmt: skip
 
-    name: str
-    uid: str = Field(default="", description="its own id, made by the store; of a name made again it is another")
+    name: _Name
+    uid: _Uid = Field(default="", description="its own id, made by the store; of a name made again it is another")
     owner: str = "local"
     target: _Target = Field(description="TargetSpec as JSON")
     base_draft: str | None = Field(description="name@version; None: without speculation")
@@ -40,7 +50,7 @@ class Deployment(Row):
     labels: dict[str, str] = Field(default_factory=dict)
     drift: _Drift = Field(default_factory=dict, description="DriftConfig as JSON; what is not there is default")
     job_id: str | None = Field(default=None, description="the job whose pack is served")
-    revision: int = Field(default=0, ge=0, description="number of changes; 0: not stored yet")
+    revision: Count = Field(default=0, description="number of changes; 0: not stored yet")
     created_at: Seconds = 0
     updated_at: Seconds = 0
 
@@ -61,7 +71,7 @@ class Deployment(Row):
         """Whether it got its uid when it was made. A deployment that is older got one from the migration, and what was
         kept under its name until then can only be its own.
         """
-        return self.uid.startswith("dep_") and int(made_at_s(self.uid)) == self.created_at
+        return is_deployment_uid(self.uid) and int(made_at_s(self.uid)) == self.created_at
 
 
 class Content(BaseModel):
@@ -86,8 +96,8 @@ class Load(Row):
     """
 
     name: str
-    attempt: Annotated[int, Field(ge=0)] = 0
-    num_failures: Annotated[int, Field(ge=0)] = 0
+    attempt: Count = 0
+    num_failures: Count = 0
     reason: str | None = None
     failed_at: Seconds | None = None
     retry_at: Seconds | None = None
@@ -157,7 +167,7 @@ class Revision(Row):
     """A deployment as one change left it."""
 
     name: str
-    revision: int
+    revision: Count
     target: _Target
     base_draft: str | None
     pack: str | None

@@ -108,7 +108,7 @@ class Intake(Database):
         """
         with self._read() as session:
             row = _replay_of(session, owner, rows.clean_text(idempotency_key), request_sha256)
-            return None if row is None else Job.model_validate(row)
+            return None if row is None else self._reader.reduced(Job, row)
 
     def forget_keys(self, *, before: int) -> int:
         """Remove idempotency keys first used before a time (seconds since the epoch); how many there were."""

@@ -21,7 +21,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import JobKind, Task, kind_of, parse_task
 from eda_service.errors import ConflictError
 from eda_service.ids import JOB_ID_PATTERN
-from eda_service.jobstore.row import Row, Seconds, parses, parses_by
+from eda_service.jobstore.row import Count, Number, Row, Seconds, parses, parses_by
 from eda_service.jobstore.status import TERMINAL, Status
 
 Origin = Literal["api", "ray"]
@@ -100,15 +100,15 @@ class Job(Row):
     progress: Annotated[dict[str, Any] | None, BeforeValidator(_heartbeat_or_none)]
     config: dict[str, Any] = Field(description="the config of its kind as JSON")
     labels: dict[str, str] = Field(description="the caller's `metadata`")
-    priority: int
-    attempt: int
-    max_attempts: int
+    priority: Number
+    attempt: Number
+    max_attempts: Number
     created_at: Seconds
     started_at: Seconds | None
     finished_at: Seconds | None
     not_before: Seconds = Field(description="earliest start of the next attempt (back-off)")
     submitted_at: Seconds | None = Field(description="when Ray accepted this attempt; None: it has not")
-    events_read: int = Field(ge=0, description="lines of events.jsonl already imported")
+    events_read: Count = Field(description="lines of events.jsonl already imported")
     result_pack: str | None = Field(description="of an adaptation: the pack that it published, name@version")
     result: str | None = Field(
         default=None, description="of an import: the draft, name@version; of a measurement: its id"
@@ -116,16 +116,16 @@ class Job(Row):
     error: Annotated[dict[str, Any], AfterValidator(parses(_Failure))] | None
     owner: str = Field(default="local", description="whose job it is; others cannot see it")
     lease_until: Seconds = Field(default=0, description="when the lease ends, unless it is renewed")
-    lease_token: int = Field(default=0, description="fencing token: grows each time the job gets another dispatcher")
+    lease_token: Number = Field(default=0, description="fencing token: grows each time the job gets another dispatcher")
     ray_session: str | None = Field(default=None, description="the Ray session that accepted this attempt")
     stage_deadlines: dict[str, _Deadline] = Field(
         default_factory=dict, description="stage to its longest time, seconds"
     )
     webhook_url: str | None = Field(default=None, description="where the end of the job is told")
     cpus: float = Field(default=0.0, description="logical CPUs that it asks Ray for at a time, at most; 0: not known")
-    gpus: int = Field(default=0, description="GPUs that it asks Ray for at a time, at most")
+    gpus: Number = Field(default=0, description="GPUs that it asks Ray for at a time, at most")
     node_cpus: float = Field(default=0.0, description="logical CPUs of its largest process on one node; 0: not known")
-    node_gpus: int = Field(default=0, description="GPUs of its largest process on one node")
+    node_gpus: Number = Field(default=0, description="GPUs of its largest process on one node")
     waits_for: str | None = Field(default=None, description="why it does not start, where the cluster does not hold it")
 
     @property
@@ -218,4 +218,4 @@ class Delivery(Row):
     url: str
     secret: str | None = Field(default=None, repr=False)
     payload: dict[str, Any]
-    attempts: int = Field(ge=0, description="tries so far, all failed")
+    attempts: Count = Field(description="tries so far, all failed")

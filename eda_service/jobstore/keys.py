@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Collection, Iterable
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from eda_service.errors import InputError, NotFoundError
 from eda_service.jobstore.database import Database
@@ -126,11 +126,11 @@ class KeyStore(Database):
         return None if row is None else self._used(row)
 
     def dead_keys(self, key_ids: Collection[str]) -> set[str]:
-        """Those of some keys that are revoked, expired or gone by now; no use of them."""
-        is_valid = and_(KeyRow.revoked_at.is_(None), or_(KeyRow.expires_at.is_(None), KeyRow.expires_at > self._now()))
-        query = select(KeyRow.id).where(KeyRow.id.in_(list(key_ids)), is_valid)
+        """Those of some keys that are revoked, expired, gone or damaged by now; no use of them."""
+        query = select(KeyRow).where(KeyRow.id.in_(list(key_ids)))
         with self._read() as session:
-            return set(key_ids) - set(session.scalars(query))
+            found = self._reader.read_all(KeyInfo, session.scalars(query))
+        return set(key_ids) - {key.id for key in found if self._is_valid(key)}
 
     def has_keys(self) -> bool:
         """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to all."""
@@ -140,10 +140,13 @@ class KeyStore(Database):
     def _used(self, row: KeyRow) -> KeyInfo | None:
         """A key that is valid now; one whose row cannot be read is none, whatever it may have been."""
         key = self._reader.read(KeyInfo, row)
-        if key is None or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= self._now()):
+        if key is None or not self._is_valid(key):
             return None
         self._note_use(key)
         return key
+
+    def _is_valid(self, key: KeyInfo) -> bool:
+        return key.revoked_at is None and (key.expires_at is None or key.expires_at > self._now())
 
     def _note_use(self, key: KeyInfo) -> None:
         """At most one write a minute: a check must not wait for the disk each time."""

@@ -160,7 +160,8 @@ class Leases(Database):
         live = JobRow.status.in_((Status.QUEUED.value, Status.RUNNING.value))
         query = select(JobRow).where(live, or_(not_(_fits(cluster)), JobRow.waits_for.is_not(None)))
         with self._read() as session:
-            found = [row.id for row in session.scalars(query) if row.waits_for != _waits_for(row, cluster)]
+            jobs = self._reader.read_all(Job, session.scalars(query))
+        found = [job.id for job in jobs if job.waits_for != _waits_for(job, cluster)]
         if not found:
             return []
         with self._write.begin() as session:
@@ -169,7 +170,10 @@ class Leases(Database):
 
     def _tell(self, session: Session, row: JobRow, cluster: Machines) -> bool:
         """Write what a job waits for into its row; whether it is an event now."""
-        row.waits_for = _waits_for(row, cluster)
+        job = self._reader.read(Job, row)
+        if job is None:
+            return False
+        row.waits_for = _waits_for(job, cluster)
         told = select(EventRow.id).where(EventRow.job_id == row.id, EventRow.type == WAITING_FOR_RESOURCES).limit(1)
         if row.waits_for is None or session.scalar(told) is not None:
             return False
@@ -201,9 +205,9 @@ def _fits(cluster: Machines | None) -> ColumnElement[bool]:
     return and_(total, or_(*nodes)) if nodes else total
 
 
-def _waits_for(row: JobRow, cluster: Machines) -> str | None:
+def _waits_for(job: Job, cluster: Machines) -> str | None:
     """Why a job does not start, in a sentence; None: the cluster holds it."""
-    lack = cluster.lack(Need(Capacity(row.cpus, row.gpus), Capacity(row.node_cpus, row.node_gpus)))
+    lack = cluster.lack(Need(Capacity(job.cpus, job.gpus), Capacity(job.node_cpus, job.node_gpus)))
     if lack is None:
         return None
     joined = "machines with as much have joined"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, select
+from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, outerjoin, select
 from sqlalchemy.orm import Session
 
 from eda_service.config.tasks import JobKind
@@ -23,6 +23,7 @@ from eda_service.jobstore.row import END_OF_TIME
 from eda_service.jobstore.vault import SealedSecretError, is_sealed, require_vault
 
 _MAX_ERROR_CHARACTERS = 500
+_MAX_TRIES = 1_000_000
 _PLAIN_SECRET = "whsec_"
 _SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.value: "measurement"}
 """What the type of a message begins with, for jobs that are no adaptations."""
@@ -31,13 +32,20 @@ _SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.val
 class Outbox(Database):
     """Webhooks that must be sent, and what became of them."""
 
-    def due_webhooks(self, limit: int = 20) -> list[Delivery]:
-        """Webhooks to send now, oldest first. A look only: two senders may both get one.
+    def due_webhooks(self, limit: int = 20, *, per_owner: int = 8) -> list[Delivery]:
+        """Webhooks to send now, the oldest of each owner first. A look only: two senders may both get one.
+
+        No owner has more than `per_owner` of them: whose receivers take their time, or whose rows cannot be written,
+        holds up others no longer than these few do.
 
         One that can never be sent, as its row cannot be read or its secret cannot be opened, is among them: its
         `unreadable` says why, and it is for the caller to give it up.
         """
-        query = select(OutboxRow).where(self._is_due()).order_by(OutboxRow.id).limit(limit)
+        place = func.row_number().over(partition_by=JobRow.owner, order_by=OutboxRow.id).label("place")
+        of_owner = outerjoin(OutboxRow, JobRow, JobRow.id == OutboxRow.job_id)
+        due = select(OutboxRow.id, place).select_from(of_owner).where(self._is_due()).subquery()
+        query = select(OutboxRow).join(due, due.c.id == OutboxRow.id).where(due.c.place <= per_owner)
+        query = query.order_by(due.c.place, OutboxRow.id).limit(limit)
         with self._read() as session:
             return [self._opened(self._reader.reduced(Delivery, row)) for row in session.scalars(query)]
 
@@ -177,8 +185,8 @@ def _is_plain(secret: Any) -> bool:
 
 
 def _num_tries(row: OutboxRow) -> int:
-    """Tries including this one; a number that cannot be read counts as none."""
-    return row.attempts + 1 if isinstance(row.attempts, int) else 1
+    """Tries including this one; a number that cannot be read, or not be written one larger, counts as none."""
+    return row.attempts + 1 if isinstance(row.attempts, int) and 0 <= row.attempts < _MAX_TRIES else 1
 
 
 def _tell(session: Session, job: JobRow | None, now: int, kind: str, message: str, level: str) -> None:

@@ -12,6 +12,10 @@ END_OF_TIME = 253_402_300_799  # the last second of the year 9999: later ones ar
 
 Seconds = Annotated[int, Field(ge=0, le=END_OF_TIME)]
 """Whole seconds since the epoch."""
+Number = Annotated[int, Field(ge=-(2**31), lt=2**31 - 1)]
+"""A whole number to which one can be added: of a larger one SQLite takes no successor, and the transaction fails."""
+Count = Annotated[int, Field(ge=0, lt=2**31 - 1)]
+"""The same of what is counted from none on."""
 
 
 class Row(BaseModel):

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.names import is_model_id
+from eda_service.selfgen.hub_rows import hub_rows
 from eda_service.selfgen.row_error import RowError
 from eda_service.selfgen.row_files import rows_of
 from eda_service.selfgen.row_forms import read_form
@@ -313,17 +314,8 @@ def _without_none(value: Any) -> Any:
 
 def _hugging_face(dataset: DatasetSpec, skipped: SkippedRows | None) -> list[Prompt]:
     """Rows of a hub data set."""
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(dataset.source, split=dataset.split)
-    except Exception as error:
-        raise DatasetInvalidError(
-            f"{dataset.source!r} is no file here and does not load as a Hugging Face data set: {str(error)[:200]}",
-            param=PARAM,
-        ) from error
     prompts = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(hub_rows(dataset)):
         where = f"{dataset.source}[{index}]"
         try:
             prompts.append(parse_row(_without_none(dict(row)), where, default_id=f"row-{index:07d}"))

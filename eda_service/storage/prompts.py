@@ -22,7 +22,13 @@ _MAX_FILES = 16
 
 
 def directory(home: Path, uid: str) -> Path:
-    """Where the prompts of a deployment are."""
+    """Where the prompts of a deployment are.
+
+    Raises:
+        ValueError: The uid is no name of a directory, so that what it leads to would be others'.
+    """
+    if uid in {"", ".", ".."} or "/" in uid or "\0" in uid:
+        raise ValueError(f"{uid[:40]!r} is no uid of a deployment")
     return home / "prompts" / uid
 
 
@@ -37,15 +43,19 @@ def open_directory(home: Path, uid: str) -> Path:
 
 
 def forget(home: Path, uid: str) -> None:
-    """Delete what was kept."""
-    shutil.rmtree(directory(home, uid), ignore_errors=True)
+    """Delete what was kept; nothing where the uid is none, as of a row that cannot be read."""
+    with contextlib.suppress(ValueError):
+        shutil.rmtree(directory(home, uid), ignore_errors=True)
 
 
 def take_over(home: Path, name: str, uid: str) -> None:
     """Move what was kept under a deployment's name, before deployments had uids. Frozen files stay where they are, as
     jobs name them by their paths.
     """
-    before = directory(home, name)
+    try:
+        before = directory(home, name)
+    except ValueError:
+        return  # nothing was kept under such a name
     files = [path for path in before.glob("*.jsonl") if not path.name.startswith(_FROZEN)]
     for path in files:
         with contextlib.suppress(FileNotFoundError):  # another process over this home was faster

@@ -23,6 +23,7 @@ from eda_service.targets.adapters.check import check_adapter
 from eda_service.targets.checks.config_check import check_settings
 from eda_service.targets.embedded import EMBEDDED, fetch
 from eda_service.targets.given import GivenDirectory, look_at
+from eda_service.targets.tokenizer_settings import require_own_files
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _MAX_BYTES = {"config.json": 1 << 20, "adapter_config.json": 1 << 20, "tokenizer.json": 256 << 20}
@@ -177,6 +178,7 @@ def _check_model(directory: Path) -> Path:
                 f"{path} has {path.stat().st_size} bytes, at most {_MAX_BYTES[path.name]} are read",
                 param="target.model",
             )
+    require_own_files(directory, param="target.model")
     check_settings(_read_json(config, param="target.model"), directory)
     return directory
 
@@ -192,6 +194,7 @@ def _check_adapter(directory: Path) -> Path:
             "PEFT (`merge_and_unload`) and name the merged model, or train a LoRA adapter",
             param="target.adapter",
         )
+    require_own_files(directory, param="target.adapter")
     _check_safetensors(directory, "adapter_model.safetensors", param="target.adapter")
     return directory
 

@@ -18,6 +18,7 @@ from eda_service.targets.chat.continued import continued
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
 from eda_service.targets.chat.tool_marks import mark
 from eda_service.targets.resolve import ResolvedTarget
+from eda_service.targets.tokenizer_settings import require_own_files
 
 _TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
 _MAX_TEMPLATE_BYTES = 1 << 20
@@ -29,8 +30,11 @@ def load_tokenizer(model_dir: Path) -> Any:
 
     Raises:
         TargetIncompatibleError: There is none that the tokenizers library reads.
+        UnsafeCheckpointError: Its settings name files.
     """
     from transformers import AutoTokenizer
+
+    require_own_files(model_dir, param="target.model")
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)

@@ -42,6 +42,7 @@ from eda_service.jobstore.reading import Reader
 from eda_service.raycluster.processes import free_port
 from eda_service.raycluster.serve_plan import group_key
 from eda_service.scopes import Scope
+from eda_service.storage import prompts
 from eda_service.storage.run import RunDir
 
 SERVE = "/api/serve/applications/"
@@ -281,6 +282,9 @@ def test_one_damaged_row_keeps_nobody_waiting(
     assert len(world.store.list_keys()) == 3
     if table == "api_keys" and name not in {"expires_at"}:
         assert world.store.check_key(world.home.keys[0]) is None
+    if table == "api_keys" and name != "secret_sha256":  # what is open ends with what opened it
+        is_dead = world.store.check_key(world.home.keys[0]) is None
+        assert world.store.dead_keys({ids["key"]}) == ({ids["key"]} if is_dead else set())
 
     _require_answers(world)
     # Told once: a second look at the same damage is silent.
@@ -329,3 +333,14 @@ def _require_answers(world: World) -> None:
         assert answer.status_code == 200, (path, answer.text)
     for path in ("/v1/deployments/bad", f"/v1/adaptations/{ids['running']}", f"/v1/adaptations/{ids['queued']}"):
         assert client.get(path).status_code in {200, 404}, path
+
+
+@pytest.mark.parametrize("uid", ["''", "'..'", "'../..'", "x'ff'"])
+def test_a_deployment_whose_uid_is_none_takes_nobodys_prompts_with_it(world: World, uid: str) -> None:
+    """What was kept is deleted with the deployment, by its uid; its owner is told to delete what cannot be read."""
+    kept = prompts.PromptFile(prompts.open_directory(world.path, world.home.uids["good"]) / "r1.jsonl", 50)
+    kept.add({"at": 1.0, "messages": [{"role": "user", "content": "of another owner"}]})
+    world.write(f"UPDATE deployments SET uid = {uid} WHERE name = 'bad'")
+    assert world.client.delete("/v1/deployments/bad").status_code == 200
+    assert [row["at"] for row in prompts.newest(world.path, world.home.uids["good"], 50)] == [1.0]
+    assert (world.path / "eda.db").exists()

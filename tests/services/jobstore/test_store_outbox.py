@@ -141,6 +141,21 @@ def test_due_ones_come_oldest_first_and_bounded(store: JobStore) -> None:
     assert [store.num_due_webhooks(limit) for limit in (2, 9)] == [2, 4]
 
 
+def test_no_owner_keeps_anothers_from_being_sent(store: JobStore) -> None:
+    """However many one has whose receivers take their time, and however old they are."""
+    for number in range(24):
+        store.create(config(f"m{number}"), webhook=HOOK, owner="ada" if number < 23 else "bob")
+        claimed = store.claim(max_running=99)
+        assert claimed is not None
+        store.transition(claimed.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
+    found = [store.get(each.job_id).owner for each in store.due_webhooks(limit=20, per_owner=4)]
+    assert found == ["ada", "bob", "ada", "ada", "ada"]
+    due = [each.id for each in store.due_webhooks(per_owner=4) if store.get(each.job_id).owner == "ada"]
+    for each in due:
+        store.webhook_delivered(each)
+    assert not set(due) & {each.id for each in store.due_webhooks()}
+
+
 def test_a_secret_lies_sealed_and_equal_requests_still_meet(store: JobStore) -> None:
     first, made = store.create(config(), webhook=HOOK)
     assert (store.create(config(), webhook=HOOK), made) == ((first, False), True)

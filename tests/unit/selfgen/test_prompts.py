@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -190,8 +188,7 @@ def test_columns_that_a_data_set_fills_up_with_none_are_no_part_of_a_row(monkeyp
         {"role": "tool", "content": "3", "tool_calls": None, "name": "f"},
     ]
     rows = [{"messages": turns, "tools": None, "text": None}, {"messages": None, "tools": None, "text": "x"}]
-    hub = types.SimpleNamespace(load_dataset=lambda *_, **__: rows * 4)
-    monkeypatch.setitem(sys.modules, "datasets", hub)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows * 4)
     skipped = SkippedRows(0.5)
     (found,) = load_prompts(DatasetSpec.model_construct(source="org/data", num_prompts=1), seed=0, skipped=skipped)
     assert found.messages[1]["tool_calls"] == [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]

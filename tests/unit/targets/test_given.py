@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eda_service.config.job import TargetSpec
+from eda_service.drafts.source import find_source
 from eda_service.errors import ArtifactCorruptError, EdaError, InputError
 from eda_service.targets import loader
 from eda_service.targets.loader import load_target
@@ -51,6 +52,23 @@ def test_what_was_exchanged_for_a_link_out_after_submit_is_refused(
     with pytest.raises(InputError, match="leads out of the allowed roots") as caught:
         resolve_target(spec_of(model))
     assert caught.value.param == "target.model"
+
+
+@pytest.mark.parametrize("where", ["outside", "root/home"])
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_a_draft_that_was_exchanged_for_a_link_out_is_not_imported(root: Path, where: str, what: str) -> None:
+    draft, there = root / "draft", root.parent / where / "draft"
+    draft.mkdir()
+    there.parent.mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        (draft / name).write_text("{}")
+    assert find_source(str(draft)).directory == draft
+    moved = draft if what == "directory" else draft / "model.safetensors"
+    os.rename(moved, there)
+    moved.symlink_to(there)
+    with pytest.raises(InputError, match="leads out of the allowed roots") as caught:
+        find_source(str(draft))
+    assert caught.value.param == "source"
 
 
 def test_without_roots_a_directory_is_the_operators_own(
