@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from eda_service.cli.view import columns, duration, size_text
+from eda_service.cli.view import columns
 from eda_service.client import Evaluation, Pack, PackComparison, PackVersion, PackVersionDetail
+from eda_service.formatting import duration, size
 
 _NONE = "-"
 _HEAD: tuple[str, ...] = ("PACK", "TARGET", "DRAFT", "ACCEPTANCE", "SPEEDUP", "MARK", "SIZE", "JOB", "AGE")
@@ -64,7 +65,7 @@ def _row(pack: PackVersion, mark: str) -> tuple[str, ...]:
         _gain(pack.evaluation),
         _times(None if pack.evaluation is None else pack.evaluation.speedup),
         ", ".join(each for each in (mark, "pulled" if pack.source else "") if each) or _NONE,
-        _NONE if pack.size_bytes is None else size_text(pack.size_bytes),
+        _NONE if pack.size_bytes is None else size(pack.size_bytes),
         pack.job_id or _NONE,
         _NONE if pack.created_at is None else duration(time.time() - pack.created_at),
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from eda_service.cli.arguments import JobArgument
+from eda_service.cli.arguments import JobArgument, LastOption, find_job
 from eda_service.cli.console import JsonOption, UrlOption, connect, err, print_json
 from eda_service.client import Client, Sample, SamplePage
 from eda_service.errors import InputError
@@ -22,7 +22,8 @@ _STDOUT = Path("-")
 
 
 def samples(
-    job_id: JobArgument,
+    given: JobArgument = None,
+    last: LastOption = False,
     kept: Annotated[
         bool | None, typer.Option("--kept/--dropped", help="Only what was kept, or only what was dropped.")
     ] = None,
@@ -41,7 +42,7 @@ def samples(
     Texts are shortened on the screen; --json and --out have them whole.
     """
     with connect(url) as client:
-        found = _Walk(client, job_id, kept)
+        found = _Walk(client, find_job(client, given, last), kept)
         most = limit if limit is not None or output is not None else _SHOWN
         if output is not None:
             _write(output, found, most, as_json)
