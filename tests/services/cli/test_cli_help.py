@@ -7,7 +7,7 @@ from command_line import JOB, ROOT, Cli, job_body
 from scripted_service import Answer, ScriptedService
 from typer_tree import ALL, check_line
 
-WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "wait", "priority"}
+WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "samples", "wait", "priority"}
 
 
 def test_the_commands_are_there() -> None:
