@@ -15,7 +15,7 @@ from typer_tree import ALL, check_line
 from eda_service.cli import offered
 from eda_service.cli.completion import answer
 
-WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "wait", "priority", "rm"}
+WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "samples", "wait", "priority", "rm"}
 
 
 def test_the_commands_are_there() -> None:
