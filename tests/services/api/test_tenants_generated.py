@@ -77,6 +77,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/drafts"): Case({"source": "org/draft", "model": "org/model", "seed": 7}),
     ("GET", "/v1/drafts/{name}"): GET,
     ("DELETE", "/v1/drafts/{name}"): GET,
+    ("DELETE", "/v1/jobs/{job_id}"): GET,
     ("POST", "/v1/measurements"): Case({"model": "org/model", "draft": "small@1", "seed": 7}),
     ("GET", "/v1/measurements/{job_id}"): GET,
     ("GET", "/v1/fine_tuning/jobs"): GET,
