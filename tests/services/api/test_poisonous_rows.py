@@ -335,12 +335,13 @@ def _require_answers(world: World) -> None:
         assert client.get(path).status_code in {200, 404}, path
 
 
-@pytest.mark.parametrize("uid", ["''", "'..'", "'../..'", "x'ff'"])
+@pytest.mark.parametrize("uid", ["''", "'..'", "'../..'", "x'ff'", "'dep_x'"])
 def test_a_deployment_whose_uid_is_none_takes_nobodys_prompts_with_it(world: World, uid: str) -> None:
     """What was kept is deleted with the deployment, by its uid; its owner is told to delete what cannot be read."""
     kept = prompts.PromptFile(prompts.open_directory(world.path, world.home.uids["good"]) / "r1.jsonl", 50)
     kept.add({"at": 1.0, "messages": [{"role": "user", "content": "of another owner"}]})
     world.write(f"UPDATE deployments SET uid = {uid} WHERE name = 'bad'")
+    world.client.app.state.deployments.settle()  # type: ignore[attr-defined]  # as when the service starts
     assert world.client.delete("/v1/deployments/bad").status_code == 200
     assert [row["at"] for row in prompts.newest(world.path, world.home.uids["good"], 50)] == [1.0]
     assert (world.path / "eda.db").exists()
