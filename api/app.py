@@ -71,8 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
         dispatcher.stop()
         store.close()
 
-    app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.state.openapi = app.openapi
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
     targets = Targets(Hub(), settings.hub_at_submit)

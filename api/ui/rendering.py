@@ -33,7 +33,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent}
+    found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent} | {
+        "first_sentence": first_sentence
+    }
     found.globals |= {"asset": asset, "version": __version__}
     for name in found.list_templates():
         found.get_template(name)
@@ -74,6 +76,11 @@ def set_cookie(request: Request, response: Response, value: str) -> None:
     )
 
 
+def service_url(request: Request) -> str:
+    """Address of the service as the browser has it, for commands to copy."""
+    return str(request.base_url).removesuffix("/").removesuffix(PREFIX)
+
+
 @cache
 def asset(name: str) -> str:
     """Address of a static file, another one for another content, so that browsers may keep it for good."""
@@ -111,6 +118,11 @@ def size(num_bytes: float | None) -> str:
         if num_bytes >= unit:
             return f"{num_bytes / unit:.1f} {name}"
     return f"{num_bytes:.0f} B"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a description."""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
 
 
 def percent(fraction: float | None) -> str:

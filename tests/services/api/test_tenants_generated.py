@@ -51,6 +51,8 @@ class Case:
 
 GET, FORM, LIVE = Case(), Case(form={}), Case(headers=STREAM, streams=True)
 CASES: dict[tuple[str, str], Case] = {
+    ("GET", "/"): GET,
+    ("GET", "/docs"): GET,
     ("GET", "/health"): Case(leave_out=((r'"jobs":\{[^}]*\}', ""), (r'"dispatcher_\w+":[\d.e-]+', ""))),
     ("GET", "/metrics"): GET,
     ("GET", "/v1/adaptations"): GET,
@@ -117,6 +119,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/deployments/stream"): LIVE,
     ("GET", "/ui/deployments/{name}"): GET,
     ("GET", "/ui/deployments/{name}/stream"): LIVE,
+    ("GET", "/ui/docs"): GET,
+    ("GET", "/ui/docs/{tag}"): GET,
     ("GET", "/ui/playground"): GET,
     ("POST", "/ui/playground/compare"): Case(form={"name": SHARED}),
     ("POST", "/ui/playground/answer"): Case({"model": SHARED, "prompt": "Hi"}),
@@ -220,7 +224,7 @@ def asked(made: World, scenario: Scenario) -> dict[Key, str]:
     order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE", each))
     for method, path in order:
         for about, values in targets(path, made, scenario).items():
-            url = path.format(**{"plot": "acceptance", "stage": "train", **values})
+            url = path.format(**{"plot": "acceptance", "stage": "train", "tag": "jobs", **values})
             found[method, path, about] = answer(made, owner, method, url, CASES[method, path])
     return found
 
