@@ -17,6 +17,7 @@ from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.history import ServingHistory
 from api.services.instruments import Instruments
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     gateway = Gateway(settings.serve_url, instruments, keys)
     directory = Directory(store)
     found = Metrics(store, directory, instruments, settings, dispatcher.drift)
+    history = ServingHistory(store, found.readings)
     feed = EventFeed(store)
 
     def changed() -> None:
@@ -63,7 +65,9 @@ def create_app(settings: Settings) -> FastAPI:
         dispatcher.start()
         feed.start()
         keys.start()
+        history.start()
         yield
+        history.stop()
         await keys.stop()
         await feed.stop()
         await gateway.close()
@@ -75,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.openapi = app.openapi
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
-    app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
+    app.state.gateway, app.state.feed, app.state.keys, app.state.history = gateway, feed, keys, history
     targets = Targets(Hub(), settings.hub_at_submit)
     packs = PackService(store, settings.home)
     checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)

@@ -14,6 +14,7 @@ from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.history import ServingHistory
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
@@ -86,6 +87,11 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _history(request: Request) -> ServingHistory:
+    history: ServingHistory = request.app.state.history
+    return history
+
+
 def _limits(request: Request) -> Limits:
     limits: Limits = request.app.state.limits
     return limits
@@ -107,6 +113,7 @@ DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
 PacksDep = Annotated[PackService, Depends(_packs)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+HistoryDep = Annotated[ServingHistory, Depends(_history)]
 LimitsDep = Annotated[Limits, Depends(_limits)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 KeysDep = Annotated[KeyWatch, Depends(_keys)]

@@ -34,7 +34,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent} | {
-        "first_sentence": first_sentence
+        "first_sentence": first_sentence,
+        "pack_path": pack_path,
     }
     found.globals |= {"asset": asset, "version": __version__}
     for name in found.list_templates():
@@ -118,6 +119,11 @@ def size(num_bytes: float | None) -> str:
         if num_bytes >= unit:
             return f"{num_bytes / unit:.1f} {name}"
     return f"{num_bytes:.0f} B"
+
+
+def pack_path(reference: str) -> str:
+    """Where a version of a pack is told of."""
+    return f"{PREFIX}/packs/{reference.partition('@')[0]}#{reference}"
 
 
 def first_sentence(text: str) -> str:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import PacksDep
+from api.deps import DirectoryDep, PacksDep
 from api.services import views
 from api.ui.access import LookerDep
-from api.ui.rendering import render
+from api.ui.rendering import render, service_url
+from api.ui.serving_charts import over_versions
+from api.ui.snippets import asking, serving
 from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/packs")
 
-_PAGE = 50
+_PAGE = 20
+_SHOWN = 5
+_VERSIONS = 50
 
 
 @router.get("")
@@ -25,9 +29,44 @@ def page(
     packs: PacksDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
-    """Packs by name, with their versions."""
+    """Packs by name, with their newest versions."""
     names = [name for name in packs.names(visitor.caller) if after is None or name > after]
     found = [
         views.pack_body(name, packs.versions(name, visitor.caller), packs, visitor.caller) for name in names[:_PAGE]
     ]
-    return render(request, "packs.html", visitor, packs=found, has_more=len(names) > _PAGE, after=after)
+    return render(request, "packs.html", visitor, packs=found, shown=_SHOWN, has_more=len(names) > _PAGE, after=after)
+
+
+@router.get("/{name}")
+def one(
+    request: Request,
+    name: Annotated[str, Path(max_length=MAX_NAME_CHARACTERS)],
+    visitor: LookerDep,
+    packs: PacksDep,
+    directory: DirectoryDep,
+    before: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
+) -> Response:
+    """One pack: acceptance over its versions, which deployments serve it, and how to ask one."""
+    pack = views.pack_body(name, packs.versions(name, visitor.caller), packs, visitor.caller)
+    older = [each for each in pack.versions if before is None or each.version < before]
+    served_by = [
+        each.name
+        for each in directory.deployments(visitor.caller)
+        if each.pack is not None and each.pack.partition("@")[0] == name
+    ]
+    url, needs_key = service_url(request), not visitor.is_open
+    best = next((each for each in pack.versions if each.version == pack.champion), pack.versions[0])
+    return render(
+        request,
+        "pack.html",
+        visitor,
+        pack=pack,
+        chart=over_versions(pack),
+        versions=older[:_VERSIONS],
+        has_more=len(older) > _VERSIONS,
+        before=before,
+        served_by=served_by,
+        snippets=asking(url, served_by[0], needs_key=needs_key)
+        if served_by
+        else serving(url, best, needs_key=needs_key),
+    )

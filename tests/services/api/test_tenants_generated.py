@@ -115,6 +115,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/drafts"): GET,
     ("GET", "/ui/drafts/{name}"): GET,
     ("GET", "/ui/packs"): GET,
+    ("GET", "/ui/packs/{name}"): GET,
     ("GET", "/ui/deployments"): GET,
     ("GET", "/ui/deployments/stream"): LIVE,
     ("GET", "/ui/deployments/{name}"): GET,
