@@ -13,6 +13,7 @@ from api.middleware import Envelope
 from api.services.adaptations import Adaptations
 from api.services.deployments import DeploymentService
 from api.services.directory import Directory
+from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
@@ -77,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
-    app.state.openapi = app.openapi
+    app.state.openapi, app.state.disk = app.openapi, Disk(settings.home)
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed, app.state.keys, app.state.history = gateway, feed, keys, history
     targets = Targets(Hub(), settings.hub_at_submit)

@@ -10,6 +10,7 @@ from api.auth import Caller, require
 from api.services.adaptations import Adaptations
 from api.services.deployments import DeploymentService
 from api.services.directory import Directory
+from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
@@ -87,6 +88,11 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _disk(request: Request) -> Disk:
+    disk: Disk = request.app.state.disk
+    return disk
+
+
 def _history(request: Request) -> ServingHistory:
     history: ServingHistory = request.app.state.history
     return history
@@ -113,6 +119,7 @@ DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
 PacksDep = Annotated[PackService, Depends(_packs)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+DiskDep = Annotated[Disk, Depends(_disk)]
 HistoryDep = Annotated[ServingHistory, Depends(_history)]
 LimitsDep = Annotated[Limits, Depends(_limits)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]

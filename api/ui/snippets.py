@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from api.schemas_deployments import PackVersionBody
@@ -61,7 +62,7 @@ def serving(url: str, pack: PackVersionBody, *, needs_key: bool) -> tuple[Snippe
     return (Snippet("curl", f"command that serves {pack.id}", _posted(f"{url}/v1/deployments", body, needs_key)),)
 
 
-def _posted(url: str, body: dict[str, object], needs_key: bool) -> str:
+def _posted(url: str, body: Mapping[str, object], needs_key: bool) -> str:
     lines = [f"curl {url}"]
     if needs_key:
         lines.append('-H "Authorization: Bearer $EDA_API_KEY"')

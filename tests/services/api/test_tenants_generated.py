@@ -101,6 +101,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/packs/{name}"): GET,
     ("PUT", "/v1/packs/{name}/champion"): Case({"version": None}),
     ("GET", "/ui/"): GET,
+    ("GET", "/ui/stream"): LIVE,
     ("GET", "/ui/login"): GET,
     ("POST", "/ui/login"): Case(form={"key": "eda_x_y"}),
     ("POST", "/ui/logout"): FORM,
@@ -124,6 +125,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/docs/{tag}"): GET,
     ("GET", "/ui/playground"): GET,
     ("POST", "/ui/playground/compare"): Case(form={"name": SHARED}),
+    ("POST", "/ui/playground/remove"): Case(form={"name": SHARED}),
     ("POST", "/ui/playground/answer"): Case({"model": SHARED, "prompt": "Hi"}),
 }
 
@@ -269,6 +271,7 @@ def quick_pages() -> Iterator[None]:
     """Live pages look more often, as a test waits for their first pause."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api.ui.routes.deployments._INTERVAL_S", 0.3)
+        patch.setattr("api.ui.routes.home._INTERVAL_S", 0.3)
         yield
 
 

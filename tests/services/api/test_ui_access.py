@@ -80,7 +80,7 @@ def test_there_are_the_pages_that_this_module_walks() -> None:
 
 
 def test_without_keys_nobody_logs_in(client: TestClient) -> None:
-    assert client.get("/ui", headers=HTML).url.path == "/ui/jobs"
+    assert client.get("/ui", headers=HTML).url.path == "/ui/"
     page = parse(client.get("/ui/jobs", headers=HTML).text)
     assert not page.all("form", action="/ui/logout")
     assert client.get("/ui/login", headers=HTML, follow_redirects=False).status_code == 303
@@ -208,7 +208,7 @@ def test_scopes_decide_what_is_shown_and_done(client: TestClient, store: JobStor
     login(client, key(store, "local", "jobs:read"))
     page = parse(client.get(f"/ui/jobs/{job['id']}", headers=HTML).text)
     places = [each.attributes["href"] for each in page.one("nav", **{"aria-label": "Main"}).all("a")]
-    assert places == ["/ui/jobs", "/ui/drafts", "/ui/packs", "/ui/deployments"]
+    assert places == ["/ui/", "/ui/jobs", "/ui/drafts", "/ui/packs", "/ui/deployments"]
     assert not page.all("button", **{"class": "danger"})
     token = page.all("input", name="token")[0].attributes["value"]
     for path in (f"/ui/jobs/{job['id']}/cancel", "/ui/playground/compare"):
