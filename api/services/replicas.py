@@ -86,6 +86,13 @@ class ReplicaClient:
         self._silent.discard((group, "has loaded"))
         return found
 
+    def loaded_in(self, groups: Sequence[str]) -> dict[str, LoadedGroup | None]:
+        """The same of several groups, asked at once."""
+        if not groups:
+            return {}
+        with ThreadPoolExecutor(min(len(groups), _MAX_AT_ONCE)) as pool:
+            return dict(zip(groups, pool.map(self.loaded, groups), strict=True))
+
     def metrics(self, groups: Sequence[str]) -> dict[str, GroupMetrics | None]:
         """What all replicas of each group have done; None for a group of which none answers in time."""
         if not groups:

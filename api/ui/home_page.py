@@ -99,7 +99,7 @@ def cards_of(services: Services, caller: Caller, rows: Iterable[JobLine]) -> tup
         caller: Who looks.
         rows: Jobs of the queue that the caller may see.
     """
-    working = {row.name: row for row in rows if row.is_live}
+    working = {row.name: row for row in reversed(tuple(rows)) if row.is_live}  # one that runs before one that waits
     found, has_more = services.deployments.page(caller, limit=MOST_CARDS, after=None)
     live = services.dispatcher.look(found)
     served = [

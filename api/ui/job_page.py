@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from api.services.job_records import JobRecords
 from api.ui.rendering import duration, percent, size
-from api.ui.timeline import ATTEMPTS, NARROW, WIDE, Stretch, Timeline, attempts_of, drawn
+from api.ui.timeline import NARROW, WIDE, Stretch, Timeline, attempts_of, drawn
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Record, Stage
 from eda_service.storage.packs import PackVersion
@@ -134,17 +134,11 @@ def timelines_of(
         events: Its first `NUM_EVENTS`, oldest first.
     """
     runs = _runs(job, records, pack)
-    ends = [run.began_at + run.seconds for run in runs.values()]
     stretches = [
         Stretch(stage.value, state := _state(job, stage, run), state, run.began_at, run.began_at + run.seconds)
         for stage, run in runs.items()
     ]
-    for each in attempts_of(job, events, time.time()):
-        if each.lane == ATTEMPTS:
-            stretches.append(each)
-        else:  # a stage that was not done began, at the earliest, when the one before it was
-            before = [end for end in ends if each.began_at < end <= each.ended_at]
-            stretches.append(replace(each, began_at=max([each.began_at, *before])))
+    stretches += attempts_of(job, events, time.time())
     found = (drawn(stretches, float(job.created_at), width) for width in (WIDE, NARROW))
     return tuple(each for each in found if each is not None)
 

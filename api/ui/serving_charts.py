@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.schemas_deployments import EvaluationBody, PackBody
+from api.schemas_deployments import EvaluationBody
 from api.services.history import WINDOW_S, Span
 from api.ui.charts import Chart, Series, line_chart
+from eda_service.storage.packs import PackVersion
 
 DEPTH = 5
 """Draft tokens of the chains for which acceptance is told where no evaluation names a number."""
@@ -67,10 +68,10 @@ def _ago(minutes: float) -> str:
     return "now" if minutes > -0.05 else f"{-minutes:.3g}"
 
 
-def over_versions(pack: PackBody) -> Chart | None:
+def over_versions(versions: Sequence[PackVersion]) -> Chart | None:
     """What each version measured before and after; None where fewer than two say so."""
     measured = sorted(
-        ((each.version, each.evaluation) for each in pack.versions if each.evaluation is not None),
+        ((each.version, each.evaluation) for each in versions if each.evaluation is not None),
         key=lambda each: each[0],
     )
     if len(measured) < 2:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from api.schemas_deployments import PackVersionBody
 
-_QUESTION = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"
+_KEY = "EDA_API_KEY"
+_QUESTION = "What is 48 and half of 48 together?"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def asking(url: str, name: str, *, needs_key: bool) -> tuple[Snippet, ...]:
         needs_key: Whether there are keys; the commands read theirs from `EDA_API_KEY`.
     """
     body = {"model": name, "messages": [{"role": "user", "content": _QUESTION}]}
-    key = 'os.environ["EDA_API_KEY"]' if needs_key else '"unused"'
+    key = f'os.environ["{_KEY}"]' if needs_key else '"unused"'
     code = [
         *(["import os", ""] if needs_key else []),
         "from openai import OpenAI",
@@ -65,6 +66,6 @@ def serving(url: str, pack: PackVersionBody, *, needs_key: bool) -> tuple[Snippe
 def _posted(url: str, body: Mapping[str, object], needs_key: bool) -> str:
     lines = [f"curl {url}"]
     if needs_key:
-        lines.append('-H "Authorization: Bearer $EDA_API_KEY"')
+        lines.append(f'-H "Authorization: Bearer ${_KEY}"')
     lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(json.dumps(body))}"]
     return " \\\n  ".join(lines)

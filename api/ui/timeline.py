@@ -80,15 +80,20 @@ def attempts_of(job: Job, events: Iterable[Event], now: float) -> list[Stretch]:
     """The job's attempts, and the stages in which they were lost, by its events, oldest first."""
     found: list[Stretch] = []
     began: float | None = None
+    stage: tuple[str, float] | None = None
     for event in events:
         if event.type == "attempt_started":
-            began = float(event.at)
+            began, stage = float(event.at), None
+        elif event.type == "stage_started" and event.stage in set(Stage):
+            stage = str(event.stage), float(event.at)
+        elif event.type == "stage_finished":
+            stage = None
         elif event.type in _ENDS and began is not None:
             state = "done" if event.type == "job_succeeded" else "stopped"
             found.append(Stretch(ATTEMPTS, event.type, state, began, float(event.at)))
-            if state == "stopped" and event.stage in set(Stage):
-                found.append(Stretch(str(event.stage), event.type, state, began, float(event.at)))
-            began = None
+            if stage is not None and state == "stopped":
+                found.append(Stretch(stage[0], event.type, state, stage[1], float(event.at)))
+            began = stage = None
     if began is not None:
         state = "stopped" if job.is_terminal else "running"
         found.append(Stretch(ATTEMPTS, state, state, began, job.finished_at or now))

@@ -7,7 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import DeploymentName, DeploymentsDep, DispatcherDep, FeedDep, HistoryDep, KeysDep, MetricsDep, PacksDep
+from api.deps import (
+    DeploymentName,
+    DeploymentsDep,
+    DispatcherDep,
+    FeedDep,
+    HistoryDep,
+    KeysDep,
+    MetricsDep,
+    PacksDep,
+    StoreDep,
+)
 from api.schemas_deployments import DeploymentBody, DeploymentDetail
 from api.services import views
 from api.services.deployments import DeploymentService
@@ -37,13 +47,15 @@ def page(
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,
     packs: PacksDep,
+    store: StoreDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
     """Deployments by name."""
     found, has_more = deployments.page(visitor.caller, limit=_PAGE, after=after)
     live = dispatcher.look(found)
     bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
-    drifts = {each.name: dispatcher.drift.describe(each) for each in found}
+    seen = store.drifts()
+    drifts = {each.name: dispatcher.drift.describe(each, seen) for each in found}
     return render(
         request, "deployments.html", visitor, deployments=bodies, drifts=drifts, has_more=has_more, after=after
     )
@@ -55,6 +67,7 @@ async def page_stream(
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,
     packs: PacksDep,
+    store: StoreDep,
     feed: FeedDep,
     keys: KeysDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
@@ -63,11 +76,11 @@ async def page_stream(
 
     def look() -> streams.Look:
         found, _ = deployments.page(visitor.caller, limit=_PAGE, after=after)
-        live = dispatcher.look(found)
+        live, seen = dispatcher.look(found), store.drifts()
         bodies: list[DeploymentBody] = [views.deployment_body(each, live[each.name], packs) for each in found]
         return streams.Look(
             {
-                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each))
+                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each, seen))
                 for each, body in zip(found, bodies, strict=True)
             }
         )

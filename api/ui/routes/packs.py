@@ -31,10 +31,12 @@ def page(
 ) -> Response:
     """Packs by name, with their newest versions."""
     names = [name for name in packs.names(visitor.caller) if after is None or name > after]
-    found = [
-        views.pack_body(name, packs.versions(name, visitor.caller), packs, visitor.caller) for name in names[:_PAGE]
-    ]
-    return render(request, "packs.html", visitor, packs=found, shown=_SHOWN, has_more=len(names) > _PAGE, after=after)
+    found, counts = [], {}
+    for name in names[:_PAGE]:
+        versions = packs.versions(name, visitor.caller)
+        found.append(views.pack_body(name, versions, packs, visitor.caller, shown=versions[-_SHOWN:]))
+        counts[name] = len(versions)
+    return render(request, "packs.html", visitor, packs=found, counts=counts, has_more=len(names) > _PAGE, after=after)
 
 
 @router.get("/{name}")
@@ -47,26 +49,25 @@ def one(
     before: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
 ) -> Response:
     """One pack: acceptance over its versions, which deployments serve it, and how to ask one."""
-    pack = views.pack_body(name, packs.versions(name, visitor.caller), packs, visitor.caller)
-    older = [each for each in pack.versions if before is None or each.version < before]
+    versions = packs.versions(name, visitor.caller)
+    older = [each for each in versions if before is None or each.version < before]
+    pack = views.pack_body(name, versions, packs, visitor.caller, shown=older[-_VERSIONS:])
     served_by = [
         each.name
         for each in directory.deployments(visitor.caller)
         if each.pack is not None and each.pack.partition("@")[0] == name
     ]
     url, needs_key = service_url(request), not visitor.is_open
-    best = next((each for each in pack.versions if each.version == pack.champion), pack.versions[0])
     return render(
         request,
         "pack.html",
         visitor,
         pack=pack,
-        chart=over_versions(pack),
-        versions=older[:_VERSIONS],
+        chart=over_versions(versions),
         has_more=len(older) > _VERSIONS,
         before=before,
         served_by=served_by,
         snippets=asking(url, served_by[0], needs_key=needs_key)
         if served_by
-        else serving(url, best, needs_key=needs_key),
+        else serving(url, pack.versions[0], needs_key=needs_key),
     )

@@ -161,7 +161,5 @@ def test_what_the_page_has_made_is_removed_by_a_button(client: TestClient, store
 def test_each_answer_says_whose_it_is(client: TestClient, prefix: str) -> None:
     client.post("/v1/deployments", json={"name": "plain", "model": "org/model"})
     found = page(client, "?left=a&right=plain")
-    names = [
-        each.one("span").text for each in found.all("h2") if each.attributes["id"] in {"left-title", "right-title"}
-    ]
+    names = [found.one("h2", id=f"{side}-title").one("span").text for side in ("left", "right")]
     assert names == ["a: math@1", "plain: no pack"]

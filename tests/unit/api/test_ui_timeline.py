@@ -22,10 +22,16 @@ def test_attempts_are_what_the_events_say() -> None:
     events = [
         event(0, "job_created"),
         event(100, "attempt_started"),
-        event(160, "attempt_lost", "generate"),
+        event(101, "stage_started", "validate"),
+        event(110, "stage_finished", "validate"),
+        event(111, "stage_started", "generate"),
+        event(160, "attempt_lost"),
         event(200, "attempt_started"),
-        event(230, "note", "train"),
-        event(300, "job_failed", "train"),
+        event(201, "stage_skipped", "validate"),
+        event(202, "stage_started", "generate"),
+        event(220, "stage_finished", "generate"),
+        event(230, "stage_started", "train"),
+        event(300, "job_failed"),
         event(900, "job_retried"),
         event(950, "attempt_started"),
         event(1000, "job_succeeded", "publish"),
@@ -33,9 +39,9 @@ def test_attempts_are_what_the_events_say() -> None:
     found = attempts_of(job(Status.SUCCEEDED, 1000), events, now=5000.0)
     assert [(each.lane, each.state, each.began_at, each.ended_at) for each in found] == [
         (ATTEMPTS, "stopped", 100, 160),
-        ("generate", "stopped", 100, 160),
+        ("generate", "stopped", 111, 160),
         (ATTEMPTS, "stopped", 200, 300),
-        ("train", "stopped", 200, 300),
+        ("train", "stopped", 230, 300),
         (ATTEMPTS, "done", 950, 1000),
     ]
 
