@@ -13,10 +13,12 @@ from api.middleware import Envelope
 from api.services.adaptations import Adaptations
 from api.services.deployments import DeploymentService
 from api.services.directory import Directory
+from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.history import ServingHistory
 from api.services.instruments import Instruments
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
@@ -52,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     gateway = Gateway(settings.serve_url, instruments, keys)
     directory = Directory(store)
     found = Metrics(store, directory, instruments, settings, dispatcher.drift)
+    history = ServingHistory(store, found.readings)
     feed = EventFeed(store)
 
     def changed() -> None:
@@ -64,7 +67,9 @@ def create_app(settings: Settings) -> FastAPI:
         dispatcher.start()
         feed.start()
         keys.start()
+        history.start()
         yield
+        history.stop()
         await keys.stop()
         await feed.stop()
         await gateway.close()
@@ -72,10 +77,11 @@ def create_app(settings: Settings) -> FastAPI:
         dispatcher.stop()
         store.close()
 
-    app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.state.openapi, app.state.disk = app.openapi, Disk(settings.home)
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
-    app.state.gateway, app.state.feed, app.state.keys = gateway, feed, keys
+    app.state.gateway, app.state.feed, app.state.keys, app.state.history = gateway, feed, keys, history
     targets = Targets(Hub(), settings.hub_at_submit)
     packs = PackService(store, settings.home)
     app.state.pack_removal = PackRemoval(store, packs, settings)

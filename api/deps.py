@@ -10,10 +10,12 @@ from api.auth import Caller, require
 from api.services.adaptations import Adaptations
 from api.services.deployments import DeploymentService
 from api.services.directory import Directory
+from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
 from api.services.gateway import Gateway
+from api.services.history import ServingHistory
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
 from api.services.limits import Limits
@@ -92,6 +94,16 @@ def _metrics(request: Request) -> Metrics:
     return metrics
 
 
+def _disk(request: Request) -> Disk:
+    disk: Disk = request.app.state.disk
+    return disk
+
+
+def _history(request: Request) -> ServingHistory:
+    history: ServingHistory = request.app.state.history
+    return history
+
+
 def _limits(request: Request) -> Limits:
     limits: Limits = request.app.state.limits
     return limits
@@ -114,6 +126,8 @@ PacksDep = Annotated[PackService, Depends(_packs)]
 PackRemovalDep = Annotated[PackRemoval, Depends(_pack_removal)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+DiskDep = Annotated[Disk, Depends(_disk)]
+HistoryDep = Annotated[ServingHistory, Depends(_history)]
 LimitsDep = Annotated[Limits, Depends(_limits)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 KeysDep = Annotated[KeyWatch, Depends(_keys)]

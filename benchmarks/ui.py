@@ -1,8 +1,9 @@
 """The web pages with 1,000 jobs in Debian's Chromium: `make bench NAME=ui` writes `benchmarks/results/ui.json`.
 
 First contentful paint is the browser's own (`paint` timing), from the start of the navigation, each time in a context
-that has nothing cached. Weight is what came over the wire for a page, uncompressed, event streams left out. axe-core
-looks at every page on a wide screen, on a phone and in the dark, its details opened.
+that has nothing cached. Weight is what came over the wire for a page, uncompressed, event streams left out; when a page
+was answered is the quickest of its looks. axe-core looks at every page at both widths, light and dark, its details
+opened.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def _spread(values: list[float]) -> dict[str, float]:
     }
 
 
-def look_at(browser: Any, base: str, path: str, look: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """Weight of a page, and what axe-core finds on it."""
+def look_at(browser: Any, base: str, path: str, look: dict[str, Any]) -> tuple[int, float, list[dict[str, Any]]]:
+    """Weight of a page, milliseconds until it was answered, and what axe-core finds on it."""
     from tests.ui.browser import Watched, violations
 
     with browser.new_context(**look) as context:
@@ -62,7 +63,7 @@ def look_at(browser: Any, base: str, path: str, look: dict[str, Any]) -> tuple[i
         page.wait_for_timeout(1000)
         for each in page.locator("details").all():
             each.evaluate("each => { each.open = true; }")
-        return watched.weight_bytes, violations(page)
+        return watched.weight_bytes, page.evaluate(_ANSWERED), violations(page)
 
 
 def main() -> None:
@@ -81,17 +82,24 @@ def main() -> None:
             "jobs": NUM_JOBS,
             "queue": first_paint(browser, f"{service.url}/ui/jobs"),
         }
-        weights, impacts, rules = {}, Counter(dict.fromkeys(IMPACTS, 0)), set()
+        weights, answered, impacts, rules = {}, {}, Counter(dict.fromkeys(IMPACTS, 0)), set()
         for page, path in service.pages.items():
             for look, settings in LOOKS.items():
-                weight, found = look_at(browser, service.url, path, settings)
+                weight, answered_ms, found = look_at(browser, service.url, path, settings)
                 weights[page] = max(weight, weights.get(page, 0))
+                answered[page] = round(min(answered_ms, answered.get(page, answered_ms)), 1)
                 impacts.update(each["impact"] for each in found)
                 rules |= {f"{each['id']} on {page}, {look}" for each in found}
     result |= {
         "page_weight_bytes": weights,
+        "page_answered_ms": answered,
         "axe": {"pages": len(weights), "looks": list(LOOKS), "violations": dict(impacts), "rules": sorted(rules)},
-        "goals": {"first_contentful_paint_ms": 300, "page_weight_bytes": 300_000, "axe": "none serious or critical"},
+        "goals": {
+            "first_contentful_paint_ms": 300,
+            "page_answered_ms": 300,
+            "page_weight_bytes": 300_000,
+            "axe": "none serious or critical",
+        },
     }
     path = write_result("ui.json", result)
     sys.stdout.write(f"{path}\n")

@@ -7,6 +7,7 @@ The service gives most of them to its jobs and replicas. The API process has set
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -58,12 +59,17 @@ class Environment(BaseSettings):
 
     @classmethod
     def read(cls) -> Environment:
-        """The variables as they are now.
+        """The variables as they are now; parsed again when one of them has changed.
 
         Raises:
             InputError: One is out of its bounds.
         """
-        try:
-            return cls()
-        except ValidationError as error:
-            raise variable_error(error) from error
+        return _parsed(tuple(each for each in os.environ.items() if each[0].upper().startswith("EDA_")))
+
+
+@lru_cache(maxsize=16)
+def _parsed(_given: tuple[tuple[str, str], ...]) -> Environment:
+    try:
+        return Environment()
+    except ValidationError as error:
+        raise variable_error(error) from error

@@ -205,7 +205,7 @@ _SAME: tuple[tuple[str, str], ...] = (
     (r'"(version|latest|champion)":\d+', r'"\1":N'),
     (r"[Vv]ersion \d+", "version N"),
     (r'<th scope="row">\d+</th>', '<th scope="row">N</th>'),  # a version in the table of packs
-    (r'\b(x|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
+    (r'\b(x|x1|x2|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
     (r"\d+ min \d\d s|\b\d+(\.\d)? s\b", "DURATION"),
     (r'"deployment.event","id":\d+', '"deployment.event","id":N'),
     (r'"(first|last)_id":\d+', r'"\1_id":N'),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from api.schemas_deployments import DriftBody
@@ -15,7 +15,7 @@ from api.services.replicas import ReplicaClient
 from api.services.troubles import Troubles
 from api.serving.counts import ModelCounts
 from eda_service.config.deployment import DriftConfig
-from eda_service.jobstore import Deployment, JobStore
+from eda_service.jobstore import Deployment, Drift, JobStore
 from eda_service.raycluster.serve_plan import group_of
 from eda_service.storage.packs import PackEvaluation
 
@@ -89,9 +89,9 @@ class DriftWatch:
                     self._judge(deployment, counts, evaluation)
         self._adapt(watched)
 
-    def describe(self, deployment: Deployment) -> DriftBody:
-        """The last look at one deployment."""
-        drift = self._store.drifts().get(deployment.name)
+    def describe(self, deployment: Deployment, drifts: Mapping[str, Drift] | None = None) -> DriftBody:
+        """The last look at one deployment; `drifts` are the store's, where they were read for several."""
+        drift = (self._store.drifts() if drifts is None else drifts).get(deployment.name)
         found = self.judgements.get(deployment.uid)
         seen = found if found is not None and found.pack == deployment.pack else None
         return DriftBody(

@@ -69,11 +69,8 @@ def look(
     if away is not None:
         return bad | {name: _away(loads[name], key, away) for name, key in keys.items()}
     found = {key: applications.get(application_of(key)) for key in set(keys.values())}
-    loaded = {
-        key: replicas.loaded(key)
-        for key, application in found.items()
-        if application is not None and application.num_running
-    }
+    running = [key for key, application in found.items() if application is not None and application.num_running]
+    loaded = replicas.loaded_in(running)
     return bad | {each.name: _one(each, loads[each.name], keys[each.name], found, loaded) for each in deployments}
 
 

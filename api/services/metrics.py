@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, generate_latest
 
 from api.auth import Caller
@@ -50,6 +52,14 @@ class Metrics:
         key = group_of(deployment)
         found = self._replicas.metrics([key])[key] if self._serves else None
         return None if found is None else read_variants(deployment.uid, found.variants)
+
+    def readings(self, deployments: Sequence[Deployment]) -> dict[str, Reading]:
+        """The same of many by uid, each group asked once; those of which no replica answers are not there."""
+        groups = {each.uid: group_of(each) for each in deployments} if self._serves else {}
+        found = self._replicas.metrics(sorted(set(groups.values())))
+        return {
+            uid: read_variants(uid, group.variants) for uid, key in groups.items() if (group := found[key]) is not None
+        }
 
     def text(self, caller: Caller) -> bytes:
         """Prometheus text with the series of the deployments and jobs that the caller sees; those of the whole service

@@ -69,6 +69,7 @@ class ReplicaClient:
 
     def __init__(self, serve_url: str) -> None:
         self._http = httpx.Client(base_url=serve_url, timeout=_TIMEOUT_S, trust_env=False)
+        self._silent: set[tuple[str, str]] = set()
 
     def close(self) -> None:
         """Close the connections."""
@@ -78,10 +79,19 @@ class ReplicaClient:
         """What a replica of a group has loaded; None when none answers in time."""
         try:
             answer = self._http.get(f"{route_prefix_of(group)}/internal/variants")
-            return LoadedGroup.model_validate_json(answer.content) if answer.is_success else None
+            found = LoadedGroup.model_validate_json(answer.content) if answer.is_success else None
         except (httpx.HTTPError, ValidationError) as error:
-            logger.warning("group %s does not say what it has loaded: %s", group, type(error).__name__)
+            self._warn(group, "has loaded", error)
             return None
+        self._silent.discard((group, "has loaded"))
+        return found
+
+    def loaded_in(self, groups: Sequence[str]) -> dict[str, LoadedGroup | None]:
+        """The same of several groups, asked at once."""
+        if not groups:
+            return {}
+        with ThreadPoolExecutor(min(len(groups), _MAX_AT_ONCE)) as pool:
+            return dict(zip(groups, pool.map(self.loaded, groups), strict=True))
 
     def metrics(self, groups: Sequence[str]) -> dict[str, GroupMetrics | None]:
         """What all replicas of each group have done; None for a group of which none answers in time."""
@@ -93,7 +103,15 @@ class ReplicaClient:
     def _metrics(self, group: str) -> GroupMetrics | None:
         try:
             answer = self._http.get(f"{route_prefix_of(group)}/internal/metrics")
-            return GROUP_METRICS.validate_json(answer.content) if answer.is_success else None
+            found = GROUP_METRICS.validate_json(answer.content) if answer.is_success else None
         except (httpx.HTTPError, ValidationError) as error:
-            logger.warning("group %s does not say what it has done: %s", group, type(error).__name__)
+            self._warn(group, "has done", error)
             return None
+        self._silent.discard((group, "has done"))
+        return found
+
+    def _warn(self, group: str, what: str, error: Exception) -> None:
+        """Said once until the group answers again: it is asked all the time."""
+        if (group, what) not in self._silent:
+            self._silent.add((group, what))
+            logger.warning("group %s does not say what it %s: %s", group, what, type(error).__name__)

@@ -83,8 +83,23 @@ def deployment_events(found: list[DeploymentEvent], has_more: bool) -> Deploymen
     )
 
 
-def pack_body(name: str, versions: list[PackVersion], packs: PackService, caller: Caller) -> PackBody:
-    """A pack with its versions, newest first, and its champion."""
+def pack_body(
+    name: str,
+    versions: list[PackVersion],
+    packs: PackService,
+    caller: Caller,
+    *,
+    shown: list[PackVersion] | None = None,
+) -> PackBody:
+    """A pack with its versions, newest first, and its champion.
+
+    Args:
+        name: Of the pack.
+        versions: All that the caller sees, oldest first.
+        packs: Knows pins and jobs.
+        caller: Who asks.
+        shown: Of the versions, those that are told of; None: all.
+    """
     pinned = packs.pinned(name, caller)
     try:
         champion = packs.champion(name, caller.owner, versions).version
@@ -95,7 +110,7 @@ def pack_body(name: str, versions: list[PackVersion], packs: PackService, caller
         latest=versions[-1].version,
         champion=champion,
         champion_pinned=champion is not None and champion == pinned,
-        versions=[pack_version_body(each, packs) for each in reversed(versions)],
+        versions=[pack_version_body(each, packs) for each in reversed(versions if shown is None else shown)],
     )
 
 

@@ -9,6 +9,11 @@ job_charts.py  the charts of a job
 job_page.py    what a job's page shows
 job_result.py  what came out of a job
 report.py      a job's report as one file
+home_page.py   what the first page shows
+timeline.py    attempts and stages of a job on one scale
+serving_charts.py  the charts of deployments and packs
+snippets.py    commands and code to copy
+api_reference.py  the OpenAPI document, for its pages
 streams.py     live parts of pages, as server-sent events
 routes/        one module per kind of page
 """

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, Request
 
 from api.auth import LOCAL, Caller, InvalidKeyError, caller_of, require_scope
+from api.errors import DATABASE_ERRORS
 from api.ui.sessions import COOKIE, Session, Sessions
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore
@@ -58,6 +59,14 @@ def visitor_of(request: Request) -> Visitor:
     session = session_of(request)
     is_open = not store.has_keys()
     return _visitor(request, LOCAL if is_open else _caller(store, session), session, is_open)
+
+
+def known_visitor(request: Request) -> Visitor | None:
+    """The visitor, where one is logged in and the database, which says so, answers."""
+    try:
+        return visitor_of(request)
+    except (LoginNeededError, *DATABASE_ERRORS):
+        return None
 
 
 def session_of(request: Request) -> Session:

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
 from api.settings import Settings
-from api.ui.access import LoginNeededError, Visitor, visitor_of
+from api.ui.access import LoginNeededError, known_visitor
 from api.ui.rendering import PREFIX, STATIC, environment, render
-from api.ui.routes import deployments, drafts, jobs, login, packs, playground
+from api.ui.routes import deployments, drafts, home, jobs, login, packs, playground, reference
 from api.ui.sessions import Sessions
 from eda_service.errors import EdaError, InputError, NotFoundError
 
@@ -47,7 +47,7 @@ def create_ui(state: State, settings: Settings) -> FastAPI:
     ui.state = state
     ui.state.sessions = Sessions(settings.home)
     ui.mount("/static", _Static(directory=STATIC), name="static")
-    for module in (login, jobs, drafts, packs, deployments, playground):
+    for module in (login, home, jobs, drafts, packs, deployments, playground, reference):
         ui.include_router(module.router)
     for kind in (EdaError, RequestValidationError, HTTPException, *errors.DATABASE_ERRORS):
         ui.add_exception_handler(kind, _on_error)
@@ -94,7 +94,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         return _to_login(request)
     status = errors.status_of(found)
     title = _TITLES.get(status, "Something failed" if status >= 500 else "Not possible")
-    return render(request, "error.html", _visitor(request), status=status, title=title, message=found.message)
+    return render(request, "error.html", known_visitor(request), status=status, title=title, message=found.message)
 
 
 def _as_ours(error: Exception) -> EdaError:
@@ -114,11 +114,3 @@ def _to_login(request: Request) -> Response:
     query = f"?{request.url.query}" if request.url.query else ""
     asked = request.url.path.removeprefix(PREFIX) + query if request.method == "GET" else "/"
     return RedirectResponse(f"{PREFIX}/login?to={quote(asked)}", status_code=303)
-
-
-def _visitor(request: Request) -> Visitor | None:
-    """The visitor, where one is logged in and the database, which says so, answers."""
-    try:
-        return visitor_of(request)
-    except (LoginNeededError, *errors.DATABASE_ERRORS):
-        return None

@@ -101,6 +101,7 @@ def line_chart(
     series: Sequence[Series],
     y_range: tuple[float, float] | None = None,
     whole_x: bool = True,
+    x_name: Callable[[float], str] | None = None,
 ) -> Chart:
     """Lines over one axis each way.
 
@@ -112,6 +113,7 @@ def line_chart(
         series: At least one, each with at least one point.
         y_range: Of the vertical axis; None: what the points need.
         whole_x: Ticks of the horizontal axis are whole numbers.
+        x_name: Says what stands at a place of the horizontal axis; None: its number.
     """
     shown = [Series(each.label, each.style, thin(each.points, _MOST_POINTS)) for each in series]
     xs = [x for each in shown for x, _ in each.points]
@@ -121,15 +123,16 @@ def line_chart(
     y_low, y_high = y_values[0], y_values[-1]
     x_values = [x for x in ticks(x_low, x_high) if x_low <= x <= x_high and (not whole_x or x == int(x))]
     x_at, y_at = _scales((x_low, x_high), (y_low, y_high))
+    name = x_name or number
     return Chart(
         title,
         summary,
         x_label,
         y_label,
-        tuple(Tick(x_at(x), number(x)) for x in x_values),
+        tuple(Tick(x_at(x), name(x)) for x in x_values),
         tuple(Tick(y_at(y), number(y)) for y in y_values),
         (x_label, *(each.label for each in shown)),
-        _table(shown),
+        _table(shown, x_name or number),
         curves=tuple(_curve(each, x_at, y_at) for each in shown),
     )
 
@@ -244,7 +247,7 @@ def _curve(series: Series, x_at: Callable[[float], float], y_at: Callable[[float
     return DrawnCurve(series.label, series.style, path, placed if len(placed) <= _MOST_ROWS else ())
 
 
-def _table(series: Sequence[Series]) -> tuple[tuple[str, ...], ...]:
+def _table(series: Sequence[Series], name: Callable[[float], str]) -> tuple[tuple[str, ...], ...]:
     known = [dict(each.points) for each in series]
     xs = thin([(x, 0.0) for x in sorted({x for each in known for x in each})], _MOST_ROWS)
-    return tuple((number(x), *(number(each[x]) if x in each else "" for each in known)) for x, _ in xs)
+    return tuple((name(x), *(number(each[x]) if x in each else "" for each in known)) for x, _ in xs)

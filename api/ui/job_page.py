@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from api.schemas import waits_for
 from api.services.job_records import JobRecords
+from api.ui.timeline import NARROW, WIDE, Stretch, Timeline, attempts_of, drawn
 from eda_service.formatting import duration, percent, size
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Record, Stage
 from eda_service.storage.packs import PackVersion
 
-_BAR_UNITS = 100.0
+NUM_EVENTS = 500
+"""So many of a job's events are looked through for its attempts."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,6 @@ class StageView:
     Attributes:
         state: done, running, waiting, or stopped where a job ended in it.
         seconds: It took, or has run so far.
-        offset: Where its bar begins, 0 to 100 of the time since the first stage's beginning.
-        width: Of its bar, likewise.
         what: It did, in words.
         size_bytes: Of its files.
     """
@@ -95,8 +95,6 @@ class StageView:
     name: str
     state: str
     seconds: float | None
-    offset: float
-    width: float
     what: str
     size_bytes: int | None
 
@@ -112,9 +110,6 @@ class _Run:
 def stages_of(job: Job, records: JobRecords, pack: PackVersion | None) -> list[StageView]:
     """Every stage in order."""
     runs = _runs(job, records, pack)
-    first = min((run.began_at for run in runs.values()), default=0.0)
-    last = max((run.began_at + run.seconds for run in runs.values()), default=0.0)
-    whole = max(last - first, 1e-3)
     did, sizes = _did(records, pack), _sizes(records, pack)
     found = []
     for stage in STAGES:
@@ -124,13 +119,32 @@ def stages_of(job: Job, records: JobRecords, pack: PackVersion | None) -> list[S
                 name=stage.value,
                 state=_state(job, stage, run),
                 seconds=None if run is None else run.seconds,
-                offset=0.0 if run is None else round((run.began_at - first) / whole * _BAR_UNITS, 2),
-                width=0.0 if run is None else max(0.6, round(run.seconds / whole * _BAR_UNITS, 2)),
                 what=did.get(stage, ""),
                 size_bytes=sizes.get(stage),
             )
         )
     return found
+
+
+def timelines_of(
+    job: Job, records: JobRecords, pack: PackVersion | None, events: Sequence[Event]
+) -> tuple[Timeline, ...]:
+    """Attempts and stages on one time line, for wide and for narrow screens; nothing where nothing has run.
+
+    Args:
+        job: As it is now.
+        records: Of its stages.
+        pack: That it has published.
+        events: Its first `NUM_EVENTS`, oldest first.
+    """
+    runs = _runs(job, records, pack)
+    stretches = [
+        Stretch(stage.value, state := _state(job, stage, run), state, run.began_at, run.began_at + run.seconds)
+        for stage, run in runs.items()
+    ]
+    stretches += attempts_of(job, events, time.time())
+    found = (drawn(stretches, float(job.created_at), width) for width in (WIDE, NARROW))
+    return tuple(each for each in found if each is not None)
 
 
 def _state(job: Job, stage: Stage, run: _Run | None) -> str:

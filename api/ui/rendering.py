@@ -34,6 +34,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"moment": moment, "duration": duration, "size": size, "percent": percent, "rate": rate}
+    found.filters |= {"first_sentence": first_sentence, "pack_path": pack_path}
     found.globals |= {"asset": asset, "version": __version__}
     for name in found.list_templates():
         found.get_template(name)
@@ -74,6 +75,11 @@ def set_cookie(request: Request, response: Response, value: str) -> None:
     )
 
 
+def service_url(request: Request) -> str:
+    """Address of the service as the browser has it, for commands to copy."""
+    return str(request.base_url).removesuffix("/").removesuffix(PREFIX)
+
+
 @cache
 def asset(name: str) -> str:
     """Address of a static file, another one for another content, so that browsers may keep it for good."""
@@ -89,3 +95,13 @@ def moment(seconds: int | None) -> str:
     return Markup('<time datetime="{}">{}</time>').format(
         found.strftime("%Y-%m-%dT%H:%M:%SZ"), found.strftime("%Y-%m-%d %H:%M:%S")
     )
+
+
+def pack_path(reference: str) -> str:
+    """Where a version of a pack is told of."""
+    return f"{PREFIX}/packs/{reference.partition('@')[0]}#{reference}"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a description."""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.auth import Caller
 from api.services.adaptations import Adaptations
 from api.services.packs import PackService
-from api.ui.job_page import deployment_in_words, row_of, stages_of
+from api.ui.job_page import NUM_EVENTS, deployment_in_words, row_of, stages_of, timelines_of
 from api.ui.job_result import result_of
 from api.ui.rendering import STATIC, environment
 
@@ -28,6 +28,7 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
     report = adaptations.report(job_id, caller)
     job, records = adaptations.get(job_id, caller), adaptations.records(job_id, caller)
     events, _ = adaptations.newest_events(job_id, caller, before=0, limit=_NUM_EVENTS)
+    first, _ = adaptations.events(job_id, caller, after=0, limit=NUM_EVENTS)
     text = (
         environment()
         .get_template("report.html")
@@ -39,7 +40,8 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
             result=result_of(records, job.adapt_config()),
             came=adaptations.outcome(job),
             told=deployment_in_words(events),
-            stages=stages_of(job, records, packs.served(job.result_pack)),
+            stages=stages_of(job, records, pack := packs.served(job.result_pack)),
+            lines=timelines_of(job, records, pack, first),
             settings=json.dumps(job.config, indent=2),
             style=Markup((STATIC / "style.css").read_text(encoding="utf-8")),
             now=int(time.time()),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import ArtifactCorruptError
 from eda_service.records import ADAPTED, BASE, FixedScores, PackManifest, RivalScore
 from eda_service.references import Reference
-from eda_service.storage.registry import find_pack_manifest
+from eda_service.storage.registry import pack_manifest_text, parse_pack_manifest
 
 PROMPTS = "prompts"  # in the manifest's inputs: hash of the prompts that the held-out ones were split off
 
@@ -96,9 +97,15 @@ def read_pack(name: str, version: int, home: Path | None = None) -> PackVersion:
         NotFoundError: No such version.
     """
     try:
-        manifest = find_pack_manifest(Reference(name, version), home)
+        return _read(name, version, pack_manifest_text(Reference(name, version), home))
     except ArtifactCorruptError:
         return PackVersion(name, version, None, None)
+
+
+@lru_cache(maxsize=1024)
+def _read(name: str, version: int, text: str) -> PackVersion:
+    """Packs are looked at far more often than they are published, and the same text says the same."""
+    manifest = parse_pack_manifest(text, Reference(name, version))
     return PackVersion(name, version, manifest, evaluation_of(manifest))
 
 

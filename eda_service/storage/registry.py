@@ -6,6 +6,7 @@ shipped in eda_service/assets/drafts.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from importlib import resources
@@ -141,8 +142,30 @@ def find_pack_manifest(reference: Reference | str, home: Path | None = None) -> 
         NotFoundError: No such pack.
         ArtifactCorruptError: It does not parse.
     """
+    return parse_pack_manifest(pack_manifest_text(reference, home), reference)
+
+
+def pack_manifest_text(reference: Reference | str, home: Path | None = None) -> str:
+    """The same as it was written. A version that is named by its number is read without listing the others.
+
+    Raises:
+        NotFoundError: No such pack.
+    """
+    name, version = _split(reference, "pack")
+    if version is not None:
+        with contextlib.suppress(NotFoundError):
+            return _shelf("packs", home).manifest(name, version)
     name, number, shelf = _find_pack(reference, home)
-    return _parse(PackManifest, shelf.manifest(name, number), f"the manifest of {Reference(name, number)}")
+    return shelf.manifest(name, number)
+
+
+def parse_pack_manifest(text: str, reference: Reference | str) -> PackManifest:
+    """The manifest that a text is.
+
+    Raises:
+        ArtifactCorruptError: It does not parse.
+    """
+    return _parse(PackManifest, text, f"the manifest of {reference}")
 
 
 def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:

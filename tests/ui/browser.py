@@ -15,6 +15,12 @@ SERIOUS = {"serious", "critical"}
 LOOKS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True},
+    "phone-dark": {
+        "viewport": {"width": 390, "height": 844},
+        "color_scheme": "dark",
+        "is_mobile": True,
+        "has_touch": True,
+    },
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
 }
 

@@ -135,3 +135,30 @@ def test_a_key_logs_in_and_out(browser: Browser, tmp_path: Path, pictures: Path)
         page.goto(f"{service.url}/ui/jobs")
         expect(page.get_by_label("API key")).to_be_visible()
         assert [each for each in watched.complaints if "401" not in each] == []
+
+
+def test_the_playground_marks_where_two_texts_part(page: Page, service: UiService) -> None:
+    page.goto(f"{service.url}/ui/playground")
+    for left, right, marked, said in (
+        (["She sold 48", " + 24 clips"], ["She sold 48 + 2", " dozen"], ["4", " dozen"], "differ from character 16"),
+        (["one", " two"], ["one two"], [], "are the same, 7 characters"),
+        (["one"], ["one", " two"], ["", " two"], "differ from character 4"),
+    ):
+        page.evaluate(
+            """(texts) => {
+              texts.forEach((pieces, place) => {
+                const root = document.querySelector(["#left", "#right"][place] + " [data-text]");
+                root.replaceChildren(...pieces.map((piece) => {
+                  const span = document.createElement("span");
+                  span.textContent = piece;
+                  return span;
+                }));
+              });
+              document.getElementById("question").dispatchEvent(new CustomEvent("answered", { detail: 2 }));
+            }""",
+            [left, right],
+        )
+        expect(page.locator("#same")).to_contain_text(said)
+        assert page.locator("mark").all_text_contents() == marked
+        texts = [page.locator(f"#{side} [data-text]").text_content() for side in ("left", "right")]
+        assert texts == ["".join(left), "".join(right)]

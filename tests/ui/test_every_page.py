@@ -11,8 +11,9 @@ from ui_service import UiService
 
 MOST_BYTES = 300_000
 NAMES = [
-    *("jobs", "job-finished", "job-running", "job-failed", "logs"),
-    *("drafts", "draft", "packs", "deployments", "deployment", "playground", "not-here"),
+    *("home", "jobs", "job-finished", "job-running", "job-failed", "logs"),
+    *("drafts", "draft", "packs", "pack", "deployments", "deployment", "playground"),
+    *("api", "api-part", "not-here"),
 ]
 
 

@@ -57,6 +57,11 @@ def test_two_answers_with_their_draft_tokens_marked(
             assert pane.locator("[data-text]").get_attribute("aria-busy") == "false"
         assert lengths[ADAPTED] > 1.3
         assert lengths[ADAPTED] > lengths[PLAIN], lengths
+        assert page.locator("#left [data-model]").text_content() == f"{ADAPTED}: {ADAPTED}@2"
+        assert page.locator("#right [data-model]").text_content() == f"{PLAIN}: no pack"
+        num_characters = len(answer_of(endpoint, ADAPTED))
+        expect(page.locator("#same")).to_have_text(f"Both texts are the same, {num_characters} characters.")
+        assert page.locator("mark").count() == 0
         page.screenshot(path=pictures / "playground-answered-desktop.png", full_page=True)
         bad = [each for each in violations(page) if each["impact"] in SERIOUS]
         assert not bad, told(bad)

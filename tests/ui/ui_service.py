@@ -46,6 +46,7 @@ class UiService:
     def pages(self) -> dict[str, str]:
         """Every kind of page by a name for its picture."""
         return {
+            "home": "/ui/",
             "jobs": "/ui/jobs",
             "job-finished": f"/ui/jobs/{self.finished}",
             "job-running": f"/ui/jobs/{self.running}",
@@ -54,9 +55,12 @@ class UiService:
             "drafts": "/ui/drafts",
             "draft": "/ui/drafts/smollm2-135m@3",
             "packs": "/ui/packs",
+            "pack": f"/ui/packs/{TARGET}",
             "deployments": "/ui/deployments",
             "deployment": f"/ui/deployments/{ADAPTED}",
             "playground": "/ui/playground",
+            "api": "/docs",
+            "api-part": "/ui/docs/deployments",
             "not-here": "/ui/jobs/adapt_nobody",
         }
 

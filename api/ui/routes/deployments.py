@@ -7,16 +7,30 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import DeploymentName, DeploymentsDep, DispatcherDep, FeedDep, KeysDep, MetricsDep, PacksDep
+from api.deps import (
+    DeploymentName,
+    DeploymentsDep,
+    DispatcherDep,
+    FeedDep,
+    HistoryDep,
+    KeysDep,
+    MetricsDep,
+    PacksDep,
+    StoreDep,
+)
 from api.schemas_deployments import DeploymentBody, DeploymentDetail
 from api.services import views
 from api.services.deployments import DeploymentService
 from api.services.dispatcher import Dispatcher
+from api.services.history import ServingHistory
 from api.services.packs import PackService
 from api.services.throughput import Reading, rates_between
 from api.ui import streams
 from api.ui.access import LookerDep, Visitor
-from api.ui.rendering import part, render
+from api.ui.charts import Chart
+from api.ui.rendering import part, render, service_url
+from api.ui.serving_charts import DEPTH, lately
+from api.ui.snippets import asking
 from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/deployments")
@@ -33,13 +47,15 @@ def page(
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,
     packs: PacksDep,
+    store: StoreDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
 ) -> Response:
     """Deployments by name."""
     found, has_more = deployments.page(visitor.caller, limit=_PAGE, after=after)
     live = dispatcher.look(found)
     bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
-    drifts = {each.name: dispatcher.drift.describe(each) for each in found}
+    seen = store.drifts()
+    drifts = {each.name: dispatcher.drift.describe(each, seen) for each in found}
     return render(
         request, "deployments.html", visitor, deployments=bodies, drifts=drifts, has_more=has_more, after=after
     )
@@ -51,6 +67,7 @@ async def page_stream(
     deployments: DeploymentsDep,
     dispatcher: DispatcherDep,
     packs: PacksDep,
+    store: StoreDep,
     feed: FeedDep,
     keys: KeysDep,
     after: Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)] = None,
@@ -59,11 +76,11 @@ async def page_stream(
 
     def look() -> streams.Look:
         found, _ = deployments.page(visitor.caller, limit=_PAGE, after=after)
-        live = dispatcher.look(found)
+        live, seen = dispatcher.look(found), store.drifts()
         bodies: list[DeploymentBody] = [views.deployment_body(each, live[each.name], packs) for each in found]
         return streams.Look(
             {
-                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each))
+                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each, seen))
                 for each, body in zip(found, bodies, strict=True)
             }
         )
@@ -80,15 +97,19 @@ def detail(
     dispatcher: DispatcherDep,
     packs: PacksDep,
     metrics: MetricsDep,
+    history: HistoryDep,
 ) -> Response:
     """One deployment."""
     deployment = deployments.get(name, visitor.caller)
     events, _ = deployments.events(name, visitor.caller, before=0, limit=_NUM_EVENTS)
+    body = _detail(name, visitor, deployments, dispatcher, packs)
     return render(
         request,
         "deployment.html",
         visitor,
-        deployment=_detail(name, visitor, deployments, dispatcher, packs),
+        deployment=body,
+        charts=_charts(deployment.uid, body, history),
+        snippets=asking(service_url(request), name, needs_key=not visitor.is_open),
         reading=metrics.reading(deployment),
         rates=None,
         events=events,
@@ -103,14 +124,16 @@ async def detail_stream(
     dispatcher: DispatcherDep,
     packs: PacksDep,
     metrics: MetricsDep,
+    history: HistoryDep,
     feed: FeedDep,
     keys: KeysDep,
 ) -> Response:
-    """State and throughput of a deployment."""
+    """State, throughput and the last hours of a deployment."""
     before: list[Reading] = []
 
     def look() -> streams.Look:
-        reading = metrics.reading(deployments.get(name, visitor.caller))
+        deployment = deployments.get(name, visitor.caller)
+        reading = metrics.reading(deployment)
         rates = rates_between(before[-1], reading) if before and reading is not None else None
         before[:] = [] if reading is None else [reading]
         body = _detail(name, visitor, deployments, dispatcher, packs)
@@ -118,10 +141,16 @@ async def detail_stream(
             {
                 "state": part("_deployments.html", "state", body),
                 "served": part("_deployments.html", "served", reading, rates),
+                "lately": part("_deployments.html", "lately", _charts(deployment.uid, body, history)),
             }
         )
 
     return await streams.answer(feed, keys, visitor, look, interval_s=_INTERVAL_S)
+
+
+def _charts(uid: str, deployment: DeploymentDetail, history: ServingHistory) -> list[Chart]:
+    evaluation = deployment.evaluation
+    return lately(history.spans(uid, depth=DEPTH if evaluation is None else evaluation.num_draft_tokens), evaluation)
 
 
 def _detail(

@@ -17,12 +17,12 @@ from api.services.job_records import JobRecords
 from api.services.packs import PackService
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
-from api.ui.job_page import deployment_in_words, row_of, stages_of
+from api.ui.job_page import NUM_EVENTS, deployment_in_words, row_of, stages_of, timelines_of
 from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
 from api.ui.report import report_file
 from api.ui.sample_page import MOST_CHARACTERS, view_of
-from eda_service.jobstore import Job, Status
+from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Stage
 
 router = APIRouter(prefix="/jobs")
@@ -96,7 +96,8 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         job=job,
         row=row_of(job),
         config=job.adapt_config(),
-        stages=stages_of(job, records, packs.served(job.result_pack)),
+        stages=stages_of(job, records, pack := packs.served(job.result_pack)),
+        lines=timelines_of(job, records, pack, first_events(adaptations, job_id, visitor)),
         result=result_of(records, job.adapt_config()),
         told=deployment_in_words(events),
         times=_times(adaptations, job),
@@ -192,6 +193,11 @@ def logs(
     )
 
 
+def first_events(adaptations: Adaptations, job_id: str, visitor: Visitor) -> list[Event]:
+    """The events of a job in which its attempts are looked for."""
+    return adaptations.events(job_id, visitor.caller, after=0, limit=NUM_EVENTS)[0]
+
+
 @dataclass(frozen=True)
 class _Times:
     """How long a job has run, and still runs."""
@@ -214,6 +220,7 @@ class _JobLooks:
         self._records: JobRecords | None = None
         self._drawn: tuple[JobRecords, str] | None = None
         self._told: str | None = None
+        self._first: list[Event] = []
 
     def look(self) -> streams.Look:
         """The job now."""
@@ -223,12 +230,14 @@ class _JobLooks:
         )
         self._after = events[-1].id if events else self._after
         self._told = deployment_in_words(events) or self._told
-        records = self._records_of(job)
-        stages = stages_of(job, records, self._packs.served(job.result_pack))
+        if events or not self._first:
+            self._first = first_events(self._adaptations, self._job_id, self._visitor)
+        records, pack = self._records_of(job), self._packs.served(job.result_pack)
+        stages, lines = stages_of(job, records, pack), timelines_of(job, records, pack, self._first)
         return streams.Look(
             parts={
                 "state": part("_jobs.html", "state", job, row_of(job), self._told, _times(self._adaptations, job)),
-                "stages": part("_jobs.html", "timeline", stages),
+                "stages": part("_jobs.html", "way", stages, lines),
                 "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
                 "outcome": self._outcome_of(records, job),
             },

@@ -8,19 +8,13 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.deps import StoreDep
-from api.ui.access import FormDep, VisitorDep, session_of
+from api.ui.access import FormDep, session_of
 from api.ui.rendering import PREFIX, go, render, set_cookie
 from api.ui.sessions import COOKIE, Sessions
 
 router = APIRouter()
 
 _PATH = re.compile(r"^/[A-Za-z0-9_.?=&%@-][A-Za-z0-9_./?=&%@-]{0,255}$")
-
-
-@router.get("/")
-def start(visitor: VisitorDep) -> Response:
-    """The first page that the visitor may see."""
-    return go("/jobs" if visitor.may("jobs:read") else "/deployments" if visitor.may("infer") else "/playground")
 
 
 @router.get("/login")

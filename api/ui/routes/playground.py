@@ -17,6 +17,7 @@ from api.ui.access import AskerDep, FormDep, WriterDep
 from api.ui.rendering import go, render
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.config.base import Config
+from eda_service.errors import ConflictError
 from eda_service.jobstore import Deployment
 from eda_service.names import MAX_NAME_CHARACTERS
 
@@ -24,6 +25,7 @@ router = APIRouter(prefix="/playground")
 
 _MAX_TOKENS = 1024
 _SUFFIX = "-base"
+_LABEL, _PLAYGROUND = "made-by", "playground"
 _TARGET = ("model", "adapter", "revision", "dtype")
 
 
@@ -68,6 +70,7 @@ def page(
         deployments=found,
         left=first,
         right=second,
+        leftovers=[each.name for each in leftovers(found)],
         lacks_comparison=first is not None and bool(first.pack) and second is None,
         most_tokens=_MAX_TOKENS,
     )
@@ -80,12 +83,48 @@ def compare(visitor: WriterDep, deployments: DeploymentsDep, form: FormDep) -> R
     target = {field: served.target[field] for field in _TARGET if field in served.target}
     try:
         request = DeploymentRequest.model_validate(
-            {**target, "name": served.name + _SUFFIX, "base_draft": served.base_draft}
+            {
+                **target,
+                "name": served.name + _SUFFIX,
+                "base_draft": served.base_draft,
+                "labels": {_LABEL: _PLAYGROUND},
+            }
         )
     except ValidationError as error:  # with the suffix the name may be too long
         raise config_error(error) from error
     made, _ = deployments.create(request, visitor.caller)
     return go(f"/playground?left={served.name}&right={made.name}")
+
+
+@router.post("/remove")
+def remove(visitor: WriterDep, deployments: DeploymentsDep, directory: DirectoryDep, form: FormDep) -> Response:
+    """Stop serving what this page has made."""
+    name = form.get("name", "")
+    found = deployments.get(name, visitor.caller)
+    if found not in leftovers(directory.deployments(visitor.caller)):
+        raise ConflictError(
+            f"{name} was not made by the playground, or was changed since; `eda deployments rm` removes any",
+            param="name",
+        )
+    deployments.delete(name, visitor.caller)
+    return go(f"/playground?left={name.removesuffix(_SUFFIX)}")
+
+
+def leftovers(found: list[Deployment]) -> list[Deployment]:
+    """Deployments that this page made to compare with. Those of earlier versions have no label that says so: they are
+    known by their name, and by being, unchanged, another one without its pack.
+    """
+    others = {each.name: each for each in found}
+    made = []
+    for each in found:
+        stem = others.get(each.name.removesuffix(_SUFFIX)) if each.name.endswith(_SUFFIX) else None
+        if each.pack is not None or stem is None:
+            continue
+        is_alike = (each.target, each.base_draft, each.owner) == (stem.target, stem.base_draft, stem.owner)
+        is_as_made = each.revision == 1 and not each.labels and not each.drift
+        if each.labels.get(_LABEL) == _PLAYGROUND or (is_alike and is_as_made):
+            made.append(each)
+    return made
 
 
 @router.post("/answer")

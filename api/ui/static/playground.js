@@ -90,6 +90,7 @@ async function submit(event) {
   const wanted = ["left", "right"]
     .map((side) => [document.getElementById(side), document.getElementById(`${side}-model`).value])
     .filter(([, model]) => model);
+  form.dispatchEvent(new CustomEvent("asked"));
   stop.disabled = false;
   told.textContent = "Asking…";
   const said = [];
@@ -100,6 +101,7 @@ async function submit(event) {
   } else said.push(...(await Promise.all(wanted.map(([pane, model]) => ask(pane, model, question, mine.signal)))));
   if (mine === asking) {
     told.textContent = said.join(" ");
+    if (!mine.signal.aborted) form.dispatchEvent(new CustomEvent("answered", { detail: wanted.length }));
     stop.disabled = true;
   }
 }

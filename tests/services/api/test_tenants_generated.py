@@ -51,6 +51,8 @@ class Case:
 
 GET, FORM, LIVE = Case(), Case(form={}), Case(headers=STREAM, streams=True)
 CASES: dict[tuple[str, str], Case] = {
+    ("GET", "/"): GET,
+    ("GET", "/docs"): GET,
     ("GET", "/health"): Case(leave_out=((r'"jobs":\{[^}]*\}', ""), (r'"dispatcher_\w+":[\d.e-]+', ""))),
     ("GET", "/metrics"): GET,
     ("GET", "/v1/adaptations"): GET,
@@ -104,6 +106,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/v1/pack-versions/{name}/comparison"): GET,
     ("DELETE", "/v1/pack-versions/{name}"): GET,
     ("GET", "/ui/"): GET,
+    ("GET", "/ui/stream"): LIVE,
     ("GET", "/ui/login"): GET,
     ("POST", "/ui/login"): Case(form={"key": "eda_x_y"}),
     ("POST", "/ui/logout"): FORM,
@@ -119,12 +122,16 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/drafts"): GET,
     ("GET", "/ui/drafts/{name}"): GET,
     ("GET", "/ui/packs"): GET,
+    ("GET", "/ui/packs/{name}"): GET,
     ("GET", "/ui/deployments"): GET,
     ("GET", "/ui/deployments/stream"): LIVE,
     ("GET", "/ui/deployments/{name}"): GET,
     ("GET", "/ui/deployments/{name}/stream"): LIVE,
+    ("GET", "/ui/docs"): GET,
+    ("GET", "/ui/docs/{tag}"): GET,
     ("GET", "/ui/playground"): GET,
     ("POST", "/ui/playground/compare"): Case(form={"name": SHARED}),
+    ("POST", "/ui/playground/remove"): Case(form={"name": SHARED}),
     ("POST", "/ui/playground/answer"): Case({"model": SHARED, "prompt": "Hi"}),
 }
 
@@ -226,7 +233,7 @@ def asked(made: World, scenario: Scenario) -> dict[Key, str]:
     order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE", each))
     for method, path in order:
         for about, values in targets(path, made, scenario).items():
-            url = path.format(**{"plot": "acceptance", "stage": "train", **values})
+            url = path.format(**{"plot": "acceptance", "stage": "train", "tag": "jobs", **values})
             found[method, path, about] = answer(made, owner, method, url, CASES[method, path])
     return found
 
@@ -249,6 +256,7 @@ def answer(made: World, owner: Owner, method: str, url: str, case: Case) -> str:
             if case.streams and (text.startswith(b":") or b"\n\n:" in text):
                 break
     shown = f"{response.status_code} {response.headers.get('location', '')}\n{text.decode(errors='replace')}"
+    shown = shown.replace(made.api.url, "http://service")  # its port is another one in each world
     for pattern, word in case.leave_out:
         shown = re.sub(pattern, word, shown)
     return shown.partition("\n\n:")[0]
@@ -270,6 +278,7 @@ def quick_pages() -> Iterator[None]:
     """Live pages look more often, as a test waits for their first pause."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api.ui.routes.deployments._INTERVAL_S", 0.3)
+        patch.setattr("api.ui.routes.home._INTERVAL_S", 0.3)
         yield
 
 

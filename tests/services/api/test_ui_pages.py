@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from html_pages import Element, parse
 from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, record_of
 from pack_files import put_pack
 
+from api.services.throughput import Reading
+from api.serving.counts import ModelCounts
 from api.settings import Settings
 from eda_service.capacity import Capacity, Machines
 from eda_service.jobstore import JobStore, Status
@@ -181,7 +184,35 @@ def test_packs_show_versions_and_the_champion(client: TestClient, settings: Sett
     assert set(found) == {"math", "model"}
     assert "Champion: version 1" in found["math"].text
     assert [row[:3] for row in rows(found["math"])[1:]] == [["2", "1.40", "1.90"], ["1", "1.40", "2.00"]]
-    assert found["model"].all("a")[0].attributes["href"] == f"/ui/jobs/{finished}"
+    assert [each.attributes["href"] for each in found["model"].all("a")] == ["/ui/packs/model", f"/ui/jobs/{finished}"]
+
+
+def test_a_pack_shows_acceptance_over_its_versions_and_how_to_use_it(client: TestClient, settings: Settings) -> None:
+    for after, before in ((2.0, 1.4), (1.9, 1.5), (2.25, 1.45)):
+        put_pack(settings.home, "math", after, base=before)
+    page = read(client, "/packs/math")
+    figure = page.one("figure")
+    table = [[cell.text for cell in row.walk() if cell.tag in {"th", "td"}] for row in figure.one("tbody").all("tr")]
+    assert table == [["1", "2", "1.4"], ["2", "1.9", "1.5"], ["3", "2.25", "1.45"]]
+    assert "the best is version 3 with 2.25" in figure.one("p", **{"class": "summary"}).text
+    assert [row[0] for row in rows(page.one("section", **{"aria-labelledby": "versions"}))[1:]] == ["3", "2", "1"]
+    (serve,) = page.all("pre")
+    assert json.loads(serve.text.split("-d '")[1].removesuffix("'")) == {
+        "name": "math",
+        "model": "org/model",
+        "pack": "math@3",
+    }
+    assert client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@3"}).status_code == 201
+    page = read(client, "/packs/math")
+    curl, code = (each.text for each in page.all("pre"))
+    assert json.loads(curl.split("-d '")[1].removesuffix("'"))["model"] == "a"
+    assert curl.startswith("curl http://testserver/v1/chat/completions \\\n")
+    compile(code, "snippet", "exec")
+    assert 'base_url="http://testserver/v1"' in code
+    assert [
+        row[0] for row in rows(read(client, "/packs/math?before=2").one("section", **{"aria-labelledby": "versions"}))
+    ][1:] == ["1"]
+    read(client, "/packs/nothing", 404)
 
 
 def test_deployments_show_state_pack_history_and_memory(client: TestClient, settings: Settings) -> None:
@@ -195,7 +226,33 @@ def test_deployments_show_state_pack_history_and_memory(client: TestClient, sett
     assert [each[0] for each in rows(page)[1:]] == ["2", "1"]
     assert HOSTILE in page.text
     assert "No replica answers" in page.one("div", id="served").text
+    assert "Nothing was asked" in page.one("div", id="lately").text
+    assert [json.loads(each.text.split("-d '")[1].removesuffix("'"))["model"] for each in page.all("pre")[:1]] == ["a"]
     read(client, "/deployments/nobody", 404)
+
+
+def test_a_deployment_shows_its_last_hours(client: TestClient, settings: Settings) -> None:
+    put_pack(settings.home, "math", 2.0)
+    client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
+    history, uid = client.app.state.history, client.app.state.store.deployment("a").uid  # type: ignore[attr-defined]
+    now, tokens = time.monotonic(), 0
+    for minute in range(31):  # a token in two rounds of one draft token, of which each second one is accepted
+        tokens += 600 * (minute > 0)
+        counts = ModelCounts(num_new_tokens=tokens, num_rounds=tokens, tried_at=[tokens], accepted_at=[tokens // 2])
+        reading = Reading(uid, now - 1800 + 60 * minute, counts)
+        history._readings = lambda _, found=reading: {uid: found}
+        history.run_once()
+    page = read(client, "/deployments/a")
+    speed, acceptance = page.one("div", id="lately").all("figure")
+    shown = [float(row.all("td")[0].text) for row in speed.one("tbody").all("tr")]
+    assert len(shown) >= 10
+    assert shown == pytest.approx([10.0] * len(shown), rel=0.05)
+    lines = acceptance.one("thead").all("th")
+    assert [each.text for each in lines] == ["minutes ago", "served", "published", "base draft"]
+    served = [float(row.all("td")[0].text) for row in acceptance.one("tbody").all("tr") if row.all("td")[0].text]
+    assert served == pytest.approx([sum(0.5**place for place in range(6))] * len(served), rel=0.02)
+    assert "Published with 2.00, 1.40 with the base draft" in acceptance.text
+    assert acceptance.one("tbody").all("th")[-1].text == "now"
 
 
 def test_the_report_needs_nothing_else(client: TestClient, finished: str) -> None:

@@ -12,7 +12,7 @@ from pack_files import put_pack
 from scripted_service import Answer, ScriptedService
 
 from api.settings import Settings
-from eda_service.jobstore import JobStore
+from eda_service.jobstore import Deployment, JobStore
 from eda_service.raycluster.serve_plan import group_key
 
 HTML = {"accept": "text/html"}
@@ -110,6 +110,7 @@ def test_the_same_target_without_the_pack_is_one_form_away(client: TestClient, p
         "a-base",
     ]
     assert not after.all("form", action="/ui/playground/compare")
+    assert [each.one("span").text for each in after.all("form", action="/ui/playground/remove")] == ["a-base"]
 
 
 def test_a_name_that_is_too_long_with_its_suffix_is_refused(client: TestClient, prefix: str) -> None:
@@ -128,3 +129,37 @@ def test_without_deployments_there_is_nothing_to_ask(client: TestClient) -> None
     found = page(client)
     assert not found.all("form", id="question")
     assert "Nothing is deployed" in found.one("main").text
+
+
+def test_what_the_page_has_made_is_removed_by_a_button(client: TestClient, store: JobStore, prefix: str) -> None:
+    """Also what an earlier version made, which says nowhere that it did; nothing that people have made or changed."""
+    target = store.deployment("a").target
+    for name, changes in {
+        "a-base": {},  # as earlier versions made it
+        "b-base": {},  # there is no `b`
+        "math-base": {"labels": {"team": "x"}},
+    }.items():
+        row = Deployment(name=name, target=target, base_draft="small@1", pack=None, **changes)
+        store.put_deployment(row, made_by="local", reason="created")
+    client.post("/v1/deployments", json={"name": "math", "model": "org/model", "pack": "math@1"})
+    for name in ("b-base", "math-base"):
+        page_now = page(client)
+        token = page_now.all("input", name="token")[0].attributes["value"]
+        refused = client.post("/ui/playground/remove", data={"token": token, "name": name}, headers=HTML)
+        assert refused.status_code == 409, name
+        assert "not made by the playground" in parse(refused.text).one("main").text
+    forms = page(client).all("form", action="/ui/playground/remove")
+    assert [each.one("span").text for each in forms] == ["a-base"]
+    fields = {each.attributes["name"]: each.attributes["value"] for each in forms[0].all("input")}
+    gone = client.post("/ui/playground/remove", data=fields, headers=HTML, follow_redirects=False)
+    assert (gone.status_code, gone.headers["location"]) == (303, "/ui/playground?left=a")
+    assert client.get("/v1/deployments/a-base").status_code == 404
+    assert {each.name for each in store.deployments()} == {"a", "b-base", "math", "math-base"}
+    assert client.post("/ui/playground/remove", data=fields, headers=HTML).status_code == 404
+
+
+def test_each_answer_says_whose_it_is(client: TestClient, prefix: str) -> None:
+    client.post("/v1/deployments", json={"name": "plain", "model": "org/model"})
+    found = page(client, "?left=a&right=plain")
+    names = [found.one("h2", id=f"{side}-title").one("span").text for side in ("left", "right")]
+    assert names == ["a: math@1", "plain: no pack"]

@@ -1,0 +1,77 @@
+"""The first page: fine-tunes, the queue, the disk."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from api.deps import AdaptationsDep, DeploymentsDep, DiskDep, DispatcherDep, FeedDep, HistoryDep, KeysDep, PacksDep
+from api.services.disk import Disk, DiskUse
+from api.ui import streams
+from api.ui.access import LookerDep, Visitor
+from api.ui.home_page import Card, Queue, Services, cards_of, longest, queue_of
+from api.ui.rendering import part, render
+
+router = APIRouter()
+
+_INTERVAL_S = 3.0
+
+
+def _services(
+    adaptations: AdaptationsDep,
+    deployments: DeploymentsDep,
+    dispatcher: DispatcherDep,
+    packs: PacksDep,
+    history: HistoryDep,
+) -> Services:
+    return Services(adaptations, deployments, dispatcher, packs, history)
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+
+
+@router.get("/")
+def page(request: Request, visitor: LookerDep, services: ServicesDep, disk: DiskDep) -> Response:
+    """Everything at a glance."""
+    cards, has_more, queue = _look(services, visitor)
+    return render(
+        request,
+        "home.html",
+        visitor,
+        cards=cards,
+        has_more=has_more,
+        longest=longest(cards),
+        queue=queue,
+        disk=_disk(disk, visitor),
+        sees_disk=visitor.caller.sees is None,
+    )
+
+
+@router.get("/stream")
+async def stream(visitor: LookerDep, services: ServicesDep, disk: DiskDep, feed: FeedDep, keys: KeysDep) -> Response:
+    """The same, as it changes."""
+
+    def look() -> streams.Look:
+        cards, has_more, queue = _look(services, visitor)
+        parts = {"cards": part("_home.html", "all", cards, longest(cards), has_more)}
+        if queue is not None:
+            parts["queue"] = part("_home.html", "queue", queue)
+        if visitor.caller.sees is None:
+            parts["disk"] = part("_home.html", "disk", _disk(disk, visitor))
+        return streams.Look(parts)
+
+    return await streams.answer(feed, keys, visitor, look, interval_s=_INTERVAL_S)
+
+
+def _look(services: Services, visitor: Visitor) -> tuple[list[Card], bool, Queue | None]:
+    """The queue for whoever may read jobs, and the cards."""
+    queue = queue_of(services, visitor.caller) if visitor.may("jobs:read") else None
+    cards, has_more = cards_of(services, visitor.caller, () if queue is None else queue.rows)
+    return cards, has_more, queue
+
+
+def _disk(disk: Disk, visitor: Visitor) -> DiskUse | None:
+    """What the whole service takes tells what everybody does: for whoever sees everything."""
+    return disk.look() if visitor.caller.sees is None else None
