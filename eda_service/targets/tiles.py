@@ -1,7 +1,7 @@
 """Shapes of attention under which a query's sums have one order on a CPU, whatever else its forward holds.
 
-Torch's attention multiplies tiles of queries with tiles of 512 keys. Three things about a tile change how a row in it is
-rounded, and with it, at a near tie, which token is the most likely one (measured, `make bench NAME=one-answer`):
+Torch's attention multiplies tiles of queries with tiles of 512 keys. Three things about a tile change how a row in it
+is rounded, and with it, at a near tie, which token is the most likely one (`make bench NAME=one-answer` counts texts):
 
 * fewer than four rows, for which the library has other kernels;
 * keys beyond the last multiple of 16, whose exponentials are taken one by one by another formula;
