@@ -38,20 +38,30 @@ _NUM_TOKENS = 40
 _NUM_TEXT_TOKENS = 100
 
 
+def _exactly(count: int, device: torch.device) -> int:
+    return count
+
+
+def _never(linear: packed.PackedLinear, x: torch.Tensor) -> bool:
+    return False
+
+
+def _unmasked(positions_BL: torch.Tensor, *rest: Any) -> torch.Tensor | None:
+    return None if positions_BL.numel() == 1 else attention.visible_mask(positions_BL, *rest)
+
+
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
     """Nothing is rounded up, and one row alone has a kernel of its own."""
-    masked = attention.visible_mask
-
-    def unmasked(positions_BL: torch.Tensor, *rest: Any) -> torch.Tensor | None:
-        return None if positions_BL.numel() == 1 else masked(positions_BL, *rest)
-
+    replaced: list[tuple[Any, str, Any]] = [
+        (attention, "whole_rows", _exactly),
+        (packed.PackedLinear, "_is_one_row", _never),
+    ]
+    for module in (loader, proposal):
+        replaced += [(module, "whole_keys", _exactly), (module, "visible_mask", _unmasked)]
     with contextlib.ExitStack() as stack:
-        for module in (loader, proposal):
-            stack.enter_context(mock.patch.object(module, "whole_keys", lambda count, device: count))
-            stack.enter_context(mock.patch.object(module, "visible_mask", unmasked))
-        stack.enter_context(mock.patch.object(attention, "whole_rows", lambda count, device: count))
-        stack.enter_context(mock.patch.object(packed.PackedLinear, "_is_one_row", lambda self, x: False))
+        for owner, name, value in replaced:
+            stack.enter_context(mock.patch.object(owner, name, value))
         yield
 
 

@@ -164,9 +164,7 @@ class GenerationCall:
                     with_spans=bool(request.stream) and request.options.draft_tokens,
                 )
             )
-        return [
-            Order(self.pair.uid, ids, each, self.pair.variant, drafting.pack, drafting.draft_of) for each in params
-        ]
+        return [Order(self.pair.uid, ids, each, self.pair.variant, drafting.pack, drafting.draft_of) for each in params]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
         request, room = self._request, self.pair.max_model_len - num_prompt_tokens

@@ -145,8 +145,8 @@ class GenerationRequest(Config):
     min_tokens: StrictInt = Field(0, ge=0, le=_MAX_TOKENS, description="no stop token before so many tokens")
     draft: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         None,
-        description="ours: what drafts for this request: none, base (the base draft without a pack), or name@version of "
-        "a pack that is served on the same base; default: the deployment's own",
+        description="ours: what drafts for this request: none, base (the base draft without a pack), or name@version "
+        "of a pack that is served on the same base; default: the deployment's own",
     )
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None

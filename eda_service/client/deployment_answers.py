@@ -97,6 +97,7 @@ class Deployment(Answer):
     revision: int
     created_at: int
     updated_at: int
+    warnings: tuple[str, ...] = ()
     drift: Drift | None = None
     revisions: tuple[Revision, ...] = ()
 
