@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, header, write_result
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
 from benchmarks.serving_prompts import sums
 from eda_service.config.job import TargetSpec
 from eda_service.decoding import proposal
@@ -101,6 +102,26 @@ class Candidate:
         return len(prompts) * _NUM_TOKENS / (time.perf_counter() - began)
 
 
+def _forwards(target: Target, repeats: int) -> list[dict[str, Any]]:
+    """Milliseconds of one forward, as before and with the shapes, in turns."""
+    found = []
+    for rows, length, context in ((1, 1, 150), (1, 6, 150), (8, 6, 150), (8, 6, 260)):
+        cache = target.new_cache(rows, 1024)
+        ids_BL = torch.arange(100, 100 + context).repeat(rows, 1)
+        target.forward(ids_BL, cache, [0] * rows)
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(2 * repeats + 2):
+            before = turn % 2 == 0
+            with _as_before() if before else contextlib.nullcontext():
+                began = time.perf_counter()
+                target.forward(ids_BL[:, :length], cache, [context] * rows)
+                times[before].append(1000 * (time.perf_counter() - began))
+        was, now = median(times[True][1:]), median(times[False][1:])  # the first makes the kernels
+        row = {"rows": rows, "tokens": length, "context": context}
+        found.append({**row, "before_ms": round(was, 1), "shapes_ms": round(now, 1), "ratio": round(now / was, 3)})
+    return found
+
+
 def _num_texts(candidate: Candidate, ids: list[int], others: list[list[int]]) -> int:
     """Texts of twelve equal requests: six in turn, six beside others."""
     alone = [candidate.run([ids], _NUM_TEXT_TOKENS, together=True, ends=True)[0] for _ in range(6)]
@@ -112,8 +133,18 @@ def main() -> None:
     """Load, warm up, run in turns, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--forwards", action="store_true", help="only those: the rest of the file stays")
     options = parser.parse_args()
     domain = DOMAINS[0]
+    if options.forwards:
+        path = RESULTS / "one-answer.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        target = load_target(TargetSpec.model_validate({"model": domain.target, "dtype": "bfloat16"}))
+        forwards = {"load": round(os.getloadavg()[0], 1), "rows": _forwards(target, 7)}
+        write_result(
+            "one-answer.json", {**header("make bench NAME=one-answer"), **kept, "forwards": {**header(""), **forwards}}
+        )
+        return
     candidates = []
     for dtype, names in (("bfloat16", ("before", "shapes", "apart")), ("float32", ("float32",))):
         target = load_target(TargetSpec.model_validate({"model": domain.target, "dtype": dtype}))
@@ -147,6 +178,7 @@ def main() -> None:
         "load_after": round(os.getloadavg()[0], 1),
         "threads": torch.get_num_threads(),
         "rows": found,
+        "forwards": {"load": round(os.getloadavg()[0], 1), "rows": _forwards(candidates[0].engine.target, 15)},
     }
     write_result("one-answer.json", content)
 

@@ -30,7 +30,7 @@ def require_may_choose(draft: str | None, entry: Entry, caller: Caller, director
     group = group_of(entry.deployment)
     if all(each.pack != draft or group_of(each) != group for each in directory.deployments(caller)):
         raise RequestError(
-            f"draft: you have no deployment beside {entry.deployment.name} that serves {draft[:128]!r}; give {NO_DRAFT}, "
-            f"{BASE_ALONE}, or name@version of a pack that you serve on the same base",
+            f"draft: you have no deployment beside {entry.deployment.name} that serves {draft[:128]!r}; give "
+            f"{NO_DRAFT}, {BASE_ALONE}, or name@version of a pack that you serve on the same base",
             param="draft",
         )

@@ -40,8 +40,8 @@ def require_confirmed(wanted: Deployment, there: Sequence[Deployment], caller: C
     if len(others) == 1 and _has_adapter(others[0]):
         raise SlowsOthersError(
             f"{_named(others[0], caller)} has its base to itself, with its adapter merged; beside {wanted.name} it is "
-            f"not merged and gives one answer at a time at about {UNMERGED_SPEED:g} of its speed now. To compare, ask it "
-            "with `draft` (none, base or a pack) in place of a second deployment; to deploy all the same, send "
+            f"not merged and gives one answer at a time at about {UNMERGED_SPEED:g} of its speed now. To compare, ask "
+            "it with `draft` (none, base or a pack) in place of a second deployment; to deploy all the same, send "
             "`confirm: true` (`--yes`)",
             param="confirm",
         )

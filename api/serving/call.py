@@ -63,8 +63,8 @@ def _drafting(pair: ServedPair, asked: str | None) -> _Drafting:
     draft_of = pair.drafts().get(asked)
     if draft_of is None:
         raise RequestError(
-            f"draft {asked[:128]!r} is not loaded beside {pair.name}; give {NO_DRAFT}, {BASE_ALONE} where it has a base "
-            "draft, or name@version of a pack that is served on the same base",
+            f"draft {asked[:128]!r} is not loaded beside {pair.name}; give {NO_DRAFT}, {BASE_ALONE} where it has a "
+            "base draft, or name@version of a pack that is served on the same base",
             param="draft",
         )
     return _Drafting(None if asked == BASE_ALONE else asked, draft_of)
