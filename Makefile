@@ -134,6 +134,9 @@ $(AUDIT_STAMP): tests/requirements-audit.txt
 bench--decode: $(STAMP) $(VLLM_STAMP)  ## decoding speed beside transformers and vLLM (QUICK=1: math at batch 1)
 	$(BIN)/python -m benchmarks.decode $(if $(QUICK),--quick)
 
+bench--one-answer: $(STAMP)  ## texts of twelve equal greedy requests, and what making them one costs
+	$(BIN)/python -m benchmarks.one_answer
+
 bench--padding: $(STAMP)  ## what of a training batch is padding
 	$(BIN)/python -m benchmarks.padding
 

@@ -71,6 +71,7 @@ class DeploymentRequest(Config):
     labels: dict[MetadataKey, MetadataValue] = Field({}, max_length=16, description="the caller's own pairs")
     drift: DriftConfig = Field(DriftConfig(), description="when acceptance counts as fallen, and what then happens")
     force: bool = Field(False, description="also a pack that measured worse than what it would replace")
+    confirm: bool = Field(False, description="also where another deployment gets slower by it")
 
 
 class DeploymentChange(Config):
@@ -192,6 +193,7 @@ class DeploymentBody(BaseModel):
     revision: int = Field(description="number of changes")
     created_at: int
     updated_at: int
+    warnings: list[str] = Field([], description="of a creation: what it does to the deployments on the same base")
 
 
 class RevisionBody(BaseModel):

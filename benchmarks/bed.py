@@ -43,7 +43,7 @@ class Bed:
     def deploy(self, name: str, **settings: Any) -> None:
         """Create a deployment and wait until it answers."""
         with Client(self.url) as client:
-            client.deployments.create({"name": name, **settings})
+            client.deployments.create({"name": name, "confirm": True, **settings})
             client.deployments.wait_ready(name, timeout_s=_READY_S)
 
     def remove(self, name: str) -> None:

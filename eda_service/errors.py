@@ -165,6 +165,12 @@ class NameTakenError(ConflictError):
     code = "name_taken"
 
 
+class SlowsOthersError(ConflictError):
+    """A new deployment would slow down one that is there, which nobody has confirmed."""
+
+    code = "slows_others"
+
+
 class StaleDeploymentError(ConflictError):
     """A deployment was changed after the caller had read it."""
 

@@ -42,7 +42,8 @@ def create(
     deployment, made = deployments.create(body, caller)
     response.status_code = 201 if made else 200
     response.headers["location"] = f"/v1/deployments/{deployment.name}"
-    return _bodies([deployment], dispatcher, packs)[0]
+    answer = _bodies([deployment], dispatcher, packs)[0]
+    return answer.model_copy(update={"warnings": deployments.warnings(deployment, caller)}) if made else answer
 
 
 @router.get("")

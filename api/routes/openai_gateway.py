@@ -16,7 +16,8 @@ from api.auth import Caller
 from api.deps import DirectoryDep, GatewayDep, InferDep, LimitsDep
 from api.schemas_deployments import ModelBody, ModelsBody
 from api.services.directory import Directory, Entry
-from api.services.gateway import model_of
+from api.services.drafting import require_may_choose
+from api.services.gateway import asked_of
 
 router = APIRouter(tags=["endpoint"])
 
@@ -29,8 +30,9 @@ async def completions(
     request: Request, caller: InferDep, gateway: GatewayDep, directory: DirectoryDep, limits: LimitsDep
 ) -> Response:
     """Answer a conversation or continue a prompt (OpenAI's `chat.completions.create`, `completions.create`)."""
-    name = model_of(await request.body())
-    entry = await _find(directory, name, caller)
+    asked = asked_of(await request.body())
+    entry = await _find(directory, asked.model, caller)
+    require_may_choose(asked.draft, entry, caller, directory)
     release = limits.admit(caller)
     try:
         return await gateway.forward(request, entry, caller, ended=release)

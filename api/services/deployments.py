@@ -14,6 +14,7 @@ from api.schemas_deployments import DeploymentChange, DeploymentRequest, Replica
 from api.services import inputs
 from api.services.asked_target import asked_target
 from api.services.drafts import Drafts
+from api.services.neighbours import require_confirmed, warnings_of
 from api.services.packs import PackService
 from api.services.targets import Targets
 from api.settings import Settings
@@ -93,6 +94,7 @@ class DeploymentService:
             NameTakenError: Something else has that name.
             WorsePackError: The pack measured less than its base draft alone.
             QuotaExceededError: The caller has as many deployments as one owner may.
+            SlowsOthersError: Another deployment gets slower by it, and `confirm` is not set.
         """
         pack = None if request.pack is None else self._packs.resolve(request.pack, caller)
         wanted = self._wanted(request, pack, caller)
@@ -104,6 +106,8 @@ class DeploymentService:
         if pack is not None and not request.force:
             _require_no_regression(beside_base(pack))
         self._require_room(caller)
+        if not request.confirm:
+            require_confirmed(wanted, self._store.deployments(unreadable=True), caller)
         self._targets.check_deployed(TargetSpec.model_validate(wanted.target), request.engine)
         try:
             made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
@@ -117,6 +121,10 @@ class DeploymentService:
             ) from error
         self._changed()
         return made, True
+
+    def warnings(self, made: Deployment, caller: Caller) -> list[str]:
+        """What a deployment that was just made does to those on its base."""
+        return warnings_of(made, self._store.deployments(unreadable=True), caller)
 
     def settle(self) -> None:
         """Bring what was kept for deployments by their names, before they had uids, to where it belongs."""

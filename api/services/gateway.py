@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -187,8 +188,21 @@ class _Passed(KeyedStream):
                 self._ended()
 
 
-def model_of(body: bytes) -> str:
-    """The `model` in a request's body; everything else is the replica's to check.
+@dataclass(frozen=True)
+class Asked:
+    """What this process reads of a request's body.
+
+    Attributes:
+        model: The deployment's name.
+        draft: What is to draft for it; None: nothing is said, or it is no text, which the replica refuses.
+    """
+
+    model: str
+    draft: str | None
+
+
+def asked_of(body: bytes) -> Asked:
+    """The `model` and the `draft` in a request's body; everything else is the replica's to check.
 
     Raises:
         InvalidJsonError: The body is no JSON object.
@@ -203,7 +217,8 @@ def model_of(body: bytes) -> str:
     name = value.get("model")
     if not isinstance(name, str) or not name:
         raise InputError("model: give the name of a deployed model; GET /v1/models lists them", param="model")
-    return name
+    draft = value.get("draft")
+    return Asked(name, draft if isinstance(draft, str) else None)
 
 
 def _is_proxys(response: httpx.Response) -> bool:

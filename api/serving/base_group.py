@@ -83,6 +83,7 @@ class PreparedVariant:
     """A served model ready for an engine.
 
     Attributes:
+        base_form: Its base draft alone.
         pack_bytes: What its draft takes beside the shared base draft.
         weights_sha256: Of base and adapter.
     """
@@ -92,6 +93,7 @@ class PreparedVariant:
     form: DraftForm | None
     pack_bytes: int
     weights_sha256: str
+    base_form: DraftForm | None = None
 
 
 class BaseGroup:
@@ -134,7 +136,8 @@ class BaseGroup:
             return PreparedVariant(model, adapter, None, 0, made.weights_sha256)
         base = self._base_form(model.base_draft)
         form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made)
-        return PreparedVariant(model, adapter, form, form.own_bytes(base) if model.pack else 0, made.weights_sha256)
+        own_bytes = form.own_bytes(base) if model.pack else 0
+        return PreparedVariant(model, adapter, form, own_bytes, made.weights_sha256, base)
 
     def _base_form(self, base_draft: str) -> DraftForm:
         if base_draft not in self._drafts:

@@ -25,6 +25,7 @@ class Order:
         uid: Of the deployment that it is counted for.
         variant: The engine's name for it.
         pack: What drafts for it; counted apart.
+        draft_of: The engine's name for the variant whose draft it gets; None: its own.
     """
 
     uid: str
@@ -32,6 +33,7 @@ class Order:
     params: SamplingParams
     variant: str = BASE
     pack: str | None = None
+    draft_of: str | None = None
 
 
 class Queue(Protocol):

@@ -6,17 +6,17 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from api.serving.booking import Booking, Order
 from api.serving.choice import Choice, Echo, Piece
 from api.serving.forms import AnswerForm, ChatForm, TextForm
 from api.serving.ports import ServedPair
-from api.serving.requests import ChatRequest, CompletionRequest, GenerationRequest
+from api.serving.requests import BASE_ALONE, NO_DRAFT, ChatRequest, CompletionRequest, GenerationRequest
 from api.serving.schemas import CallMetrics, SpeculativeDecoding, Usage
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params
-from eda_service.errors import ContextLengthError, RequestError
+from eda_service.errors import ContextLengthError, RequestError, UnsupportedParameterError
 from eda_service.targets.chat.conversation import render_turns
 
 MAX_CHUNKS_PER_S = 40.0 * len(os.sched_getaffinity(0))
@@ -26,6 +26,48 @@ so this many take 4 % of the cores, which decode too. On two cores sixteen answe
 """
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _LONG_TEXT = 20_000  # characters; more are tokenised beside the event loop
+
+
+@dataclass(frozen=True)
+class _Drafting:
+    """What drafts for a request.
+
+    Attributes:
+        pack: What it is counted for.
+        draft_of: The engine's name for the variant whose draft it gets; None: its own.
+        is_on: False decodes without a draft.
+    """
+
+    pack: str | None
+    draft_of: str | None = None
+    is_on: bool = True
+
+
+def _drafting(pair: ServedPair, asked: str | None) -> _Drafting:
+    """What a request asks to draft with.
+
+    Raises:
+        UnsupportedParameterError: This engine has one draft for all.
+        RequestError: That draft is not loaded beside the deployment.
+    """
+    if asked is None or asked == pair.pack:
+        return _Drafting(pair.pack)
+    if pair.drafts is None:
+        raise UnsupportedParameterError(
+            f"draft is {asked[:128]!r}, and {pair.name} has one draft for all requests, as every deployment on vLLM; "
+            "leave it out",
+            param="draft",
+        )
+    if asked == NO_DRAFT:
+        return _Drafting(None, is_on=False)
+    draft_of = pair.drafts().get(asked)
+    if draft_of is None:
+        raise RequestError(
+            f"draft {asked[:128]!r} is not loaded beside {pair.name}; give {NO_DRAFT}, {BASE_ALONE} where it has a "
+            "base draft, or name@version of a pack that is served on the same base",
+            param="draft",
+        )
+    return _Drafting(None if asked == BASE_ALONE else asked, draft_of)
 
 
 class GenerationCall:
@@ -107,7 +149,10 @@ class GenerationCall:
     def _orders(self, prompt: Echo) -> list[Order]:
         """One per answer to this prompt; a seeded request's answers take seeds in a row."""
         request, ids = self._request, prompt.token_ids
-        params = [self._params(len(ids), place) for place in range(request.num_answers)]
+        drafting = _drafting(self.pair, request.draft)
+        params = [
+            replace(self._params(len(ids), place), speculate=drafting.is_on) for place in range(request.num_answers)
+        ]
         echo = prompt if isinstance(request, CompletionRequest) and request.echo else None
         for _ in params:
             self.choices.append(
@@ -119,7 +164,7 @@ class GenerationCall:
                     with_spans=bool(request.stream) and request.options.draft_tokens,
                 )
             )
-        return [Order(self.pair.uid, ids, each, self.pair.variant, self.pair.pack) for each in params]
+        return [Order(self.pair.uid, ids, each, self.pair.variant, drafting.pack, drafting.draft_of) for each in params]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
         request, room = self._request, self.pair.max_model_len - num_prompt_tokens

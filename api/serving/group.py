@@ -13,6 +13,7 @@ from pathlib import Path
 
 from api.serving.base_group import BaseGroup, PreparedVariant
 from api.serving.ports import ServedPair
+from api.serving.requests import BASE_ALONE
 from api.serving.runner import EngineRunner
 from api.serving.schemas import VariantMemory
 from api.serving.token_text import TokenText
@@ -62,6 +63,7 @@ class ServedGroup:
         self.num_draft_tokens, self.max_model_len = num_draft_tokens, engine.max_tokens
         self.runner = EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=limits.waiting)
         self._served: dict[str, Served] = {}
+        self._base_drafts: set[str] = set()
 
     @property
     def size_bytes(self) -> int:
@@ -88,7 +90,20 @@ class ServedGroup:
         """Read a variant and give it to the engine, whose stacks hold the adapter from then on."""
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
         await self.runner.call(lambda engine: engine.add_variant(model.key, adapter=variant.adapter, form=variant.form))
+        if model.base_draft is not None and model.base_draft not in self._base_drafts:
+            name, form = _variant_of(model.base_draft), variant.base_form
+            await self.runner.call(lambda engine: engine.add_variant(name, form=form))
+            self._base_drafts.add(model.base_draft)
         return replace(variant, adapter=None)
+
+    def _drafts_beside(self, model: ServedModel) -> dict[str, str]:
+        """What may draft for a model's requests in place of its own draft."""
+        found = {each.pack: key for key, each in self._models.items() if each.pack is not None}
+        return found if model.base_draft is None else {**found, BASE_ALONE: _variant_of(model.base_draft)}
+
+    @property
+    def _models(self) -> dict[str, ServedModel]:
+        return {key: served.variant.model for key, served in self._served.items()}
 
     async def remove(self, key: str) -> None:
         """Take no more requests for a variant; a group without variants ends with its last request.
@@ -140,4 +155,10 @@ class ServedGroup:
             variant=model.key,
             uid=model.uid,
             defaults=target.defaults,
+            drafts=lambda: self._drafts_beside(model),
         )
+
+
+def _variant_of(base_draft: str) -> str:
+    """The engine's name for a base draft alone; a model's key has no colon."""
+    return f"base:{base_draft}"

@@ -7,7 +7,7 @@ and come out: text, stop strings, answers, keys, metrics and errors are the ingr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +81,8 @@ class ServedPair:
         max_model_len: Prompt plus answer of any request.
         variant: The engine's name for it.
         defaults: What its generation_config.json says, where a request does not.
+        drafts: The other drafts that its requests can have now, `base` and packs by reference, each with the engine's
+            name for the variant it belongs to; None: drafting is not a request's to choose.
     """
 
     name: str
@@ -96,6 +98,7 @@ class ServedPair:
     variant: str = BASE
     uid: str = ""
     defaults: GenerationDefaults = NO_DEFAULTS
+    drafts: Callable[[], Mapping[str, str]] | None = None
 
 
 class ModelGroup(Protocol):

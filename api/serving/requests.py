@@ -2,7 +2,7 @@
 
 Field names, defaults and bounds follow OpenAI's API reference; `top_k`, `min_p`, `repetition_penalty`,
 `stop_token_ids`, `ignore_eos`, `min_tokens` and `continuous_usage_stats` follow vLLM; `suppress_tokens` follows
-transformers; `draft_tokens` is ours. Imports neither torch nor Ray.
+transformers; `draft` and `draft_tokens` are ours. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from api.serving.template_fields import TemplateFields
 from eda_service.config.base import Config
 from eda_service.errors import RequestError
 
+NO_DRAFT = "none"
+BASE_ALONE = "base"
 MAX_STOPS = 16
 MAX_PROMPTS = 64
 MAX_CHOICES = 16
@@ -141,6 +143,11 @@ class GenerationRequest(Config):
     stop_token_ids: Annotated[list[StrictInt], Field(max_length=MAX_STOPS)] | None = None
     ignore_eos: StrictBool = Field(False, description="the model's own stop tokens do not end the answer")
     min_tokens: StrictInt = Field(0, ge=0, le=_MAX_TOKENS, description="no stop token before so many tokens")
+    draft: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None,
+        description="ours: what drafts for this request: none, base (the base draft without a pack), or name@version "
+        "of a pack that is served on the same base; default: the deployment's own",
+    )
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
 

@@ -246,7 +246,9 @@ class EngineRunner:
     def _submit(self, item: _Submit) -> None:
         order = item.order
         try:
-            self._engine.submit(item.request_id, order.prompt_ids, order.params, variant=order.variant)
+            self._engine.submit(
+                item.request_id, order.prompt_ids, order.params, variant=order.variant, draft_of=order.draft_of
+            )
         except EdaError as error:
             item.booking.put_soon(item.index, error)
             return

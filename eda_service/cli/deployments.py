@@ -47,6 +47,7 @@ DriftOption = Annotated[
 ]
 LabelsOption = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeatable.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Also a pack that measured worse than what it replaces.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Also where another deployment gets slower by it.")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="For the history.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Come back once it is ready; exit code 1 when it fails.")]
 
@@ -127,6 +128,7 @@ def create(
     drift: DriftOption = None,
     labels: LabelsOption = None,
     force: ForceOption = False,
+    yes: YesOption = False,
     wait: WaitOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -135,7 +137,7 @@ def create(
     if no_draft and base_draft is not None:
         raise InputError("--no-draft and --base-draft exclude each other; give one", param="base_draft")
     body: dict[str, Any] = {"dtype": dtype, "labels": as_pairs(labels or [], "--label"), "force": force}
-    body |= {"model": as_path(model), "engine": engine}
+    body |= {"model": as_path(model), "engine": engine, "confirm": yes}
     given = {"name": name, "revision": revision, "base_draft": base_draft, "pack": pack, "accelerator": accelerator}
     given["adapter"] = None if adapter is None else as_path(adapter)
     body |= {key: value for key, value in given.items() if value is not None}
@@ -149,6 +151,8 @@ def create(
         body["drift"] = _fields(drift, "--drift")
     with connect(url) as client:
         made = client.deployments.create(body)
+        for warning in made.warnings:
+            err.print(f"[yellow]note[/] {warning}")
         if wait:
             made = wait_ready(client, made.name)
     show_change(made, as_json)

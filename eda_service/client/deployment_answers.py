@@ -99,6 +99,7 @@ class Deployment(Answer):
     revision: int
     created_at: int
     updated_at: int
+    warnings: tuple[str, ...] = ()
     drift: Drift | None = None
     revisions: tuple[Revision, ...] = ()
 

@@ -154,9 +154,22 @@ class Engine:
         return len(self._live)
 
     def submit(
-        self, request_id: str, prompt_ids: Sequence[int], params: SamplingParams, *, variant: str = BASE
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        variant: str = BASE,
+        draft_of: str | None = None,
     ) -> None:
         """Queue a request; it joins the batch at the next round with a free slot.
+
+        Args:
+            request_id: What its outputs are known by.
+            prompt_ids: At least one.
+            params: How it is decoded.
+            variant: Whose target, and draft, it gets.
+            draft_of: The variant whose draft it gets instead: what is said stays the target's, only its speed differs.
 
         Raises:
             NotFoundError: No such variant.
@@ -165,6 +178,7 @@ class Engine:
         """
         chosen = self._variants[variant]
         check_request(prompt_ids, params, vocab_size=self.target.vocab_size, max_tokens=self.max_tokens)
+        form = (chosen if draft_of is None else self._variants[draft_of]).form
         own_stops = frozenset[int]() if params.ignore_eos else self.target.stop_token_ids
         seed = params.seed if params.seed is not None else self._seed * 1_000_003 + self._num_seen
         self._num_seen += 1
@@ -173,11 +187,12 @@ class Engine:
             LiveRequest(
                 request_id=request_id,
                 prompt_ids=list(prompt_ids),
-                params=params if chosen.form is not None else replace(params, speculate=False),
+                params=params if form is not None else replace(params, speculate=False),
                 stop_ids=own_stops | params.stop_token_ids,
                 generator=torch.Generator().manual_seed(seed),
                 stats=RequestStats(num_prompt_tokens=len(prompt_ids)),
                 variant=chosen,
+                form=form,
             )
         )
 

@@ -46,6 +46,7 @@ class LiveRequest:
         pending_features: h_t of the same positions in blocks (.., C); the first is position `pending_start`.
         captured: The target's states in blocks, in order of position, when capture is on.
         acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
+        form: What drafts for it; None decodes autoregressively.
         history: What shapes its logits.
         arrived_s: When it was submitted, by `time.perf_counter`.
     """
@@ -64,6 +65,7 @@ class LiveRequest:
     pending_start: int = 0
     captured: list[TargetStates] = field(default_factory=list)
     acceptance: Chance | None = None
+    form: DraftForm | None = None
     history: History = field(init=False)
     arrived_s: float = field(default_factory=time.perf_counter)
     _uniforms: list[float] = field(default_factory=list)
@@ -149,8 +151,8 @@ def pending_of(live: Sequence[LiveRequest]) -> Pending:
 
 def forms_of(live: Sequence[LiveRequest]) -> list[DraftForm] | None:
     """The draft of each request; one that has none, and uses none, goes along with another's. None: nobody has one."""
-    known = [request.variant.form for request in live if request.variant.form is not None]
-    return [request.variant.form or known[0] for request in live] if known else None
+    known = [request.form for request in live if request.form is not None]
+    return [request.form or known[0] for request in live] if known else None
 
 
 def adapters_of(live: Sequence[LiveRequest]) -> list[str | None]:

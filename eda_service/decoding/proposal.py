@@ -25,6 +25,7 @@ from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.targets.attention import tree_mask, visible_mask
+from eda_service.targets.tiles import whole_keys
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Proposer:
     ) -> Tensor:
         length = tokens_BP.shape[1]
         positions_BP = torch.tensor(starts, device=self.device)[:, None] + torch.arange(length, device=self.device)
-        num_keys = max(starts) + length
+        num_keys = whole_keys(max(starts) + length, self.device)
         self.cache.begin(positions_BP, num_keys, first_slot=first_slot)
         mask = visible_mask(positions_BP, num_keys, self.groups, self.dtype)
         return drafts.step(tokens_BP, state_BPD, positions_BP, self.cache, mask)
@@ -215,7 +216,7 @@ class Proposer:
         width = ids_BW.shape[1]
         ends_B = torch.tensor(ends, device=self.device)
         places_BW = ends_B[:, None] + level * width + torch.arange(width, device=self.device)
-        num_keys = max(ends) + (level + 1) * width
+        num_keys = whole_keys(max(ends) + (level + 1) * width, self.device)
         self.cache.begin(places_BW, num_keys)
         mask = tree_mask(ends_B, ancestors_BWN, num_keys, self.groups, self.dtype)
         positions_BW = (ends_B + level)[:, None].expand(-1, width)

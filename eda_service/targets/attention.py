@@ -1,9 +1,11 @@
 """Attention over a slot cache, registered with transformers so that every supported family uses it unchanged.
 
 Grouped-query heads are folded into the query length instead of repeating keys and values: with 32 sequences of 256
-tokens the repeat alone costs four times the attention (measured).
+tokens the repeat alone costs four times the attention (measured). The mask says how many folded queries an attention
+has, which may be a few more than were asked for (`tiles`).
 
-Shapes: B rows, H key/value heads, G query heads per key/value head, L query positions, T key positions, d head width.
+Shapes: B rows, H key/value heads, G query heads per key/value head, L query positions, Q >= G*L folded queries, T key
+positions, d head width.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from eda_service.errors import TargetIncompatibleError
+from eda_service.targets.tiles import whole_rows
 
 NAME = "eda_slots"
 # What transformers passes on that changes nothing here: no dropout while decoding, positions and flags that masks and
@@ -45,15 +48,15 @@ class TreeShape:
 
 
 def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor | None:
-    """Additive mask (B, 1, G*L, T): a query at position p sees keys 0..p; None where every query sees every key."""
-    if positions_BL.numel() == 1:
+    """Additive mask (B, 1, Q, T): a query at position p sees keys 0..p; None where every query sees every key."""
+    if positions_BL.numel() == 1 and positions_BL.device.type != "cpu":
         return None
     keys_T = torch.arange(num_keys, device=positions_BL.device)
     return additive_mask(keys_T > positions_BL[..., None], groups, dtype)
 
 
 def tree_mask(starts_B: Tensor, ancestors_BLN: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask (B, 1, G*L, T) of L queries over a tree whose N nodes lie at starts..starts+N-1: each sees what was
+    """Additive mask (B, 1, Q, T) of L queries over a tree whose N nodes lie at starts..starts+N-1: each sees what was
     before the tree, its ancestors and itself.
 
     Args:
@@ -72,14 +75,17 @@ def tree_mask(starts_B: Tensor, ancestors_BLN: Tensor, num_keys: int, groups: in
 
 
 def additive_mask(hidden_BLT: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """-inf where hidden, for queries folded by group (B, 1, G*L, T)."""
+    """-inf where hidden, for queries folded by group (B, 1, Q, T); what is beyond G*L queries sees all keys."""
     mask_BLT = torch.zeros(hidden_BLT.shape, dtype=dtype, device=hidden_BLT.device)
     mask_BLT.masked_fill_(hidden_BLT, float("-inf"))
-    return mask_BLT[:, None].repeat(1, 1, groups, 1)
+    mask_B1QT = mask_BLT[:, None].repeat(1, 1, groups, 1)
+    num_rows = mask_B1QT.shape[2]
+    num_added = whole_rows(num_rows, mask_B1QT.device) - num_rows
+    return F.pad(mask_B1QT, (0, 0, 0, num_added)) if num_added else mask_B1QT
 
 
 def windowed(mask: Tensor, window: int) -> Tensor:
-    """A mask (B, 1, G*L, T) under which a query also sees no key that is `window` or more places behind it.
+    """A mask (B, 1, Q, T) under which a query also sees no key that is `window` or more places behind it.
 
     A query's own place is the number of keys it sees less one, in a sequence as in a tree: before it lie the prefix and
     its ancestors, and a tree is never deeper than a window.
@@ -126,9 +132,13 @@ def attend(
     """Scaled dot-product attention with folded heads (B, N, L, d); without a mask every key is seen."""
     rows, num_heads, length, width = query_BNLd.shape
     num_kv_heads = keys_BHTd.shape[1]
-    folded = query_BNLd.reshape(rows, num_kv_heads, num_heads // num_kv_heads * length, width)
+    num_rows = num_heads // num_kv_heads * length
+    folded = query_BNLd.reshape(rows, num_kv_heads, num_rows, width)
+    num_added = 0 if mask is None else mask.shape[2] - num_rows
+    if num_added:
+        folded = F.pad(folded, (0, 0, 0, num_added))
     out = F.scaled_dot_product_attention(folded, keys_BHTd, values_BHTd, attn_mask=mask, scale=scaling)
-    return out.reshape(rows, num_heads, length, width)
+    return out[:, :, :num_rows].reshape(rows, num_heads, length, width)
 
 
 def attend_capped(
@@ -147,7 +157,7 @@ def attend_capped(
         query_BNLd: Queries.
         keys_BHTd: Keys.
         values_BHTd: Values.
-        mask: Additive (B, 1, G*L, T), or None.
+        mask: Additive (B, 1, Q, T), or None.
         scaling: Factor of the scores; None: one over the root of d.
         softcap: Bound that the scores approach, before the mask.
         sinks_N: A score for each query head that takes its part of the softmax and gives no value.
@@ -160,7 +170,7 @@ def attend_capped(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
-        scores = scores + mask
+        scores = scores + mask[:, :, : groups * length]
     if sinks_N is not None:
         sinks = sinks_N.view(1, num_kv_heads, groups, 1, 1).expand(rows, -1, -1, length, 1)
         scores = torch.cat([scores, sinks.reshape(rows, num_kv_heads, groups * length, 1).to(scores.dtype)], dim=-1)

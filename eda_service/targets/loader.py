@@ -45,6 +45,7 @@ from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.targets.shape import head_dim_of
 from eda_service.targets.slots import SlotCache
 from eda_service.targets.states import TargetStates
+from eda_service.targets.tiles import whole_keys
 from eda_service.targets.told import told
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Target(TargetEnds):
         length = ids_BL.shape[1]
         starts_B = torch.tensor(starts, device=self.device)
         index_BL = starts_B[:, None] + torch.arange(length, device=self.device)
-        num_keys = max(starts) + length
+        num_keys = whole_keys(max(starts) + length, self.device)
         cache.begin(index_BL, num_keys, first_slot=first_slot)
         groups = self.num_groups
         rows = None if adapters is None or self.adapters is None else self.adapters.rows(adapters, length)
@@ -199,8 +200,9 @@ def _require_fidelity(target: Target, own: Logits, parts: list[Any]) -> None:
 
     def beside(ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
         places_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-        cache.begin(places_BL, NUM_TOKENS)
-        mask = visible_mask(places_BL, NUM_TOKENS, target.num_groups, target.dtype)
+        num_keys = whole_keys(NUM_TOKENS, ids_BL.device)
+        cache.begin(places_BL, num_keys)
+        mask = visible_mask(places_BL, num_keys, target.num_groups, target.dtype)
         logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask).head_in)
         return logits_BLV
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from eda_service.targets.tiles import whole_keys
+
 _GROW = 256
 
 
@@ -25,7 +27,7 @@ class SlotCache:
         num_slots: S.
         num_kv_heads: H.
         head_dim: d.
-        max_tokens: Longest sequence ever held; capacity grows towards it in steps.
+        max_tokens: Longest sequence ever held, rounded up to what a forward looks at; capacity grows towards it.
         dtype: Of the keys and values.
         device: Where they live.
     """
@@ -41,7 +43,7 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.max_tokens = max_tokens
+        self.max_tokens = whole_keys(max_tokens, device)
         self.num_slots = num_slots
         self._shape = (num_layers, num_slots, num_kv_heads, head_dim)
         self._dtype, self._device = dtype, device

@@ -6,27 +6,27 @@ import json
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import Field, ValidationError
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.deps import DeploymentsDep, DirectoryDep, GatewayDep, LimitsDep
-from api.errors import config_error
-from api.schemas_deployments import DeploymentRequest
+from api.services.drafting import require_may_choose
+from api.serving.requests import BASE_ALONE, NO_DRAFT
 from api.ui.access import AskerDep, FormDep, WriterDep
 from api.ui.rendering import go, render
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.config.base import Config
+from eda_service.config.job import EngineKind
 from eda_service.errors import ConflictError
 from eda_service.jobstore import Deployment
 from eda_service.names import MAX_NAME_CHARACTERS
+from eda_service.scopes import Scope
 
 router = APIRouter(prefix="/playground")
 
 _MAX_TOKENS = 1024
 _SUFFIX = "-base"
-_LABEL, _PLAYGROUND = "made-by", "playground"
-_TARGET = ("model", "adapter", "revision", "dtype")
 
 
 class Question(Config):
@@ -36,6 +36,7 @@ class Question(Config):
     prompt: str = Field(min_length=1, max_length=20_000)
     temperature: float = Field(0.0, ge=0.0, le=2.0)
     max_tokens: int = Field(160, ge=1, le=_MAX_TOKENS)
+    draft: str | None = Field(None, min_length=1, max_length=128)
 
     def body(self) -> bytes:
         """The request to the endpoint."""
@@ -45,6 +46,7 @@ class Question(Config):
                 "messages": [{"role": "user", "content": self.prompt}],
                 "temperature": self.temperature,
                 "max_tokens": self.max_tokens,
+                **({} if self.draft is None else {"draft": self.draft}),
                 "stream": True,
                 "stream_options": {"include_usage": True, "continuous_usage_stats": True, "draft_tokens": True},
             }
@@ -62,43 +64,25 @@ def page(
     """The form and two empty answers."""
     found = directory.deployments(visitor.caller)
     first = _chosen(found, left) or next((each for each in found if each.pack), None) or next(iter(found), None)
-    second = _chosen(found, right) or (None if first is None else _without_pack(found, first))
+    others = _others(found) if visitor.may(Scope.JOBS_WRITE) else []
+    beside = next(((name, draft) for name, draft, _ in others if first is not None and name == first.name), None)
     return render(
         request,
         "playground.html",
         visitor,
         deployments=found,
         left=first,
-        right=second,
+        right=_chosen(found, right),
+        others=others,
+        beside=beside if right is None else None,
         leftovers=[each.name for each in leftovers(found)],
-        lacks_comparison=first is not None and bool(first.pack) and second is None,
         most_tokens=_MAX_TOKENS,
     )
 
 
-@router.post("/compare")
-def compare(visitor: WriterDep, deployments: DeploymentsDep, form: FormDep) -> Response:
-    """Serve a deployment's target once more, under its name with `-base`, without the pack."""
-    served = deployments.get(form.get("name", ""), visitor.caller)
-    target = {field: served.target[field] for field in _TARGET if field in served.target}
-    try:
-        request = DeploymentRequest.model_validate(
-            {
-                **target,
-                "name": served.name + _SUFFIX,
-                "base_draft": served.base_draft,
-                "labels": {_LABEL: _PLAYGROUND},
-            }
-        )
-    except ValidationError as error:  # with the suffix the name may be too long
-        raise config_error(error) from error
-    made, _ = deployments.create(request, visitor.caller)
-    return go(f"/playground?left={served.name}&right={made.name}")
-
-
 @router.post("/remove")
 def remove(visitor: WriterDep, deployments: DeploymentsDep, directory: DirectoryDep, form: FormDep) -> Response:
-    """Stop serving what this page has made."""
+    """Stop serving what this page made in earlier versions."""
     name = form.get("name", "")
     found = deployments.get(name, visitor.caller)
     if found not in leftovers(directory.deployments(visitor.caller)):
@@ -111,8 +95,8 @@ def remove(visitor: WriterDep, deployments: DeploymentsDep, directory: Directory
 
 
 def leftovers(found: list[Deployment]) -> list[Deployment]:
-    """Deployments that this page made to compare with. Those of earlier versions have no label that says so: they are
-    known by their name, and by being, unchanged, another one without its pack.
+    """Deployments that this page made in earlier versions, to compare with: they are known by their name, and by being,
+    unchanged, another one without its pack.
     """
     others = {each.name: each for each in found}
     made = []
@@ -121,8 +105,7 @@ def leftovers(found: list[Deployment]) -> list[Deployment]:
         if each.pack is not None or stem is None:
             continue
         is_alike = (each.target, each.base_draft, each.owner) == (stem.target, stem.base_draft, stem.owner)
-        is_as_made = each.revision == 1 and not each.labels and not each.drift
-        if each.labels.get(_LABEL) == _PLAYGROUND or (is_alike and is_as_made):
+        if is_alike and each.revision == 1 and not each.labels and not each.drift:
             made.append(each)
     return made
 
@@ -141,6 +124,7 @@ async def answer(
     sessions: Sessions = request.app.state.sessions
     sessions.require_form_token(sessions.open(request.cookies.get(COOKIE)), token)
     entry = await run_in_threadpool(directory.find, question.model, visitor.caller)
+    require_may_choose(question.draft, entry, visitor.caller, directory)
     release = limits.admit(visitor.caller)
     headers = {"content-type": "application/json", "x-request-id": request.state.request_id}
     try:
@@ -162,7 +146,8 @@ def _chosen(found: list[Deployment], name: str | None) -> Deployment | None:
     return next((each for each in found if each.name == name), None)
 
 
-def _without_pack(found: list[Deployment], served: Deployment) -> Deployment | None:
-    """Another deployment of the same target whose draft has no pack."""
-    same = (each for each in found if each.target == served.target and each.name != served.name)
-    return next((each for each in same if each.pack is None and each.base_draft == served.base_draft), None)
+def _others(found: list[Deployment]) -> list[tuple[str, str, str]]:
+    """How the deployments can be asked other than with their own draft: name, `draft` of a request, in words."""
+    own = [each for each in found if each.engine_spec.kind is EngineKind.EDA and each.base_draft is not None]
+    bases = [(each.name, BASE_ALONE, "without its pack") for each in own if each.pack is not None]
+    return bases + [(each.name, NO_DRAFT, "without a draft") for each in own]

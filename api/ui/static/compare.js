@@ -57,6 +57,7 @@ function compare() {
 
 for (const side of ["left", "right"]) {
   document.getElementById(`${side}-model`)?.addEventListener("change", () => name(side));
+  if (form) name(side);
 }
 form?.addEventListener("asked", () => {
   same.hidden = true;

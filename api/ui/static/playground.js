@@ -50,7 +50,14 @@ async function* events(body) {
   }
 }
 
-async function ask(pane, model, question, signal) {
+// What is chosen beside a name: the draft that the request is to be answered with, if it is not the deployment's own.
+function chosen(side) {
+  const option = document.getElementById(`${side}-model`).selectedOptions[0];
+  return option?.value ? { model: option.value, ...(option.dataset.draft && { draft: option.dataset.draft }) } : null;
+}
+
+async function ask(pane, asked, question, signal) {
+  const model = asked.draft ? `${asked.model} (draft ${asked.draft})` : asked.model;
   const text = pane.querySelector("[data-text]");
   text.replaceChildren();
   text.setAttribute("aria-busy", "true");
@@ -60,7 +67,7 @@ async function ask(pane, model, question, signal) {
     const answer = await fetch("/ui/playground/answer", {
       method: "POST",
       headers: { "content-type": "application/json", "x-form-token": form.dataset.token },
-      body: JSON.stringify({ model, ...question }),
+      body: JSON.stringify({ ...asked, ...question }),
       signal,
     });
     if (!answer.ok) throw new Error((await answer.json()).error.message);
@@ -88,17 +95,17 @@ async function submit(event) {
     max_tokens: Number(document.getElementById("max-tokens").value),
   };
   const wanted = ["left", "right"]
-    .map((side) => [document.getElementById(side), document.getElementById(`${side}-model`).value])
-    .filter(([, model]) => model);
+    .map((side) => [document.getElementById(side), chosen(side)])
+    .filter(([, asked]) => asked);
   form.dispatchEvent(new CustomEvent("asked"));
   stop.disabled = false;
   told.textContent = "Asking…";
   const said = [];
   if (document.getElementById("in-turn").checked) {
-    for (const [pane, model] of wanted) {
-      if (!mine.signal.aborted) said.push(await ask(pane, model, question, mine.signal));
+    for (const [pane, asked] of wanted) {
+      if (!mine.signal.aborted) said.push(await ask(pane, asked, question, mine.signal));
     }
-  } else said.push(...(await Promise.all(wanted.map(([pane, model]) => ask(pane, model, question, mine.signal)))));
+  } else said.push(...(await Promise.all(wanted.map(([pane, asked]) => ask(pane, asked, question, mine.signal)))));
   if (mine === asking) {
     told.textContent = said.join(" ");
     if (!mine.signal.aborted) form.dispatchEvent(new CustomEvent("answered", { detail: wanted.length }));

@@ -51,6 +51,39 @@ def test_a_deployment_is_made_once_and_told_apart_from_others(client: TestClient
     assert taken.headers["x-should-retry"] == "false"
 
 
+TUNED: dict[str, Any] = {"model": "org/model", "adapter": "org/my-lora", "base_draft": None}
+
+
+def test_what_slows_a_merged_deployment_is_said_before_it_is_done(client: TestClient) -> None:
+    assert deploy(client, **TUNED).json()["warnings"] == []
+    refused = deploy(client, name="second")
+    assert code(refused, 409) == ("slows_others", "confirm")
+    assert "pair has its base to itself" in refused.json()["error"]["message"]
+    assert client.get("/v1/deployments/second").status_code == 404
+    made = deploy(client, name="second", confirm=True)
+    assert made.status_code == 201
+    assert any("pair is no longer merged" in each and "0.66" in each for each in made.json()["warnings"])
+    third = deploy(client, **TUNED, name="third")  # nobody is merged any more, so nobody gets slower
+    assert (third.status_code, len(third.json()["warnings"])) == (201, 2)
+    assert "pair, second" in third.json()["warnings"][0]
+
+
+def test_a_base_without_an_adapter_and_another_base_are_not_slowed(client: TestClient) -> None:
+    assert deploy(client).status_code == 201
+    assert deploy(client, **TUNED, name="tuned").status_code == 201
+    assert deploy(client, **{**TUNED, "dtype": "float32"}, name="elsewhere").json()["warnings"] == []
+
+
+def test_another_owner_s_deployment_is_counted_and_not_named(client: TestClient, store: JobStore) -> None:
+    keys = [store.create_key(owner, "test", ["jobs:write", "infer"], None)[1] for owner in ("ann", "ben")]
+    ann, ben = ({"authorization": f"Bearer {key}"} for key in keys)
+    assert client.post("/v1/deployments", json={**BODY, **TUNED}, headers=ann).status_code == 201
+    refused = client.post("/v1/deployments", json={**BODY, "name": "bens"}, headers=ben)
+    assert code(refused, 409) == ("slows_others", "confirm")
+    assert "another owner's deployment has its base" in refused.json()["error"]["message"]
+    assert "pair" not in refused.json()["error"]["message"]
+
+
 def test_equal_requests_at_once_make_one_deployment(client: TestClient) -> None:
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: deploy(client), range(6)))

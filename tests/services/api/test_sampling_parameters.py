@@ -18,6 +18,7 @@ from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import SamplingParams
+from eda_service.decoding.variants import BASE
 from eda_service.drafts.head import DraftHead
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.generation_defaults import GenerationDefaults
@@ -45,7 +46,8 @@ def endpoint(tiny_target: Target, make_fitted_draft: DraftMaker) -> Iterator[Liv
     head = DraftHead(target.lm_head, None)
     drafting = Engine(target, make_fitted_draft("llama"), head, num_draft_tokens=4, max_batch=4, max_tokens=200)
     plain = Engine(target, max_batch=4, max_tokens=200)
-    with live_endpoint([make_pair("tiny", target, drafting), make_pair("plain", target, plain)]) as running:
+    choosing = dataclasses.replace(make_pair("tiny", target, drafting), drafts=lambda: {"base": BASE})
+    with live_endpoint([choosing, make_pair("plain", target, plain)]) as running:
         yield running
 
 
@@ -101,3 +103,18 @@ def test_the_openai_client_sends_them_as_extra_body(endpoint: LiveEndpoint, tiny
         streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     wanted = alone(tiny_target, repetition_penalty=2.5, frequency_penalty=0.5)
     assert answer.choices[0].message.content == streamed == wanted
+
+
+def test_what_drafts_is_chosen_by_the_request_and_the_text_stays(endpoint: LiveEndpoint) -> None:
+    own, base, none = (post(endpoint, temperature=0, draft=draft) for draft in (None, "base", "none"))
+    texts = {each["choices"][0]["message"]["content"] for each in (own, base, none)}
+    assert len(texts) == 1
+    drafted = [each["metrics"]["speculative_decoding"]["num_draft_tokens"] for each in (own, base, none)]
+    assert drafted[0] == drafted[1] > drafted[2] == 0
+
+
+@pytest.mark.parametrize(("model", "draft"), [("tiny", "stranger@1"), ("plain", "none")])
+def test_a_draft_that_is_not_there_is_refused(endpoint: LiveEndpoint, model: str, draft: str) -> None:
+    body = {"model": model, "messages": QUESTION, "draft": draft}
+    answer = httpx.post(f"{endpoint.url}/v1/chat/completions", json=body, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "draft")

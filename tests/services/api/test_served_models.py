@@ -95,10 +95,12 @@ def publish(base_dir: Path, spec: TargetSpec, version: int) -> str:
     return f"p@{version}"
 
 
-async def tokens(models: ServedModels, name: str, params: SamplingParams = PARAMS) -> list[int]:
+async def tokens(
+    models: ServedModels, name: str, params: SamplingParams = PARAMS, draft_of: str | None = None
+) -> list[int]:
     pair, found, reason = models.find(name, None), [], None
     with pair.runner.book(1, timeout_s=60) as booking:
-        booking.start([Order(name, PROMPT, params, pair.variant)])
+        booking.start([Order(name, PROMPT, params, pair.variant, draft_of=draft_of)])
         while reason is None:
             for _, output in await booking.take():
                 found += output.new_token_ids
@@ -145,6 +147,29 @@ def test_models_of_one_base_share_an_engine_and_each_answers_as_its_merged_model
         assert sizes["a"].adapter_bytes == sizes["b"].adapter_bytes > 0
         assert sizes["a"].pack_bytes > sizes["b"].pack_bytes == 0
         assert {name: models.find(name, None).num_spec_tokens for name in specs} == {"base": 5, "a": 5, "b": 0}
+
+    run(scenario())
+
+
+def test_a_request_chooses_among_the_drafts_of_its_base(
+    models: ServedModels, adapters: list[Path], target_dir: Callable[[str], Path], base_draft_dir: Path
+) -> None:
+    model_dir, greedy = target_dir("llama"), SamplingParams(max_new_tokens=20)
+    spec = spec_of(model_dir, adapters[0])
+    pack = publish(base_draft_dir, spec, 1)
+
+    async def scenario() -> None:
+        await models.make([served("a", spec, pack=pack), served("plain", spec_of(model_dir, None), base_draft=None)])
+        pair = models.find("a", None)
+        assert pair.drafts is not None
+        choices = dict(pair.drafts())
+        assert sorted(choices) == ["base", pack]
+        own = await tokens(models, "a", greedy)
+        for draft_of in choices.values():
+            assert await tokens(models, "a", greedy, draft_of) == own
+        plain = models.find("plain", None).drafts
+        assert plain is not None
+        assert list(plain()) == [pack]  # it has no base draft, and takes a neighbour's pack
 
     run(scenario())
 

@@ -94,35 +94,46 @@ def test_the_keys_limits_count(client: TestClient, store: JobStore, prefix: str)
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_the_same_target_without_the_pack_is_one_form_away(client: TestClient, prefix: str) -> None:
-    before = page(client)
-    form = before.one("form", action="/ui/playground/compare")
-    chosen = [each.attributes["value"] for each in before.all("option") if "selected" in each.attributes]
-    assert chosen == ["a"]
-    fields = {each.attributes["name"]: each.attributes["value"] for each in form.all("input")}
-    answer = client.post("/ui/playground/compare", data=fields, headers=HTML, follow_redirects=False)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/ui/playground?left=a&right=a-base")
-    made = client.get("/v1/deployments/a-base").json()
-    assert (made["model"], made["pack"], made["base_draft"]) == ("org/model", None, "small@1")
-    after = page(client)
-    assert [each.attributes["value"] for each in after.all("option") if "selected" in each.attributes] == [
-        "a",
-        "a-base",
-    ]
-    assert not after.all("form", action="/ui/playground/compare")
-    assert [each.one("span").text for each in after.all("form", action="/ui/playground/remove")] == ["a-base"]
+def test_the_second_answer_is_the_same_deployments_without_its_pack(
+    client: TestClient, proxy: ScriptedService, prefix: str
+) -> None:
+    found = page(client)
+    chosen = [each.attributes for each in found.all("option") if "selected" in each.attributes]
+    assert [(each["value"], each.get("data-draft")) for each in chosen] == [("a", None), ("a", "base")]
+    assert ask(client, token_of(found), draft="base").status_code == 200
+    (sent,) = proxy.seen("POST", f"{prefix}/v1/chat/completions")
+    assert sent.body["draft"] == "base"
+    assert [each["name"] for each in client.get("/v1/deployments").json()["data"]] == ["a"]
 
 
-def test_a_name_that_is_too_long_with_its_suffix_is_refused(client: TestClient, prefix: str) -> None:
-    name = "n" * 95
-    assert (
-        client.post("/v1/deployments", json={"name": name, "model": "org/model", "pack": "math@1"}).status_code == 201
-    )
-    form = page(client, f"?left={name}").one("form", action="/ui/playground/compare")
-    fields = {each.attributes["name"]: each.attributes["value"] for each in form.all("input")}
-    refused = client.post("/ui/playground/compare", data=fields, headers=HTML)
-    assert refused.status_code == 400
-    assert "name" in parse(refused.text).one("main").text
+@pytest.mark.parametrize(
+    ("scopes", "draft", "status", "code"),
+    [
+        (["infer", "jobs:write"], "none", 200, None),
+        (["infer", "jobs:write"], "math@1", 200, None),
+        (["infer", "jobs:write"], "stranger@1", 400, "invalid_request"),
+        (["infer"], "base", 403, "insufficient_scope"),
+        (["infer"], None, 200, None),
+    ],
+)
+def test_only_those_who_may_change_a_deployment_choose_its_draft(
+    client: TestClient,
+    store: JobStore,
+    proxy: ScriptedService,
+    prefix: str,
+    scopes: list[str],
+    draft: str | None,
+    status: int,
+    code: str | None,
+) -> None:
+    _, key = store.create_key("local", "test", scopes, None)
+    body = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}], "draft": draft}
+    answer = client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
+    assert answer.status_code == status, answer.text
+    if code is not None:
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == (code, "draft")
+    assert len(proxy.seen("POST", f"{prefix}/v1/chat/completions")) == (status == 200)
 
 
 def test_without_deployments_there_is_nothing_to_ask(client: TestClient) -> None:

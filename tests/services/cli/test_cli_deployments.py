@@ -65,6 +65,20 @@ def test_directories_are_named_in_full(eda: Cli, live: LiveApi, monkeypatch: pyt
     assert eda("deployments", "rm", body["name"], url=live.url).exit_code == 0
 
 
+def test_slowing_another_deployment_down_is_asked_for(eda: Cli, live: LiveApi) -> None:
+    shared = ("deployments", "create", "org/slowed", "--no-draft")
+    assert eda(*shared, "--adapter", "org/lora", "--name", "merged", url=live.url).exit_code == 0
+    refused = eda(*shared, "--name", "beside", url=live.url)
+    assert refused.exit_code == 2
+    assert "merged has its base to itself" in refused.stderr
+    assert "--yes" in refused.stderr
+    done = eda(*shared, "--name", "beside", "--yes", url=live.url)
+    assert done.stdout == "beside pending revision 1: no draft\n"
+    assert "merged is no longer merged" in " ".join(done.stderr.split())
+    for name in ("beside", "merged"):
+        assert eda("deployments", "rm", name, url=live.url).exit_code == 0
+
+
 def test_without_speculation(eda: Cli, live: LiveApi) -> None:
     body = made(eda, live, "--no-draft", "--adapter", "org/lora", "--revision", "main", "--dtype", "float32")
     assert (body["base_draft"], body["adapter"], body["model"]) == (None, "org/lora", "org/model")

@@ -1,0 +1,187 @@
+"""One request, one answer: how many texts twelve equal greedy requests get, and what making it one costs.
+
+The target is SmolLM2 tuned on sums, with its committed pack and adaptive chains, as an endpoint of one model has it.
+Candidates: sums as torch makes them (`before`); shapes of attention and products under which a token's sums have one
+order (`shapes`, what endpoints do); the same in float32 (`float32`); and `apart`, the full depth in rounds that a
+request has for itself, of which a batch is eight, one after the other. Rates are medians of repeats in turns, so that a
+machine others use slows all alike; ratios are to `before`, in the same turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
+from benchmarks.serving_prompts import sums
+from eda_service.config.job import TargetSpec
+from eda_service.decoding import proposal
+from eda_service.decoding.build import load_drafts
+from eda_service.decoding.engine import Engine, run_to_end
+from eda_service.decoding.policy import Adaptive
+from eda_service.decoding.request import SamplingParams
+from eda_service.storage.registry import find_draft
+from eda_service.targets import attention, loader, packed
+from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.loader import Target, load_target
+
+_STORY = "Write a story about a lighthouse keeper who finds a letter in a bottle."
+_NUM_TOKENS = 40
+_NUM_TEXT_TOKENS = 100
+
+
+def _exactly(count: int, device: torch.device) -> int:
+    return count
+
+
+def _never(linear: packed.PackedLinear, x: torch.Tensor) -> bool:
+    return False
+
+
+def _unmasked(positions_BL: torch.Tensor, *rest: Any) -> torch.Tensor | None:
+    return None if positions_BL.numel() == 1 else attention.visible_mask(positions_BL, *rest)
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Nothing is rounded up, and one row alone has a kernel of its own."""
+    replaced: list[tuple[Any, str, Any]] = [
+        (attention, "whole_rows", _exactly),
+        (packed.PackedLinear, "_is_one_row", _never),
+    ]
+    for module in (loader, proposal):
+        replaced += [(module, "whole_keys", _exactly), (module, "visible_mask", _unmasked)]
+    with contextlib.ExitStack() as stack:
+        for owner, name, value in replaced:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+class Candidate:
+    """An engine and how it is run."""
+
+    def __init__(self, name: str, target: Target, loaded: Any, *, adaptive: bool) -> None:
+        self.name, self._before = name, name == "before"
+        self.engine = Engine(
+            target,
+            loaded.draft,
+            loaded.draft.head(target.lm_head, loaded.vocab_W),
+            num_draft_tokens=5,
+            policy=Adaptive(read_confidence=True) if adaptive else None,
+            max_batch=16,
+            max_tokens=1024,
+        )
+        self._apart = not adaptive
+
+    def run(self, prompts: list[list[int]], num_tokens: int, *, together: bool, ends: bool) -> list[tuple[int, ...]]:
+        """Answers."""
+        params = SamplingParams(max_new_tokens=num_tokens, ignore_eos=not ends)
+        turns = [prompts] if together and not self._apart else [[each] for each in prompts]
+        found = []
+        with _as_before() if self._before else contextlib.nullcontext():
+            for turn in turns:
+                for i, ids in enumerate(turn):
+                    self.engine.submit(str(i), ids, params)
+                done = run_to_end(self.engine)
+                found += [tuple(t for out in done[str(i)] for t in out.new_token_ids) for i in range(len(turn))]
+        return found
+
+    def rate(self, prompts: list[list[int]], *, together: bool) -> float:
+        """Tokens per second."""
+        began = time.perf_counter()
+        self.run(prompts, _NUM_TOKENS, together=together, ends=False)
+        return len(prompts) * _NUM_TOKENS / (time.perf_counter() - began)
+
+
+def _forwards(target: Target, repeats: int) -> list[dict[str, Any]]:
+    """Milliseconds of one forward, as before and with the shapes, in turns."""
+    found = []
+    for rows, length, context in ((1, 1, 150), (1, 6, 150), (8, 6, 150), (8, 6, 260)):
+        cache = target.new_cache(rows, 1024)
+        ids_BL = torch.arange(100, 100 + length).repeat(rows, 1)  # what is in the cache before them makes no difference
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for turn in range(2 * repeats + 2):
+            before = turn % 2 == 0
+            with _as_before() if before else contextlib.nullcontext():
+                began = time.perf_counter()
+                target.forward(ids_BL, cache, [context] * rows)
+                times[before].append(1000 * (time.perf_counter() - began))
+        was, now = median(times[True][1:]), median(times[False][1:])  # the first makes the kernels
+        row = {"rows": rows, "tokens": length, "context": context}
+        found.append({**row, "before_ms": round(was, 1), "shapes_ms": round(now, 1), "ratio": round(now / was, 3)})
+    return found
+
+
+def _num_texts(candidate: Candidate, ids: list[int], others: list[list[int]]) -> int:
+    """Texts of twelve equal requests: six in turn, six beside others."""
+    alone = [candidate.run([ids], _NUM_TEXT_TOKENS, together=True, ends=True)[0] for _ in range(6)]
+    mixed = candidate.run([ids] * 6 + others, _NUM_TEXT_TOKENS, together=True, ends=True)[:6]
+    return len({*alone, *mixed})
+
+
+def main() -> None:
+    """Load, warm up, run in turns, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--forwards", action="store_true", help="only those: the rest of the file stays")
+    options = parser.parse_args()
+    domain = DOMAINS[0]
+    if options.forwards:
+        path = RESULTS / "one-answer.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        target = load_target(TargetSpec.model_validate({"model": domain.target, "dtype": "bfloat16"}))
+        forwards = {"load": round(os.getloadavg()[0], 1), "rows": _forwards(target, 5)}
+        write_result(
+            "one-answer.json", {**header("make bench NAME=one-answer"), **kept, "forwards": {**header(""), **forwards}}
+        )
+        return
+    candidates = []
+    for dtype, names in (("bfloat16", ("before", "shapes", "apart")), ("float32", ("float32",))):
+        target = load_target(TargetSpec.model_validate({"model": domain.target, "dtype": dtype}))
+        loaded = load_drafts(find_draft(PACKS_BASE_DRAFT), domain.pack_dir, target=target)
+        candidates += [Candidate(name, target, loaded, adaptive=name != "apart") for name in names]
+    render = candidates[0].engine.target.tokenizer
+    prompts = [render_prompt(render, messages) for messages in sums()[:8]]
+    story = render_prompt(render, [{"role": "user", "content": _STORY}])
+    load = os.getloadavg()[0]
+    for candidate in candidates:
+        candidate.rate(prompts[:2], together=True)
+    rows: dict[str, dict[str, Any]] = {each.name: {"alone": [], "batch_of_8": []} for each in candidates}
+    for _ in range(options.repeats):
+        for candidate in candidates:
+            rows[candidate.name]["alone"].append(candidate.rate(prompts[:1], together=True))
+            rows[candidate.name]["batch_of_8"].append(candidate.rate(prompts, together=True))
+    found = []
+    for candidate in candidates:
+        row: dict[str, Any] = {"candidate": candidate.name}
+        for kind in ("alone", "batch_of_8"):
+            pairs = zip(rows[candidate.name][kind], rows["before"][kind], strict=True)
+            row[f"tokens_per_s_{kind}"] = round(median(rows[candidate.name][kind]), 1)
+            row[f"ratio_{kind}"] = round(median(own / before for own, before in pairs), 3)
+        row["num_texts_of_12"] = _num_texts(candidate, story, prompts[:4])
+        found.append(row)
+    content = {
+        **header("make bench NAME=one-answer"),
+        "target": domain.target,
+        "repeats": options.repeats,
+        "load_before": round(load, 1),
+        "load_after": round(os.getloadavg()[0], 1),
+        "threads": torch.get_num_threads(),
+        "rows": found,
+        "forwards": {"load": round(os.getloadavg()[0], 1), "rows": _forwards(candidates[0].engine.target, 15)},
+    }
+    write_result("one-answer.json", content)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()
