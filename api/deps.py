@@ -13,6 +13,7 @@ from api.services.directory import Directory
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
+from api.services.files import Files
 from api.services.gateway import Gateway
 from api.services.jobs import Jobs
 from api.services.key_watch import KeyWatch
@@ -91,6 +92,11 @@ def _limits(request: Request) -> Limits:
     return limits
 
 
+def _files(request: Request) -> Files:
+    files: Files = request.app.state.files
+    return files
+
+
 def _keys(request: Request) -> KeyWatch:
     keys: KeyWatch = request.app.state.keys
     return keys
@@ -108,6 +114,7 @@ PacksDep = Annotated[PackService, Depends(_packs)]
 DirectoryDep = Annotated[Directory, Depends(_directory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 LimitsDep = Annotated[Limits, Depends(_limits)]
+FilesDep = Annotated[Files, Depends(_files)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 KeysDep = Annotated[KeyWatch, Depends(_keys)]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]

@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             url.path,
             {key: values[0] for key, values in parse_qs(url.query).items()},
             {key.lower(): value for key, value in self.headers.items()},
-            json.loads(content) if content else None,
+            _body_of(content, self.headers.get("content-type", "")),
         )
         answer = cast(_Server, self.server).service.answer(request)
         if answer.drop:
@@ -217,3 +217,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(b"0\r\n\r\n")
+
+
+def _body_of(content: bytes, kind: str) -> Any:
+    """What JSON says, and the bytes of a form; None without any."""
+    if kind.startswith("multipart/"):
+        return content
+    return json.loads(content) if content else None

@@ -208,6 +208,8 @@ class Targets:
 
     def _look_at_dataset(self, spec: DatasetSpec, param: str, found: Found) -> None:
         source = spec.source
+        if spec.sha256 is not None:  # the service has a copy
+            return
         if source != "self" and is_model_id(source) and cached_snapshot("dataset", source) is None:
             self._ask("dataset", source, None, param, found)
 

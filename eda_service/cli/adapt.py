@@ -22,6 +22,7 @@ from eda_service.cli.console import (
     print_json,
 )
 from eda_service.cli.jobs import finish, require_served
+from eda_service.cli.uploads import UploadOption, prompt_source
 from eda_service.client import ApiError, Client
 from eda_service.config import presets
 from eda_service.config.overrides import parse_assignments
@@ -39,13 +40,21 @@ def adapt(
     target: Annotated[str, typer.Argument(help="Hugging Face id, local directory, or the name of a shipped target.")],
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter on top: id or directory.")] = None,
     base_draft: Annotated[str | None, typer.Option(help="Registered base draft, name@version.")] = None,
-    data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "--prompts",
+            help="JSONL file, id of an uploaded one, dataset id, `reasoning-gym:<task>`, or `self`.",
+        ),
+    ] = None,
     eval_data: Annotated[
         str | None,
         typer.Option(
             help="Held-out prompts for the evaluation; without it they are split off --data, if that is given."
         ),
     ] = None,
+    upload: UploadOption = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="demo, paper, paper_7b, 8b, 70b, 235b or best.", autocompletion=_complete_preset)
@@ -99,13 +108,10 @@ def adapt(
     as_json: JsonOption = False,
 ) -> None:
     """Adapt the base draft to a fine-tuned target, and serve the pair; what it needs is printed before it is queued."""
-    dataset = {"source": None if data is None else as_path(data), "num_prompts": num_prompts}
     given: dict[str, Any] = {
         "model": as_path(target),
         "adapter": None if adapter is None else as_path(adapter),
         "base_draft": base_draft,
-        "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
-        "eval_dataset": None if eval_data is None else {"source": as_path(eval_data)},
         "preset": preset,
         "served_name": name,
         "seed": seed,
@@ -120,6 +126,7 @@ def adapt(
     }
     body = {key: value for key, value in given.items() if value is not None}
     with connect(url) as client:
+        body |= _datasets(client, data, eval_data, num_prompts, upload)
         if dry_run:
             estimate = client.estimate(body)
             print_json(estimate) if as_json else typer.echo(view.estimate_text(estimate))
@@ -137,6 +144,17 @@ def adapt(
             print_json(job)
         else:
             out.print(f"{job.id} {view.coloured(job.status)}; watch it with `eda jobs watch {job.id}`")
+
+
+def _datasets(
+    client: Client, data: str | None, eval_data: str | None, num_prompts: int | None, upload: bool | None
+) -> dict[str, Any]:
+    """The prompts of a job, those of files that were sent by their ids."""
+    sources = [None if each is None else prompt_source(client, each, upload) for each in (data, eval_data)]
+    given = {"source": sources[0], "num_prompts": num_prompts}
+    dataset = {key: value for key, value in given.items() if value is not None}
+    found: dict[str, Any] = {"dataset": dataset} if dataset else {}
+    return found if sources[1] is None else {**found, "eval_dataset": {"source": sources[1]}}
 
 
 def _show_estimate(client: Client, body: Mapping[str, Any]) -> None:
