@@ -16,7 +16,7 @@ from api import errors
 from api.settings import Settings
 from api.ui.access import LoginNeededError, Visitor, visitor_of
 from api.ui.rendering import PREFIX, STATIC, environment, render
-from api.ui.routes import deployments, drafts, jobs, login, packs, playground
+from api.ui.routes import deployments, drafts, files, jobs, login, new, packs, playground
 from api.ui.sessions import Sessions
 from eda_service.errors import EdaError, InputError, NotFoundError
 
@@ -47,7 +47,7 @@ def create_ui(state: State, settings: Settings) -> FastAPI:
     ui.state = state
     ui.state.sessions = Sessions(settings.home)
     ui.mount("/static", _Static(directory=STATIC), name="static")
-    for module in (login, jobs, drafts, packs, deployments, playground):
+    for module in (login, new, jobs, files, drafts, packs, deployments, playground):
         ui.include_router(module.router)
     for kind in (EdaError, RequestValidationError, HTTPException, *errors.DATABASE_ERRORS):
         ui.add_exception_handler(kind, _on_error)

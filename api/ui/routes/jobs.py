@@ -14,6 +14,7 @@ from api.services.job_records import JobRecords
 from api.services.packs import PackService
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
+from api.ui.forms import change_of
 from api.ui.job_page import deployment_in_words, row_of, stages_of
 from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
@@ -90,6 +91,7 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         visitor,
         job=job,
         row=row_of(job),
+        place=adaptations.place(job, visitor.caller),
         config=job.adapt_config(),
         stages=stages_of(job, records, packs.served(job.result_pack)),
         result=result_of(records, job.adapt_config()),
@@ -126,6 +128,13 @@ def cancel(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form
 def retry(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form: FormDep) -> Response:
     """Queue a failed or cancelled job again."""
     adaptations.retry(job_id, visitor.caller)
+    return go(f"/jobs/{job_id}")
+
+
+@router.post("/{job_id}/priority")
+def priority(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, form: FormDep) -> Response:
+    """Let a queued job run earlier or later."""
+    adaptations.change(job_id, change_of(form.get("priority", "")), visitor.caller)
     return go(f"/jobs/{job_id}")
 
 
@@ -183,6 +192,7 @@ class _JobLooks:
         return streams.Look(
             parts={
                 "state": part("_jobs.html", "state", job, row_of(job), self._told),
+                "queue": part("_actions.html", "queued", row_of(job), self._place_of(job), self._token),
                 "stages": part("_jobs.html", "timeline", stages),
                 "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
                 "outcome": self._outcome_of(records, job),
@@ -190,6 +200,13 @@ class _JobLooks:
             added=[("events", part("_jobs.html", "event", event)) for event in events],
             is_over=job.is_terminal and not has_more,
         )
+
+    @property
+    def _token(self) -> str | None:
+        return self._visitor.form_token if self._visitor.may("jobs:write") else None
+
+    def _place_of(self, job: Job) -> tuple[int, int] | None:
+        return self._adaptations.place(job, self._visitor.caller)
 
     def _records_of(self, job: Job) -> JobRecords:
         """Records appear at the end of a stage, and can be large: they are read again when the stage is another. The

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import PacksDep
+from api.deps import DeploymentsDep, PacksDep
+from api.schemas_deployments import DeploymentChange, DeploymentRequest
 from api.services import views
-from api.ui.access import LookerDep
-from api.ui.rendering import render
+from api.ui.access import FormDep, LookerDep, WriterDep
+from api.ui.archive import archive_of
+from api.ui.forms import made, whole
+from api.ui.rendering import go, render
+from eda_service.errors import NotFoundError
 from eda_service.names import MAX_NAME_CHARACTERS
+from eda_service.references import Reference
 
 router = APIRouter(prefix="/packs")
 
 _PAGE = 50
+_TARGET = ("model", "adapter", "revision", "dtype")
+
+PackName = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS)]
 
 
 @router.get("")
@@ -31,3 +40,44 @@ def page(
         views.pack_body(name, packs.versions(name, visitor.caller), packs, visitor.caller) for name in names[:_PAGE]
     ]
     return render(request, "packs.html", visitor, packs=found, has_more=len(names) > _PAGE, after=after)
+
+
+@router.post("/{name}/deploy")
+def deploy(name: PackName, visitor: WriterDep, packs: PacksDep, deployments: DeploymentsDep, form: FormDep) -> Response:
+    """Serve a version with the target that it was made for: a new deployment, or the caller's own of that name with
+    this pack."""
+    pack = packs.resolve(_reference(name, form), visitor.caller)
+    served_as = form.get("served_as", "").strip() or name
+    force = bool(form.get("force"))
+    change = made(
+        DeploymentChange, {"pack": pack.reference, "force": force, "reason": "deployed from the page of packs"}
+    )
+    try:
+        deployments.change(served_as, change, visitor.caller)
+    except NotFoundError:
+        target = {} if pack.manifest is None else dict(pack.manifest.config.get("target", {}))
+        fields = {field: target[field] for field in _TARGET if target.get(field) is not None}
+        wanted = {**fields, "name": served_as, "pack": pack.reference, "force": force}
+        deployments.create(made(DeploymentRequest, wanted), visitor.caller)
+    return go(f"/deployments/{served_as}")
+
+
+@router.post("/{name}/champion")
+def champion(name: PackName, visitor: WriterDep, packs: PacksDep, form: FormDep) -> Response:
+    """Say which version `name@champion` is; without one, the best measured one again."""
+    version = form.get("version", "")
+    packs.pin(name, whole("version", version) if version and not form.get("unpin") else None, visitor.caller)
+    return go("/packs")
+
+
+@router.get("/{name}/{version}.tar")
+def download(
+    name: PackName, version: Annotated[int, Path(ge=1, le=1 << 31)], visitor: LookerDep, packs: PacksDep
+) -> Response:
+    """The files of a version as one archive, as they were published."""
+    pack = packs.resolve(str(Reference(name, version)), visitor.caller)
+    return archive_of(packs.directory(pack), f"{name}-{version}")
+
+
+def _reference(name: str, form: Mapping[str, str]) -> str:
+    return str(Reference(name, whole("version", form.get("version", ""))))

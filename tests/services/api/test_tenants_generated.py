@@ -27,6 +27,7 @@ from api.settings import Settings
 STREAM = {"accept": "text/event-stream"}
 JOB_BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 MESSAGES = [{"role": "user", "content": "Hi"}]
+ROWS = ("rows.jsonl", b"".join(b'{"prompt": "of both %d"}\n' % n for n in range(90)))
 NUMBER = (r"-?\d+(\.\d+)?", "N")
 
 
@@ -37,6 +38,8 @@ class Case:
     Attributes:
         json: Body.
         form: Fields of a page's form, beside its token.
+        fields: Of a form beside its files.
+        files: Which it has.
         headers: Further ones.
         streams: It answers with events, without end.
         leave_out: Patterns of what says something about the whole service and nobody's objects, with what stands there.
@@ -44,6 +47,8 @@ class Case:
 
     json: Any = None
     form: Mapping[str, str] | None = None
+    fields: Mapping[str, str] | None = None
+    files: Mapping[str, tuple[str, bytes]] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     streams: bool = False
     leave_out: tuple[tuple[str, str], ...] = ()
@@ -79,7 +84,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/v1/measurements"): Case({"model": "org/model", "draft": "small@1", "seed": 7}),
     ("GET", "/v1/measurements/{job_id}"): GET,
     ("GET", "/v1/files"): GET,
-    ("POST", "/v1/files"): Case(files={"file": ("rows.jsonl", '{"prompt": "of both"}\n')}),
+    ("POST", "/v1/files"): Case(fields={"purpose": "fine-tune"}, files={"file": ROWS}),
     ("GET", "/v1/files/{file_id}"): GET,
     ("GET", "/v1/files/{file_id}/content"): GET,
     ("DELETE", "/v1/files/{file_id}"): GET,
@@ -113,15 +118,34 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/jobs/{job_id}/stream"): LIVE,
     ("POST", "/ui/jobs/{job_id}/cancel"): FORM,
     ("POST", "/ui/jobs/{job_id}/retry"): FORM,
+    ("POST", "/ui/jobs/{job_id}/priority"): Case(form={"priority": "90"}),
+    ("GET", "/ui/new"): GET,
+    ("POST", "/ui/new"): Case(
+        form={"model": "org/model", "draft": "small@1"}, files={"upload": ROWS}, leave_out=(NUMBER,)
+    ),
+    ("POST", "/ui/new/queue"): Case(form={"model": "org/model", "draft": "small@1", "settings": "seed=9"}),
+    ("GET", "/ui/files"): GET,
+    ("POST", "/ui/files"): Case(form={}, files={"file": ROWS}),
+    ("GET", "/ui/files/{file_id}/content"): GET,
+    ("POST", "/ui/files/{file_id}/delete"): FORM,
     ("GET", "/ui/jobs/{job_id}/report.html"): GET,
     ("GET", "/ui/jobs/{job_id}/logs/{stage}"): GET,
     ("GET", "/ui/drafts"): GET,
+    ("GET", "/ui/drafts/import"): GET,
+    ("POST", "/ui/drafts/import"): Case(form={"source": "org/draft", "model": "org/model", "name": "page"}),
     ("GET", "/ui/drafts/{name}"): GET,
     ("GET", "/ui/packs"): GET,
+    ("POST", "/ui/packs/{name}/deploy"): Case(form={"version": "1", "served_as": "paged"}),
+    ("POST", "/ui/packs/{name}/champion"): FORM,
+    ("GET", "/ui/packs/{name}/{version}.tar"): GET,
     ("GET", "/ui/deployments"): GET,
     ("GET", "/ui/deployments/stream"): LIVE,
     ("GET", "/ui/deployments/{name}"): GET,
     ("GET", "/ui/deployments/{name}/stream"): LIVE,
+    ("POST", "/ui/deployments/{name}/rollback"): FORM,
+    ("POST", "/ui/deployments/{name}/pack"): Case(form={"pack": ""}),
+    ("POST", "/ui/deployments/{name}/restart"): FORM,
+    ("POST", "/ui/deployments/{name}/remove"): FORM,
     ("GET", "/ui/playground"): GET,
     ("POST", "/ui/playground/compare"): Case(form={"name": SHARED}),
     ("POST", "/ui/playground/answer"): Case({"model": SHARED, "prompt": "Hi"}),
@@ -211,6 +235,9 @@ def targets(path: str, made: World, scenario: Scenario) -> dict[str, dict[str, s
             "their finished job": {"job_id": theirs.finished},
             "own finished job": {"job_id": own.finished},
         }
+    if "{file_id}" in path:
+        theirs, own = made.made[scenario.hidden], made.made[scenario.viewer]
+        return {"their file": {"file_id": theirs.file}, "an own file": {"file_id": own.file}}
     if "/drafts/{name}" in path:
         theirs, own = made.made[scenario.hidden], made.made[scenario.viewer]
         return {"their draft": {"name": theirs.draft}, "an own draft": {"name": own.draft}}
@@ -225,7 +252,7 @@ def asked(made: World, scenario: Scenario) -> dict[Key, str]:
     order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE", each))
     for method, path in order:
         for about, values in targets(path, made, scenario).items():
-            url = path.format(**{"plot": "acceptance", "stage": "train", **values})
+            url = path.format(**{"plot": "acceptance", "stage": "train", "version": "1", **values})
             found[method, path, about] = answer(made, owner, method, url, CASES[method, path])
     return found
 
@@ -239,6 +266,9 @@ def answer(made: World, owner: Owner, method: str, url: str, case: Case) -> str:
         headers["accept"] = "text/html"
     if is_page and case.form is not None:
         body = {"data": {**case.form, "token": owner.form_token}}
+    if case.files is not None:
+        token = {"token": owner.form_token} if is_page else {}
+        body = {"data": {**token, **(case.form or case.fields or {})}, "files": case.files}
     if is_page and case.json is not None:
         headers["x-form-token"] = owner.form_token
     with httpx.stream(method, f"{made.api.url}{url}", headers=headers, timeout=60, trust_env=False, **body) as response:
