@@ -30,10 +30,10 @@ class Envelope:
 
     Args:
         app: What it wraps.
-        max_file_bytes: The most that the file of an upload may have.
+        max_file_bytes: The most that the file of an upload may have; 0: nothing is uploaded here.
     """
 
-    def __init__(self, app: ASGIApp, *, max_file_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_file_bytes: int = 0) -> None:
         self._app, self._max_file_bytes = app, max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

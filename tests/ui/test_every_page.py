@@ -11,7 +11,7 @@ from ui_service import UiService
 
 MOST_BYTES = 300_000
 NAMES = [
-    *("jobs", "job-finished", "job-running", "job-failed", "logs"),
+    *("jobs", "job-finished", "job-running", "job-failed", "job-queued", "logs", "new", "files", "draft-import"),
     *("drafts", "draft", "packs", "deployments", "deployment", "playground", "not-here"),
 ]
 
