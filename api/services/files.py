@@ -68,10 +68,11 @@ class Files:
                     waiting.clear()
             await run_in_threadpool(copy.write, bytes(waiting))
             await then()
-            return await run_in_threadpool(self._finish, copy, filename, caller)
+            stored, _ = await run_in_threadpool(self._finish, copy, filename, caller)
+            return stored
 
-    def put(self, filename: str, lines: Iterable[str], caller: Caller) -> StoredFile:
-        """Make a file of lines that are here already; raises as `receive` does."""
+    def put(self, filename: str, lines: Iterable[str], caller: Caller) -> tuple[StoredFile, bool]:
+        """Make a file of lines that are here already; returns it and whether it is new. Raises as `receive` does."""
         self._require_room(caller, 0)
         with receiving(self._settings.home) as copy:
             for line in lines:
@@ -101,7 +102,7 @@ class Files:
             NotFoundError: The caller sees none of that id, or the bytes are gone.
         """
         found = self.get(file_id, caller)
-        path = find_upload(found.id, self._settings.home)
+        path = find_upload(found.id, self._settings.home) if is_file_id(found.id) else None
         if path is None:
             raise NotFoundError(
                 f"the bytes of file {found.id} are gone; delete it and upload it again", param="file_id"
@@ -135,8 +136,8 @@ class Files:
             forget_upload(gone.id, self._settings.home)
         return gone
 
-    def _finish(self, copy: Copy, filename: str, caller: Caller) -> StoredFile:
-        """Read what has arrived as a job would, and give it its place and its row."""
+    def _finish(self, copy: Copy, filename: str, caller: Caller) -> tuple[StoredFile, bool]:
+        """Read what has arrived as a job would, and give it its place and its row; whether it is new."""
         skipped = SkippedRows(float(SelfGenConfig.model_fields["max_error_fraction"].default))
         with copy.reread() as stream:
             rows = read_rows(stream, shown="file", param="file", skipped=skipped)
@@ -160,7 +161,7 @@ class Files:
             raise
         if not is_new:
             forget_upload(file_id, self._settings.home)
-        return stored
+        return stored, is_new
 
     def _require_room(self, caller: Caller, size_bytes: int) -> None:
         self._store.require_file_room(caller.owner, size_bytes, self._settings.max_file_bytes_per_owner)

@@ -97,5 +97,6 @@ def test_a_form_that_is_refused_keeps_what_was_typed(browser: Browser, fresh: Ui
         page.get_by_role("button", name="See what it takes").click()
         expect(page.get_by_role("alert")).to_contain_text("distinct prompts")
         expect(page.get_by_label("Target", exact=True)).to_have_value(TARGET)
+        expect(page.get_by_label("Pasted")).to_have_value("only one prompt")
         page.screenshot(path=pictures / "new-refused-phone.png", full_page=True)
         assert [each for each in watched.complaints if "400" not in each] == []

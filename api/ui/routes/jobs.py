@@ -134,6 +134,7 @@ def retry(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form:
 @router.post("/{job_id}/priority")
 def priority(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, form: FormDep) -> Response:
     """Let a queued job run earlier or later."""
+    adaptations.get(job_id, visitor.caller)
     adaptations.change(job_id, change_of(form.get("priority", "")), visitor.caller)
     return go(f"/jobs/{job_id}")
 

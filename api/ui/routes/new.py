@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -21,6 +19,7 @@ from eda_service.config import presets
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError, InsufficientStorageError, QuotaExceededError, ResourceError
 from eda_service.ids import ulid
+from eda_service.jobstore import StoredFile
 from eda_service.targets.resolve import known_targets
 
 router = APIRouter(prefix="/new")
@@ -61,19 +60,22 @@ async def check(
     wish = Wish.of(fields, is_sent=True)
 
     def answer() -> Response:
-        asked = wish
+        asked, shown = wish, wish if file is None else wish.with_file(file.id)
+        written: StoredFile | None = None
         try:
-            asked.require_one_source(has_upload=file is not None)
+            wish.require_one_source(has_upload=file is not None)
             if refused is not None:
                 raise refused
-            source = file or _written(asked, visitor, files, deployments)
-            asked = asked if source is None else asked.with_file(source.id)
-            wanted = asked.request()
-            estimate = adaptations.estimate(wanted, visitor.caller)
+            source = file
+            if source is None and (wish.pasted or wish.kept):
+                source, is_new = _written(wish, visitor, files, deployments)
+                written = source if is_new else None
+            asked = wish if source is None else wish.with_file(source.id)
+            estimate = adaptations.estimate(asked.request(), visitor.caller)
         except _TOLD as error:
-            if file is not None:
-                asked = asked.with_file(file.id)
-            return _form(request, visitor, asked, drafts, files, deployments, failure=error.message, status=400)
+            if written is not None:  # the form has its text still
+                files.delete(written.id, visitor.caller)
+            return _form(request, visitor, shown, drafts, files, deployments, failure=error.message, status=400)
         return render(
             request,
             "new_check.html",
@@ -106,13 +108,11 @@ def queue(
     return go(f"/jobs/{job.id}")
 
 
-def _written(wish: Wish, visitor: Visitor, files: Files, deployments: DeploymentService) -> Any:
-    """The file that is made of what was pasted, or of what a deployment has kept; None: neither was chosen."""
+def _written(wish: Wish, visitor: Visitor, files: Files, deployments: DeploymentService) -> tuple[StoredFile, bool]:
+    """The file that is made of what was pasted, or of what a deployment has kept, and whether it is new."""
     if wish.pasted:
         return files.put("pasted.jsonl", wish.pasted_rows(), visitor.caller)
-    if wish.kept:
-        return files.put(kept_name(wish.kept), deployments.kept_prompts(wish.kept, visitor.caller), visitor.caller)
-    return None
+    return files.put(kept_name(wish.kept), deployments.kept_prompts(wish.kept, visitor.caller), visitor.caller)
 
 
 def _form(

@@ -195,13 +195,15 @@ def test_another_owners_job_is_a_page_that_is_not_there(
     finish_job(store, settings.home, store.get(job["id"]))
     login(browser, other)
     token = token_of(browser.get("/ui/jobs", headers=HTML))
-    theirs, nobodys = (call(browser, method, path, job_id, token=token) for job_id in (job["id"], "adapt_none"))
+    theirs, nobodys = (
+        call(browser, method, path, job_id, token=token, priority="9") for job_id in (job["id"], "adapt_none")
+    )
     assert theirs.status_code == nobodys.status_code == 404
     assert theirs.text.replace(job["id"], "X") == nobodys.text.replace("adapt_none", "X")
     login(client, mine)
     token = token_of(client.get("/ui/jobs", headers=HTML))
     if not path.endswith("/stream"):
-        assert call(client, method, path, job["id"], token=token).status_code in {200, 303, 409}
+        assert call(client, method, path, job["id"], token=token, priority="9").status_code in {200, 303, 409}
 
 
 def test_scopes_decide_what_is_shown_and_done(client: TestClient, store: JobStore) -> None:

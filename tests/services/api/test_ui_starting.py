@@ -66,6 +66,7 @@ def test_from_a_file_of_this_computer_to_a_queued_job(client: TestClient, store:
     checked = ask(client, ("mine.jsonl", rows()), name="pair", priority="70", settings="train.epochs=3\nseed=5")
     assert checked.status_code == 200, checked.text
     page = parse(checked.text)
+    assert "split off mine.jsonl" in page.one("main").text
     assert "mine.jsonl, 90 of them" in page.one("main").text
     estimate = client.post("/v1/adaptations/estimate", json={**BODY, "dataset": {"source": "self"}}).json()
     assert [row.all("th")[0].text for row in page.one("tbody").all("tr")] == [s["stage"] for s in estimate["stages"]]
@@ -117,6 +118,7 @@ HELD_OUT = "evaluation.num_prompts=4"
         ({"draft": "nothing@9"}, None, "no base draft"),
         ({"pasted": "a\nb", "source": "self"}, None, "pasted prompts and as a data set by its name"),
         ({"source": "self"}, ("rows.jsonl", rows()), "a file from this computer and as a data set"),
+        ({"pasted": "only one prompt"}, None, "has 1 distinct prompts"),
         ({"num_prompts": "many"}, None, "no whole number"),
         ({"settings": "train.epoch=3"}, None, "did you mean"),
         ({"file": "file-" + "0" * 26}, None, "names no uploaded file of yours"),
@@ -136,6 +138,7 @@ def test_what_cannot_be_is_said_in_the_form_and_what_was_typed_stays(
         if upload is None:
             assert again[name] == value
     assert store.page()[0] == []
+    assert client.get("/v1/files").json()["data"] == []
 
 
 def test_an_address_fills_the_form_and_leads_back_to_it(client: TestClient) -> None:
@@ -154,7 +157,7 @@ def test_a_form_with_a_file_needs_its_token_before_anything_else(client: TestCli
     for fields in ({}, {"token": "0" * 64}):
         answer = client.post("/ui/files", data=fields, files={"file": ("a.jsonl", rows())})
         assert answer.json()["error"]["code"] == "form_token_invalid"
-    late = [("file", ("a.jsonl", rows())), ("token", (None, token))]
+    late: Any = [("file", ("a.jsonl", rows())), ("token", (None, token))]
     assert client.post("/ui/files", files=late).json()["error"]["code"] == "form_token_invalid"
     assert not list((settings.home / "files").glob("*")) if (settings.home / "files").exists() else True
 
