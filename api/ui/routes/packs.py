@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -17,13 +16,13 @@ from api.ui.forms import made, whole
 from api.ui.rendering import go, render
 from eda_service.errors import NotFoundError
 from eda_service.names import MAX_NAME_CHARACTERS
-from eda_service.references import Reference
 
 router = APIRouter(prefix="/packs")
 
 _PAGE = 50
 _TARGET = ("model", "adapter", "revision", "dtype")
 
+Version = Annotated[str, Path(pattern=r"^([0-9]{1,9}|latest|champion)$")]
 PackName = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS)]
 
 
@@ -46,7 +45,7 @@ def page(
 def deploy(name: PackName, visitor: WriterDep, packs: PacksDep, deployments: DeploymentsDep, form: FormDep) -> Response:
     """Serve a version with the target that it was made for: a new deployment, or the caller's own of that name with
     this pack."""
-    pack = packs.resolve(_reference(name, form), visitor.caller)
+    pack = packs.resolve(f"{name}@{form.get('version', '')}", visitor.caller)
     served_as = form.get("served_as", "").strip() or name
     force = bool(form.get("force"))
     change = made(
@@ -71,13 +70,7 @@ def champion(name: PackName, visitor: WriterDep, packs: PacksDep, form: FormDep)
 
 
 @router.get("/{name}/{version}.tar")
-def download(
-    name: PackName, version: Annotated[int, Path(ge=1, le=1 << 31)], visitor: LookerDep, packs: PacksDep
-) -> Response:
+def download(name: PackName, version: Version, visitor: LookerDep, packs: PacksDep) -> Response:
     """The files of a version as one archive, as they were published."""
-    pack = packs.resolve(str(Reference(name, version)), visitor.caller)
-    return archive_of(packs.directory(pack), f"{name}-{version}")
-
-
-def _reference(name: str, form: Mapping[str, str]) -> str:
-    return str(Reference(name, whole("version", form.get("version", ""))))
+    pack = packs.resolve(f"{name}@{version}", visitor.caller)
+    return archive_of(packs.directory(pack), f"{pack.name}-{pack.version}")
