@@ -212,6 +212,8 @@ _SAME: tuple[tuple[str, str], ...] = (
     (r'"(version|latest|champion)":\d+', r'"\1":N'),
     (r"[Vv]ersion \d+", "version N"),
     (r'<th scope="row">\d+</th>', '<th scope="row">N</th>'),  # a version in the table of packs
+    (r'<option value="\d+"( selected)?>\d+', r"<option>N"),  # likewise, to choose
+    (rf"/packs/{SHARED}/\d+\.tar", f"/packs/{SHARED}/N.tar"),
     (r'\b(x|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
     (r"\d+ min \d\d s|\b\d+(\.\d)? s\b", "DURATION"),
     (r'"deployment.event","id":\d+', '"deployment.event","id":N'),

@@ -121,7 +121,9 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/ui/jobs/{job_id}/priority"): Case(form={"priority": "90"}),
     ("GET", "/ui/new"): GET,
     ("POST", "/ui/new"): Case(
-        form={"model": "org/model", "draft": "small@1"}, files={"upload": ROWS}, leave_out=(NUMBER,)
+        form={"model": "org/model", "draft": "small@1"},
+        files={"upload": ROWS},
+        leave_out=((r"[\d.]+ [GMk]?B\b", "N B"),),
     ),
     ("POST", "/ui/new/queue"): Case(form={"model": "org/model", "draft": "small@1", "settings": "seed=9"}),
     ("GET", "/ui/files"): GET,
