@@ -251,7 +251,7 @@ def targets(path: str, made: World, scenario: Scenario) -> dict[str, dict[str, s
 def asked(made: World, scenario: Scenario) -> dict[Key, str]:
     """The viewer's answers of all routes: first those that only look, last those that delete."""
     owner, found = made.owners[scenario.viewer], {}
-    order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE", each))
+    order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE" or "/remove" in each[1], each))
     for method, path in order:
         for about, values in targets(path, made, scenario).items():
             url = path.format(**{"plot": "acceptance", "stage": "train", "version": "latest", **values})
@@ -388,7 +388,10 @@ def test_a_form_of_anothers_session_is_no_form(tmp_path_factory: pytest.TempPath
         for path in [
             path for method, path in CASES if method == "POST" and path.startswith("/ui") and "answer" not in path
         ]:
-            url = path.format(job_id="adapt_x")
-            sent = {"token": ann.form_token, "name": SHARED}
-            answered = httpx.post(f"{made.api.url}{url}", data=sent, headers=bob.browser, timeout=60, trust_env=False)
+            url = made.api.url + path.format(job_id="adapt_x", name=SHARED, file_id="file-x")
+            body: dict[str, Any] = {
+                "data": {"token": ann.form_token, "name": SHARED},
+                "files": CASES["POST", path].files,
+            }
+            answered = httpx.post(url, **body, headers=bob.browser, timeout=60, trust_env=False)
             assert (answered.status_code, answered.json()["error"]["code"]) == (400, "form_token_invalid"), path
