@@ -111,7 +111,7 @@ def test_the_number_of_prompts_is_lowered_to_what_the_file_has(client: TestClien
 def test_no_hub_is_asked_for_an_uploaded_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with TestClient(create_app(settings.model_copy(update={"hub_at_submit": "ask"}))) as client:
-        body = {"model": "smollm2-135m-math", "base_draft": "small@1", "preset": "demo"}
+        body = {"model": "smollm2-135m-math", "preset": "demo"}
         for source, status in ((upload(client, lines(300)).json()["id"], 200), ("org/rows", 400)):
             answer = client.post("/v1/adaptations/estimate", json={**body, "dataset": {"source": source}})
             assert answer.status_code == status, answer.text
