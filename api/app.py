@@ -17,6 +17,7 @@ from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
+from api.services.files import Files
 from api.services.gateway import Gateway
 from api.services.history import ServingHistory
 from api.services.instruments import Instruments
@@ -88,11 +89,15 @@ def create_app(settings: Settings) -> FastAPI:
     checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)
     drafts = Drafts(store, settings, dispatcher.wake, packs, targets, checks)
     app.state.jobs, app.state.packs, app.state.drafts = Jobs(store, settings, dispatcher.wake), packs, drafts
-    app.state.adaptations = Adaptations(store, settings, dispatcher.wake, targets, drafts, cluster=dispatcher.cluster)
-    app.state.measurements = Measurements(store, settings, dispatcher.wake, drafts, packs, targets, checks)
+    files = Files(store, settings)
+    app.state.files = files
+    app.state.adaptations = Adaptations(
+        store, settings, dispatcher.wake, targets, drafts, files, cluster=dispatcher.cluster
+    )
+    app.state.measurements = Measurements(store, settings, dispatcher.wake, drafts, packs, targets, checks, files)
     app.state.deployments = DeploymentService(store, packs, drafts, settings, targets, changed)
     app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
-    app.add_middleware(Envelope)
+    app.add_middleware(Envelope, max_file_bytes=settings.max_file_bytes)
     errors.install(app)
     app.mount("/ui", create_ui(app.state, settings))
     for router in routes.ALL:

@@ -14,6 +14,7 @@ from api.services.disk import Disk
 from api.services.dispatcher import Dispatcher
 from api.services.drafts import Drafts
 from api.services.feed import EventFeed
+from api.services.files import Files
 from api.services.gateway import Gateway
 from api.services.history import ServingHistory
 from api.services.jobs import Jobs
@@ -109,6 +110,11 @@ def _limits(request: Request) -> Limits:
     return limits
 
 
+def _files(request: Request) -> Files:
+    files: Files = request.app.state.files
+    return files
+
+
 def _keys(request: Request) -> KeyWatch:
     keys: KeyWatch = request.app.state.keys
     return keys
@@ -129,6 +135,7 @@ MetricsDep = Annotated[Metrics, Depends(_metrics)]
 DiskDep = Annotated[Disk, Depends(_disk)]
 HistoryDep = Annotated[ServingHistory, Depends(_history)]
 LimitsDep = Annotated[Limits, Depends(_limits)]
+FilesDep = Annotated[Files, Depends(_files)]
 FeedDep = Annotated[EventFeed, Depends(_feed)]
 KeysDep = Annotated[KeyWatch, Depends(_keys)]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]

@@ -45,12 +45,19 @@ class DatabaseUnavailableError(ResourceError):
     retryable = True
 
 
+class FileTooLargeError(InputError):
+    """An uploaded file has more bytes than the service takes."""
+
+    code = "file_too_large"
+
+
 # First match wins, so subclasses stand before their parents.
 _STATUS: tuple[tuple[type[EdaError], int], ...] = (
     (InvalidKeyError, 401),
     (InsufficientScopeError, 403),
     (NotFoundError, 404),
     (ConflictError, 409),
+    (FileTooLargeError, 413),
     (InputError, 400),
     (OverloadedError, 429),
     (QuotaExceededError, 429),

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
+from api.upload_routes import OVERHEAD_BYTES, is_upload
 from eda_service.ids import ulid
 
 logger = logging.getLogger(__name__)
@@ -21,14 +22,19 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1 << 20
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _ENCODED = "the body has a content-encoding; send it plain"
-_TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes; put prompts in a file and name it as the dataset"
+_TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes; put prompts in a file and upload it"
 
 
 class Envelope:
-    """Wraps the application; see the module."""
+    """Wraps the application; see the module.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        app: What it wraps.
+        max_file_bytes: The most that the file of an upload may have; 0: nothing is uploaded here.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_file_bytes: int = 0) -> None:
+        self._app, self._max_file_bytes = app, max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,13 +59,14 @@ class Envelope:
             response = error_response(415, _ENCODED, code="unsupported_media_type", headers={"connection": "close"})
             await response(scope, receive, send_with_id)
             return
+        most, too_large = self._limit_of(scope)
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            response = error_response(413, _TOO_LARGE, code="request_too_large", headers={"connection": "close"})
+        if length.isdigit() and int(length) > most:
+            response = error_response(413, too_large, code="request_too_large", headers={"connection": "close"})
             await response(scope, receive, send_with_id)
             return
         try:
-            await self._app(scope, _limited(receive), send_with_id)
+            await self._app(scope, _limited(receive, most, too_large), send_with_id)
         except ClientDisconnect:
             logger.info("request %s ended before it was whole", request_id)
         except Exception:
@@ -69,8 +76,18 @@ class Envelope:
             message = f"internal error; the log has it under {request_id}"
             await error_response(500, message, code="internal")(scope, receive, send_with_id)
 
+    def _limit_of(self, scope: Scope) -> tuple[int, str]:
+        """The most bytes of a request's body, and what is said of more."""
+        if not is_upload(scope["method"], scope["path"]):
+            return MAX_BODY_BYTES, _TOO_LARGE
+        most = self._max_file_bytes
+        return most + OVERHEAD_BYTES, (
+            f"the file is larger than {most:,} bytes, the most that this service takes (EDA_MAX_FILE_BYTES); part it, "
+            "or pack it with gzip"
+        )
 
-def _limited(receive: Receive) -> Receive:
+
+def _limited(receive: Receive, most: int, too_large: str) -> Receive:
     """Count what arrives: a chunked body states no length."""
     seen_bytes = 0
 
@@ -78,8 +95,8 @@ def _limited(receive: Receive) -> Receive:
         nonlocal seen_bytes
         message = await receive()
         seen_bytes += len(message.get("body", b""))
-        if seen_bytes > MAX_BODY_BYTES:
-            raise HTTPException(413, _TOO_LARGE)
+        if seen_bytes > most:
+            raise HTTPException(413, too_large)
         return message
 
     return limited

@@ -57,7 +57,9 @@ class FineTuningRequest(Config):
 
     model: str = Field(min_length=1, max_length=512, description="the tuned target whose draft is adapted")
     training_file: str = Field(
-        min_length=1, max_length=512, description="prompts: a path on the service's machine, a dataset id, or `self`"
+        min_length=1,
+        max_length=512,
+        description="prompts: id of an uploaded file, a path on the service's machine, a dataset id, or `self`",
     )
     validation_file: str | None = Field(None, max_length=512, description="held-out prompts")
     suffix: Name | None = Field(None, description="name at /v1/models")

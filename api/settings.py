@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from api.upload_routes import MAX_UPLOAD_BYTES
 from eda_service.config.deployment import EngineLimits
 from eda_service.config.tasks import JobKind
 from eda_service.engines.vllm_environment import has_vllm
@@ -106,6 +107,12 @@ class Settings(BaseSettings):
     idempotency_days: int = Field(30, ge=1, le=3650, description="how long a repeated Idempotency-Key is recognised")
     max_deployments_per_owner: int = Field(
         100, ge=1, le=10_000, description="more deployments of one owner are refused"
+    )
+    max_file_bytes: int = Field(
+        512 << 20, ge=1 << 10, le=MAX_UPLOAD_BYTES, description="of one uploaded file; larger ones are refused"
+    )
+    max_file_bytes_per_owner: int = Field(
+        10 << 30, ge=1 << 10, le=1 << 50, description="of all uploaded files of one owner; more is refused"
     )
     requests_per_minute: int | None = Field(
         None, ge=1, le=1_000_000, description="of one key at the endpoint, unless it has its own; None: no limit"

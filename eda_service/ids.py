@@ -10,6 +10,10 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _NUM_CHARACTERS = 26
 JOB_ID_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 """Also of jobs that somebody started by hand under an id of their own."""
+FILE_ID_PATTERN = rf"file-[{_ALPHABET}]{{{_NUM_CHARACTERS}}}"
+"""Of uploaded files. Data sets of a hub have no such names, so that one text never means both."""
+
+_FILE_ID = re.compile(FILE_ID_PATTERN)
 
 
 def ulid(now_s: float | None = None) -> str:
@@ -40,3 +44,13 @@ def new_deployment_uid(now_s: float | None = None) -> str:
 def new_job_id(now_s: float | None = None, *, prefix: str = "adapt") -> str:
     """A new job id: what says its kind, and a ULID."""
     return f"{prefix}_{ulid(now_s)}"
+
+
+def new_file_id(now_s: float | None = None) -> str:
+    """A new id of an uploaded file: `file-` and a ULID."""
+    return f"file-{ulid(now_s)}"
+
+
+def is_file_id(text: str) -> bool:
+    """Whether a text has the form of an uploaded file's id."""
+    return _FILE_ID.fullmatch(text) is not None

@@ -57,7 +57,16 @@ def finish_job(store: JobStore, home: Path, job: Job, *, kept: str | None = None
     store.record_progress(job.id, {"stage": "publish", "percent": 100.0, "step": 1, "total_steps": 1, "updated_at": 1})
     rows = {(row.draft, row.temperature): row.acceptance_length for row in _report().acceptance}
     lengths = rows["adapted_draft", 0.0], rows["base_draft", 0.0]
-    pack = put_pack(home, config.public_name, lengths[0], base=lengths[1], job_id=job.id, created_at=int(time.time()))
+    pack = put_pack(
+        home,
+        config.public_name,
+        lengths[0],
+        base=lengths[1],
+        job_id=job.id,
+        created_at=int(time.time()),
+        model=config.target.model,
+        base_draft=config.base_draft,
+    )
     return store.transition(
         job.id,
         Status.SUCCEEDED,

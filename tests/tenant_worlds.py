@@ -36,6 +36,7 @@ PREFIX = route_prefix_of(group_key(TARGET))
 SHARED = "shared"
 """The name that both owners want: of a deployment, and of the pack that a job publishes."""
 MISSING_JOB = "adapt_00000000000000000000000000"
+MISSING_FILE = "file-00000000000000000000000000"
 SCOPES = ("jobs:read", "jobs:write", "infer")
 
 
@@ -63,6 +64,7 @@ class Made:
     """The jobs and the imported draft of an owner in a world; without any, ids that nothing has."""
 
     draft: str
+    file: str = MISSING_FILE
     queued: str = MISSING_JOB
     finished: str = MISSING_JOB
 
@@ -109,6 +111,9 @@ class World:
         job, _ = self.api.store.create(config, owner=owner, labels={"secret": f"label of {owner}"})
         self.made[owner].finished = self._finish(job).id
         assert self._import(owner) == self.made[owner].draft
+        rows = "".join(json.dumps({"prompt": f"prompt {n} of {owner}"}) + "\n" for n in range(20))
+        sent = {"data": {"purpose": "fine-tune"}, "files": {"file": (f"rows of {owner}.jsonl", rows.encode())}}
+        self.made[owner].file = str(self.must(owner, "POST", "/v1/files", **sent)["id"])
 
     def _import(self, owner: str) -> str:
         """A draft that a job of the owner has imported."""
@@ -171,6 +176,7 @@ class World:
             found += [each.model_dump(mode="json"), prompts.newest(self.api.home, each.uid, 50)]
             found += [made.model_dump(mode="json") for made in store.revisions(each.name)]
             found += [event.model_dump(mode="json") for event in store.deployment_events(each.name)[0]]
+        found += [file.model_dump(mode="json") for file in store.files(owner=owner)[0]]
         found += [store.pinned_champion(owner, SHARED), sorted(self._files(owner))]
         return json.dumps(found, sort_keys=True)
 
@@ -196,6 +202,7 @@ def world(root: Path) -> Iterator[World]:
 
 _SAME: tuple[tuple[str, str], ...] = (
     (r"(adapt|import|measure)_[0-9A-Z]{26}", "JOB"),
+    (r"(file|page)-[0-9A-Z]{26}", "FILE"),
     (r"req_[0-9A-Za-z]+", "REQUEST"),
     (r"evt_\d+", "EVENT"),
     (r"\b[0-9a-f]{64}\b", "HASH"),
@@ -205,8 +212,10 @@ _SAME: tuple[tuple[str, str], ...] = (
     (r'"(version|latest|champion)":\d+', r'"\1":N'),
     (r"[Vv]ersion \d+", "version N"),
     (r'<th scope="row">\d+</th>', '<th scope="row">N</th>'),  # a version in the table of packs
+    (r'<option value="\d+"( selected)?>\d+', r"<option>N"),  # likewise, to choose
+    (rf"/packs/{SHARED}/\d+\.tar", f"/packs/{SHARED}/N.tar"),
     (r'\b(x|x1|x2|width)=(\\?)"[\d.]+\\?"', r"\1=N"),  # how long something took, in charts and words
-    (r"\d+ min \d\d s|\b\d+(\.\d)? s\b", "DURATION"),
+    (r"\b(\d+d\d\dh|\d+h\d\dm|\d+m\d\ds|\d+(\.\d)? ?s)\b", "DURATION"),
     (r'"deployment.event","id":\d+', '"deployment.event","id":N'),
     (r'"(first|last)_id":\d+', r'"\1_id":N'),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from api.auth import Caller
@@ -11,6 +12,7 @@ from api.schemas_outcome import RemainingBody
 from api.services import inputs
 from api.services.drafts import Drafts
 from api.services.feasibility import Feasibility, Verdict
+from api.services.files import Files
 from api.services.job_records import JobRecords, read_records, running_curve
 from api.services.jobs import Jobs, Queued
 from api.services.outcomes import Outcomes
@@ -38,6 +40,7 @@ class Adaptations(Jobs):
         wake: Called after a change, so that the dispatcher does not wait for its next tick.
         targets: Looks at submit for what a job names.
         drafts: The base drafts that there are.
+        files: The prompt files that were uploaded.
         cluster: What there is to run on; None: not known.
     """
 
@@ -48,11 +51,12 @@ class Adaptations(Jobs):
         wake: Callable[[], None],
         targets: Targets,
         drafts: Drafts,
+        files: Files,
         *,
         cluster: RayCluster | None = None,
     ) -> None:
         super().__init__(store, settings, wake, kind=JobKind.ADAPT)
-        self._drafts = drafts
+        self._drafts, self._files = drafts, files
         self._outcomes = Outcomes(settings.home)
         self._feasibility = Feasibility(settings.home, targets, cluster, cluster_grows=settings.cluster_grows)
 
@@ -96,6 +100,7 @@ class Adaptations(Jobs):
             draft=str(draft),
             home=self._settings.home,
             roots=self._roots,
+            uploads=partial(self._files.open, caller=caller),
             explicit=explicit_numbers(request),
             keep=keep,
         )

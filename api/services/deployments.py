@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypedDict
@@ -24,6 +25,7 @@ from eda_service.engines.vllm_environment import missing
 from eda_service.errors import (
     ArtifactCorruptError,
     ConflictError,
+    DatasetInvalidError,
     InputError,
     NameTakenError,
     NotFoundError,
@@ -155,6 +157,22 @@ class DeploymentService:
         """What happened to it, newest first, and whether there is more."""
         with self._suggesting(name, caller):
             return self._store.deployment_events(name, owner=caller.sees, before=before, limit=limit)
+
+    def kept_prompts(self, name: str, caller: Caller) -> list[str]:
+        """The newest prompts that the replicas of a deployment have kept, as rows of a prompt file.
+
+        Raises:
+            NotFoundError: The caller sees no such deployment.
+            DatasetInvalidError: It keeps none, or has kept none yet.
+        """
+        found = self.get(name, caller)
+        wanted = int(found.drift.get("keep_prompts") or 0)
+        rows = prompts.newest(self._settings.home, found.uid, wanted) if wanted else []
+        if not rows:
+            raise DatasetInvalidError(
+                f"{found.name} has kept no prompts; set drift.keep_prompts, and wait until it was asked", param="kept"
+            )
+        return [json.dumps({"messages": row["messages"]}) for row in rows]
 
     def change(self, name: str, request: DeploymentChange, caller: Caller) -> Deployment:
         """Swap the pack, or change replicas, labels or drift settings. What changes nothing makes no revision.

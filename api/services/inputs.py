@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from api.errors import config_error
 from api.services.paths import given, is_path
-from api.services.prompt_files import check_prompt_file
+from api.services.prompt_files import OpenUpload, check_prompt_file
 from eda_service.config.job import AdaptConfig, DatasetSpec, SelfGenConfig, TargetSpec
 from eda_service.drafts.source import is_pickled_draft
 from eda_service.errors import (
@@ -23,6 +23,7 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
+from eda_service.ids import is_file_id
 from eda_service.selfgen.tasks import PREFIX, templates_of
 from eda_service.storage.beneath import Roots
 
@@ -56,6 +57,7 @@ def check(
     draft: str,
     home: Path,
     roots: Roots,
+    uploads: OpenUpload,
     explicit: Collection[str] = NUM_PROMPTS,
     keep: bool = True,
 ) -> Checked:
@@ -66,6 +68,7 @@ def check(
         draft: The base draft with its version, which was looked for.
         home: Root of all state.
         roots: Where paths may be named.
+        uploads: Opens an uploaded file of the caller's by its id.
         explicit: Which of `NUM_PROMPTS` the caller has given.
         keep: Whether a job will follow, for which prompt files are copied.
 
@@ -87,6 +90,7 @@ def check(
                 checked,
                 field,
                 roots=roots,
+                uploads=uploads,
                 home=home,
                 is_number_given=is_given,
                 keep=keep,
@@ -104,6 +108,8 @@ def check(
 
 
 def _is_file(spec: DatasetSpec, param: str) -> bool:
+    if is_file_id(spec.source):
+        return True
     return spec.source != "self" and not _TASK.fullmatch(spec.source) and is_path(spec.source, param)
 
 
@@ -173,7 +179,9 @@ def check_draft_source(source: str, revision: str | None, roots: Roots) -> str:
     return str(real)
 
 
-def check_dataset(spec: DatasetSpec, *, roots: Roots, home: Path, is_number_given: bool) -> DatasetSpec:
+def check_dataset(
+    spec: DatasetSpec, *, roots: Roots, uploads: OpenUpload, home: Path, is_number_given: bool
+) -> DatasetSpec:
     """Check the prompts of a measurement; of a file comes back the hash of the copy that was made.
 
     Raises:
@@ -189,6 +197,7 @@ def check_dataset(spec: DatasetSpec, *, roots: Roots, home: Path, is_number_give
         checked,
         "dataset",
         roots=roots,
+        uploads=uploads,
         home=home,
         is_number_given=is_number_given,
         keep=True,

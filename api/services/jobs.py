@@ -172,6 +172,10 @@ class Jobs:
         self.get(job_id, caller)
         return self._store.set_priority(job_id, request.priority, owner=caller.sees)
 
+    def place(self, job: Job, caller: Caller) -> tuple[int, int] | None:
+        """Which of the jobs that the caller sees waiting a job is, and how many wait; None: it does not wait."""
+        return self._store.place_in_queue(job, owner=caller.sees) if job.status is Status.QUEUED else None
+
     def cancel(self, job_id: str, caller: Caller) -> Job:
         """Stop a job: at once when it is queued, else once its processes are gone. Cancelling twice is no error."""
         job = self.get(job_id, caller)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -11,6 +12,7 @@ from api.errors import config_error
 from api.schemas_tasks import MeasureRequest
 from api.services import inputs
 from api.services.drafts import Drafts
+from api.services.files import Files
 from api.services.jobs import Jobs, Queued
 from api.services.packs import PackService
 from api.services.targets import Targets
@@ -34,6 +36,7 @@ class Measurements(Jobs):
         packs: The packs that there are.
         targets: Looks at submit for what a request names.
         checks: What cluster and hub say of it.
+        files: The prompt files that were uploaded.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class Measurements(Jobs):
         packs: PackService,
         targets: Targets,
         checks: TaskChecks,
+        files: Files,
     ) -> None:
         super().__init__(store, settings, wake, kind=JobKind.MEASURE)
         self._drafts, self._packs, self._targets, self._checks = drafts, packs, targets, checks
+        self._files = files
 
     def create(self, request: MeasureRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:
         """Check a request for a measurement and queue it; returns the job and whether it is new.
@@ -92,6 +97,7 @@ class Measurements(Jobs):
         changes["dataset"] = inputs.check_dataset(
             asked.dataset,
             roots=self._roots,
+            uploads=partial(self._files.open, caller=caller),
             home=self._settings.home,
             is_number_given=request.dataset is not None and "num_prompts" in request.dataset.model_fields_set,
         )

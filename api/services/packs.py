@@ -160,6 +160,10 @@ class PackService:
         others = (each for name in {new.name, old.name} for each in self._visible_versions(name, caller.sees))
         return common(new, old, others)
 
+    def directory(self, pack: PackVersion) -> Path:
+        """The files of a version, as they were published."""
+        return registry.find_pack(pack.reference, self._home)
+
     def job_of(self, pack: PackVersion) -> Job | None:
         """The job that published a version, when it is known here."""
         return self._job(pack.name, pack.version)

@@ -53,6 +53,8 @@ def _outside(param: str, roots: Roots, error: OutsideError) -> str:
     if error.entry:
         return f"{param} holds a link to outside of the allowed roots ({error.entry[:64]}); copy the file instead"
     shown = ", ".join(str(root) for root in roots.directories)
+    upload = "upload it (`eda data upload FILE`), or " if "dataset" in param else ""
     if not shown:
-        return f"{param} is a path and no directory is allowed; start the service with `eda up --allow DIRECTORY`"
-    return f"{param} is outside the allowed roots ({shown}); move it there, or start `eda up` with --allow DIRECTORY"
+        return f"{param} is a path and no directory is allowed; {upload}start it with `eda up --allow DIRECTORY`"
+    where = f"{param} is outside the allowed roots ({shown})"
+    return f"{where}; {upload}move it there, or start `eda up` with --allow DIRECTORY"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from api.services.paths import given
 from eda_service.config.job import DatasetSpec
 from eda_service.errors import DatasetInvalidError
+from eda_service.ids import is_file_id
 from eda_service.selfgen.prompts import Survey, read_rows, survey
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.beneath import Roots
@@ -16,6 +19,8 @@ from eda_service.storage.input_files import copying
 
 MIN_PROMPTS = 8
 """The least that `dataset.num_prompts` may be."""
+OpenUpload = Callable[[str, str], BinaryIO]
+"""Opens an uploaded file of the caller's: its id, and the field that names it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ def check_prompt_file(
     field: str,
     *,
     roots: Roots,
+    uploads: OpenUpload,
     home: Path,
     is_number_given: bool,
     keep: bool,
@@ -46,9 +52,10 @@ def check_prompt_file(
     """Read a prompt file through, and copy it.
 
     Args:
-        spec: Its path and how many prompts are wanted.
+        spec: Its path, or its id where it was uploaded, and how many prompts are wanted.
         field: `dataset` or `eval_dataset`.
         roots: Where it may lie.
+        uploads: Opens what was uploaded.
         home: Where the copy goes.
         is_number_given: Whether the caller asked for that number; if not, it is lowered to what there is.
         keep: Whether a job will read it; else nothing is copied.
@@ -61,8 +68,11 @@ def check_prompt_file(
     """
     param = f"{field}.source"
     skipped = SkippedRows(max_error_fraction)
-    with given(param, roots):
-        stream, _ = roots.open_file(spec.source)
+    if is_file_id(spec.source):
+        stream = uploads(spec.source, param)
+    else:
+        with given(param, roots):
+            stream, _ = roots.open_file(spec.source)
     with stream, copying(home) if keep else nullcontext() as copy:
         try:
             tee = None if copy is None else copy.write

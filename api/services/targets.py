@@ -23,6 +23,7 @@ from eda_service.errors import (
     TargetNotFoundError,
     UnsafeCheckpointError,
 )
+from eda_service.ids import is_file_id
 from eda_service.names import did_you_mean, is_model_id
 from eda_service.planning.shapes import EMBEDDED_SHAPES
 from eda_service.selfgen.tasks import PREFIX, TASKS, templates_of
@@ -208,6 +209,8 @@ class Targets:
 
     def _look_at_dataset(self, spec: DatasetSpec, param: str, found: Found) -> None:
         source = spec.source
+        if is_file_id(source):
+            return
         if source != "self" and is_model_id(source) and cached_snapshot("dataset", source) is None:
             self._ask("dataset", source, None, param, found)
 

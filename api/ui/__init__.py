@@ -8,6 +8,10 @@ charts.py      charts as values, drawn as SVG by `templates/_charts.html`
 job_charts.py  the charts of a job
 job_page.py    what a job's page shows
 job_result.py  what came out of a job
+forms.py       small forms as the requests that services take
+archive.py     a directory as a tar archive, to download
+uploads.py     forms with a file
+wish.py        what the page "New adaptation" asks for
 report.py      a job's report as one file
 home_page.py   what the first page shows
 timeline.py    attempts and stages of a job on one scale

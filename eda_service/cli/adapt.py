@@ -24,6 +24,7 @@ from eda_service.cli.console import (
 )
 from eda_service.cli.job_file import read_job_file
 from eda_service.cli.jobs import finish, require_served
+from eda_service.cli.uploads import UploadOption, prompt_source
 from eda_service.client import ApiError, Client
 from eda_service.config import presets
 from eda_service.config.overrides import merge, parse_assignments
@@ -50,13 +51,21 @@ def adapt(
     base_draft: Annotated[
         str | None, typer.Option(help="Registered base draft, name@version.", autocompletion=complete_draft)
     ] = None,
-    data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "--prompts",
+            help="JSONL file, id of an uploaded one, dataset id, `reasoning-gym:<task>`, or `self`.",
+        ),
+    ] = None,
     eval_data: Annotated[
         str | None,
         typer.Option(
             help="Held-out prompts for the evaluation; without it they are split off --data, if that is given."
         ),
     ] = None,
+    upload: UploadOption = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="demo, paper, paper_7b, 8b, 70b, 235b or best.", autocompletion=_complete_preset)
@@ -114,13 +123,10 @@ def adapt(
     as_json: JsonOption = False,
 ) -> None:
     """Adapt the base draft to a fine-tuned target, and serve the pair; what it needs is printed before it is queued."""
-    dataset = {"source": None if data is None else as_path(data), "num_prompts": num_prompts}
     given: dict[str, Any] = {
         "model": None if target is None else as_path(target),
         "adapter": None if adapter is None else as_path(adapter),
         "base_draft": base_draft,
-        "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
-        "eval_dataset": None if eval_data is None else {"source": as_path(eval_data)},
         "preset": preset,
         "served_name": name,
         "seed": seed,
@@ -138,6 +144,7 @@ def adapt(
     if body.get("model") is None and config is None:
         raise InputError("name a target, as the first argument or as `model` in --config", param="model")
     with connect(url) as client:
+        body = merge(body, _datasets(client, data, eval_data, num_prompts, upload))
         if dry_run:
             estimate = client.estimate(body)
             print_json(estimate) if as_json else typer.echo(view.estimate_text(estimate))
@@ -162,6 +169,16 @@ def adapt(
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
     """What flags have set; without a value a flag has said nothing."""
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _datasets(
+    client: Client, data: str | None, eval_data: str | None, num_prompts: int | None, upload: bool | None
+) -> dict[str, Any]:
+    """The prompts of a job, those of files that were sent by their ids."""
+    sources = [None if each is None else prompt_source(client, each, upload) for each in (data, eval_data)]
+    dataset = _said({"source": sources[0], "num_prompts": num_prompts})
+    found: dict[str, Any] = {"dataset": dataset} if dataset else {}
+    return found if sources[1] is None else {**found, "eval_dataset": {"source": sources[1]}}
 
 
 def _show_estimate(client: Client, body: Mapping[str, Any]) -> None:

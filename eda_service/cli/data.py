@@ -1,4 +1,4 @@
-"""`eda data check`: a prompt file as a job would read it, and its first prompts as the target will see them."""
+"""`eda data`: a prompt file as a job would read it and as the target will see it; and files at the service."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NotRequired, TypedDict
 import typer
 
 from eda_service.cli.console import Commands, JsonOption, example, out, print_json
+from eda_service.cli.files import list_files, remove, upload
 
 if TYPE_CHECKING:
     from eda_service.config.job import SelfGenConfig
@@ -48,8 +49,16 @@ class _Facts(TypedDict, total=False):
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Prompt files.", epilog=example("eda data check prompts.jsonl")
+    cls=Commands,
+    no_args_is_help=True,
+    help="Prompt files.",
+    epilog=example("eda data check prompts.jsonl", "eda data upload prompts.jsonl"),
 )
+app.command(epilog=example("eda data upload prompts.jsonl", "eda data upload rows.jsonl --name math.jsonl --json"))(
+    upload
+)
+app.command("ls", epilog=example("eda data ls"))(list_files)
+app.command("rm", epilog=example("eda data rm file-01KD3Y..."))(remove)
 
 
 @app.callback()

@@ -20,6 +20,7 @@ from eda_service.cli.console import (
     out,
     print_json,
 )
+from eda_service.cli.uploads import UploadOption, prompt_source
 from eda_service.client import Client, Job
 from eda_service.config.job import EngineKind
 
@@ -36,7 +37,15 @@ def measure(
     base_target: Annotated[
         str | None, typer.Option(metavar="BASE", help="The draft's own target, to say what was lost.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="JSONL file, dataset id, `reasoning-gym:<task>`, or `self`.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "--prompts",
+            help="JSONL file, id of an uploaded one, dataset id, `reasoning-gym:<task>`, or `self`.",
+        ),
+    ] = None,
+    upload: UploadOption = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used (32).")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=8, help="Answer cap in tokens (96).")] = None,
     num_draft_tokens: Annotated[int | None, typer.Option(min=1, max=64, help="Chain length (5).")] = None,
@@ -55,14 +64,12 @@ def measure(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a draft's acceptance by position, speed and coverage on a target; say whether adapting is worth it."""
-    dataset = {"source": None if data is None else as_path(data), "num_prompts": num_prompts}
     given: dict[str, Any] = {
         "model": as_path(target),
         "adapter": None if adapter is None else as_path(adapter),
         "draft": draft,
         "pack": pack,
         "base_model": None if base_target is None else as_path(base_target),
-        "dataset": {key: value for key, value in dataset.items() if value is not None} or None,
         "max_new_tokens": max_new_tokens,
         "num_draft_tokens": num_draft_tokens,
         "temperatures": temperatures or None,
@@ -72,6 +79,8 @@ def measure(
         "force": force,
     }
     with connect(url) as client:
+        dataset = {"source": None if data is None else prompt_source(client, data, upload), "num_prompts": num_prompts}
+        given["dataset"] = {key: value for key, value in dataset.items() if value is not None} or None
         body = {key: value for key, value in given.items() if value is not None}
         job = client.measurements.create(body, idempotency_key=idempotency_key)
         if not watch:

@@ -16,6 +16,7 @@ from eda_service.client.chat import Chat
 from eda_service.client.connection import DEFAULT_URL, Connection
 from eda_service.client.deployments import Deployments, Packs
 from eda_service.client.errors import ApiError, ServiceUnreachableError, unreachable
+from eda_service.client.files import Files
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
 from eda_service.client.sample_answers import SamplePage
@@ -46,6 +47,7 @@ class Client:
         jobs: Jobs of every kind.
         drafts: Base drafts, and importing them.
         measurements: What a draft gives on a target.
+        files: Prompt files, sent from here.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Client:
         self.deployments, self.packs = Deployments(self._send), Packs(self._send)
         self.jobs = Jobs(self._send, self._patiently, self._connection.patience)
         self.drafts, self.measurements = Drafts(self._send), Measurements(self._send)
+        self.files = Files(self._send)
 
     def __enter__(self) -> Self:
         return self

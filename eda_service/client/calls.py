@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -23,6 +23,7 @@ T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _ROOT = "/v1/adaptations"
+_READ_THROUGH_S = 600.0  # a file of 2 GiB is read through in minutes before its sender is answered
 _JOB_ID = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}$")
 _HEADER_VALUE = re.compile(r"^[!-~]{1,255}$")
 
@@ -40,6 +41,9 @@ class Call(Generic[T]):
         headers: Headers of this call alone.
         repeatable: Sent twice, it does no more than sent once.
         is_text: The answer is no JSON.
+        is_binary: Nor is it text.
+        form: Fields of a form that goes with a file.
+        file: Its name, and what it is read from, anew each time that the call is sent.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -50,9 +54,19 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = False
     is_text: bool = False
+    is_binary: bool = False
+    form: Mapping[str, str] | None = None
+    file: tuple[str, BinaryIO] | None = None
 
     def request(self, http: httpx.Client | httpx.AsyncClient, **options: Any) -> httpx.Request:
         """The request as httpx sends it."""
+        if self.file is not None:
+            self.file[1].seek(0)
+            most = http.timeout
+            timeout = httpx.Timeout(
+                connect=most.connect, write=most.write, pool=most.pool, read=max(most.read or 0.0, _READ_THROUGH_S)
+            )
+            options = {"timeout": timeout, "data": dict(self.form or {}), "files": {"file": self.file}, **options}
         return http.build_request(
             self.method, self.path, params=dict(self.params), json=self.json, headers=dict(self.headers), **options
         )
@@ -71,6 +85,8 @@ class Call(Generic[T]):
                 retry_after_s=retry_after_s(response.headers, time.time()),
             )
         try:
+            if self.is_binary:
+                return self.parse(response.content)
             return self.parse(response.text if self.is_text else response.json())
         except ValidationError as error:
             what = first_error(error).message

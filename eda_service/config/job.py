@@ -88,8 +88,8 @@ class DatasetSpec(Config):
 
     source: str = Field(
         "self",
-        description="path of a JSONL file, Hugging Face dataset id, `reasoning-gym:<task>`, or `self` (the target "
-        "writes its own prompts, Magpie method)",
+        description="path of a JSONL file, id of an uploaded one, Hugging Face dataset id, `reasoning-gym:<task>`, or "
+        "`self` (the target writes its own prompts, Magpie method)",
         max_length=512,
     )
     split: str = Field("train", description="split of a Hugging Face dataset", max_length=64)

@@ -10,7 +10,7 @@ from eda_service.jobstore.deployment import (
     load_of,
     served_version,
 )
-from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo
+from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo, StoredFile
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
 
@@ -29,6 +29,7 @@ __all__ = [
     "Load",
     "Revision",
     "Status",
+    "StoredFile",
     "load_of",
     "served_version",
 ]

@@ -206,6 +206,25 @@ class KeyInfo(Row):
     last_used_at: Seconds | None = Field(description="exact to a minute")
 
 
+class StoredFile(Row):
+    """A prompt file that somebody has uploaded."""
+
+    PLACEHOLDERS: ClassVar[Mapping[str, Any]] = {
+        "id": UNREADABLE, "owner": UNREADABLE, "filename": UNREADABLE, "purpose": "fine-tune", "size_bytes": 0,
+        "sha256": "", "num_prompts": 0, "num_skipped": 0, "created_at": 0,
+    }  # fmt: skip
+
+    id: str
+    owner: str
+    filename: OneLine
+    purpose: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+    num_prompts: int = Field(ge=0, description="different ones")
+    num_skipped: int = Field(ge=0, description="rows that hold no prompt")
+    created_at: Seconds
+
+
 class Delivery(Row):
     """A webhook that is due. Its id stays the same in every try, so a receiver can tell a repeated one."""
 

@@ -29,6 +29,7 @@ class Space(IntEnum):
     ADOPT = 5
     DEPLOYMENT = 6
     CHAMPION = 7
+    FILES = 8
 
 
 def lock(on: Session | Connection, space: Space, name: str = "") -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Inte
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SECONDS = BigInteger().with_variant(Integer(), "sqlite")  # since the epoch; 32 bits end in 2038
+BYTES = SECONDS
 
 
 class Base(DeclarativeBase):
@@ -192,6 +193,25 @@ class ChampionRow(Base):
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     version: Mapped[int] = mapped_column(Integer)
     pinned_at: Mapped[int] = mapped_column(SECONDS)
+
+
+class FileRow(Base):
+    """A prompt file that somebody has uploaded; its bytes are under the home."""
+
+    __tablename__ = "files"
+
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[str] = mapped_column(String(32))
+    size_bytes: Mapped[int] = mapped_column(BYTES)
+    sha256: Mapped[str] = mapped_column(String(64))
+    num_prompts: Mapped[int] = mapped_column(Integer)
+    num_skipped: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[int] = mapped_column(SECONDS)
+
+    __table_args__ = (Index("ix_files_owner", "owner", "seq"), Index("ix_files_content", "owner", "sha256"))
 
 
 class KeyRow(Base):

@@ -2,8 +2,8 @@
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
 parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
-it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog` and `Removal`; here is
-the rest: looking at jobs and moving them.
+it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog`, `FileStore` and `Removal`;
+here is the rest: looking at jobs and moving them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 
 from eda_service.config.tasks import JobKind
 from eda_service.errors import ConflictError, NotFoundError
@@ -21,6 +21,7 @@ from eda_service.jobstore.deployment import Deployment
 from eda_service.jobstore.deployments import DeploymentStore
 from eda_service.jobstore.drift import DriftLog
 from eda_service.jobstore.eventlog import EventLog
+from eda_service.jobstore.files import FileStore
 from eda_service.jobstore.intake import Intake, require_room
 from eda_service.jobstore.job import Job
 from eda_service.jobstore.keys import KeyStore
@@ -32,7 +33,7 @@ from eda_service.jobstore.status import LIVE, TERMINAL, Status, require_legal
 
 
 class JobStore(
-    Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog, Removal
+    Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog, FileStore, Removal
 ):
     """Durable queue over one database."""
 
@@ -109,6 +110,20 @@ class JobStore(
         with self._read() as session:
             found = session.execute(query).all()
             return {status: int(count) for status, count in found if status in set(Status)}
+
+    def place_in_queue(self, job: Job, *, owner: str | None = None) -> tuple[int, int]:
+        """Which of the jobs that wait a queued job is, by priority and then by age, and how many wait.
+
+        Args:
+            job: It.
+            owner: Whose jobs count; None: everybody's.
+        """
+        waiting = select(func.count()).where(JobRow.status == Status.QUEUED.value)
+        if owner is not None:
+            waiting = waiting.where(JobRow.owner == owner)
+        is_before = or_(JobRow.priority > job.priority, and_(JobRow.priority == job.priority, JobRow.seq < job.seq))
+        with self._read() as session:
+            return int(session.scalar(waiting.where(is_before)) or 0) + 1, int(session.scalar(waiting) or 0)
 
     def transition(
         self,

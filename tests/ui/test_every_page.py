@@ -11,8 +11,8 @@ from ui_service import UiService
 
 MOST_BYTES = 300_000
 NAMES = [
-    *("home", "jobs", "job-finished", "job-running", "job-failed", "logs"),
-    *("drafts", "draft", "packs", "pack", "deployments", "deployment", "playground"),
+    *("home", "jobs", "job-finished", "job-running", "job-failed", "job-queued", "logs"),
+    *("new", "files", "draft-import", "drafts", "draft", "packs", "pack", "deployments", "deployment", "playground"),
     *("api", "api-part", "not-here"),
 ]
 

@@ -7,6 +7,7 @@ whoever listens at `serve_port`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class UiService:
     finished: str
     failed: str
     running: str
+    queued: str
 
     @property
     def pages(self) -> dict[str, str]:
@@ -51,7 +53,11 @@ class UiService:
             "job-finished": f"/ui/jobs/{self.finished}",
             "job-running": f"/ui/jobs/{self.running}",
             "job-failed": f"/ui/jobs/{self.failed}",
+            "job-queued": f"/ui/jobs/{self.queued}",
             "logs": f"/ui/jobs/{self.finished}/logs/train",
+            "new": f"/ui/new?model={TARGET}&preset=demo",
+            "files": "/ui/files",
+            "draft-import": "/ui/drafts/import",
             "drafts": "/ui/drafts",
             "draft": "/ui/drafts/smollm2-135m@3",
             "packs": "/ui/packs",
@@ -77,13 +83,15 @@ def ui_service(home: Path, *, num_jobs: int = 1000, serve_port: int | None = Non
     failed, running = _create(store, seed=10_001), _create(store, seed=10_002)
     _fail(store, failed)
     _run(store, home, running)
+    queued = _create(store, seed=10_003)
     pack = put_pack(home, TARGET, 2.61, base=1.33)
     for name, served in ((ADAPTED, pack), (PLAIN, None)):
         row = Deployment(name=name, target=SERVED, base_draft="smollm2-135m@2", pack=served, pack_ref=served)
         store.put_deployment(row, made_by="local", reason="created")
     try:
         with _process(home, serve_port or free_port()) as url:
-            yield UiService(url, home, store, finished, failed, running)
+            _upload(url)
+            yield UiService(url, home, store, finished, failed, running, queued)
     finally:
         store.close()
 
@@ -118,6 +126,12 @@ def _run(store: JobStore, home: Path, job_id: str) -> None:
     store.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
     progress = {"stage": "train", "percent": 41.0, "step": 200, "total_steps": 488, "eta_s": 95}
     store.record_progress(job_id, {**progress, "stage_started_at": now - 70, "updated_at": now})
+
+
+def _upload(url: str) -> None:
+    rows = "".join(json.dumps({"prompt": f"How many apples are {n} apples and one?"}) + "\n" for n in range(120))
+    sent = {"data": {"purpose": "fine-tune"}, "files": {"file": ("apples.jsonl", rows.encode())}}
+    httpx.post(f"{url}/v1/files", timeout=60, **sent).raise_for_status()  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

@@ -26,9 +26,10 @@ from api.services.history import ServingHistory
 from api.services.packs import PackService
 from api.services.throughput import Reading, rates_between
 from api.ui import streams
-from api.ui.access import LookerDep, Visitor
+from api.ui.access import FormDep, LookerDep, Visitor, WriterDep
 from api.ui.charts import Chart
-from api.ui.rendering import part, render, service_url
+from api.ui.forms import rollback_of, swap_of
+from api.ui.rendering import go, part, render, service_url
 from api.ui.serving_charts import DEPTH, lately
 from api.ui.snippets import asking
 from eda_service.names import MAX_NAME_CHARACTERS
@@ -101,6 +102,9 @@ def detail(
 ) -> Response:
     """One deployment."""
     deployment = deployments.get(name, visitor.caller)
+    target = deployment.target
+    again = {"model": target.get("model"), "adapter": target.get("adapter"), "name": name}
+    again |= {"draft": deployment.base_draft, "kept": name if deployment.drift.get("keep_prompts") else None}
     events, _ = deployments.events(name, visitor.caller, before=0, limit=_NUM_EVENTS)
     body = _detail(name, visitor, deployments, dispatcher, packs)
     return render(
@@ -113,7 +117,36 @@ def detail(
         reading=metrics.reading(deployment),
         rates=None,
         events=events,
+        again={field: value for field, value in again.items() if value},
     )
+
+
+@router.post("/{name}/rollback")
+def rollback(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, form: FormDep) -> Response:
+    """Serve again what an earlier revision served."""
+    deployments.rollback(name, rollback_of(form.get("revision", "")), visitor.caller)
+    return go(f"/deployments/{name}")
+
+
+@router.post("/{name}/pack")
+def swap(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, form: FormDep) -> Response:
+    """Serve another pack, or none."""
+    deployments.change(name, swap_of(form), visitor.caller)
+    return go(f"/deployments/{name}")
+
+
+@router.post("/{name}/restart")
+def restart(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, _form: FormDep) -> Response:
+    """Load once more what has failed."""
+    deployments.restart(name, visitor.caller)
+    return go(f"/deployments/{name}")
+
+
+@router.post("/{name}/remove")
+def remove(name: DeploymentName, visitor: WriterDep, deployments: DeploymentsDep, _form: FormDep) -> Response:
+    """Stop serving."""
+    deployments.delete(name, visitor.caller)
+    return go("/deployments")
 
 
 @router.get("/{name}/stream")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,9 +11,13 @@ from starlette.responses import Response
 from api.deps import DraftsDep
 from api.services import draft_views
 from api.services.drafts import Drafts
-from api.ui.access import LookerDep, Visitor
-from api.ui.rendering import render
+from api.ui.access import FormDep, LookerDep, Visitor, WriterDep
+from api.ui.forms import IMPORT_FIELDS, import_of
+from api.ui.rendering import go, render
+from eda_service.errors import InputError, ResourceError
+from eda_service.ids import ulid
 from eda_service.jobstore import Job, Status
+from eda_service.targets.resolve import known_targets
 
 router = APIRouter(prefix="/drafts")
 
@@ -40,6 +45,22 @@ def page(
     )
 
 
+@router.get("/import")
+def ask_import(request: Request, visitor: WriterDep) -> Response:
+    """The form of an import."""
+    return _import_form(request, visitor, {"check": "on"})
+
+
+@router.post("/import")
+def start_import(request: Request, visitor: WriterDep, drafts: DraftsDep, form: FormDep) -> Response:
+    """Queue an import; the page of drafts shows how it goes."""
+    try:
+        drafts.create(import_of(form), visitor.caller, form.get("key") or None)
+    except (InputError, ResourceError) as error:
+        return _import_form(request, visitor, form, failure=error.message, status=400)
+    return go("/drafts")
+
+
 @router.get("/{name}")
 def one(
     request: Request, name: Annotated[str, Path(max_length=128)], visitor: LookerDep, drafts: DraftsDep
@@ -55,6 +76,22 @@ def one(
         draft=found,
         readings=readings,
         num_positions=max((len(each.agreement) for each in readings), default=0),
+    )
+
+
+def _import_form(
+    request: Request, visitor: Visitor, form: Mapping[str, str], *, failure: str | None = None, status: int = 200
+) -> Response:
+    values = {name: form.get(name, "") for name in IMPORT_FIELDS}
+    return render(
+        request,
+        "draft_import.html",
+        visitor,
+        status=status,
+        form=values,
+        failure=failure,
+        targets=known_targets(),
+        key=f"page-{ulid()}",
     )
 
 

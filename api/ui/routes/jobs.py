@@ -17,6 +17,7 @@ from api.services.job_records import JobRecords
 from api.services.packs import PackService
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
+from api.ui.forms import change_of
 from api.ui.job_page import NUM_EVENTS, deployment_in_words, row_of, stages_of, timelines_of
 from api.ui.job_result import result_of
 from api.ui.rendering import go, part, render
@@ -95,6 +96,7 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         visitor,
         job=job,
         row=row_of(job),
+        place=adaptations.place(job, visitor.caller),
         config=job.adapt_config(),
         stages=stages_of(job, records, pack := packs.served(job.result_pack)),
         lines=timelines_of(job, records, pack, first_events(adaptations, job_id, visitor)),
@@ -135,6 +137,14 @@ def cancel(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form
 def retry(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, _form: FormDep) -> Response:
     """Queue a failed or cancelled job again."""
     adaptations.retry(job_id, visitor.caller)
+    return go(f"/jobs/{job_id}")
+
+
+@router.post("/{job_id}/priority")
+def priority(job_id: JobId, visitor: WriterDep, adaptations: AdaptationsDep, form: FormDep) -> Response:
+    """Let a queued job run earlier or later."""
+    adaptations.get(job_id, visitor.caller)
+    adaptations.change(job_id, change_of(form.get("priority", "")), visitor.caller)
     return go(f"/jobs/{job_id}")
 
 
@@ -237,6 +247,7 @@ class _JobLooks:
         return streams.Look(
             parts={
                 "state": part("_jobs.html", "state", job, row_of(job), self._told, _times(self._adaptations, job)),
+                "queue": part("_actions.html", "queued", row_of(job), self._place_of(job), self._token),
                 "stages": part("_jobs.html", "way", stages, lines),
                 "logs": part("_jobs.html", "logs", job.id, self._adaptations.logged(job.id, self._visitor.caller)),
                 "outcome": self._outcome_of(records, job),
@@ -244,6 +255,13 @@ class _JobLooks:
             added=[("events", part("_jobs.html", "event", event)) for event in events],
             is_over=job.is_terminal and not has_more,
         )
+
+    @property
+    def _token(self) -> str | None:
+        return self._visitor.form_token if self._visitor.may("jobs:write") else None
+
+    def _place_of(self, job: Job) -> tuple[int, int] | None:
+        return self._adaptations.place(job, self._visitor.caller)
 
     def _records_of(self, job: Job) -> JobRecords:
         """Records appear at the end of a stage, and can be large: they are read again when the stage is another. The

@@ -7,12 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import DirectoryDep, PacksDep
+from api.deps import DeploymentsDep, DirectoryDep, PacksDep
+from api.schemas_deployments import DeploymentChange, DeploymentRequest
 from api.services import views
-from api.ui.access import LookerDep
-from api.ui.rendering import render, service_url
+from api.ui.access import FormDep, LookerDep, WriterDep
+from api.ui.archive import archive_of
+from api.ui.forms import made, whole
+from api.ui.rendering import go, render, service_url
 from api.ui.serving_charts import over_versions
 from api.ui.snippets import asking, serving
+from eda_service.errors import NotFoundError
 from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/packs")
@@ -20,6 +24,10 @@ router = APIRouter(prefix="/packs")
 _PAGE = 20
 _SHOWN = 5
 _VERSIONS = 50
+_TARGET = ("model", "adapter", "revision", "dtype")
+
+Version = Annotated[str, Path(pattern=r"^([0-9]{1,9}|latest|champion)$")]
+PackName = Annotated[str, Path(max_length=MAX_NAME_CHARACTERS)]
 
 
 @router.get("")
@@ -42,7 +50,7 @@ def page(
 @router.get("/{name}")
 def one(
     request: Request,
-    name: Annotated[str, Path(max_length=MAX_NAME_CHARACTERS)],
+    name: PackName,
     visitor: LookerDep,
     packs: PacksDep,
     directory: DirectoryDep,
@@ -71,3 +79,38 @@ def one(
         if served_by
         else serving(url, pack.versions[0], needs_key=needs_key),
     )
+
+
+@router.post("/{name}/deploy")
+def deploy(name: PackName, visitor: WriterDep, packs: PacksDep, deployments: DeploymentsDep, form: FormDep) -> Response:
+    """Serve a version with the target that it was made for: a new deployment, or the caller's own of that name with
+    this pack."""
+    pack = packs.resolve(f"{name}@{form.get('version', '')}", visitor.caller)
+    served_as = form.get("served_as", "").strip() or name
+    force = bool(form.get("force"))
+    change = made(
+        DeploymentChange, {"pack": pack.reference, "force": force, "reason": "deployed from the page of packs"}
+    )
+    try:
+        deployments.change(served_as, change, visitor.caller)
+    except NotFoundError:
+        target = {} if pack.manifest is None else dict(pack.manifest.config.get("target", {}))
+        fields = {field: target[field] for field in _TARGET if target.get(field) is not None}
+        wanted = {**fields, "name": served_as, "pack": pack.reference, "force": force}
+        deployments.create(made(DeploymentRequest, wanted), visitor.caller)
+    return go(f"/deployments/{served_as}")
+
+
+@router.post("/{name}/champion")
+def champion(name: PackName, visitor: WriterDep, packs: PacksDep, form: FormDep) -> Response:
+    """Say which version `name@champion` is; without one, the best measured one again."""
+    version = form.get("version", "")
+    packs.pin(name, whole("version", version) if version and not form.get("unpin") else None, visitor.caller)
+    return go("/packs")
+
+
+@router.get("/{name}/{version}.tar")
+def download(name: PackName, version: Version, visitor: LookerDep, packs: PacksDep) -> Response:
+    """The files of a version as one archive, as they were published."""
+    pack = packs.resolve(f"{name}@{version}", visitor.caller)
+    return archive_of(packs.directory(pack), f"{pack.name}-{pack.version}")

@@ -128,6 +128,48 @@ def test_a_body_too_large_is_told_and_not_read_for_ever(live: LiveApi) -> None:
     assert is_well(live)
 
 
+UPLOAD = (
+    b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+FILE_BEGINS = (
+    b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="rows.jsonl"\r\n\r\n'
+)
+
+
+def chunk_of(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def test_an_upload_may_take_long_as_long_as_it_goes_on(live: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BoundedConnection, "body_timeout_s", 2.0)
+    monkeypatch.setattr(connections, "UPLOAD_STEP_BYTES", 1 << 16)
+    with connect(live) as opened:
+        opened.sendall(UPLOAD + chunk_of(FILE_BEGINS))
+        for n in range(8):
+            row = json.dumps({"prompt": f"{n} {'x' * 70_000}"}).encode() + b"\n"
+            opened.sendall(chunk_of(row))
+            time.sleep(0.5)
+        opened.sendall(chunk_of(b"\r\n--x--\r\n") + b"0\r\n\r\n")
+        answer = opened.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    with connect(live) as opened:
+        opened.sendall(UPLOAD + chunk_of(FILE_BEGINS))
+        assert push(opened, chunk_of(b"a"), 600, wait_s=0.1) < 600
+    assert is_well(live)
+
+
+def test_an_upload_without_end_is_told_and_not_read_for_ever(live: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.multipart.MAX_FIELD_BYTES", 1 << 12)
+    with connect(live) as opened:
+        field = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n'
+        opened.sendall(UPLOAD + chunk_of(field) + chunk_of(b" " * (1 << 14)))
+        assert opened.recv(4096).startswith(b"HTTP/1.1 400 ")
+        assert push(opened, chunk_of(b" " * 65536), 1 << 30) < 64 << 20
+    assert is_well(live)
+
+
 def test_what_follows_a_whole_request_on_its_connection_is_counted_anew(live: LiveApi) -> None:
     body = {**BODY, "metadata": {"note": "x" * 500}}
     with httpx.Client(base_url=live.url, timeout=20) as client:

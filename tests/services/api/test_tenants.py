@@ -66,14 +66,20 @@ def key(store: JobStore, owner: str, *scopes: str) -> dict[str, str]:
 def call(
     client: TestClient, method: str, path: str, headers: dict[str, str], job_id: str = "adapt_x", *, name: str = "m"
 ) -> Any:
-    url = re.sub(r"\{plot\}", "acceptance", path.replace("{job_id}", job_id).replace("{name}", name))
+    url = re.sub(
+        r"\{plot\}",
+        "acceptance",
+        path.replace("{job_id}", job_id).replace("{name}", name).replace("{file_id}", "file-x"),
+    )
     return client.request(method, url, headers=headers, json=BODIES.get(path) if method in WITH_BODY else None)
 
 
 def test_every_route_is_listed_here_as_open_or_asks_for_a_key() -> None:
     assert len(OF_A_JOB) >= 11
     assert len(OF_A_NAME) >= 8
-    assert all("{job_id}" in path or "{name}" in path or "{" not in path for _, path in ROUTES)
+    assert all(
+        any(each in path for each in ("{job_id}", "{name}", "{file_id}")) or "{" not in path for _, path in ROUTES
+    )
     assert {path for _, path in ROUTES} >= OPEN - {"/openapi.json"}
 
 

@@ -27,6 +27,7 @@ from api.settings import Settings
 STREAM = {"accept": "text/event-stream"}
 JOB_BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 MESSAGES = [{"role": "user", "content": "Hi"}]
+ROWS = ("rows.jsonl", b"".join(b'{"prompt": "of both %d"}\n' % n for n in range(90)))
 NUMBER = (r"-?\d+(\.\d+)?", "N")
 
 
@@ -37,6 +38,8 @@ class Case:
     Attributes:
         json: Body.
         form: Fields of a page's form, beside its token.
+        fields: Of a form beside its files.
+        files: Which it has.
         headers: Further ones.
         streams: It answers with events, without end.
         leave_out: Patterns of what says something about the whole service and nobody's objects, with what stands there.
@@ -44,6 +47,8 @@ class Case:
 
     json: Any = None
     form: Mapping[str, str] | None = None
+    fields: Mapping[str, str] | None = None
+    files: Mapping[str, tuple[str, bytes]] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     streams: bool = False
     leave_out: tuple[tuple[str, str], ...] = ()
@@ -82,6 +87,11 @@ CASES: dict[tuple[str, str], Case] = {
     ("DELETE", "/v1/jobs/{job_id}"): GET,
     ("POST", "/v1/measurements"): Case({"model": "org/model", "draft": "small@1", "seed": 7}),
     ("GET", "/v1/measurements/{job_id}"): GET,
+    ("GET", "/v1/files"): GET,
+    ("POST", "/v1/files"): Case(fields={"purpose": "fine-tune"}, files={"file": ROWS}),
+    ("GET", "/v1/files/{file_id}"): GET,
+    ("GET", "/v1/files/{file_id}/content"): GET,
+    ("DELETE", "/v1/files/{file_id}"): GET,
     ("GET", "/v1/fine_tuning/jobs"): GET,
     ("POST", "/v1/fine_tuning/jobs"): Case({"model": "org/model", "training_file": "self", "seed": 8}),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"): GET,
@@ -116,21 +126,41 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/ui/jobs/{job_id}/stream"): LIVE,
     ("POST", "/ui/jobs/{job_id}/cancel"): FORM,
     ("POST", "/ui/jobs/{job_id}/retry"): FORM,
+    ("POST", "/ui/jobs/{job_id}/priority"): Case(form={"priority": "90"}),
+    ("GET", "/ui/new"): GET,
+    ("POST", "/ui/new"): Case(
+        form={"model": "org/model", "draft": "small@1"},
+        files={"upload": ROWS},
+        leave_out=((r"[\d.]+ [GMk]?B\b", "N B"),),
+    ),
+    ("POST", "/ui/new/queue"): Case(form={"model": "org/model", "draft": "small@1", "settings": "seed=9"}),
+    ("GET", "/ui/files"): GET,
+    ("POST", "/ui/files"): Case(form={}, files={"file": ROWS}),
+    ("GET", "/ui/files/{file_id}/content"): GET,
+    ("POST", "/ui/files/{file_id}/delete"): FORM,
     ("GET", "/ui/jobs/{job_id}/report.html"): GET,
     ("GET", "/ui/jobs/{job_id}/samples"): GET,
     ("GET", "/ui/jobs/{job_id}/logs/{stage}"): GET,
     ("GET", "/ui/drafts"): GET,
+    ("GET", "/ui/drafts/import"): GET,
+    ("POST", "/ui/drafts/import"): Case(form={"source": "org/draft", "model": "org/model", "name": "page"}),
     ("GET", "/ui/drafts/{name}"): GET,
     ("GET", "/ui/packs"): GET,
     ("GET", "/ui/packs/{name}"): GET,
+    ("POST", "/ui/packs/{name}/deploy"): Case(form={"version": "latest", "served_as": "paged"}),
+    ("POST", "/ui/packs/{name}/champion"): FORM,
+    ("GET", "/ui/packs/{name}/{version}.tar"): Case(leave_out=((r"(?s)\n.*", ""),)),  # the version is in every file
     ("GET", "/ui/deployments"): GET,
     ("GET", "/ui/deployments/stream"): LIVE,
     ("GET", "/ui/deployments/{name}"): GET,
     ("GET", "/ui/deployments/{name}/stream"): LIVE,
     ("GET", "/ui/docs"): GET,
     ("GET", "/ui/docs/{tag}"): GET,
+    ("POST", "/ui/deployments/{name}/rollback"): FORM,
+    ("POST", "/ui/deployments/{name}/pack"): Case(form={"pack": ""}),
+    ("POST", "/ui/deployments/{name}/restart"): FORM,
+    ("POST", "/ui/deployments/{name}/remove"): FORM,
     ("GET", "/ui/playground"): GET,
-    ("POST", "/ui/playground/compare"): Case(form={"name": SHARED}),
     ("POST", "/ui/playground/remove"): Case(form={"name": SHARED}),
     ("POST", "/ui/playground/answer"): Case({"model": SHARED, "prompt": "Hi"}),
 }
@@ -219,6 +249,9 @@ def targets(path: str, made: World, scenario: Scenario) -> dict[str, dict[str, s
             "their finished job": {"job_id": theirs.finished},
             "own finished job": {"job_id": own.finished},
         }
+    if "{file_id}" in path:
+        theirs, own = made.made[scenario.hidden], made.made[scenario.viewer]
+        return {"their file": {"file_id": theirs.file}, "an own file": {"file_id": own.file}}
     if "/drafts/{name}" in path:
         theirs, own = made.made[scenario.hidden], made.made[scenario.viewer]
         return {"their draft": {"name": theirs.draft}, "an own draft": {"name": own.draft}}
@@ -230,10 +263,11 @@ def targets(path: str, made: World, scenario: Scenario) -> dict[str, dict[str, s
 def asked(made: World, scenario: Scenario) -> dict[Key, str]:
     """The viewer's answers of all routes: first those that only look, last those that delete."""
     owner, found = made.owners[scenario.viewer], {}
-    order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE", each))
+    order = sorted(CASES, key=lambda each: (each[0] != "GET", each[0] == "DELETE" or "/remove" in each[1], each))
     for method, path in order:
         for about, values in targets(path, made, scenario).items():
-            url = path.format(**{"plot": "acceptance", "stage": "train", "tag": "jobs", **values})
+            parts = {"plot": "acceptance", "stage": "train", "tag": "jobs", "version": "latest", **values}
+            url = path.format(**parts)
             found[method, path, about] = answer(made, owner, method, url, CASES[method, path])
     return found
 
@@ -247,6 +281,9 @@ def answer(made: World, owner: Owner, method: str, url: str, case: Case) -> str:
         headers["accept"] = "text/html"
     if is_page and case.form is not None:
         body = {"data": {**case.form, "token": owner.form_token}}
+    if case.files is not None:
+        token = {"token": owner.form_token} if is_page else {}
+        body = {"data": {**token, **(case.form or case.fields or {})}, "files": case.files}
     if is_page and case.json is not None:
         headers["x-form-token"] = owner.form_token
     with httpx.stream(method, f"{made.api.url}{url}", headers=headers, timeout=60, trust_env=False, **body) as response:
@@ -366,7 +403,10 @@ def test_a_form_of_anothers_session_is_no_form(tmp_path_factory: pytest.TempPath
         for path in [
             path for method, path in CASES if method == "POST" and path.startswith("/ui") and "answer" not in path
         ]:
-            url = path.format(job_id="adapt_x")
-            sent = {"token": ann.form_token, "name": SHARED}
-            answered = httpx.post(f"{made.api.url}{url}", data=sent, headers=bob.browser, timeout=60, trust_env=False)
+            url = made.api.url + path.format(job_id="adapt_x", name=SHARED, file_id="file-x")
+            body: dict[str, Any] = {
+                "data": {"token": ann.form_token, "name": SHARED},
+                "files": CASES["POST", path].files,
+            }
+            answered = httpx.post(url, **body, headers=bob.browser, timeout=60, trust_env=False)
             assert (answered.status_code, answered.json()["error"]["code"]) == (400, "form_token_invalid"), path

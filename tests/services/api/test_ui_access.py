@@ -17,6 +17,7 @@ from starlette.routing import Mount
 from api.app import create_app
 from api.settings import Settings
 from api.ui.sessions import COOKIE, LIFETIME_S, Sessions
+from api.upload_routes import UPLOADS
 from eda_service.jobstore import JobStore
 
 HTML = {"accept": "text/html"}
@@ -61,7 +62,10 @@ def login(client: TestClient, text: str, to: str = "/") -> Any:
 
 def call(client: TestClient, method: str, path: str, job_id: str = "adapt_none", **fields: str) -> Any:
     url = path.replace("{job_id}", job_id).replace("{stage}", "train").replace("{name}", "nobody")
+    url = url.replace("{file_id}", "file-x").replace("{version}", "1")
     sent: dict[str, Any] = {"data": fields} if method == "POST" else {}
+    if (method, path) in UPLOADS:
+        sent = {"data": fields, "files": {"file": ("rows.jsonl", b'{"prompt": "x"}')}}
     if path.endswith("/answer"):
         sent = {"json": {"model": "nobody", "prompt": "Hi"}, "headers": {"x-form-token": fields.get("token", "")}}
     headers = {**HTML, **sent.pop("headers", {})}
@@ -91,7 +95,10 @@ def test_with_keys_every_page_asks_for_a_login(client: TestClient, store: JobSto
     key(store, "ada")
     answer = call(client, method, path, token="x")
     assert (answer.status_code, answer.headers["location"][:9]) == (303, "/ui/login")
-    script = client.request(method, path.replace("{job_id}", "x").replace("{stage}", "train").replace("{name}", "x"))
+    bare = path.replace("{version}", "1")
+    for field in ("{job_id}", "{stage}", "{name}", "{file_id}"):
+        bare = bare.replace(field, "train" if field == "{stage}" else "x")
+    script = client.request(method, bare)
     assert (script.status_code, script.json()["error"]["code"]) == (401, "login_needed")
 
 
@@ -194,13 +201,15 @@ def test_another_owners_job_is_a_page_that_is_not_there(
     finish_job(store, settings.home, store.get(job["id"]))
     login(browser, other)
     token = token_of(browser.get("/ui/jobs", headers=HTML))
-    theirs, nobodys = (call(browser, method, path, job_id, token=token) for job_id in (job["id"], "adapt_none"))
+    theirs, nobodys = (
+        call(browser, method, path, job_id, token=token, priority="9") for job_id in (job["id"], "adapt_none")
+    )
     assert theirs.status_code == nobodys.status_code == 404
     assert theirs.text.replace(job["id"], "X") == nobodys.text.replace("adapt_none", "X")
     login(client, mine)
     token = token_of(client.get("/ui/jobs", headers=HTML))
     if not path.endswith("/stream"):
-        assert call(client, method, path, job["id"], token=token).status_code in {200, 303, 409}
+        assert call(client, method, path, job["id"], token=token, priority="9").status_code in {200, 303, 409}
 
 
 def test_scopes_decide_what_is_shown_and_done(client: TestClient, store: JobStore) -> None:
@@ -208,10 +217,10 @@ def test_scopes_decide_what_is_shown_and_done(client: TestClient, store: JobStor
     login(client, key(store, "local", "jobs:read"))
     page = parse(client.get(f"/ui/jobs/{job['id']}", headers=HTML).text)
     places = [each.attributes["href"] for each in page.one("nav", **{"aria-label": "Main"}).all("a")]
-    assert places == ["/ui/", "/ui/jobs", "/ui/drafts", "/ui/packs", "/ui/deployments"]
+    assert places == ["/ui/", "/ui/jobs", "/ui/files", "/ui/drafts", "/ui/packs", "/ui/deployments"]
     assert not page.all("button", **{"class": "danger"})
     token = page.all("input", name="token")[0].attributes["value"]
-    for path in (f"/ui/jobs/{job['id']}/cancel", "/ui/playground/compare"):
+    for path in (f"/ui/jobs/{job['id']}/cancel", "/ui/playground/remove"):
         assert client.post(path, data={"token": token, "name": "m"}, headers=HTML).status_code == 403
     assert client.get("/ui/playground", headers=HTML).status_code == 403
     asked = {"json": {"model": "m", "prompt": "x"}, "headers": {"x-form-token": token}}

@@ -12,6 +12,7 @@ import sys
 from eda_service.client import AsyncClient, Client
 from eda_service.client.chat import AsyncChat, Chat
 from eda_service.client.deployments import AsyncDeployments, AsyncPacks, Deployments, Packs
+from eda_service.client.files import AsyncFiles, Files
 from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements, Drafts, Jobs, Measurements
 
 IMPORT_LIMIT_S = 0.5
@@ -59,6 +60,7 @@ def test_both_clients_have_the_same_resources() -> None:
         (Jobs, AsyncJobs),
         (Drafts, AsyncDrafts),
         (Measurements, AsyncMeasurements),
+        (Files, AsyncFiles),
     ):
         public = [{name for name in vars(kind) if not name.startswith("_")} for kind in (blocking, asynchronous)]
         assert public[0] == public[1] != set()

@@ -200,5 +200,5 @@ def test_a_database_of_a_newer_version_is_refused(url: str, engine: Engine) -> N
     JobStore(url).close()
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConflictError, match="revision 9999, this version knows up to 0011"):
+    with pytest.raises(ConflictError, match="revision 9999, this version knows up to 0012"):
         JobStore(url)

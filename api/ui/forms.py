@@ -1,0 +1,75 @@
+"""Small forms of pages as the requests that the services take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from api.errors import config_error
+from api.schemas import ChangeRequest
+from api.schemas_deployments import DeploymentChange, RollbackRequest
+from api.schemas_tasks import ImportRequest
+from eda_service.errors import InputError
+
+IMPORT_FIELDS = ("source", "source_revision", "model", "name", "overrides", "check", "use_gpu", "force")
+"""Of the page that imports a draft."""
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def change_of(priority: str) -> ChangeRequest:
+    """A queued job's new priority."""
+    return made(ChangeRequest, {"priority": whole("priority", priority)})
+
+
+def rollback_of(revision: str) -> RollbackRequest:
+    """Which revision is served again; an empty text: the last one that served something else."""
+    return made(RollbackRequest, {"revision": whole("revision", revision)} if revision else {})
+
+
+def swap_of(form: Mapping[str, str]) -> DeploymentChange:
+    """Another pack for a deployment; an empty text: the base draft alone."""
+    pack = form.get("pack", "").strip()
+    return made(DeploymentChange, {"pack": pack or None, "force": bool(form.get("force"))})
+
+
+def import_of(form: Mapping[str, str]) -> ImportRequest:
+    """The draft that is to be imported."""
+    texts = {name: form.get(name, "").strip() for name in ("source", "source_revision", "model", "name")}
+    lines = [line.strip() for line in form.get("overrides", "").splitlines() if line.strip()]
+    given: dict[str, Any] = {name: value for name, value in texts.items() if value}
+    overrides = dict(_pair(line) for line in lines)
+    boxes = {"check": bool(form.get("check")), "use_gpu": bool(form.get("use_gpu")), "force": bool(form.get("force"))}
+    return made(ImportRequest, {**given, "overrides": overrides, **boxes})
+
+
+def _pair(line: str) -> tuple[str, str]:
+    name, equals, value = line.partition("=")
+    if not equals:
+        raise InputError(f"{line[:64]!r} is not of the form FIELD=VALUE", param="overrides")
+    return name.strip(), value.strip()
+
+
+def made(kind: type[ModelT], fields: Mapping[str, Any]) -> ModelT:
+    """A request of fields.
+
+    Raises:
+        InputError: One of them is missing or out of its bounds.
+    """
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        raise config_error(error, kind) from error
+
+
+def whole(name: str, text: str) -> int:
+    """A whole number that somebody typed.
+
+    Raises:
+        InputError: It is none.
+    """
+    text = text.strip()
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 16):
+        raise InputError(f"{name} is {text[:32]!r}, which is no whole number", param=name)
+    return int(text)

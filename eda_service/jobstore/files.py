@@ -1,0 +1,142 @@
+"""Uploaded prompt files: whose they are and what they are called. Their bytes are no business of the database."""
+
+from __future__ import annotations
+
+from sqlalchemy import Text, cast, func, select
+from sqlalchemy.orm import Session
+
+from eda_service.errors import ConflictError, NotFoundError, QuotaExceededError
+from eda_service.jobstore import rows
+from eda_service.jobstore.database import Database
+from eda_service.jobstore.job import StoredFile
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import FileRow, JobRow
+from eda_service.jobstore.status import LIVE
+
+_MAX_TOLD = 3
+
+
+class FileStore(Database):
+    """Rows of uploaded files."""
+
+    def add_file(
+        self,
+        file_id: str,
+        *,
+        owner: str,
+        filename: str,
+        purpose: str,
+        size_bytes: int,
+        sha256: str,
+        num_prompts: int,
+        num_skipped: int,
+        max_bytes_per_owner: int,
+    ) -> tuple[StoredFile, bool]:
+        """Note a file whose bytes are in their place; returns it and whether it is new.
+
+        The same bytes under the same name are the owner's file that is there already, so that who sends one again
+        after a broken connection has one file.
+
+        Raises:
+            QuotaExceededError: With it, all files of the owner take more than `max_bytes_per_owner`.
+        """
+        name = rows.clean_text(filename, 255)
+        with self._write.begin() as session:
+            lock(session, Space.FILES, owner)
+            equal = select(FileRow).where(FileRow.owner == owner, FileRow.sha256 == sha256, FileRow.filename == name)
+            there = session.scalars(equal.order_by(FileRow.seq).limit(1)).first()
+            if there is not None:
+                return self._reader.reduced(StoredFile, there), False
+            _require_room(session, owner, size_bytes, max_bytes_per_owner)
+            row = FileRow(
+                id=file_id,
+                owner=owner,
+                filename=name,
+                purpose=purpose,
+                size_bytes=size_bytes,
+                sha256=sha256,
+                num_prompts=num_prompts,
+                num_skipped=num_skipped,
+                created_at=self._now(),
+            )
+            session.add(row)
+            session.flush()
+            return self._reader.reduced(StoredFile, row), True
+
+    def require_file_room(self, owner: str, size_bytes: int, max_bytes_per_owner: int) -> None:
+        """Look before a file is sent whether there is room for it.
+
+        Raises:
+            QuotaExceededError: There is none.
+        """
+        with self._read() as session:
+            _require_room(session, owner, size_bytes, max_bytes_per_owner)
+
+    def file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
+        """One file.
+
+        Raises:
+            NotFoundError: No such file of this owner.
+        """
+        with self._read() as session:
+            return self._reader.reduced(StoredFile, _find(session, file_id, owner))
+
+    def files(
+        self, *, owner: str | None = None, limit: int = 100, after: str | None = None, newest_first: bool = True
+    ) -> tuple[list[StoredFile], bool]:
+        """Files in the order in which they came, and whether there are more.
+
+        Raises:
+            NotFoundError: `after` is no file of this owner.
+        """
+        query = select(FileRow).order_by(FileRow.seq.desc() if newest_first else FileRow.seq)
+        if owner is not None:
+            query = query.where(FileRow.owner == owner)
+        with self._read() as session:
+            if after is not None:
+                last = _find(session, after, owner).seq
+                query = query.where(FileRow.seq < last if newest_first else FileRow.seq > last)
+            found = session.scalars(query.limit(limit + 1)).all()
+            return [self._reader.reduced(StoredFile, row) for row in found[:limit]], len(found) > limit
+
+    def delete_file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
+        """Forget a file; returns what it was.
+
+        Raises:
+            NotFoundError: No such file of this owner.
+            ConflictError: A live job was made from it.
+        """
+        with self._write.begin() as session:
+            row = _find(session, file_id, owner)
+            named = cast(JobRow.config, Text).contains(row.id, autoescape=True)
+            live = select(JobRow.id).where(JobRow.status.in_([each.value for each in LIVE]), named)
+            users = list(session.scalars(live.order_by(JobRow.seq).limit(_MAX_TOLD + 1)))
+            if users:
+                more = " and others" if len(users) > _MAX_TOLD else ""
+                raise ConflictError(
+                    f"file {row.id} is used by job {', '.join(users[:_MAX_TOLD])}{more}; let it end, or cancel it",
+                    param="file_id",
+                )
+            gone = self._reader.reduced(StoredFile, row)
+            session.delete(row)
+            return gone
+
+
+def _find(session: Session, file_id: str, owner: str | None) -> FileRow:
+    query = select(FileRow).where(FileRow.id == rows.clean_text(file_id))
+    if owner is not None:
+        query = query.where(FileRow.owner == owner)
+    row = session.scalars(query).first()
+    if row is None:
+        raise NotFoundError(f"no file {file_id[:64]!r}; list the files to find its id", param="file_id")
+    return row
+
+
+def _require_room(session: Session, owner: str, size_bytes: int, most: int) -> None:
+    taken = session.scalar(select(func.coalesce(func.sum(FileRow.size_bytes), 0)).where(FileRow.owner == owner)) or 0
+    if int(taken) + size_bytes > most:
+        raise QuotaExceededError(
+            f"the files of this owner take {taken:,} bytes, this one {size_bytes:,}, and the limit for all of them is "
+            f"{most:,}; delete files that nobody needs",
+            param="file",
+        )
