@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from api.ui.charts import Tick
-from api.ui.rendering import duration
+from eda_service.formatting import duration
 from eda_service.jobstore import Event, Job
 from eda_service.records import Stage
 
