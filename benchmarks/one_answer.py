@@ -10,67 +10,36 @@ machine others use slows all alike; ratios are to `before`, in the same turn.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import torch
 
 from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
 from benchmarks.serving_prompts import sums
 from eda_service.config.job import TargetSpec
-from eda_service.decoding import proposal
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
 from eda_service.storage.registry import find_draft
-from eda_service.targets import attention, loader, packed
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
+from eda_service.targets.tiles import one_order
 
 _STORY = "Write a story about a lighthouse keeper who finds a letter in a bottle."
 _NUM_TOKENS = 40
 _NUM_TEXT_TOKENS = 100
 
 
-def _exactly(count: int, device: torch.device) -> int:
-    return count
-
-
-def _never(linear: packed.PackedLinear, x: torch.Tensor) -> bool:
-    return False
-
-
-def _unmasked(positions_BL: torch.Tensor, *rest: Any) -> torch.Tensor | None:
-    return None if positions_BL.numel() == 1 else attention.visible_mask(positions_BL, *rest)
-
-
-@contextlib.contextmanager
-def _as_before() -> Iterator[None]:
-    """Nothing is rounded up, and one row alone has a kernel of its own."""
-    replaced: list[tuple[Any, str, Any]] = [
-        (attention, "whole_rows", _exactly),
-        (packed.PackedLinear, "_is_one_row", _never),
-    ]
-    for module in (loader, proposal):
-        replaced += [(module, "whole_keys", _exactly), (module, "visible_mask", _unmasked)]
-    with contextlib.ExitStack() as stack:
-        for owner, name, value in replaced:
-            stack.enter_context(mock.patch.object(owner, name, value))
-        yield
-
-
 class Candidate:
     """An engine and how it is run."""
 
     def __init__(self, name: str, target: Target, loaded: Any, *, adaptive: bool) -> None:
-        self.name, self._before = name, name == "before"
+        self.name = name
         self.engine = Engine(
             target,
             loaded.draft,
@@ -79,6 +48,7 @@ class Candidate:
             policy=Adaptive(read_confidence=True) if adaptive else None,
             max_batch=16,
             max_tokens=1024,
+            one_order=name in ("shapes", "float32"),
         )
         self._apart = not adaptive
 
@@ -87,12 +57,11 @@ class Candidate:
         params = SamplingParams(max_new_tokens=num_tokens, ignore_eos=not ends)
         turns = [prompts] if together and not self._apart else [[each] for each in prompts]
         found = []
-        with _as_before() if self._before else contextlib.nullcontext():
-            for turn in turns:
-                for i, ids in enumerate(turn):
-                    self.engine.submit(str(i), ids, params)
-                done = run_to_end(self.engine)
-                found += [tuple(t for out in done[str(i)] for t in out.new_token_ids) for i in range(len(turn))]
+        for turn in turns:
+            for i, ids in enumerate(turn):
+                self.engine.submit(str(i), ids, params)
+            done = run_to_end(self.engine)
+            found += [tuple(t for out in done[str(i)] for t in out.new_token_ids) for i in range(len(turn))]
         return found
 
     def rate(self, prompts: list[list[int]], *, together: bool) -> float:
@@ -111,7 +80,7 @@ def _forwards(target: Target, repeats: int) -> list[dict[str, Any]]:
         times: dict[bool, list[float]] = {True: [], False: []}
         for turn in range(2 * repeats + 2):
             before = turn % 2 == 0
-            with _as_before() if before else contextlib.nullcontext():
+            with one_order(not before):
                 began = time.perf_counter()
                 target.forward(ids_BL, cache, [context] * rows)
                 times[before].append(1000 * (time.perf_counter() - began))

@@ -59,6 +59,7 @@ class ServedGroup:
             policy=Adaptive(read_confidence=target.device.type == "cpu"),
             max_batch=limits.batch,
             max_tokens=limits.context,
+            one_order=True,
         )
         self.num_draft_tokens, self.max_model_len = num_draft_tokens, engine.max_tokens
         self.runner = EngineRunner(engine, num_threads=len(os.sched_getaffinity(0)), max_waiting=limits.waiting)

@@ -30,6 +30,7 @@ from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.errors import TargetIncompatibleError
+from eda_service.targets import tiles
 from eda_service.targets.adapters.adapter import Adapter
 from eda_service.targets.loader import Target
 
@@ -49,6 +50,7 @@ class Engine:
         max_tokens: Prompt plus answer of any request; capped by the target's context.
         capture_features: Hand out the target's states when a request ends.
         captures: Layers of them that a draft will read, where none is here; none: what the head reads.
+        one_order: A greedy or seeded request has one answer, whatever else is decoded (`targets.tiles`); slower.
         seed: Of the streams of requests that bring none.
     """
 
@@ -65,12 +67,13 @@ class Engine:
         max_tokens: int = 2048,
         capture_features: bool = False,
         captures: Sequence[int] = (),
+        one_order: bool = False,
         seed: int = 0,
     ) -> None:
         self.target = target
         self.max_batch = max_batch
         self.max_tokens = min(max_tokens, target.max_context)
-        self._seed = seed
+        self._seed, self._one_order = seed, one_order
         self._num_seen = 0
         self._proposer: Proposer | None = None
         self._outcomes = Outcomes(drafts=False, capture_features=capture_features)
@@ -214,11 +217,12 @@ class Engine:
     def step(self) -> list[StepOutput]:
         """Admit what fits, then one round for all live requests."""
         outputs, self._cancelled = self._cancelled, []
-        while self._waiting and len(self._live) < self.max_batch:
-            for group in self._arrivals():
-                outputs.extend(self._admit(group))
-        if self._live:
-            outputs.extend(self._round())
+        with tiles.one_order(self._one_order):
+            while self._waiting and len(self._live) < self.max_batch:
+                for group in self._arrivals():
+                    outputs.extend(self._admit(group))
+            if self._live:
+                outputs.extend(self._round())
         return outputs
 
     def _arrivals(self) -> list[list[LiveRequest]]:

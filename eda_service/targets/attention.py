@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from eda_service.errors import TargetIncompatibleError
-from eda_service.targets.tiles import whole_rows
+from eda_service.targets.tiles import is_ordered, whole_rows
 
 NAME = "eda_slots"
 # What transformers passes on that changes nothing here: no dropout while decoding, positions and flags that masks and
@@ -49,7 +49,7 @@ class TreeShape:
 
 def visible_mask(positions_BL: Tensor, num_keys: int, groups: int, dtype: torch.dtype) -> Tensor | None:
     """Additive mask (B, 1, Q, T): a query at position p sees keys 0..p; None where every query sees every key."""
-    if positions_BL.numel() == 1 and positions_BL.device.type != "cpu":
+    if positions_BL.numel() == 1 and not is_ordered(positions_BL.device):
         return None
     keys_T = torch.arange(num_keys, device=positions_BL.device)
     return additive_mask(keys_T > positions_BL[..., None], groups, dtype)

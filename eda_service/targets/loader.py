@@ -200,9 +200,8 @@ def _require_fidelity(target: Target, own: Logits, parts: list[Any]) -> None:
 
     def beside(ids_BL: Tensor, positions_BL: Tensor) -> Tensor:
         places_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
-        num_keys = whole_keys(NUM_TOKENS, ids_BL.device)
-        cache.begin(places_BL, num_keys)
-        mask = visible_mask(places_BL, num_keys, target.num_groups, target.dtype)
+        cache.begin(places_BL, NUM_TOKENS)
+        mask = visible_mask(places_BL, NUM_TOKENS, target.num_groups, target.dtype)
         logits_BLV: Tensor = target.head(target.decoder(ids_BL, positions_BL, cache, mask).head_in)
         return logits_BLV
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eda_service.targets.tiles import whole_keys
+from eda_service.targets.tiles import most_keys
 
 _GROW = 256
 
@@ -43,7 +43,7 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.max_tokens = whole_keys(max_tokens, device)
+        self.max_tokens = most_keys(max_tokens)
         self.num_slots = num_slots
         self._shape = (num_layers, num_slots, num_kv_heads, head_dim)
         self._dtype, self._device = dtype, device

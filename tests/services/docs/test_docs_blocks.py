@@ -11,7 +11,7 @@ import yaml
 from doc_blocks import PAGES, RUNNABLE, blocks, eda_lines, languages, name_of
 from typer_tree import check_line
 
-LANGUAGES = {*RUNNABLE, "json", "yaml", "text"}
+LANGUAGES = {*RUNNABLE, "json", "toml", "yaml", "text"}
 every_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 

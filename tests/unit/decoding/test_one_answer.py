@@ -50,7 +50,7 @@ def test_equal_requests_have_one_answer(
     target, draft = make_target("llama"), make_fitted_draft("llama")
     policy: Policy = _Restless()
     head = draft.head(target.lm_head, None)
-    engine = Engine(target, draft, head, num_draft_tokens=4, policy=policy, max_batch=5, max_tokens=110)
+    engine = Engine(target, draft, head, num_draft_tokens=4, policy=policy, max_batch=5, max_tokens=110, one_order=True)
     asked = SamplingParams(max_new_tokens=16, num_logprobs=1, ignore_eos=True, **params)  # type: ignore[arg-type]
     found = []
     for number in range(3):  # one after another

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from eda_service.targets import attention, loader
 from eda_service.targets.attention import attend, visible_mask
 from eda_service.targets.loader import Target
 from eda_service.targets.packed import make_linear, native_bfloat16
-from eda_service.targets.tiles import whole_keys, whole_rows
+from eda_service.targets.tiles import most_keys, one_order, whole_keys, whole_rows
 
 _CPU = torch.device("cpu")
 _WIDTH = 64
@@ -21,12 +20,17 @@ _MOST_KEYS = 1024
     ("num_keys", "wanted"), [(1, 64), (64, 64), (65, 128), (192, 192), (193, 512), (513, 576), (704, 704), (705, 1024)]
 )
 def test_keys_are_rounded_up_to_lengths_that_sum_alike(num_keys: int, wanted: int) -> None:
-    assert whole_keys(num_keys, _CPU) == wanted
-    assert whole_keys(num_keys, torch.device("meta")) == num_keys
+    assert whole_keys(num_keys, _CPU) == num_keys
+    with one_order():
+        assert whole_keys(num_keys, _CPU) == most_keys(num_keys) == wanted
+        assert whole_keys(num_keys, torch.device("meta")) == num_keys
+        with one_order(wanted=False):
+            assert whole_keys(num_keys, _CPU) == num_keys
 
 
 def test_rows_are_rounded_up_to_eights() -> None:
-    assert [whole_rows(count, _CPU) for count in (1, 8, 9, 48)] == [8, 8, 16, 48]
+    with one_order():
+        assert [whole_rows(count, _CPU) for count in (1, 8, 9, 48)] == [8, 8, 16, 48]
 
 
 @pytest.mark.skipif(not native_bfloat16(), reason="such weights are packed only where the processor multiplies them")
@@ -35,8 +39,9 @@ def test_one_row_alone_has_the_bits_it_has_among_others_in_bfloat16(width_in: in
     torch.manual_seed(0)
     packed = make_linear((torch.randn(width_out, width_in) / width_in**0.5).bfloat16())
     x_NI, addend_NO = torch.randn(64, width_in).bfloat16(), torch.randn(64, width_out).bfloat16()
-    alone = torch.cat([packed(row_I[None]) for row_I in x_NI])
-    added = torch.cat([packed.added(row_I[None], each[None]) for row_I, each in zip(x_NI, addend_NO, strict=True)])
+    with one_order():
+        alone = torch.cat([packed(row_I[None]) for row_I in x_NI])
+        added = torch.cat([packed.added(row_I[None], each[None]) for row_I, each in zip(x_NI, addend_NO, strict=True)])
     assert torch.equal(alone, packed(x_NI))
     assert torch.equal(added, packed.added(x_NI, addend_NO))
 
@@ -46,10 +51,11 @@ def _attended(draw: tuple[Tensor, Tensor, Tensor], place: int, rows: int, length
     `further` beyond them.
     """
     query, keys, values = draw
-    num_keys = whole_keys(place + length + further, _CPU)
     groups = query.shape[1] // keys.shape[1]
     positions_BL = torch.full((rows, 1), place) + torch.arange(length)
-    mask = visible_mask(positions_BL, num_keys, groups, query.dtype)
+    with one_order():
+        num_keys = whole_keys(place + length + further, _CPU)
+        mask = visible_mask(positions_BL, num_keys, groups, query.dtype)
     return attend(query[:rows, :, :length], keys[:rows, :, :num_keys], values[:rows, :, :num_keys], mask)[0, :, 0]
 
 
@@ -76,29 +82,32 @@ def test_rounding_up_hides_what_it_adds() -> None:
     torch.testing.assert_close(found, wanted.view(6, _WIDTH), rtol=1e-5, atol=1e-5)
 
 
-def _states(target: Target, ids: list[int], num_before: int, length: int, rows: int) -> Tensor:
+def _states(target: Target, ids: list[int], num_before: int, length: int, rows: int, *, ordered: bool) -> Tensor:
     """States of the first token after `num_before`, read with others after it and beside other rows."""
     cache = target.new_cache(rows, 120)
     others = [[*ids[5:num_before], *ids[:5]], ids[: num_before // 2]][: rows - 1]
-    target.forward(torch.tensor([ids[:num_before]]), cache, [0])
-    for slot, each in enumerate(others, start=1):
-        target.forward(torch.tensor([each]), cache, [0], first_slot=slot)
     block = torch.tensor([ids[num_before : num_before + length]] * rows)
     starts = [num_before, *(len(each) for each in others)]
-    return target.forward(block, cache, starts).head_in[0, 0]
+    with one_order(ordered):
+        target.forward(torch.tensor([ids[:num_before]]), cache, [0])
+        for slot, each in enumerate(others, start=1):
+            target.forward(torch.tensor([each]), cache, [0], first_slot=slot)
+        return target.forward(block, cache, starts).head_in[0, 0]
+
+
+def _all_states(target: Target, num_before: int, *, ordered: bool) -> list[Tensor]:
+    ids = [3 + (7 * i) % 100 for i in range(90)]
+    shapes = [(length, rows) for length in (1, 2, 6) for rows in (1, 2, 3)]
+    return [_states(target, ids, num_before, *shape, ordered=ordered) for shape in shapes]
 
 
 def test_a_token_s_states_do_not_depend_on_depth_and_batch(tiny_target: Target) -> None:
-    ids = [3 + (7 * i) % 100 for i in range(90)]
     for num_before in (12, 40, 61):
-        found = [_states(tiny_target, ids, num_before, length, rows) for length in (1, 2, 6) for rows in (1, 2, 3)]
+        found = _all_states(tiny_target, num_before, ordered=True)
         assert all(torch.equal(found[0], each) for each in found[1:]), num_before
 
 
-def test_without_the_rounding_they_do(tiny_target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_rounding_they_do(tiny_target: Target) -> None:
     """Else the test above could not fail."""
-    monkeypatch.setattr(loader, "whole_keys", lambda num_keys, device: num_keys)
-    monkeypatch.setattr(attention, "whole_rows", lambda num_rows, device: num_rows)
-    ids = [3 + (7 * i) % 100 for i in range(90)]
-    found = [_states(tiny_target, ids, 61, length, rows) for length in (1, 2, 6) for rows in (1, 2, 3)]
+    found = _all_states(tiny_target, 61, ordered=False)
     assert not all(torch.equal(found[0], each) for each in found[1:])
