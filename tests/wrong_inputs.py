@@ -273,7 +273,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str, tuple[str, ...]]] = {
         },
         "insufficient_storage",
         "dataset.num_prompts",
-        ("1000000 prompts", "GB of disk", "is free", "lower dataset.num_prompts", FORCED),
+        ("1000000 prompts", "of disk", "is free", "lower dataset.num_prompts", FORCED),
     ),
 }
 OVERRULED = [name for name, case in WRONG.items() if FORCED in case[3]]

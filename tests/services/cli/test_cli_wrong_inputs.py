@@ -29,7 +29,7 @@ from live_api import LiveApi
         (("org/model", "--set", 'track.to=["wandb"]'), ("install the extra", "set `force`", "param: track.to")),
         (
             ("org/model", "--data", "self", "--num-prompts", "1000000", "--set", "selfgen.max_prompt_tokens=131072"),
-            ("GB of disk", "is free", "lower dataset.num_prompts", "force"),
+            ("of disk", "is free", "lower dataset.num_prompts", "force"),
         ),
     ],
 )

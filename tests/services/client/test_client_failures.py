@@ -131,7 +131,7 @@ def test_no_answer_in_time(scripted: ScriptedService, make_client: MakeClient) -
     [
         (Answer(body=b"<html>a router's login page</html>"), "JSONDecodeError"),
         (Answer({**JOB, "created_at": "yesterday"}), "created_at"),
-        (Answer([]), "Adaptation"),
+        (Answer([]), "the value is a list; it must be an object"),
     ],
     ids=["html", "wrong type", "list"],
 )
