@@ -120,6 +120,8 @@ def _too_long(context: Mapping[str, Any], value: Any) -> str:
 
 
 def _too_short(context: Mapping[str, Any], value: Any) -> str:
+    if value == "":
+        return "is empty; give it a value"
     has = f" and has {len(value)}" if isinstance(value, str) else ""
     return f"must have at least {context['min_length']} characters{has}; lengthen it"
 

@@ -155,6 +155,7 @@ STREAMS: dict[str, tuple[str, str, Any, bool]] = {
     "chat": ("POST", "/v1/chat/completions", {**LONG, "messages": MESSAGES, "stream": True}, False),
     "completion": ("POST", "/v1/completions", {**LONG, "prompt": [5, 6], "stream": True}, False),
     "playground": ("POST", "/ui/playground/answer", {"model": "tiny", "prompt": "Hi", "max_tokens": 400}, True),
+    "first-page": ("GET", "/ui/stream", None, True),
     "page-of-jobs": ("GET", "/ui/jobs/stream", None, True),
     "page-of-a-job": ("GET", "/ui/jobs/{job}/stream", None, True),
     "page-of-deployments": ("GET", "/ui/deployments/stream", None, True),
@@ -177,7 +178,7 @@ def openai_end(text: bytes) -> dict[str, Any]:
 
 
 def check_end(kind: str, text: bytes) -> None:
-    if kind.startswith("page"):
+    if "page" in kind:
         assert text.endswith(b"event: over\ndata: {}\n\n")
         return
     if kind.startswith("job-events"):

@@ -184,7 +184,8 @@ def test_packs_show_versions_and_the_champion(client: TestClient, settings: Sett
     assert set(found) == {"math", "model"}
     assert "Champion: version 1" in found["math"].text
     assert [row[:3] for row in rows(found["math"])[1:]] == [["2", "1.40", "1.90"], ["1", "1.40", "2.00"]]
-    assert [each.attributes["href"] for each in found["model"].all("a")] == ["/ui/packs/model", f"/ui/jobs/{finished}"]
+    places = ["/ui/packs/model", f"/ui/jobs/{finished}", "/ui/packs/model/1.tar"]
+    assert [each.attributes["href"] for each in found["model"].all("a")] == places
 
 
 def test_a_pack_shows_acceptance_over_its_versions_and_how_to_use_it(client: TestClient, settings: Settings) -> None:

@@ -88,7 +88,7 @@ def test_json_is_the_whole_record(shell: Cli, tiny_target: Target, base_draft_di
         (["tiny@1", "--to", "vllm"], "does not say which target it belongs to"),
         (["tiny@1", "--to", "vllm", "--adapter", "a"], "--adapter names an adapter on --target"),
         (["tiny@1", "--to", "vllm", "--target", "/no/such"], "/no/such"),
-        (["tiny@1", "--to", "vllm", "--target", ""], "--target or --adapter is no name"),
+        (["tiny@1", "--to", "vllm", "--target", ""], "target.model is empty; give it a value"),
         (["tiny@1", "--to", "tensorrt"], "tensorrt"),
         (["tiny@1", "--to", "vllm", "--form", "sparse"], "sparse"),
         (["tiny@1", "--to", "sglang", "--pack", "a=b"], "give --to vllm --form plugin"),

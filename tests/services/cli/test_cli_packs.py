@@ -30,7 +30,7 @@ def test_a_list_has_what_is_asked_for(eda: Cli, live: LiveApi, pack: str) -> Non
     head, second, first = eda("packs", "ls", pack, url=live.url).stdout.splitlines()
     assert head.split() == ["PACK", "TARGET", "DRAFT", "ACCEPTANCE", "SPEEDUP", "MARK", "SIZE", "JOB", "AGE"]
     assert second.split("  ")[0] == f"{pack}@2"
-    words = ["org/model", "small@1", "1.40 -> 2.50", "1.50x", "champion", "0 MB", "-", "2h00m"]
+    words = ["org/model", "small@1", "1.40 -> 2.50", "1.50x", "champion", "1 B", "-", "2h00m"]
     assert [each.strip() for each in second.split("  ") if each.strip()] == [f"{pack}@2", *words]
     assert "  2.00  " not in second
     assert first.split()[3:8] == ["1.40", "->", "2.00", "-", "-"]
