@@ -216,7 +216,7 @@ proof--gcs: $(STAMP)  ## Ray's head dies and comes back, its state in Redis; nee
 	sh tests/resilience/install.sh
 	$(BIN)/python -m tests.resilience.gcs
 
-bench--vllm-job: $(STAMP) $(VLLM_STAMP)  ## a whole adaptation inside vLLM, on one rank and on two, beside the own engine
+bench--vllm-job: $(STAMP) $(VLLM_STAMP)  ## a whole adaptation inside vLLM, on one rank and on three, beside the own engine
 	$(BIN)/eda models fetch smollm2-135m-instruct
 	.venv-vllm/bin/python -m benchmarks.vllm_job
 
