@@ -73,10 +73,10 @@ def test_everything_is_on_one_scale() -> None:
     assert places == [pytest.approx((line.left + begin * unit, width * unit), abs=0.11) for begin, width in wanted]
     assert [tick.label for tick in line.ticks] == ["0", "5 min", "10 min", "15 min"]
     assert [tick.at for tick in line.ticks] == pytest.approx([line.left + 300 * n * unit for n in range(4)], abs=0.06)
-    assert line.summary == "16 min 40 s from the first start to the end, after 10 min 00 s in the queue"
+    assert line.summary == "16m40s from the first start to the end, after 10m00s in the queue"
     assert [bar.label for bar in line.lanes[0].bars] == [
-        "attempt 1: attempt_lost, 3 min 20 s",
-        "attempt 2: running, 11 min 40 s",
+        "attempt 1: attempt_lost, 3m20s",
+        "attempt 2: running, 11m40s",
     ]
     narrow = drawn(stretches, 400.0, NARROW)
     assert narrow is not None
