@@ -52,7 +52,7 @@ def test_a_draft_that_could_not_be_registered(tmp_path: Path, text: str) -> None
 def test_a_disk_without_room_for_all_samples_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "draft_config_of", lambda config: WIDE)
     config = job(dataset={"num_prompts": 1_000_000}, selfgen={"max_prompt_tokens": 2000, "max_new_tokens": 2000})
-    # 131.08 TB: a million samples of 4,000 tokens, 8,192 numbers of two bytes each, twice; and embedding and head
+    # 131.08 TB: a million samples of 4,000 tokens, 8,192 numbers of two bytes each, twice; and the ends
     with pytest.raises(InsufficientStorageError, match=r"needs 131\.1 TB"):
         pretrain.pretrain(RunDir(tmp_path / "runs" / "one"), config, "wide@1")
 
