@@ -43,8 +43,8 @@ def require_confirmed(wanted: Deployment, there: Sequence[Deployment], caller: C
         raise SlowsOthersError(
             f"{others[0].name} is the only one of your deployments on its base, with its adapter merged; beside "
             f"{wanted.name} it is not merged and gives one answer at a time at about {UNMERGED_SPEED:g} of its speed "
-            "now. To compare, ask it with `draft` (none, base or a pack) in place of a second deployment; to deploy all "
-            "the same, send `confirm: true` (`--yes`)",
+            "now. To compare, ask it with `draft` (none, base or a pack) in place of a second deployment; to deploy "
+            "all the same, send `confirm: true` (`--yes`)",
             param="confirm",
         )
 

@@ -117,4 +117,4 @@ def test_a_terminal_shows_the_whole_job_beside_its_stages(monkeypatch: pytest.Mo
     client = cast(Client, SimpleNamespace(watch=lambda _: iter([running])))  # what is drawn last is drawn for sure
     view.watch(client, "adapt_1")
     # 65 s of 65 s and the middle of what is left, 325 s
-    assert " 17 % elapsed 1m05s, 2m30s to 8m20s left, from the one job that has ended here" in screen.getvalue()
+    assert " 17% elapsed 1m05s, 2m30s to 8m20s left, from the one job that has ended here" in screen.getvalue()
