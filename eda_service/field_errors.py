@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from eda_service.errors import InputError
 from eda_service.field_names import unknown_field
-from eda_service.names import did_you_mean
+from eda_service.names import NAME_PATTERN, NAME_RULE, did_you_mean
 
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,31}")
 _QUOTED = re.compile(r"'([^']*)'")
@@ -135,7 +135,11 @@ _LENGTHS: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
     "too_short": lambda context, _: (
         f"has {context.get('actual_length', 0)} entries; at least {context['min_length']} are needed"
     ),
-    "string_pattern_mismatch": lambda context, _: f"must have the form {context['pattern']}; correct it",
+    "string_pattern_mismatch": lambda context, _: (
+        f"is no name; a name is {NAME_RULE}"
+        if context["pattern"] == f"^{NAME_PATTERN}$"
+        else f"must have the form {context['pattern']}; correct it"
+    ),
     "none_required": lambda _, value: f"is {_shown(value)}; it must be null, or left out",
 }
 

@@ -18,7 +18,7 @@ from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements, 
 IMPORT_LIMIT_S = 0.5
 METHODS = (
     "create", "estimate", "get", "page", "iterate", "cancel", "retry", "set_priority", "events", "stream_events",
-    "logs", "follow_logs", "report", "report_page", "health", "models", "metrics", "watch", "wait", "close",
+    "logs", "follow_logs", "report", "report_page", "health", "models", "metrics", "samples", "watch", "wait", "close",
 )  # fmt: skip
 
 
