@@ -71,7 +71,8 @@ class EventFeed:
     async def wait(self, timeout_s: float) -> None:
         """Sleep until something was written anywhere, at most so long."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
 
     async def stream(self, job_id: str, *, owner: str | None, after: int) -> AsyncIterator[bytes]:
         """Server-sent events of a job from the one after `after` on; ends after the event that ends the job,
@@ -95,7 +96,8 @@ class EventFeed:
                 yield KEEPALIVE_COMMENT
             for _ in range(_LOOK_AFTER):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(signal.wait(), _KEEP_ALIVE_S)
+                    async with asyncio.timeout(_KEEP_ALIVE_S):
+                        await signal.wait()
                 if signal.is_set():
                     break
                 yield KEEPALIVE_COMMENT

@@ -99,7 +99,8 @@ class Booking:
         """
         if after_s > 0.0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), after_s)
+                async with asyncio.timeout(after_s):
+                    await self._ended.wait()
         while not self._box:
             self._arrived.clear()
             await self._arrived.wait()

@@ -113,7 +113,9 @@ class PromptKeeper:
     @staticmethod
     async def _done(child: asyncio.subprocess.Process, timeout_s: float) -> None:
         assert child.stdout is not None
-        if not await asyncio.wait_for(child.stdout.readline(), timeout_s):
+        async with asyncio.timeout(timeout_s):  # `wait_for` of Python 3.11 may lose a cancellation
+            answer = await child.stdout.readline()
+        if not answer:
             raise BrokenPipeError("the redactor ended")
 
     async def _end_child(self) -> None:

@@ -91,7 +91,8 @@ class Publisher:
 
     async def _held(self) -> ReplicaMemory | None:
         try:
-            return await asyncio.wait_for(self._memory(), _MEMORY_TIMEOUT_S)
+            async with asyncio.timeout(_MEMORY_TIMEOUT_S):
+                return await self._memory()
         except (EdaError, TimeoutError):
             return None  # an engine has failed or has just been retired
 

@@ -91,6 +91,10 @@ def _log_to_file(home: Path) -> Path:
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
     logging.captureWarnings(True)
+    for name in ("ray", "ray.serve"):  # whose own handlers write to the terminal
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).propagate = True
     for name, level in (("alembic", logging.WARNING), ("httpx", logging.WARNING)):  # one lists its plugins
         logging.getLogger(name).setLevel(level)
     return path

@@ -13,14 +13,17 @@ from eda_service.cli.service import _log_to_file
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """The root logger, given back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    """The root logger and Ray's, given back as they were; one of Ray's writes to the terminal, as Serve has it."""
+    loggers = [logging.getLogger(name) for name in (None, "ray", "ray.serve")]
+    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
+    loggers[-1].handlers[:], loggers[-1].propagate = [logging.StreamHandler()], False
+    loggers[-1].setLevel(logging.ERROR)
     yield
-    for handler in root.handlers:
+    for handler in loggers[0].handlers:
         handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    for each, (handlers, level, propagates) in zip(loggers, before, strict=True):
+        each.handlers[:], each.propagate = handlers, propagates
+        each.setLevel(level)
     logging.captureWarnings(False)
 
 
