@@ -48,5 +48,5 @@ def private_home(home: Path) -> Path:
     except PermissionError:
         logger.warning("%s is open to other users (mode %03o) and belongs to another one: it stays so", home, mode)
     else:
-        logger.info("%s was open to other users (mode %03o); now only its owner can enter it", home, mode)
+        logger.warning("%s was open to other users (mode %03o); now only its owner can enter it", home, mode)
     return home

@@ -81,15 +81,16 @@ def up(
 
 def _log_to_file(home: Path) -> Path:
     """Lines of this process go to a file of the home, warnings of ours to standard error too; returns the file."""
-    path = private_home(home) / "logs" / "up.log"
-    path.parent.mkdir(exist_ok=True)
-    to_file = logging.FileHandler(path, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     to_terminal = logging.StreamHandler()
     to_terminal.setLevel(logging.WARNING)
     to_terminal.addFilter(logging.Filter("eda_service"))
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[to_file, to_terminal], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[to_terminal], force=True)
+    path = private_home(home) / "logs" / "up.log"
+    path.parent.mkdir(exist_ok=True)
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(to_file)
     logging.captureWarnings(True)
     for name in ("ray", "ray.serve"):  # whose own handlers write to the terminal
         logging.getLogger(name).handlers.clear()
