@@ -220,7 +220,7 @@ def test_drafts_are_listed_page_by_page_with_what_their_check_measured(
     put_pack(settings.home, "over", 2.0, base_draft=name)
     whole = client.get("/v1/drafts").json()
     ids = [each["id"] for each in whole["data"]]
-    assert ids == ["eagle@1", "small@1", "smollm2-135m@2", "smollm2-135m@3"]
+    assert ids == ["eagle@1", "small@1", "smollm2-135m@2", "smollm2-135m@3", "smollm2-135m-eagle3@1"]
     paged, after = [], None
     while True:
         page = client.get("/v1/drafts", params={"limit": 3, **({} if after is None else {"after": after})}).json()
@@ -306,8 +306,8 @@ def test_an_imported_draft_is_its_owners(client: TestClient, store: JobStore, se
     def seen(name: str) -> set[str]:
         return {each["name"] for each in client.get("/v1/drafts", headers=keys[name]).json()["data"]}
 
-    assert seen("ann") == seen("root") == {"annes", "small", "smollm2-135m"}
-    assert seen("bob") == seen("reader") == seen("asker") == {"small", "smollm2-135m"}
+    assert seen("ann") == seen("root") == {"annes", "small", "smollm2-135m", "smollm2-135m-eagle3"}
+    assert seen("bob") == seen("reader") == seen("asker") == {"small", "smollm2-135m", "smollm2-135m-eagle3"}
     for method in ("GET", "DELETE"):
         assert refusal(client, method, "/v1/drafts/annes@1", headers=keys["bob"])[0] == 404
     body = {"model": "org/model", "base_draft": "annes@1"}
