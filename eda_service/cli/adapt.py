@@ -24,7 +24,7 @@ from eda_service.cli.console import (
 )
 from eda_service.cli.job_file import read_job_file
 from eda_service.cli.jobs import finish, require_served
-from eda_service.cli.uploads import UploadOption, prompt_source
+from eda_service.cli.uploads import PromptsOption, UploadOption, prompt_source
 from eda_service.client import ApiError, Client
 from eda_service.config import presets
 from eda_service.config.overrides import merge, parse_assignments
@@ -51,14 +51,7 @@ def adapt(
     base_draft: Annotated[
         str | None, typer.Option(help="Registered base draft, name@version.", autocompletion=complete_draft)
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            "--prompts",
-            help="JSONL file, id of an uploaded one, dataset id, `reasoning-gym:<task>`, or `self`.",
-        ),
-    ] = None,
+    data: PromptsOption = None,
     eval_data: Annotated[
         str | None,
         typer.Option(

@@ -20,7 +20,7 @@ from eda_service.cli.console import (
     out,
     print_json,
 )
-from eda_service.cli.uploads import UploadOption, prompt_source
+from eda_service.cli.uploads import PromptsOption, UploadOption, prompt_source
 from eda_service.client import Client, Job
 from eda_service.config.job import EngineKind
 
@@ -37,14 +37,7 @@ def measure(
     base_target: Annotated[
         str | None, typer.Option(metavar="BASE", help="The draft's own target, to say what was lost.")
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            "--prompts",
-            help="JSONL file, id of an uploaded one, dataset id, `reasoning-gym:<task>`, or `self`.",
-        ),
-    ] = None,
+    data: PromptsOption = None,
     upload: UploadOption = None,
     num_prompts: Annotated[int | None, typer.Option(min=8, help="Prompts used (32).")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=8, help="Answer cap in tokens (96).")] = None,

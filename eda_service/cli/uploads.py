@@ -15,6 +15,14 @@ from eda_service.client import Client
 from eda_service.client.file_calls import UploadedFile
 from eda_service.errors import DatasetInvalidError
 
+PromptsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        "--prompts",
+        help="JSONL file, id of an uploaded one, dataset id, `reasoning-gym:<task>`, or `self`.",
+    ),
+]
 UploadOption = Annotated[
     bool | None,
     typer.Option(

@@ -20,6 +20,7 @@ import ray.data
 from eda_service.config.job import AdaptConfig, EngineKind, Method, SelfGenConfig
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import ArtifactCorruptError, DatasetInvalidError
+from eda_service.formatting import duration
 from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import (
     HELDOUT_FILE,
@@ -30,7 +31,7 @@ from eda_service.pipeline.prepare import (
     read_prompt_file,
 )
 from eda_service.pipeline.stage import StageRunner
-from eda_service.pipeline.stage_log import EveryFew, seconds_text, timed
+from eda_service.pipeline.stage_log import EveryFew, timed
 from eda_service.pipeline.target_engine import ends_with_engine, engine_of
 from eda_service.planning.base_draft import draft_config
 from eda_service.planning.placement import placements
@@ -214,7 +215,7 @@ def _write_shards(run: RunDir, config: AdaptConfig, shards: list[dict[str, str]]
             few.info(
                 "%d of %d shards: %d samples, %d prompts skipped, %d answer tokens, %.0f per second; about %s left",
                 done, len(shards), num_samples, num_skipped, num_tokens, num_tokens / max(spent, 1e-9),
-                seconds_text(pace * (len(shards) - done)), is_last=done == len(shards),
+                duration(pace * (len(shards) - done)), is_last=done == len(shards),
             )  # fmt: skip
             run.progress(Stage.GENERATE, step=done, total_steps=len(shards), eta_s=pace * (len(shards) - done))
     results.flush()

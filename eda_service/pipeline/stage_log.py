@@ -6,7 +6,6 @@ Lines are for people. They hold names, numbers and times, and neither prompts no
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from eda_service.errors import StorageError
+from eda_service.formatting import duration, size
 from eda_service.records import (
     ADAPTED,
     BASE,
@@ -27,6 +27,7 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
+from eda_service.repeating import Repeating
 from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.run import RunDir
 
@@ -46,7 +47,7 @@ def log_start(run: RunDir, stage: Stage, settings: Mapping[str, Any]) -> None:
 def log_end(record: Record) -> None:
     """The last line of a stage: how long it took, and what it counted."""
     said = "; ".join(counts_of(record))
-    logger.info("stage %s took %s%s", record.stage.value, seconds_text(record.seconds), f": {said}" if said else "")
+    logger.info("stage %s took %s%s", record.stage.value, duration(record.seconds), f": {said}" if said else "")
 
 
 def counts_of(record: Record) -> list[str]:
@@ -64,7 +65,7 @@ def counts_of(record: Record) -> list[str]:
         case EvalReport():
             said = [*_measured(record), _lossless(record)]
         case PackManifest():
-            said = [f"published {record.pack}, {sum(entry.size_bytes for entry in record.files) / 1e6:,.1f} MB"]
+            said = [f"published {record.pack}, {size(sum(entry.size_bytes for entry in record.files))}"]
     return said
 
 
@@ -73,7 +74,7 @@ def _validated(record: ValidateRecord) -> list[str]:
         f"{record.num_prompts:,} prompts and {record.num_eval_prompts:,} held out",
         f"base draft {record.base_draft}",
         f"target of {record.target.num_layers} layers, run by {record.engine.value}",
-        f"at most {record.disk_need_bytes / 1e6:,.0f} MB of {record.disk_free_bytes / 1e6:,.0f} MB free disk",
+        f"at most {size(record.disk_need_bytes)} of {size(record.disk_free_bytes)} free disk",
     ]
 
 
@@ -82,8 +83,8 @@ def _generated(record: SelfGenManifest) -> list[str]:
     return [
         f"{record.num_samples:,} samples, {len(record.skipped):,} prompts skipped",
         f"{record.num_answer_tokens:,} answer tokens, {rate:,.0f} per second of decoding",
-        f"reference of {record.num_reference_tokens:,} tokens in {seconds_text(record.reference_seconds)}",
-        f"measuring samples {seconds_text(record.scoring_seconds)}",
+        f"reference of {record.num_reference_tokens:,} tokens in {duration(record.reference_seconds)}",
+        f"measuring samples {duration(record.scoring_seconds)}",
     ]
 
 
@@ -130,29 +131,24 @@ def log_point(point: CurvePoint, total_steps: int | None) -> None:
             f"loss {point.loss:.4f} (regression {point.regression_loss:.4f}, cross entropy "
             f"{point.cross_entropy_loss:.4f}), learning rate {point.learning_rate:.2e}"
         )
-    logger.info("step %d%s: %s, after %s", point.step, of, said, seconds_text(point.seconds))
+    logger.info("step %d%s: %s, after %s", point.step, of, said, duration(point.seconds))
 
 
-class CurveLog:
+class CurveLog(Repeating):
     """Writes the points of a training curve into the driver's log as its workers add them.
 
     Workers may be on other machines, and a log has one writer: the driver, which reads the curve that they share.
     """
 
     def __init__(self, run: RunDir) -> None:
-        self._run, self._stop = run, threading.Event()
+        super().__init__("curve log", _LOOK_EVERY_S)
+        self._run = run
         self._logged: list[CurvePoint] = []
-        self._thread = threading.Thread(target=self._follow, name="curve log", daemon=True)
-
-    def __enter__(self) -> CurveLog:
-        self._thread.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__exit__(kind, error, trace)
         self.look()
 
     def look(self) -> None:
@@ -173,10 +169,6 @@ class CurveLog:
         for point in points[known:]:
             log_point(point, total)
         self._logged = points
-
-    def _follow(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY_S):
-            self.look()
 
 
 class EveryFew:
@@ -199,17 +191,7 @@ def timed(what: str) -> Iterator[None]:
     started = time.monotonic()
     logger.info("%s begins", what)
     yield
-    logger.info("%s took %s", what, seconds_text(time.monotonic() - started))
-
-
-def seconds_text(seconds: float) -> str:
-    """Seconds as `12.3 s`, `3 min 05 s` or `2 h 07 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
+    logger.info("%s took %s", what, duration(time.monotonic() - started))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

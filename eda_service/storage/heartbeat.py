@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from types import TracebackType
 
 from eda_service.errors import StorageError
 from eda_service.records import Stage
+from eda_service.repeating import Repeating
 from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ _LOOK_EVERY_S = 1.0
 SUPERSEDED_EXIT_CODE = 75
 
 
-class Heartbeat:
+class Heartbeat(Repeating):
     """Context manager: refreshes `updated_at` every few seconds, leaving stage and step as they were.
 
     A driver whose job has a newer attempt ends at once, as if it had been killed: Ray ends its workers, and what it has
@@ -28,29 +27,18 @@ class Heartbeat:
     """
 
     def __init__(self, run: RunDir) -> None:
+        super().__init__("heartbeat", _LOOK_EVERY_S)
         self._run = run
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Heartbeat:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY_S):
-            try:
-                if self._run.is_superseded:
-                    logger.error("attempt %d of %s has been superseded; ending", self._run.attempt, self._run.job_id)
-                    os._exit(SUPERSEDED_EXIT_CODE)
-                progress = self._run.read_progress()
-                if progress is not None and time.time() - progress.updated_at >= _EVERY_S - 1:
-                    self._run.write(progress.model_copy(update={"updated_at": int(time.time())}))
-                    self._run.share_log(Stage(progress.stage))
-            except (OSError, StorageError, ValueError) as error:
-                logger.warning("heartbeat not written: %s", error)
+    def look(self) -> None:
+        """End this process if it is superseded, else refresh."""
+        try:
+            if self._run.is_superseded:
+                logger.error("attempt %d of %s has been superseded; ending", self._run.attempt, self._run.job_id)
+                os._exit(SUPERSEDED_EXIT_CODE)
+            progress = self._run.read_progress()
+            if progress is not None and time.time() - progress.updated_at >= _EVERY_S - 1:
+                self._run.write(progress.model_copy(update={"updated_at": int(time.time())}))
+                self._run.share_log(Stage(progress.stage))
+        except (OSError, StorageError, ValueError) as error:
+            logger.warning("heartbeat not written: %s", error)

@@ -70,7 +70,7 @@ def test_slowing_another_deployment_down_is_asked_for(eda: Cli, live: LiveApi) -
     assert eda(*shared, "--adapter", "org/lora", "--name", "merged", url=live.url).exit_code == 0
     refused = eda(*shared, "--name", "beside", url=live.url)
     assert refused.exit_code == 2
-    assert "merged has its base to itself" in refused.stderr
+    assert "merged is the only one of your deployments on its base" in refused.stderr
     assert "--yes" in refused.stderr
     done = eda(*shared, "--name", "beside", "--yes", url=live.url)
     assert done.stdout == "beside pending revision 1: no draft\n"

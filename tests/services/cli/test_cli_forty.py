@@ -53,7 +53,7 @@ WRONG = {
     "target": Wrong(("adapt", "smollm2-135m-mth"), ("did you mean 'smollm2-135m-math'",)),
     "directory": Wrong(("adapt", "/no/such/model"), ("model is outside the allowed roots", "--allow DIRECTORY")),
     "draft": Wrong(("adapt", "org/model", "--base-draft", "smal@1"), ("'smal@1'", "did you mean 'small@1'")),
-    "served name": Wrong(on("--name", "größe"), ("served_name", "form")),
+    "served name": Wrong(on("--name", "größe"), ("served_name", "is no name", "at most 96")),
     "data": Wrong(on("--data", "reasoning-gym:gsm"), ("use reasoning-gym:gsm_symbolic",)),
     "no target": Wrong(("adapt",), ("name a target", "--config")),
     # options

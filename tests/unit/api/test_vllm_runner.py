@@ -59,10 +59,10 @@ class Source:
             raise
 
     async def add_adapter(self, adapter: LoraAdapter) -> None:
-        raise NotImplementedError
+        raise AssertionError("nothing here asks for it")
 
     async def call(self, method: str, *arguments: str) -> None:
-        raise NotImplementedError
+        raise AssertionError("nothing here asks for it")
 
     async def shutdown(self) -> None:
         self.has_ended.set()

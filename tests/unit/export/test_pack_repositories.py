@@ -51,7 +51,7 @@ def pack(home: Path, base_draft_dir: Path, tiny_target: Target) -> str:
         "rivals": {"secret@7": 1.9},
     }
     vocab_W = torch.arange(0, 112, 2)
-    source = {"source": "/home/ann/private/questions.jsonl", "num_prompts": 64}
+    source = {"source": "/srv/ann/private/questions.jsonl", "num_prompts": 64}
     return publish_adapted(
         home, base_draft_dir, tiny_target, TrainConfig(), vocab_W=vocab_W, name="math", dataset=source, **facts
     )
@@ -82,7 +82,7 @@ def test_a_directory_holds_the_pack_and_its_card(home: Path, pack: str, pushed: 
 
 def test_nothing_of_this_machine_goes_along(home: Path, tiny_target: Target, pushed: Path) -> None:
     written = (pushed / "manifest.json").read_text() + (pushed / "README.md").read_text().replace(str(pushed), "")
-    for private in ("/home/ann", "ann/private", "secret@7", str(Path(tiny_target.spec.model).parent), str(home)):
+    for private in ("/srv/ann", "ann/private", "secret@7", str(Path(tiny_target.spec.model).parent), str(home)):
         assert private not in written, private
 
 

@@ -14,7 +14,7 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.pipeline.driver import stage_log
 from eda_service.pipeline.select import SELECT
 from eda_service.pipeline.stage import StageRunner, run_stage
-from eda_service.pipeline.stage_log import CurveLog, EveryFew, counts_of, log_end, seconds_text
+from eda_service.pipeline.stage_log import CurveLog, EveryFew, counts_of, log_end
 from eda_service.records import (
     CurvePoint,
     DraftCheckpoint,
@@ -76,7 +76,7 @@ def test_a_stage_says_its_start_its_settings_and_its_end(run: RunDir) -> None:
     lines = logged(run, Stage.SELECT)
     assert lines[0] == "stage select of adapt_1 begins, attempt 1"
     assert f"  keep_fraction = {CONFIG.selection.keep_fraction}" in lines
-    wanted = r"stage select took 0\.\d s: kept 20 of 40 samples, from value 1\.250 on; 900 answer tokens to train on"
+    wanted = r"stage select took [\d.]+s: kept 20 of 40 samples, from value 1\.250 on; 900 answer tokens to train on"
     assert re.fullmatch(wanted, lines[-1])
     with stage_log(run.log_path(Stage.SELECT)):
         run_stage(run, CONFIG, runner)
@@ -110,11 +110,11 @@ def test_training_is_told_as_its_curve_grows_and_is_taken_back(run: RunDir) -> N
         curve.append(point(4, 2.9))
         told.look()
     assert logged(run, Stage.TRAIN) == [
-        "step 0 of 40: simulated acceptance 1.500 on held-out samples, after 0.0 s",
-        "step 2 of 40: loss 4.0000 (regression 2.0000, cross entropy 1.0000), learning rate 4.00e-05, after 3.0 s",
-        "step 4 of 40: loss 3.0000 (regression 1.5000, cross entropy 0.7500), learning rate 4.00e-05, after 6.0 s",
+        "step 0 of 40: simulated acceptance 1.500 on held-out samples, after 0s",
+        "step 2 of 40: loss 4.0000 (regression 2.0000, cross entropy 1.0000), learning rate 4.00e-05, after 3s",
+        "step 4 of 40: loss 3.0000 (regression 1.5000, cross entropy 0.7500), learning rate 4.00e-05, after 6s",
         "training goes on from step 2",
-        "step 4 of 40: loss 2.9000 (regression 1.4500, cross entropy 0.7250), learning rate 4.00e-05, after 6.0 s",
+        "step 4 of 40: loss 2.9000 (regression 1.4500, cross entropy 0.7250), learning rate 4.00e-05, after 6s",
     ]
 
 
@@ -151,12 +151,8 @@ def test_a_line_every_few_seconds_and_the_last(run: RunDir) -> None:
     assert logged(run, Stage.GENERATE) == ["1 of 5", "5 of 5"]
 
 
-def test_times_are_read_by_people() -> None:
-    assert [seconds_text(each) for each in (0.04, 59.94, 185, 7620)] == ["0.0 s", "59.9 s", "3 min 05 s", "2 h 07 min"]
-
-
 def test_a_long_stage_has_its_time_in_minutes(run: RunDir, caplog: pytest.LogCaptureFixture) -> None:
     record = SELECT.record_of(CONFIG, fields(run, CONFIG), seconds=61.0)
     with caplog.at_level(logging.INFO):
         log_end(record)
-    assert caplog.messages[-1].startswith("stage select took 1 min 01 s: kept 20")
+    assert caplog.messages[-1].startswith("stage select took 1m01s: kept 20")

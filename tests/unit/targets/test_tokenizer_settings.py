@@ -30,7 +30,7 @@ HOSTILE: list[dict[str, dict[str, Any]]] = [
     {SETTINGS: {"fast_tokenizer_files": ["tokenizer.json", "../other/tokenizer.4.0.json"]}},
 ]
 LEFT_OVER = {
-    "special_tokens_map_file": "/root/.cache/special_tokens_map.json",
+    "special_tokens_map_file": "/srv/cache/special_tokens_map.json",
     "tokenizer_file": "/somewhere/tokenizer.json",
     "vocab_file": None,
     "added_tokens_file": "added_tokens.json",
