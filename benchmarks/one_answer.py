@@ -30,9 +30,14 @@ from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 from eda_service.targets.tiles import one_order
 
-_STORY = "Write a story about a lighthouse keeper who finds a letter in a bottle."
+_STORIES = (
+    "Write a story about a lighthouse keeper who finds a letter in a bottle.",
+    "Describe a market in a small town on a rainy morning.",
+    "Explain to a child why the sky is blue.",
+    "Give me some advice for my first week in a new city.",
+)
 _NUM_TOKENS = 40
-_NUM_TEXT_TOKENS = 100
+_NUM_TEXT_TOKENS = 200
 
 
 class Candidate:
@@ -102,11 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--forwards", action="store_true", help="only those: the rest of the file stays")
+    parser.add_argument("--texts", action="store_true", help="only the counts of texts: the rest of the file stays")
     options = parser.parse_args()
     domain = DOMAINS[0]
+    path = RESULTS / "one-answer.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if options.forwards:
-        path = RESULTS / "one-answer.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         target = load_target(TargetSpec.model_validate({"model": domain.target, "dtype": "bfloat16"}))
         forwards = {"load": round(os.getloadavg()[0], 1), "rows": _forwards(target, 5)}
         write_result(
@@ -120,7 +126,13 @@ def main() -> None:
         candidates += [Candidate(name, target, loaded, adaptive=name != "apart") for name in names]
     render = candidates[0].engine.target.tokenizer
     prompts = [render_prompt(render, messages) for messages in sums()[:8]]
-    story = render_prompt(render, [{"role": "user", "content": _STORY}])
+    stories = [render_prompt(render, [{"role": "user", "content": each}]) for each in _STORIES]
+    texts = {each.name: [_num_texts(each, story, prompts[:4]) for story in stories] for each in candidates}
+    if options.texts:
+        for row in kept["rows"]:
+            row["num_texts_of_12"] = texts[row["candidate"]]
+        write_result("one-answer.json", kept)
+        return
     load = os.getloadavg()[0]
     for candidate in candidates:
         candidate.rate(prompts[:2], together=True)
@@ -136,7 +148,7 @@ def main() -> None:
             pairs = zip(rows[candidate.name][kind], rows["before"][kind], strict=True)
             row[f"tokens_per_s_{kind}"] = round(median(rows[candidate.name][kind]), 1)
             row[f"ratio_{kind}"] = round(median(own / before for own, before in pairs), 3)
-        row["num_texts_of_12"] = _num_texts(candidate, story, prompts[:4])
+        row["num_texts_of_12"] = texts[candidate.name]
         found.append(row)
     content = {
         **header("make bench NAME=one-answer"),
