@@ -115,7 +115,10 @@ def fingerprint(domain: Domain) -> TargetFingerprint:
 
 
 def acceptance_length(domain: Domain) -> float:
-    """What the committed pack measured at T=0."""
-    record = json.loads((domain.pack_dir / "evaluate.json").read_text(encoding="utf-8"))
+    """What the committed pack measured at T=0; of a pack that comes without a measurement, 1."""
+    path = domain.pack_dir / "evaluate.json"
+    if domain.pack is not None and not path.exists():
+        return 1.0
+    record = json.loads(path.read_text(encoding="utf-8"))
     measured = {(row["draft"], row["temperature"]): row["acceptance_length"] for row in record["acceptance"]}
     return float(measured["adapted_draft", 0.0])
