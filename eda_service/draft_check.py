@@ -25,8 +25,10 @@ CLEAR_GAIN = 1.05
 """Acceptance length of a reading over that of a plainer one from which it is named: a mean over the five hundred or so
 rounds of twenty answers is known to about three percent.
 """
-FULL_COVERAGE = 0.95
-"""Share of the target's tokens in the draft vocabulary below which the vocabulary itself costs acceptance."""
+FULL_COVERAGE, GOOD_COVERAGE = 0.95, 0.99
+"""Share of the target's tokens in the draft vocabulary below which the vocabulary itself costs acceptance, and one at
+which it hardly does.
+"""
 SAME_EMBEDDING = 0.9
 """Mean cosine of the rows of two embeddings below which they are not copies of one another, fine-tuned or not."""
 

@@ -24,6 +24,25 @@ class Coverage:
     share: float
     missing: Counter[int]
 
+    def rows_for(self, share: float) -> int | None:
+        """How many of the most frequent missing tokens bring the share to at least this one.
+
+        Args:
+            share: Wanted.
+
+        Returns:
+            0 where it is there already; None where not even all of them do, which takes a share above 1.
+        """
+        lacking = self.missing.total()
+        if self.share >= share:
+            return 0
+        total = round(lacking / (1.0 - self.share))
+        for num_rows, (_, count) in enumerate(self.missing.most_common(), start=1):
+            lacking -= count
+            if 1.0 - lacking / total >= share:
+                return num_rows
+        return None
+
 
 def coverage(vocab_W: Tensor | None, answers: Iterable[Sequence[int]]) -> Coverage:
     """Count the tokens of a text that are in a draft vocabulary.

@@ -22,3 +22,19 @@ from eda_service.drafts.coverage import coverage
 def test_coverage(vocab: list[int] | None, answers: list[list[int]], wanted: float) -> None:
     vocab_W = None if vocab is None else torch.tensor(vocab, dtype=torch.int32)
     assert coverage(vocab_W, answers).share == pytest.approx(wanted)
+
+
+def test_rows_that_a_share_takes() -> None:
+    # Of 20 tokens 12 are known; 5, 2 and 1 of the others.
+    covered = coverage(torch.tensor([1]), [[1] * 12 + [7] * 2, [9] * 5 + [3]])
+    assert [covered.rows_for(share) for share in (0.5, 0.6, 0.7, 0.85, 0.86, 0.95, 0.96, 1.0)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
+    assert covered.rows_for(1.1) is None
