@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
 from eda_service.config.job import AdaptConfig
-from eda_service.draft_check import FULL_COVERAGE
+from eda_service.draft_check import FULL_COVERAGE, GOOD_COVERAGE
 from eda_service.drafts.checkpoint import read_draft_config, read_draft_vocab
 from eda_service.drafts.coverage import Coverage, coverage
 from eda_service.drafts.freezing import count_parameters
@@ -169,8 +169,10 @@ def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[File
         said += f"; train.extend_draft_vocab adds {config.train.extend_draft_vocab} tokens"
         run.event("draft_vocab_coverage", said, stage=Stage.TRAIN)
     else:
+        enough, good = covered.rows_for(FULL_COVERAGE), covered.rows_for(GOOD_COVERAGE)
         said += (
-            f"; {len(covered.missing)} other tokens came, which train.extend_draft_vocab={len(covered.missing)} adds"
+            f", and each of the others ends a round; train.extend_draft_vocab={enough} would cover "
+            f"{FULL_COVERAGE:.0%}, {good} {GOOD_COVERAGE:.0%}"
         )
         run.event("draft_vocab_coverage", said, stage=Stage.TRAIN, level="warning")
     return covered
