@@ -32,10 +32,12 @@ OUT = RESULTS / "eagle3"
 DRAFT, BASE_TARGET = "smollm2-135m-eagle3@1", "smollm2-135m-instruct"
 ROWS = {
     "training-free-none": "imported, as it is",
-    "eda-selfgen": "EDA, 50 % (the paper's)",
+    "eda-selfgen": "EDA, 50 % (the paper's, one step)",
+    "eda_unrolled-selfgen": "EDA, 50 %, three unrolled steps",
     "lora-selfgen": "LoRA, as many weights as EDA",
     "full_ft-selfgen": "full fine-tuning",
     "best-selfgen": "EDA, `best`",
+    "best_extended-selfgen": "EDA, `best`, 1,024 rows added to the head",
     "lora_best-selfgen": "LoRA, as many weights and the loss of `best`",
     "full_ft_best-selfgen": "full fine-tuning, the loss of `best`",
 }
@@ -45,6 +47,7 @@ PAIRS = {
     "best_over_full_ft_best": "full_ft_best-selfgen",
     "best_over_imported": "training-free-none",
     "best_over_eda": "eda-selfgen",
+    "best_over_eda_unrolled": "eda_unrolled-selfgen",
 }
 GOALS = {"best_over_lora_equal_bytes": 1.0, "best_over_full_ft": 1.0, "recovered": 0.95, "eagle3_over_eagle1": 1.1}
 

@@ -31,11 +31,12 @@ class LossConfig(Config):
     distribution: DistributionLoss = Field(
         DistributionLoss.CROSS_ENTROPY, description="loss on the distributions; cross_entropy is the paper's"
     )
-    unroll_steps: int = Field(
-        1,
+    unroll_steps: int | None = Field(
+        None,
         ge=1,
         le=8,
-        description="drafted positions unrolled per start; 1 is the paper, 3 is HASS / training-time test",
+        description="drafted positions unrolled per start; default: what the kind of draft needs, 1 for EAGLE-1 (the "
+        "paper), 3 for EAGLE-3 (training-time test), which learns to read its own states only so",
     )
     feature_noise: float = Field(
         0.0,

@@ -10,12 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, TypeAdapter, model_validator
 
 from eda_service.config.base import Config
 from eda_service.config.job import Method, Mix, TrainConfig
+from eda_service.config.loss import LossConfig
 
 
 def _is_none(value: object) -> bool:
@@ -89,6 +90,9 @@ class DraftConfig(Config, ABC):
     o_bias: bool = Field(False, exclude_if=_is_false, description="the attention's output has one")
     own_embedding: bool = Field(False, exclude_if=_is_false, description="it has a table of its own; no: the target's")
 
+    default_unroll_steps: ClassVar[int] = 1
+    """Drafted positions that are unrolled in training where nobody says how many."""
+
     @property
     def target_width(self) -> int:
         """Of the target's states."""
@@ -111,6 +115,15 @@ class DraftConfig(Config, ABC):
     def own_vocab_size(self) -> int | None:
         """Tokens that a head of its own scores; None without one."""
         return None
+
+    def unroll_steps(self, loss: LossConfig) -> int:
+        """Drafted positions that training unrolls of each start."""
+        return loss.unroll_steps or self.default_unroll_steps
+
+    def settled(self, train: TrainConfig) -> TrainConfig:
+        """The settings with those filled in that are the kind's to say: what a pack writes down."""
+        loss = train.loss.model_copy(update={"unroll_steps": self.unroll_steps(train.loss)})
+        return train.model_copy(update={"loss": loss})
 
     def is_started(self, train: TrainConfig) -> bool:
         """Whether shards hold what the draft makes of the captured states, which is narrower, instead of them: training
@@ -159,6 +172,8 @@ class Eagle1Config(DraftConfig):
 
 class Eagle3Config(DraftConfig):
     """EAGLE-3: fc over several of the target's layers, one layer over [embedding; state], a head of its own."""
+
+    default_unroll_steps: ClassVar[int] = 3
 
     kind: Literal["eagle3"] = "eagle3"
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(

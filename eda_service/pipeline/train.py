@@ -114,8 +114,9 @@ def inputs_of(
     own = [path for path in (vocabulary, *_own_start(run, start_dir)) if path is not None]
     made = [file_entry(out_dir, path) for path in own]
     run.store.upload(Stage.TRAIN, made)
+    settled = read_draft_config(start_dir).settled(config.train)
     return TrainInputs(
-        config=config,
+        config=config.model_copy(update={"train": settled}),
         run_root=run.root,
         data_dir=data_dir,
         shards=tuple(compact_shards(data_dir, selected)),

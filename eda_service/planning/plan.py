@@ -204,7 +204,7 @@ def _train(config: AdaptConfig, shape: ModelShape, device: Device, work: Workloa
         devices=math.ceil(train.num_workers * share),
         seconds=fixed + scale.train * (work.num_steps * step_s + heldout_s),
         start_s=fixed,
-        tokens=work.tokens_per_step * work.num_steps / train.loss.unroll_steps,
+        tokens=work.tokens_per_step * work.num_steps / work.unroll_steps,
         disk_bytes=2 * (OPTIMIZER_BYTES + WEIGHT_BYTES) * work.trainable,
         storage_bytes=work.kept_feature_bytes * train.epochs,
         exchange_bytes=train.num_workers * exchanged * work.num_steps,

@@ -79,7 +79,8 @@ class Workload:
         shard: Decoding of one shard.
         reference: Decoding on the general prompts, one worker.
         num_steps: Optimizer steps.
-        tokens_per_step: Over all workers.
+        tokens_per_step: Drafted positions, over all workers.
+        unroll_steps: Of them that begin at one token.
         heldout_tokens: Drafted in a held-out pass; there is one per epoch and one before.
         flops_per_token: Of training.
         trainable: Parameters.
@@ -102,6 +103,7 @@ class Workload:
     reference: Decoding
     num_steps: int
     tokens_per_step: float
+    unroll_steps: int
     heldout_tokens: float
     flops_per_token: float
     trainable: int
@@ -150,7 +152,8 @@ def workload(config: AdaptConfig, shape: ModelShape, lengths: Lengths, draft: Dr
             selection.num_reference_prompts, selfgen.batch_size, reference, selection.reference_max_new_tokens
         ),
         num_steps=num_train_steps(config),
-        tokens_per_step=min(train.batch_size, training) * sample_tokens * train.loss.unroll_steps,
+        tokens_per_step=min(train.batch_size, training) * sample_tokens * draft.unroll_steps(train.loss),
+        unroll_steps=draft.unroll_steps(train.loss),
         heldout_tokens=(heldout or min(16, training)) * sample_tokens * SIMULATED_DEPTH,
         flops_per_token=train_flops_per_token(train, draft),
         trainable=trainable,

@@ -158,6 +158,7 @@ class DraftLoss(nn.Module):
         self.draft = draft
         self.config = config
         self.mixed = mixed
+        self.num_steps = draft.config.unroll_steps(config)
 
     def forward(
         self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None = None
@@ -187,8 +188,7 @@ class DraftLoss(nn.Module):
         wanted = TargetRows.of(batch.head_in[:, 1:-1][counts_BS], lm_head, rows_M)
         places_BS = (counts_BS.flatten().cumsum(0) - 1).view_as(counts_BS)
         draft = self.draft
-        num_steps, is_started = self.config.unroll_steps, batch.is_started
-        steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, num_steps, is_started=is_started)
+        steps = unroll(draft, embed, batch.token_ids_BL, features_BLD, self.num_steps, is_started=batch.is_started)
         for step, state_BSD in enumerate(steps):
             mask_BS = counts_BS[:, step:]
             places_M = places_BS[:, step:][mask_BS]

@@ -53,7 +53,7 @@ def test_mlflow_has_one_run_of_the_job_in_its_database(run: RunDir, home: Path) 
     assert found.info.status == "FINISHED"
     assert found.data.tags["eda.job_id"] == JOB
     assert found.data.params["target.model"] == "org/model"
-    assert found.data.params["train.loss.unroll_steps"] == "1"
+    assert found.data.params["train.loss.cross_entropy_weight"] == "0.1"
     history = client.get_metric_history(found.info.run_id, "loss/total")
     assert [(each.step, each.value) for each in history] == [(2, 2.0), (3, 1.0), (2, 1.5)]
     assert found.data.metrics["adapted_draft/length"] == 2.5

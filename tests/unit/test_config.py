@@ -138,7 +138,7 @@ def test_defaults_are_the_paper_s() -> None:
     assert (config.train.method, config.train.mix) == (Method.EDA, Mix.SOFTMAX)
     assert (config.train.batch_size, config.train.learning_rate, config.train.epochs) == (16, 4e-5, 20)
     assert (config.train.loss.regression_weight, config.train.loss.cross_entropy_weight) == (1.0, 0.1)
-    assert config.train.loss.unroll_steps == 1
+    assert config.train.loss.unroll_steps is None  # an EAGLE-1 draft's one: tests/unit/drafts/test_unroll_steps.py
     assert (config.selection.method, config.selection.keep_fraction, config.selection.quantile) == (
         Selector.PCA,
         0.5,

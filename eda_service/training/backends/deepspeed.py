@@ -42,6 +42,7 @@ class DeepSpeedBackend:
         # On a GPU the engine's own bf16 mode does it: weights are bfloat16 beside float32 ones.
         self.mixed = is_bfloat16(config) and not config.use_gpu
         draft_loss = DraftLoss(draft, config.loss, vocab_W, mixed=self.mixed)
+        self._num_steps = draft_loss.num_steps
         parameters = [p for p in draft_loss.parameters() if p.requires_grad]
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=draft_loss,
@@ -59,7 +60,7 @@ class DeepSpeedBackend:
             group["lr"] = step.rate
         # DeepSpeed wants as many forwards of each worker, and divides their gradients by that number.
         num = len(step.parts)
-        counts_S = whole_counts(step.parts, self._config.loss.unroll_steps)
+        counts_S = whole_counts(step.parts, self._num_steps)
         divisors_S = None if counts_S is None else (counts_S / num).tolist()
         total = torch.zeros((), device=self.device)
         for part in step.parts:

@@ -42,7 +42,7 @@ class TorchBackend:
 
     def step(self, step: Step, ends: SharedEnds) -> StepLosses:
         """As `Backend.step`."""
-        counts_S = whole_counts(step.parts, self._config.loss.unroll_steps)
+        counts_S = whole_counts(step.parts, self._draft_loss.num_steps)
         divisors_S = None if counts_S is None else counts_S.tolist()
         total = torch.zeros((), device=self.device)
         self._optimizer.zero_grad()

@@ -38,7 +38,8 @@ def ended_job(root: Path, kind: str) -> RunDir:
     if kind == "eagle3":
         shape = json.loads((directory / "config.json").read_text())
         write_json(directory / "config.json", {**shape, "kind": "eagle3", "layers": [0, 1, 2], "draft_vocab_size": 64})
-    config = AdaptConfig.model_validate({"target": {"model": str(target)}, "base_draft": "small@1"})
+    train = {"loss": {"unroll_steps": 2}}  # as many for either kind, so that only their shapes differ
+    config = AdaptConfig.model_validate({"target": {"model": str(target)}, "base_draft": "small@1", "train": train})
     run = RunDir.of_job("adapt_1", root / "home")
     run.create(config, origin="api")
     write_records(run, config)
