@@ -52,7 +52,7 @@ def test_a_jobs_page_shows_events_as_they_come(page: Page, service: UiService) -
     service.store.add_event(service.running, "note", "<i>seen live</i>")
     expect(page.locator("#events li").first).to_contain_text("<i>seen live</i>", timeout=5000)
     progress(service, 90.0)
-    expect(page.locator("#state")).to_contain_text("90 %", timeout=5000)
+    expect(page.locator("#state")).to_contain_text("90%", timeout=5000)
 
 
 def test_a_failed_job_is_retried_and_cancelled_by_buttons(page: Page, service: UiService) -> None:
@@ -72,6 +72,8 @@ def test_the_keyboard_reaches_everything_in_order(page: Page, service: UiService
     expect(page.get_by_text("Skip to content")).to_be_in_viewport()
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="New adaptation")).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.locator("#counts a").first).to_be_focused()
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -93,7 +95,7 @@ def test_a_report_opens_from_a_file_without_a_network(
 ) -> None:
     page.goto(f"{service.url}/ui/jobs/{service.finished}")
     with page.expect_download() as found:
-        page.get_by_role("link", name="Report").click()
+        page.get_by_role("link", name="Report", exact=True).click()
     path = tmp_path / found.value.suggested_filename
     found.value.save_as(path)
     assert path.name == f"{service.finished}.html"

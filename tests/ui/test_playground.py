@@ -20,11 +20,13 @@ _ANSWER_MS = 120_000
 
 
 @pytest.fixture(scope="module")
-def endpoint(serve_port: int) -> Iterator[LiveEndpoint]:
+def endpoint(serve_port: int, service: UiService) -> Iterator[LiveEndpoint]:
     pair = load_pair(DOMAINS[0], Path("not-here"), 1)
     assert pair is not None
     engines = {ADAPTED: pair.engine("adapted"), PLAIN: pair.engine("base")}
-    served = [make_pair(name, pair.target, engine) for name, engine in engines.items()]
+    served = [
+        make_pair(name, pair.target, engine, uid=service.store.deployment(name).uid) for name, engine in engines.items()
+    ]
     with live_endpoint(served, port=serve_port, prefix=route_prefix_of(group_key(SERVED))) as running:
         yield running
 
@@ -45,7 +47,7 @@ def test_two_answers_with_their_draft_tokens_marked(
         page.goto(f"{service.url}/ui/playground?left={ADAPTED}&right={PLAIN}")
         page.get_by_label("Most tokens").fill("40")
         page.get_by_role("button", name="Ask").click()
-        expect(page.get_by_role("status")).to_contain_text(f"{PLAIN}: ", timeout=_ANSWER_MS)
+        expect(page.locator("#told")).to_contain_text(f"{PLAIN}: ", timeout=_ANSWER_MS)
         lengths = {}
         for side, name in (("left", ADAPTED), ("right", PLAIN)):
             pane = page.locator(f"#{side}")
@@ -72,7 +74,7 @@ def test_two_answers_with_their_draft_tokens_marked(
             page.goto(f"{service.url}/ui/playground?left={ADAPTED}&right={PLAIN}")
             page.get_by_label("Most tokens").fill("24")
             page.get_by_role("button", name="Ask").click()
-            expect(page.get_by_role("status")).to_contain_text(f"{PLAIN}: ", timeout=_ANSWER_MS)
+            expect(page.locator("#told")).to_contain_text(f"{PLAIN}: ", timeout=_ANSWER_MS)
             page.screenshot(path=pictures / f"playground-answered-{look}.png", full_page=True)
 
 
@@ -87,7 +89,7 @@ def test_stopping_frees_the_slot(browser: Browser, service: UiService, endpoint:
         page.get_by_role("button", name="Ask").click()
         expect(page.locator("#left [data-text] span").first).to_be_attached(timeout=_ANSWER_MS)
         page.get_by_role("button", name="Stop").click()
-        expect(page.get_by_role("status")).to_contain_text("stopped")
+        expect(page.locator("#told")).to_contain_text("stopped")
         endpoint.wait_idle(ADAPTED)
 
 
@@ -97,7 +99,8 @@ def test_a_refusal_is_said(browser: Browser, service: UiService, endpoint: LiveE
         page.goto(f"{service.url}/ui/playground?left={ADAPTED}")
         page.get_by_label("Question").fill("x " * 9000)
         page.get_by_role("button", name="Ask").click()
-        expect(page.get_by_role("status")).to_contain_text("shorten it", timeout=_ANSWER_MS)
+        expect(page.locator("#told")).to_contain_text("shorten it", timeout=_ANSWER_MS)
+        expect(page.locator("#same")).to_be_hidden()
 
 
 def test_the_deployments_page_shows_what_was_asked(

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import DeploymentsDep, DirectoryDep, PacksDep
+from api.deps import DeploymentsDep, DirectoryDep, PackRemovalDep, PacksDep
 from api.schemas_deployments import DeploymentChange, DeploymentRequest
-from api.services import views
+from api.services import pack_views, views
 from api.ui.access import FormDep, LookerDep, WriterDep
 from api.ui.archive import archive_of
 from api.ui.forms import made, whole
@@ -55,8 +55,10 @@ def one(
     packs: PacksDep,
     directory: DirectoryDep,
     before: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
+    compare: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
+    beside: Annotated[int | None, Query(ge=1, le=1 << 31)] = None,
 ) -> Response:
-    """One pack: acceptance over its versions, which deployments serve it, and how to ask one."""
+    """One pack: acceptance over its versions, which deployments serve it, how to ask one, and two versions compared."""
     versions = packs.versions(name, visitor.caller)
     older = [each for each in versions if before is None or each.version < before]
     pack = views.pack_body(name, versions, packs, visitor.caller, shown=older[-_VERSIONS:])
@@ -75,6 +77,11 @@ def one(
         has_more=len(older) > _VERSIONS,
         before=before,
         served_by=served_by,
+        comparison=None
+        if compare is None or beside is None
+        else pack_views.comparison(
+            *(packs.resolve(f"{name}@{each}", visitor.caller) for each in (compare, beside)), packs, visitor.caller
+        ),
         snippets=asking(url, served_by[0], needs_key=needs_key)
         if served_by
         else serving(url, pack.versions[0], needs_key=needs_key),
@@ -107,6 +114,13 @@ def champion(name: PackName, visitor: WriterDep, packs: PacksDep, form: FormDep)
     version = form.get("version", "")
     packs.pin(name, whole("version", version) if version and not form.get("unpin") else None, visitor.caller)
     return go("/packs")
+
+
+@router.post("/{name}/remove")
+def remove(name: PackName, visitor: WriterDep, packs: PacksDep, removal: PackRemovalDep, form: FormDep) -> Response:
+    """Remove a version that nothing uses."""
+    removal.remove(f"{name}@{whole('version', form.get('version', ''))}", visitor.caller)
+    return go(f"/packs/{name}" if name in packs.names(visitor.caller) else "/packs")
 
 
 @router.get("/{name}/{version}.tar")

@@ -77,9 +77,10 @@ async function ask(pane, asked, question, signal) {
       measure(pane, chunk, began);
     }
     const length = pane.querySelector('[data-fact="length"]').textContent;
-    return `${model}: ${pane.querySelector('[data-fact="tokens"]').textContent} tokens, acceptance length ${length}.`;
+    const tokens = pane.querySelector('[data-fact="tokens"]').textContent;
+    return { done: true, told: `${model}: ${tokens} tokens, acceptance length ${length}.` };
   } catch (error) {
-    return signal.aborted ? `${model}: stopped.` : `${model}: ${error.message}`;
+    return { done: false, told: signal.aborted ? `${model}: stopped.` : `${model}: ${error.message}` };
   } finally {
     text.setAttribute("aria-busy", "false");
   }
@@ -107,8 +108,8 @@ async function submit(event) {
     }
   } else said.push(...(await Promise.all(wanted.map(([pane, asked]) => ask(pane, asked, question, mine.signal)))));
   if (mine === asking) {
-    told.textContent = said.join(" ");
-    if (!mine.signal.aborted) form.dispatchEvent(new CustomEvent("answered", { detail: wanted.length }));
+    told.textContent = said.map((each) => each.told).join(" ");
+    form.dispatchEvent(new CustomEvent("answered", { detail: said.filter((each) => each.done).length }));
     stop.disabled = true;
   }
 }

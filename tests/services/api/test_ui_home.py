@@ -122,7 +122,7 @@ def test_each_fine_tune_has_a_card_with_what_it_gained_and_does(
     drawn = [each.attributes for each in cards["math"].all("rect")]
     bars = [float(each["width"]) for each in drawn if "track" not in each["class"]]
     assert bars == [62.5, 100.0]  # of the longest of all cards
-    assert "+60 %" in cards["math"].text
+    assert "+60%" in cards["math"].text
     assert "20.0 tokens/s now" in words(cards["math"])
     assert "Idle" in cards["plain"].text
     assert "eda adapt org/model" in cards["plain"].text

@@ -219,6 +219,34 @@ def test_packs_are_deployed_pinned_and_downloaded(client: TestClient, store: Job
     }
 
 
+def test_a_packs_page_deploys_compares_and_removes(client: TestClient, store: JobStore, settings: Settings) -> None:
+    put_pack(settings.home, "math", 2.0)
+    put_pack(settings.home, "math", 2.5, base=1.6)
+    put_pack(settings.home, "math", 2.1, prompts="others")
+    alone = filled(read(client, "/packs/math"), "/ui/packs/math/deploy")
+    press(client, "/ui/packs/math/deploy", {**alone, "version": "1"})
+    assert store.deployment("math").pack == "math@1"
+
+    beside = read(client, "/packs/math?compare=2&beside=1").one("section", **{"aria-labelledby": "beside"})
+    assert [row.text for row in beside.all("tr")][1:] == ["math@22.50–", "math@12.00–"]
+    assert "math@2 accepts 1.250 times as much" in beside.text
+    apart = read(client, "/packs/math?compare=3&beside=1").one("section", **{"aria-labelledby": "beside"})
+    assert "math@3 and math@1 cannot be compared" in apart.text
+
+    form = filled(read(client, "/packs/math"), "/ui/packs/math/remove")
+    assert form["version"] == "1"
+    used = press(client, "/ui/packs/math/remove", form)
+    assert (used.status_code, "deployment math" in used.text) == (409, True)
+    for version in ("2", "3"):
+        assert (
+            press(client, "/ui/packs/math/remove", {**form, "version": version}).headers["location"] == "/ui/packs/math"
+        )
+    client.delete("/v1/deployments/math")
+    assert press(client, "/ui/packs/math/remove", form).headers["location"] == "/ui/packs"
+    assert press(client, "/ui/packs/math/remove", {**form, "version": "x"}).status_code == 400
+    assert client.get("/v1/packs").json()["data"] == []
+
+
 def test_a_deployment_is_rolled_back_changed_and_removed(
     client: TestClient, store: JobStore, settings: Settings
 ) -> None:
