@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from api.deps import DeploymentsDep, DirectoryDep, PackRemovalDep, PacksDep
 from api.schemas_deployments import DeploymentChange, DeploymentRequest
+from api.schemas_packs import ComparisonBody
 from api.services import pack_views, views
 from api.ui.access import FormDep, LookerDep, WriterDep
 from api.ui.archive import archive_of
@@ -67,6 +68,11 @@ def one(
         for each in directory.deployments(visitor.caller)
         if each.pack is not None and each.pack.partition("@")[0] == name
     ]
+
+    def compared(version: int, other: int) -> ComparisonBody:
+        first, second = (packs.resolve(f"{name}@{each}", visitor.caller) for each in (version, other))
+        return pack_views.comparison(first, second, packs, visitor.caller)
+
     url, needs_key = service_url(request), not visitor.is_open
     return render(
         request,
@@ -77,11 +83,7 @@ def one(
         has_more=len(older) > _VERSIONS,
         before=before,
         served_by=served_by,
-        comparison=None
-        if compare is None or beside is None
-        else pack_views.comparison(
-            *(packs.resolve(f"{name}@{each}", visitor.caller) for each in (compare, beside)), packs, visitor.caller
-        ),
+        comparison=None if compare is None or beside is None else compared(compare, beside),
         snippets=asking(url, served_by[0], needs_key=needs_key)
         if served_by
         else serving(url, pack.versions[0], needs_key=needs_key),
