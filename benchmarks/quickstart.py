@@ -1,4 +1,6 @@
-"""docs/quickstart.md from a fresh clone, block by block: `make bench NAME=quickstart` writes `results/quickstart.json`.
+"""docs/tutorial/quickstart.md from a fresh clone, block by block: `make bench NAME=quickstart`.
+
+Writes `results/quickstart.json`.
 
 A new user's machine: the commit that is checked out here, cloned; an environment of its own, from the registries (pip's
 cache unused); a state root and a model cache that are empty. Every block runs as the page has it; `eda up` in a
@@ -25,7 +27,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from benchmarks.pairs import ROOT, header, write_result
 
-PAGE = Path("docs") / "quickstart.md"
+PAGE = Path("docs") / "tutorial" / "quickstart.md"
 URL = "http://127.0.0.1:8700"
 LOG = ROOT / "out" / "quickstart.log"
 _UP = "eda up"

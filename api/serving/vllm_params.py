@@ -1,8 +1,8 @@
 """One request's decoding as vLLM takes it, and what vLLM cannot be trusted with.
 
-Two refusals are about its CPU build (0.32), docs/export.md has the measurements: with a draft its sampling does not
-follow the target's law, and a seed can end its engine. Two are vLLM's own on any machine: with a draft it takes neither
-`min_p` nor `logit_bias`.
+Two refusals are about its CPU build (0.32), docs/howto/export.md has the measurements: with a draft its sampling does
+not follow the target's law, and a seed can end its engine. Two are vLLM's own on any machine: with a draft it takes
+neither `min_p` nor `logit_bias`.
 """
 
 from __future__ import annotations

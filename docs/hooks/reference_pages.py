@@ -60,10 +60,10 @@ def config_page() -> str:
         '`{"config": {"train": {"epochs": 4}}}`; what is not given comes from the preset, then from here. Unknown '
         "fields are refused."
     )
-    drift = "## `drift` of a deployment\n\n[What it does](../serving.md#drift)."
-    vllm = "## `vllm` of a deployment\n\nWith `engine` vllm; [what it does](../serving.md#on-vllm)."
-    imports = "## An import of a draft\n\n[What it does](../jobs.md#importing-a-draft)."
-    measures = "## A measurement\n\n[What it does](../jobs.md#measuring-a-draft)."
+    drift = "## `drift` of a deployment\n\n[What it does](serving.md#drift)."
+    vllm = "## `vllm` of a deployment\n\nWith `engine` vllm; [what it does](serving.md#on-vllm)."
+    imports = "## An import of a draft\n\n[What it does](jobs.md#importing-a-draft)."
+    measures = "## A measurement\n\n[What it does](jobs.md#measuring-a-draft)."
     others = [imports, _fields(ImportConfig), measures, _fields(MeasureConfig)]
     tables = [*sections(AdaptConfig), *others, drift, _fields(DriftConfig, "drift"), vllm, _fields(VllmConfig, "vllm")]
     return "\n\n".join([head, *tables]) + "\n"

@@ -6,9 +6,9 @@ token from the target's next distribution. The output is then distributed as the
 
 Trees at T>0 follow recursive rejection over a node's children. A tree's children are chosen, not drawn, so each is a
 proposal of probability one: child x is accepted with probability p(x), else p continues as norm(p with x taken out).
-That is the same as drawing one token from p and looking for it among the children (docs/decoding.md, with the proof),
-which is how it is computed: one draw per node, from the request's own stream and in the order of the output's tokens.
-A sampled answer therefore equals, token by token, what the same seed gives without a draft.
+That is the same as drawing one token from p and looking for it among the children (docs/explanation/decoding.md, with
+the proof), which is how it is computed: one draw per node, from the request's own stream and in the order of the
+output's tokens. A sampled answer therefore equals, token by token, what the same seed gives without a draft.
 
 Shapes: B rows, K draft tokens of a chain, N drafted nodes of a tree, V vocabulary.
 """

@@ -1,10 +1,10 @@
 """Acceptance without verification: drafts held against answers the target has already written.
 
 At T=0 a speculative answer is the target's own, and with trees it is at every temperature (a seeded answer does not
-depend on the draft, docs/decoding.md). So once the target has answered the prompts and its features are kept, what any
-draft would have had accepted, round by round, follows from the draft alone: the counts are those of decoding at a small
-part of its cost. That is what makes a grid of many drafts over many tasks affordable. Chains at T>0 draw from the
-draft's own distribution and have to be decoded.
+depend on the draft, docs/explanation/decoding.md). So once the target has answered the prompts and its features are
+kept, what any draft would have had accepted, round by round, follows from the draft alone: the counts are those of
+decoding at a small part of its cost. That is what makes a grid of many drafts over many tasks affordable. Chains at T>0
+draw from the draft's own distribution and have to be decoded.
 
 Shapes: T tokens of a transcript, D hidden, B rows, N nodes.
 """

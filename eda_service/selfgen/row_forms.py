@@ -1,9 +1,9 @@
 """The forms in which people keep prompts, read into one: the conversation that is to be answered, and an answer.
 
-docs/jobs.md has the table of all forms. A conversation that ends with the assistant is the file that the target was
-tuned on: its last answer is dropped from the prompt, as the target answers itself, and kept as the reference.
-`developer` is read as `system`, which is what templates of open models know. What could be read in two ways, or would
-lose a part of the row, is refused.
+docs/reference/jobs.md has the table of all forms. A conversation that ends with the assistant is the file that the
+target was tuned on: its last answer is dropped from the prompt, as the target answers itself, and kept as the
+reference. `developer` is read as `system`, which is what templates of open models know. What could be read in two
+ways, or would lose a part of the row, is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/security.md names a test for every threat, and each of them is there."""
+"""docs/explanation/security.md names a test for every threat, and each of them is there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
 ROWS = [line for line in TEXT.partition("## Threats")[2].partition("## Proofs")[0].split("\n") if line.startswith("| ")]
 THREATS = [row for row in ROWS if not row.startswith("| Threat |")]

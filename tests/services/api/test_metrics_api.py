@@ -17,7 +17,7 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.jobstore import Deployment, JobStore
 from eda_service.raycluster.serve_plan import group_key
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "metrics.md"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 

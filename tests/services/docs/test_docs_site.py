@@ -55,6 +55,17 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     assert _FETCHED.findall('<script async src="https://cdn.example/x.js">') == ["https://cdn.example/x.js"]
 
 
+def test_a_page_that_was_moved_is_found_at_its_old_address(site: Path) -> None:
+    moved = {"serving": "reference/serving", "tutorial": "tutorial/own-lora", "security": "explanation/security"}
+    for old, new in moved.items():
+        target = re.search(r'url=([^"]+)"', (site / f"{old}.html").read_text(encoding="utf-8"))
+        assert target is not None
+        assert target[1] == f"{new}.html"
+        assert (site / target[1]).is_file()
+    unsorted = {page.stem for page in DOCS.glob("*.md")}
+    assert unsorted == {"index"}, "a page lies in tutorial, howto, reference or explanation"
+
+
 def test_the_configuration_has_every_field(site: Path) -> None:
     def names(schema: dict[str, object]) -> set[str]:
         models = [schema, *schema.get("$defs", {}).values()]  # type: ignore[attr-defined]

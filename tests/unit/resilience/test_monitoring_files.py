@@ -20,7 +20,7 @@ from tests.resilience.monitoring_files import (
     dashboard_expressions,
 )
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "metrics.md"
 _LISTED = re.compile(r"^\| `([\w:]+)` \| (\w+) \|", re.MULTILINE)
 _NAME = re.compile(r"\b(?:vllm:|eda_)\w+")
 _PARTS = ("_bucket", "_sum", "_count")
