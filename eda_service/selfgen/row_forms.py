@@ -113,6 +113,9 @@ def _unknown(row: Mapping[str, Any]) -> str:
         return "`chosen` is one text in which its speakers are written; give `prompt` and `chosen`, or `messages`"
     if isinstance(row.get("text"), str):
         return "`text` is one text, in which nothing says where the answer begins; give `prompt` or `messages`"
+    for key in _TEXTS:
+        if not _is_empty(row.get(key)):
+            return f"`{key}` is of type {type(row[key]).__name__}; it must be a text in quotes"
     return f"{_KNOWN}; its keys are {[str(key)[:32] for key in sorted(row, key=str)[:8]]}"
 
 

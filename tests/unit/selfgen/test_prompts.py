@@ -79,7 +79,7 @@ def test_windows_line_ends_are_read(path: Path) -> None:
         ("{}", "line 3: no messages"),
         ('{"messages": []}', "line 3: `messages` is not a list of messages"),
         ('{"messages": "hello"}', "line 3: `messages` is not a list of messages"),
-        ('{"prompt": 5}', "line 3: no messages"),
+        ('{"prompt": 5}', "line 3: `prompt` is of type int; it must be a text"),
         ('{"prompt": "   "}', "line 3: each message needs a content that is not empty"),
         ('{"messages": ["hello"]}', "line 3: `messages` are texts without roles"),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "line 3: each message needs a role of"),

@@ -173,6 +173,7 @@ def test_a_form_that_people_have_is_read(name: str) -> None:
     [
         ([1], "a list, not an object"),
         ({"pormpt": "x"}, r"no messages, .*its keys are \['pormpt'\]"),
+        ({"prompt": 5}, "`prompt` is of type int; it must be a text in quotes"),
         ({"text": "x"}, "`text` is one text, in which nothing says where the answer begins"),
         ({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "b"}, "`chosen` is one text"),
         ({"message_tree_id": "m", "prompt": {"text": "q", "replies": []}}, "OASST message tree"),
