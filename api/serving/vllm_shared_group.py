@@ -88,8 +88,9 @@ class SharedVllmGroup:
         if not self._members:
             self.runner.retire()
         elif loaded is not None and member.model.pack is not None:
-            # Answers that run keep their adapter, and draft with the base draft until they end.
-            await loaded.source.call("remove_pack", key)
+            # Answers that run keep their adapter, and draft with the base draft until they end. vLLM lets the adapter
+            # itself go for another one; a pack that is not removed keeps its place until vLLM starts again.
+            await self._called(loaded, "remove_pack", key)
 
     async def memory(self) -> list[VariantMemory]:
         """What adapters and packs take, by their files; what vLLM makes of them it does not say."""
@@ -109,29 +110,35 @@ class SharedVllmGroup:
         ]
 
     async def _took(self, loaded: Loaded, member: Member) -> bool:
-        """Put a model into the vLLM that runs; whether its draft has room for the pack."""
+        """Put a model into the vLLM that runs; whether that did as it was told, which needs room for the pack."""
         key, pack = member.model.key, member.model.pack
         if pack is not None and not loaded.takes_packs:
             return False
+        directory = None if pack is None else await asyncio.to_thread(export_of_pack, pack, member)
         before = loaded.adapters.get(key)
         adapter = before
         if member.adapter_dir is not None and (before is None or before.directory != member.adapter_dir):
             adapter = await self._add(loaded, member)
-        if pack is not None:
-            directory = await asyncio.to_thread(export_of_pack, pack, member)
-            try:
-                await loaded.source.call("put_pack", key, str(directory))
-            except Exception as error:  # of another process, whose error has no class here
-                logger.warning("vLLM starts again with all packs, as %s has no place in its draft: %s", pack, error)
-                return False
-        elif self._has_pack(key):
-            await loaded.source.call("remove_pack", key)
-        if adapter is not None:
+        if directory is not None:
+            has_done = await self._called(loaded, "put_pack", key, str(directory))
+        else:
+            has_done = not self._has_pack(key) or await self._called(loaded, "remove_pack", key)
+        if has_done and adapter is not None:
             loaded.adapters[key] = adapter
-        return True
+        return has_done
 
     def _has_pack(self, key: str) -> bool:
         return key in self._members and self._members[key].model.pack is not None
+
+    @staticmethod
+    async def _called(loaded: Loaded, method: str, *arguments: str) -> bool:
+        """Have vLLM's workers do something about a pack; whether they did."""
+        try:
+            await loaded.source.call(method, *arguments)
+        except Exception as error:  # of another process, whose error has no class here
+            logger.warning("vLLM refuses %s for %s: %s", method, arguments[0], error)
+            return False
+        return True
 
     async def _start(self, members: Mapping[str, Member]) -> Loaded:
         """A vLLM for these, with their adapters and packs."""

@@ -45,6 +45,7 @@ class Source:
     adapters: list[LoraAdapter] = field(default_factory=list)
     is_dead: bool = False
     has_ended: bool = False
+    refuses: str | None = None
 
     async def add_adapter(self, adapter: LoraAdapter) -> None:
         self.adapters.append(adapter)
@@ -53,6 +54,8 @@ class Source:
         assert self.plan.draft_dir is not None
         places = read_eda_config(self.plan.draft_dir).places
         assert places is not None, "the draft that runs holds no packs"
+        if method == self.refuses:
+            raise RuntimeError("no such pack")
         if method == "put_pack":
             eda = read_eda_config(Path(arguments[1]))
             assert eda.private is not None
@@ -200,6 +203,40 @@ def test_one_that_found_no_room_is_served_once_another_has_gone(world: World) ->
         assert models.find("third", None).runner is models.find("math", None).runner
         assert len(world.started) == 1
         models.retire()
+
+    run(check())
+
+
+def test_a_model_whose_pack_is_for_another_target_leaves_nothing_in_vllm(world: World) -> None:
+    async def check() -> None:
+        code = world.served("code", "code")
+        group = group_of(code)
+        await put(group, code)
+        with pytest.raises(TargetIncompatibleError):
+            await put(group, world.served("math", "code"))
+        (source,) = world.started
+        assert [each.name for each in source.adapters] == ["dep_code"]
+        assert source.told == []
+
+    run(check())
+
+
+def test_a_pack_that_vllm_does_not_remove_is_gone_when_it_starts_again(world: World) -> None:
+    async def check() -> None:
+        math, code = world.served("math", "math"), world.served("code", "code")
+        group = group_of(math)
+        await put(group, math)
+        await put(group, code)
+        world.started[0].refuses = "remove_pack"
+        await put(group, world.served("code", None))
+        first, second = world.started
+        assert first.has_ended
+        assert second.plan.draft_dir is not None
+        assert [each.adapter for each in read_eda_config(second.plan.draft_dir).packs or ()] == ["dep_math"]
+        second.refuses = "remove_pack"
+        await group.remove("dep_math")
+        assert group.keys == ["dep_code"]
+        assert not second.has_ended
 
     run(check())
 
