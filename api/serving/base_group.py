@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -138,6 +139,10 @@ class BaseGroup:
         form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made)
         own_bytes = form.own_bytes(base) if model.pack else 0
         return PreparedVariant(model, adapter, form, own_bytes, made.weights_sha256, base)
+
+    def keep_drafts(self, base_drafts: Collection[str]) -> None:
+        """Hold no other base drafts than these. Requests hold theirs to their end, and an engine its very first."""
+        self._drafts = {name: form for name, form in self._drafts.items() if name in base_drafts}
 
     def _base_form(self, base_draft: str) -> DraftForm:
         if base_draft not in self._drafts:

@@ -6,6 +6,7 @@ Files are read beside the running engine; what changes the engine runs on its th
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from dataclasses import dataclass, replace
@@ -82,20 +83,33 @@ class ServedGroup:
         Raises:
             EdaError: It cannot be loaded or does not fit; what was served under the name stays.
         """
-        served = Served(await self._add(model, adapter_dir), int(time.time()))
-        self._served[model.key] = served
+        try:
+            served = Served(await self._add(model, adapter_dir), int(time.time()))
+            self._served[model.key] = served
+        finally:
+            await self._drop_base_drafts()
         await asyncio.to_thread(release_free_memory)
         return self._pair_of(served)
 
     async def _add(self, model: ServedModel, adapter_dir: Path | None) -> PreparedVariant:
-        """Read a variant and give it to the engine, whose stacks hold the adapter from then on."""
+        """Read a variant and give it to the engine, whose stacks hold the adapter from then on. It comes last: nothing
+        is left to fail when it takes the place of what was served.
+        """
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
-        await self.runner.call(lambda engine: engine.add_variant(model.key, adapter=variant.adapter, form=variant.form))
         if model.base_draft is not None and model.base_draft not in self._base_drafts:
             name, form = _variant_of(model.base_draft), variant.base_form
             await self.runner.call(lambda engine: engine.add_variant(name, form=form))
             self._base_drafts.add(model.base_draft)
+        await self.runner.call(lambda engine: engine.add_variant(model.key, adapter=variant.adapter, form=variant.form))
         return replace(variant, adapter=None)
+
+    async def _drop_base_drafts(self) -> None:
+        """Let go of base drafts that no variant has any more."""
+        used = {model.base_draft for model in self._models.values()}
+        for name in map(_variant_of, sorted(self._base_drafts - used)):
+            await self.runner.call(functools.partial(Engine.remove_variant, name=name))
+        self._base_drafts &= used
+        self.base.keep_drafts(self._base_drafts)
 
     def _drafts_beside(self, model: ServedModel) -> dict[str, str]:
         """What may draft for a model's requests in place of its own draft."""
@@ -114,6 +128,7 @@ class ServedGroup:
         """
         del self._served[key]
         await self.runner.call(lambda engine: engine.remove_variant(key))
+        await self._drop_base_drafts()
         if not self._served:
             self.runner.retire()
 

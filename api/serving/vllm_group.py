@@ -7,6 +7,7 @@ the group of several.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from api.serving.vllm_runner import Loaded, VllmRunner
 from api.serving.vllm_start import StartPlan, size_of_weights, start_vllm
 from eda_service.config.job import TargetSpec
 from eda_service.engines.vllm_environment import require_vllm
-from eda_service.errors import EdaError
 from eda_service.export.cache import WholeTarget, vllm_draft, whole_target
 from eda_service.export.eda_config import ExportForm
 from eda_service.raycluster.serve_plan import ServedModel
@@ -80,15 +80,12 @@ class VllmGroup:
         require_vllm("where this replica runs", param="engine")
         files = await asyncio.to_thread(_files, model)
         if self._engine.vllm.swap == "restart":
-            await self.runner.pause()
-        try:
-            loaded = await self._start(model, files)
-        except EdaError:
-            await self._restore()
-            raise
-        self.runner.use(loaded)
+            before = None if self._served is None else functools.partial(self._start, *self._served)
+            await self.runner.restart(functools.partial(self._start, model, files), before)
+        else:
+            self.runner.use(await self._start(model, files))
         self._served = model, files
-        self._pair = self._pair_of(model, files, loaded)
+        self._pair = self._pair_of(model, files)
         return self._pair
 
     async def remove(self, key: str) -> None:
@@ -114,11 +111,6 @@ class VllmGroup:
             )
         ]
 
-    async def _restore(self) -> None:
-        """Start what was served before, where a restart has ended it."""
-        if self._served is not None and self._engine.vllm.swap == "restart":
-            self.runner.use(await self._start(*self._served))
-
     async def _start(self, model: ServedModel, files: _Files) -> Loaded:
         return await start_vllm(
             StartPlan(
@@ -134,7 +126,9 @@ class VllmGroup:
             )
         )
 
-    def _pair_of(self, model: ServedModel, files: _Files, loaded: Loaded) -> ServedPair:
+    def _pair_of(self, model: ServedModel, files: _Files) -> ServedPair:
+        loaded = self.runner.loaded
+        assert loaded is not None, "it was just started"
         return ServedPair(
             name=model.name,
             base_draft=model.base_draft,

@@ -1,7 +1,7 @@
 """Orders into vLLM and its outputs back, on the replica's event loop; vLLM decodes in processes of its own.
 
-A pack is swapped by a new vLLM: `use` sends requests to it while the one before ends its own, or `pause` ends that one
-first.
+A pack is swapped by a new vLLM: `use` sends requests to it while the one before ends its own, or `restart` ends that
+one first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,6 +101,7 @@ class Loaded:
         stop_token_ids: The target's own.
         on_cpu: It is the CPU build.
         adapters: By the variant of the requests that they are for; without one: the target as it is.
+        takes_packs: Its draft has places for packs.
         num_open: Answers that run on it.
     """
 
@@ -111,7 +112,12 @@ class Loaded:
     max_model_len: int
     on_cpu: bool
     adapters: dict[str, LoraAdapter] = field(default_factory=dict)
+    takes_packs: bool = False
     num_open: int = 0
+
+
+Start = Callable[[], Awaitable[Loaded]]
+"""Starts a vLLM, which takes minutes and may fail with errors of every kind."""
 
 
 @dataclass
@@ -149,8 +155,15 @@ class VllmRunner:
 
     @property
     def failure(self) -> str | None:
-        """Why it has failed for good, once it has."""
-        return _FAILED if self._loaded is not None and self._loaded.source.is_dead else None
+        """Why it has failed for good, once it has: its vLLM is gone, or was ended for one that did not start."""
+        if self._loaded is None:
+            return None if self._paused or self._closed else _FAILED
+        return _FAILED if self._loaded.source.is_dead else None
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """The vLLM that requests go to from now on; None: there is none."""
+        return self._loaded
 
     @property
     def num_open(self) -> int:
@@ -229,17 +242,42 @@ class VllmRunner:
             if self._retired:
                 self._close()
 
-    async def pause(self) -> None:
-        """Take no more requests, wait for those that are open, and end vLLM."""
+    async def restart(self, start: Start, before: Start | None) -> None:
+        """Take no more requests, end vLLM with its last answer, and use another one; without any, this has failed.
+
+        Args:
+            start: Of what is wanted.
+            before: Starts what ran before, where the other does not start; None: nothing did.
+
+        Raises:
+            Exception: What kept the wanted one from starting.
+        """
         self._paused = True
+        try:
+            await self._end_after_answers()
+            self.use(await start())
+        except Exception:
+            if before is not None:
+                await self._use_again(before)
+            raise
+        finally:
+            self._paused = False
+
+    async def _end_after_answers(self) -> None:
         await self._idle.wait()
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             await loaded.source.shutdown()
 
+    async def _use_again(self, before: Start) -> None:
+        try:
+            self.use(await before())
+        except Exception:  # `failure` says so; the error that is raised is the one of what is wanted
+            logger.exception("what vLLM served before does not start again either")
+
     def use(self, loaded: Loaded) -> None:
         """Requests from now on go there; the vLLM before it ends with its last answer."""
-        before, self._loaded, self._paused = self._loaded, loaded, False
+        before, self._loaded = self._loaded, loaded
         if before is not None:
             self._old.add(before)
             self._end_if_unused(before)

@@ -9,6 +9,7 @@ vLLM is drained and starts again with an export of all packs together.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import time
@@ -23,7 +24,6 @@ from api.serving.vllm_runner import Loaded, LoraAdapter, VllmRunner
 from api.serving.vllm_start import EngineStartError, StartPlan, size_of_weights, start_vllm
 from eda_service.config.job import TargetSpec
 from eda_service.engines.vllm_environment import require_vllm
-from eda_service.errors import EdaError
 from eda_service.export.cache import vllm_draft, vllm_packs
 from eda_service.export.eda_config import ExportForm
 from eda_service.export.packs_over import AdaptersPack
@@ -47,9 +47,7 @@ class SharedVllmGroup:
         self.runner = VllmRunner(max_running=model.engine.vllm.max_num_seqs, max_waiting=max_waiting)
         self._members: dict[str, Member] = {}
         self._pairs: dict[str, ServedPair] = {}
-        self._loaded: Loaded | None = None
         self._base: Base | None = None
-        self._has_places = False
         self._numbers = itertools.count(1)
 
     @property
@@ -76,23 +74,23 @@ class SharedVllmGroup:
             self._base = await asyncio.to_thread(base_of, self._base_spec)
         member = await asyncio.to_thread(member_of, model, adapter_dir, self._base)
         check_room(member, self._members.values(), self._engine.vllm)
-        if self._loaded is None:
-            await self._start({model.key: member})
-        elif not await self._took(self._loaded, member):
-            await self._start_again(self._members | {model.key: member})
+        if self.runner.loaded is None or not await self._took(self.runner.loaded, member):
+            before = functools.partial(self._start, self._members) if self._members else None
+            await self.runner.restart(functools.partial(self._start, self._members | {model.key: member}), before)
         self._members[model.key] = member
         self._pairs[model.key] = self._pair_of(member)
         return self._pairs[model.key]
 
     async def remove(self, key: str) -> None:
         """Take no more requests for a model; vLLM ends with the last answer of the last one."""
-        member = self._members.pop(key)
+        member, loaded = self._members.pop(key), self.runner.loaded
         self._pairs.pop(key, None)
         if not self._members:
             self.runner.retire()
-        elif self._loaded is not None and member.model.pack is not None and self._has_places:
-            # Answers that run keep their adapter, and draft with the base draft until they end.
-            await self._loaded.source.call("remove_pack", key)
+        elif loaded is not None and member.model.pack is not None:
+            # Answers that run keep their adapter, and draft with the base draft until they end. vLLM lets the adapter
+            # itself go for another one; a pack that is not removed keeps its place until vLLM starts again.
+            await self._called(loaded, "remove_pack", key)
 
     async def memory(self) -> list[VariantMemory]:
         """What adapters and packs take, by their files; what vLLM makes of them it does not say."""
@@ -112,40 +110,38 @@ class SharedVllmGroup:
         ]
 
     async def _took(self, loaded: Loaded, member: Member) -> bool:
-        """Put a model into the vLLM that runs; whether its draft has room for the pack."""
+        """Put a model into the vLLM that runs; whether that did as it was told, which needs room for the pack."""
         key, pack = member.model.key, member.model.pack
-        if pack is not None and not self._has_places:
+        if pack is not None and not loaded.takes_packs:
             return False
+        directory = None if pack is None else await asyncio.to_thread(export_of_pack, pack, member)
         before = loaded.adapters.get(key)
         adapter = before
         if member.adapter_dir is not None and (before is None or before.directory != member.adapter_dir):
             adapter = await self._add(loaded, member)
-        if pack is not None:
-            directory = await asyncio.to_thread(export_of_pack, pack, member)
-            try:
-                await loaded.source.call("put_pack", key, str(directory))
-            except Exception as error:  # of another process, whose error has no class here
-                logger.warning("vLLM starts again with all packs, as %s has no place in its draft: %s", pack, error)
-                return False
-        elif self._has_pack(key):
-            await loaded.source.call("remove_pack", key)
-        if adapter is not None:
+        if directory is not None:
+            has_done = await self._called(loaded, "put_pack", key, str(directory))
+        else:
+            has_done = not self._has_pack(key) or await self._called(loaded, "remove_pack", key)
+        if has_done and adapter is not None:
             loaded.adapters[key] = adapter
-        return True
+        return has_done
 
     def _has_pack(self, key: str) -> bool:
-        return key in self._members and self._members[key].model.pack is not None and self._has_places
+        return key in self._members and self._members[key].model.pack is not None
 
-    async def _start_again(self, members: Mapping[str, Member]) -> None:
-        """Drain and end the vLLM that runs, and start one for these; where it does not start, one as before."""
-        await self.runner.pause()
+    @staticmethod
+    async def _called(loaded: Loaded, method: str, *arguments: str) -> bool:
+        """Have vLLM's workers do something about a pack; whether they did."""
         try:
-            await self._start(members)
-        except EdaError:
-            await self._start(self._members)
-            raise
+            await loaded.source.call(method, *arguments)
+        except Exception as error:  # of another process, whose error has no class here
+            logger.warning("vLLM refuses %s for %s: %s", method, arguments[0], error)
+            return False
+        return True
 
-    async def _start(self, members: Mapping[str, Member]) -> None:
+    async def _start(self, members: Mapping[str, Member]) -> Loaded:
+        """A vLLM for these, with their adapters and packs."""
         assert self._base is not None
         base, packs = self._base, [each for each in members.values() if each.model.pack is not None]
         draft_dir = await asyncio.to_thread(self._draft_of, packs)
@@ -167,11 +163,11 @@ class SharedVllmGroup:
             for key, member in members.items():
                 if member.adapter_dir is not None:
                     loaded.adapters[key] = await self._add(loaded, member)
-        except EdaError:
+        except BaseException:
             await loaded.source.shutdown()
             raise
-        self._loaded, self._has_places = loaded, bool(packs)
-        self.runner.use(loaded)
+        loaded.takes_packs = bool(packs)
+        return loaded
 
     async def _add(self, loaded: Loaded, member: Member) -> LoraAdapter:
         """Load an adapter into a vLLM, before anybody asks for it."""
@@ -199,7 +195,8 @@ class SharedVllmGroup:
         return vllm_packs(self._base_draft, self._base.spec, named, places=self._engine.vllm.max_adapters)
 
     def _pair_of(self, member: Member) -> ServedPair:
-        assert self._loaded is not None
+        loaded = self.runner.loaded
+        assert loaded is not None, "it was just started"
         model, has_draft = member.model, member.model.base_draft is not None
         return ServedPair(
             name=model.name,
@@ -210,8 +207,8 @@ class SharedVllmGroup:
             runner=self.runner,
             tokenizer=member.tokenizer,
             token_text=TokenText(member.tokenizer),
-            num_spec_tokens=self._loaded.num_draft_tokens if has_draft else 0,
-            max_model_len=self._loaded.max_model_len,
+            num_spec_tokens=loaded.num_draft_tokens if has_draft else 0,
+            max_model_len=loaded.max_model_len,
             variant=model.key,
             uid=model.uid,
             defaults=member.defaults,

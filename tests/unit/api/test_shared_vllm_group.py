@@ -16,17 +16,18 @@ import torch
 from adapted_packs import publish_adapted
 from tiny_models import draft_config, register_draft, write_adapter, write_target
 
-from api.serving import vllm_shared_group
+from api.serving import vllm_group, vllm_shared_group
 from api.serving.base_group import beside_base
 from api.serving.ports import ServedPair
 from api.serving.served_models import ServedModels
+from api.serving.vllm_group import VllmGroup
 from api.serving.vllm_runner import Loaded, LoraAdapter
 from api.serving.vllm_shared_group import SharedVllmGroup
 from api.serving.vllm_start import EngineStartError, StartPlan
 from eda_service.config.deployment import EngineSpec, VllmConfig
 from eda_service.config.job import EngineKind, TargetSpec, TrainConfig
 from eda_service.drafts.kinds import make_draft
-from eda_service.errors import EdaError, InputError, ResourceError, TargetIncompatibleError
+from eda_service.errors import InputError, ResourceError, TargetIncompatibleError
 from eda_service.export.directory import read_eda_config
 from eda_service.raycluster.serve_plan import ServedModel
 from eda_service.targets.loader import load_target
@@ -44,6 +45,7 @@ class Source:
     adapters: list[LoraAdapter] = field(default_factory=list)
     is_dead: bool = False
     has_ended: bool = False
+    refuses: str | None = None
 
     async def add_adapter(self, adapter: LoraAdapter) -> None:
         self.adapters.append(adapter)
@@ -52,6 +54,8 @@ class Source:
         assert self.plan.draft_dir is not None
         places = read_eda_config(self.plan.draft_dir).places
         assert places is not None, "the draft that runs holds no packs"
+        if method == self.refuses:
+            raise RuntimeError("no such pack")
         if method == "put_pack":
             eda = read_eda_config(Path(arguments[1]))
             assert eda.private is not None
@@ -75,7 +79,7 @@ class World:
     adapters: dict[str, str]
     packs: dict[str, str]
     started: list[Source]
-    fails: list[EdaError]
+    fails: list[Exception]
 
     def served(self, name: str, pack: str | None, adapter: str | None = "same") -> ServedModel:
         spec = TargetSpec(model=self.model, adapter=self.adapters[name if adapter == "same" else adapter or name])
@@ -113,8 +117,9 @@ def world(files: tuple[Path, World], monkeypatch: pytest.MonkeyPatch) -> World:
         return Loaded(made.started[-1], 3, plan.stop_token_ids, plan.vocab_size, 64, on_cpu=True)
 
     monkeypatch.setenv("EDA_HOME", str(home))
-    monkeypatch.setattr(vllm_shared_group, "start_vllm", start)
-    monkeypatch.setattr(vllm_shared_group, "require_vllm", lambda *_, **__: None)
+    for module in (vllm_shared_group, vllm_group):
+        monkeypatch.setattr(module, "start_vllm", start)
+        monkeypatch.setattr(module, "require_vllm", lambda *_, **__: None)
     return made
 
 
@@ -202,6 +207,40 @@ def test_one_that_found_no_room_is_served_once_another_has_gone(world: World) ->
     run(check())
 
 
+def test_a_model_whose_pack_is_for_another_target_leaves_nothing_in_vllm(world: World) -> None:
+    async def check() -> None:
+        code = world.served("code", "code")
+        group = group_of(code)
+        await put(group, code)
+        with pytest.raises(TargetIncompatibleError):
+            await put(group, world.served("math", "code"))
+        (source,) = world.started
+        assert [each.name for each in source.adapters] == ["dep_code"]
+        assert source.told == []
+
+    run(check())
+
+
+def test_a_pack_that_vllm_does_not_remove_is_gone_when_it_starts_again(world: World) -> None:
+    async def check() -> None:
+        math, code = world.served("math", "math"), world.served("code", "code")
+        group = group_of(math)
+        await put(group, math)
+        await put(group, code)
+        world.started[0].refuses = "remove_pack"
+        await put(group, world.served("code", None))
+        first, second = world.started
+        assert first.has_ended
+        assert second.plan.draft_dir is not None
+        assert [each.adapter for each in read_eda_config(second.plan.draft_dir).packs or ()] == ["dep_math"]
+        second.refuses = "remove_pack"
+        await group.remove("dep_math")
+        assert group.keys == ["dep_code"]
+        assert not second.has_ended
+
+    run(check())
+
+
 def test_a_pack_for_which_the_draft_has_no_room_starts_vllm_again_with_all(world: World) -> None:
     async def check() -> None:
         code = world.served("code", "code")
@@ -217,8 +256,8 @@ def test_a_pack_for_which_the_draft_has_no_room_starts_vllm_again_with_all(world
             ("dep_math", "wide@1"),
         }
         assert {each.name for each in second.adapters} == {"dep_code", "dep_math"}
-        assert group.runner._loaded is not None
-        assert set(group.runner._loaded.adapters) == {"dep_code", "dep_math"}
+        assert group.runner.loaded is not None
+        assert set(group.runner.loaded.adapters) == {"dep_code", "dep_math"}
 
     run(check())
 
@@ -232,9 +271,46 @@ def test_a_vllm_that_does_not_start_again_is_started_as_it_was(world: World) -> 
         with pytest.raises(EngineStartError, match="no memory"):
             await put(group, world.served("math", "wide"))
         assert group.keys == ["dep_code"]
-        assert group.runner._loaded is not None
-        assert set(group.runner._loaded.adapters) == {"dep_code"}
+        assert group.runner.loaded is not None
+        assert set(group.runner.loaded.adapters) == {"dep_code"}
         assert len(world.started) == 2
+
+    run(check())
+
+
+def test_where_that_does_not_start_either_it_is_a_failure_and_the_next_one_starts_all(world: World) -> None:
+    async def check() -> None:
+        code, wide = world.served("code", "code"), world.served("math", "wide")
+        group = group_of(code)
+        await put(group, code)
+        world.fails += [EngineStartError("still none"), OSError("no memory")]
+        with pytest.raises(OSError, match="no memory"):
+            await put(group, wide)
+        assert group.runner.failure is not None
+        assert group.keys == ["dep_code"]
+        await put(group, wide)
+        first, second = world.started
+        assert first.has_ended
+        assert {each.name for each in second.adapters} == {"dep_code", "dep_math"}
+        assert first.told == second.told == []
+        assert group.runner.failure is None
+
+    run(check())
+
+
+def test_a_vllm_of_one_deployment_that_cannot_go_back_is_a_failure(world: World) -> None:
+    async def check() -> None:
+        alone = EngineSpec(kind=EngineKind.VLLM, vllm=VllmConfig(swap="restart"))
+        code = world.served("code", "code").model_copy(update={"engine": alone})
+        group = VllmGroup(code, max_waiting=1)
+        await group.put(code, None)
+        world.fails += [EngineStartError("still none"), OSError("no memory")]
+        with pytest.raises(OSError, match="no memory"):
+            await group.put(code.model_copy(update={"pack": None}), None)
+        assert group.runner.failure is not None
+        assert (await group.put(code, None)).pack == "code@1"
+        assert group.runner.failure is None
+        assert [source.has_ended for source in world.started] == [True, False]
 
     run(check())
 

@@ -15,7 +15,7 @@ import pytest
 
 from api.serving.booking import Booking, Order
 from api.serving.runner import EngineFailedError
-from api.serving.vllm_runner import EngineRestartingError, Loaded, LoraAdapter, VllmRunner
+from api.serving.vllm_runner import EngineRestartingError, Loaded, LoraAdapter, Start, VllmRunner
 from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.vllm_shaping import vllm_shaping
 from eda_service.errors import ContextLengthError, EdaError, OverloadedError, UnsupportedParameterError
@@ -70,6 +70,15 @@ class Source:
 
 def loaded(source: Source, *, num_draft_tokens: int = 3, on_cpu: bool = True) -> Loaded:
     return Loaded(source, num_draft_tokens, frozenset({2}), vocab_size=100, max_model_len=64, on_cpu=on_cpu)
+
+
+def starting(brings: Source | Exception) -> Start:
+    async def start() -> Loaded:
+        if isinstance(brings, Exception):
+            raise brings
+        return loaded(brings)
+
+    return start
 
 
 def runner_on(source: Source, **settings: Any) -> VllmRunner:
@@ -229,7 +238,7 @@ def test_a_restart_waits_for_running_answers_and_refuses_new_ones() -> None:
         old, new = Source([output([9]), output([1, 2], "stop")]), Source([output([3], "stop")])
         runner = runner_on(old)
         booking = start(runner)
-        pausing = asyncio.create_task(runner.pause())
+        restarting = asyncio.create_task(runner.restart(starting(new), None))
         await asyncio.sleep(0.01)
         with pytest.raises(EngineRestartingError):
             runner.book(1, timeout_s=10.0)
@@ -237,14 +246,54 @@ def test_a_restart_waits_for_running_answers_and_refuses_new_ones() -> None:
         old.allow(2)
         assert await read(booking) == [([9], 0), ([1, 2], 1)]
         booking.close()
-        await pausing
+        await restarting
         assert old.has_ended.is_set()
-        runner.use(loaded(new))
         new.allow()
         with start(runner, pack="p@2") as again:
             assert await read(again) == [([3], 0)]
         assert runner.counts["m", "p@1"].num_rounds == 1
         assert runner.counts["m", "p@2"].num_rounds == 0
+
+    asyncio.run(check())
+
+
+def test_a_restart_that_brings_no_vllm_is_a_failure_until_one_does() -> None:
+    async def check() -> None:
+        old, new = Source([]), Source([output([3], "stop")])
+        runner = runner_on(old)
+        with pytest.raises(OSError, match="disk"):
+            await runner.restart(starting(OSError("disk")), starting(MemoryError("memory")))
+        assert old.has_ended.is_set()
+        assert runner.failure is not None
+        with pytest.raises(EngineFailedError):
+            runner.book(1, timeout_s=10.0)
+        with pytest.raises(OSError, match="disk"):
+            await runner.restart(starting(OSError("disk")), starting(new))
+        assert runner.failure is None
+        new.allow()
+        with start(runner) as booking:
+            assert await read(booking) == [([3], 0)]
+        runner.retire()
+        assert runner.failure is None
+
+    asyncio.run(check())
+
+
+def test_a_restart_that_is_cancelled_leaves_what_runs() -> None:
+    async def check() -> None:
+        source = Source([output([9], "stop")])
+        runner = runner_on(source)
+        booking = start(runner)
+        restarting = asyncio.create_task(runner.restart(starting(Source([])), None))
+        await asyncio.sleep(0.01)
+        restarting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await restarting
+        booking.close()
+        source.allow()
+        with start(runner) as again:
+            assert await read(again) == [([9], 0)]
+        assert not source.has_ended.is_set()
 
     asyncio.run(check())
 
