@@ -104,6 +104,17 @@ EVENTS = [
     *column("stage", "x'ff'"),
     *column("job_id", "'nobody'"),
 ]
+FILES = [
+    *column("size_bytes", "'x'", "-1", LARGEST, "1e400"),
+    *column("num_prompts", "'many'", "1.5"),
+    *column("num_skipped", "x'00'"),
+    *column("created_at", "'x'", FAR_FUTURE),
+    *column("sha256", "x'ff'", NOT_UTF8),
+    *column("filename", "'a' || char(10) || 'b'", "x'ff'", NOT_UTF8, "''"),
+    *column("purpose", "x'ff'"),
+    *column("owner", "x'ff'", NOT_UTF8),
+    *column("id", "'../../eda'", "''", "x'ff'", NOT_UTF8, "'a' || char(0) || 'b'"),
+]
 CASES: list[tuple[str, str, str, str]] = [
     *(("jobs", "id = '{running}'", *each) for each in JOBS),
     *(("jobs", f"id = '{{{role}}}'", *each) for role in ("queued", "ended") for each in dict(JOBS).items()),
@@ -116,5 +127,6 @@ CASES: list[tuple[str, str, str, str]] = [
     *(("champions", "name = 'bad'", *each) for each in CHAMPIONS),
     *(("api_keys", "id = '{key}'", *each) for each in KEYS),
     *(("idempotency_keys", "key = 'bad'", *each) for each in IDEMPOTENCY),
+    *(("files", "filename = 'bad.jsonl'", *each) for each in FILES),
     *(("events", "job_id = '{running}'", *each) for each in EVENTS),
 ]

@@ -14,6 +14,7 @@ from eda_service.jobstore.models import FileRow, JobRow
 from eda_service.jobstore.status import LIVE
 
 _MAX_TOLD = 3
+_MAX_BYTES = 1 << 50  # no file has more; a damaged row that says so would make the sum of all of them overflow
 
 
 class FileStore(Database):
@@ -133,7 +134,8 @@ def _find(session: Session, file_id: str, owner: str | None) -> FileRow:
 
 
 def _require_room(session: Session, owner: str, size_bytes: int, most: int) -> None:
-    taken = session.scalar(select(func.coalesce(func.sum(FileRow.size_bytes), 0)).where(FileRow.owner == owner)) or 0
+    is_of_owner = FileRow.owner == owner, FileRow.size_bytes.between(0, _MAX_BYTES)
+    taken = session.scalar(select(func.coalesce(func.sum(FileRow.size_bytes), 0)).where(*is_of_owner)) or 0
     if int(taken) + size_bytes > most:
         raise QuotaExceededError(
             f"the files of this owner take {taken:,} bytes, this one {size_bytes:,}, and the limit for all of them is "

@@ -13,8 +13,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -37,12 +39,13 @@ from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, VariantMetric
 from api.settings import Settings
 from api.vault import open_vault
 from eda_service.config.job import AdaptConfig, TargetSpec
+from eda_service.ids import new_file_id
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.jobstore.reading import Reader
 from eda_service.raycluster.processes import free_port
 from eda_service.raycluster.serve_plan import group_key
 from eda_service.scopes import Scope
-from eda_service.storage import prompts
+from eda_service.storage import input_files, prompts
 from eda_service.storage.run import RunDir
 
 SERVE = "/api/serve/applications/"
@@ -68,10 +71,22 @@ class Home:
     keys: tuple[str, str]
     ended: tuple[str, ...]
     uids: dict[str, str]
+    files: dict[str, str]
 
 
 def config(name: str) -> AdaptConfig:
     return AdaptConfig(target=TargetSpec(model=f"org/{name}"), served_name=f"made-by-{name}")
+
+
+def put_upload(store: JobStore, home: Path, name: str) -> str:
+    """An uploaded file with its bytes; its id."""
+    data = f'{{"prompt": "of {name}"}}\n'.encode()
+    file_id = new_file_id()
+    (input_files.directory(home, "files") / f"{file_id}.jsonl").write_bytes(data)
+    told = {"owner": "local", "purpose": "fine-tune", "sha256": sha256(data).hexdigest(), "size_bytes": len(data)}
+    counts = {"num_prompts": 1, "num_skipped": 0, "max_bytes_per_owner": 10**6}
+    store.add_file(file_id, filename=f"{name}.jsonl", **told, **counts)  # type: ignore[arg-type]
+    return file_id
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +108,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ho
         store.mark_submitted(jobs[role], ray_session="s")
     for role in ("queued", "queued_too"):
         jobs[role] = store.create(config(role), webhook=hook)[0].id
-    ended, uids = [], {}
+    ended, uids, files = [], {}, {}
     for name in NAMES:
         job, _ = store.create(config(f"ended-{name}"), webhook=hook, labels={"team": name}, idempotency_key=name)
         store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
@@ -105,13 +120,14 @@ def template(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ho
         uids[name] = made.uid
         store.record_crossing(name, made.uid, f"{name}@1", is_below=True, message="fell", data={"pack": name})
         store.pin_champion("local", name, 1)
+        files[name] = put_upload(store, path, name)
     failure = {"reason": "no memory", "message": "no memory", "data": {}, "retry_in_s": 10**6, "serves": None}
     store.record_load_failure("bad", uids["bad"], 0, **failure)  # type: ignore[arg-type]
     jobs["ended"] = ended[0]
     found = [store.create_key("local", name, list(Scope)) for name in NAMES]
     store.release(holder="an earlier one")
     store.close()
-    return Home(path, jobs | {"key": found[0][0].id}, (found[0][1], found[1][1]), tuple(ended), uids)
+    return Home(path, jobs | {"key": found[0][0].id}, (found[0][1], found[1][1]), tuple(ended), uids, files)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +167,7 @@ class World:
             each.unlink()
         shutil.copyfile(self.home.path / "eda.db", self.path / "eda.db")
         shutil.rmtree(self.path / "runs", ignore_errors=True)
+        shutil.copytree(self.home.path / "files", self.path / "files", dirs_exist_ok=True)
         self.store._reader = Reader()
         self.ray.requests.clear()
         self.ray.on("GET", "/api/version", Answer({"session_name": "s"}))
@@ -287,6 +304,8 @@ def test_one_damaged_row_keeps_nobody_waiting(
         assert world.store.dead_keys({ids["key"]}) == ({ids["key"]} if is_dead else set())
 
     _require_answers(world)
+    if table == "files":
+        _require_files(world)
     # Told once: a second look at the same damage is silent.
     num_told = len([each for each in caplog.records if each.levelname in {"ERROR", "WARNING"}])
     world.dispatcher.run_once()
@@ -333,6 +352,30 @@ def _require_answers(world: World) -> None:
         assert answer.status_code == 200, (path, answer.text)
     for path in ("/v1/deployments/bad", f"/v1/adaptations/{ids['running']}", f"/v1/adaptations/{ids['queued']}"):
         assert client.get(path).status_code in {200, 404}, path
+
+
+def _require_files(world: World) -> None:
+    """Files come and go beside one whose row is damaged, and that one takes no other file with it."""
+    client, files = world.client, world.home.files
+    for path in ("/v1/files", "/ui/files", "/ui/new"):
+        answer = client.get(path, headers=HTML)
+        assert answer.status_code == 200, (path, answer.text)
+        assert "good.jsonl" in answer.text
+        assert "last.jsonl" in answer.text
+    rows = {"file": ("new.jsonl", b'{"prompt": "a new one"}\n')}
+    made = client.post("/v1/files", files=rows, data={"purpose": "fine-tune"})
+    assert made.status_code == 200, made.text
+    assert client.get(f"/v1/files/{files['good']}/content").content == b'{"prompt": "of good"}\n'
+    assert client.delete(f"/v1/files/{files['last']}").status_code == 200
+    damaged = client.get("/v1/files").json()["data"][-1]["id"]
+    for id_ in {damaged, files["bad"]}:
+        path = f"/v1/files/{quote(id_, safe='')}"
+        for method, where in (("GET", path), ("GET", f"{path}/content"), ("DELETE", path)):
+            answer = client.request(method, where)
+            assert answer.status_code in {200, 307, 404, 405}, (method, where, answer.text)
+    kept = {f"{each}.jsonl" for each in (files["good"], made.json()["id"])}
+    assert kept <= {each.name for each in (world.path / "files").iterdir()}
+    assert (world.path / "eda.db").exists()
 
 
 @pytest.mark.parametrize("uid", ["''", "'..'", "'../..'", "x'ff'", "'dep_x'"])
