@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -27,7 +28,7 @@ from eda_service.errors import (
     QuotaExceededError,
     ResourceError,
 )
-from eda_service.field_errors import field_error
+from eda_service.field_errors import as_number, field_error
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,10 @@ def status_of(error: EdaError) -> int:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
+_WRITTEN = (("query",), ("path",))
+"""Where numbers come as texts."""
+
+
 def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | None = None) -> tuple[str, str | None]:
     """Pydantic errors as one bounded message and the first field at fault.
 
@@ -115,7 +120,8 @@ def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | N
     entries: list[str] = []
     for error in errors[:MAX_ENTRIES]:
         name = field_name(error["loc"][skip:])
-        text = field_error(error, name=name, loc=error["loc"][skip:], model=model)
+        given = as_number(error.get("input")) if error["loc"][:1] in _WRITTEN else error.get("input")
+        text = field_error({**error, "input": given}, name=name, loc=error["loc"][skip:], model=model)
         entries.append(text[:MAX_ENTRY_CHARACTERS])
     first = field_name(errors[0]["loc"][skip:]) if errors else None
     return ". ".join(entries), first or None  # an entry has semicolons of its own
@@ -182,17 +188,25 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if found and found[0]["type"] == "json_invalid":
-        return error_response(400, "the body is not valid JSON", code="invalid_json")
+        place, reason = found[0]["loc"][-1], found[0].get("ctx", {}).get("error")
+        said = f"the body is not valid JSON: {reason} at character {place}" if reason else "the body is not valid JSON"
+        return error_response(400, said, code="invalid_json")
     in_body = bool(found) and found[0]["loc"][:1] == ("body",)
     message, param = describe(found, skip=1, model=_body_model(request) if in_body else None)
     return error_response(400, message, param=param, code="invalid_request")
 
 
-async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    said = str(error.detail)
+    if said == HTTPStatus.NOT_FOUND.phrase:
+        said = f"there is no {request.url.path[:128]}; /docs has all paths"
+    elif said == HTTPStatus.METHOD_NOT_ALLOWED.phrase:
+        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
+        said = f"{request.method[:16]} is not allowed here{f'; use {allowed}' if allowed else ''}"
     headers = dict(error.headers) if error.headers else None
     code = _CODES.get(error.status_code, "invalid_request" if error.status_code < 500 else "internal")
-    return error_response(error.status_code, str(error.detail), code=code, headers=headers)
+    return error_response(error.status_code, said, code=code, headers=headers)
 
 
 def install(app: FastAPI) -> None:

@@ -148,9 +148,13 @@ def test_validation_errors_are_bounded_and_echo_nothing(client: TestClient) -> N
 
 def test_broken_json_unknown_routes_and_methods_have_the_shape(client: TestClient) -> None:
     broken = client.post("/v1/adaptations", content=b"{", headers={"content-type": "application/json"})
-    assert_error(broken, 400, "invalid_json", None)
-    assert_error(client.get("/v2/nothing"), 404, "not_found", None)
-    assert_error(client.delete("/v1/adaptations"), 405, "method_not_allowed", None)
+    assert "at character 1" in assert_error(broken, 400, "invalid_json", None)
+    missing = assert_error(client.get("/v2/nothing"), 404, "not_found", None)
+    assert missing == "there is no /v2/nothing; /docs has all paths"
+    refused = assert_error(client.delete("/v1/adaptations"), 405, "method_not_allowed", None)
+    assert refused.startswith("DELETE is not allowed here; use ")
+    below = assert_error(client.get("/v1/adaptations?limit=-1"), 400, "invalid_request", "limit")
+    assert below == "limit is -1; it must be at least 1"
     assert_error(client.get("/v1/adaptations/adapt_none"), 404, "not_found", "id")
 
 
