@@ -71,8 +71,8 @@ def _of_one_node(config: AdaptConfig, machines: Machines) -> ClusterShortfallErr
     wanted = engine.of_one_node.gpus
     if wanted <= most:
         return ClusterShortfallError(
-            f"the job {machines.lack(Need(NOTHING, process))}; let such nodes join, or set `force` to queue it all the same: "
-            "it then waits for them",
+            f"the job {machines.lack(Need(NOTHING, process))}; let such nodes join, or set `force` to queue it all the "
+            "same: it then waits for them",
             param=SIZE_FIELD if engine.cpus > MODEL_CPUS else "train.use_gpu",
         )
     over = f"set {_NODE_FIELD} to {most} for an engine over several nodes, " if engine.gpus % most == 0 else ""
