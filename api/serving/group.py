@@ -105,16 +105,18 @@ class ServedGroup:
 
     async def _drop_base_drafts(self) -> None:
         """Let go of base drafts that no variant has any more."""
-        used = {model.base_draft for model in self._models.values()}
-        for name in map(_variant_of, sorted(self._base_drafts - used)):
+        unused = self._base_drafts - {model.base_draft for model in self._models.values()}
+        self._base_drafts -= unused  # first: what is submitted until the engine is told comes before that
+        for name in map(_variant_of, sorted(unused)):
             await self.runner.call(functools.partial(Engine.remove_variant, name=name))
-        self._base_drafts &= used
         self.base.keep_drafts(self._base_drafts)
 
     def _drafts_beside(self, model: ServedModel) -> dict[str, str]:
         """What may draft for a model's requests in place of its own draft."""
         found = {each.pack: key for key, each in self._models.items() if each.pack is not None}
-        return found if model.base_draft is None else {**found, BASE_ALONE: _variant_of(model.base_draft)}
+        if model.base_draft is None or model.base_draft not in self._base_drafts:
+            return found
+        return {**found, BASE_ALONE: _variant_of(model.base_draft)}
 
     @property
     def _models(self) -> dict[str, ServedModel]:

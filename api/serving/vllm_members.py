@@ -83,11 +83,11 @@ def check_room(member: Member, members: Iterable[Member], settings: VllmConfig) 
                 param="vllm.max_adapters",
             )
         return
-    others = sorted(each.model.name for each in members if each.adapter_dir and each.model.key != model.key)
-    if len(others) >= settings.max_adapters:
+    others = sum(each.adapter_dir is not None and each.model.key != model.key for each in members)
+    if others >= settings.max_adapters:  # whose they are is not said: they may be another owner's
         raise InputError(
-            f"{model.name} would be one adapter too many: this vLLM has room for {settings.max_adapters}, and "
-            f"{', '.join(others)} have it; delete one, or deploy all with a larger vllm.max_adapters",
+            f"{model.name} would be one adapter too many: this vLLM has room for {settings.max_adapters}, and other "
+            "deployments have it; delete one of yours, or deploy with another vllm.max_adapters, which is another vLLM",
             param="vllm.max_adapters",
         )
     rank = ServedAdapter(model.name, member.adapter_dir).rank

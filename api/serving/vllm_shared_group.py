@@ -148,7 +148,7 @@ class SharedVllmGroup:
         loaded = await start_vllm(
             StartPlan(
                 name=", ".join(sorted(each.model.name for each in members.values())),
-                what=", ".join(str(each.model.pack) for each in packs) or self._base_draft or "no draft",
+                what=self._what(len(packs)),
                 target=base.spec,
                 target_dir=base.whole.directory,
                 draft_dir=draft_dir,
@@ -181,6 +181,10 @@ class SharedVllmGroup:
                 "which merges it"
             ) from error
         return adapter
+
+    def _what(self, num_packs: int) -> str:
+        """What it starts with, for an error that one owner reads: packs may be of others."""
+        return f"{self._base_draft or 'no draft'} and {num_packs} pack{'s' * (num_packs != 1)} over it"
 
     def _draft_of(self, packs: list[Member]) -> Path | None:
         """The export that vLLM starts with."""

@@ -127,7 +127,9 @@ class Engine:
         """
         if form is not None:
             self._propose_with(form)
-        return self._variants.add(name, adapter, form)
+        variant = self._variants.add(name, adapter, form)
+        self._forget_rows()
+        return variant
 
     def remove_variant(self, name: str) -> None:
         """Take no more requests for a variant; what it holds is freed with its last request.
@@ -136,6 +138,7 @@ class Engine:
             NotFoundError: No such variant.
         """
         self._variants.remove(name)
+        self._forget_rows()
 
     def variant_loads(self) -> dict[str, VariantLoad]:
         """What each variant takes now."""
@@ -304,8 +307,14 @@ class Engine:
         self._live.pop()
 
     def _end(self, request: LiveRequest) -> None:
-        """Let go of a request's variant."""
-        if self._variants.end(request.variant) and self._proposer is not None:
+        """Let go of a request's variant, and of a draft that is not its variant's, which may have been removed."""
+        is_own = request.form is request.variant.form
+        if self._variants.end(request.variant) or not is_own:
+            self._forget_rows()
+
+    def _forget_rows(self) -> None:
+        """Hold no draft of the last batch, so that one that is gone is freed before the next batch."""
+        if self._proposer is not None:
             self._proposer.forget()
 
 

@@ -4,7 +4,7 @@ memory of each GPU. Imports neither Ray nor torch, for the API's sake.
 
 from __future__ import annotations
 
-from eda_service.capacity import Capacity, Machines
+from eda_service.capacity import NOTHING, Capacity, Machines, Need
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import ClusterShortfallError
 from eda_service.planning.constants import ACCELERATORS, DEVICES
@@ -52,10 +52,10 @@ def _engine(config: AdaptConfig) -> Placement:
 def _at_a_time(config: AdaptConfig, need: Capacity, there: Capacity) -> ClusterShortfallError | None:
     if there.holds(need):
         return None
-    advice, param = "lower train.num_workers", "train.num_workers"
+    engine, advice, param = _engine(config), "lower train.num_workers", "train.num_workers"
     if need.gpus > there.gpus == 0:
         advice, param = "set train.use_gpu to false", "train.use_gpu"
-    elif _engine(config).gpus > there.gpus:
+    elif engine.cpus > MODEL_CPUS and not there.holds(Capacity(cpus=engine.cpus, gpus=engine.gpus)):
         advice, param = f"lower {SIZE_FIELD}", SIZE_FIELD
     return ClusterShortfallError(
         f"the job asks for {need} at a time and the cluster has {there}; {advice}, let machines join, or set `force` "
@@ -71,8 +71,8 @@ def _of_one_node(config: AdaptConfig, machines: Machines) -> ClusterShortfallErr
     wanted = engine.of_one_node.gpus
     if wanted <= most:
         return ClusterShortfallError(
-            f"the job {machines.lack(need_of(config))}; let such nodes join, or set `force` to queue it all the same: "
-            "it then waits for them",
+            f"the job {machines.lack(Need(NOTHING, process))}; let such nodes join, or set `force` to queue it all the "
+            "same: it then waits for them",
             param=SIZE_FIELD if engine.cpus > MODEL_CPUS else "train.use_gpu",
         )
     over = f"set {_NODE_FIELD} to {most} for an engine over several nodes, " if engine.gpus % most == 0 else ""

@@ -5,6 +5,9 @@ Oracle: the target alone.
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from engine_helpers import DraftMaker, answer, decode, make_prompts
@@ -58,3 +61,19 @@ def test_a_draft_that_is_taken_away_ends_with_its_requests(engine: Engine, tiny_
     (outputs,) = run_to_end(engine).values()
     assert outputs[-1].stats.num_draft_tokens > 0
     assert len(answer(outputs)) == 12
+
+
+@pytest.mark.parametrize("draft_of", [None, "poor"])
+def test_a_draft_that_is_removed_leaves_memory_while_nothing_is_asked(engine: Engine, draft_of: str | None) -> None:
+    form = engine._variants["poor"].form
+    gone, prompt = weakref.ref(form), make_prompts(1, seed=6)[0]
+    del form
+    params = SamplingParams(max_new_tokens=6, ignore_eos=True)
+    engine.submit("r", prompt, params, variant="fit" if draft_of else "poor", draft_of=draft_of)
+    if draft_of is not None:
+        engine.remove_variant("poor")  # while it drafts for another variant's request
+    run_to_end(engine)
+    if draft_of is None:
+        engine.remove_variant("poor")
+    gc.collect()
+    assert gone() is None

@@ -52,6 +52,14 @@ def test_ranks_on_cpus_have_to_be_on_one_node_too() -> None:
     assert said(ranks, Machines(Capacity(cpus=32.0, gpus=0), (Capacity(4.0, 0),))) == []
 
 
+def test_ranks_on_cpus_that_the_cluster_lacks_in_all_are_said_once_with_what_to_lower() -> None:
+    ranks = job(target={"vllm": {"tensor_parallel_size": 8}}, train={"use_gpu": False, "num_workers": 1})
+    (in_all, of_one_node) = said(ranks, Machines(Capacity(cpus=2.0, gpus=0), (Capacity(2.0, 0),)))
+    assert "asks for 4.1 CPUs and 0 GPUs at a time" in in_all[0]
+    assert "lower target.vllm.tensor_parallel_size" in in_all[0]
+    assert of_one_node[0].startswith("the job has a process that asks for 4 CPUs and 0 GPUs of one node")
+
+
 def test_an_engine_over_two_nodes_needs_all_gpus_of_each() -> None:
     over = job(target={"vllm": {"tensor_parallel_size": 8, "gpus_per_node": 4}})
     assert said(over, nodes(2, 4)) == []
