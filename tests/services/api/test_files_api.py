@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ from live_api import LiveApi, live_api
 from openai import OpenAI
 
 from api.app import create_app
+from api.auth import Caller
 from api.middleware import MAX_BODY_BYTES
+from api.services.files import Files
 from api.settings import Settings
 from eda_service.config.job import DatasetSpec
-from eda_service.jobstore import JobStore, Status
+from eda_service.errors import QuotaExceededError
+from eda_service.jobstore import JobStore, Status, StoredFile
 from eda_service.selfgen.prompts import load_prompts
+from eda_service.storage import input_files
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1", "force": True}
 PURPOSE = {"purpose": "fine-tune"}
@@ -170,6 +176,57 @@ def test_sizes_are_bounded_by_settings_and_other_routes_keep_theirs(settings: Se
         assert "3,145,728" not in full.json()["error"]["message"]
         assert len(kept(small)) == 1
         assert client.post("/v1/adaptations", content=b" " * (MAX_BODY_BYTES + 1)).status_code == 413
+
+
+def test_uploads_that_arrive_at_once_hold_no_more_than_one_file_above_the_limit(
+    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight senders give a MiB each and wait for each other: what lies on the disk meanwhile is counted here."""
+    small = settings.model_copy(update={"max_file_bytes": 2 << 20, "max_file_bytes_per_owner": 3 << 20})
+    threads = set()
+
+    class Watched(input_files.Copy):
+        def __init__(self, *given: Any) -> None:
+            threads.add(threading.current_thread())
+            super().__init__(*given)
+
+        def close(self) -> None:
+            threads.add(threading.current_thread())
+            super().close()
+
+    monkeypatch.setattr(input_files, "Copy", Watched)
+    files, num_waiting, most_bytes, go_on = Files(store, small), 0, 0, asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal num_waiting, most_bytes
+        yield (json.dumps({"prompt": "x" * 1000}) + "\n").encode() * 1100
+        num_waiting += 1
+        most_bytes = max(most_bytes, sum(path.stat().st_size for path in kept(small)))
+        await go_on.wait()
+
+    async def one(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+
+    async def then() -> None:
+        pass
+
+    async def send(data: AsyncIterator[bytes]) -> StoredFile:
+        return await files.receive("rows.jsonl", data, Caller("a", frozenset()), then=then)
+
+    async def all_at_once() -> list[StoredFile | BaseException]:
+        sent = [asyncio.create_task(send(chunks())) for _ in range(8)]
+        while num_waiting + sum(each.done() for each in sent) < 8:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        return await asyncio.gather(*sent, return_exceptions=True)
+
+    ends = asyncio.run(all_at_once())
+    assert {type(each) for each in ends} == {QuotaExceededError, StoredFile}
+    assert 0 < most_bytes <= (2 << 20) + (3 << 20)
+    assert len(kept(small)) == 1
+    assert threads
+    assert threading.current_thread() not in threads  # the loop's
+    assert asyncio.run(send(one(lines(10)))).num_prompts == 10  # there is room again
 
 
 def test_another_owners_file_does_not_exist(client: TestClient, store: JobStore) -> None:
