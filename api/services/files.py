@@ -135,10 +135,12 @@ class Files:
             NotFoundError: The caller sees none of that id.
             ConflictError: A live job was made from it.
         """
-        gone = self._store.delete_file(file_id, owner=caller.sees)
-        if is_file_id(gone.id):  # a damaged row names no path
-            forget_upload(gone.id, self._settings.home)
-        return gone
+
+        def forget(gone: StoredFile) -> None:
+            if is_file_id(gone.id):  # a damaged row names no path
+                forget_upload(gone.id, self._settings.home)
+
+        return self._store.delete_file(file_id, owner=caller.sees, forget=forget)
 
     def _finish(self, copy: Copy, filename: str, caller: Caller) -> tuple[StoredFile, bool]:
         """Read what has arrived as a job would, and give it its place and its row; whether it is new."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session
 
@@ -108,8 +110,14 @@ class FileStore(Database):
             found = session.scalars(query.limit(limit + 1)).all()
             return [self._reader.reduced(StoredFile, row) for row in found[:limit]], len(found) > limit
 
-    def delete_file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
+    def delete_file(self, file_id: str, *, owner: str | None, forget: Callable[[StoredFile], None]) -> StoredFile:
         """Forget a file; returns what it was.
+
+        Args:
+            file_id: The file.
+            owner: Whose; None: whoever's.
+            forget: Called last, before anything is written for good: a file whose bytes are gone can be deleted again,
+                bytes of which no row tells cannot.
 
         Raises:
             NotFoundError: No such file of this owner.
@@ -128,6 +136,8 @@ class FileStore(Database):
                 )
             gone = self._reader.reduced(StoredFile, row)
             session.delete(row)
+            session.flush()
+            forget(gone)
             return gone
 
 

@@ -18,8 +18,9 @@ from live_api import LiveApi, live_api
 from openai import OpenAI
 
 from api.app import create_app
-from api.auth import Caller
+from api.auth import LOCAL, Caller
 from api.middleware import MAX_BODY_BYTES
+from api.services import files as service
 from api.services.files import Files
 from api.settings import Settings
 from eda_service.config.job import DatasetSpec
@@ -227,6 +228,29 @@ def test_uploads_that_arrive_at_once_hold_no_more_than_one_file_above_the_limit(
     assert threads
     assert threading.current_thread() not in threads  # the loop's
     assert asyncio.run(send(one(lines(10)))).num_prompts == 10  # there is room again
+
+
+def test_a_file_whose_deletion_was_cut_short_is_there_to_be_deleted_again(
+    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether before its bytes were gone or after: none lie anywhere of which no row tells."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        file = upload(client, lines(9)).json()["id"]
+        forget = service.forget_upload
+        for cut_short in ((), (file, settings.home)):
+
+            def killed(*_: Any, given: tuple[Any, ...] = cut_short) -> None:
+                if given:
+                    forget(*given)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(service, "forget_upload", killed)
+            with pytest.raises(KeyboardInterrupt):
+                service.Files(store, settings).delete(file, LOCAL)
+            assert client.get(f"/v1/files/{file}").status_code == 200
+        monkeypatch.setattr(service, "forget_upload", forget)
+        assert client.delete(f"/v1/files/{file}").status_code == 200
+        assert (kept(settings), client.get("/v1/files").json()["data"]) == ([], [])
 
 
 def test_another_owners_file_does_not_exist(client: TestClient, store: JobStore) -> None:
