@@ -113,6 +113,13 @@ class Files:
             )
         return found, path
 
+    def in_words(self, source: str, caller: Caller) -> str:
+        """What prompts are called: an uploaded file by its name, then its id, as long as it is there."""
+        try:
+            return f"{self.get(source, caller).filename} ({source})" if is_file_id(source) else source
+        except NotFoundError:
+            return source
+
     def open(self, file_id: str, param: str, caller: Caller) -> BinaryIO:
         """Open a file that a request names as its prompts.
 

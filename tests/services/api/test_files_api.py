@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 from fastapi.testclient import TestClient
+from job_files import finish_job
 from live_api import LiveApi, live_api
 from openai import OpenAI
 
@@ -25,7 +26,7 @@ from api.services.files import Files
 from api.settings import Settings
 from eda_service.config.job import DatasetSpec
 from eda_service.errors import QuotaExceededError
-from eda_service.jobstore import JobStore, Status, StoredFile
+from eda_service.jobstore import JobStore, StoredFile
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.storage import input_files
 
@@ -94,10 +95,14 @@ def test_the_job_has_a_copy_that_deleting_leaves(
     made = adapt(client, file["id"])
     assert made.status_code == 201, made.text
     job = made.json()
+    page = {"accept": "text/html"}
+    assert f"rows.jsonl ({file['id']})" in client.get(f"/ui/jobs/{job['id']}", headers=page).text
     assert job["dataset"]["sha256"] == hashlib.sha256(lines(100)).hexdigest()
-    store.transition(job["id"], Status.CANCELLED, event="job_cancelled", message="x")
+    finish_job(store, settings.home, store.get(job["id"]))
+    assert f"rows.jsonl ({file['id']})" in client.get(f"/v1/adaptations/{job['id']}/report.html").text
     assert client.delete(f"/v1/files/{file['id']}").json() == {"id": file["id"], "object": "file", "deleted": True}
     assert kept(settings) == []
+    assert f"<dd>{file['id']}</dd>" in client.get(f"/ui/jobs/{job['id']}", headers=page).text
     prompts = load_prompts(DatasetSpec.model_validate(job["dataset"]), seed=0)
     assert {prompt.messages[0]["content"] for prompt in prompts} <= {f"question {n}" for n in range(100)}
     again = adapt(client, file["id"])
