@@ -134,6 +134,10 @@ class Adaptations(Jobs):
         """Before and after, and the cost, of a job that has succeeded."""
         return self._outcomes.of(job, with_disk=alone)
 
+    def prompts_in_words(self, job: Job, caller: Caller) -> str:
+        """Where the prompts of a job came from."""
+        return self._files.in_words(job.adapt_config().dataset.source, caller)
+
     def remaining(self, job: Job) -> RemainingBody | None:
         """How long a running job still takes."""
         return RemainingBody.of(self._outcomes.remaining(job))

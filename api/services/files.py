@@ -7,13 +7,17 @@ it copies it (`eda_service.storage.input_files`), so that deleting a file change
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+import anyio
+import anyio.to_thread
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller
-from api.errors import FileTooLargeError
+from api.services.arrivals import Arrivals
 from api.settings import Settings
 from eda_service.config.job import SelfGenConfig
 from eda_service.errors import DatasetInvalidError, NotFoundError
@@ -22,11 +26,12 @@ from eda_service.jobstore import JobStore, StoredFile
 from eda_service.names import MAX_NAME_CHARACTERS
 from eda_service.selfgen.prompts import read_rows, survey
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.storage.input_files import Copy, find_upload, forget_upload, receiving
+from eda_service.storage.input_files import Copy, find_upload, forget_upload
 
 PURPOSE = "fine-tune"
 _MAX_COUNTED = 1_000_000
-_BUFFER_BYTES = 1 << 20
+_NUM_READERS = 4
+T = TypeVar("T")
 
 
 class Files:
@@ -39,6 +44,10 @@ class Files:
 
     def __init__(self, store: JobStore, settings: Settings) -> None:
         self._store, self._settings = store, settings
+        self._arrivals = Arrivals(store, settings)
+        self._readers = anyio.CapacityLimiter(
+            _NUM_READERS
+        )  # minutes for the largest: other requests keep their threads
 
     async def receive(
         self, filename: str, chunks: AsyncIterator[bytes], caller: Caller, *, then: Callable[[], Awaitable[None]]
@@ -57,29 +66,24 @@ class Files:
             QuotaExceededError: The caller has no room left.
             InsufficientStorageError, StorageError: The disk does not take it.
         """
-        await run_in_threadpool(self._require_room, caller, 0)
-        with receiving(self._settings.home) as copy:
-            waiting = bytearray()
+        async with _in_threads(self._arrivals.arriving(caller.owner)) as arrival:
             async for chunk in chunks:
-                waiting += chunk
-                self._require_size(copy.size_bytes + len(waiting))
-                if len(waiting) >= _BUFFER_BYTES:
-                    await run_in_threadpool(copy.write, bytes(waiting))
-                    waiting.clear()
-            await run_in_threadpool(copy.write, bytes(waiting))
+                if arrival.add(chunk):
+                    await run_in_threadpool(arrival.flush)
+            await run_in_threadpool(arrival.flush)
             await then()
-            stored, _ = await run_in_threadpool(self._finish, copy, filename, caller)
+            finish = partial(self._finish, arrival.copy, filename, caller)
+            stored, _ = await anyio.to_thread.run_sync(finish, limiter=self._readers)
             return stored
 
     def put(self, filename: str, lines: Iterable[str], caller: Caller) -> tuple[StoredFile, bool]:
         """Make a file of lines that are here already; returns it and whether it is new. Raises as `receive` does."""
-        self._require_room(caller, 0)
-        with receiving(self._settings.home) as copy:
+        with self._arrivals.arriving(caller.owner) as arrival:
             for line in lines:
-                data = f"{line}\n".encode()
-                self._require_size(copy.size_bytes + len(data))
-                copy.write(data)
-            return self._finish(copy, filename, caller)
+                if arrival.add(f"{line}\n".encode()):
+                    arrival.flush()
+            arrival.flush()
+            return self._finish(arrival.copy, filename, caller)
 
     def page(
         self, caller: Caller, *, limit: int, after: str | None, newest_first: bool = True
@@ -109,6 +113,13 @@ class Files:
             )
         return found, path
 
+    def in_words(self, source: str, caller: Caller) -> str:
+        """What prompts are called: an uploaded file by its name, then its id, as long as it is there."""
+        try:
+            return f"{self.get(source, caller).filename} ({source})" if is_file_id(source) else source
+        except NotFoundError:
+            return source
+
     def open(self, file_id: str, param: str, caller: Caller) -> BinaryIO:
         """Open a file that a request names as its prompts.
 
@@ -131,10 +142,12 @@ class Files:
             NotFoundError: The caller sees none of that id.
             ConflictError: A live job was made from it.
         """
-        gone = self._store.delete_file(file_id, owner=caller.sees)
-        if is_file_id(gone.id):  # a damaged row names no path
-            forget_upload(gone.id, self._settings.home)
-        return gone
+
+        def forget(gone: StoredFile) -> None:
+            if is_file_id(gone.id):  # a damaged row names no path
+                forget_upload(gone.id, self._settings.home)
+
+        return self._store.delete_file(file_id, owner=caller.sees, forget=forget)
 
     def _finish(self, copy: Copy, filename: str, caller: Caller) -> tuple[StoredFile, bool]:
         """Read what has arrived as a job would, and give it its place and its row; whether it is new."""
@@ -163,17 +176,16 @@ class Files:
             forget_upload(file_id, self._settings.home)
         return stored, is_new
 
-    def _require_room(self, caller: Caller, size_bytes: int) -> None:
-        self._store.require_file_room(caller.owner, size_bytes, self._settings.max_file_bytes_per_owner)
 
-    def _require_size(self, size_bytes: int) -> None:
-        most = self._settings.max_file_bytes
-        if size_bytes > most:
-            raise FileTooLargeError(
-                f"the file is larger than {most:,} bytes, the most that this service takes (EDA_MAX_FILE_BYTES); part "
-                "it, or pack it with gzip",
-                param="file",
-            )
+@asynccontextmanager
+async def _in_threads(files: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave in threads what touches a disk, and leave it also where the request is given up."""
+    entered = await run_in_threadpool(files.__enter__)
+    try:
+        yield entered
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(files.__exit__, None, None, None)
 
 
 def kept_name(deployment: str) -> str:

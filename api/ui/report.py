@@ -36,6 +36,7 @@ def report_file(job_id: str, caller: Caller, adaptations: Adaptations, packs: Pa
             row=row_of(job),
             job=job,
             config=job.adapt_config(),
+            prompts=adaptations.prompts_in_words(job, caller),
             report=report,
             result=result_of(records, job.adapt_config()),
             came=adaptations.outcome(job),

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eda_service.config.job import AdaptConfig, EngineKind
+from eda_service.errors import NotFoundError
+from eda_service.ids import is_file_id, made_at_s
 from eda_service.jobstore import Job, JobStore
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.files import directory_bytes
+from eda_service.storage.input_files import ABANDONED_S, UPLOADS, forget_upload
 
 _DAY_S = 86_400
 _STATES = ("generate/*.features.safetensors", "select/*.features.safetensors", "generate/target_io.safetensors")
@@ -36,8 +39,8 @@ class Garbage:
     """Files that may go together.
 
     Attributes:
-        kind: `run`, `export` or `cache`.
-        name: A job's id, an export's, a model's.
+        kind: `run`, `upload`, `export` or `cache`.
+        name: A job's id, an uploaded file's, an export's, a model's.
         paths: Files and directories.
         size_bytes: Of them.
         why: Nothing needs them.
@@ -75,7 +78,7 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
         caches: Fetched models, which all homes share; None: they are not looked at.
     """
     kept: list[str] = []
-    found = list(_runs(home, store, days, kept))
+    found = [*_runs(home, store, days, kept), *_uploads(home, store)]
     needing = _needing(store)
     exporting = [each.name for each in needing if each.reads_exports]
     if exporting:
@@ -91,6 +94,9 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
 
 def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
     """Delete it; returns the bytes freed, 0 where it is needed by now."""
+    if garbage.kind == "upload":
+        forget_upload(garbage.name, home)
+        return garbage.size_bytes
     if garbage.job_id is None:
         return sum(map(_delete, garbage.paths))
     with _quiet(home / "runs" / garbage.job_id / _LOCK) as is_quiet:
@@ -125,6 +131,17 @@ def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator
             yield Garbage("run", root.name, paths, size, f"{what} of a job that {job.status}{again}", job.id)
     if num_young:
         kept.append(f"{num_young} jobs ended less than {days:g} days ago; --days says how many")
+
+
+def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
+    """Bytes of uploads that no row names, since the service was killed between the one and the other."""
+    for path in sorted((home / UPLOADS).glob("*.jsonl")):
+        if not is_file_id(path.stem) or made_at_s(path.stem) > time.time() - ABANDONED_S:
+            continue
+        try:
+            store.file(path.stem)
+        except NotFoundError:
+            yield Garbage("upload", path.stem, (path,), _size(path), "no file of that id is known to the service")
 
 
 def _is_published(job: Job, home: Path) -> bool:

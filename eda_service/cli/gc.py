@@ -29,8 +29,8 @@ def gc(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Free what ended jobs, exports and caches hold and nothing needs; sizes first, then it asks. Pages and reports of
-    the jobs stay, as does what a live job, a deployment or a published pack needs.
+    """Free what ended jobs, broken uploads, exports and caches hold and nothing needs; sizes first, then it asks. Pages
+    and reports of the jobs stay, as does what a live job, a deployment or a published pack needs.
     """
     from eda_service.targets.embedded import model_cache
 
@@ -65,7 +65,7 @@ def _show(found: Found) -> None:
     for each in found.kept:
         err.print(f"stays: {each}", markup=False)
     if storage_url():
-        err.print("storage by URL is not looked at: only this machine's copies")
+        err.print("storage by URL is not looked at: only this machine's copies; an upload's object goes with its copy")
 
 
 def _fields(garbage: Garbage) -> dict[str, object]:

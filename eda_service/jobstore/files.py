@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session
 
@@ -64,14 +66,22 @@ class FileStore(Database):
             session.flush()
             return self._reader.reduced(StoredFile, row), True
 
-    def require_file_room(self, owner: str, size_bytes: int, max_bytes_per_owner: int) -> None:
-        """Look before a file is sent whether there is room for it.
+    def require_file_room(
+        self, owner: str, arriving_bytes: int, max_bytes_per_owner: int, *, spare_bytes: int = 0
+    ) -> None:
+        """Look whether there is room for what arrives.
+
+        Args:
+            owner: Whose files they are.
+            arriving_bytes: Of all that arrive at the moment.
+            max_bytes_per_owner: What all files of the owner may have.
+            spare_bytes: By so much it may be exceeded until they are all there.
 
         Raises:
             QuotaExceededError: There is none.
         """
         with self._read() as session:
-            _require_room(session, owner, size_bytes, max_bytes_per_owner)
+            _require_room(session, owner, arriving_bytes, max_bytes_per_owner, spare_bytes)
 
     def file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
         """One file.
@@ -100,8 +110,14 @@ class FileStore(Database):
             found = session.scalars(query.limit(limit + 1)).all()
             return [self._reader.reduced(StoredFile, row) for row in found[:limit]], len(found) > limit
 
-    def delete_file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
+    def delete_file(self, file_id: str, *, owner: str | None, forget: Callable[[StoredFile], None]) -> StoredFile:
         """Forget a file; returns what it was.
+
+        Args:
+            file_id: The file.
+            owner: Whose; None: whoever's.
+            forget: Called last, before anything is written for good: a file whose bytes are gone can be deleted again,
+                bytes of which no row tells cannot.
 
         Raises:
             NotFoundError: No such file of this owner.
@@ -120,6 +136,8 @@ class FileStore(Database):
                 )
             gone = self._reader.reduced(StoredFile, row)
             session.delete(row)
+            session.flush()
+            forget(gone)
             return gone
 
 
@@ -133,12 +151,12 @@ def _find(session: Session, file_id: str, owner: str | None) -> FileRow:
     return row
 
 
-def _require_room(session: Session, owner: str, size_bytes: int, most: int) -> None:
+def _require_room(session: Session, owner: str, size_bytes: int, most: int, spare_bytes: int = 0) -> None:
     is_of_owner = FileRow.owner == owner, FileRow.size_bytes.between(0, _MAX_BYTES)
     taken = session.scalar(select(func.coalesce(func.sum(FileRow.size_bytes), 0)).where(*is_of_owner)) or 0
-    if int(taken) + size_bytes > most:
+    if int(taken) + size_bytes > most + spare_bytes:
         raise QuotaExceededError(
-            f"the files of this owner take {taken:,} bytes, this one {size_bytes:,}, and the limit for all of them is "
-            f"{most:,}; delete files that nobody needs",
+            f"the files of this owner take {taken:,} bytes, what is sent now {size_bytes:,}, and the limit for all "
+            f"of them is {most:,}; delete files that nobody needs",
             param="file",
         )

@@ -22,6 +22,7 @@ from eda_service.records import MAX_ROW_BYTES
 from eda_service.storage import bounded_json
 
 MAX_FILE_BYTES = 2 << 30
+MAX_FILE_ROWS = 10_000_000  # ten times what a job takes; a few MiB of gzip hold two thousand million empty lines
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 _HEAD_BYTES = 1 << 12
@@ -75,7 +76,8 @@ def rows_of(stream: BinaryIO, *, shown: str, param: str, tee: Tee | None = None)
         tee: Given all bytes, unpacked, as they are read.
 
     Raises:
-        DatasetInvalidError: The file is too long, in no form that is read, or an array that is broken.
+        DatasetInvalidError: The file is too long, has too many rows, is in no form that is read, or an array that is
+            broken.
         OSError: It cannot be read on.
     """
 
@@ -93,7 +95,7 @@ def rows_of(stream: BinaryIO, *, shown: str, param: str, tee: Tee | None = None)
         if _ARRAY.match(head.removeprefix(_BOM)):
             yield from _array_rows(data, shown, refuse)
         else:
-            yield from _line_rows(data, shown)
+            yield from _line_rows(data, shown, refuse)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise refuse(f"is a gzip file that is damaged ({error}); pack it again") from error
 
@@ -155,11 +157,12 @@ def _columns(line: str, mark: str) -> list[str]:
         return []
 
 
-def _line_rows(data: _Bounded, shown: str) -> Iterator[FileRow]:
+def _line_rows(data: _Bounded, shown: str, refuse: Refuse) -> Iterator[FileRow]:
     for number in itertools.count(1):
         line = data.line(MAX_ROW_BYTES + 2)  # with its end
         if not line:
             return
+        _require_number(number, "lines", refuse)
         where = f"{shown}, line {number}"
         if len(line.removesuffix(b"\n").removesuffix(b"\r")) > MAX_ROW_BYTES:
             while line and not line.endswith(b"\n"):
@@ -184,6 +187,12 @@ def _parsed(line: bytes, number: int, where: str) -> FileRow:
     return FileRow(number, where, trouble=trouble)
 
 
+def _require_number(number: int, of: str, refuse: Refuse) -> None:
+    """Bound the time that a file takes: rows of a few bytes, packed, are next to nothing to send."""
+    if number > MAX_FILE_ROWS:
+        raise refuse(f"has more than {MAX_FILE_ROWS:,} {of}; split it")
+
+
 def _array_rows(data: _Bounded, shown: str, refuse: Refuse) -> Iterator[FileRow]:
     """The elements of an array; after one that is broken nothing can be found again, so that is the file's end."""
     text = _Text(data, refuse)
@@ -192,6 +201,7 @@ def _array_rows(data: _Bounded, shown: str, refuse: Refuse) -> Iterator[FileRow]
     for number in itertools.count(1):
         if number == 1 and text.next() == "]":
             break
+        _require_number(number, "rows", refuse)
         element = text.element(number)
         try:
             yield FileRow(number, f"{shown}, row {number}", bounded_json.parse(element, unique_keys=True))

@@ -22,10 +22,10 @@ from eda_service.errors import ArtifactCorruptError, DatasetInvalidError, Insuff
 from eda_service.storage.files import fsync_dir, is_disk_full, sha256_file, temporary_name
 from eda_service.storage.place import current_place
 
-_ABANDONED_S = 24 * 3600.0  # a copy that is written for longer belongs to a process that was killed
-
-
-_INPUTS, _UPLOADS = "inputs", "files"
+ABANDONED_S = 24 * 3600.0
+"""What is written for longer belongs to a process that was killed."""
+UPLOADS = "files"
+_INPUTS = "inputs"
 
 
 def directory(home: Path, name: str = _INPUTS) -> Path:
@@ -103,7 +103,7 @@ def copying(home: Path, *, param: str = "dataset.source") -> Iterator[Copy]:
 @contextmanager
 def receiving(home: Path) -> Iterator[Copy]:
     """An uploaded file to write and publish under its id; raises as `copying` does."""
-    with _writing(home, _UPLOADS, "file") as copy:
+    with _writing(home, UPLOADS, "file") as copy:
         yield copy
 
 
@@ -165,24 +165,24 @@ def find_copy(sha256: str, source: str, home: Path) -> Path:
 
 def find_upload(file_id: str, home: Path) -> Path | None:
     """The bytes of an uploaded file; None when they are gone."""
-    path = directory(home, _UPLOADS) / f"{file_id}.jsonl"
-    if path.is_file() or current_place().objects(home).get_file(f"{_UPLOADS}/{path.name}", path):
+    path = directory(home, UPLOADS) / f"{file_id}.jsonl"
+    if path.is_file() or current_place().objects(home).get_file(f"{UPLOADS}/{path.name}", path):
         return path
     return None
 
 
 def forget_upload(file_id: str, home: Path) -> None:
     """Delete the bytes of an uploaded file; those that are not there are none the less gone."""
-    path = directory(home, _UPLOADS) / f"{file_id}.jsonl"
+    path = directory(home, UPLOADS) / f"{file_id}.jsonl"
     path.unlink(missing_ok=True)
-    current_place().objects(home).delete([f"{_UPLOADS}/{path.name}"])
+    current_place().objects(home).delete([f"{UPLOADS}/{path.name}"])
 
 
 def _clean(folder: Path) -> None:
     """Remove what processes that were killed have left."""
     for path in folder.glob(".input.*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
                 path.unlink()
 
 

@@ -98,6 +98,7 @@ def page(request: Request, job_id: JobId, visitor: ReaderDep, adaptations: Adapt
         row=row_of(job),
         place=adaptations.place(job, visitor.caller),
         config=job.adapt_config(),
+        prompts=adaptations.prompts_in_words(job, visitor.caller),
         stages=stages_of(job, records, pack := packs.served(job.result_pack)),
         lines=timelines_of(job, records, pack, first_events(adaptations, job_id, visitor)),
         result=result_of(records, job.adapt_config()),

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from fastapi.testclient import TestClient
+from job_files import finish_job
 from live_api import LiveApi, live_api
 from openai import OpenAI
 
 from api.app import create_app
+from api.auth import LOCAL, Caller
 from api.middleware import MAX_BODY_BYTES
+from api.services import files as service
+from api.services.files import Files
 from api.settings import Settings
 from eda_service.config.job import DatasetSpec
-from eda_service.jobstore import JobStore, Status
+from eda_service.errors import QuotaExceededError
+from eda_service.jobstore import JobStore, StoredFile
 from eda_service.selfgen.prompts import load_prompts
+from eda_service.storage import input_files
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1", "force": True}
 PURPOSE = {"purpose": "fine-tune"}
@@ -87,10 +95,14 @@ def test_the_job_has_a_copy_that_deleting_leaves(
     made = adapt(client, file["id"])
     assert made.status_code == 201, made.text
     job = made.json()
+    page = {"accept": "text/html"}
+    assert f"rows.jsonl ({file['id']})" in client.get(f"/ui/jobs/{job['id']}", headers=page).text
     assert job["dataset"]["sha256"] == hashlib.sha256(lines(100)).hexdigest()
-    store.transition(job["id"], Status.CANCELLED, event="job_cancelled", message="x")
+    finish_job(store, settings.home, store.get(job["id"]))
+    assert f"rows.jsonl ({file['id']})" in client.get(f"/v1/adaptations/{job['id']}/report.html").text
     assert client.delete(f"/v1/files/{file['id']}").json() == {"id": file["id"], "object": "file", "deleted": True}
     assert kept(settings) == []
+    assert f"<dd>{file['id']}</dd>" in client.get(f"/ui/jobs/{job['id']}", headers=page).text
     prompts = load_prompts(DatasetSpec.model_validate(job["dataset"]), seed=0)
     assert {prompt.messages[0]["content"] for prompt in prompts} <= {f"question {n}" for n in range(100)}
     again = adapt(client, file["id"])
@@ -170,6 +182,80 @@ def test_sizes_are_bounded_by_settings_and_other_routes_keep_theirs(settings: Se
         assert "3,145,728" not in full.json()["error"]["message"]
         assert len(kept(small)) == 1
         assert client.post("/v1/adaptations", content=b" " * (MAX_BODY_BYTES + 1)).status_code == 413
+
+
+def test_uploads_that_arrive_at_once_hold_no_more_than_one_file_above_the_limit(
+    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight senders give a MiB each and wait for each other: what lies on the disk meanwhile is counted here."""
+    small = settings.model_copy(update={"max_file_bytes": 2 << 20, "max_file_bytes_per_owner": 3 << 20})
+    threads = set()
+
+    class Watched(input_files.Copy):
+        def __init__(self, *given: Any) -> None:
+            threads.add(threading.current_thread())
+            super().__init__(*given)
+
+        def close(self) -> None:
+            threads.add(threading.current_thread())
+            super().close()
+
+    monkeypatch.setattr(input_files, "Copy", Watched)
+    files, num_waiting, most_bytes, go_on = Files(store, small), 0, 0, asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal num_waiting, most_bytes
+        yield (json.dumps({"prompt": "x" * 1000}) + "\n").encode() * 1100
+        num_waiting += 1
+        most_bytes = max(most_bytes, sum(path.stat().st_size for path in kept(small)))
+        await go_on.wait()
+
+    async def one(data: bytes) -> AsyncIterator[bytes]:
+        yield data
+
+    async def then() -> None:
+        pass
+
+    async def send(data: AsyncIterator[bytes]) -> StoredFile:
+        return await files.receive("rows.jsonl", data, Caller("a", frozenset()), then=then)
+
+    async def all_at_once() -> list[StoredFile | BaseException]:
+        sent = [asyncio.create_task(send(chunks())) for _ in range(8)]
+        while num_waiting + sum(each.done() for each in sent) < 8:
+            await asyncio.sleep(0.01)
+        go_on.set()
+        return await asyncio.gather(*sent, return_exceptions=True)
+
+    ends = asyncio.run(all_at_once())
+    assert {type(each) for each in ends} == {QuotaExceededError, StoredFile}
+    assert 0 < most_bytes <= (2 << 20) + (3 << 20)
+    assert len(kept(small)) == 1
+    assert threads
+    assert threading.current_thread() not in threads  # the loop's
+    assert asyncio.run(send(one(lines(10)))).num_prompts == 10  # there is room again
+
+
+def test_a_file_whose_deletion_was_cut_short_is_there_to_be_deleted_again(
+    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether before its bytes were gone or after: none lie anywhere of which no row tells."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        file = upload(client, lines(9)).json()["id"]
+        forget = service.forget_upload
+        for cut_short in ((), (file, settings.home)):
+
+            def killed(*_: Any, given: tuple[Any, ...] = cut_short) -> None:
+                if given:
+                    forget(*given)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(service, "forget_upload", killed)
+            with pytest.raises(KeyboardInterrupt):
+                service.Files(store, settings).delete(file, LOCAL)
+            assert client.get(f"/v1/files/{file}").status_code == 200
+        monkeypatch.setattr(service, "forget_upload", forget)
+        assert client.delete(f"/v1/files/{file}").status_code == 200
+        assert (kept(settings), client.get("/v1/files").json()["data"]) == ([], [])
 
 
 def test_another_owners_file_does_not_exist(client: TestClient, store: JobStore) -> None:

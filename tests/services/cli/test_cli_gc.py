@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from draft_files import put_draft
 from job_files import finish_job
 
 from eda_service.config.job import AdaptConfig
+from eda_service.ids import new_file_id
 from eda_service.jobstore import JobStore, Status
 from eda_service.jobstore.home import open_store
 from eda_service.storage.run import RunDir
@@ -129,6 +131,22 @@ def test_exports_and_fetched_models_stay_while_something_may_need_them(
     assert (export.exists(), model.exists()) == (False, True)
     assert [each["kind"] for each in gc(eda, "--caches", "--yes")["found"]] == ["cache"]
     assert not model.exists()
+
+
+def test_bytes_of_uploads_that_no_row_names_go_after_a_day(eda: Cli, store: JobStore) -> None:
+    """As a process leaves them that is killed between the bytes and the row; a younger one may yet get its row."""
+    files = Path(eda.env["EDA_HOME"]) / "files"
+    files.mkdir()
+    day = 24 * 3600.0
+    known, lost, young = (new_file_id(time.time() - age_s) for age_s in (9 * day, 1.1 * day, 0.9 * day))
+    for name in (known, lost, young, "notes-of-somebody"):
+        (files / f"{name}.jsonl").write_bytes(bytes(600))
+    counts = {"size_bytes": 600, "num_prompts": 1, "num_skipped": 0, "max_bytes_per_owner": 1000}
+    store.add_file(known, owner="local", filename="x", purpose="fine-tune", sha256="0", **counts)
+    found = gc(eda, "--yes")
+    assert [(each["kind"], each["name"]) for each in found["found"]] == [("upload", lost)]
+    assert found["freed_bytes"] == 600
+    assert {path.stem for path in files.iterdir()} == {known, young, "notes-of-somebody"}
 
 
 def test_it_says_sizes_first_and_does_not_remove_without_an_answer(eda: Cli, store: JobStore) -> None:

@@ -20,6 +20,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 from store_helpers import Clock, at_once, config
 
+from eda_service.capacity import Capacity, Machines
 from eda_service.errors import ConflictError
 from eda_service.jobstore import JobStore, Status
 from eda_service.jobstore.engine import open_engine
@@ -144,6 +145,33 @@ def test_a_database_from_before_revisions_keeps_its_jobs(
     assert (held.id, held.lease_token) == ("adapt_old", 1)
     new, _ = store.create(config("new"))
     assert new.seq == 8
+
+
+def test_jobs_of_the_version_before_uploads_start_and_take_them(
+    url: str, engine: Engine, open_store: Callable[[], JobStore]
+) -> None:
+    """Revision 0010 is that version's: what was queued fits every node, and files are taken at once."""
+    store = open_store()
+    queued, running = (store.create(config(name))[0] for name in ("queued", "running"))
+    store.close()
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "0010")
+        connection.execute(text(f"UPDATE jobs SET status = 'running', cpus = 9 WHERE id = '{running.id}'"))
+        connection.execute(text(f"UPDATE jobs SET cpus = 3, gpus = 1 WHERE id = '{queued.id}'"))
+    assert "files" not in schema(engine)
+    assert not {"node_cpus", "node_gpus", "waits_for"} & set(schema(engine)["jobs"][0])
+    upgraded = open_store()
+    assert [(job.id, job.adapt_config(), job.waits_for) for job in upgraded.live()] == [
+        (queued.id, config("queued"), None),
+        (running.id, config("running"), None),
+    ]
+    of_small_nodes = Machines(Capacity(cpus=90, gpus=9), (Capacity(cpus=1, gpus=0),))
+    claimed = upgraded.claim(max_running=9, holder="a", lease_s=30, cluster=of_small_nodes)
+    assert claimed is not None
+    assert (claimed.id, claimed.cpus, claimed.gpus) == (queued.id, 3, 1)
+    counts = {"size_bytes": 5, "num_prompts": 1, "num_skipped": 0, "max_bytes_per_owner": 9}
+    file, _ = upgraded.add_file("file-1", owner="a", filename="x", purpose="fine-tune", sha256="0", **counts)
+    assert upgraded.files(owner="a") == ([file], False)
 
 
 def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:

@@ -130,3 +130,16 @@ def test_a_file_has_a_limit_also_unpacked(monkeypatch: pytest.MonkeyPatch, pack:
     monkeypatch.setattr(row_files, "MAX_FILE_BYTES", 200)
     with pytest.raises(DatasetInvalidError, match="f has more than 200 bytes; split it"):
         read(pack(lines() * 9))
+
+
+@pytest.mark.parametrize(
+    ("part", "end", "of"), [(b"\n", b"", "lines"), (b'{"a": 1}\n', b"", "lines"), (b'{"a": 1}', b"]", "rows")]
+)
+def test_a_file_has_so_many_rows_and_no_more_however_short(
+    monkeypatch: pytest.MonkeyPatch, part: bytes, end: bytes, of: str
+) -> None:
+    monkeypatch.setattr(row_files, "MAX_FILE_ROWS", 8)
+    eight, nine = (b"[" + b",".join([part] * n) + end if end else part * n for n in (8, 9))
+    assert len(read(eight)) == (0 if part == b"\n" else 8)
+    with pytest.raises(DatasetInvalidError, match=f"f has more than 8 {of}; split it"):
+        read(gzip.compress(nine))
