@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from eda_service.records import Stage
+from eda_service.storage.run import RunDir
 from jobs.common import open_run
 
 logger = logging.getLogger("jobs.stage")
+
+
+@contextmanager
+def as_driver(run: RunDir) -> Iterator[None]:
+    """Be the only driver of a run directory, as the service's is, with the cluster.
+
+    Raises:
+        WorkerLostError: Another one still runs.
+    """
+    from eda_service.pipeline import driver
+    from eda_service.raycluster import resources
+    from eda_service.storage.heartbeat import Heartbeat
+
+    with run.driver_lock(timeout_s=driver.LOCK_TIMEOUT_S), Heartbeat(run):
+        resources.connect()
+        yield
 
 
 def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
@@ -18,12 +36,9 @@ def run_one(stage: Stage) -> Callable[[argparse.Namespace], None]:
     def body(arguments: argparse.Namespace) -> None:
         from eda_service.pipeline.driver import runner_of
         from eda_service.pipeline.stage import run_stage
-        from eda_service.raycluster.resources import connect
-        from eda_service.storage.heartbeat import Heartbeat
 
         run, config = open_run(arguments)
-        with Heartbeat(run):
-            connect()
+        with as_driver(run):
             if stage is Stage.GENERATE:
                 run_stage(run, config, runner_of(Stage.VALIDATE))
             run_stage(run, config, runner_of(stage))

@@ -15,9 +15,16 @@ import logging
 
 from eda_service.records import Stage
 from jobs.common import main, open_run, parser
-from jobs.stage import run_one
+from jobs.stage import as_driver, run_one
 
 logger = logging.getLogger("jobs.train_draft")
+
+
+def arguments_of_training() -> argparse.ArgumentParser:
+    """Those of every entry point, and the pretraining's."""
+    made = parser(__doc__ or "")
+    made.add_argument("--pretrain", metavar="NAME@VERSION", help="train a base draft from scratch and register it")
+    return made
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -26,17 +33,12 @@ def train(arguments: argparse.Namespace) -> None:
         run_one(Stage.TRAIN)(arguments)
         return
     from eda_service.pipeline.pretrain import pretrain
-    from eda_service.raycluster.resources import connect
-    from eda_service.storage.heartbeat import Heartbeat
 
     run, config = open_run(arguments)
-    with Heartbeat(run):
-        connect()
+    with as_driver(run):
         directory = pretrain(run, config, arguments.pretrain)
     logger.info("registered %s in %s", arguments.pretrain, directory)
 
 
 if __name__ == "__main__":
-    made = parser(__doc__ or "")
-    made.add_argument("--pretrain", metavar="NAME@VERSION", help="train a base draft from scratch and register it")
-    main(made, train)
+    main(arguments_of_training(), train)

@@ -45,12 +45,15 @@ def chat(
         talk = _Conversation(client, name, options, as_json)
         if system is not None:
             talk.messages.append({"role": "system", "content": system})
-        if once is not None:
-            talk.ask_once(sys.stdin.read() if once == _STDIN else once)
-        elif sys.stdin.isatty():
-            talk.ask_typed()
-        else:
-            talk.ask_all(line.rstrip("\n") for line in sys.stdin)
+        try:
+            if once is not None:
+                talk.ask_once(sys.stdin.read() if once == _STDIN else once)
+            elif sys.stdin.isatty():
+                talk.ask_typed()
+            else:
+                talk.ask_all(line.rstrip("\n") for line in sys.stdin)
+        except UnicodeDecodeError as error:
+            raise InputError("standard input is no UTF-8 text; convert it, as with iconv", param="once") from error
 
 
 @dataclass
@@ -144,7 +147,10 @@ class _Conversation:
         except KeyboardInterrupt:
             said.is_stopped = True
         said.seconds = time.monotonic() - began
-        self.messages.append({"role": "assistant", "content": said.text})
+        if said.text:
+            self.messages.append({"role": "assistant", "content": said.text})
+        else:
+            self._forget_question()
         self._tell(said)
         return said
 

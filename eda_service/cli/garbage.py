@@ -11,7 +11,7 @@ import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from eda_service.jobstore import Job, JobStore
 from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.references import Reference
 from eda_service.storage import registry
-from eda_service.storage.files import directory_bytes
+from eda_service.storage.files import directory_bytes, temporary_name
 from eda_service.storage.input_files import ABANDONED_S, UPLOADS, forget_upload
 
 _DAY_S = 86_400
@@ -44,7 +44,7 @@ class Garbage:
         paths: Files and directories.
         size_bytes: Of them.
         why: Nothing needs them.
-        job_id: The job whose end is looked at again before they go; None: there is none.
+        job_id: The job whose end is looked at again before they go; None: what may run on them is.
     """
 
     kind: str
@@ -74,21 +74,16 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
     Args:
         home: State root.
         store: Its jobs and deployments.
-        days: Only of jobs that ended so long ago; their checkpoints go whenever that was.
+        days: Only of jobs that ended so long ago; checkpoints of those that succeeded go whenever that was.
         caches: Fetched models, which all homes share; None: they are not looked at.
     """
     kept: list[str] = []
     found = [*_runs(home, store, days, kept), *_uploads(home, store)]
-    needing = _needing(store)
-    exporting = [each.name for each in needing if each.reads_exports]
-    if exporting:
-        kept.append(f"exports: {', '.join(exporting[:_MAX_TOLD])} may run on them")
-    else:
-        found += list(_each(home / "exports", "export", "made again when a deployment asks for it"))
-    if caches is not None and needing:
-        kept.append(f"fetched models: {', '.join(each.name for each in needing[:_MAX_TOLD])} may need them")
-    elif caches is not None:
-        found += list(_each(caches / "models", "cache", "fetched again when a job asks for it"))
+    needing = _needing(home, store)
+    if not _stays("export", needing, kept):
+        found += list(_each(home / "exports", "export", "made again when a deployment asks for it", kept))
+    if caches is not None and not _stays("cache", needing, kept):
+        found += list(_each(caches / "models", "cache", "fetched again when a job asks for it", kept))
     return Found(tuple(found), tuple(kept))
 
 
@@ -98,31 +93,46 @@ def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
         forget_upload(garbage.name, home)
         return garbage.size_bytes
     if garbage.job_id is None:
-        return sum(map(_delete, garbage.paths))
+        return 0 if _stays(garbage.kind, _needing(home, store), []) else sum(map(_delete_whole, garbage.paths))
     with _quiet(home / "runs" / garbage.job_id / _LOCK) as is_quiet:
         # A job that was queued again meanwhile waits for the lock, and makes anew what its records name.
-        if not is_quiet or store.get(garbage.job_id).status not in TERMINAL:
+        if not is_quiet or not _has_ended(garbage.job_id, store):
             return 0
         return sum(map(_delete, garbage.paths))
+
+
+def _has_ended(job_id: str, store: JobStore) -> bool:
+    """Whether a job is there and has ended."""
+    with suppress(NotFoundError):
+        return store.get(job_id).status in TERMINAL
+    return False
 
 
 def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator[Garbage]:
     """What is large in the directories of jobs that have ended."""
     before = time.time() - days * _DAY_S
     num_young = 0
-    for root in sorted(path for path in (home / "runs").glob("*") if path.is_dir() and not path.is_symlink()):
-        if not store.has_job(root.name):
+    for root in _run_directories(home):
+        if root.is_symlink():
+            kept.append(f"{root.name}: it is a link")
+            continue
+        try:
+            job = store.get(root.name)
+        except NotFoundError:
             kept.append(f"{root.name}: no job of that name is known")
             continue
-        job = store.get(root.name)
         if job.status not in TERMINAL:
             kept.append(f"{root.name}: {job.status}")
             continue
         is_old = (job.finished_at or job.created_at) <= before
-        wanted = [*_CHECKPOINTS, *((*_STATES, *_FETCHED) if is_old else ())]
+        # A retry goes on from the checkpoints of a job that did not succeed.
+        wanted = list(_CHECKPOINTS) if is_old or job.status is Status.SUCCEEDED else []
+        wanted += (*_STATES, *_FETCHED) if is_old else ()
         if is_old and job.status is Status.SUCCEEDED and _is_published(job, home):
             wanted.append(_PACK_COPY)
-        paths = tuple(path for pattern in wanted for path in sorted(root.glob(pattern)))
+        paths = tuple(
+            path for pattern in wanted for path in sorted(root.glob(pattern)) if _is_within(path.parent, root)
+        )
         num_young += not is_old
         size = sum(map(_size, paths))
         if size:
@@ -144,6 +154,15 @@ def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
             yield Garbage("upload", path.stem, (path,), _size(path), "no file of that id is known to the service")
 
 
+def _run_directories(home: Path) -> list[Path]:
+    return sorted(path for path in (home / "runs").glob("*") if path.is_dir())
+
+
+def _is_within(directory: Path, root: Path) -> bool:
+    """Whether no link on the way leads elsewhere."""
+    return directory.resolve().is_relative_to(root.resolve())
+
+
 def _is_published(job: Job, home: Path) -> bool:
     pack = Reference.parse(job.result_pack or "")
     return pack is not None and pack.number is not None and pack.number in registry.pack_versions(pack.name, home)
@@ -162,8 +181,8 @@ class _Needing:
     reads_exports: bool
 
 
-def _needing(store: JobStore) -> list[_Needing]:
-    """Deployments and live jobs; what cannot be read may need anything."""
+def _needing(home: Path, store: JobStore) -> list[_Needing]:
+    """Deployments, live jobs, and what runs without a job; what cannot be read may need anything."""
     found = [
         _Needing(f"deployment {each.name}", bool(each.unreadable) or each.engine.get("kind") == EngineKind.VLLM.value)
         for each in store.deployments(unreadable=True)
@@ -173,7 +192,22 @@ def _needing(store: JobStore) -> list[_Needing]:
     counts = store.counts()
     if sum(counts.get(status, 0) for status in LIVE) > len(live):
         found.append(_Needing("a live job that cannot be read", reads_exports=True))
+    known = {job.id for job in live}
+    for root in _run_directories(home):
+        if root.name not in known and (root / _LOCK).is_file():
+            with _quiet(root / _LOCK) as is_quiet:
+                if not is_quiet:  # started by hand: the database does not know how far it is
+                    found.append(_Needing(f"{root.name}, which runs", reads_exports=True))
     return found
+
+
+def _stays(kind: str, needing: Sequence[_Needing], kept: list[str]) -> bool:
+    """Whether files of a kind that jobs share stay, as something may need them; it is said in `kept`."""
+    users = [each.name for each in needing if kind == "cache" or each.reads_exports]
+    if users:
+        what, use = ("fetched models", "need") if kind == "cache" else ("exports", "run on")
+        kept.append(f"{what}: {', '.join(users[:_MAX_TOLD])} may {use} them")
+    return bool(users)
 
 
 def _reads_exports(job: Job) -> bool:
@@ -182,9 +216,20 @@ def _reads_exports(job: Job) -> bool:
     return not isinstance(task, AdaptConfig) or task.target.engine is not EngineKind.EDA
 
 
-def _each(directory: Path, kind: str, why: str) -> Iterator[Garbage]:
+def _each(directory: Path, kind: str, why: str, kept: list[str]) -> Iterator[Garbage]:
     for path in sorted(directory.glob("*")):
-        yield Garbage(kind, path.name, (path,), _size(path), why)
+        if path.name.startswith(".") and _is_fresh(path):
+            kept.append(f"{path.name}: it is being made, or was left less than a day ago")
+        else:
+            yield Garbage(kind, path.name, (path,), _size(path), why)
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether it was written to within a day; also when it has its last name by now."""
+    try:
+        return path.lstat().st_mtime > time.time() - _DAY_S
+    except OSError:
+        return True
 
 
 def _size(path: Path) -> int:
@@ -206,16 +251,27 @@ def _delete(path: Path) -> int:
     return before - _size(path)
 
 
+def _delete_whole(path: Path) -> int:
+    """The same, but whoever looks for it meanwhile, or after a break, finds all of it or nothing."""
+    hidden = temporary_name(path)
+    try:
+        path.rename(hidden)
+    except OSError:
+        return 0
+    return _delete(hidden)
+
+
 @contextmanager
 def _quiet(lock: Path) -> Iterator[bool]:
-    """Hold a run directory as its driver would; whether nobody else does."""
-    with lock.open("a", encoding="utf-8") as stream:
+    """Hold a run directory as its driver would; whether it is there and nobody else does."""
+    with ExitStack() as held:
         try:
+            stream = held.enter_context(lock.open("a", encoding="utf-8"))
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
-            return
-        yield True
+        else:
+            yield True
 
 
 def total(garbage: Sequence[Garbage]) -> int:

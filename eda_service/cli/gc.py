@@ -46,7 +46,7 @@ def gc(
         print_json({"removed": agreed, "freed_bytes": sum(freed), "found": listed, "kept": list(found.kept)})
     elif agreed:
         left = sum(1 for each in freed if not each)
-        stay = f"; {left} of {len(freed)} are needed again, and stay" if left else ""
+        stay = f"; {left} of {len(freed)} stay: needed again, gone, or not ours to delete" if left else ""
         out.print(f"freed {size(sum(freed))}{stay}")
     elif found.garbage:
         err.print("nothing was removed" if dry_run else "nothing was removed; --yes removes without asking")

@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from eda_service.client.answers import Adaptation, Estimate, JobEvent, LogChunk, Page
-from eda_service.client.errors import UnexpectedAnswerError, api_error
+from eda_service.client.errors import UnexpectedAnswerError, api_error, no_text
 from eda_service.client.retry import retry_after_s, should_retry
 from eda_service.client.sample_answers import SamplePage
 from eda_service.errors import InputError
@@ -59,7 +59,11 @@ class Call(Generic[T]):
     file: tuple[str, BinaryIO] | None = None
 
     def request(self, http: httpx.Client | httpx.AsyncClient, **options: Any) -> httpx.Request:
-        """The request as httpx sends it."""
+        """The request as httpx sends it.
+
+        Raises:
+            InputError: A text in it cannot be sent.
+        """
         if self.file is not None:
             self.file[1].seek(0)
             most = http.timeout
@@ -67,9 +71,11 @@ class Call(Generic[T]):
                 connect=most.connect, write=most.write, pool=most.pool, read=max(most.read or 0.0, _READ_THROUGH_S)
             )
             options = {"timeout": timeout, "data": dict(self.form or {}), "files": {"file": self.file}, **options}
-        return http.build_request(
-            self.method, self.path, params=dict(self.params), json=self.json, headers=dict(self.headers), **options
-        )
+        options |= {"params": dict(self.params), "json": self.json, "headers": dict(self.headers)}
+        try:
+            return http.build_request(self.method, self.path, **options)
+        except UnicodeEncodeError as error:
+            raise no_text(error) from error
 
     def read(self, response: httpx.Response) -> T:
         """The answer's value.

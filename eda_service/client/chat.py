@@ -9,7 +9,7 @@ import httpx
 
 from eda_service.client.chat_answers import ChatPiece, ChatStream, chat_body
 from eda_service.client.connection import Connection
-from eda_service.client.errors import api_error, unreachable
+from eda_service.client.errors import api_error, no_text, unreachable
 from eda_service.client.retry import retry_after_s, should_retry
 
 _PATH = "/v1/chat/completions"
@@ -49,6 +49,7 @@ class Chat:
         Raises:
             ApiError: The endpoint refuses, or ends the answer with an error.
             ServiceUnreachableError: It does not answer.
+            UnexpectedAnswerError: The answer breaks off.
         """
         body = chat_body(model, messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
         found = ChatStream()
@@ -61,8 +62,12 @@ class Chat:
                 for chunk in response.iter_bytes():
                     yield from found.feed(chunk)
                 found.ended()
+        except UnicodeEncodeError as error:
+            raise no_text(error) from error
         except httpx.RequestError as error:
-            raise unreachable(self._connection.base_url, error) from error
+            if not found.is_connected:
+                raise unreachable(self._connection.base_url, error) from error
+            found.ended(error)
 
 
 class AsyncChat:
@@ -97,6 +102,7 @@ class AsyncChat:
         Raises:
             ApiError: The endpoint refuses, or ends the answer with an error.
             ServiceUnreachableError: It does not answer.
+            UnexpectedAnswerError: The answer breaks off.
         """
         body = chat_body(model, messages, temperature=temperature, max_tokens=max_tokens, seed=seed)
         found = ChatStream()
@@ -110,8 +116,12 @@ class AsyncChat:
                     for piece in found.feed(chunk):
                         yield piece
                 found.ended()
+        except UnicodeEncodeError as error:
+            raise no_text(error) from error
         except httpx.RequestError as error:
-            raise unreachable(self._connection.base_url, error) from error
+            if not found.is_connected:
+                raise unreachable(self._connection.base_url, error) from error
+            found.ended(error)
 
 
 def _timeout(connection: Connection) -> httpx.Timeout:

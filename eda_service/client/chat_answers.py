@@ -64,7 +64,7 @@ class ChatStream:
 
     def __init__(self) -> None:
         self._decoder = SseDecoder()
-        self.is_whole = False
+        self.is_connected, self.is_whole = False, False
 
     def connected(self, content_type: str) -> None:
         """A response begins.
@@ -76,6 +76,7 @@ class ChatStream:
             raise UnexpectedAnswerError(
                 f"the endpoint streams no answer but {content_type[:64] or 'nothing'}; is this the service's URL?"
             )
+        self.is_connected = True
 
     def feed(self, chunk: bytes) -> Iterator[ChatPiece]:
         """Take the next bytes; gives the pieces that they complete.
@@ -90,14 +91,18 @@ class ChatStream:
             elif not self.is_whole:
                 yield _piece(sent.data)
 
-    def ended(self) -> None:
+    def ended(self, error: Exception | None = None) -> None:
         """The response is over.
+
+        Args:
+            error: What broke the connection.
 
         Raises:
             UnexpectedAnswerError: The answer is not: the service ended, or the connection broke.
         """
         if not self.is_whole:
-            raise UnexpectedAnswerError("the answer broke off; ask again")
+            why = "" if error is None else f" ({type(error).__name__})"
+            raise UnexpectedAnswerError(f"the answer broke off{why}; ask again") from error
 
 
 def chat_body(

@@ -6,7 +6,7 @@ from functools import partial
 
 import httpx
 
-from eda_service.errors import EdaError
+from eda_service.errors import EdaError, InputError
 
 
 class ServiceUnreachableError(EdaError):
@@ -88,4 +88,11 @@ def unreachable(base_url: str, error: httpx.RequestError) -> ServiceUnreachableE
         return ServiceUnreachableError(f"{base_url} took the request and did not answer in time; look at its log")
     return ServiceUnreachableError(
         f"nothing answers at {base_url} ({type(error).__name__}); start the service with `eda up`"
+    )
+
+
+def no_text(error: UnicodeEncodeError) -> InputError:
+    """What a caller gave holds bytes that are no text, as the shell hands them on."""
+    return InputError(
+        f"{error.object[error.start : error.end][:8]!a} is no UTF-8 text and cannot be sent; write it anew"
     )

@@ -29,7 +29,8 @@ from eda_service.storage.run import RunDir
 
 logger = logging.getLogger(__name__)
 
-_LOCK_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 30.0
+"""How long a driver waits for the one before it to end."""
 
 ADAPTING: tuple[StageRunner[Any], ...] = (VALIDATE, GENERATE, SELECT, TRAIN, EVALUATE, PUBLISH)
 """The stages of an adaptation, in their order."""
@@ -76,7 +77,7 @@ def drive(
     Raises:
         EdaError: The first stage that failed; `result.json` then carries its code.
     """
-    with run.driver_lock(timeout_s=_LOCK_TIMEOUT_S):
+    with run.driver_lock(timeout_s=LOCK_TIMEOUT_S):
         run.clear_result()
         run.reserve()
         try:

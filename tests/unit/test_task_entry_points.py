@@ -8,10 +8,25 @@ import pytest
 
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.tasks import ImportConfig, MeasureConfig
-from eda_service.errors import InputError, NotFoundError
+from eda_service.errors import InputError, NotFoundError, WorkerLostError
 from eda_service.storage.run import RunDir
-from jobs import import_draft, measure
+from jobs import import_draft, measure, train_draft
 from jobs.common import open_run, open_task, parser
+
+
+@pytest.mark.parametrize("more", [[], ["--pretrain", "small@1"]], ids=["stage", "pretraining"])
+def test_a_stage_by_hand_leaves_a_running_driver_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    run = RunDir.of_job("adapt_1", home)
+    run.create(AdaptConfig(target=TargetSpec(model="m")), origin="api")
+    joined: list[bool] = []
+    monkeypatch.setattr("eda_service.pipeline.driver.LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("eda_service.raycluster.resources.connect", lambda: joined.append(True))
+    arguments = train_draft.arguments_of_training().parse_args(["--job-id", "adapt_1", *more])
+    with run.driver_lock(timeout_s=1), pytest.raises(WorkerLostError, match="another driver of adapt_1 still runs"):
+        train_draft.train(arguments)
+    assert joined == []
 
 
 def test_arguments_become_a_run_directory_of_an_import(

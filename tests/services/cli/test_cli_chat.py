@@ -62,6 +62,21 @@ def test_what_is_refused_has_its_exit_code(eda: Cli, scripted: ScriptedService) 
     assert eda("chat", "math", "--once", "Hi", url="http://127.0.0.1:9").exit_code == 3
 
 
+def test_what_is_no_text_is_said(eda: Cli, scripted: ScriptedService) -> None:
+    scripted.on("POST", PATH, streamed(chunk(("one", False))))
+    for words in ((), ("--once", "-")):
+        env = {**eda.env, "EDA_URL": scripted.url}
+        done = CliRunner().invoke(app, ["chat", "math", *words], env=env, input=b"\xff\n", prog_name="eda")
+        assert (done.exit_code, "standard input is no UTF-8" in done.stderr) == (2, True)
+    assert scripted.requests == []
+
+
+def test_an_answer_without_a_word_is_not_part_of_the_conversation(eda: Cli, scripted: ScriptedService) -> None:
+    scripted.on("POST", PATH, streamed(chunk()), streamed(chunk(("two", False))))
+    assert piped(eda, scripted, "first\nsecond\n").exit_code == 0
+    assert [each["content"] for each in scripted.seen("POST", PATH)[-1].body["messages"]] == ["second"]
+
+
 class Terminal:
     """A command in a terminal of its own.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from command_line import Cli
 from draft_files import put_draft
 from job_files import finish_job
 
+from eda_service.cli.garbage import find_garbage, remove
 from eda_service.config.job import AdaptConfig
 from eda_service.ids import new_file_id
 from eda_service.jobstore import JobStore, Status
@@ -98,12 +101,29 @@ def test_ended_jobs_lose_what_is_large_and_live_ones_nothing(eda: Cli, store: Jo
     assert gc(eda, "--days", "0", "--yes")["found"] == []
 
 
-def test_young_jobs_lose_their_checkpoints_alone(eda: Cli, store: JobStore) -> None:
-    job_id, run = new_job(eda, store, "young")
+def test_a_young_job_keeps_the_checkpoints_that_a_retry_goes_on_from(eda: Cli, store: JobStore) -> None:
+    done_id, done = new_job(eda, store, "done")
+    finish_job(store, Path(eda.env["EDA_HOME"]), store.get(done_id))
+    job_id, cancelled = new_job(eda, store, "young")
     store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     found = gc(eda, "--yes")
-    assert left(run) == {*HEAVY, *PACK, *LIGHT} - {"train/ray/job/step-50/state.pt", "train/start/draft.safetensors"}
+    assert left(done) == {*HEAVY, *PACK, *LIGHT} - {"train/ray/job/step-50/state.pt", "train/start/draft.safetensors"}
+    assert left(cancelled) == {*HEAVY, *PACK, *LIGHT}
     assert any("--days" in why for why in found["kept"])
+
+
+def test_links_are_not_followed_out_of_a_run(eda: Cli, store: JobStore, tmp_path: Path) -> None:
+    job_id, run = new_job(eda, store, "linked")
+    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    elsewhere = tmp_path / "elsewhere"
+    for part in ("generate", "train"):
+        (run.root / part).rename(tmp_path / part)
+        (run.root / part).symlink_to(tmp_path / part)
+    (elsewhere / "train" / "ray").mkdir(parents=True)
+    (Path(eda.env["EDA_HOME"]) / "runs" / "other").symlink_to(elsewhere)
+    told = gc(eda, "--days", "0", "--yes")
+    assert left(run) == {*HEAVY, *PACK, *LIGHT} - {"select/shard-00000.features.safetensors"}
+    assert "other: it is a link" in told["kept"]
 
 
 def test_a_job_whose_driver_still_runs_is_left_alone(eda: Cli, store: JobStore) -> None:
@@ -127,7 +147,7 @@ def test_exports_and_fetched_models_stay_while_something_may_need_them(
     told = gc(eda, "--caches", "--yes")
     assert (told["found"], len(told["kept"])) == ([], 3)
     store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
-    assert {each["kind"] for each in gc(eda, "--yes")["found"]} == {"export", "run"}
+    assert [each["kind"] for each in gc(eda, "--yes")["found"]] == ["export"]
     assert (export.exists(), model.exists()) == (False, True)
     assert [each["kind"] for each in gc(eda, "--caches", "--yes")["found"]] == ["cache"]
     assert not model.exists()
@@ -147,6 +167,40 @@ def test_bytes_of_uploads_that_no_row_names_go_after_a_day(eda: Cli, store: JobS
     assert [(each["kind"], each["name"]) for each in found["found"]] == [("upload", lost)]
     assert found["freed_bytes"] == 600
     assert {path.stem for path in files.iterdir()} == {known, young, "notes-of-somebody"}
+
+
+def test_what_is_needed_by_the_time_of_the_answer_stays(eda: Cli, store: JobStore) -> None:
+    home = Path(eda.env["EDA_HOME"])
+    (home / "exports" / "abc").mkdir(parents=True)
+    (home / "exports" / "abc" / "model.safetensors").write_bytes(bytes(600))
+    gone_id, gone = new_job(eda, store, "gone")
+    store.transition(gone_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    found = find_garbage(home, store, days=0.0)
+    assert [each.kind for each in found.garbage] == ["run", "export"]
+    shutil.rmtree(gone.root)  # `eda jobs rm` while the question stood there
+    new_job(eda, store, "live")
+    assert [remove(each, home, store) for each in found.garbage] == [0, 0]
+    assert (home / "exports" / "abc" / "model.safetensors").is_file()
+    assert not gone.root.exists()
+
+
+def test_exports_stay_while_a_run_without_a_job_goes_on(eda: Cli, store: JobStore) -> None:
+    home = Path(eda.env["EDA_HOME"])
+    for path in (home / "exports" / "abc", home / "runs" / "by-hand"):
+        path.mkdir(parents=True)
+    with (home / "runs" / "by-hand" / "driver.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert gc(eda, "--yes")["found"] == []
+    assert [each["kind"] for each in gc(eda, "--yes")["found"]] == ["export"]
+
+
+def test_what_is_being_made_stays_for_a_day(eda: Cli, store: JobStore) -> None:
+    exports = Path(eda.env["EDA_HOME"]) / "exports"
+    for name in (".new.1-ab.tmp", ".left.2-cd.tmp"):
+        (exports / name).mkdir(parents=True)
+    os.utime(exports / ".left.2-cd.tmp", (0, time.time() - 90_000))
+    assert gc(eda, "--yes")["removed"]
+    assert [path.name for path in exports.iterdir()] == [".new.1-ab.tmp"]
 
 
 def test_it_says_sizes_first_and_does_not_remove_without_an_answer(eda: Cli, store: JobStore) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from both_clients import MakeClient
 from chat_streams import PATH, chunk, streamed
 from scripted_service import Answer, ScriptedService, refusal
 
 from eda_service.client import ApiError, ServiceUnreachableError, UnexpectedAnswerError
+from eda_service.errors import InputError
 
 HELLO = [{"role": "user", "content": "Hi"}]
 
@@ -50,10 +53,11 @@ def test_a_refusal_is_an_error(scripted: ScriptedService, make_client: MakeClien
         ),
         (streamed(b"data: {]\n\n"), UnexpectedAnswerError, "cannot be read"),
         (streamed(b"data: []\n\n"), UnexpectedAnswerError, "cannot be read"),
+        (replace(streamed(chunk(("a", False)), done=False), cut=True), UnexpectedAnswerError, "broke off"),
         (Answer({"choices": []}), UnexpectedAnswerError, "streams no answer"),
         (Answer(drop=True), ServiceUnreachableError, "nothing answers"),
     ],
-    ids=["cut", "an error inside", "no JSON", "no object", "no stream", "no answer"],
+    ids=["cut", "an error inside", "no JSON", "no object", "no connection", "no stream", "no answer"],
 )
 def test_a_stream_that_ends_badly(
     scripted: ScriptedService, make_client: MakeClient, answer: Answer, kind: type[Exception], said: str
@@ -61,3 +65,22 @@ def test_a_stream_that_ends_badly(
     scripted.on("POST", PATH, answer)
     with pytest.raises(kind, match=said):
         list(make_client(scripted.url).chat.stream("math", HELLO))
+
+
+def test_a_connection_that_breaks_behind_the_end_takes_nothing_away(
+    scripted: ScriptedService, make_client: MakeClient
+) -> None:
+    scripted.on("POST", PATH, replace(streamed(chunk(("whole", False))), cut=True))
+    pieces = list(make_client(scripted.url).chat.stream("math", HELLO))
+    assert "".join(piece.text for piece in pieces) == "whole"
+
+
+def test_text_that_cannot_be_sent_is_said(scripted: ScriptedService, make_client: MakeClient) -> None:
+    client = make_client(scripted.url)
+    with pytest.raises(InputError, match="UTF-8"):
+        list(client.chat.stream("math", [{"role": "user", "content": "\udcff"}]))
+    with pytest.raises(InputError, match="UTF-8"):
+        client.page(metadata={"team": "\udcff"})
+    with pytest.raises(InputError, match="UTF-8"):
+        client.create({"target": {"model": "\udcff"}})
+    assert scripted.requests == []
