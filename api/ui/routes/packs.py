@@ -86,7 +86,7 @@ def one(
         comparison=None if compare is None or beside is None else compared(compare, beside),
         snippets=asking(url, served_by[0], needs_key=needs_key)
         if served_by
-        else serving(url, pack.versions[0], needs_key=needs_key),
+        else [piece for each in pack.versions[:1] for piece in serving(url, each, needs_key=needs_key)],
     )
 
 
@@ -115,7 +115,7 @@ def champion(name: PackName, visitor: WriterDep, packs: PacksDep, form: FormDep)
     """Say which version `name@champion` is; without one, the best measured one again."""
     version = form.get("version", "")
     packs.pin(name, whole("version", version) if version and not form.get("unpin") else None, visitor.caller)
-    return go("/packs")
+    return go(f"/packs/{name}")
 
 
 @router.post("/{name}/remove")

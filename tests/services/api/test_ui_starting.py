@@ -223,6 +223,7 @@ def test_a_packs_page_deploys_compares_and_removes(client: TestClient, store: Jo
     put_pack(settings.home, "math", 2.0)
     put_pack(settings.home, "math", 2.5, base=1.6)
     put_pack(settings.home, "math", 2.1, prompts="others")
+    assert "Serve it" in read(client, "/packs/math?before=1").one("main").text  # there is no older one
     alone = filled(read(client, "/packs/math"), "/ui/packs/math/deploy")
     press(client, "/ui/packs/math/deploy", {**alone, "version": "1"})
     assert store.deployment("math").pack == "math@1"
