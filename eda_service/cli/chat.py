@@ -53,7 +53,7 @@ def chat(
             else:
                 talk.ask_all(line.rstrip("\n") for line in sys.stdin)
         except UnicodeDecodeError as error:
-            raise InputError("standard input is no UTF-8 text; convert it, as with iconv", param="once") from error
+            raise InputError("standard input is no UTF-8 text; convert it, as with iconv") from error
 
 
 @dataclass

@@ -56,7 +56,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 UseGpuOption = Annotated[bool, typer.Option("--use-gpu", help="Reserve a GPU for it.")]
 HomeOption = Annotated[Path | None, typer.Option("--home", help="State root; default: EDA_HOME or ~/.eda.")]
 
-_JSON = "eda.json"
+_JSON, _JSON_FLAG = "eda.json", "--json"
 
 
 def _remember_json(ctx: typer.Context, value: bool) -> bool:
@@ -67,11 +67,14 @@ def _remember_json(ctx: typer.Context, value: bool) -> bool:
 JsonOption = Annotated[
     bool,
     typer.Option(
-        "--json",
+        _JSON_FLAG,
         callback=_remember_json,
         help="Print JSON on standard output; an error is JSON too, on standard error.",
     ),
 ]
+
+
+_USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]  # Typer's own, or click's: it does not export it
 
 
 class Commands(TyperGroup):
@@ -100,7 +103,15 @@ class Root(Commands):
         except EdaError as error:
             _print_error(error, as_json=False)
             raise typer.Exit(exit_code(error)) from error
-        return super().invoke(ctx)
+        wants_json = _JSON_FLAG in ctx.args  # what comes before it may be wrong, and end the reading
+        try:
+            return super().invoke(ctx)
+        except _USAGE_ERROR as error:
+            if not wants_json:
+                raise
+            param = error.param.name if isinstance(error, typer.BadParameter) and error.param is not None else None
+            _print_error(InputError(error.format_message(), param=param), as_json=True)
+            raise typer.Exit(Exit.BAD_INPUT) from error
 
 
 def user_defaults() -> DefaultsFile:

@@ -11,6 +11,7 @@ from eda_service.cli.console import HomeOption, JsonOption, YesOption, confirmed
 from eda_service.cli.garbage import Found, Garbage, find_garbage, remove, total
 from eda_service.cli.keys import open_jobs
 from eda_service.cli.view import columns
+from eda_service.errors import InputError
 from eda_service.formatting import size
 from eda_service.storage.objects import storage_url
 
@@ -35,6 +36,8 @@ def gc(
     from eda_service.targets.embedded import model_cache
 
     root = (home or own_home()).expanduser().resolve()
+    if not root.is_dir():
+        raise InputError(f"{root} is not there; --home or EDA_HOME names the home of a service", param="home")
     with open_jobs(root) as store:
         found = find_garbage(root, store, days=days, caches=model_cache() if caches else None)
         if not as_json:

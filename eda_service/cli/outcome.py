@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-
-import click
 
 from eda_service.cli.console import err
 from eda_service.cli.view import columns
@@ -78,23 +75,10 @@ def next_steps(job: Adaptation, base_url: str) -> str:
     """The three commands that people want next: ask it, its report, its page."""
     return "\n".join(
         (
-            f"ask it  {_ask_command(job.served_name, base_url)}",
+            f"ask it  eda chat {shlex.quote(job.served_name)}",
             f"report  eda report {job.id}",
             f"page    {base_url.rstrip('/')}/ui/jobs/{job.id}",
         )
-    )
-
-
-def _ask_command(name: str, base_url: str) -> str:
-    """How a deployment is asked: by the command that does so where this command line has it, else over HTTP."""
-    context = click.get_current_context(silent=True)
-    root = None if context is None else context.find_root()
-    if root is not None and isinstance(root.command, click.Group) and "chat" in root.command.list_commands(root):
-        return f"eda chat {shlex.quote(name)}"
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
-    return (
-        f"curl {shlex.quote(base_url.rstrip('/') + '/v1/chat/completions')} -H 'content-type: application/json' "
-        f"-d {shlex.quote(body)}"
     )
 
 

@@ -203,6 +203,12 @@ def test_what_is_being_made_stays_for_a_day(eda: Cli, store: JobStore) -> None:
     assert [path.name for path in exports.iterdir()] == [".new.1-ab.tmp"]
 
 
+def test_a_home_that_is_not_there_is_not_made(eda: Cli, tmp_path: Path) -> None:
+    done = eda("gc", "--home", str(tmp_path / "typo"), "--yes")
+    assert (done.exit_code, "param: home" in done.stderr) == (2, True)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_it_says_sizes_first_and_does_not_remove_without_an_answer(eda: Cli, store: JobStore) -> None:
     job_id, run = new_job(eda, store, "asked")
     store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")

@@ -64,6 +64,7 @@ def test_list_show_and_watch_end_on_before_and_after(eda: Cli, live: LiveApi, fi
         assert lines["speedup"][1:3] == ["1.10x", "1.93x"]
         assert lines["measured"][:2] == ["measured", "on"]
         assert [line.split()[0] for line in said.splitlines()[-3:]] == ["ask", "report", "page"]
+        assert said.splitlines()[-3].split()[2:4] == ["eda", "chat"]
         assert said.splitlines()[-1].split()[1] == f"{live.url}/ui/jobs/{finished}"
     detail = json.loads(eda("jobs", "show", finished, "--json", url=live.url).stdout)["outcome"]
     # validate 20 s, generate 300 s, select 0.7 s, and what the real job took to train and to evaluate

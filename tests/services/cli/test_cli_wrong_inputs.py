@@ -66,3 +66,26 @@ def test_data_of_one_s_own_is_evaluated_on_itself_or_on_eval_data(eda: Cli, live
     assert "measure 16 prompts split off mine.jsonl" in split.stdout
     apart = eda(*options, "--eval-data", str(held), "--dry-run", url=live.url)
     assert "measure 16 prompts of held.jsonl" in apart.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "param", "said"),
+    [
+        (("jobs", "ls", "--limit", "0", "--json"), "limit", "it is 0; it must be at least 1"),
+        (("jobs", "ls", "--json", "--limit", "0"), "limit", "it is 0; it must be at least 1"),
+        (("jobs", "ls", "--limits", "3", "--json"), None, "No such option: --limits"),
+        (("packs", "rm", "--json"), "pack", "Missing argument"),
+        (("pack", "--json"), None, "No such command 'pack'"),
+    ],
+)
+def test_a_wrong_option_is_json_too_where_that_is_asked_for(
+    eda: Cli, words: tuple[str, ...], param: str | None, said: str
+) -> None:
+    done = eda(*words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    error = json.loads(done.stderr)["error"]
+    assert (error["code"], error["param"], error["request_id"]) == ("invalid_request", param, None)
+    assert said in error["message"]
+    plain = eda(*(each for each in words if each != "--json"))
+    assert plain.exit_code == 2
+    assert "Usage: eda" in plain.stderr
