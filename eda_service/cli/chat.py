@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from eda_service.cli.arguments import complete_deployment
 from eda_service.cli.console import JsonOption, UrlOption, connect, err, out, print_json
 from eda_service.client import ChatPiece, Client
 from eda_service.errors import EdaError, InputError
@@ -24,7 +25,12 @@ _INTERRUPTED = 130
 
 
 def chat(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A deployment, as `eda deployments ls` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A deployment, as `eda deployments ls` shows it.", autocompletion=complete_deployment
+        ),
+    ],
     once: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Ask this and leave; `-` reads the question from standard input.")
     ] = None,

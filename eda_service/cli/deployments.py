@@ -249,6 +249,8 @@ def replicas_of(text: str | None, round_ms: int | None) -> int | dict[str, int]:
     if high is None:
         return int(low or 1)
     scale = {"min": int(low or 1), "max": int(high)}
+    if scale["min"] > scale["max"]:
+        raise InputError(f"--replicas {text}: {low} is above {high}; exchange them", param="replicas")
     return scale if round_ms is None else {**scale, "round_ms": round_ms}
 
 
