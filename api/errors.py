@@ -200,7 +200,7 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     said = str(error.detail)
     if said == HTTPStatus.NOT_FOUND.phrase:
-        said = f"there is no {request.url.path[:128]}; /docs has all paths"
+        said = "there is no such path; /docs has all"
     elif said == HTTPStatus.METHOD_NOT_ALLOWED.phrase:
         allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
         said = f"{request.method[:16]} is not allowed here{f'; use {allowed}' if allowed else ''}"

@@ -19,6 +19,7 @@ from torch import nn
 
 from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.drafts.draft import Draft
+from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.eagle1 import Eagle1Draft
 from eda_service.drafts.unroll import unroll
 from eda_service.storage.shards import Sample
@@ -193,7 +194,7 @@ def test_prompt_features_are_no_targets_but_answer_features_are(tiny_target: Tar
         # Same inputs, other wanted features: the noise-free way is to compare through the oracle's positions.
         predicted_BSD = next(unroll(tiny_draft, tiny_target.embed, batch.token_ids_BL, inputs_BLD, 1)).detach()
         moved = Batch(batch.token_ids_BL, wanted_BLD, batch.loss_mask_BL, batch.has_feature_BL)
-        fixed = DraftLoss(_Fixed(predicted_BSD), LossConfig())
+        fixed = DraftLoss(_Fixed(tiny_draft.config, predicted_BSD), LossConfig())
         return float(fixed(moved, tiny_target.embed, tiny_target.lm_head).regression)
 
     before = loss_against(inputs_BLD)
@@ -208,8 +209,9 @@ def test_prompt_features_are_no_targets_but_answer_features_are(tiny_target: Tar
 class _Fixed(Eagle1Draft):
     """A draft whose first step gives a fixed prediction, whatever it is shown."""
 
-    def __init__(self, predicted_BSD: torch.Tensor) -> None:
+    def __init__(self, config: DraftConfig, predicted_BSD: torch.Tensor) -> None:
         nn.Module.__init__(self)
+        self.config = config
         self.predicted_BSD = predicted_BSD
 
     def step(self, *_: object) -> torch.Tensor:

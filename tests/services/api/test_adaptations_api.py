@@ -150,7 +150,7 @@ def test_broken_json_unknown_routes_and_methods_have_the_shape(client: TestClien
     broken = client.post("/v1/adaptations", content=b"{", headers={"content-type": "application/json"})
     assert "at character 1" in assert_error(broken, 400, "invalid_json", None)
     missing = assert_error(client.get("/v2/nothing"), 404, "not_found", None)
-    assert missing == "there is no /v2/nothing; /docs has all paths"
+    assert missing == "there is no such path; /docs has all"
     refused = assert_error(client.delete("/v1/adaptations"), 405, "method_not_allowed", None)
     assert refused.startswith("DELETE is not allowed here; use ")
     below = assert_error(client.get("/v1/adaptations?limit=-1"), 400, "invalid_request", "limit")

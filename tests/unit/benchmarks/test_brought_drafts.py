@@ -57,7 +57,7 @@ def test_cells_that_a_goal_compares_differ_in_what_is_trained_alone() -> None:
         "train.private_width_fraction",
         "train.train_attention",
     }
-    assert len({cell.name for cell in [*brought("math"), *brought_seeds("math")]}) == 7 + 8
+    assert len({cell.name for cell in [*brought("math"), *brought_seeds("math")]}) == 9 + 8
 
 
 def cell(length: float) -> dict[str, Any]:
