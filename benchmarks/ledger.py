@@ -87,6 +87,8 @@ _JOBS = ("make bench NAME=jobs", "jobs.json")
 _TEST_VLLM = ("make test-vllm", "vllm.json")
 _VLLM_JOB = ("make bench NAME=vllm-job", "vllm-job.json")
 _STORAGE = ("make bench NAME=storage", "storage.json")
+_EAGLE3 = ("make bench NAME=eagle3", "eagle3/summary.json")
+_VLLM_3 = ("python -m benchmarks.vllm_export", "vllm-eagle3.json")
 
 GOALS = (
     Goal("batch 1 without a draft, over transformers' best `generate`", 2.0, True, *_DECODE,
@@ -120,6 +122,18 @@ GOALS = (
          lambda d: abs(d["agreement"]["plugin_over_ours"] - 1)),
     Goal("greedy answers of 24 that differ with a draft, float32, in vLLM", 0, False, *_TEST_VLLM,
          lambda d: d["greedy_identity_plugin_float32"]["num_different"]),
+    Goal("acceptance inside vLLM away from our engine's, EAGLE-3, plugin export, a fraction", 0.02, False, *_VLLM_3,
+         lambda d: abs(d["agreement"]["plugin_over_ours"] - 1)),
+    Goal("acceptance inside vLLM away from our engine's, EAGLE-3, dense export, a fraction", 0.02, False, *_VLLM_3,
+         lambda d: abs(d["agreement"]["dense_over_ours"] - 1)),
+    Goal("an imported EAGLE-3 draft in math, `best` over LoRA of equal bytes", 1.0, True, *_EAGLE3,
+         lambda d: d["math.best_over_lora_equal_bytes"]),
+    Goal("an imported EAGLE-3 draft in math, `best` over full fine-tuning", 1.0, True, *_EAGLE3,
+         lambda d: d["math.best_over_full_ft"]),
+    Goal("an imported EAGLE-3 draft in math, `best` over the draft on its own base target", 0.95, True, *_EAGLE3,
+         lambda d: d["math.recovered"]),
+    Goal("`best` over EAGLE-3 over `best` over EAGLE-1, math", 1.1, True, *_EAGLE3,
+         lambda d: d["math.eagle3_over_eagle1"]),
     Goal("self-generation with states over vLLM that only writes", 0.95, True, "make bench NAME=vllm",
          "vllm-selfgen.json", lambda d: d["states_over_writing"]),
     Goal("a whole adaptation inside vLLM away from the own engine's, acceptance, a fraction", 0.02, False, *_VLLM_JOB,
