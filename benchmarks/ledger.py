@@ -142,6 +142,8 @@ GOALS = (
          lambda d: len(d["roles_with_the_target_beside_vllm"])),
     Goal("self-generation by two workers over one, per worker", 0.9, True, "make bench NAME=scaling", "scaling.json",
          lambda d: d["efficiency"]),
+    Goal("self-generation by two workers over one, per worker, each with a vLLM", 0.9, True,
+         "python -m benchmarks.scaling --engine vllm", "scaling-vllm.json", lambda d: d["efficiency"]),
     Goal("10,000 shards on disk, slowest step, seconds", 10, False, *_STORAGE,
          lambda d: max(d["disk"][f"{key}_s"] for key in ("resume", "manifest", "write_record", "read_record"))),
     Goal("10,000 shards on S3, slowest step, seconds", 10, False, *_STORAGE,
