@@ -8,34 +8,34 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import errors, routes
-from api.describe import describe
+from api.deployments.deployments import DeploymentService
+from api.dispatcher.dispatcher import Dispatcher
+from api.drafts.drafts import Drafts
+from api.files.files import Files
+from api.gateway.directory import Directory
+from api.gateway.gateway import Gateway
+from api.gateway.key_watch import KeyWatch
+from api.gateway.limits import Limits
+from api.jobs.adaptations import Adaptations
+from api.jobs.feed import EventFeed
+from api.jobs.jobs import Jobs
+from api.jobs.measurements import Measurements
+from api.jobs.submission.targets import Targets
+from api.jobs.submission.tasks import TaskChecks
+from api.metrics.disk import Disk
+from api.metrics.history import ServingHistory
+from api.metrics.instruments import Instruments
+from api.metrics.metrics import Metrics
 from api.middleware import Envelope
-from api.services.adaptations import Adaptations
-from api.services.deployments import DeploymentService
-from api.services.directory import Directory
-from api.services.disk import Disk
-from api.services.dispatcher import Dispatcher
-from api.services.drafts import Drafts
-from api.services.feed import EventFeed
-from api.services.files import Files
-from api.services.gateway import Gateway
-from api.services.history import ServingHistory
-from api.services.instruments import Instruments
-from api.services.jobs import Jobs
-from api.services.key_watch import KeyWatch
-from api.services.limits import Limits
-from api.services.measurements import Measurements
-from api.services.metrics import Metrics
-from api.services.pack_removal import PackRemoval
-from api.services.packs import PackService
-from api.services.targets import Targets
-from api.services.tasks import TaskChecks
+from api.openapi_document import describe
+from api.packs.packs import PackService
+from api.packs.removal import PackRemoval
 from api.settings import Settings
 from api.ui.app import create_ui
 from api.vault import open_vault
 from eda_service import __version__
 from eda_service.jobstore import JobStore
-from eda_service.targets.hub import Hub
+from eda_service.targets.files.hub import Hub
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -26,7 +26,7 @@ from eda_service.pipeline.pretrain import pretrain
 from eda_service.pipeline.select import shard_files
 from eda_service.raycluster.resources import connect
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import load_target
 from jobs.common import config_of_paths
 

@@ -21,8 +21,8 @@ from eda_service.client import Client
 from eda_service.config.job import TargetSpec
 from eda_service.raycluster.processes import marked
 from eda_service.records import TargetFingerprint
+from eda_service.targets.files.resolve import shipped_targets
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import shipped_targets
 
 BASE = "smollm2-135m-instruct"
 _READY_S = 600.0

@@ -14,8 +14,8 @@ from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.storage.provenance import library_versions, machine
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.provenance import library_versions, machine
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from api.serving.base_group import BaseGroup, serving_chain
+from api.endpoint.engines.base_group import BaseGroup, serving_chain
 from benchmarks.serving_load import WARM_UP_S
 from benchmarks.serving_prompts import sums
 from eda_service.config.deployment import EngineLimits

@@ -27,10 +27,10 @@ from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.pipeline.generate import GENERATE, fields_of
 from eda_service.records import SampleScore, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry, write_bytes
-from eda_service.storage.run import RunDir
-from eda_service.storage.shard_results import ShardResults
-from eda_service.storage.shards import Sample, write_shard
-from eda_service.storage.state import Prepared, ShardResult, encoded
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Prepared, ShardResult, encoded
+from eda_service.storage.samples.shard_results import ShardResults
+from eda_service.storage.samples.shards import Sample, write_shard
 
 GOAL_S = 10.0
 _PER_SHARD = 7

@@ -34,11 +34,11 @@ from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_
 from eda_service.decoding.request import SamplingParams
 from eda_service.raycluster.resources import limit_kernel_cache, release_free_memory
 from eda_service.selfgen.prompts import general_prompts_file
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.files.resolve import shipped_targets
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.resolve import shipped_targets
 
 logger = logging.getLogger(__name__)
 

@@ -38,8 +38,8 @@ from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.export.directory import read_export
-from eda_service.export.eda_config import ExportCalibration, ExportForm
+from eda_service.export.files.directory import read_export
+from eda_service.export.files.eda_config import ExportCalibration, ExportForm
 from eda_service.targets.loader import Target, load_target
 
 NUM_DRAFTED = 3

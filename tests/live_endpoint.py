@@ -14,16 +14,16 @@ from fastapi import FastAPI
 from waiting import wait_for
 
 from api import errors
+from api.endpoint.engines.interfaces import ServedPair
+from api.endpoint.engines.runner import EngineRunner
+from api.endpoint.metrics.aggregator import MetricsHub
+from api.endpoint.metrics.group_metrics import GroupMetrics, Report
+from api.endpoint.metrics.reporter import Publisher
+from api.endpoint.protocol.requests import GenerationRequest
+from api.endpoint.protocol.schemas import ReplicaMemory, VariantMemory
+from api.endpoint.protocol.token_text import TokenText
+from api.endpoint.routes import replica, router
 from api.middleware import Envelope
-from api.serving.group_metrics import GroupMetrics, Report
-from api.serving.hub import MetricsHub
-from api.serving.ports import ServedPair
-from api.serving.publisher import Publisher
-from api.serving.requests import GenerationRequest
-from api.serving.routes import replica, router
-from api.serving.runner import EngineRunner
-from api.serving.schemas import ReplicaMemory, VariantMemory
-from api.serving.token_text import TokenText
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import StepOutput
 from eda_service.errors import ModelNotFoundError
@@ -45,7 +45,7 @@ class NearHub:
 
 @dataclass
 class Served:
-    """What a Serve replica provides; see `api.serving.routes.Models`."""
+    """What a Serve replica provides; see `api.endpoint.routes.Models`."""
 
     loaded: dict[str, ServedPair]
     request_timeout_s: float = 60.0

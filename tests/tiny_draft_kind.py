@@ -25,11 +25,11 @@ from eda_service.drafts.expert import Expert
 from eda_service.drafts.head import DraftHead
 from eda_service.drafts.kinds import DRAFTS
 from eda_service.drafts.rotary import rotate
-from eda_service.targets.attention import attend
-from eda_service.targets.fused import norm_of
+from eda_service.targets.decoder.attention import attend
+from eda_service.targets.decoder.fused import norm_of
+from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears, make_linear
+from eda_service.targets.decoder.slots import SlotCache
 from eda_service.targets.head import LmHead
-from eda_service.targets.packed import FrozenLinear, fuse_linears, make_linear
-from eda_service.targets.slots import SlotCache
 
 EPSILON = 1e-5
 

@@ -31,7 +31,7 @@ from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
 from eda_service.drafts.kinds import make_draft
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss

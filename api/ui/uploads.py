@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from api.multipart import Part, read_parts
-from api.services.files import Files
+from api.files.files import Files
+from api.files.multipart import Part, read_parts
 from api.ui.access import Visitor
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.errors import InputError

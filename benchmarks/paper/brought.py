@@ -25,7 +25,7 @@ from benchmarks.paper.tables import ratio, results
 from benchmarks.paper.tasks import transcripts_of
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.loader import load_target
 
 OUT = RESULTS / "eagle3"

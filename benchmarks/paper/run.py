@@ -42,8 +42,8 @@ from eda_service.pipeline.stage import run_stage
 from eda_service.pipeline.train import TRAIN
 from eda_service.raycluster.resources import connect
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 OUT = RESULTS / "paper"

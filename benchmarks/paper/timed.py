@@ -26,7 +26,7 @@ from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.speed import BASELINE, measure_speed
 from eda_service.measured_rows import SpeedRow
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.loader import load_target
 
 TIMED = ("training-free-none", "full_ft-original", "lora-original", "eda-original", "eda-selfgen", "best-selfgen")

@@ -30,8 +30,8 @@ from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.errors import TargetIncompatibleError
-from eda_service.targets import tiles
 from eda_service.targets.adapters.adapter import Adapter
+from eda_service.targets.decoder import tiles
 from eda_service.targets.loader import Target
 
 

@@ -24,8 +24,8 @@ from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
-from eda_service.targets.attention import tree_mask, visible_mask
-from eda_service.targets.tiles import whole_keys
+from eda_service.targets.decoder.attention import tree_mask, visible_mask
+from eda_service.targets.decoder.tiles import whole_keys
 
 
 @dataclass

@@ -24,8 +24,8 @@ from eda_service.decoding.sampling import Truncation, distribution, draw, is_fin
 from eda_service.decoding.shaping import Verified, shape
 from eda_service.decoding.tree import DraftTree
 from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
+from eda_service.targets.decoder.slots import SlotCache
 from eda_service.targets.loader import Target
-from eda_service.targets.slots import SlotCache
 from eda_service.targets.states import TargetStates
 
 _FEW_PENDING = 16

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from eda_service.errors import InsufficientStorageError
-from eda_service.targets.resolve import HUB_TIMEOUT_S
+from eda_service.targets.files.resolve import HUB_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from eda_service.engines.own import OwnEngine
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
-from eda_service.export.eda_config import ExportCalibration
+from eda_service.export.files.eda_config import ExportCalibration
 from eda_service.progress import Tell, silent
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows

@@ -20,9 +20,11 @@ from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command, serving_needs
-from eda_service.export.contents import keeps_vocabulary, require_dialect
 from eda_service.export.dense import fold, is_gated
-from eda_service.export.directory import (
+from eda_service.export.eagle3 import choose_dialect
+from eda_service.export.engine_limits import require_computed, shorter_than_target
+from eda_service.export.files.contents import keeps_vocabulary, require_dialect
+from eda_service.export.files.directory import (
     check_written,
     published,
     require_free,
@@ -30,19 +32,17 @@ from eda_service.export.directory import (
     write_token_map,
     write_weights,
 )
-from eda_service.export.eagle3 import choose_dialect
-from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
-from eda_service.export.engine_limits import require_computed, shorter_than_target
+from eda_service.export.files.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
+from eda_service.export.files.values import file_tensors, stored_tensors
+from eda_service.export.files.written import contents_of
 from eda_service.export.source import Source, find_source
-from eda_service.export.values import file_tensors, stored_tensors
-from eda_service.export.written import contents_of
 from eda_service.measured_rows import Frozen
 from eda_service.progress import Tell, silent
 from eda_service.targets.ends import TargetEnds
+from eda_service.targets.files.merged import write_merged
+from eda_service.targets.files.resolve import resolve_target
 from eda_service.targets.load_ends import changed_ends, load_ends
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.merged import write_merged
-from eda_service.targets.resolve import resolve_target
 
 logger = logging.getLogger(__name__)
 

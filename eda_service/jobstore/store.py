@@ -15,21 +15,22 @@ from sqlalchemy import and_, func, or_, select
 
 from eda_service.config.tasks import JobKind
 from eda_service.errors import ConflictError, NotFoundError
-from eda_service.jobstore import deployments, outbox, rows
-from eda_service.jobstore.adoption import Adoption
-from eda_service.jobstore.deployment import Deployment
-from eda_service.jobstore.deployments import DeploymentStore
-from eda_service.jobstore.drift import DriftLog
-from eda_service.jobstore.eventlog import EventLog
+from eda_service.jobstore import outbox, rows
+from eda_service.jobstore.deployments import deployments
+from eda_service.jobstore.deployments.deployment import Deployment
+from eda_service.jobstore.deployments.deployments import DeploymentStore
+from eda_service.jobstore.deployments.drift import DriftLog
+from eda_service.jobstore.deployments.loads import LoadLog
 from eda_service.jobstore.files import FileStore
-from eda_service.jobstore.intake import Intake, require_room
-from eda_service.jobstore.job import Job
+from eda_service.jobstore.jobs.adoption import Adoption
+from eda_service.jobstore.jobs.eventlog import EventLog
+from eda_service.jobstore.jobs.job import Job
+from eda_service.jobstore.jobs.leases import OCCUPYING, Leases
+from eda_service.jobstore.jobs.removal import Removal
+from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status, require_legal
+from eda_service.jobstore.jobs.submission import Intake, require_room
 from eda_service.jobstore.keys import KeyStore
-from eda_service.jobstore.leases import OCCUPYING, Leases
-from eda_service.jobstore.loads import LoadLog
 from eda_service.jobstore.models import JobRow
-from eda_service.jobstore.removal import Removal
-from eda_service.jobstore.status import LIVE, TERMINAL, Status, require_legal
 
 
 class JobStore(

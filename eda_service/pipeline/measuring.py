@@ -23,12 +23,12 @@ from eda_service.progress import Tell, silent
 from eda_service.records import ADAPTED, BASE, DraftManifest
 from eda_service.selfgen.prompts import Prompt, general_prompts
 from eda_service.selfgen.refused import render_all
-from eda_service.storage.provenance import machine
-from eda_service.storage.registry import find_draft, find_draft_manifest
+from eda_service.storage.published.registry import find_draft, find_draft_manifest
+from eda_service.storage.runs.provenance import machine
 from eda_service.targets.ends import choose_dtype
+from eda_service.targets.files.resolve import resolve_target, shipped_base
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import resolve_target, shipped_base
 from eda_service.targets.room import lacking_room
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from eda_service.storage.objects import DirectoryObjects, Objects, ObjectStore, open_storage, storage_url
-from eda_service.storage.run_store import ByHash, InPlace, RunStore
-from eda_service.storage.shelves import DirectoryShelf, Shelf, StoredShelf
+from eda_service.storage.published.version_store import DirectoryShelf, Shelf, StoredShelf
+from eda_service.storage.runs.run_store import ByHash, InPlace, RunStore
 
 
 class StatePlace(Protocol):

@@ -33,7 +33,7 @@ from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.raycluster import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]

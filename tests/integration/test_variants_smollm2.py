@@ -20,11 +20,11 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.head import DraftHead
 from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.adapters.adapter import read_adapter
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.files.resolve import shipped_targets
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.resolve import shipped_targets
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -28,7 +28,7 @@ from benchmarks.pairs import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.records import STAGES
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from tests.resilience import exhaustion_clients as clients
 from tests.resilience.exhaustion_clock import clock_jumps
 from tests.resilience.faults import HELD_OPEN, Bench

@@ -28,7 +28,7 @@ from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.records import STAGES
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.loader import load_target
 from tests.resilience.victims import victims
 

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.pairs import header, write_result
 from eda_service.client import Client
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from tests.resilience.victims import ROLES, victims
 
 RESULT = "kills.json"

@@ -27,7 +27,7 @@ from eda_service.client import Adaptation, Client
 from eda_service.config.job import TargetSpec
 from eda_service.config.overrides import merge
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.loader import load_target
 from tests.resilience.faults import CONFIG
 from tests.resilience.nodes_faults import TIMEOUT_S, Fault, heal, strike

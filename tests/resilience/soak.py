@@ -32,7 +32,7 @@ from eda_service.client import Adaptation, ApiError, Client
 from eda_service.errors import EdaError
 from eda_service.raycluster import processes
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from tests.resilience.faults import Bench
 from tests.resilience.victims import ROLES, victims
 

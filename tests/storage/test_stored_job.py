@@ -21,7 +21,7 @@ from eda_service.client import Client
 from eda_service.records import Stage
 from eda_service.storage.files import sha256_file
 from eda_service.storage.objects import ObjectStore
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

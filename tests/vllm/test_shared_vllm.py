@@ -30,7 +30,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.checkpoint import for_inference, load_pack
 from eda_service.drafts.head import DraftHead
 from eda_service.drafts.kinds import make_draft
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.loader import Target, load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]

@@ -29,7 +29,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.checkpoint import for_inference, load_pack
 from eda_service.drafts.head import DraftHead
 from eda_service.export.cache import exports_dir
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 

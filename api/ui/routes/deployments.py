@@ -7,7 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import (
+from api.deployments import views
+from api.deployments.deployments import DeploymentService
+from api.deployments.schemas import DeploymentBody, DeploymentDetail
+from api.dispatcher.dispatcher import Dispatcher
+from api.metrics.history import ServingHistory
+from api.metrics.throughput import Reading, rates_between
+from api.packs.packs import PackService
+from api.routes.deps import (
     DeploymentName,
     DeploymentsDep,
     DispatcherDep,
@@ -18,13 +25,6 @@ from api.deps import (
     PacksDep,
     StoreDep,
 )
-from api.schemas_deployments import DeploymentBody, DeploymentDetail
-from api.services import views
-from api.services.deployments import DeploymentService
-from api.services.dispatcher import Dispatcher
-from api.services.history import ServingHistory
-from api.services.packs import PackService
-from api.services.throughput import Reading, rates_between
 from api.ui import streams
 from api.ui.access import FormDep, LookerDep, Visitor, WriterDep
 from api.ui.charts import Chart

@@ -7,7 +7,7 @@ import re
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import StoreDep
+from api.routes.deps import StoreDep
 from api.ui.access import FormDep, session_of
 from api.ui.rendering import PREFIX, go, render, set_cookie
 from api.ui.sessions import COOKIE, Sessions

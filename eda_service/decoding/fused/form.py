@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.head import DraftHead
-from eda_service.targets.slots import SlotCache
+from eda_service.targets.decoder.slots import SlotCache
 
 
 class Weights(Protocol):

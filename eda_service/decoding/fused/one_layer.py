@@ -18,10 +18,10 @@ from eda_service.drafts.attention import DraftAttention
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.rotary import angles, attention_factor
-from eda_service.targets.attention import attend
-from eda_service.targets.fused import Norm, norm_of, rms_norm, rotate, rotation
-from eda_service.targets.packed import FrozenLinear, fuse_linears
-from eda_service.targets.slots import SlotCache
+from eda_service.targets.decoder.attention import attend
+from eda_service.targets.decoder.fused import Norm, norm_of, rms_norm, rotate, rotation
+from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears
+from eda_service.targets.decoder.slots import SlotCache
 
 PartT = TypeVar("PartT")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.serving.requests import ChatRequest, CompletionRequest
+from api.endpoint.protocol.requests import ChatRequest, CompletionRequest
 from eda_service.errors import RequestError
 from eda_service.targets.chat.conversation import TemplateOptions, ToolCall, Turn
 

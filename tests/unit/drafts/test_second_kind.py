@@ -36,13 +36,13 @@ from eda_service.engines.own import OwnEngine
 from eda_service.errors import TargetIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
-from eda_service.export.contents import require_dialect
 from eda_service.export.dense import fold
+from eda_service.export.files.contents import require_dialect
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
-from eda_service.storage.shards import Sample, read_shard, write_shard
-from eda_service.targets.attention import NAME
-from eda_service.targets.fused import TransformersDecoder, rms_norm
+from eda_service.storage.samples.shards import Sample, read_shard, write_shard
+from eda_service.targets.decoder.attention import NAME
+from eda_service.targets.decoder.fused import TransformersDecoder, rms_norm
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss

@@ -17,11 +17,11 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.unroll import unroll
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
-from eda_service.export.directory import check_written, read_export
-from eda_service.export.eda_config import Destination, ExportedGate, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
+from eda_service.export.files.directory import check_written, read_export
+from eda_service.export.files.eda_config import Destination, ExportedGate, ExportForm
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_draft, find_pack
+from eda_service.storage.published.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
 
 VOCAB_W = torch.arange(1, 111, 2)
