@@ -27,7 +27,7 @@ from api.metrics.history import ServingHistory
 from api.metrics.instruments import Instruments
 from api.metrics.metrics import Metrics
 from api.middleware import Envelope
-from api.openapi_document import describe
+from api.openapi_document import openapi_document
 from api.packs.packs import PackService
 from api.packs.removal import PackRemoval
 from api.settings import Settings
@@ -35,7 +35,7 @@ from api.ui.app import create_ui
 from api.vault import open_vault
 from eda_service import __version__
 from eda_service.jobstore import JobStore
-from eda_service.targets.files.hub import Hub
+from eda_service.targets.files.hub import ModelHub
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -79,11 +79,11 @@ def create_app(settings: Settings) -> FastAPI:
         store.close()
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.openapi, app.state.disk = app.openapi, Disk(settings.home)
     app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
     app.state.gateway, app.state.feed, app.state.keys, app.state.history = gateway, feed, keys, history
-    targets = Targets(Hub(), settings.hub_at_submit)
+    targets = Targets(ModelHub(), settings.hub_at_submit)
     packs = PackService(store, settings.home)
     app.state.pack_removal = PackRemoval(store, packs, settings)
     checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)

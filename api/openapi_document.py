@@ -44,7 +44,7 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
+def openapi_document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI 3.1 document of an application."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)

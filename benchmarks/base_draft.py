@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import RESULTS, ROOT, SHARED_DATA, header, write_result
 from benchmarks.paper.domains import GENERAL
 from benchmarks.paper.run import TREE, counted, replayed
 from benchmarks.paper.tasks import transcripts_of
+from benchmarks.workloads import RESULTS, ROOT, SHARED_DATA, header, write_result
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.drafts.checkpoint import load_base_draft
 from eda_service.pipeline.pretrain import pretrain

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from benchmarks.engines import VLLM_PYTHON, Contender, Ours, Run, Transformers, Vllm
 from benchmarks.exports import export_pack
-from benchmarks.pairs import DOMAINS, SHARED_DATA, Domain, Pair, header, load_pair, write_result
+from benchmarks.workloads import DOMAINS, SHARED_DATA, Domain, Pair, header, load_pair, write_result
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.policy import Adaptive
 from eda_service.export.files.eda_config import ExportForm

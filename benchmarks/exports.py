@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.bed import acceptance_length, fingerprint
-from benchmarks.pairs import Domain
+from benchmarks.bench_service import acceptance_length, fingerprint
+from benchmarks.workloads import Domain
 from eda_service.config.job import TargetSpec
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.export import Exported, ExportRequest, export_draft

@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.decode import Measured, as_rows, measure, show
 from benchmarks.engines import Ours, Transformers
-from benchmarks.pairs import BASE_DRAFT, DOMAINS, GENERATED_MATH, ROOT, SHARED_DATA, Pair, header, write_result
 from benchmarks.paper.cells import BEST, METHODS, PAPER
+from benchmarks.workloads import BASE_DRAFT, DOMAINS, GENERATED_MATH, ROOT, SHARED_DATA, Pair, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.policy import Adaptive

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, header, write_result
+from benchmarks.workloads import BASE_DRAFT, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams

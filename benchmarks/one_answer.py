@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
 from benchmarks.serving_prompts import sums
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine, run_to_end

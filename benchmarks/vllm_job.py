@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge
 from eda_service.config.presets import preset
@@ -164,7 +164,7 @@ def main() -> None:
         own.create(config, origin="benchmark")
         run_pipeline(own, config)
         return
-    from benchmarks.pairs import RESULTS
+    from benchmarks.workloads import RESULTS
 
     path = RESULTS / RESULT
     found: dict[str, Any] = json.loads(path.read_text())["jobs"] if path.exists() else {}

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.bed import BASE, acceptance_length, fingerprint
+from benchmarks.bench_service import BASE, acceptance_length, fingerprint
 from benchmarks.engines import Vllm
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from benchmarks.vllm_export import VLLM_VERSION
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec
 from eda_service.export.export import ExportRequest, export_draft
 from eda_service.export.files.eda_config import Destination, ExportForm

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.decoding.fused.ffn import FFNRows, PrivateFFN, SharedFFN, WholeFFN, adapted_ffn, as_expert
-from eda_service.decoding.fused.form import DraftParts, Weights
 from eda_service.decoding.fused.kinds import FUSED
+from eda_service.decoding.fused.protocol import DraftParts, Weights
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.draft import Attend, Draft, Places
 from eda_service.drafts.draft_config import CONFIGS, DraftConfig, PartSizes

@@ -198,8 +198,8 @@ def register_draft(
     directory = home / "drafts" / name / str(version)
     directory.mkdir(parents=True)
     save_base_draft(directory, draft, vocab_W)
-    facts = target.fingerprint
-    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
+    fingerprint = target.fingerprint
+    write_draft_manifest(directory, fingerprint.hidden_size, fingerprint.vocab_size, fingerprint.tokenizer_sha256)
     return directory
 
 

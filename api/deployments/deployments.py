@@ -99,7 +99,7 @@ class DeploymentService:
             SlowsOthersError: Another deployment gets slower by it, and `confirm` is not set.
         """
         pack = None if request.pack is None else self._packs.resolve(request.pack, caller)
-        wanted = self._wanted(request, pack, caller)
+        wanted = self._deployment_of(request, pack, caller)
         equal = self._equal(wanted, caller)
         if equal is not None:
             with suppress(ConflictError):  # what has not failed goes on
@@ -262,7 +262,7 @@ class DeploymentService:
             return stored
         raise ConflictError(f"deployment {name} is being changed by others all the time; try again later", param="name")
 
-    def _wanted(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
+    def _deployment_of(self, request: DeploymentRequest, pack: PackVersion | None, caller: Caller) -> Deployment:
         target = inputs.check_target(asked_target(request, pack), self._roots)
         of_pack = None if request.model is not None or pack is None else pack.name
         return Deployment(

@@ -89,7 +89,7 @@ class DriftWatch:
                     self._judge(deployment, counts, evaluation)
         self._adapt(watched)
 
-    def describe(self, deployment: Deployment, drifts: Mapping[str, Drift] | None = None) -> DriftBody:
+    def drift_body(self, deployment: Deployment, drifts: Mapping[str, Drift] | None = None) -> DriftBody:
         """The last look at one deployment; `drifts` are the store's, where they were read for several."""
         drift = (self._store.drifts() if drifts is None else drifts).get(deployment.name)
         found = self.judgements.get(deployment.uid)

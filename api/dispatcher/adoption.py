@@ -25,7 +25,7 @@ from eda_service.planning.placement import need_of
 from eda_service.references import Reference
 from eda_service.storage.place import current_place
 from eda_service.storage.published import registry
-from eda_service.storage.runs.job_row_fields import JobFacts
+from eda_service.storage.runs.job_row_fields import JobRowFields
 from eda_service.storage.runs.run import RunDir
 from eda_service.storage.runs.state import EventLine, JobFile, Succeeded
 
@@ -94,9 +94,9 @@ class Adopter:
             logger.warning("%s is not a job: %s", run.root, error)
 
     def _adopt_run(self, run: RunDir, job: JobFile) -> None:
-        facts, why = job.facts, f"found by its run directory: {_NO_ROW}"
-        if facts is None:
-            facts = JobFacts(max_attempts=self._settings.max_attempts)
+        row_fields, why = job.row_fields, f"found by its run directory: {_NO_ROW}"
+        if row_fields is None:
+            row_fields = JobRowFields(max_attempts=self._settings.max_attempts)
             why += "; job.json is of a version that kept no owner, so it is the local one's"
         attempt, lines = run.last_attempt(), _lines(run)
         made = self._store.adopt_run(
@@ -107,10 +107,10 @@ class Adopter:
             lines=lines,
             why=f"{why}; attempt {attempt}",
             need=need_of(job.config),
-            **facts.model_dump(),
+            **row_fields.model_dump(),
         )
         if made:
-            logger.warning("adopted %s of %s, %s", run.job_id, facts.owner, why)
+            logger.warning("adopted %s of %s, %s", run.job_id, row_fields.owner, why)
             if run.is_cancelled:
                 self._cancel_again(run)
             else:

@@ -33,7 +33,7 @@ from eda_service.raycluster.jobs_api import RAY_ENDED, RayJob, RayJobs, RayStatu
 from eda_service.storage.inputs.allowed import roots_env
 from eda_service.storage.objects import storage_env
 from eda_service.storage.published.registry import forget_staging
-from eda_service.storage.runs.job_row_fields import JobFacts
+from eda_service.storage.runs.job_row_fields import JobRowFields
 from eda_service.storage.runs.run import RunDir
 from eda_service.storage.runs.state import Failed, Failure, Succeeded
 
@@ -127,9 +127,9 @@ class AttemptTracker:
             self._cancelled(job)
             return
         if found is None:
-            shown = job.model_dump(include=set(JobFacts.model_fields))
-            facts = JobFacts.model_validate({**shown, **self._store.kept_facts(job.id)})
-            run.create(job.task(), origin="api", created_at=job.created_at, facts=facts)
+            shown = job.model_dump(include=set(JobRowFields.model_fields))
+            row_fields = JobRowFields.model_validate({**shown, **self._store.kept_row_fields(job.id)})
+            run.create(job.task(), origin="api", created_at=job.created_at, row_fields=row_fields)
             if job.kind is JobKind.ADAPT:
                 self._rivalry.tell(job, run)
             env = {"EDA_HOME": str(self._settings.home), "EDA_ATTEMPT": str(job.attempt), **storage_env()}

@@ -64,12 +64,12 @@ async def _whole(call: GenerationCall) -> Response:
                 scored[index] += piece.scored
                 if piece.finish_reason is not None:
                     reasons[index] = piece.finish_reason
-    answer = call.form.whole(
-        id=new_id(call.form.id_prefix),
+    answer = call.answer_format.whole(
+        id=new_id(call.answer_format.id_prefix),
         model=call.pair.name,
         system_fingerprint=call.pair.fingerprint,
         choices=[
-            dict(call.form.choice(index, "".join(texts[index]), scored[index], reasons[index]))
+            dict(call.answer_format.choice(index, "".join(texts[index]), scored[index], reasons[index]))
             for index in range(len(call.choices))
         ],
         usage=call.usage,
@@ -87,11 +87,11 @@ async def _events(call: GenerationCall) -> AsyncGenerator[bytes, None]:
             async for pieces in found:
                 events = []
                 for index, piece in pieces:
-                    opening = None if index in opened else call.form.opening(index)
+                    opening = None if index in opened else call.answer_format.opening(index)
                     opened.add(index)
                     if opening is not None:
                         events.append(chunks.chunk(opening))
-                    events.append(chunks.chunk(call.form.chunk(index, piece)))
+                    events.append(chunks.chunk(call.answer_format.chunk(index, piece)))
                 yield b"".join(events)
         if call.options.include_usage:
             yield chunks.last()
@@ -107,8 +107,8 @@ class _Chunks:
     def __init__(self, call: GenerationCall) -> None:
         self._call = call
         shared = {
-            "id": new_id(call.form.id_prefix),
-            "object": call.form.chunk_object,
+            "id": new_id(call.answer_format.id_prefix),
+            "object": call.answer_format.chunk_object,
             "created": int(time.time()),
             "model": call.pair.name,
             "system_fingerprint": call.pair.fingerprint,

@@ -18,13 +18,13 @@ from ray import serve
 from api import errors
 from api.endpoint.engines.interfaces import ServedPair
 from api.endpoint.load_marks import LoadMarks
-from api.endpoint.metrics.aggregator import RemoteHub
+from api.endpoint.metrics.aggregator import RemoteAggregator
 from api.endpoint.metrics.group_metrics import GroupMetrics
-from api.endpoint.metrics.reporter import Publisher
-from api.endpoint.prompt_log import PromptKeeper
+from api.endpoint.metrics.reporter import MetricsReporter
+from api.endpoint.prompt_log import PromptLog
 from api.endpoint.protocol.requests import GenerationRequest
 from api.endpoint.protocol.schemas import ReplicaMemory
-from api.endpoint.reconciler import Maker, stops_for_a_swap
+from api.endpoint.reconciler import Reconciler, stops_for_a_swap
 from api.endpoint.routes import router
 from api.endpoint.served_models import ServedModels
 from api.middleware import Envelope
@@ -68,27 +68,27 @@ class Endpoint:
         marks = LoadMarks(home_dir(), ray.get_runtime_context().get_session_name())
         self._models = ServedModels(marks, limits)
         here = serve.get_replica_context()
-        hub = RemoteHub(here.app_name)
-        self._publisher = Publisher(here.replica_tag, hub, self.pairs, self._models.memory)
-        self._keeper = PromptKeeper(home_dir(), here.replica_tag)
-        self._maker = Maker(self._models.make, self._publisher.look)
+        aggregator = RemoteAggregator(here.app_name)
+        self._reporter = MetricsReporter(here.replica_tag, aggregator, self.pairs, self._models.memory)
+        self._prompt_log = PromptLog(home_dir(), here.replica_tag)
+        self._reconciler = Reconciler(self._models.make, self._reporter.look)
         self._has_begun = False
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve the models of the config: when it returns, or, where others can be answered meanwhile, soon after."""
         models = [ServedModel.model_validate(each) for each in user_config["models"]]
-        self._keeper.configure(user_config.get("keep", {}))
+        self._prompt_log.configure(user_config.get("keep", {}))
         if self._has_begun and not any(map(stops_for_a_swap, models)):
-            self._maker.soon(models)
+            self._reconciler.soon(models)
         else:
-            await self._maker.now(models)
+            await self._reconciler.now(models)
         self._has_begun = True
-        self._publisher.start()
+        self._reporter.start()
 
     async def __del__(self) -> None:
-        await self._maker.stop()
-        await self._publisher.stop()
-        await self._keeper.stop()
+        await self._reconciler.stop()
+        await self._reporter.stop()
+        await self._prompt_log.stop()
         self._models.retire()
 
     def check_health(self) -> None:
@@ -98,7 +98,7 @@ class Endpoint:
         Raises:
             RuntimeError: An engine has failed, or a config could not be made.
         """
-        if self._maker.failure is not None:
+        if self._reconciler.failure is not None:
             raise RuntimeError("the models could not be loaded; the replica's log says why")
         broken = self._models.broken
         if broken:
@@ -122,13 +122,13 @@ class Endpoint:
         """
         return self._models.find(name, uid)
 
-    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
+    def record_prompt(self, pair: ServedPair, request: GenerationRequest) -> None:
         """Keep the prompt, if its deployment asks for it."""
-        self._keeper.offer(pair.uid, request)
+        self._prompt_log.offer(pair.uid, request)
 
     async def metrics(self) -> GroupMetrics:
         """What all replicas of this group have done."""
-        return await self._publisher.read()
+        return await self._reporter.read()
 
     @app.get("/internal/variants")
     async def memory(self) -> ReplicaMemory:

@@ -1,4 +1,4 @@
-"""One call to the endpoint: its prompts become orders, and its answers are read as they are decoded."""
+"""One call to the endpoint: its prompts become requests to decode, and its answers are read as they are decoded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from api.endpoint.choice import Choice, Echo, Piece
 from api.endpoint.engines.interfaces import ServedPair
-from api.endpoint.engines.pending_answers import Booking, Order
-from api.endpoint.protocol.answer_formats import AnswerForm, ChatForm, TextForm
+from api.endpoint.engines.pending_answers import DecodeRequest, PendingAnswers
+from api.endpoint.protocol.answer_formats import AnswerFormat, ChatFormat, TextFormat
 from api.endpoint.protocol.requests import BASE_ALONE, NO_DRAFT, ChatRequest, CompletionRequest, GenerationRequest
 from api.endpoint.protocol.schemas import CallMetrics, SpeculativeDecoding, Usage
 from eda_service.decoding.request import SamplingParams, StepOutput, own_params
@@ -73,15 +73,15 @@ def _drafting(pair: ServedPair, asked: str | None) -> _Drafting:
 class GenerationCall:
     """Made by `open_call`; close it, whatever happens."""
 
-    def __init__(self, pair: ServedPair, request: GenerationRequest, booking: Booking) -> None:
+    def __init__(self, pair: ServedPair, request: GenerationRequest, pending: PendingAnswers) -> None:
         self.pair, self.options = pair, request.options
-        self._request, self._booking = request, booking
+        self._request, self._pending = request, pending
         self._num_prompt_tokens = 0
         self._early: list[tuple[int, StepOutput]] = []
         self.choices: list[Choice] = []
         with_logprobs = request.num_logprobs is not None
-        kind: type[ChatForm | TextForm] = ChatForm if isinstance(request, ChatRequest) else TextForm
-        self.form: AnswerForm = kind(pair.token_text, with_logprobs=with_logprobs)
+        kind: type[ChatFormat | TextFormat] = ChatFormat if isinstance(request, ChatRequest) else TextFormat
+        self.answer_format: AnswerFormat = kind(pair.token_text, with_logprobs=with_logprobs)
 
     def __enter__(self) -> Self:
         return self
@@ -91,7 +91,7 @@ class GenerationCall:
 
     def close(self) -> None:
         """Free what the answers still hold."""
-        self._booking.close()
+        self._pending.close()
 
     async def start(self) -> None:
         """Read the prompts, submit the answers and wait for the first output: errors come here.
@@ -101,8 +101,8 @@ class GenerationCall:
         """
         prompts = await _prompts(self.pair, self._request)
         self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
-        self._booking.start([order for prompt in prompts for order in self._orders(prompt)])
-        self._early = await self._booking.take()
+        self._pending.start([decode_request for prompt in prompts for decode_request in self._decode_requests(prompt)])
+        self._early = await self._pending.take()
 
     async def pieces(self) -> AsyncGenerator[list[tuple[int, Piece]], None]:
         """What came since the last time, at most one piece an answer, until all have ended.
@@ -122,7 +122,7 @@ class GenerationCall:
                 yield list(found.items())
             if num_open:
                 due_s = read_at_s + self.pair.runner.num_running / MAX_CHUNKS_PER_S
-                outputs = await self._booking.take(due_s - time.perf_counter())
+                outputs = await self._pending.take(due_s - time.perf_counter())
 
     def _read(self, outputs: Sequence[tuple[int, StepOutput]]) -> dict[int, Piece]:
         found: dict[int, Piece] = {}
@@ -132,7 +132,7 @@ class GenerationCall:
             if piece is not None:
                 found[index] = found[index].then(piece) if index in found else piece
             if choice.ended:
-                self._booking.cancel(index, "stop")  # nothing is left of it unless a stop string ended it
+                self._pending.cancel(index, "stop")  # nothing is left of it unless a stop string ended it
         return found
 
     @property
@@ -146,7 +146,7 @@ class GenerationCall:
         stats = [choice.stats for choice in self.choices]
         return CallMetrics(speculative_decoding=SpeculativeDecoding.of(stats, self.pair.num_spec_tokens))
 
-    def _orders(self, prompt: Echo) -> list[Order]:
+    def _decode_requests(self, prompt: Echo) -> list[DecodeRequest]:
         """One per answer to this prompt; a seeded request's answers take seeds in a row."""
         request, ids = self._request, prompt.token_ids
         drafting = _drafting(self.pair, request.draft)
@@ -164,7 +164,10 @@ class GenerationCall:
                     with_spans=bool(request.stream) and request.options.draft_tokens,
                 )
             )
-        return [Order(self.pair.uid, ids, each, self.pair.variant, drafting.pack, drafting.draft_of) for each in params]
+        return [
+            DecodeRequest(self.pair.uid, ids, each, self.pair.variant, drafting.pack, drafting.draft_of)
+            for each in params
+        ]
 
     def _params(self, num_prompt_tokens: int, place: int) -> SamplingParams:
         request, room = self._request, self.pair.max_model_len - num_prompt_tokens
@@ -223,7 +226,7 @@ async def _prompts(pair: ServedPair, request: GenerationRequest) -> list[Echo]:
     """Text and token ids of every prompt of a request."""
     if isinstance(request, ChatRequest):
         turns = [message.turn() for message in request.messages]
-        return [Echo("", await asyncio.to_thread(render_turns, pair.tokenizer, turns, request.wanted()))]
+        return [Echo("", await asyncio.to_thread(render_turns, pair.tokenizer, turns, request.template_options()))]
     assert isinstance(request, CompletionRequest)
     found = []
     for prompt in request.prompts:

@@ -30,7 +30,7 @@ _MAX_FAILURES = 3
 _START_TIMEOUT_S = 60.0
 
 
-class PromptKeeper:
+class PromptLog:
     """Used on one event loop.
 
     Args:
@@ -87,9 +87,9 @@ class PromptKeeper:
             if settings is None:
                 continue
             path = prompts.directory(self._home, uid) / f"{self._replica}.jsonl"
-            order = {"path": str(path), "num": settings.keep_prompts, "redact": settings.redact, "row": row}
+            entry = {"path": str(path), "num": settings.keep_prompts, "redact": settings.redact, "row": row}
             try:
-                await self._write(order)
+                await self._write(entry)
                 self._failures[uid] = 0
             except (TimeoutError, OSError) as error:
                 self.num_dropped += 1
@@ -100,14 +100,14 @@ class PromptKeeper:
                     logger.error("no more prompts of %s are kept until its settings change", uid)
                     self._settings.pop(uid, None)
 
-    async def _write(self, order: Mapping[str, Any]) -> None:
+    async def _write(self, entry: Mapping[str, Any]) -> None:
         if self._child is None:
             pipe = asyncio.subprocess.PIPE
             command = (sys.executable, "-m", "api.endpoint.redactor")
             self._child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
             await self._done(self._child, _START_TIMEOUT_S)
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(order).encode() + b"\n")
+        self._child.stdin.write(json.dumps(entry).encode() + b"\n")
         await self._done(self._child, _TIMEOUT_S)
 
     @staticmethod

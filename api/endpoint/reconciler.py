@@ -25,7 +25,7 @@ def stops_for_a_swap(model: ServedModel) -> bool:
     return engine.kind is EngineKind.VLLM and engine.vllm.swap == "restart" and not engine.vllm.is_shared
 
 
-class Maker:
+class Reconciler:
     """One config after another; of those that wait, the newest.
 
     Args:

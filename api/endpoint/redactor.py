@@ -1,6 +1,6 @@
-"""`python -m api.endpoint.redactor`: takes prompts on standard input, one JSON order a line, redacts and keeps them.
+"""`python -m api.endpoint.redactor`: takes prompts on standard input, one JSON entry a line, redacts and keeps them.
 
-Each order is `{"path", "num", "redact", "row"}` and is answered by an empty line once it is on disk; an empty line
+Each entry is `{"path", "num", "redact", "row"}` and is answered by an empty line once it is on disk; an empty line
 comes first, when it has started.
 """
 
@@ -29,16 +29,16 @@ def redacted(row: KeptPrompt, patterns: Sequence[str]) -> KeptPrompt:
     return {**row, "messages": messages}
 
 
-def keep(orders: TextIO, answers: TextIO) -> None:
+def keep(entries: TextIO, answers: TextIO) -> None:
     """Work until the input ends."""
     files: dict[tuple[str, int], PromptFile] = {}
     _say_done(answers)  # it has started
-    for line in orders:
-        order = json.loads(line)
-        key = order["path"], order["num"]
+    for line in entries:
+        entry = json.loads(line)
+        key = entry["path"], entry["num"]
         if key not in files:
-            files[key] = PromptFile(Path(order["path"]), order["num"])
-        files[key].add(redacted(order["row"], order["redact"]))
+            files[key] = PromptFile(Path(entry["path"]), entry["num"])
+        files[key].add(redacted(entry["row"], entry["redact"]))
         _say_done(answers)
 
 

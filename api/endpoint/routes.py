@@ -34,7 +34,7 @@ class Models(Protocol):
     def pairs(self) -> Sequence[ServedPair]:
         """All of them."""
 
-    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
+    def record_prompt(self, pair: ServedPair, request: GenerationRequest) -> None:
         """A request has come in."""
 
     async def metrics(self) -> GroupMetrics:
@@ -66,7 +66,7 @@ def _card(pair: ServedPair) -> ModelCard:
 async def chat(body: ChatRequest, http: Request, models: ModelsDep, uid: Uid = None) -> Response:
     """Answer a conversation."""
     pair = models.pair(body.model, uid)
-    models.saw(pair, body)
+    models.record_prompt(pair, body)
     return await respond(pair, body, http, timeout_s=models.request_timeout_s)
 
 
@@ -74,7 +74,7 @@ async def chat(body: ChatRequest, http: Request, models: ModelsDep, uid: Uid = N
 async def complete(body: CompletionRequest, http: Request, models: ModelsDep, uid: Uid = None) -> Response:
     """Continue one prompt or several."""
     pair = models.pair(body.model, uid)
-    models.saw(pair, body)
+    models.record_prompt(pair, body)
     return await respond(pair, body, http, timeout_s=models.request_timeout_s)
 
 

@@ -11,7 +11,7 @@ from api.drafts.drafts import Drafts
 from api.files.files import Files
 from api.jobs.job_records import JobRecords, read_records, running_curve
 from api.jobs.jobs import Jobs, Queued
-from api.jobs.outcomes import Outcomes
+from api.jobs.outcomes import JobOutcomes
 from api.jobs.schemas import AdaptationBody, AdaptationRequest, EstimateBody
 from api.jobs.schemas_outcome import RemainingBody
 from api.jobs.submission import inputs
@@ -57,7 +57,7 @@ class Adaptations(Jobs):
     ) -> None:
         super().__init__(store, settings, wake, kind=JobKind.ADAPT)
         self._drafts, self._files = drafts, files
-        self._outcomes = Outcomes(settings.home)
+        self._outcomes = JobOutcomes(settings.home)
         self._feasibility = Feasibility(settings.home, targets, cluster, cluster_grows=settings.cluster_grows)
 
     def create(self, request: AdaptationRequest, caller: Caller, idempotency_key: str | None) -> tuple[Job, bool]:

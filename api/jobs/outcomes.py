@@ -40,7 +40,7 @@ class _Head(BaseModel):
     files: tuple[FileEntry, ...] = ()
 
 
-class Outcomes:
+class JobOutcomes:
     """Of the jobs of a home.
 
     Args:

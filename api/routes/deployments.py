@@ -75,7 +75,7 @@ def get(
     """One deployment with its history."""
     deployment = deployments.get(name, caller)
     live = dispatcher.look([deployment])[deployment.name]
-    drift = dispatcher.drift.describe(deployment)
+    drift = dispatcher.drift.drift_body(deployment)
     return views.deployment_detail(deployment, live, packs, deployments.history(name, caller), drift)
 
 

@@ -103,7 +103,7 @@ def _as_ours(error: Exception) -> EdaError:
     if isinstance(error, errors.DATABASE_ERRORS):
         return errors.database_error(error)
     if isinstance(error, RequestValidationError):
-        message, param = errors.describe(error.errors(), skip=1)
+        message, param = errors.validation_message(error.errors(), skip=1)
         return InputError(message, param=param)
     assert isinstance(error, HTTPException)
     kind = NotFoundError if error.status_code == 404 else InputError

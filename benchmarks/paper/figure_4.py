@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, SHARED_DATA
 from benchmarks.paper.domains import domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import transcripts_of
+from benchmarks.workloads import BASE_DRAFT, SHARED_DATA
 from eda_service.decoding.build import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.evaluation.replay import Replay, Transcript

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header, when_and_where
 from benchmarks.paper.cells import ABLATIONS, BROUGHT, GROUPS, Cell
 from benchmarks.paper.data import config_of, generated_set, link
 from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
+from benchmarks.workloads import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header, when_and_where
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine

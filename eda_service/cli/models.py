@@ -48,8 +48,8 @@ def fetch(
     from eda_service.targets.embedded import source_note
     from eda_service.targets.files.resolve import resolve_target
 
-    with bars() as tell:
-        resolved = resolve_target(TargetSpec(model=name), tell)
+    with bars() as on_progress:
+        resolved = resolve_target(TargetSpec(model=name), on_progress)
     note = source_note(resolved.model_dir)
     if note:
         err.print(f"{resolved.model}: {note}")

@@ -1,9 +1,9 @@
 """The job store: every change of state and the event that tells of it are one transaction.
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
-parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
-it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog`, `FileStore` and `Removal`;
-here is the rest: looking at jobs and moving them.
+parts are `Submissions` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks
+after it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog`, `FileStore` and
+`Removal`; here is the rest: looking at jobs and moving them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,23 @@ from eda_service.jobstore.jobs.job import Job
 from eda_service.jobstore.jobs.leases import OCCUPYING, Leases
 from eda_service.jobstore.jobs.removal import Removal
 from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status, require_legal
-from eda_service.jobstore.jobs.submission import Intake, require_room
+from eda_service.jobstore.jobs.submission import Submissions, require_room
 from eda_service.jobstore.keys import KeyStore
 from eda_service.jobstore.models import JobRow
 
 
 class JobStore(
-    Intake, Adoption, Leases, EventLog, outbox.Outbox, KeyStore, DeploymentStore, DriftLog, LoadLog, FileStore, Removal
+    Submissions,
+    Adoption,
+    Leases,
+    EventLog,
+    outbox.Outbox,
+    KeyStore,
+    DeploymentStore,
+    DriftLog,
+    LoadLog,
+    FileStore,
+    Removal,
 ):
     """Durable queue over one database."""
 

@@ -30,21 +30,21 @@ def export_io(target: TargetEnds, path: Path) -> None:
     head = target.lm_head
     if head.bias_V is not None:
         tensors["head_bias"] = head.bias_V.to(torch.bfloat16).contiguous()
-    facts = {"scale": repr(head.scale), **({} if head.cap is None else {"cap": repr(head.cap)})}
-    save_file(tensors, path, metadata=facts)
+    metadata = {"scale": repr(head.scale), **({} if head.cap is None else {"cap": repr(head.cap)})}
+    save_file(tensors, path, metadata=metadata)
 
 
 def load_io(path: Path, *, dtype: torch.dtype, device: torch.device) -> tuple[nn.Embedding, LmHead]:
     """(frozen embedding, head) of an exported target."""
     tensors = load_file(path, device=str(device))
     with safe_open(path, framework="pt") as opened:
-        facts = opened.metadata() or {}
+        metadata = opened.metadata() or {}
     embed = nn.Embedding.from_pretrained(tensors["embed"].to(dtype), freeze=True)
     head_VD = tensors["head"].to(dtype) if "head" in tensors else embed.weight.detach()
     bias = tensors.get("head_bias")
     return embed, LmHead(
         head_VD,
         bias_V=None if bias is None else bias.to(dtype),
-        scale=float(facts.get("scale", 1.0)),
-        cap=float(facts["cap"]) if "cap" in facts else None,
+        scale=float(metadata.get("scale", 1.0)),
+        cap=float(metadata["cap"]) if "cap" in metadata else None,
     )

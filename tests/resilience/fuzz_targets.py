@@ -27,7 +27,7 @@ from api.dispatcher.webhook_urls import check_url
 from api.endpoint.protocol.requests import ChatRequest, CompletionRequest
 from api.jobs.schemas import AdaptationRequest
 from api.jobs.submission.adapt_config import to_config
-from benchmarks.pairs import DOMAINS
+from benchmarks.workloads import DOMAINS
 from eda_service.client.errors import UnexpectedAnswerError
 from eda_service.client.stream import SseDecoder
 from eda_service.config.job import AdaptConfig

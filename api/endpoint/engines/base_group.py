@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 
 from eda_service.config.job import AdaptConfig, DeviceName, TargetSpec
 from eda_service.decoding.build import DEFAULT_CHAIN, load_drafts
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.drafts.head import DraftHead
 from eda_service.raycluster.serve_plan import ServedModel
@@ -84,17 +84,17 @@ class PreparedVariant:
     """A served model ready for an engine.
 
     Attributes:
-        base_form: Its base draft alone.
+        base_decoding_draft: Its base draft alone.
         pack_bytes: What its draft takes beside the shared base draft.
         weights_sha256: Of base and adapter.
     """
 
     model: ServedModel
     adapter: Adapter | None
-    form: DraftForm | None
+    decoding_draft: DecodingDraft | None
     pack_bytes: int
     weights_sha256: str
-    base_form: DraftForm | None = None
+    base_decoding_draft: DecodingDraft | None = None
 
 
 class BaseGroup:
@@ -112,13 +112,13 @@ class BaseGroup:
 
     def __init__(self, base: TargetSpec, device: DeviceName = "auto") -> None:
         self.target: Target = load_target(base, device=choose_device(device))
-        self._drafts: dict[str, DraftForm] = {}
+        self._drafts: dict[str, DecodingDraft] = {}
         self._heads: WeakValueDictionary[str, DraftHead] = WeakValueDictionary()
 
     @property
     def size_bytes(self) -> int:
         """What the target and the shared base drafts take."""
-        return self.target.size_bytes + sum(form.own_bytes(None) for form in self._drafts.values())
+        return self.target.size_bytes + sum(decoding_draft.own_bytes(None) for decoding_draft in self._drafts.values())
 
     def load(self, model: ServedModel, adapter_dir: Path | None) -> PreparedVariant:
         """Read a variant's adapter, base draft and pack.
@@ -135,32 +135,32 @@ class BaseGroup:
         made = fingerprint(resolved, self.target.tokenizer, self.target.config)
         if model.base_draft is None:
             return PreparedVariant(model, adapter, None, 0, made.weights_sha256)
-        base = self._base_form(model.base_draft)
-        form = base if model.pack is None else self._adapted_form(model.pack, model.base_draft, made)
-        own_bytes = form.own_bytes(base) if model.pack else 0
-        return PreparedVariant(model, adapter, form, own_bytes, made.weights_sha256, base)
+        base = self._base_draft(model.base_draft)
+        decoding_draft = base if model.pack is None else self._adapted_draft(model.pack, model.base_draft, made)
+        own_bytes = decoding_draft.own_bytes(base) if model.pack else 0
+        return PreparedVariant(model, adapter, decoding_draft, own_bytes, made.weights_sha256, base)
 
     def keep_drafts(self, base_drafts: Collection[str]) -> None:
         """Hold no other base drafts than these. Requests hold theirs to their end, and an engine its very first."""
-        self._drafts = {name: form for name, form in self._drafts.items() if name in base_drafts}
+        self._drafts = {name: decoding_draft for name, decoding_draft in self._drafts.items() if name in base_drafts}
 
-    def _base_form(self, base_draft: str) -> DraftForm:
+    def _base_draft(self, base_draft: str) -> DecodingDraft:
         if base_draft not in self._drafts:
             directory = find_draft(base_draft)
             check_draft_fits(read_draft_manifest(directory), self.target.fingerprint)
             loaded = load_drafts(directory, None, target=self.target)
-            self._drafts[base_draft] = DraftForm(shared_parts(loaded.draft), self._head(loaded))
+            self._drafts[base_draft] = DecodingDraft(shared_parts(loaded.draft), self._head(loaded))
         return self._drafts[base_draft]
 
-    def _adapted_form(self, pack: str, base_draft: str, made: TargetFingerprint) -> DraftForm:
+    def _adapted_draft(self, pack: str, base_draft: str, made: TargetFingerprint) -> DecodingDraft:
         directory = find_pack(pack)
         check_pack_fits(read_pack_manifest(directory), made)
         loaded = load_drafts(find_draft(base_draft), directory, target=self.target)
         if loaded.trained is None:
-            return DraftForm(whole_parts(loaded.draft), self._head(loaded))
+            return DecodingDraft(whole_parts(loaded.draft), self._head(loaded))
         base = self._drafts[base_draft]
         parts = adapted_parts(loaded.draft, base.parts, loaded.trained)
-        return DraftForm(parts, base.head if loaded.has_head_of_base else self._head(loaded))
+        return DecodingDraft(parts, base.head if loaded.has_head_of_base else self._head(loaded))
 
     def _head(self, loaded: LoadedDraft) -> DraftHead:
         """The head of a draft; those of equal draft vocabularies over the target's rows are held once."""

@@ -97,10 +97,12 @@ class ServedGroup:
         """
         variant = await asyncio.to_thread(self.base.load, model, adapter_dir)
         if model.base_draft is not None and model.base_draft not in self._base_drafts:
-            name, form = _variant_of(model.base_draft), variant.base_form
-            await self.runner.call(lambda engine: engine.add_variant(name, form=form))
+            name, decoding_draft = _variant_of(model.base_draft), variant.base_decoding_draft
+            await self.runner.call(lambda engine: engine.add_variant(name, decoding_draft=decoding_draft))
             self._base_drafts.add(model.base_draft)
-        await self.runner.call(lambda engine: engine.add_variant(model.key, adapter=variant.adapter, form=variant.form))
+        await self.runner.call(
+            lambda engine: engine.add_variant(model.key, adapter=variant.adapter, decoding_draft=variant.decoding_draft)
+        )
         return replace(variant, adapter=None)
 
     async def _drop_base_drafts(self) -> None:

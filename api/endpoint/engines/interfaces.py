@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from api.endpoint.engines.pending_answers import Booking, Queue
+from api.endpoint.engines.pending_answers import PendingAnswers, Queue
 from api.endpoint.metrics.counts import ModelCounts
 from api.endpoint.metrics.round_times import RoundTimes
 from api.endpoint.protocol.schemas import VariantMemory
@@ -23,7 +23,7 @@ from eda_service.targets.files.generation_defaults import NO_DEFAULTS, Generatio
 
 
 class Runner(Queue, Protocol):
-    """Decodes orders.
+    """Decodes requests.
 
     Attributes:
         max_open: Answers that run, wait or are booked, at most.
@@ -56,7 +56,7 @@ class Runner(Queue, Protocol):
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
         """Submitted answers by uid of the deployment, pack, and whether they have a slot."""
 
-    def book(self, count: int, *, timeout_s: float) -> Booking:
+    def book(self, count: int, *, timeout_s: float) -> PendingAnswers:
         """Take places for the answers of one call, all or none.
 
         Raises:

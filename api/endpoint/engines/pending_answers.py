@@ -18,7 +18,7 @@ from eda_service.errors import DeadlineExceededError, EdaError
 
 
 @dataclass(frozen=True)
-class Order:
+class DecodeRequest:
     """One answer to decode.
 
     Attributes:
@@ -37,9 +37,9 @@ class Order:
 
 
 class Queue(Protocol):
-    """What a booking needs of the runner."""
+    """What pending answers need of the runner."""
 
-    def submit(self, order: Order, booking: Booking, index: int) -> str:
+    def submit(self, decode_request: DecodeRequest, pending: PendingAnswers, index: int) -> str:
         """Queue one answer."""
 
     def cancel(self, request_id: str, reason: str) -> None:
@@ -49,7 +49,7 @@ class Queue(Protocol):
         """Give places back."""
 
 
-class Booking:
+class PendingAnswers:
     """Made by a runner's `book`; used on one event loop.
 
     Args:
@@ -81,11 +81,11 @@ class Booking:
         """Answers submitted and not ended."""
         return len(self._open)
 
-    def start(self, orders: Sequence[Order]) -> None:
+    def start(self, decode_requests: Sequence[DecodeRequest]) -> None:
         """Submit the answers, at most as many as are booked; outputs name them by index."""
-        assert len(orders) <= self._num_places
-        for index, order in enumerate(orders):
-            self._open[index] = self._queue.submit(order, self, index)
+        assert len(decode_requests) <= self._num_places
+        for index, decode_request in enumerate(decode_requests):
+            self._open[index] = self._queue.submit(decode_request, self, index)
 
     async def take(self, after_s: float = 0.0) -> list[tuple[int, StepOutput]]:
         """What came since the last call, in order, with each answer's index; waits where nothing came.

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from api.endpoint.engines.pending_answers import Booking, Order
+from api.endpoint.engines.pending_answers import DecodeRequest, PendingAnswers
 from api.endpoint.metrics.counts import ModelCounts, RequestTrace
 from api.endpoint.metrics.round_times import RoundTimes
 from eda_service.decoding.engine import Engine
@@ -40,8 +40,8 @@ class EngineFailedError(ResourceError):
 @dataclass(frozen=True)
 class _Submit:
     request_id: str
-    order: Order
-    booking: Booking
+    decode_request: DecodeRequest
+    pending: PendingAnswers
     index: int
     at_s: float
 
@@ -77,8 +77,8 @@ class _Wake:
 
 @dataclass(frozen=True)
 class _Running:
-    order: Order
-    booking: Booking
+    decode_request: DecodeRequest
+    pending: PendingAnswers
     index: int
     trace: RequestTrace
 
@@ -134,14 +134,14 @@ class EngineRunner:
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
         """Submitted answers by uid of the deployment, pack, and whether they have a slot."""
         found = list(self._running.values())
-        return Counter((each.order.uid, each.order.pack, each.trace.is_running) for each in found)
+        return Counter((each.decode_request.uid, each.decode_request.pack, each.trace.is_running) for each in found)
 
-    def book(self, count: int, *, timeout_s: float) -> Booking:
-        """Take places for the answers of one call; all or none. Close the booking, whatever happens.
+    def book(self, count: int, *, timeout_s: float) -> PendingAnswers:
+        """Take places for the answers of one call; all or none. Close what is returned, whatever happens.
 
         Args:
             count: Answers.
-            timeout_s: The booking ends with a DeadlineExceededError after this long.
+            timeout_s: The answers end with a DeadlineExceededError after this long.
 
         Raises:
             OverloadedError: Too many answers run and wait.
@@ -155,7 +155,7 @@ class EngineRunner:
                 "try again in a second"
             )
         self._num_open += count
-        return Booking(self, count, timeout_s)
+        return PendingAnswers(self, count, timeout_s)
 
     async def call(self, function: Callable[[Engine], ResultT]) -> ResultT:
         """Run something with the engine on its thread, between two rounds.
@@ -170,10 +170,10 @@ class EngineRunner:
         self._inbox.put(_Call(function, done))
         return await asyncio.wrap_future(done)
 
-    def submit(self, order: Order, booking: Booking, index: int) -> str:
-        """Queue one answer of a booking; returns the id to cancel it by."""
+    def submit(self, decode_request: DecodeRequest, pending: PendingAnswers, index: int) -> str:
+        """Queue one of the pending answers; returns the id to cancel it by."""
         request_id = str(next(self._ids))
-        self._inbox.put(_Submit(request_id, order, booking, index, time.perf_counter()))
+        self._inbox.put(_Submit(request_id, decode_request, pending, index, time.perf_counter()))
         return request_id
 
     def cancel(self, request_id: str, reason: str) -> None:
@@ -207,7 +207,7 @@ class EngineRunner:
             logger.exception("the engine failed")
             self.failure = "the engine failed and is being restarted; send the request again"
             for running in self._running.values():
-                running.booking.put_soon(running.index, EngineFailedError(self.failure))
+                running.pending.put_soon(running.index, EngineFailedError(self.failure))
             self._refuse_for_good()
 
     def _round(self) -> None:
@@ -221,7 +221,7 @@ class EngineRunner:
         while True:
             item = self._inbox.get()
             if isinstance(item, _Submit):
-                item.booking.put_soon(item.index, EngineFailedError(self.failure or ""))
+                item.pending.put_soon(item.index, EngineFailedError(self.failure or ""))
             elif isinstance(item, _Call) and item.done.set_running_or_notify_cancel():
                 item.done.set_exception(EngineFailedError(self.failure or ""))
             elif isinstance(item, _Stop | _Wake) and self._num_open == 0:
@@ -244,16 +244,20 @@ class EngineRunner:
             self._stopping = True
 
     def _submit(self, item: _Submit) -> None:
-        order = item.order
+        decode_request = item.decode_request
         try:
             self._engine.submit(
-                item.request_id, order.prompt_ids, order.params, variant=order.variant, draft_of=order.draft_of
+                item.request_id,
+                decode_request.prompt_ids,
+                decode_request.params,
+                variant=decode_request.variant,
+                draft_of=decode_request.draft_of,
             )
         except EdaError as error:
-            item.booking.put_soon(item.index, error)
+            item.pending.put_soon(item.index, error)
             return
-        trace = RequestTrace(self.counts[order.uid, order.pack], item.at_s, time.perf_counter())
-        self._running[item.request_id] = _Running(order, item.booking, item.index, trace)
+        trace = RequestTrace(self.counts[decode_request.uid, decode_request.pack], item.at_s, time.perf_counter())
+        self._running[item.request_id] = _Running(decode_request, item.pending, item.index, trace)
 
     def _cancel(self, item: _Cancel) -> None:
         if item.request_id in self._running:
@@ -263,7 +267,7 @@ class EngineRunner:
     def _deliver(self, outputs: Sequence[StepOutput]) -> None:
         """Count and hand over what a round gave, in one call per event loop."""
         now_s = time.perf_counter()
-        posts: defaultdict[asyncio.AbstractEventLoop, list[tuple[Booking, int, StepOutput | EdaError]]]
+        posts: defaultdict[asyncio.AbstractEventLoop, list[tuple[PendingAnswers, int, StepOutput | EdaError]]]
         posts = defaultdict(list)
         for output in outputs:
             running = self._running[output.request_id]
@@ -272,12 +276,12 @@ class EngineRunner:
                 del self._running[output.request_id]
             failed = output.finish_reason == "error"
             item = EdaError(output.error or "decoding failed") if failed else output
-            posts[running.booking.loop].append((running.booking, running.index, item))
+            posts[running.pending.loop].append((running.pending, running.index, item))
         for loop, items in posts.items():
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_put_all, items)
 
 
-def _put_all(items: Sequence[tuple[Booking, int, StepOutput | EdaError]]) -> None:
-    for booking, index, item in items:
-        booking.put(index, item)
+def _put_all(items: Sequence[tuple[PendingAnswers, int, StepOutput | EdaError]]) -> None:
+    for pending, index, item in items:
+        pending.put(index, item)

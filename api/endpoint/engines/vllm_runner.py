@@ -1,4 +1,4 @@
-"""Orders into vLLM and its outputs back, on the replica's event loop; vLLM decodes in processes of its own.
+"""Requests into vLLM and its outputs back, on the replica's event loop; vLLM decodes in processes of its own.
 
 A pack is swapped by a new vLLM: `use` sends requests to it while the one before ends its own, or `restart` ends that
 one first.
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from api.endpoint.engines.pending_answers import Booking, Order
+from api.endpoint.engines.pending_answers import DecodeRequest, PendingAnswers
 from api.endpoint.engines.runner import EngineFailedError
 from api.endpoint.engines.vllm_params import check_supported
 from api.endpoint.engines.vllm_steps import steps_of
@@ -122,8 +122,8 @@ Start = Callable[[], Awaitable[Loaded]]
 
 @dataclass
 class _RunningOnVllm:
-    order: Order
-    booking: Booking
+    decode_request: DecodeRequest
+    pending: PendingAnswers
     index: int
     trace: RequestTrace
     stats: RequestStats
@@ -183,10 +183,10 @@ class VllmRunner:
     def open_by_model(self) -> Counter[tuple[str, str | None, bool]]:
         """Submitted answers by uid of the deployment, pack, and whether they have their first token."""
         found = list(self._running.values())
-        return Counter((each.order.uid, each.order.pack, each.trace.is_running) for each in found)
+        return Counter((each.decode_request.uid, each.decode_request.pack, each.trace.is_running) for each in found)
 
-    def book(self, count: int, *, timeout_s: float) -> Booking:
-        """Take places for the answers of one call; all or none. Close the booking, whatever happens.
+    def book(self, count: int, *, timeout_s: float) -> PendingAnswers:
+        """Take places for the answers of one call; all or none. Close what is returned, whatever happens.
 
         Raises:
             OverloadedError: Too many answers run and wait.
@@ -204,10 +204,10 @@ class VllmRunner:
             )
         self._num_open += count
         self._idle.clear()
-        return Booking(self, count, timeout_s)
+        return PendingAnswers(self, count, timeout_s)
 
-    def submit(self, order: Order, booking: Booking, index: int) -> str:
-        """Start one answer of a booking; returns the id to cancel it by.
+    def submit(self, decode_request: DecodeRequest, pending: PendingAnswers, index: int) -> str:
+        """Start one of the pending answers; returns the id to cancel it by.
 
         Raises:
             RequestError: vLLM cannot take it, or would answer it wrongly.
@@ -216,11 +216,16 @@ class VllmRunner:
         loaded = self._loaded
         if loaded is None:
             raise _restarting()
-        check_request(order.prompt_ids, order.params, vocab_size=loaded.vocab_size, max_tokens=loaded.max_model_len)
-        check_supported(order.params, on_cpu=loaded.on_cpu, drafts=loaded.num_draft_tokens > 0)
+        check_request(
+            decode_request.prompt_ids,
+            decode_request.params,
+            vocab_size=loaded.vocab_size,
+            max_tokens=loaded.max_model_len,
+        )
+        check_supported(decode_request.params, on_cpu=loaded.on_cpu, drafts=loaded.num_draft_tokens > 0)
         request_id, now_s = f"{id(self):x}-{next(self._ids)}", time.perf_counter()
-        trace = RequestTrace(self.counts[order.uid, order.pack], now_s, now_s)
-        running = _RunningOnVllm(order, booking, index, trace, RequestStats(len(order.prompt_ids)))
+        trace = RequestTrace(self.counts[decode_request.uid, decode_request.pack], now_s, now_s)
+        running = _RunningOnVllm(decode_request, pending, index, trace, RequestStats(len(decode_request.prompt_ids)))
         self._running[request_id] = running
         loaded.num_open += 1
         running.task = asyncio.create_task(self._answer(request_id, running, loaded))
@@ -304,29 +309,29 @@ class VllmRunner:
         task.add_done_callback(self._closing.discard)
 
     async def _answer(self, request_id: str, running: _RunningOnVllm, loaded: Loaded) -> None:
-        """Decode one order and put what comes into its booking."""
-        order, began_s = running.order, time.perf_counter()
+        """Decode one request and put what comes among its pending answers."""
+        decode_request, began_s = running.decode_request, time.perf_counter()
         try:
             outputs = loaded.source.generate(
-                order.prompt_ids,
-                order.params,
+                decode_request.prompt_ids,
+                decode_request.params,
                 loaded.stop_token_ids,
                 loaded.vocab_size,
                 request_id,
-                loaded.adapters.get(order.variant),
+                loaded.adapters.get(decode_request.variant),
             )
             async for output in outputs:
                 now_s = time.perf_counter()
                 if running.trace.is_running:
                     self.round_times.add(began_s, now_s)
                 began_s = now_s
-                for step in steps_of(output, running.stats, order.params, loaded.num_draft_tokens):
+                for step in steps_of(output, running.stats, decode_request.params, loaded.num_draft_tokens):
                     running.has_ended = step.finish_reason is not None
                     running.trace.add(step, now_s)
-                    running.booking.put(running.index, step)
+                    running.pending.put(running.index, step)
         except Exception as error:
             running.trace.reason = "error"
-            running.booking.put(running.index, _error_of(error, loaded))
+            running.pending.put(running.index, _error_of(error, loaded))
 
     def _left(self, request_id: str, loaded: Loaded) -> None:
         """Its task has ended, or was cancelled before it began."""

@@ -1,7 +1,8 @@
 """The sum over a group's replicas: one actor per group, which every replica tells what it has done so far.
 
 Replicas send totals, not differences, so a report that arrives twice, late or never is no error. The last totals of an
-engine that is gone stay in the sum. `MetricsHub` is the arithmetic; `RemoteHub` is its actor as a replica sees it.
+engine that is gone stay in the sum. `MetricsAggregator` is the arithmetic; `RemoteAggregator` is its actor as a replica
+sees it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _LOOK_EVERY_S = 30.0
 NAMESPACE = "eda"
 
 
-class MetricsHubAwayError(ResourceError):
+class MetricsAggregatorAwayError(ResourceError):
     """The actor that adds up a group's metrics died, or its node did; Ray starts it again."""
 
     code = "metrics_unavailable"
     retryable = True
 
 
-class MetricsHub:
+class MetricsAggregator:
     """Adds up reports.
 
     Args:
@@ -104,8 +105,8 @@ class MetricsHub:
                 del self._replicas[replica]
 
 
-class GroupHub(Protocol):
-    """A hub, wherever it is."""
+class GroupAggregator(Protocol):
+    """An aggregator, wherever it is."""
 
     async def put(self, report: Report) -> None:
         """Send a replica's totals."""
@@ -114,32 +115,32 @@ class GroupHub(Protocol):
         """The group's sum."""
 
 
-class HubActor:
-    """A hub in a process of its own, which ends when no replica has spoken for a quarter of an hour."""
+class AggregatorActor:
+    """An aggregator in a process of its own, which ends when no replica has spoken for a quarter of an hour."""
 
     def __init__(self) -> None:
-        self._hub = MetricsHub()
+        self._aggregator = MetricsAggregator()
         self._watch: asyncio.Task[None] | None = None
 
     async def put(self, report: Report) -> None:
         """Take a replica's totals."""
-        self._hub.put(report)
+        self._aggregator.put(report)
         if self._watch is None:
             self._watch = asyncio.create_task(self._end_when_alone())
 
     async def read(self) -> GroupMetrics:
         """The group's sum."""
-        return self._hub.read()
+        return self._aggregator.read()
 
     async def _end_when_alone(self) -> None:
         import ray
 
-        while self._hub.silent_s < _ALONE_FOR_S:
+        while self._aggregator.silent_s < _ALONE_FOR_S:
             await asyncio.sleep(_LOOK_EVERY_S)
         ray.kill(ray.get_runtime_context().current_actor)
 
 
-class RemoteHub:
+class RemoteAggregator:
     """The named actor of a group, made by whichever replica needs it first.
 
     Args:
@@ -147,14 +148,15 @@ class RemoteHub:
     """
 
     def __init__(self, application: str) -> None:
-        self._name = f"{application}-metrics-by-uid"  # a hub of an older version, which adds up by name, runs beside it
+        # One of an older version, whose classes have other names, runs beside it.
+        self._name = f"{application}-metrics-totals"
         self._actor: Any = None
 
     async def put(self, report: Report) -> None:
         """Send a replica's totals.
 
         Raises:
-            HubAwayError: The actor does not take them; the next report has it all.
+            MetricsAggregatorAwayError: The actor does not take them; the next report has it all.
         """
         await self._call("put", report)
 
@@ -162,7 +164,7 @@ class RemoteHub:
         """The group's sum.
 
         Raises:
-            HubAwayError: The actor does not answer.
+            MetricsAggregatorAwayError: The actor does not answer.
         """
         found: GroupMetrics = await self._call("read")
         return found
@@ -176,7 +178,7 @@ class RemoteHub:
             return await getattr(self._actor, method).remote(*arguments)
         except RayError as error:
             self._actor = None
-            raise MetricsHubAwayError(
+            raise MetricsAggregatorAwayError(
                 f"the metrics of {self._name} are away: {type(error).__name__}; ask again"
             ) from error
 
@@ -184,4 +186,4 @@ class RemoteHub:
         import ray
 
         options = {"name": self._name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-        return ray.remote(HubActor).options(num_cpus=0, max_restarts=-1, **options).remote()
+        return ray.remote(AggregatorActor).options(num_cpus=0, max_restarts=-1, **options).remote()

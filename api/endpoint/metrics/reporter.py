@@ -1,4 +1,4 @@
-"""Tells a group's hub what a replica has done, every two seconds and before each answer to `/internal/metrics`."""
+"""Reports to a group's aggregator what a replica has done, every two seconds and before `/internal/metrics` answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from api.endpoint.engines.interfaces import Runner, ServedPair
-from api.endpoint.metrics.aggregator import GroupHub
+from api.endpoint.metrics.aggregator import GroupAggregator
 from api.endpoint.metrics.counts import ModelCounts
 from api.endpoint.metrics.group_metrics import GroupMetrics, LoadedModel, Report, VariantMetrics
 from api.endpoint.protocol.schemas import ReplicaMemory
@@ -22,12 +22,12 @@ INTERVAL_S = 2.0
 _MEMORY_TIMEOUT_S = 1.0
 
 
-class Publisher:
+class MetricsReporter:
     """Reports of one replica.
 
     Args:
         replica: Its id.
-        hub: The group's.
+        aggregator: The group's.
         pairs: What is served now.
         memory: What that takes.
     """
@@ -35,11 +35,11 @@ class Publisher:
     def __init__(
         self,
         replica: str,
-        hub: GroupHub,
+        aggregator: GroupAggregator,
         pairs: Callable[[], Sequence[ServedPair]],
         memory: Callable[[], Awaitable[ReplicaMemory]],
     ) -> None:
-        self._replica, self._hub, self._pairs, self._memory = replica, hub, pairs, memory
+        self._replica, self._aggregator, self._pairs, self._memory = replica, aggregator, pairs, memory
         self._engines: dict[Runner, str] = {}
         self._served: dict[str, str | None] = {}
         self._swaps: Counter[str] = Counter()
@@ -56,12 +56,12 @@ class Publisher:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await self._hub.put(await self.report())
+        await self._aggregator.put(await self.report())
 
     async def read(self) -> GroupMetrics:
         """The group's sum, this replica's part of it as of now."""
-        await self._hub.put(await self.report())
-        return await self._hub.read()
+        await self._aggregator.put(await self.report())
+        return await self._aggregator.read()
 
     def look(self) -> None:
         """Note what is served now; call it after each change, so that no engine and no swap is missed."""
@@ -99,7 +99,7 @@ class Publisher:
     async def _report_always(self) -> None:
         while True:
             try:
-                await self._hub.put(await self.report())
+                await self._aggregator.put(await self.report())
             except EdaError as error:
                 logger.warning("%s", error.message)
             await asyncio.sleep(INTERVAL_S)

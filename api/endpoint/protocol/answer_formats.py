@@ -96,7 +96,7 @@ class TextChoice(ChoiceBody):
     logprobs: TextScores | None
 
 
-class AnswerForm(Protocol):
+class AnswerFormat(Protocol):
     """How one call's answers are written."""
 
     id_prefix: str
@@ -113,7 +113,7 @@ class AnswerForm(Protocol):
         """A whole answer as a choice."""
 
 
-class ChatForm:
+class ChatFormat:
     """`/v1/chat/completions`.
 
     Args:
@@ -169,7 +169,7 @@ class ChatForm:
         return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(raw)}
 
 
-class TextForm:
+class TextFormat:
     """`/v1/completions`.
 
     Args:

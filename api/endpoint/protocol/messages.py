@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from api.endpoint.protocol import unused_parameters as neutral
+from api.endpoint.protocol import unused_parameters
 from api.endpoint.protocol.json_values import JsonObject
 from eda_service.config.base import Config
 from eda_service.errors import RequestError, UnsupportedParameterError
@@ -110,7 +110,11 @@ def _read_all(value: Any) -> Any:
 
 
 def _read(message: Mapping[str, Any], at: str) -> dict[str, Any]:
-    kept = dict(neutral.without_neutral(message, [*Message.model_fields, "reasoning_content"], neutral.MESSAGE, at=at))
+    kept = dict(
+        unused_parameters.without_unused(
+            message, [*Message.model_fields, "reasoning_content"], unused_parameters.MESSAGE, at=at
+        )
+    )
     kept = {name: value for name, value in kept.items() if value is not None or name == "role"}
     thought = kept.pop("reasoning_content", None)
     if thought is not None:
@@ -146,11 +150,11 @@ def _text(part: Any, at: str) -> str | None:
         raise RequestError('the part is no object; give {"type": "text", "text": "..."}', param=at)
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in _TEXT_OF:
-        shown = neutral.shown(kind)
+        shown = unused_parameters.shown(kind)
         raise UnsupportedParameterError(
             f"parts of type {shown} are not supported, the target reads text only; give parts of type text", param=at
         )
-    neutral.without_neutral(part, ["type", _TEXT_OF[kind]], neutral.PART, at=at)
+    unused_parameters.without_unused(part, ["type", _TEXT_OF[kind]], unused_parameters.PART, at=at)
     text = part.get(_TEXT_OF[kind])
     if text is not None and not isinstance(text, str):
         raise RequestError(f"the part's {_TEXT_OF[kind]} is no string; give one", param=at)

@@ -1,4 +1,4 @@
-"""Bodies of requests to the OpenAI-compatible endpoint. What is not listed here or in `neutral` is refused by name.
+"""Bodies of requests to the OpenAI-compatible endpoint. What neither this nor `unused_parameters` lists is refused.
 
 Field names, defaults and bounds follow OpenAI's API reference; `top_k`, `min_p`, `repetition_penalty`,
 `stop_token_ids`, `ignore_eos`, `min_tokens` and `continuous_usage_stats` follow vLLM; `suppress_tokens` follows
@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticUndefined, ValidationError
 
-from api.endpoint.protocol import unused_parameters as neutral
+from api.endpoint.protocol import unused_parameters
 from api.endpoint.protocol.messages import Messages, Text
 from api.endpoint.protocol.template_fields import TemplateFields
 from eda_service.config.base import Config
@@ -153,8 +153,8 @@ class GenerationRequest(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_neutral(cls, body: Any) -> Any:
-        return _without_nulls(neutral.without_neutral(body, cls.model_fields, cls.ignorable), cls.model_fields)
+    def _drop_unused(cls, body: Any) -> Any:
+        return _without_nulls(unused_parameters.without_unused(body, cls.model_fields, cls.ignorable), cls.model_fields)
 
     @property
     def stops(self) -> list[str]:
@@ -190,7 +190,7 @@ class GenerationRequest(Config):
 class ChatRequest(TemplateFields, GenerationRequest):
     """Body of `POST /v1/chat/completions`."""
 
-    ignorable: ClassVar[Any] = neutral.CHAT
+    ignorable: ClassVar[Any] = unused_parameters.CHAT
 
     messages: Messages
     max_completion_tokens: StrictInt | None = Field(
@@ -219,7 +219,7 @@ class ChatRequest(TemplateFields, GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """Body of `POST /v1/completions`: one prompt or several, as text or as token ids."""
 
-    ignorable: ClassVar[Any] = neutral.TEXT
+    ignorable: ClassVar[Any] = unused_parameters.TEXT
 
     prompt: Prompt
     max_tokens: StrictInt | None = Field(16, ge=0, le=_MAX_TOKENS, description="answer cap (OpenAI's default)")

@@ -84,7 +84,7 @@ class _Completion(BaseModel):
     created: int = Field(default_factory=lambda: int(time.time()))
     model: str
     system_fingerprint: str
-    choices: list[dict[str, Any]] = Field(description="made by `forms`")
+    choices: list[dict[str, Any]] = Field(description="made by `answer_formats`")
     usage: Usage
     metrics: CallMetrics
 

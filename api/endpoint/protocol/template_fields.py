@@ -93,7 +93,7 @@ class TemplateFields(Config):
         """The prompt ends where a new answer begins."""
         return not self.continue_final_message if self.add_generation_prompt is None else self.add_generation_prompt
 
-    def wanted(self) -> TemplateOptions:
+    def template_options(self) -> TemplateOptions:
         """All of it, for the template."""
         variables = self.chat_template_kwargs or {}
         return TemplateOptions(

@@ -108,13 +108,13 @@ PART: Mapping[str, Any] = {
 }
 
 
-def without_neutral(body: Any, known: Iterable[str], neutral: Mapping[str, Any], *, at: str = "") -> Any:
+def without_unused(body: Any, known: Iterable[str], unused: Mapping[str, Any], *, at: str = "") -> Any:
     """A body without the parameters that change nothing; null changes nothing, whatever its name.
 
     Args:
         body: As it came; what is not an object is left to the model.
         known: Names the model has.
-        neutral: One of this module's tables.
+        unused: One of this module's tables.
         at: Where in the request the body stands, for errors; empty where it is the request.
 
     Raises:
@@ -126,14 +126,14 @@ def without_neutral(body: Any, known: Iterable[str], neutral: Mapping[str, Any],
     for name, value in body.items():
         if name in fields or value is None:
             continue
-        if name not in neutral:
+        if name not in unused:
             word = field_name([name])
             elsewhere = ", or give it in chat_template_kwargs if the template reads it" if _TEMPLATE in fields else ""
             raise UnsupportedParameterError(
                 f"there is no parameter {word}; leave it out{elsewhere}", param=_joined(at, word)
             )
-        if neutral[name] is not _ANYTHING and not _is_one_of(value, neutral[name]):
-            taken = " or ".join(["null", *map(shown, neutral[name])])
+        if unused[name] is not _ANYTHING and not _is_one_of(value, unused[name]):
+            taken = " or ".join(["null", *map(shown, unused[name])])
             raise UnsupportedParameterError(
                 f"{name} is {shown(value)}, which is not supported here; leave it out or set it to {taken}",
                 param=_joined(at, name),

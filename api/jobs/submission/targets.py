@@ -31,10 +31,10 @@ from eda_service.targets.checks.checker import CHECKER
 from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
 from eda_service.targets.embedded import EMBEDDED, model_cache
 from eda_service.targets.files.hub import (
-    Hub,
     HubAwayError,
     HubRepository,
     Kind,
+    ModelHub,
     cached_adapter,
     cached_model,
     cached_snapshot,
@@ -71,7 +71,7 @@ class Targets:
         mode: `skip` leaves the hub alone.
     """
 
-    def __init__(self, hub: Hub, mode: Literal["ask", "skip"]) -> None:
+    def __init__(self, hub: ModelHub, mode: Literal["ask", "skip"]) -> None:
         self._hub, self._mode = hub, mode
 
     def look(self, config: AdaptConfig) -> Found:

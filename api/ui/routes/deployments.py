@@ -56,7 +56,7 @@ def page(
     live = dispatcher.look(found)
     bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
     seen = store.drifts()
-    drifts = {each.name: dispatcher.drift.describe(each, seen) for each in found}
+    drifts = {each.name: dispatcher.drift.drift_body(each, seen) for each in found}
     return render(
         request, "deployments.html", visitor, deployments=bodies, drifts=drifts, has_more=has_more, after=after
     )
@@ -81,7 +81,7 @@ async def page_stream(
         bodies: list[DeploymentBody] = [views.deployment_body(each, live[each.name], packs) for each in found]
         return streams.Look(
             {
-                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each, seen))
+                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.drift_body(each, seen))
                 for each, body in zip(found, bodies, strict=True)
             }
         )
@@ -192,4 +192,4 @@ def _detail(
     deployment = deployments.get(name, visitor.caller)
     live = dispatcher.look([deployment])[name]
     history = deployments.history(name, visitor.caller)
-    return views.deployment_detail(deployment, live, packs, history, dispatcher.drift.describe(deployment))
+    return views.deployment_detail(deployment, live, packs, history, dispatcher.drift.drift_body(deployment))

@@ -31,7 +31,7 @@ class _Shown(TypedDict):
     num_tokens: NotRequired[int]
 
 
-class _Facts(TypedDict, total=False):
+class _PromptFileSummary(TypedDict, total=False):
     """What is printed; what a target makes of the prompts is there where one is given."""
 
     file: str
@@ -104,7 +104,7 @@ def check(
             found = survey(kept, shown=str(file), enough=_MAX_COUNTED, param="file")
     except OSError as error:
         raise DatasetInvalidError(f"{file} cannot be read: {error.strerror}", param="file") from error
-    facts: _Facts = {
+    summary: _PromptFileSummary = {
         "file": str(file),
         "num_prompts": found.num_rows,
         "num_distinct": found.num_distinct,
@@ -113,29 +113,29 @@ def check(
         "skipped": skipped.reasons,
     }
     if model is None:
-        facts["first"] = [_shown(each) for each in first]
+        summary["first"] = [_shown(each) for each in first]
     else:
-        facts |= _seen(first, rows, model, adapter, settings)
+        summary |= _seen(first, rows, model, adapter, settings)
     if as_json:
-        print_json(facts)
+        print_json(summary)
     else:
-        _print(facts, str(skipped))
+        _print(summary, str(skipped))
 
 
-def _print(facts: _Facts, skipped: str) -> None:
+def _print(summary: _PromptFileSummary, skipped: str) -> None:
     def say(text: str) -> None:
         out.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"{facts['num_prompts']} prompts, {facts['num_distinct']} of them different")
-    say("read from " + ", ".join(f"`{form}` ({count})" for form, count in facts["forms"].items()))
+    say(f"{summary['num_prompts']} prompts, {summary['num_distinct']} of them different")
+    say("read from " + ", ".join(f"`{form}` ({count})" for form, count in summary["forms"].items()))
     if skipped:
         say(skipped)
-    if "num_rendered" in facts:
-        tokens = f"{facts['mean_tokens']} tokens on average, {facts['max_tokens']} at most"
-        say(f"{facts['num_rendered']} go through the target's template: {tokens}; {facts['num_refused']} skipped")
-    for reason in facts.get("refused", ()):
+    if "num_rendered" in summary:
+        tokens = f"{summary['mean_tokens']} tokens on average, {summary['max_tokens']} at most"
+        say(f"{summary['num_rendered']} go through the target's template: {tokens}; {summary['num_refused']} skipped")
+    for reason in summary.get("refused", ()):
         say(f"skipped: {reason}")
-    for each in facts["first"]:
+    for each in summary["first"]:
         tokens = f", {each['num_tokens']} tokens" if "num_tokens" in each else ""
         answer = "" if each["reference"] is None else ", with an answer of its own"
         say(f"\n--- {each['id']}{tokens}{answer}")
@@ -159,7 +159,9 @@ def _shown(prompt: Prompt) -> _Shown:
     return {"id": prompt.id, "form": prompt.form, "text": "\n".join(lines), "reference": prompt.reference}
 
 
-def _seen(prompts: list[Prompt], rows: int, model: str, adapter: str | None, settings: SelfGenConfig) -> _Facts:
+def _seen(
+    prompts: list[Prompt], rows: int, model: str, adapter: str | None, settings: SelfGenConfig
+) -> _PromptFileSummary:
     """As the target sees them: through its chat template and its tokenizer.
 
     Raises:

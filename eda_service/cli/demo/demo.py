@@ -96,9 +96,9 @@ def _wait_up(child: subprocess.Popen[bytes], home: Path, log_path: Path) -> Clie
     while time.monotonic() < deadline:
         if child.poll() is not None:
             raise EdaError(f"the service did not start:\n{log_path.read_text(errors='replace')[-2000:]}")
-        facts = read_up(home)
-        if facts is not None and facts["pid"] == child.pid:
-            client = Client(str(facts["api_url"]))
+        up_file = read_up(home)
+        if up_file is not None and up_file["pid"] == child.pid:
+            client = Client(str(up_file["api_url"]))
             with contextlib.suppress(ServiceUnreachableError, ApiError):
                 health = client.health()
                 if health.get("ray_reachable", health["status"] == "ok"):  # without a key it is not said

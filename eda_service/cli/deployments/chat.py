@@ -177,7 +177,7 @@ class _Conversation:
 
     def _tell(self, said: _Said) -> None:
         if self._as_json:
-            facts = said.last.speculation
+            speculation = said.last.speculation
             print_json(
                 {
                     "model": self._name,
@@ -186,8 +186,8 @@ class _Conversation:
                     "completion_tokens": said.tokens,
                     "tokens_per_s": said.tokens_per_s,
                     "tokens_a_round": said.tokens_a_round,
-                    "num_accepted_draft_tokens": None if facts is None else facts.num_accepted_draft_tokens,
-                    "num_draft_tokens": None if facts is None else facts.num_draft_tokens,
+                    "num_accepted_draft_tokens": None if speculation is None else speculation.num_accepted_draft_tokens,
+                    "num_draft_tokens": None if speculation is None else speculation.num_draft_tokens,
                 },
                 compact=True,
             )

@@ -78,7 +78,7 @@ def show(name: NameArgument, url: UrlOption = None, as_json: JsonOption = False)
         print_json(found)
         return
     typer.echo(_table([found]))
-    for line in _facts(found):
+    for line in _detail_lines(found):
         typer.echo(line)
     typer.echo(_history(found.revisions))
 
@@ -307,7 +307,7 @@ def wait_ready(client: Client, name: str) -> Deployment:
         return client.deployments.wait_ready(name, timeout_s=_READY_TIMEOUT_S)
 
 
-def _facts(deployment: Deployment) -> list[str]:
+def _detail_lines(deployment: Deployment) -> list[str]:
     lines = [] if deployment.reason is None else [f"reason  {deployment.reason}"]
     if deployment.state == "failed":
         lines.append(f"next    put that right, then `eda deployments restart {deployment.name}`")
@@ -317,10 +317,10 @@ def _facts(deployment: Deployment) -> list[str]:
     known = [f"{name.removesuffix('_bytes')} {size(each)}" for name, each in sizes.items() if each is not None]
     if known:
         lines.append(f"memory  {', '.join(known)}")
-    return lines + _drift_facts(deployment)
+    return lines + _drift_lines(deployment)
 
 
-def _drift_facts(deployment: Deployment) -> list[str]:
+def _drift_lines(deployment: Deployment) -> list[str]:
     drift = deployment.drift
     if drift is None or drift.acceptance_length is None or drift.expected is None:
         return []

@@ -88,8 +88,8 @@ def export(
         _require_for_packs(to, form, adapter, merged_target, dialect)
         spec = None if target is None else _spec(target, None)
         several = PacksRequest(reference, _adapters_packs(pack, lora or []), out_dir, spec, places, num_draft_tokens)
-        with bars() as tell:
-            made = export_packs(several, tell=tell)
+        with bars() as on_progress:
+            made = export_packs(several, on_progress=on_progress)
         _say(made, form, to, as_json)
         return
     if lora or places is not None:
@@ -104,8 +104,8 @@ def export(
         dialect=dialect,
         calibration=CalibrationSettings(prompts=prompts, num_prompts=num_prompts, num_draft_tokens=num_draft_tokens),
     )
-    with bars() as tell:
-        made = export_draft(request, tell=tell)
+    with bars() as on_progress:
+        made = export_draft(request, on_progress=on_progress)
     _say(made, form, to, as_json)
 
 

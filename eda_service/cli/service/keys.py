@@ -130,11 +130,11 @@ def _require_loopback(home: Path) -> None:
     Raises:
         InputError: Others reach it.
     """
-    facts = read_up(home)
-    if facts is not None and not is_loopback(urlsplit(str(facts["api_url"])).hostname or ""):
+    up_file = read_up(home)
+    if up_file is not None and not is_loopback(urlsplit(str(up_file["api_url"])).hostname or ""):
         raise InputError(
-            f"the service listens on {facts['api_url']}, where others reach it; start it with a loopback --host before "
-            "it goes without keys",
+            f"the service listens on {up_file['api_url']}, where others reach it; start it with a loopback --host "
+            "before it goes without keys",
             param="home",
         )
 
@@ -178,8 +178,8 @@ def _require_same_database(home: Path) -> None:
     from eda_service.jobstore.home import database_name
     from eda_service.raycluster.supervisor import is_running
 
-    facts = read_up(home)
-    theirs, ours = None if facts is None else facts.get("database"), database_name(home)
+    up_file = read_up(home)
+    theirs, ours = None if up_file is None else up_file.get("database"), database_name(home)
     if theirs not in (None, ours) and is_running(home):
         raise InputError(
             f"the service of {home} keeps its keys in {theirs}, this command would open {ours}; set EDA_DATABASE_URL "

@@ -62,15 +62,15 @@ def up(
     try:
         with err.status("starting Ray and the API"):
             supervisor.start()
-        facts = supervisor.facts
-        out.print(f"page              {facts['api_url']}/ui")
-        out.print(f"API and endpoint  {facts['api_url']}      (jobs: /v1/adaptations, chat: /v1/chat/completions)")
-        out.print(f"Ray               {facts['ray_address']}   dashboard {facts['dashboard_url']}")
+        up_file = supervisor.up_file
+        out.print(f"page              {up_file['api_url']}/ui")
+        out.print(f"API and endpoint  {up_file['api_url']}      (jobs: /v1/adaptations, chat: /v1/chat/completions)")
+        out.print(f"Ray               {up_file['ray_address']}   dashboard {up_file['dashboard_url']}")
         out.print(f"home              {root}      stop with Ctrl-C or `eda down`")
         out.print(f"logs              {log}, and api.log and ray_head.log beside it")
-        env = " ".join(f"{name}={value}" for name, value in facts["ray_env"].items())
-        if facts["ray_joinable"]:
-            out.print(f"more nodes        eda join {facts['ray_address']} --home {root}")
+        env = " ".join(f"{name}={value}" for name, value in up_file["ray_env"].items())
+        if up_file["ray_joinable"]:
+            out.print(f"more nodes        eda join {up_file['ray_address']} --home {root}")
         out.print(f"by hand           {env} ray job submit -- python -m jobs.adapt --target ...")
         supervisor.run(parent_pid=parent)
     except StoppedError:
@@ -106,20 +106,20 @@ def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from eda_service.raycluster.supervisor import is_running
 
     root = (home or own_home()).expanduser().resolve()
-    facts = read_up(root)
-    if facts is None or not is_running(root):
+    up_file = read_up(root)
+    if up_file is None or not is_running(root):
         _say_down(root, False, as_json)
         return
-    os.kill(int(facts["pid"]), signal.SIGTERM)
+    os.kill(int(up_file["pid"]), signal.SIGTERM)
     deadline = time.monotonic() + _DOWN_TIMEOUT_S
     with err.status("waiting until everything has ended"):
         while is_running(root):
             if time.monotonic() > deadline:
                 raise EdaError(
-                    f"the service (pid {facts['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
+                    f"the service (pid {up_file['pid']}) still runs after {_DOWN_TIMEOUT_S:.0f} s; look at {root}/logs"
                 )
             time.sleep(0.2)
-        _wait_gone(int(facts["pid"]))
+        _wait_gone(int(up_file["pid"]))
     _say_down(root, True, as_json)
 
 

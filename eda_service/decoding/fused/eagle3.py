@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.decoding.fused.ffn import FFNRows, PrivateFFN, SharedFFN, WholeFFN, adapted_ffn, as_expert
-from eda_service.decoding.fused.form import DraftParts, Weights
 from eda_service.decoding.fused.one_layer import (
     AttentionParts,
     FusedLayer,
@@ -24,6 +23,7 @@ from eda_service.decoding.fused.one_layer import (
     present,
     table_of,
 )
+from eda_service.decoding.fused.protocol import DraftParts, Weights
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import Eagle3Config

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from eda_service.decoding.fused.form import Weights
+from eda_service.decoding.fused.protocol import Weights
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.attention import DraftAttention
 from eda_service.drafts.draft import Draft

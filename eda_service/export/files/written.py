@@ -65,16 +65,16 @@ def contents_of(
         tensors = tensors_of(config, tensors, vocab_W, target.lm_head, destination)
         dtype = str(widest(tensors)).removeprefix("torch.")
         return Contents(config, tensors, {}, lambda eda: config_of(eda, target.max_context, dtype))
-    facts, record = target.fingerprint, read_dialect(source.base_dir)
+    fingerprint, record = target.fingerprint, read_dialect(source.base_dir)
     extras = {name: at.load() for name, at in extra_tensors(source.base_dir).items() if name in (D2T, T2D)}
     parts = engine_parts(config, tensors, vocab_W, target.lm_head, destination, dialect, extras)
     layout = BaseTarget(
-        num_layers=facts.num_layers,
-        vocab_size=facts.vocab_size,
-        hidden_size=facts.hidden_size,
+        num_layers=fingerprint.num_layers,
+        vocab_size=fingerprint.vocab_size,
+        hidden_size=fingerprint.hidden_size,
         max_position_embeddings=target.max_context,
     )
-    written = written_form(parts, dialect, layout, record, destination, form, target_model=facts.model)
+    written = written_form(parts, dialect, layout, record, destination, form, target_model=fingerprint.model)
     return Contents(
         parts.config,
         parts.tensors,

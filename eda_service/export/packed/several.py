@@ -40,7 +40,7 @@ from eda_service.export.files.written import Contents, contents_of
 from eda_service.export.packed.pack_parts import VOCABULARIES, in_export, own_parts, shared_sha256
 from eda_service.export.packed.packs_over import AdaptersPack, FoundPack, find_pack_over, token_ids
 from eda_service.export.source import BASE_DRAFT, Source, find_source
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.files.resolve import resolve_target
 from eda_service.targets.load_ends import load_ends
@@ -69,13 +69,15 @@ class PacksRequest:
     num_draft_tokens: int = 3
 
 
-def export_packs(request: PacksRequest, *, home: Path | None = None, tell: Tell = silent) -> Exported:
+def export_packs(
+    request: PacksRequest, *, home: Path | None = None, on_progress: ProgressCallback = no_progress
+) -> Exported:
     """Write an export of several packs for vLLM, whole or not at all.
 
     Args:
         request: What and where.
         home: Of the registry; None: EDA_HOME.
-        tell: Told how far it is.
+        on_progress: Told how far it is.
 
     Raises:
         NotFoundError: No such base draft or pack.
@@ -97,8 +99,8 @@ def export_packs(request: PacksRequest, *, home: Path | None = None, tell: Tell 
     config = base.loaded.draft.config
     require_dialect(config)
     spec = base.target_spec(request.target)
-    tell("load", 0, None)
-    resolve_target(spec, tell)
+    on_progress("load", 0, None)
+    resolve_target(spec, on_progress)
     target = load_ends(spec)
     if target.fingerprint.adapter is not None:
         raise InputError(
@@ -114,7 +116,7 @@ def export_packs(request: PacksRequest, *, home: Path | None = None, tell: Tell 
     warning = shorter_than_target(config, Destination.VLLM, target.max_context)
     if warning is not None:
         logger.warning(warning)
-    tell("write", 0, None)
+    on_progress("write", 0, None)
     eda = _write(request, base, target, found, places)
     served = resolve_target(spec)
     words = ServedTarget(str(served.model_dir))

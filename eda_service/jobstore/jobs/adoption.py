@@ -25,7 +25,7 @@ from eda_service.jobstore.models import EventRow, JobRow
 from eda_service.jobstore.vault import is_sealed
 
 
-class KeptFacts(TypedDict):
+class KeptRowFields(TypedDict):
     """What a job's files keep of its row beside the values of a job.
 
     Attributes:
@@ -127,7 +127,7 @@ class Adoption(Database):
             rows.add_event(session, row, self._now(), "job_adopted", why, level="warning")
             return True
 
-    def kept_facts(self, job_id: str) -> KeptFacts:
+    def kept_row_fields(self, job_id: str) -> KeptRowFields:
         """What `adopt_run` needs of a job and no value of it holds: its webhook, the secret sealed, and its hash."""
         with self._read() as session:
             row = rows.find(session, job_id)

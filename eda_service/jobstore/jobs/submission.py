@@ -25,7 +25,7 @@ from eda_service.jobstore.models import IdempotencyRow, JobRow
 from eda_service.jobstore.vault import is_sealed, require_vault
 
 
-class Intake(Database):
+class Submissions(Database):
     """Making jobs."""
 
     def create(

@@ -1,7 +1,7 @@
 """Base drafts and packs by `name@version`: complete and hashed, or not there.
 
-They lie under `<home>/drafts` and `<home>/packs`, or on storage by URL (`shelves`); beside them there are the drafts
-shipped in eda_service/assets/drafts.
+They lie under `<home>/drafts` and `<home>/packs`, or on storage by URL (`version_store`); beside them there are the
+drafts shipped in eda_service/assets/drafts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eda_service.records import DraftManifest, PackManifest
 from eda_service.references import Alias, Reference
 from eda_service.storage.files import verify_files
 from eda_service.storage.place import current_place
-from eda_service.storage.published.version_store import MANIFEST, DirectoryShelf, Shelf
+from eda_service.storage.published.version_store import MANIFEST, DirectoryVersionStore, VersionStore
 from eda_service.storage.runs.run import home_dir
 
 ManifestT = TypeVar("ManifestT", DraftManifest, PackManifest)
@@ -36,14 +36,14 @@ def _split(reference: Reference | str, param: str) -> tuple[str, int | None]:
     return found.name, found.version
 
 
-def _shelf(kind: str, home: Path | None) -> Shelf:
+def _version_store(kind: str, home: Path | None) -> VersionStore:
     """Where `packs` or `drafts` lie: on storage where `EDA_STORAGE` names one, else under home."""
-    return current_place().shelf(kind, home or home_dir())
+    return current_place().version_store(kind, home or home_dir())
 
 
-def _draft_shelves(home: Path | None) -> tuple[Shelf, Shelf]:
+def _draft_version_stores(home: Path | None) -> tuple[VersionStore, VersionStore]:
     shipped = shipped_drafts()
-    return _shelf("drafts", home), DirectoryShelf(shipped.parent, shipped.name)
+    return _version_store("drafts", home), DirectoryVersionStore(shipped.parent, shipped.name)
 
 
 def shipped_drafts() -> Path:
@@ -57,8 +57,8 @@ def find_draft(reference: Reference | str, home: Path | None = None) -> Path:
     Raises:
         BaseDraftMissingError: Not registered and not shipped.
     """
-    name, version, shelf = _find_draft(reference, home)
-    return shelf.directory(name, version)
+    name, version, version_store = _find_draft(reference, home)
+    return version_store.directory(name, version)
 
 
 def find_draft_file(reference: Reference | str, file: str, home: Path | None = None) -> Path:
@@ -68,8 +68,8 @@ def find_draft_file(reference: Reference | str, file: str, home: Path | None = N
         BaseDraftMissingError: Not registered and not shipped.
         ArtifactCorruptError: It is not on storage.
     """
-    name, version, shelf = _find_draft(reference, home)
-    return shelf.file(name, version, file)
+    name, version, version_store = _find_draft(reference, home)
+    return version_store.file(name, version, file)
 
 
 def find_draft_manifest(reference: Reference | str, home: Path | None = None) -> DraftManifest:
@@ -79,9 +79,9 @@ def find_draft_manifest(reference: Reference | str, home: Path | None = None) ->
         BaseDraftMissingError: Not registered and not shipped.
         ArtifactCorruptError: It does not parse.
     """
-    name, version, shelf = _find_draft(reference, home)
+    name, version, version_store = _find_draft(reference, home)
     try:
-        text = shelf.manifest(name, version)
+        text = version_store.manifest(name, version)
     except NotFoundError as error:
         raise BaseDraftMissingError(
             f"base draft {Reference(name, version)} has just been removed; name another one", param="base_draft"
@@ -89,15 +89,15 @@ def find_draft_manifest(reference: Reference | str, home: Path | None = None) ->
     return _parse(DraftManifest, text, f"the manifest of {Reference(name, version)}")
 
 
-def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:
+def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int, VersionStore]:
     name, version = _split(reference, "base_draft")
-    registered, shipped = _draft_shelves(home)
+    registered, shipped = _draft_version_stores(home)
     # A number that comes with the package is the package's, whatever was registered under it before it came.
     is_theirs = version is not None and version in shipped.versions(name)
-    for shelf in (shipped,) if is_theirs else (registered, shipped):
-        found = shelf.versions(name)
+    for version_store in (shipped,) if is_theirs else (registered, shipped):
+        found = version_store.versions(name)
         if found and (version is None or version in found):
-            return name, found[-1] if version is None else version, shelf
+            return name, found[-1] if version is None else version, version_store
     # Those that come with the package alone: other registered ones may be other people's.
     known = [str(Reference(each, number)) for each in shipped.names() for number in shipped.versions(each)]
     raise BaseDraftMissingError(
@@ -110,9 +110,14 @@ def _find_draft(reference: Reference | str, home: Path | None) -> tuple[str, int
 
 def list_drafts(home: Path | None = None) -> list[str]:
     """All base drafts as `name@version`."""
-    shelves = _draft_shelves(home)
+    version_stores = _draft_version_stores(home)
     return sorted(
-        {str(Reference(name, v)) for shelf in shelves for name in shelf.names() for v in shelf.versions(name)}
+        {
+            str(Reference(name, v))
+            for version_store in version_stores
+            for name in version_store.names()
+            for v in version_store.versions(name)
+        }
     )
 
 
@@ -131,8 +136,8 @@ def find_pack(reference: Reference | str, home: Path | None = None) -> Path:
     Raises:
         NotFoundError: No such pack.
     """
-    name, number, shelf = _find_pack(reference, home)
-    return shelf.directory(name, number)
+    name, number, version_store = _find_pack(reference, home)
+    return version_store.directory(name, number)
 
 
 def find_pack_manifest(reference: Reference | str, home: Path | None = None) -> PackManifest:
@@ -154,9 +159,9 @@ def pack_manifest_text(reference: Reference | str, home: Path | None = None) -> 
     name, version = _split(reference, "pack")
     if version is not None:
         with contextlib.suppress(NotFoundError):
-            return _shelf("packs", home).manifest(name, version)
-    name, number, shelf = _find_pack(reference, home)
-    return shelf.manifest(name, number)
+            return _version_store("packs", home).manifest(name, version)
+    name, number, version_store = _find_pack(reference, home)
+    return version_store.manifest(name, number)
 
 
 def parse_pack_manifest(text: str, reference: Reference | str) -> PackManifest:
@@ -168,43 +173,43 @@ def parse_pack_manifest(text: str, reference: Reference | str) -> PackManifest:
     return _parse(PackManifest, text, f"the manifest of {reference}")
 
 
-def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int, Shelf]:
+def _find_pack(reference: Reference | str, home: Path | None) -> tuple[str, int, VersionStore]:
     name, version = _split(reference, "pack")
-    shelf = _shelf("packs", home)
-    found = shelf.versions(name)
+    version_store = _version_store("packs", home)
+    found = version_store.versions(name)
     if not found or (version is not None and version not in found):
         raise NotFoundError(f"no pack {str(reference)!r}; its versions: {found or 'none'}", param="pack")
-    return name, found[-1] if version is None else version, shelf
+    return name, found[-1] if version is None else version, version_store
 
 
 def pack_names(home: Path | None = None) -> list[str]:
     """Names under which packs are published."""
-    return _shelf("packs", home).names()
+    return _version_store("packs", home).names()
 
 
 def all_packs(home: Path | None = None) -> list[tuple[str, int]]:
     """Every published version of every pack, by name and version."""
-    return _shelf("packs", home).all()
+    return _version_store("packs", home).all()
 
 
 def pack_versions(name: str, home: Path | None = None) -> list[int]:
     """Published versions of a pack, ascending; none for a name that is no pack's."""
-    return _shelf("packs", home).versions(name) if is_name(name) else []
+    return _version_store("packs", home).versions(name) if is_name(name) else []
 
 
 def pack_job_id(name: str, version: int, home: Path | None = None) -> str | None:
     """The job that published a version; None when it came by another way."""
-    return _shelf("packs", home).job_id(name, version)
+    return _version_store("packs", home).job_id(name, version)
 
 
 def find_evaluation(name: str, key: str, home: Path | None = None) -> str | None:
     """The fixed evaluation of a pack's name under a key, as stored; None without one."""
-    return _shelf("packs", home).evaluation(name, key)
+    return _version_store("packs", home).evaluation(name, key)
 
 
 def create_evaluation(name: str, key: str, text: str, home: Path | None = None) -> bool:
     """Store a fixed evaluation unless there is one; whether it was stored. Only this user may read it."""
-    return _shelf("packs", home).create_evaluation(name, key, text)
+    return _version_store("packs", home).create_evaluation(name, key, text)
 
 
 def read_pack_manifest(directory: Path) -> PackManifest:
@@ -236,63 +241,65 @@ def _parse(kind: type[ManifestT], text: str, where: str) -> ManifestT:
 
 def reserve_version(name: str, job_id: str, home: Path | None = None) -> int:
     """The pack version of a job: the same one when asked again, the next free one the first time."""
-    shelf, number = _shelf("packs", home), 1
-    while not shelf.claim(name, number, job_id):
+    version_store, number = _version_store("packs", home), 1
+    while not version_store.claim(name, number, job_id):
         number += 1
     return number
 
 
 def reserve_next_pack(name: str, home: Path | None = None) -> int:
     """The next free version of a pack that no job makes; nobody else gets it."""
-    shelf, number = _shelf("packs", home), max(pack_versions(name, home), default=0) + 1
-    while not shelf.claim(name, number, ""):
+    version_store, number = _version_store("packs", home), max(pack_versions(name, home), default=0) + 1
+    while not version_store.claim(name, number, ""):
         number += 1
     return number
 
 
 def stage_pack(name: str, version: int, home: Path | None = None) -> Path:
     """An empty staging directory of a reserved version."""
-    return _shelf("packs", home).staging(name, version)
+    return _version_store("packs", home).staging(name, version)
 
 
 def forget_staging(config: Task, job_id: str, home: Path | None = None) -> None:
     """Remove what a job that has ended without publishing left of the pack or draft that it was preparing."""
     if isinstance(config, AdaptConfig):
-        _shelf("packs", home).forget_staging(config.public_name, job_id)
+        _version_store("packs", home).forget_staging(config.public_name, job_id)
     elif isinstance(config, ImportConfig):
-        _shelf("drafts", home).forget_staging(config.draft_name, job_id)
+        _version_store("drafts", home).forget_staging(config.draft_name, job_id)
 
 
 def publish_pack(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
     """Make a staged pack visible, whole and once."""
-    return _shelf("packs", home).publish(staging, name, version)
+    return _version_store("packs", home).publish(staging, name, version)
 
 
 def has_draft(name: str, version: int, home: Path | None = None) -> bool:
     """Whether a base draft of that version is registered (shipped ones are not)."""
-    return version in _shelf("drafts", home).versions(name)
+    return version in _version_store("drafts", home).versions(name)
 
 
 def draft_names(home: Path | None = None) -> list[str]:
     """Names of base drafts, shipped and registered."""
-    return sorted({name for shelf in _draft_shelves(home) for name in shelf.names()})
+    return sorted({name for version_store in _draft_version_stores(home) for name in version_store.names()})
 
 
 def draft_versions(name: str, home: Path | None = None) -> list[int]:
     """Versions of a base draft, shipped and registered, ascending; none for a name that is no draft's."""
     if not is_name(name):
         return []
-    return sorted({version for shelf in _draft_shelves(home) for version in shelf.versions(name)})
+    return sorted(
+        {version for version_store in _draft_version_stores(home) for version in version_store.versions(name)}
+    )
 
 
 def is_shipped(name: str, version: int) -> bool:
     """Whether a version of a base draft comes with the package."""
-    return version in _draft_shelves(None)[1].versions(name)
+    return version in _draft_version_stores(None)[1].versions(name)
 
 
 def draft_job_id(name: str, version: int, home: Path | None = None) -> str | None:
     """The job that imported a base draft; None when it came by another way."""
-    return _shelf("drafts", home).job_id(name, version)
+    return _version_store("drafts", home).job_id(name, version)
 
 
 def require_own_name(name: str) -> None:
@@ -301,7 +308,7 @@ def require_own_name(name: str) -> None:
     Raises:
         InputError: It is one.
     """
-    if name in _draft_shelves(None)[1].names():
+    if name in _draft_version_stores(None)[1].names():
         raise InputError(
             f"{name} is the name of a draft that comes with the package, whose next versions have its numbers; choose "
             "another name",
@@ -311,11 +318,11 @@ def require_own_name(name: str) -> None:
 
 def reserve_draft(name: str, job_id: str, home: Path | None = None) -> int:
     """The version that an import registers: the same one when asked again, else the next after all there ever were."""
-    shelf, taken = _shelf("drafts", home), max(draft_versions(name, home), default=0)
+    version_store, taken = _version_store("drafts", home), max(draft_versions(name, home), default=0)
     number = 1
     while True:
-        holder = shelf.job_id(name, number)
-        if holder == job_id or (holder is None and number > taken and shelf.claim(name, number, job_id)):
+        holder = version_store.job_id(name, number)
+        if holder == job_id or (holder is None and number > taken and version_store.claim(name, number, job_id)):
             return number
         number += 1
 
@@ -335,19 +342,19 @@ def delete_draft(
     Returns:
         Whether it was removed.
     """
-    return _delete(_shelf("drafts", home), name, version, is_used)
+    return _delete(_version_store("drafts", home), name, version, is_used)
 
 
 def delete_pack(
     name: str, version: int, home: Path | None = None, *, is_used: Callable[[], bool] = lambda: False
 ) -> bool:
     """Remove a published pack, as `delete_draft` removes a draft; its number is not given again."""
-    return _delete(_shelf("packs", home), name, version, is_used)
+    return _delete(_version_store("packs", home), name, version, is_used)
 
 
-def _delete(shelf: Shelf, name: str, version: int, is_used: Callable[[], bool]) -> bool:
-    shelf.claim(name, version, "")  # one that no job has made has no claim yet
-    hidden = shelf.hide(name, version)
+def _delete(version_store: VersionStore, name: str, version: int, is_used: Callable[[], bool]) -> bool:
+    version_store.claim(name, version, "")  # one that no job has made has no claim yet
+    hidden = version_store.hide(name, version)
     try:
         used = is_used()
     except BaseException:
@@ -359,12 +366,12 @@ def _delete(shelf: Shelf, name: str, version: int, is_used: Callable[[], bool]) 
 
 def stage_draft(name: str, version: int, home: Path | None = None) -> Path:
     """An empty staging directory for a base draft."""
-    return _shelf("drafts", home).staging(name, version)
+    return _version_store("drafts", home).staging(name, version)
 
 
 def publish_draft(staging: Path, name: str, version: int, home: Path | None = None) -> Path:
     """Register a staged base draft, whole and once."""
-    return _shelf("drafts", home).publish(staging, name, version)
+    return _version_store("drafts", home).publish(staging, name, version)
 
 
 def discard(staging: Path) -> None:

@@ -53,7 +53,7 @@ class Hidden:
     restore: Callable[[], None]
 
 
-class Shelf(ABC):
+class VersionStore(ABC):
     """Versions by name. A version is complete, or it is not there.
 
     Args:
@@ -137,7 +137,7 @@ class Shelf(ABC):
         return f"{self._kind}/{name}/{self._mark}evaluation-{key}.json"
 
 
-class DirectoryShelf(Shelf):
+class DirectoryVersionStore(VersionStore):
     """A directory of this machine.
 
     Args:
@@ -175,7 +175,7 @@ class DirectoryShelf(Shelf):
         return _emptied(self._root / name / f"{_STAGING}{version}")
 
     def forget_staging(self, name: str, job_id: str) -> None:
-        """See `Shelf`."""
+        """See `VersionStore`."""
         for left in (self._root / name).glob(f"{_STAGING}*"):
             number = left.name.removeprefix(_STAGING)
             if number.isdigit() and self.job_id(name, int(number)) == job_id:
@@ -208,7 +208,7 @@ class DirectoryShelf(Shelf):
         return Hidden(remove, restore=lambda: os.rename(hidden, place))
 
 
-class StoredShelf(Shelf):
+class ObjectVersionStore(VersionStore):
     """Storage by URL.
 
     Args:

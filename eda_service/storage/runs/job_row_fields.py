@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class JobFacts(BaseModel):
+class JobRowFields(BaseModel):
     """What a job's row says beside its config, as far as the job needs it to go on when the row is lost.
 
     Attributes:

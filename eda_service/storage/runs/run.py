@@ -1,7 +1,7 @@
 """The run directory of one job: the only channel between the job's processes and the API.
 
     <home>/runs/<job_id>/
-        job.json            the config of its kind with its origin, and what else the job's row says (`JobFacts`)
+        job.json            the config of its kind with its origin, and what else the job's row says (`JobRowFields`)
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         rivals.json         packs to measure beside the job's own (`eda_service.storage.runs.rivals`), by the dispatcher
@@ -37,7 +37,7 @@ from eda_service.errors import ArtifactCorruptError, EdaError, InputError, Worke
 from eda_service.records import Record, Stage
 from eda_service.storage.files import write_bytes
 from eda_service.storage.place import current_place
-from eda_service.storage.runs.job_row_fields import JobFacts
+from eda_service.storage.runs.job_row_fields import JobRowFields
 from eda_service.storage.runs.state import (
     AttemptResult,
     Cancelled,
@@ -92,7 +92,7 @@ class RunDir:
         return cls((home or home_dir()) / "runs" / job_id)
 
     def create(
-        self, config: Task, *, origin: str, created_at: int | None = None, facts: JobFacts | None = None
+        self, config: Task, *, origin: str, created_at: int | None = None, row_fields: JobRowFields | None = None
     ) -> None:
         """Write `job.json`; the directory counts as a job once this file is there.
 
@@ -100,11 +100,11 @@ class RunDir:
             config: What to do.
             origin: `api`, or another word for whoever started the job.
             created_at: When, in seconds since the epoch; None: now.
-            facts: What else its row says, for the case that the row is lost.
+            row_fields: What else its row says, for the case that the row is lost.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         at = int(time.time()) if created_at is None else created_at
-        self.write(JobFile(id=self.job_id, origin=origin, created_at=at, config=config, facts=facts))
+        self.write(JobFile(id=self.job_id, origin=origin, created_at=at, config=config, row_fields=row_fields))
 
     @property
     def home(self) -> Path:

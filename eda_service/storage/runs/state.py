@@ -22,7 +22,7 @@ from pydantic import (
 from eda_service.config.tasks import AnyTask
 from eda_service.errors import EdaError
 from eda_service.records import FileEntry, SampleScore, SkippedRow
-from eda_service.storage.runs.job_row_fields import JobFacts
+from eda_service.storage.runs.job_row_fields import JobRowFields
 
 
 def _is_none(value: object) -> bool:
@@ -56,8 +56,8 @@ class JobFile(StateFile):
         origin: `api`, or another word for whoever started the job.
         created_at: When, in seconds since the epoch.
         config: What to do, of whichever kind.
-        facts: What else its row said, beside the other fields in the file; None where a version wrote it that did not
-            keep that.
+        row_fields: What else its row said, beside the other fields in the file; None where a version wrote it that did
+            not keep that.
     """
 
     FILE = "job.json"
@@ -66,19 +66,19 @@ class JobFile(StateFile):
     origin: str = ""
     created_at: int
     config: AnyTask
-    facts: JobFacts | None = None
+    row_fields: JobRowFields | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _gathered(cls, value: Any) -> Any:
         if isinstance(value, dict) and "owner" in value:
-            return {**value, "facts": value}
+            return {**value, "row_fields": value}
         return value
 
     @model_serializer(mode="wrap")
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         value: dict[str, Any] = handler(self)
-        return value | (value.pop("facts", None) or {})
+        return value | (value.pop("row_fields", None) or {})
 
 
 class EventLine(TypedDict):

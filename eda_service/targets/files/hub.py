@@ -51,7 +51,7 @@ class HubRepository:
     config: dict[str, Any] | None = None
 
 
-class Hub:
+class ModelHub:
     """Asks the hub, and remembers.
 
     Args:
@@ -133,15 +133,15 @@ def _ask(kind: Kind, name: str, revision: str | None) -> HubRepository:
             problem = _problem(kind, name, revision, answer)
             if problem is not None:
                 return HubRepository(problem)
-            facts = answer.json()
-            if facts.get("gated"):
+            model_info = answer.json()
+            if model_info.get("gated"):
                 problem = _problem(kind, name, revision, http.get(f"{api}/auth-check"))
                 if problem is not None:
                     return HubRepository(problem)
-            files = tuple(str(each["rfilename"]) for each in facts.get("siblings") or ())
+            files = tuple(str(each["rfilename"]) for each in model_info.get("siblings") or ())
             config = None
             if kind == "model" and "config.json" in files:
-                commit = quote(str(facts.get("sha") or revision or "main"), safe="")
+                commit = quote(str(model_info.get("sha") or revision or "main"), safe="")
                 config = _config(http.get(f"{endpoint}/{name}/resolve/{commit}/config.json"))
             return HubRepository(files=files, config=config)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -16,7 +16,7 @@ from typing import Any
 from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
 from eda_service.names import is_model_id, is_name
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.storage.inputs import bounded_json
 from eda_service.storage.inputs.tensor_header import read_header
 from eda_service.targets.adapters.check import check_adapter
@@ -78,12 +78,12 @@ def shipped_base(model: str) -> str | None:
     return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
+def resolve_target(spec: TargetSpec, on_progress: ProgressCallback = no_progress) -> ResolvedTarget:
     """Find a target and check that its files are of the kinds that are read.
 
     Args:
         spec: Its name, and its adapter's.
-        tell: Told how far a model is that has to be fetched; the hub's client draws its own bars.
+        on_progress: Told how far a model is that has to be fetched; the hub's client draws its own bars.
 
     Raises:
         TargetNotFoundError: No such name, directory, revision or adapter.
@@ -95,8 +95,8 @@ def resolve_target(spec: TargetSpec, tell: Tell = silent) -> ResolvedTarget:
     base = shipped_base(spec.model)
     if base is not None:
         shipped = _check_adapter(shipped_targets() / spec.model)
-        return ResolvedTarget(_check_model(fetch(base, tell)), shipped, base, None, spec.model)
-    model_dir, revision, model_given = _find(spec.model, spec.revision, param="target.model", tell=tell)
+        return ResolvedTarget(_check_model(fetch(base, on_progress)), shipped, base, None, spec.model)
+    model_dir, revision, model_given = _find(spec.model, spec.revision, param="target.model", on_progress=on_progress)
     _check_model(model_dir)
     adapter_dir, adapter_given = None, None
     if spec.adapter is not None:
@@ -129,11 +129,11 @@ def hub_error(name: str, error: Exception, *, param: str) -> TargetNotFoundError
 
 
 def _find(
-    name: str, revision: str | None, *, param: str, tell: Tell = silent
+    name: str, revision: str | None, *, param: str, on_progress: ProgressCallback = no_progress
 ) -> tuple[Path, str | None, GivenDirectory | None]:
     """Directory, commit (of the hub's), and what the directory was when it was looked at (of one named by path)."""
     if name in EMBEDDED:
-        return fetch(name, tell), None, None
+        return fetch(name, on_progress), None, None
     if is_model_id(name):
         return *_from_hub(name, revision, param=param), None
     try:

@@ -235,7 +235,7 @@ def test_progress_is_told_step_by_step(home: Path, base_draft_dir: Path, tiny_ta
         target=tiny_target.spec,
         calibration=CalibrationSettings(num_prompts=8, max_new_tokens=16),
     )
-    export_draft(request, home=home, tell=lambda step, done, total, unit="": told.append((step, done, total)))
+    export_draft(request, home=home, on_progress=lambda step, done, total, unit="": told.append((step, done, total)))
     assert list(dict.fromkeys(step for step, _, _ in told)) == ["load", "answer", "measure", "write"]
     assert [done for step, done, _ in told if step == "answer"] == list(range(1, 9))
     assert {total for step, _, total in told if step == "answer"} == {8}

@@ -77,8 +77,8 @@ def imported(home: Path, tiny_target: Target, tmp_path: Path) -> ReadDraft:
     directory = home / "drafts" / "tiny" / "1"
     directory.mkdir(parents=True)
     write_imported(read, directory)
-    facts = tiny_target.fingerprint
-    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
+    fingerprint = tiny_target.fingerprint
+    write_draft_manifest(directory, fingerprint.hidden_size, fingerprint.vocab_size, fingerprint.tokenizer_sha256)
     return read
 
 
@@ -92,8 +92,8 @@ def register(home: Path, target: Target, **changes: Any) -> Path:
     directory.mkdir(parents=True)
     vocab_W = None if draft.shape.draft_vocab_size == 112 else ODD_W
     save_base_draft(directory, draft, vocab_W)
-    facts = target.fingerprint
-    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
+    fingerprint = target.fingerprint
+    write_draft_manifest(directory, fingerprint.hidden_size, fingerprint.vocab_size, fingerprint.tokenizer_sha256)
     return directory
 
 

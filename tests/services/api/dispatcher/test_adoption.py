@@ -110,7 +110,7 @@ def test_a_running_job_comes_back_with_all_that_its_row_said(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = service.run(max_attempts=5)
-    before = service.store.kept_facts(job.id)
+    before = service.store.kept_row_fields(job.id)
     service.run_dir(job).event("stage_started", "training", stage=Stage.TRAIN)
     service.run_dir(job).progress(Stage.TRAIN, step=1, total_steps=2)
     assert SECRET not in (service.run_dir(job).root / "job.json").read_text()
@@ -131,7 +131,7 @@ def test_a_running_job_comes_back_with_all_that_its_row_said(
     )
     assert {name: getattr(found, name) for name in same} == {name: getattr(job, name) for name in same}
     assert (found.status, found.attempt, found.stage, found.origin) == (Status.RUNNING, 1, "train", "api")
-    assert service.store.kept_facts(job.id) == before
+    assert service.store.kept_row_fields(job.id) == before
     assert service.types(job) == ["job_adopted", "stage_started"]
     (told,) = [event for event in service.store.events(job.id)[0] if event.type == "job_adopted"]
     assert (told.level, "row was not in the database any more" in told.message) == ("warning", True)

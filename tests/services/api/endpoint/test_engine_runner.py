@@ -1,4 +1,4 @@
-"""The thread around the engine: bookings, concurrent answers, refusals, cancelled ones, deadlines, failure, counts."""
+"""The thread around the engine: concurrent answers, refusals, cancelled ones, deadlines, failure, counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from live_endpoint import Brake
 
-from api.endpoint.engines.pending_answers import Booking, Order
+from api.endpoint.engines.pending_answers import DecodeRequest, PendingAnswers
 from api.endpoint.engines.runner import EngineFailedError, EngineRunner
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
@@ -35,12 +35,12 @@ def runner(tiny_target: Target) -> Iterator[EngineRunner]:
 async def collect(
     runner: EngineRunner, prompts: list[list[int]], params: SamplingParams, *, timeout_s: float = 60.0
 ) -> list[list[int]]:
-    """All answers of one booking."""
+    """All answers of one call."""
     found: list[list[int]] = [[] for _ in prompts]
-    with runner.book(len(prompts), timeout_s=timeout_s) as booking:
-        booking.start([Order("m", prompt, params) for prompt in prompts])
-        while booking.num_open:
-            for index, output in await booking.take():
+    with runner.book(len(prompts), timeout_s=timeout_s) as pending:
+        pending.start([DecodeRequest("m", prompt, params) for prompt in prompts])
+        while pending.num_open:
+            for index, output in await pending.take():
                 found[index] += output.new_token_ids
     return found
 
@@ -93,9 +93,9 @@ def test_a_refused_answer_does_not_harm_the_next(runner: EngineRunner) -> None:
 def test_leaving_early_frees_the_slot(runner: EngineRunner) -> None:
     async def scenario() -> None:
         for _ in range(10):
-            with runner.book(3, timeout_s=60) as booking:
-                booking.start([Order("m", [5, 6], SamplingParams(max_new_tokens=100, ignore_eos=True))] * 3)
-                await booking.take()
+            with runner.book(3, timeout_s=60) as pending:
+                pending.start([DecodeRequest("m", [5, 6], SamplingParams(max_new_tokens=100, ignore_eos=True))] * 3)
+                await pending.take()
             assert runner.num_open == 0
 
     asyncio.run(scenario())
@@ -110,13 +110,13 @@ def test_a_deadline_ends_the_booking_after_what_came_before(tiny_target: Target)
     runner = EngineRunner(engine, num_threads=1, max_waiting=1)
 
     async def scenario() -> None:
-        with runner.book(1, timeout_s=0.3) as booking:
-            booking.start([Order("m", [5], SamplingParams(max_new_tokens=50, ignore_eos=True))])
+        with runner.book(1, timeout_s=0.3) as pending:
+            pending.start([DecodeRequest("m", [5], SamplingParams(max_new_tokens=50, ignore_eos=True))])
             brake.allow(2)
             await asyncio.sleep(0.5)
-            assert len(await booking.take()) == 3  # the first token, and one of each round
+            assert len(await pending.take()) == 3  # the first token, and one of each round
             with pytest.raises(DeadlineExceededError, match=r"0\.3 s"):
-                await booking.take()
+                await pending.take()
         brake.allow(1)
 
     asyncio.run(scenario())
@@ -127,18 +127,18 @@ def test_a_deadline_ends_the_booking_after_what_came_before(tiny_target: Target)
 
 
 def test_a_retired_runner_serves_what_is_booked(tiny_target: Target) -> None:
-    """A booking is made before its prompt is read; the pair may be exchanged in between."""
+    """Places are taken before a prompt is read; the pair may be exchanged in between."""
     runner = EngineRunner(Engine(tiny_target, max_batch=2, max_tokens=128), num_threads=1, max_waiting=1)
     params = SamplingParams(max_new_tokens=10)
 
     async def scenario() -> list[int]:
-        with runner.book(1, timeout_s=10) as booking:
+        with runner.book(1, timeout_s=10) as pending:
             runner.retire()
             await asyncio.sleep(0.2)
-            booking.start([Order("m", PROMPTS[0], params)])
+            pending.start([DecodeRequest("m", PROMPTS[0], params)])
             found: list[int] = []
-            while booking.num_open:
-                found += [token for _, output in await booking.take() for token in output.new_token_ids]
+            while pending.num_open:
+                found += [token for _, output in await pending.take() for token in output.new_token_ids]
             return found
 
     assert asyncio.run(scenario()) == alone(tiny_target, params)[0]
@@ -160,7 +160,7 @@ def test_a_failed_engine_tells_everyone(tiny_target: Target) -> None:
         with runner.book(1, timeout_s=10) as late:
             both = (collect(runner, [[5]], params) for _ in range(2))
             results: list[object] = list(await asyncio.gather(*both, return_exceptions=True))
-            late.start([Order("m", [5], params)])
+            late.start([DecodeRequest("m", [5], params)])
             with pytest.raises(EngineFailedError):
                 await late.take()
         with pytest.raises(EngineFailedError):
@@ -235,7 +235,7 @@ def test_counts_are_the_sums_of_what_the_engine_says(
 class Nobody:
     """A queue that decodes nothing."""
 
-    def submit(self, order: Order, booking: Booking, index: int) -> str:
+    def submit(self, decode_request: DecodeRequest, pending: PendingAnswers, index: int) -> str:
         return str(index)
 
     def cancel(self, request_id: str, reason: str) -> None: ...
@@ -246,13 +246,13 @@ class Nobody:
 @pytest.mark.parametrize("finish_reason", [None, "length"])
 def test_a_reader_that_waits_finds_all_in_one_piece_and_an_end_wakes_it(finish_reason: str | None) -> None:
     async def scenario() -> tuple[int, float]:
-        with Booking(Nobody(), 1, timeout_s=60) as booking:
-            booking.start([Order("m", [1], SamplingParams())])
+        with PendingAnswers(Nobody(), 1, timeout_s=60) as pending:
+            pending.start([DecodeRequest("m", [1], SamplingParams())])
             loop, began = asyncio.get_running_loop(), time.perf_counter()
             stats = RequestStats(num_prompt_tokens=1)
-            loop.call_later(0.01, booking.put, 0, StepOutput("0", [1], None, stats))
-            loop.call_later(0.05, booking.put, 0, StepOutput("0", [2], finish_reason, stats))
-            taken = await booking.take(1.0)
+            loop.call_later(0.01, pending.put, 0, StepOutput("0", [1], None, stats))
+            loop.call_later(0.05, pending.put, 0, StepOutput("0", [2], finish_reason, stats))
+            taken = await pending.take(1.0)
             return len(taken), time.perf_counter() - began
 
     num_taken, seconds = asyncio.run(scenario())

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 
-from api.endpoint.metrics.aggregator import MetricsHub
+from api.endpoint.metrics.aggregator import MetricsAggregator
 from api.endpoint.metrics.counts import ModelCounts
 from api.endpoint.metrics.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, Report, VariantMetrics
 from eda_service.decoding.engine import Engine
@@ -44,11 +44,11 @@ def only(found: GroupMetrics) -> VariantMetrics:
 
 
 def test_the_sum_of_two_replicas_also_when_a_report_comes_twice() -> None:
-    hub = MetricsHub(Clock())
+    aggregator = MetricsAggregator(Clock())
     for _ in range(2):
-        hub.put(report("r1", "e1", 5, swaps=1))
-        hub.put(report("r2", "e2", 7))
-    found = hub.read()
+        aggregator.put(report("r1", "e1", 5, swaps=1))
+        aggregator.put(report("r2", "e2", 7))
+    found = aggregator.read()
     variant = only(found)
     assert variant.counts.num_new_tokens == variant.counts.finished["stop"] == variant.counts.request_s.num == 12
     assert variant.counts.accepted_at == [6, 2]
@@ -59,32 +59,32 @@ def test_the_sum_of_two_replicas_also_when_a_report_comes_twice() -> None:
 
 def test_counters_of_what_is_gone_stay_and_its_gauges_go_even_after_hours() -> None:
     clock = Clock()
-    hub = MetricsHub(clock)
-    hub.put(report("r1", "e1", 5, swaps=3))
+    aggregator = MetricsAggregator(clock)
+    aggregator.put(report("r1", "e1", 5, swaps=3))
     for later_s in (20.0, 7200.0, 7200.0):
         clock.now += later_s
-        hub.put(report("r2", "e2", 7))
-        found = hub.read()
+        aggregator.put(report("r2", "e2", 7))
+        found = aggregator.read()
         assert only(found).counts.num_new_tokens == 12
         assert (only(found).num_running, found.num_replicas, found.base_bytes) == (1, 1, 1000)
         assert found.swaps == {"a": 3}
     clock.now += 60.0
-    gone = hub.read()
+    gone = aggregator.read()
     assert (only(gone).num_running, gone.num_replicas, gone.loaded, gone.base_bytes) == (0, 0, [], None)
     assert only(gone).counts.num_new_tokens == 12
 
 
 def test_a_new_engine_in_the_same_replica_does_not_take_the_old_ones_counts_away() -> None:
-    hub = MetricsHub(Clock())
-    hub.put(report("r1", "e1", 5))
-    hub.put(report("r1", "e2", 2))
-    assert only(hub.read()).counts.num_new_tokens == 7
+    aggregator = MetricsAggregator(Clock())
+    aggregator.put(report("r1", "e1", 5))
+    aggregator.put(report("r1", "e2", 2))
+    assert only(aggregator.read()).counts.num_new_tokens == 7
 
 
 def test_what_travels_is_what_was_counted() -> None:
-    hub = MetricsHub(Clock())
-    hub.put(report("r1", "e1", 5))
-    assert GROUP_METRICS.validate_json(GROUP_METRICS.dump_json(hub.read())) == hub.read()
+    aggregator = MetricsAggregator(Clock())
+    aggregator.put(report("r1", "e1", 5))
+    assert GROUP_METRICS.validate_json(GROUP_METRICS.dump_json(aggregator.read())) == aggregator.read()
 
 
 @pytest.fixture
@@ -117,9 +117,9 @@ def test_a_real_endpoint_counts_what_it_answered(endpoint: LiveEndpoint) -> None
 
 def test_a_name_made_again_is_counted_apart() -> None:
     """One replica served a name for a deployment that is gone and serves it for the one that has it now."""
-    hub = MetricsHub(Clock())
+    aggregator = MetricsAggregator(Clock())
     variants = [VariantMetrics(uid, "p@1", counted(tokens, [1])) for uid, tokens in (("old", 5), ("new", 2))]
-    hub.put(Report("r1", {"e1": variants}, [LoadedModel("new", "p@1", "d@1")], {"old": 3}, None))
-    found = hub.read()
+    aggregator.put(Report("r1", {"e1": variants}, [LoadedModel("new", "p@1", "d@1")], {"old": 3}, None))
+    found = aggregator.read()
     assert {each.uid: each.counts.num_new_tokens for each in found.variants} == {"old": 5, "new": 2}
     assert ([each.uid for each in found.loaded], found.swaps) == (["new"], {"old": 3})

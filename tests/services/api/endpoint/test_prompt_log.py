@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from api.endpoint.prompt_log import PromptKeeper
+from api.endpoint.prompt_log import PromptLog
 from api.endpoint.protocol.requests import ChatRequest, CompletionRequest
 from eda_service.storage.samples import prompts
 
@@ -27,25 +27,25 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-def keeping(home: Path, settings: dict[str, object], scenario: Callable[[PromptKeeper], Awaitable[None]]) -> None:
+def keeping(home: Path, settings: dict[str, object], scenario: Callable[[PromptLog], Awaitable[None]]) -> None:
     async def run() -> None:
-        keeper = PromptKeeper(home, "r1")
-        keeper.configure({"u1": settings})
+        prompt_log = PromptLog(home, "r1")
+        prompt_log.configure({"u1": settings})
         try:
-            await scenario(keeper)
+            await scenario(prompt_log)
         finally:
-            await keeper.stop()
+            await prompt_log.stop()
 
     asyncio.run(run())
 
 
 def test_texts_are_kept_redacted_for_their_owner_alone(tmp_path: Path) -> None:
-    async def scenario(keeper: PromptKeeper) -> None:
-        keeper.offer("u1", chat("mail ada@example.org, call 555-1234"))
-        keeper.offer("u2", chat("not asked for"))
-        keeper.offer("u1", CompletionRequest.model_validate({"model": "m", "prompt": ["one", "two"]}))
-        keeper.offer("u1", CompletionRequest.model_validate({"model": "m", "prompt": [5, 6]}))
-        keeper.offer("u1", chat("x" * 20_000))
+    async def scenario(prompt_log: PromptLog) -> None:
+        prompt_log.offer("u1", chat("mail ada@example.org, call 555-1234"))
+        prompt_log.offer("u2", chat("not asked for"))
+        prompt_log.offer("u1", CompletionRequest.model_validate({"model": "m", "prompt": ["one", "two"]}))
+        prompt_log.offer("u1", CompletionRequest.model_validate({"model": "m", "prompt": [5, 6]}))
+        prompt_log.offer("u1", chat("x" * 20_000))
         await until(lambda: len(kept(tmp_path)) == 3)
 
     keeping(tmp_path, {"keep_prompts": 20, "redact": [r"[\w.]+@[\w.]+", r"\d{3}-\d{4}", "z*"]}, scenario)
@@ -56,9 +56,9 @@ def test_texts_are_kept_redacted_for_their_owner_alone(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_stay(tmp_path: Path) -> None:
-    async def scenario(keeper: PromptKeeper) -> None:
+    async def scenario(prompt_log: PromptLog) -> None:
         for i in range(95):
-            keeper.offer("u1", chat(f"question {i}"))
+            prompt_log.offer("u1", chat(f"question {i}"))
         await until(lambda: "question 94" in kept(tmp_path))
 
     keeping(tmp_path, {"keep_prompts": 20}, scenario)
@@ -68,13 +68,13 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
 
 
 def test_an_expression_that_runs_for_ever_keeps_nothing_and_holds_nothing_up(tmp_path: Path) -> None:
-    async def scenario(keeper: PromptKeeper) -> None:
-        keeper.offer("u1", chat("a fine prompt"))
+    async def scenario(prompt_log: PromptLog) -> None:
+        prompt_log.offer("u1", chat("a fine prompt"))
         await until(lambda: kept(tmp_path) == ["a fine prompt"])
         for _ in range(4):
-            keeper.offer("u1", chat("a" * 60 + "!"))
+            prompt_log.offer("u1", chat("a" * 60 + "!"))
         longest_s, last_s = 0.0, time.monotonic()
-        while keeper.num_dropped < 3:
+        while prompt_log.num_dropped < 3:
             await asyncio.sleep(0.01)
             longest_s, last_s = max(longest_s, time.monotonic() - last_s), time.monotonic()
         assert longest_s < 0.9
@@ -84,12 +84,12 @@ def test_an_expression_that_runs_for_ever_keeps_nothing_and_holds_nothing_up(tmp
 
 
 def test_a_model_that_keeps_none_any_more_has_none(tmp_path: Path) -> None:
-    async def scenario(keeper: PromptKeeper) -> None:
-        keeper.offer("u1", chat("question"))
+    async def scenario(prompt_log: PromptLog) -> None:
+        prompt_log.offer("u1", chat("question"))
         await until(lambda: kept(tmp_path) == ["question"])
-        keeper.configure({})
+        prompt_log.configure({})
         assert not prompts.directory(tmp_path, "u1").exists()
-        keeper.offer("u1", chat("another"))
+        prompt_log.offer("u1", chat("another"))
         await asyncio.sleep(0.1)
 
     keeping(tmp_path, {"keep_prompts": 20}, scenario)
@@ -99,13 +99,13 @@ def test_a_model_that_keeps_none_any_more_has_none(tmp_path: Path) -> None:
 def test_a_prompt_of_a_deployment_that_is_gone_reaches_nobody_of_the_same_name(tmp_path: Path) -> None:
     """What waits to be redacted when a name changes hands, and what comes late, is kept for neither."""
 
-    async def scenario(keeper: PromptKeeper) -> None:
-        keeper.offer("u1", chat("hers"))
+    async def scenario(prompt_log: PromptLog) -> None:
+        prompt_log.offer("u1", chat("hers"))
         await until(lambda: kept(tmp_path) == ["hers"])
-        keeper.offer("u1", chat("hers, waiting"))
-        keeper.configure({"u2": {"keep_prompts": 20}})
-        keeper.offer("u1", chat("hers, late"))
-        keeper.offer("u2", chat("his"))
+        prompt_log.offer("u1", chat("hers, waiting"))
+        prompt_log.configure({"u2": {"keep_prompts": 20}})
+        prompt_log.offer("u1", chat("hers, late"))
+        prompt_log.offer("u2", chat("his"))
         await until(lambda: bool(prompts.newest(tmp_path, "u2", 9)))
 
     keeping(tmp_path, {"keep_prompts": 20}, scenario)

@@ -21,7 +21,7 @@ from tiny_models import write_adapter
 from api.endpoint import served_models
 from api.endpoint.engines import base_group
 from api.endpoint.engines.group import ServedGroup
-from api.endpoint.engines.pending_answers import Order
+from api.endpoint.engines.pending_answers import DecodeRequest
 from api.endpoint.served_models import ServedModels
 from eda_service.config.deployment import EngineLimits
 from eda_service.config.job import AdaptConfig, TargetSpec, TrainConfig
@@ -100,10 +100,10 @@ async def tokens(
     models: ServedModels, name: str, params: SamplingParams = PARAMS, draft_of: str | None = None
 ) -> list[int]:
     pair, found, reason = models.find(name, None), [], None
-    with pair.runner.book(1, timeout_s=60) as booking:
-        booking.start([Order(name, PROMPT, params, pair.variant, draft_of=draft_of)])
+    with pair.runner.book(1, timeout_s=60) as pending:
+        pending.start([DecodeRequest(name, PROMPT, params, pair.variant, draft_of=draft_of)])
         while reason is None:
-            for _, output in await booking.take():
+            for _, output in await pending.take():
                 found += output.new_token_ids
                 reason = output.finish_reason
     return found
@@ -362,9 +362,9 @@ def test_a_name_that_another_deployment_takes_gives_nothing_of_the_one_before(
     async def scenario() -> None:
         await models.make([served("a", spec, uid="old"), served("b", other, uid="b")])
         old = models.find("a", "old")
-        with old.runner.book(1, timeout_s=60) as booking:
+        with old.runner.book(1, timeout_s=60) as pending:
             params = SamplingParams(max_new_tokens=100, ignore_eos=True)
-            booking.start([Order(old.uid, PROMPT, params, old.variant)])
+            pending.start([DecodeRequest(old.uid, PROMPT, params, old.variant)])
             making = asyncio.create_task(models.make([served("a", spec, uid="new"), served("b", other, uid="b")]))
             await asyncio.sleep(0)
             for uid in ("old", "new", None):
@@ -375,7 +375,7 @@ def test_a_name_that_another_deployment_takes_gives_nothing_of_the_one_before(
             assert models.find("a", "new").uid == models.find("a", None).uid == "new"
             reason = None
             while reason is None:
-                for _, output in await booking.take():
+                for _, output in await pending.take():
                     reason = output.finish_reason
             assert reason == "length"
         assert set(old.runner.counts) == {("old", None)}

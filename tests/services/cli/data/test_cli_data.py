@@ -22,9 +22,9 @@ def test_what_is_read_and_what_is_skipped(eda: Cli, tmp_path: Path) -> None:
     assert "19 prompts, 19 of them different" in shown.stdout
     assert f"1 row is skipped: {path}, line 20: no messages" in shown.stdout
     assert "--- row-0000001, with an answer of its own\nuser: Sing [b]loud[/b]\n" in shown.stdout
-    facts = json.loads(eda("data", "check", str(path), "--rows", "2", "--json").stdout)
-    assert (facts["num_prompts"], facts["num_distinct"], facts["num_skipped"]) == (19, 19, 1)
-    assert [each["reference"] for each in facts["first"]] == ["la", None]
+    summary = json.loads(eda("data", "check", str(path), "--rows", "2", "--json").stdout)
+    assert (summary["num_prompts"], summary["num_distinct"], summary["num_skipped"]) == (19, 19, 1)
+    assert [each["reference"] for each in summary["first"]] == ["la", None]
 
 
 def test_through_the_targets_template(eda: Cli, tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ def test_forms_and_what_the_target_does_not_take(eda: Cli, tmp_path: Path) -> No
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     rows = [{"id": "t", "prompt": "1 + 2?", "tools": tools}, {"id": "l", "prompt": "x " * 600}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + path.read_text())
-    facts = json.loads(eda("data", "check", str(path), "--rows", "1", "--json").stdout)
-    assert facts["forms"] == {"prompt": 21, "conversations": 1}
-    assert facts["first"][0]["text"] == "tools: add\nuser: 1 + 2?"
+    summary = json.loads(eda("data", "check", str(path), "--rows", "1", "--json").stdout)
+    assert summary["forms"] == {"prompt": 21, "conversations": 1}
+    assert summary["first"][0]["text"] == "tools: add\nuser: 1 + 2?"
     model = ("--model", "smollm2-135m-math")
     strict = ("--max-error-fraction", "0.05")
     shown = eda("data", "check", str(path), *model, *strict, "--max-prompt-tokens", "800", "--rows", "0")

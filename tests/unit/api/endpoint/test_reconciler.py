@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.endpoint.reconciler import Maker
+from api.endpoint.reconciler import Reconciler
 from eda_service.raycluster.serve_plan import ServedModel
 
 
@@ -32,7 +32,7 @@ class Slow:
         self.begun: list[str] = []
         self.made: list[str] = []
         self.may_end = asyncio.Semaphore(0)
-        self.maker = Maker(self._make, lambda: self.made.append(self.begun[-1]))
+        self.reconciler = Reconciler(self._make, lambda: self.made.append(self.begun[-1]))
 
     async def _make(self, wanted: Sequence[ServedModel]) -> None:
         self.begun.append(wanted[0].name)
@@ -50,7 +50,7 @@ async def settled() -> None:
 async def test_soon_returns_before_it_is_made_and_the_newest_of_those_that_wait_is_next() -> None:
     slow = Slow()
     for name in ("one", "two", "three"):
-        slow.maker.soon(models(name))
+        slow.reconciler.soon(models(name))
         await settled()
     assert (slow.begun, slow.made) == (["one"], [])
     slow.may_end.release()
@@ -64,9 +64,9 @@ async def test_soon_returns_before_it_is_made_and_the_newest_of_those_that_wait_
 @on_a_loop
 async def test_now_waits_for_what_is_being_made_and_for_its_own() -> None:
     slow = Slow()
-    slow.maker.soon(models("one"))
+    slow.reconciler.soon(models("one"))
     await settled()
-    waited = asyncio.create_task(slow.maker.now(models("two")))
+    waited = asyncio.create_task(slow.reconciler.now(models("two")))
     await settled()
     assert slow.begun == ["one"]
     slow.may_end.release()
@@ -82,10 +82,10 @@ async def test_what_cannot_be_made_is_said_and_what_comes_after_it_is_made() -> 
     slow = Slow()
     slow.may_end.release()
     slow.may_end.release()
-    slow.maker.soon(models("bad"))
+    slow.reconciler.soon(models("bad"))
     await settled()
-    assert slow.maker.failure == "ValueError: no such weights"
-    slow.maker.soon(models("good"))
+    assert slow.reconciler.failure == "ValueError: no such weights"
+    slow.reconciler.soon(models("good"))
     await settled()
     assert slow.made == ["good"]
 
@@ -95,17 +95,17 @@ async def test_the_first_config_s_error_is_the_caller_s() -> None:
     slow = Slow()
     slow.may_end.release()
     with pytest.raises(ValueError, match="no such weights"):
-        await slow.maker.now(models("bad"))
-    assert slow.maker.failure is None
+        await slow.reconciler.now(models("bad"))
+    assert slow.reconciler.failure is None
 
 
 @on_a_loop
 async def test_stop_leaves_nothing_running() -> None:
     slow = Slow()
-    await slow.maker.stop()
-    slow.maker.soon(models("one"))
+    await slow.reconciler.stop()
+    slow.reconciler.soon(models("one"))
     await settled()
-    await slow.maker.stop()
+    await slow.reconciler.stop()
     slow.may_end.release()
     await settled()
     assert (slow.begun, slow.made) == (["one"], [])

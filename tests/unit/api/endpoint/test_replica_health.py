@@ -22,7 +22,7 @@ check_health: Any = Endpoint.func_or_class.check_health  # type: ignore[attr-def
 def test_the_error_names_no_model_and_the_log_does(
     caplog: pytest.LogCaptureFixture, failure: str | None, broken: list[str], words: str
 ) -> None:
-    replica = SimpleNamespace(_maker=SimpleNamespace(failure=failure), _models=SimpleNamespace(broken=broken))
+    replica = SimpleNamespace(_reconciler=SimpleNamespace(failure=failure), _models=SimpleNamespace(broken=broken))
     with pytest.raises(RuntimeError, match=words) as caught:
         check_health(replica)
     assert not [word for word in ("ann", "bob", "secret") if word in str(caught.value)]
@@ -30,4 +30,4 @@ def test_the_error_names_no_model_and_the_log_does(
 
 
 def test_a_replica_that_works_says_nothing() -> None:
-    check_health(SimpleNamespace(_maker=SimpleNamespace(failure=None), _models=SimpleNamespace(broken=[])))
+    check_health(SimpleNamespace(_reconciler=SimpleNamespace(failure=None), _models=SimpleNamespace(broken=[])))

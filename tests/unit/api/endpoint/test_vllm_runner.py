@@ -1,4 +1,4 @@
-"""Orders through the vLLM runner, over a source that hands out vLLM's kind of outputs when the test says so.
+"""Requests through the vLLM runner, over a source that hands out vLLM's kind of outputs when the test says so.
 
 The real source is tested in `tests/vllm`; here is what must hold whatever vLLM does: places, counts, swaps, failures.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from api.endpoint.engines.pending_answers import Booking, Order
+from api.endpoint.engines.pending_answers import DecodeRequest, PendingAnswers
 from api.endpoint.engines.runner import EngineFailedError
 from api.endpoint.engines.vllm_runner import EngineRestartingError, Loaded, LoraAdapter, Start, VllmRunner
 from eda_service.decoding.request import SamplingParams
@@ -87,17 +87,17 @@ def runner_on(source: Source, **settings: Any) -> VllmRunner:
     return made
 
 
-def start(runner: VllmRunner, *, pack: str = "p@1", params: SamplingParams = GREEDY) -> Booking:
-    booking = runner.book(1, timeout_s=10.0)
-    booking.start([Order("m", [5, 6, 7], params, pack=pack)])
-    return booking
+def start(runner: VllmRunner, *, pack: str = "p@1", params: SamplingParams = GREEDY) -> PendingAnswers:
+    pending = runner.book(1, timeout_s=10.0)
+    pending.start([DecodeRequest("m", [5, 6, 7], params, pack=pack)])
+    return pending
 
 
-async def read(booking: Booking) -> list[tuple[list[int], int]]:
+async def read(pending: PendingAnswers) -> list[tuple[list[int], int]]:
     """Tokens and accepted tokens of each step, to the end."""
     found = []
     while True:
-        for _, step in await booking.take():
+        for _, step in await pending.take():
             found.append((step.new_token_ids, step.num_accepted))
             if step.finish_reason is not None:
                 return found
@@ -109,9 +109,9 @@ def test_steps_are_counted_as_our_engine_counts_them() -> None:
     async def check() -> None:
         source = Source([output([9]), output([1, 2, 3]), output([4]), output([1] * 6, "length")])
         runner = runner_on(source)
-        with start(runner) as booking:
+        with start(runner) as pending:
             source.allow(4)
-            assert await read(booking) == [([9], 0), ([1, 2, 3], 2), ([4], 0), ([1] * 4, 3), ([1] * 2, 1)]
+            assert await read(pending) == [([9], 0), ([1, 2, 3], 2), ([4], 0), ([1] * 4, 3), ([1] * 2, 1)]
         counts = runner.counts["m", "p@1"]
         assert (counts.num_prompt_tokens, counts.num_new_tokens) == (3, 11)
         assert (counts.num_rounds, counts.num_drafts, counts.num_draft_tokens) == (4, 4, 12)
@@ -131,10 +131,15 @@ def test_a_request_is_sent_with_the_adapter_of_its_variant() -> None:
         runner, math = runner_on(source), LoraAdapter("math", 1, Path("math"))
         assert runner._loaded is not None
         runner._loaded.adapters["dep_math"] = math
-        with runner.book(2, timeout_s=10.0) as booking:
-            booking.start([Order("a", [5], GREEDY, variant="dep_math"), Order("b", [5], GREEDY, variant="dep_other")])
+        with runner.book(2, timeout_s=10.0) as pending:
+            pending.start(
+                [
+                    DecodeRequest("a", [5], GREEDY, variant="dep_math"),
+                    DecodeRequest("b", [5], GREEDY, variant="dep_other"),
+                ]
+            )
             source.allow(2)
-            await booking.take()
+            await pending.take()
         assert sorted(map(str, source.adapters)) == sorted([str(math), "None"])
 
     asyncio.run(check())
@@ -144,9 +149,9 @@ def test_without_a_draft_rounds_propose_nothing() -> None:
     async def check() -> None:
         source = Source([output([9]), output([1]), output([2], "stop")])
         runner = runner_on(source, num_draft_tokens=0)
-        with start(runner) as booking:
+        with start(runner) as pending:
             source.allow(3)
-            await read(booking)
+            await read(pending)
         counts = runner.counts["m", "p@1"]
         assert (counts.num_rounds, counts.num_drafts, counts.num_draft_tokens, counts.tried_at) == (2, 0, 0, [])
 
@@ -157,10 +162,10 @@ def test_leaving_aborts_the_request_whether_it_has_begun_or_not() -> None:
     async def check() -> None:
         source = Source([output([9]), output([1, 2])])
         runner = runner_on(source)
-        booking = start(runner)
+        pending = start(runner)
         source.allow()
-        assert [step.new_token_ids for _, step in await booking.take()] == [[9]]
-        booking.close()
+        assert [step.new_token_ids for _, step in await pending.take()] == [[9]]
+        pending.close()
         never_began = start(runner)
         never_began.close()
         await asyncio.sleep(0.01)
@@ -237,15 +242,15 @@ def test_a_restart_waits_for_running_answers_and_refuses_new_ones() -> None:
     async def check() -> None:
         old, new = Source([output([9]), output([1, 2], "stop")]), Source([output([3], "stop")])
         runner = runner_on(old)
-        booking = start(runner)
+        pending = start(runner)
         restarting = asyncio.create_task(runner.restart(starting(new), None))
         await asyncio.sleep(0.01)
         with pytest.raises(EngineRestartingError):
             runner.book(1, timeout_s=10.0)
         assert not old.has_ended.is_set()
         old.allow(2)
-        assert await read(booking) == [([9], 0), ([1, 2], 1)]
-        booking.close()
+        assert await read(pending) == [([9], 0), ([1, 2], 1)]
+        pending.close()
         await restarting
         assert old.has_ended.is_set()
         new.allow()
@@ -271,8 +276,8 @@ def test_a_restart_that_brings_no_vllm_is_a_failure_until_one_does() -> None:
             await runner.restart(starting(OSError("disk")), starting(new))
         assert runner.failure is None
         new.allow()
-        with start(runner) as booking:
-            assert await read(booking) == [([3], 0)]
+        with start(runner) as pending:
+            assert await read(pending) == [([3], 0)]
         runner.retire()
         assert runner.failure is None
 
@@ -283,13 +288,13 @@ def test_a_restart_that_is_cancelled_leaves_what_runs() -> None:
     async def check() -> None:
         source = Source([output([9], "stop")])
         runner = runner_on(source)
-        booking = start(runner)
+        pending = start(runner)
         restarting = asyncio.create_task(runner.restart(starting(Source([])), None))
         await asyncio.sleep(0.01)
         restarting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await restarting
-        booking.close()
+        pending.close()
         source.allow()
         with start(runner) as again:
             assert await read(again) == [([9], 0)]
@@ -302,15 +307,15 @@ def test_beside_the_old_one_ends_with_its_last_answer() -> None:
     async def check() -> None:
         old, new = Source([output([9]), output([1, 2], "stop")]), Source([output([3], "stop")])
         runner = runner_on(old)
-        booking = start(runner)
+        pending = start(runner)
         runner.use(loaded(new))
         new.allow()
         with start(runner, pack="p@2") as other:
             assert await read(other) == [([3], 0)]
         assert not old.has_ended.is_set()
         old.allow(2)
-        assert await read(booking) == [([9], 0), ([1, 2], 1)]
-        booking.close()
+        assert await read(pending) == [([9], 0), ([1, 2], 1)]
+        pending.close()
         await asyncio.wait_for(old.has_ended.wait(), 1)
         assert not new.has_ended.is_set()
         runner.retire()
@@ -324,13 +329,13 @@ def test_a_dead_engine_fails_its_answers_and_takes_no_more() -> None:
     async def check() -> None:
         source = Source([output([9]), output([1])])
         runner = runner_on(source)
-        with start(runner) as booking:
+        with start(runner) as pending:
             source.allow()
-            await booking.take()
+            await pending.take()
             source.is_dead, source.fails = True, RuntimeError("gone")
             source.allow()
             with pytest.raises(EngineFailedError):
-                await booking.take()
+                await pending.take()
         assert runner.failure is not None
         with pytest.raises(EngineFailedError):
             runner.book(1, timeout_s=10.0)
@@ -345,11 +350,11 @@ def test_one_answer_that_fails_leaves_the_engine() -> None:
         source = Source([output([9], "stop")])
         runner, source.fails = runner_on(source), RuntimeError("odd")
         source.allow()
-        with start(runner) as booking, pytest.raises(EdaError, match="could not decode"):
-            await booking.take()
+        with start(runner) as pending, pytest.raises(EdaError, match="could not decode"):
+            await pending.take()
         source.fails = None
         source.allow()
-        with start(runner) as booking:
-            assert await read(booking) == [([9], 0)]
+        with start(runner) as pending:
+            assert await read(pending) == [([9], 0)]
 
     asyncio.run(check())

@@ -14,7 +14,7 @@ from eda_service.jobstore import Deployment
 TARGET = {"model": "org/model", "adapter": None, "revision": None, "dtype": "auto"}
 
 
-class Bed:
+class RecordedTraffic:
     """Deployments whose traffic a test plays, and a clock that it moves."""
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ def num_tokens(spans: list[Span]) -> float:
 
 
 @pytest.fixture
-def bed() -> Bed:
-    made = Bed()
+def traffic() -> RecordedTraffic:
+    made = RecordedTraffic()
     made.history.run_once()
     return made
 
 
-def test_spans_are_the_traffic_that_there_was(bed: Bed) -> None:
-    bed.play(1200, 40.0)
-    bed.play(1200, 0.0)
-    bed.play(1200, 8.0, accepted=0.25)
-    spans = bed.history.spans("u", depth=2)
+def test_spans_are_the_traffic_that_there_was(traffic: RecordedTraffic) -> None:
+    traffic.play(1200, 40.0)
+    traffic.play(1200, 0.0)
+    traffic.play(1200, 8.0, accepted=0.25)
+    spans = traffic.history.spans("u", depth=2)
     assert sum(each.tokens_per_s * (each.began_s - each.ended_s) for each in spans) == pytest.approx(
         1200 * 48, rel=1e-3
     )
@@ -75,49 +75,49 @@ def test_spans_are_the_traffic_that_there_was(bed: Bed) -> None:
     assert [each.acceptance_length for each in late[1:]] == pytest.approx(
         [1 + 0.25 + 0.25**2] * len(late[1:]), abs=0.01
     )
-    assert bed.history.tokens_per_s("u") == pytest.approx(8.0)
+    assert traffic.history.tokens_per_s("u") == pytest.approx(8.0)
 
 
-def test_it_is_bounded_however_long_it_goes_on(bed: Bed) -> None:
-    bed.play(WINDOW_S + 3600, 1.0)
-    spans = bed.history.spans("u", depth=2)
+def test_it_is_bounded_however_long_it_goes_on(traffic: RecordedTraffic) -> None:
+    traffic.play(WINDOW_S + 3600, 1.0)
+    spans = traffic.history.spans("u", depth=2)
     assert len(spans) <= NUM_POINTS
     assert spans[0].began_s <= WINDOW_S
-    kept = bed.history._of("u")
+    kept = traffic.history._of("u")
     assert len(kept) <= WINDOW_S / INTERVAL_S + 2
-    bed.play(600, 0.0)
-    assert len(bed.history._of("u")) < len(kept)  # one entry for all of the quiet time
+    traffic.play(600, 0.0)
+    assert len(traffic.history._of("u")) < len(kept)  # one entry for all of the quiet time
 
 
-def test_counters_that_begin_anew_lose_nothing(bed: Bed) -> None:
-    bed.play(600, 10.0)
-    bed.counts["u"] = ModelCounts()  # the group was started again
-    bed.play(600, 10.0)
-    spans = bed.history.spans("u", depth=2)
+def test_counters_that_begin_anew_lose_nothing(traffic: RecordedTraffic) -> None:
+    traffic.play(600, 10.0)
+    traffic.counts["u"] = ModelCounts()  # the group was started again
+    traffic.play(600, 10.0)
+    spans = traffic.history.spans("u", depth=2)
     assert sum(each.tokens_per_s * (each.began_s - each.ended_s) for each in spans) == pytest.approx(12_000, rel=1e-3)
     assert all(
         each.acceptance_length is None or each.acceptance_length == pytest.approx(1.75, abs=0.01) for each in spans
     )
 
 
-def test_what_is_not_known_is_not_said(bed: Bed) -> None:
-    assert bed.history.spans("u", depth=2) == []
-    assert bed.history.tokens_per_s("u") is None
-    assert bed.history.spans("nobody", depth=2) == []
-    bed.play(INTERVAL_S, 0.0)
-    assert bed.history.tokens_per_s("u") == 0.0
-    bed.answers = False
-    bed.play(600, 5.0)
-    assert bed.history.tokens_per_s("u") is None, "the last look that was answered is long ago"
-    bed.answers = True
-    bed.play(INTERVAL_S, 5.0)
-    assert bed.history.tokens_per_s("u") == pytest.approx(5.0, rel=0.01)
+def test_what_is_not_known_is_not_said(traffic: RecordedTraffic) -> None:
+    assert traffic.history.spans("u", depth=2) == []
+    assert traffic.history.tokens_per_s("u") is None
+    assert traffic.history.spans("nobody", depth=2) == []
+    traffic.play(INTERVAL_S, 0.0)
+    assert traffic.history.tokens_per_s("u") == 0.0
+    traffic.answers = False
+    traffic.play(600, 5.0)
+    assert traffic.history.tokens_per_s("u") is None, "the last look that was answered is long ago"
+    traffic.answers = True
+    traffic.play(INTERVAL_S, 5.0)
+    assert traffic.history.tokens_per_s("u") == pytest.approx(5.0, rel=0.01)
 
 
-def test_what_was_before_the_first_look_does_not_count_and_what_is_gone_is_forgotten(bed: Bed) -> None:
-    bed.counts["old"] = ModelCounts(num_new_tokens=10_000_000, num_rounds=5)
-    bed.play(300, 1.0, uid="old")
-    assert max(each.tokens_per_s for each in bed.history.spans("old", depth=2)) == pytest.approx(1.0, rel=0.01)
-    del bed.counts["old"]
-    bed.history.run_once()
-    assert bed.history.spans("old", depth=2) == []
+def test_what_was_before_the_first_look_does_not_count_and_what_is_gone_is_forgotten(traffic: RecordedTraffic) -> None:
+    traffic.counts["old"] = ModelCounts(num_new_tokens=10_000_000, num_rounds=5)
+    traffic.play(300, 1.0, uid="old")
+    assert max(each.tokens_per_s for each in traffic.history.spans("old", depth=2)) == pytest.approx(1.0, rel=0.01)
+    del traffic.counts["old"]
+    traffic.history.run_once()
+    assert traffic.history.spans("old", depth=2) == []

@@ -10,16 +10,16 @@ import pytest
 
 from eda_service.errors import NotFoundError
 from eda_service.storage.objects import DirectoryObjects
-from eda_service.storage.published.version_store import DirectoryShelf, Shelf, StoredShelf
+from eda_service.storage.published.version_store import DirectoryVersionStore, ObjectVersionStore, VersionStore
 
 
 @pytest.fixture(params=["directory", "stored"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
-    """A shelf with `tiny@1`."""
+def version_store(request: pytest.FixtureRequest, tmp_path: Path) -> VersionStore:
+    """A store with `tiny@1`."""
     if request.param == "directory":
-        made: Shelf = DirectoryShelf(tmp_path, "drafts")
+        made: VersionStore = DirectoryVersionStore(tmp_path, "drafts")
     else:
-        made = StoredShelf(DirectoryObjects(tmp_path / "storage"), "drafts", tmp_path / "cache")
+        made = ObjectVersionStore(DirectoryObjects(tmp_path / "storage"), "drafts", tmp_path / "cache")
     staging = made.staging("tiny", 1)
     (staging / "manifest.json").write_text('{"files": []}', encoding="utf-8")
     made.publish(staging, "tiny", 1)
@@ -27,45 +27,45 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     return made
 
 
-def test_what_is_put_back_is_as_it_was(shelf: Shelf) -> None:
-    hidden = shelf.hide("tiny", 1)
-    assert (shelf.versions("tiny"), shelf.names(), shelf.all()) == ([], [], [])
+def test_what_is_put_back_is_as_it_was(version_store: VersionStore) -> None:
+    hidden = version_store.hide("tiny", 1)
+    assert (version_store.versions("tiny"), version_store.names(), version_store.all()) == ([], [], [])
     hidden.restore()
-    assert shelf.versions("tiny") == [1]
-    assert shelf.manifest("tiny", 1) == '{"files": []}'
+    assert version_store.versions("tiny") == [1]
+    assert version_store.manifest("tiny", 1) == '{"files": []}'
 
 
-def test_what_is_removed_cannot_be_hidden_again(shelf: Shelf) -> None:
-    shelf.hide("tiny", 1).remove()
-    assert shelf.all() == []
-    again = shelf.hide("tiny", 1)
+def test_what_is_removed_cannot_be_hidden_again(version_store: VersionStore) -> None:
+    version_store.hide("tiny", 1).remove()
+    assert version_store.all() == []
+    again = version_store.hide("tiny", 1)
     again.remove()
     again.restore()
-    assert shelf.all() == []
+    assert version_store.all() == []
 
 
-def test_of_two_who_hide_the_same_the_first_decides(shelf: Shelf) -> None:
-    first, second = shelf.hide("tiny", 1), shelf.hide("tiny", 1)
+def test_of_two_who_hide_the_same_the_first_decides(version_store: VersionStore) -> None:
+    first, second = version_store.hide("tiny", 1), version_store.hide("tiny", 1)
     second.remove()
     first.restore()
-    assert shelf.versions("tiny") == [1]
+    assert version_store.versions("tiny") == [1]
 
 
 def test_a_manifest_that_goes_after_it_was_listed_is_not_found(tmp_path: Path) -> None:
-    shelf = DirectoryShelf(tmp_path, "drafts")
+    version_store = DirectoryVersionStore(tmp_path, "drafts")
     with pytest.raises(NotFoundError, match=r"manifest.json is not there"):
-        shelf.manifest("tiny", 1)
+        version_store.manifest("tiny", 1)
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_has_just_hidden_is_not(tmp_path: Path) -> None:
-    shelf, beside = DirectoryShelf(tmp_path, "drafts"), tmp_path / "drafts" / "tiny"
+    version_store, beside = DirectoryVersionStore(tmp_path, "drafts"), tmp_path / "drafts" / "tiny"
     for name in ("1", "2", ".hidden-3", ".deleted-4"):
         (beside / name).mkdir(parents=True)
         (beside / name / "manifest.json").write_text("{}", encoding="utf-8")
     os.utime(beside / "1", (1.0, 1.0))  # registered long ago
     os.utime(beside / ".hidden-3", (time.time() - 7200,) * 2)
-    first = shelf.hide("tiny", 1)
+    first = version_store.hide("tiny", 1)
     assert sorted(path.name for path in beside.iterdir()) == [".hidden-1", "2"]
-    shelf.hide("tiny", 2).remove()
+    version_store.hide("tiny", 2).remove()
     first.restore()
     assert sorted(path.name for path in beside.iterdir()) == ["1"]

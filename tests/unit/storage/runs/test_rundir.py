@@ -54,7 +54,7 @@ def test_config_round_trip(run: RunDir, home: Path) -> None:
     assert run.config() == AdaptConfig.model_validate({"target": {"model": "org/m"}, "seed": 5})
     job = run.read_job()
     assert job is not None
-    assert (job.id, job.origin, job.facts) == ("adapt_1", "api", None)
+    assert (job.id, job.origin, job.row_fields) == ("adapt_1", "api", None)
 
 
 def test_a_job_that_is_not_there_or_not_valid_is_corrupt(run: RunDir) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from eda_service.config.job import AdaptConfig
 from eda_service.records import DraftCheckpoint, EvalReport, PackMetrics, SelectionManifest
-from eda_service.storage.runs.job_row_fields import JobFacts
+from eda_service.storage.runs.job_row_fields import JobRowFields
 from eda_service.storage.runs.state import (
     AttemptResult,
     Best,
@@ -83,7 +83,7 @@ def test_a_failure_is_written_as_before() -> None:
 
 def test_facts_lie_flat_beside_the_config() -> None:
     config = AdaptConfig.model_validate(CONFIG)
-    job = JobFile(id="a", origin="api", created_at=3, config=config, facts=JobFacts(owner="ann", priority=7))
+    job = JobFile(id="a", origin="api", created_at=3, config=config, row_fields=JobRowFields(owner="ann", priority=7))
     written = json.loads(encoded(job))
     assert written == {
         "id": "a",
@@ -101,7 +101,7 @@ def test_facts_lie_flat_beside_the_config() -> None:
     assert JobFile.model_validate_json(encoded(job)) == job
     bare = JobFile(id="a", origin="ray", created_at=3, config=config)
     assert set(json.loads(encoded(bare))) == {"id", "origin", "created_at", "config"}
-    assert JobFile.model_validate_json(encoded(bare)).facts is None
+    assert JobFile.model_validate_json(encoded(bare)).row_fields is None
 
 
 def test_a_draft_that_was_never_better_is_read() -> None:

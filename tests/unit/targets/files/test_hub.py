@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from scripted_hub import LLAMA, ScriptedHub, refused, scripted_hub
 from scripted_service import Answer
 
-from eda_service.targets.files.hub import Hub, HubAwayError, cached_model
+from eda_service.targets.files.hub import HubAwayError, ModelHub, cached_model
 
 
 class Clock:
@@ -33,14 +33,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedHub
 
 def test_what_is_there_comes_with_its_files_and_config(hub: ScriptedHub, clock: Clock) -> None:
     hub.has("org/model", "config.json", "model.safetensors", "README.md")
-    found = Hub(clock).look_up("model", "org/model")
+    found = ModelHub(clock).look_up("model", "org/model")
     assert found.problem is None
     assert found.files == ("config.json", "model.safetensors", "README.md")
     assert found.config == LLAMA
 
 
 def test_answers_are_remembered_those_of_absence_for_a_shorter_time(hub: ScriptedHub, clock: Clock) -> None:
-    asking = Hub(clock)
+    asking = ModelHub(clock)
     hub.has("org/model")
     for name in ("org/model", "org/model", "org/none", "org/none"):
         asking.look_up("model", name)
@@ -56,7 +56,7 @@ def test_answers_are_remembered_those_of_absence_for_a_shorter_time(hub: Scripte
 
 
 def test_absence_a_missing_branch_and_a_closed_door_are_told_apart(hub: ScriptedHub, clock: Clock) -> None:
-    asking = Hub(clock)
+    asking = ModelHub(clock)
     hub.fails("org/none", refused(401, "RepoNotFound"))
     hub.lacks_revision("org/model", "v9")
     hub.has("org/closed", gated=True)
@@ -71,7 +71,7 @@ def test_absence_a_missing_branch_and_a_closed_door_are_told_apart(hub: Scripted
 
 @pytest.mark.parametrize("answer", [Answer(status=503), Answer(status=429), Answer(drop=True), Answer(body=b"<html>")])
 def test_a_hub_that_cannot_answer_is_left_alone_for_a_while(hub: ScriptedHub, clock: Clock, answer: Answer) -> None:
-    asking = Hub(clock)
+    asking = ModelHub(clock)
     hub.fails("org/model", answer)
     for name in ("org/model", "org/model", "org/other"):
         with pytest.raises(HubAwayError, match="answer"):
@@ -85,13 +85,13 @@ def test_a_hub_that_cannot_answer_is_left_alone_for_a_while(hub: ScriptedHub, cl
 def test_offline_nobody_is_asked(hub: ScriptedHub, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubAwayError, match="HF_HUB_OFFLINE"):
-        Hub(clock).look_up("model", "org/model")
+        ModelHub(clock).look_up("model", "org/model")
     assert hub.num_asked() == 0
 
 
 def test_a_config_that_is_none_is_left_to_the_job(hub: ScriptedHub, clock: Clock) -> None:
     hub.has("org/model", config={"a": "x" * (2 << 20)})
-    assert Hub(clock).look_up("model", "org/model").config is None
+    assert ModelHub(clock).look_up("model", "org/model").config is None
 
 
 def test_what_the_cache_holds_whole_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

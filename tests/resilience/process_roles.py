@@ -12,16 +12,16 @@ from eda_service.raycluster import processes
 ROLES = ("api", "ray_head", "driver", "driver_shell", "train_worker", "generation_actor")
 
 
-def victims(facts: dict[str, Any], role: str, job_id: str) -> list[int]:
+def process_ids(up_file: dict[str, Any], role: str, job_id: str) -> list[int]:
     """Process ids of a role, the service's own or a job's.
 
     Args:
-        facts: What the service's `up.json` says.
+        up_file: What the service's `up.json` says.
         role: One of ROLES. Ray starts a driver in a shell, and takes the shell's end for the driver's.
         job_id: Whose driver.
     """
     if role in ("api", "ray_head"):
-        return [int(facts["pids"][role])]
+        return [int(up_file["pids"][role])]
     parts = {
         "driver": f"python -m jobs.adapt --job-id {job_id}",
         "driver_shell": f"-c python -m jobs.adapt --job-id {job_id}",
@@ -29,7 +29,7 @@ def victims(facts: dict[str, Any], role: str, job_id: str) -> list[int]:
         "generation_actor": "MapWorker",
     }
     found: list[int] = []
-    for mark in facts["marks"]:
+    for mark in up_file["marks"]:
         for process in processes.marked(mark):
             with contextlib.suppress(psutil.Error):
                 line = " ".join(process.cmdline())

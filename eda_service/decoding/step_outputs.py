@@ -20,7 +20,7 @@ _NOT_FINITE = "the target gave non-finite logits"
 
 
 @dataclass
-class Outcomes:
+class StepOutputs:
     """How an engine's requests take what they are given.
 
     Attributes:

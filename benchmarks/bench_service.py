@@ -16,7 +16,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, Domain
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, ROOT, Domain
 from eda_service.client import Client
 from eda_service.config.job import TargetSpec
 from eda_service.raycluster.processes import marked
@@ -29,7 +29,7 @@ _READY_S = 600.0
 
 
 @dataclass(frozen=True)
-class Bed:
+class BenchService:
     """A running service.
 
     Attributes:
@@ -64,7 +64,9 @@ class Bed:
 
 
 @contextmanager
-def smollm2_service(domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, Any] | None = None) -> Iterator[Bed]:
+def smollm2_service(
+    domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, Any] | None = None
+) -> Iterator[BenchService]:
     """`eda up` over a home of its own with the committed packs published.
 
     Args:
@@ -88,7 +90,7 @@ def smollm2_service(domains: Sequence[Domain] = DOMAINS, settings: Mapping[str, 
                 **(settings or {}),
             )
         with Service(home, {}, allow=ROOT) as service:
-            yield Bed(str(service.facts["api_url"]), home)
+            yield BenchService(str(service.up_file["api_url"]), home)
 
 
 def put_fourth(home: Path) -> Path:

@@ -59,13 +59,13 @@ class DraftParts(ABC):
 
 
 @dataclass(frozen=True)
-class DraftForm:
+class DecodingDraft:
     """A draft as a request uses it: its parts, and the head that scores its states."""
 
     parts: DraftParts
     head: DraftHead
 
-    def own_bytes(self, base: DraftForm | None) -> int:
+    def own_bytes(self, base: DecodingDraft | None) -> int:
         """What this draft takes beside `base`, the rows of its head included."""
         own_head = base is None or self.head is not base.head
         return self.parts.own_bytes(None if base is None else base.parts) + self.head.size_bytes * own_head

@@ -19,7 +19,7 @@ _FORGOTTEN_AFTER = 500
 
 
 @dataclass
-class Clock:
+class RoundCosts:
     """Seconds of a round; depth 0 is an autoregressive step, other depths lie on a line fitted through their medians.
 
     A round costs a start and an equal part per level. A line learns from every depth at once: single depths differ by
