@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from fastapi import Request
 
 from eda_service.addresses import require_loopback
 from eda_service.errors import InputError
@@ -99,12 +96,3 @@ def require_safe_host(store: JobStore, host: str) -> str:
         InputError: Anybody on the network could use the service.
     """
     return host if store.has_keys() else require_loopback(host)
-
-
-def require(*scopes: Scope) -> Callable[[Request], Caller]:
-    """A dependency: the caller, whose key has one of these scopes or is an admin's."""
-
-    def caller(request: Request) -> Caller:
-        return require_scope(identify(request.app.state.store, request.headers.get("authorization")), *scopes)
-
-    return caller

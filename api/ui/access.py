@@ -10,8 +10,9 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, Request
 
 from api.auth import LOCAL, Caller, InvalidKeyError, caller_of, require_scope
+from api.composed import services_of
 from api.errors import DATABASE_ERRORS
-from api.ui.sessions import COOKIE, Session, Sessions
+from api.ui.sessions import COOKIE, Session
 from eda_service.errors import InputError
 from eda_service.jobstore import JobStore
 from eda_service.scopes import Scope
@@ -55,7 +56,7 @@ def visitor_of(request: Request) -> Visitor:
     Raises:
         LoginNeededError: There are keys, and the cookie names no valid one.
     """
-    store: JobStore = request.app.state.store
+    store = services_of(request).store
     session = session_of(request)
     is_open = not store.has_keys()
     return _visitor(request, LOCAL if is_open else _caller(store, session), session, is_open)
@@ -71,12 +72,12 @@ def known_visitor(request: Request) -> Visitor | None:
 
 def session_of(request: Request) -> Session:
     """The session of a request's cookie; a new one without a key when there is none."""
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     return sessions.open(request.cookies.get(COOKIE)) or sessions.new(None)
 
 
 def _visitor(request: Request, caller: Caller, session: Session, is_open: bool) -> Visitor:
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     return Visitor(caller, session, sessions.form_token(session), sessions.seal(session), is_open)
 
 
@@ -114,7 +115,7 @@ async def form_of(request: Request) -> dict[str, str]:
         raise InputError(
             f"the form does not parse, or has more than {_MAX_FIELDS} fields; load its page again"
         ) from error
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     sessions.require_form_token(sessions.open(request.cookies.get(COOKIE)), fields.get("token", ""))
     return fields
 

@@ -7,10 +7,11 @@ import re
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from api.composed import services_of
 from api.deps import StoreDep
 from api.ui.access import FormDep, session_of
 from api.ui.rendering import PREFIX, go, render, set_cookie
-from api.ui.sessions import COOKIE, Sessions
+from api.ui.sessions import COOKIE
 
 router = APIRouter()
 
@@ -29,7 +30,7 @@ def login(request: Request, store: StoreDep, form: FormDep) -> Response:
     key = store.check_key(form.get("key", "").strip())
     if key is None:
         return _form(request, form.get("to", "/"), "This key is unknown, expired or revoked.")
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     response = go(_safe(form.get("to", "/")))
     set_cookie(request, response, sessions.seal(sessions.new(key.id)))
     return response
@@ -44,7 +45,7 @@ def logout(_form: FormDep) -> Response:
 
 
 def _form(request: Request, to: str, failure: str | None) -> Response:
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     session = session_of(request)
     token, cookie = sessions.form_token(session), sessions.seal(session)
     response = render(

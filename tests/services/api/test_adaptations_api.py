@@ -302,7 +302,7 @@ def test_health_says_what_is_away(client: TestClient) -> None:
 def test_health_tells_a_stranger_its_status_alone(client: TestClient, scope: str, knows_more: bool) -> None:
     """A probe has no key; how many jobs there are, and of which version the service is, is not for everybody."""
     post(client)
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     _, key = store.create_key("me", "test", [scope], None)
     for header in ({}, {"authorization": "Bearer eda_no_key"}, {"authorization": "Basic x"}):
         answer = client.get("/health", headers=header)
@@ -313,7 +313,7 @@ def test_health_tells_a_stranger_its_status_alone(client: TestClient, scope: str
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "example.org"])
 def test_only_loopback_is_bound_until_there_are_keys(host: str, client: TestClient) -> None:
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="loopback"):
         require_safe_host(store, host)
     assert require_safe_host(store, "127.0.0.1") == "127.0.0.1"

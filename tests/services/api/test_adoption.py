@@ -298,7 +298,7 @@ def test_a_pack_whose_job_left_nothing_is_an_admins_until_it_is_the_local_owners
     job = service.store.get("adapt_lost")
     assert (job.status, job.owner, job.result_pack) == (Status.SUCCEEDED, "local", "lost@1")
     assert service.types(job) == ["job_adopted"]
-    client.app.state.store.close()  # type: ignore[attr-defined]
+    client.app.state.services.store.close()  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_adopted_is_told_once_and_holds_up_nothing(

@@ -21,7 +21,7 @@ BODY: dict[str, Any] = {"name": "pair", "model": "org/model", "base_draft": "sma
 
 @pytest.fixture
 def store(client: TestClient) -> JobStore:
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     return found
 
 

@@ -35,7 +35,7 @@ class World:
 
     def __init__(self, client: TestClient, settings: Settings, proxy: ScriptedService) -> None:
         self.client, self.settings, self.proxy = client, settings, proxy
-        self.store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+        self.store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
         self.now, self.later_s = 1000.0, 0.0
         replicas, packs = ReplicaClient(proxy.url), PackService(self.store, settings.home)
         again = Readaptation(self.store, packs, settings, lambda: None, clock=lambda: time.time() + self.later_s)

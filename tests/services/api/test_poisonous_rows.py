@@ -152,13 +152,13 @@ class World:
         )
         shutil.copytree(home.path, path)
         app = create_app(self.settings)
-        self.store: JobStore = app.state.store
+        self.store: JobStore = app.state.services.store
         self.client = TestClient(app, raise_server_exceptions=False)
         page = self.client.get("/ui/login", headers=HTML)
         fields = {"token": token_of(page), "key": home.keys[1], "to": "/"}
         assert self.client.post("/ui/login", data=fields, headers=HTML, follow_redirects=False).status_code == 303
         self.client.headers["authorization"] = f"Bearer {home.keys[1]}"
-        self.directory: Directory = app.state.directory
+        self.directory: Directory = app.state.services.directory
 
     def restore(self) -> None:
         """Everything as it was, and nobody remembers."""
@@ -384,7 +384,7 @@ def test_a_deployment_whose_uid_is_none_takes_nobodys_prompts_with_it(world: Wor
     kept = prompts.PromptFile(prompts.open_directory(world.path, world.home.uids["good"]) / "r1.jsonl", 50)
     kept.add({"at": 1.0, "messages": [{"role": "user", "content": "of another owner"}]})
     world.write(f"UPDATE deployments SET uid = {uid} WHERE name = 'bad'")
-    world.client.app.state.deployments.settle()  # type: ignore[attr-defined]  # as when the service starts
+    world.client.app.state.services.deployments.settle()  # type: ignore[attr-defined]  # as when the service starts
     assert world.client.delete("/v1/deployments/bad").status_code == 200
     assert [row["at"] for row in prompts.newest(world.path, world.home.uids["good"], 50)] == [1.0]
     assert (world.path / "eda.db").exists()

@@ -62,7 +62,7 @@ def test_no_file_log_event_or_answer_holds_a_secret(
     job_id = made.json()["id"]
     equal = client.post("/v1/adaptations", json={**body, "webhook": hook})
     assert (equal.status_code, equal.json()["id"]) == (200, job_id)  # its hash is the same, whatever it is sealed as
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     dispatcher = Dispatcher(store, settings)
     dispatcher.run_once()
     assert (settings.home / "runs" / job_id / "job.json").exists()
@@ -134,7 +134,7 @@ def test_what_was_stored_in_plain_is_sealed_at_the_start_and_still_signs(
         connection.execute("UPDATE events SET message = substr(message, 1, 9)")
     connection.close()
     assert SECRET.encode() in everything_under(settings.home)
-    create_app(settings).state.store.close()
+    create_app(settings).state.services.store.close()
     assert SECRET.removeprefix("whsec_").encode() not in everything_under(settings.home)
     store = deliver(settings)
     assert store.seal_secrets() == 0

@@ -54,7 +54,7 @@ def app_client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def store(app_client: TestClient) -> JobStore:
-    found: JobStore = app_client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = app_client.app.state.services.store  # type: ignore[attr-defined]
     return found
 
 

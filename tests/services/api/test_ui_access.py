@@ -295,6 +295,6 @@ def test_static_files_may_be_kept_for_good(client: TestClient) -> None:
 
 def test_a_session_lasts_hours_not_days(client: TestClient, store: JobStore) -> None:
     login(client, key(store, "ada"))
-    session = Sessions(client.app.state.settings.home).open(client.cookies[COOKIE])  # type: ignore[attr-defined]
+    session = Sessions(client.app.state.services.settings.home).open(client.cookies[COOKIE])  # type: ignore[attr-defined]
     assert session is not None
     assert time.time() + LIFETIME_S - 60 < session.expires_at <= time.time() + 12 * 3600

@@ -36,7 +36,7 @@ def serve_port(proxy: ScriptedService) -> int:
 def client(settings: Settings) -> Iterator[TestClient]:
     """The application; its dispatcher and its history stay as a test leaves them."""
     app = create_app(settings)
-    app.state.dispatcher.start = app.state.history.start = lambda: None
+    app.state.services.dispatcher.start = app.state.services.history.start = lambda: None
     with TestClient(app, raise_server_exceptions=False) as opened:
         yield opened
 
@@ -67,7 +67,7 @@ def words(element: Element) -> str:
 
 def serve_all(client: TestClient, proxy: ScriptedService, found: list[Deployment]) -> None:
     """Replicas of every group answer that they have loaded what is wanted."""
-    dispatcher = client.app.state.dispatcher  # type: ignore[attr-defined]
+    dispatcher = client.app.state.services.dispatcher  # type: ignore[attr-defined]
     by_model: dict[str, list[Deployment]] = {}
     for each in found:
         by_model.setdefault(each.target["model"], []).append(each)
@@ -93,7 +93,7 @@ def test_each_fine_tune_has_a_card_with_what_it_gained_and_does(
     put_pack(settings.home, "sql", 1.4, base=1.2)
     found = [deploy(store, "math", "math@1"), deploy(store, "plain", None)]
     serve_all(client, proxy, found)
-    history = client.app.state.history  # type: ignore[attr-defined]
+    history = client.app.state.services.history  # type: ignore[attr-defined]
     for seconds, tokens in ((15, 0), (0, 300)):
         counts = ModelCounts(num_new_tokens=tokens, num_rounds=tokens)
         reading = Reading(found[0].uid, time.monotonic() - seconds, counts)

@@ -12,6 +12,7 @@ from html_pages import Element, parse
 from job_files import NUM_KEPT, NUM_SAMPLES, finish_job, record_of
 from pack_files import put_pack
 
+from api.composed import Services
 from api.services.throughput import Reading
 from api.serving.counts import ModelCounts
 from api.settings import Settings
@@ -235,7 +236,8 @@ def test_deployments_show_state_pack_history_and_memory(client: TestClient, sett
 def test_a_deployment_shows_its_last_hours(client: TestClient, settings: Settings) -> None:
     put_pack(settings.home, "math", 2.0)
     client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
-    history, uid = client.app.state.history, client.app.state.store.deployment("a").uid  # type: ignore[attr-defined]
+    services: Services = client.app.state.services  # type: ignore[attr-defined]
+    history, uid = services.history, services.store.deployment("a").uid
     now, tokens = time.monotonic(), 0
     for minute in range(31):  # a token in two rounds of one draft token, of which each second one is accepted
         tokens += 600 * (minute > 0)

@@ -270,9 +270,9 @@ def test_a_deployment_is_rolled_back_changed_and_removed(
 
 def test_a_queued_job_shows_its_place_and_takes_another_priority(settings: Settings) -> None:
     app = create_app(settings)
-    app.state.dispatcher.start = lambda: None
+    app.state.services.dispatcher.start = lambda: None
     with TestClient(app) as client:
-        _move_up(client, app.state.store)
+        _move_up(client, app.state.services.store)
 
 
 def _move_up(client: TestClient, store: JobStore) -> None:

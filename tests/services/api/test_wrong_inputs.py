@@ -116,7 +116,7 @@ def own_client(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
 
 
 def store_of(client: TestClient) -> JobStore:
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     return found
 
 
