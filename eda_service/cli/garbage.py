@@ -8,6 +8,8 @@ a live job, a deployment or a published pack needs is never among it.
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +25,7 @@ from eda_service.jobstore.status import LIVE, TERMINAL, Status
 from eda_service.references import Reference
 from eda_service.storage import registry
 from eda_service.storage.files import directory_bytes, temporary_name
-from eda_service.storage.input_files import ABANDONED_S, UPLOADS, forget_upload
+from eda_service.storage.input_files import ABANDONED_S, INPUTS, UPLOADS, forget_copy, forget_upload
 
 _DAY_S = 86_400
 _STATES = ("generate/*.features.safetensors", "select/*.features.safetensors", "generate/target_io.safetensors")
@@ -32,6 +34,8 @@ _FETCHED = ("read/draft", "read/scratch")  # of an import, once it has ended
 _PACK_COPY = "train/pack"
 _LOCK = "driver.lock"
 _MAX_TOLD = 3
+_JOBS_AT_ONCE = 500
+_SHA256 = re.compile(r"\"([0-9a-f]{64})\"")
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Garbage:
     """Files that may go together.
 
     Attributes:
-        kind: `run`, `upload`, `export` or `cache`.
-        name: A job's id, an uploaded file's, an export's, a model's.
+        kind: `run`, `upload`, `input`, `export` or `cache`.
+        name: A job's id, an uploaded file's, the sha256 of a copied prompt file, an export's, a model's.
         paths: Files and directories.
         size_bytes: Of them.
         why: Nothing needs them.
@@ -78,7 +82,7 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
         caches: Fetched models, which all homes share; None: they are not looked at.
     """
     kept: list[str] = []
-    found = [*_runs(home, store, days, kept), *_uploads(home, store)]
+    found = [*_runs(home, store, days, kept), *_uploads(home, store), *_inputs(home, store, kept)]
     needing = _needing(home, store)
     if not _stays("export", needing, kept):
         found += list(_each(home / "exports", "export", "made again when a deployment asks for it", kept))
@@ -91,6 +95,11 @@ def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
     """Delete it; returns the bytes freed, 0 where it is needed by now."""
     if garbage.kind == "upload":
         forget_upload(garbage.name, home)
+        return garbage.size_bytes
+    if garbage.kind == "input":
+        if garbage.name in (_named_inputs(store) or {garbage.name}):
+            return 0
+        forget_copy(garbage.name, home)
         return garbage.size_bytes
     if garbage.job_id is None:
         return 0 if _stays(garbage.kind, _needing(home, store), []) else sum(map(_delete_whole, garbage.paths))
@@ -152,6 +161,32 @@ def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
             store.file(path.stem)
         except NotFoundError:
             yield Garbage("upload", path.stem, (path,), _size(path), "no file of that id is known to the service")
+
+
+def _inputs(home: Path, store: JobStore, kept: list[str]) -> Iterator[Garbage]:
+    """Copies of prompt files that no job names: what was checked came to no job, or its job was removed."""
+    paths = [path for path in sorted((home / INPUTS).glob("*.jsonl")) if not _is_fresh(path)]
+    named = _named_inputs(store) if paths else set()
+    if named is None:
+        kept.append("copies of prompt files: a job that cannot be read may need them")
+        return
+    for path in paths:
+        if path.stem not in named:
+            yield Garbage("input", path.stem, (path,), _size(path), "no job was made from this copy of a prompt file")
+
+
+def _named_inputs(store: JobStore) -> set[str] | None:
+    """The hashes of prompt files that any job, ended or not, may be retried with; None: not every job can be read."""
+    named: set[str] = set()
+    after, more = None, True
+    while more:
+        jobs, more = store.page(limit=_JOBS_AT_ONCE, after=after)
+        for job in jobs:
+            after = job.id
+            if job.unreadable:
+                return None
+            named |= set(_SHA256.findall(json.dumps(job.config)))
+    return named
 
 
 def _run_directories(home: Path) -> list[Path]:

@@ -169,6 +169,38 @@ def test_bytes_of_uploads_that_no_row_names_go_after_a_day(eda: Cli, store: JobS
     assert {path.stem for path in files.iterdir()} == {known, young, "notes-of-somebody"}
 
 
+def test_copies_of_prompt_files_that_no_job_names_go_after_a_day(eda: Cli, store: JobStore) -> None:
+    """As they stay when what was checked comes to no job, or when its job was removed."""
+    inputs = Path(eda.env["EDA_HOME"]) / "inputs"
+    inputs.mkdir()
+    needed, lost, young, wanted_again = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+    for name in (needed, lost, young, wanted_again):
+        (inputs / f"{name}.jsonl").write_bytes(bytes(600))
+        if name is not young:
+            os.utime(inputs / f"{name}.jsonl", (time.time() - 90_000,) * 2)
+    store.create(config_with_copy(needed), owner="local")
+    home = Path(eda.env["EDA_HOME"])
+    found = find_garbage(home, store, days=0.0)
+    assert [(each.kind, each.name, each.size_bytes) for each in found.garbage] == [
+        ("input", lost, 600),
+        ("input", wanted_again, 600),
+    ]
+    store.create(config_with_copy(wanted_again), owner="local")  # while the question stood there
+    assert [remove(each, home, store) for each in found.garbage] == [600, 0]
+    assert {path.stem for path in inputs.iterdir()} == {needed, young, wanted_again}
+
+
+def config_with_copy(sha256: str) -> AdaptConfig:
+    """A job whose prompts are a copied file."""
+    return AdaptConfig.model_validate(
+        {
+            "target": {"model": "org/model"},
+            "base_draft": "small@1",
+            "dataset": {"source": "/data/rows.jsonl", "sha256": sha256, "num_prompts": 64},
+        }
+    )
+
+
 def test_what_is_needed_by_the_time_of_the_answer_stays(eda: Cli, store: JobStore) -> None:
     home = Path(eda.env["EDA_HOME"])
     (home / "exports" / "abc").mkdir(parents=True)
