@@ -59,11 +59,11 @@ def identify(store: JobStore, header: str | None) -> Caller:
     Raises:
         InvalidKeyError: There are keys, and the header has no valid one.
     """
-    if not store.has_keys():
+    if not store.keys.exist():
         return LOCAL
     if header is None or not header.lower().startswith(_BEARER):
         raise InvalidKeyError("send `Authorization: Bearer eda_...`; `eda keys create` makes a key")
-    return caller_of(store.check_key(header[len(_BEARER) :].strip()))
+    return caller_of(store.keys.check(header[len(_BEARER) :].strip()))
 
 
 def caller_of(key: KeyInfo | None) -> Caller:
@@ -95,4 +95,4 @@ def require_safe_host(store: JobStore, host: str) -> str:
     Raises:
         InputError: Anybody on the network could use the service.
     """
-    return host if store.has_keys() else require_loopback(host)
+    return host if store.keys.exist() else require_loopback(host)

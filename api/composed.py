@@ -85,7 +85,7 @@ class Services:
     def over(cls, settings: Settings) -> Services:
         """Open the database that the settings name and build every service over it; nothing runs yet."""
         store = JobStore(settings.store_url, vault=open_vault(settings))
-        store.seal_secrets()
+        store.outbox.seal_secrets()
         instruments = Instruments()
         dispatcher = Dispatcher(store, settings, instruments)
         keys, directory, targets = KeyWatch(store), Directory(store), Targets(Hub(), settings.hub_at_submit)

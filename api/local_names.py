@@ -31,7 +31,7 @@ class LocalNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         is_elsewhere = scope["type"] == "http" and not _is_local(Headers(scope=scope).get("host", ""))
-        if is_elsewhere and not await run_in_threadpool(self._store.has_keys):
+        if is_elsewhere and not await run_in_threadpool(self._store.keys.exist):
             await error_response(421, _ELSEWHERE, code="misdirected_request")(scope, receive, send)
         else:
             await self._app(scope, receive, send)

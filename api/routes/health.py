@@ -38,7 +38,7 @@ def health(request: Request, store: StoreDep, dispatcher: DispatcherDep) -> Heal
         serve=serve,
         dispatcher_lag_s=round(lag_s, 1),
         dispatcher_pass_s=round(dispatcher.last_pass_s, 4),
-        jobs=store.counts(),
+        jobs=store.jobs.counts(),
     )
 
 

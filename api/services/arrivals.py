@@ -57,7 +57,7 @@ class Arrivals:
             arriving_bytes = self._num_bytes[owner]
         most, spare = self._settings.max_file_bytes_per_owner, self._settings.max_file_bytes
         try:
-            self._store.require_file_room(owner, arriving_bytes, most, spare_bytes=spare)
+            self._store.files.require_room(owner, arriving_bytes, most, spare_bytes=spare)
         except BaseException:
             self._forget(owner, size_bytes)
             raise

@@ -131,7 +131,7 @@ class ServingHistory:
 
     def run_once(self) -> None:
         """Look once. What is kept of a deployment that is gone is forgotten."""
-        deployments = self._store.deployments()
+        deployments = self._store.deployments.all()
         found = self._readings(deployments) if deployments else {}
         kept = {each.uid: self._kept[each.uid] for each in deployments if each.uid in self._kept}
         for uid, reading in found.items():

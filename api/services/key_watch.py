@@ -96,8 +96,8 @@ class KeyWatch:
 
     def _dead(self, key_ids: set[str | None]) -> set[str | None]:
         named = {key_id for key_id in key_ids if key_id is not None}
-        dead: set[str | None] = set(self._store.dead_keys(named)) if named else set()
-        if None in key_ids and self._store.has_keys():
+        dead: set[str | None] = set(self._store.keys.dead(named)) if named else set()
+        if None in key_ids and self._store.keys.exist():
             dead.add(None)
         return dead
 

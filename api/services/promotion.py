@@ -50,7 +50,7 @@ def promote(store: JobStore, packs: PackService, job: Job, pack: str) -> Promoti
     name = config.public_name
     current: Deployment | None
     try:
-        current = store.deployment(name)
+        current = store.deployments.get(name)
     except NotFoundError:
         current = None
     if current is not None and current.owner == job.owner and current.pack == pack:

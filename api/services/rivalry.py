@@ -61,7 +61,7 @@ class Rivalry:
         name = job.adapt_config().public_name
         served = None
         with contextlib.suppress(NotFoundError):
-            served = self._store.deployment(name, owner=job.owner).pack
+            served = self._store.deployments.get(name, owner=job.owner).pack
         return Rivals(owner=job.owner, served=served, champion=self._champion(name, job.owner))
 
     def _champion(self, name: str, owner: str) -> str | None:

@@ -58,7 +58,7 @@ def visitor_of(request: Request) -> Visitor:
     """
     store = services_of(request).store
     session = session_of(request)
-    is_open = not store.has_keys()
+    is_open = not store.keys.exist()
     return _visitor(request, LOCAL if is_open else _caller(store, session), session, is_open)
 
 
@@ -82,7 +82,7 @@ def _visitor(request: Request, caller: Caller, session: Session, is_open: bool) 
 
 
 def _caller(store: JobStore, session: Session) -> Caller:
-    key = None if session.key_id is None else store.valid_key(session.key_id)
+    key = None if session.key_id is None else store.keys.valid(session.key_id)
     if key is None:
         raise LoginNeededError("log in with an API key; `eda keys create` makes one")
     return caller_of(key)

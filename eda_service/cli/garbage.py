@@ -113,7 +113,7 @@ def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
 def _has_ended(job_id: str, store: JobStore) -> bool:
     """Whether a job is there and has ended."""
     with suppress(NotFoundError):
-        return store.get(job_id).status in TERMINAL
+        return store.jobs.get(job_id).status in TERMINAL
     return False
 
 
@@ -126,7 +126,7 @@ def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator
             kept.append(f"{root.name}: it is a link")
             continue
         try:
-            job = store.get(root.name)
+            job = store.jobs.get(root.name)
         except NotFoundError:
             kept.append(f"{root.name}: no job of that name is known")
             continue
@@ -158,7 +158,7 @@ def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
         if not is_file_id(path.stem) or made_at_s(path.stem) > time.time() - ABANDONED_S:
             continue
         try:
-            store.file(path.stem)
+            store.files.get(path.stem)
         except NotFoundError:
             yield Garbage("upload", path.stem, (path,), _size(path), "no file of that id is known to the service")
 
@@ -180,7 +180,7 @@ def _named_inputs(store: JobStore) -> set[str] | None:
     named: set[str] = set()
     after, more = None, True
     while more:
-        jobs, more = store.page(limit=_JOBS_AT_ONCE, after=after)
+        jobs, more = store.jobs.page(limit=_JOBS_AT_ONCE, after=after)
         for job in jobs:
             after = job.id
             if job.unreadable:
@@ -220,11 +220,11 @@ def _needing(home: Path, store: JobStore) -> list[_Needing]:
     """Deployments, live jobs, and what runs without a job; what cannot be read may need anything."""
     found = [
         _Needing(f"deployment {each.name}", bool(each.unreadable) or each.engine.get("kind") == EngineKind.VLLM.value)
-        for each in store.deployments(unreadable=True)
+        for each in store.deployments.all(unreadable=True)
     ]
-    live = store.live()
+    live = store.jobs.live()
     found += [_Needing(f"job {job.id}", _reads_exports(job)) for job in live]
-    counts = store.counts()
+    counts = store.jobs.counts()
     if sum(counts.get(status, 0) for status in LIVE) > len(live):
         found.append(_Needing("a live job that cannot be read", reads_exports=True))
     known = {job.id for job in live}

@@ -21,13 +21,13 @@ _PATH = re.compile(r"^/[A-Za-z0-9_.?=&%@-][A-Za-z0-9_./?=&%@-]{0,255}$")
 @router.get("/login")
 def ask(request: Request, store: StoreDep, to: str = Query("/", max_length=256)) -> Response:
     """The login form; without any key there is nothing to log in to."""
-    return go("/") if not store.has_keys() else _form(request, to, None)
+    return go("/") if not store.keys.exist() else _form(request, to, None)
 
 
 @router.post("/login")
 def login(request: Request, store: StoreDep, form: FormDep) -> Response:
     """Begin a session with a valid key."""
-    key = store.check_key(form.get("key", "").strip())
+    key = store.keys.check(form.get("key", "").strip())
     if key is None:
         return _form(request, form.get("to", "/"), "This key is unknown, expired or revoked.")
     sessions = services_of(request).sessions

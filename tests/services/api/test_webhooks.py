@@ -60,13 +60,13 @@ def sender(
 
 
 def ended_job(store: JobStore, url: str, secret: str | None = SECRET) -> str:
-    job, _ = store.create(CONFIG, force=True, webhook={"url": url, "secret": secret}, labels={"team": "math"})
-    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
+    job, _ = store.jobs.create(CONFIG, force=True, webhook={"url": url, "secret": secret}, labels={"team": "math"})
+    store.jobs.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
     return job.id
 
 
 def types(store: JobStore, job_id: str) -> list[str]:
-    return [event.type for event in store.events(job_id)[0]]
+    return [event.type for event in store.events.of(job_id)[0]]
 
 
 def test_the_end_of_a_job_is_told_once_and_signed(
@@ -126,7 +126,7 @@ def test_private_addresses_are_not_called(
     webhooks = sender(store, tmp_path, clock, certificate, private=False)
     webhooks.run_once()
     assert receiver.seen == []
-    failed = store.events(job_id)[0][-1]
+    failed = store.events.of(job_id)[0][-1]
     assert failed.type == "webhook_failed"
     assert "private address" in failed.message
 
