@@ -326,13 +326,13 @@ def test_a_database_that_does_not_answer_ends_nothing_and_is_asked_again(
         asked.set()
         raise OSError("the database is away")
 
-    monkeypatch.setattr(world.store, "dead_keys", away)
+    monkeypatch.setattr(world.store.keys, "dead", away)
     doomed = world.key()
     reader = read(world, "job-events", doomed)
     reader.wait(lambda each: len(each.pieces) >= 1)
     world.store.keys.revoke(doomed.id)
     assert asked.wait(10)
     assert reader.ended_at is None
-    monkeypatch.setattr(world.store, "dead_keys", real)
+    monkeypatch.setattr(world.store.keys, "dead", real)
     reader.wait(lambda each: each.ended_at is not None, WITHIN_S)
     check_end("job-events", reader.text)

@@ -18,6 +18,7 @@ from pack_files import put_pack
 
 from api.settings import Settings
 from eda_service.jobstore import JobStore, Status
+from eda_service.jobstore.queue import JobQueue
 from eda_service.storage import pack_bases, registry
 
 ADAPT = ("/v1/adaptations", {"model": "org/model", "base_draft": "small@1", "force": True})
@@ -70,15 +71,15 @@ def test_a_job_that_is_queued_after_the_last_look_is_refused_and_has_failed(
     path: str,
     body: dict[str, Any],
 ) -> None:
-    create = JobStore.create
+    create = JobQueue.create
     removed: list[int] = []
     remove = once(lambda: removed.append(client.delete("/v1/drafts/small@1").status_code))
 
-    def removed_before(self: JobStore, *arguments: Any, **options: Any) -> Any:
+    def removed_before(self: JobQueue, *arguments: Any, **options: Any) -> Any:
         remove()  # the request has found the draft already
         return create(self, *arguments, **options)
 
-    monkeypatch.setattr(JobStore, "create", removed_before)
+    monkeypatch.setattr(JobQueue, "create", removed_before)
     answer = client.post(path, json=body)
     assert removed == [200]
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "base_draft_missing")
@@ -91,15 +92,15 @@ def test_a_job_that_is_queued_after_the_last_look_is_refused_and_has_failed(
 def test_a_job_that_runs_already_says_itself_that_its_draft_is_gone(
     client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = JobStore.create
+    create = JobQueue.create
 
-    def claimed_at_once(self: JobStore, *arguments: Any, **options: Any) -> Any:
+    def claimed_at_once(self: JobQueue, *arguments: Any, **options: Any) -> Any:
         made = create(self, *arguments, **options)
         registry.delete_draft("small", 1, settings.home)
-        self.jobs.transition(made[0].id, Status.RUNNING, event="attempt_started", message="x")
+        self.transition(made[0].id, Status.RUNNING, event="attempt_started", message="x")
         return made
 
-    monkeypatch.setattr(JobStore, "create", claimed_at_once)
+    monkeypatch.setattr(JobQueue, "create", claimed_at_once)
     answer = client.post(ADAPT[0], json=ADAPT[1])
     assert (answer.status_code, answer.json()["status"]) == (201, "running")  # stage validate has the code
 

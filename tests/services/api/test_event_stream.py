@@ -97,13 +97,13 @@ def test_many_quiet_streams_ask_for_nothing(api: LiveApi, monkeypatch: pytest.Mo
     monkeypatch.setattr("api.services.feed._LOOK_AFTER", 10_000)
     quiet, busy = create(api), create(api)
     asked: list[str] = []
-    real = api.store.events
+    real = api.store.events.of
 
     def counted(job_id: str, **options: Any) -> Any:
         asked.append(job_id)
         return real(job_id, **options)
 
-    monkeypatch.setattr(api.store, "events", counted)
+    monkeypatch.setattr(api.store.events, "of", counted)
     texts: list[str] = []
 
     def listen() -> None:

@@ -167,7 +167,7 @@ def test_a_change_in_between_is_not_overwritten(
             raced.append(change(store, pack_ref="math@1"))
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "transition", transition)
+    monkeypatch.setattr(store.jobs, "transition", transition)
     (why,) = kept(store, finish(dispatcher, store, settings, 3.0, **beside))
     assert "math is set to math@1" in why
     assert store.deployments.get("math").pack == "math@1"
