@@ -88,9 +88,9 @@ class Services:
         store.outbox.seal_secrets()
         instruments = Instruments()
         dispatcher = Dispatcher(store, settings, instruments)
-        keys, directory, targets = KeyWatch(store), Directory(store), Targets(Hub(), settings.hub_at_submit)
+        keys, directory, targets = KeyWatch(store.keys), Directory(store), Targets(Hub(), settings.hub_at_submit)
         metrics = Metrics(store, directory, instruments, settings, dispatcher.drift)
-        packs, files = PackService(store, settings.home), Files(store, settings)
+        packs, files = PackService(store, settings.home), Files(store.files, settings)
         checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)
         drafts = Drafts(store, settings, dispatcher.wake, packs, targets, checks)
 
@@ -116,7 +116,7 @@ class Services:
             gateway=Gateway(settings.serve_url, instruments, keys),
             feed=EventFeed(store),
             keys=keys,
-            history=ServingHistory(store, metrics.readings),
+            history=ServingHistory(store.deployments, metrics.readings),
             metrics=metrics,
             disk=Disk(settings.home),
             limits=Limits(settings),

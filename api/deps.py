@@ -47,7 +47,7 @@ def require(*scopes: Scope) -> Callable[[Request], Caller]:
     """A dependency: the caller, whose key has one of these scopes or is an admin's."""
 
     def caller(request: Request) -> Caller:
-        return require_scope(identify(services_of(request).store, request.headers.get("authorization")), *scopes)
+        return require_scope(identify(services_of(request).store.keys, request.headers.get("authorization")), *scopes)
 
     return caller
 

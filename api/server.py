@@ -19,7 +19,7 @@ from api.settings import Settings
 def make_server(app: FastAPI, settings: Settings) -> Server:
     """A server at the address in the settings; `run()` returns after a signal."""
     config = uvicorn.Config(
-        LocalNames(app, app.state.services.store),
+        LocalNames(app, app.state.services.store.keys),
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -54,7 +54,7 @@ def live_api(root: Path, *, serve_port: int | None = None, dispatches: bool = Tr
     if not dispatches:
         app.state.services.dispatcher.start = lambda: None
     config = uvicorn.Config(
-        LocalNames(app, app.state.services.store),
+        LocalNames(app, app.state.services.store.keys),
         host="127.0.0.1",
         port=settings.port,
         log_level="warning",

@@ -44,7 +44,7 @@ def health(request: Request, store: StoreDep, dispatcher: DispatcherDep) -> Heal
 
 def _may_know_more(store: JobStore, header: str | None) -> bool:
     try:
-        require_scope(identify(store, header), Scope.JOBS_READ)
+        require_scope(identify(store.keys, header), Scope.JOBS_READ)
     except (InvalidKeyError, InsufficientScopeError):
         return False
     return True

@@ -90,7 +90,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
         # So have webhooks: a receiver may take its time.
-        self._webhooks = Webhooks(store, settings, self._instruments, clock=clock)
+        self._webhooks = Webhooks(store.outbox, settings, self._instruments, clock=clock)
         # Each thread has a bell of its own: with one for all, whoever woke first would silence it for the others.
         self._bells = {name: threading.Event() for name in ("dispatcher", "serving", "webhooks", "drift")}
         passes = {

@@ -66,7 +66,7 @@ class AttemptTracker:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
         self._instruments = instruments
         self._packs = PackService(store, settings.home)
-        self._rivalry = Rivalry(store, self._packs, clock=clock)
+        self._rivalry = Rivalry(store.deployments, self._packs, clock=clock)
 
     def advance(self, job: Job, session: str | None) -> None:
         """Take one look at a running or cancelling job.
@@ -208,7 +208,7 @@ class AttemptTracker:
             return
         name = job.adapt_config().public_name
         for _ in range(_MAX_CHANGES_IN_BETWEEN):
-            promotion = promote(self._store, self._packs, job, pack)
+            promotion = promote(self._store.deployments, self._packs, job, pack)
             what = f"serving as {name}, {promotion.told}" if promotion.kept is None else f"{name} is as it was"
             # Whoever changes the deployment in between is not overwritten: what to do is decided anew.
             with contextlib.suppress(StaleDeploymentError):

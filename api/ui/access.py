@@ -14,7 +14,7 @@ from api.composed import services_of
 from api.errors import DATABASE_ERRORS
 from api.ui.sessions import COOKIE, Session
 from eda_service.errors import InputError
-from eda_service.jobstore import JobStore
+from eda_service.jobstore.keys import KeyStore
 from eda_service.scopes import Scope
 
 _MAX_FIELDS = 32
@@ -56,10 +56,10 @@ def visitor_of(request: Request) -> Visitor:
     Raises:
         LoginNeededError: There are keys, and the cookie names no valid one.
     """
-    store = services_of(request).store
+    keys = services_of(request).store.keys
     session = session_of(request)
-    is_open = not store.keys.exist()
-    return _visitor(request, LOCAL if is_open else _caller(store, session), session, is_open)
+    is_open = not keys.exist()
+    return _visitor(request, LOCAL if is_open else _caller(keys, session), session, is_open)
 
 
 def known_visitor(request: Request) -> Visitor | None:
@@ -81,8 +81,8 @@ def _visitor(request: Request, caller: Caller, session: Session, is_open: bool) 
     return Visitor(caller, session, sessions.form_token(session), sessions.seal(session), is_open)
 
 
-def _caller(store: JobStore, session: Session) -> Caller:
-    key = None if session.key_id is None else store.keys.valid(session.key_id)
+def _caller(keys: KeyStore, session: Session) -> Caller:
+    key = None if session.key_id is None else keys.valid(session.key_id)
     if key is None:
         raise LoginNeededError("log in with an API key; `eda keys create` makes one")
     return caller_of(key)

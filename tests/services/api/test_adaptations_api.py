@@ -315,10 +315,10 @@ def test_health_tells_a_stranger_its_status_alone(client: TestClient, scope: str
 def test_only_loopback_is_bound_until_there_are_keys(host: str, client: TestClient) -> None:
     store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="loopback"):
-        require_safe_host(store, host)
-    assert require_safe_host(store, "127.0.0.1") == "127.0.0.1"
+        require_safe_host(store.keys, host)
+    assert require_safe_host(store.keys, "127.0.0.1") == "127.0.0.1"
     store.keys.create("me", "test", ["admin"], None)
-    assert require_safe_host(store, host) == host
+    assert require_safe_host(store.keys, host) == host
 
 
 def test_a_second_api_on_one_sqlite_database_is_refused(settings: Settings) -> None:

@@ -201,7 +201,7 @@ def test_uploads_that_arrive_at_once_hold_no_more_than_one_file_above_the_limit(
             super().close()
 
     monkeypatch.setattr(input_files, "Copy", Watched)
-    files, num_waiting, most_bytes, go_on = Files(store, small), 0, 0, asyncio.Event()
+    files, num_waiting, most_bytes, go_on = Files(store.files, small), 0, 0, asyncio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
         nonlocal num_waiting, most_bytes
@@ -257,7 +257,7 @@ def test_a_file_whose_deletion_was_cut_short_is_there_to_be_deleted_again(
 
             monkeypatch.setattr(service, "forget_upload", killed)
             with pytest.raises(KeyboardInterrupt):
-                service.Files(store, settings).delete(file, LOCAL)
+                service.Files(store.files, settings).delete(file, LOCAL)
             assert client.get(f"/v1/files/{file}").status_code == 200
         monkeypatch.setattr(service, "forget_upload", forget)
         assert client.delete(f"/v1/files/{file}").status_code == 200

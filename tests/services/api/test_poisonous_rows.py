@@ -177,7 +177,7 @@ class World:
         self.serve(100)
         self.directory.forget()
         self.directory.names(LOCAL)
-        self.webhooks = Webhooks(self.store, self.settings, Instruments())
+        self.webhooks = Webhooks(self.store.outbox, self.settings, Instruments())
         self.dispatcher = Dispatcher(self.store, self.settings)
         self.dispatcher.serving.reconcile()
         self.dispatcher.drift.run_once()

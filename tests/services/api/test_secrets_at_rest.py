@@ -40,7 +40,7 @@ def everything_under(path: Path) -> bytes:
 
 def deliver(settings: Settings) -> JobStore:
     store = JobStore(settings.store_url, vault=open_vault(settings))
-    Webhooks(store, settings, Instruments()).run_once()
+    Webhooks(store.outbox, settings, Instruments()).run_once()
     return store
 
 
@@ -68,7 +68,7 @@ def test_no_file_log_event_or_answer_holds_a_secret(
     assert (settings.home / "runs" / job_id / "job.json").exists()
     store.jobs.transition(job_id, Status.CANCELLING, event="x", message="x")
     store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
-    Webhooks(store, settings, Instruments()).run_once()
+    Webhooks(store.outbox, settings, Instruments()).run_once()
     dispatcher.stop()
     texts = [client.get(f"/v1/adaptations/{job_id}{part}").text for part in ("", "/events", "/logs")]
     texts += [

@@ -86,7 +86,7 @@ def webhooks_to_a_stand_in(tmp_path: Path, sent: list[httpx.Request]) -> tuple[W
         sent.append(request)
         return httpx.Response(200)
 
-    made = Webhooks(STORE(), Settings(home=tmp_path, webhook_private_addresses=True), Instruments())
+    made = Webhooks(STORE().outbox, Settings(home=tmp_path, webhook_private_addresses=True), Instruments())
 
     async def stand_in(host: str, port: int) -> str:
         assert host.isascii()

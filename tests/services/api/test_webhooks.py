@@ -56,7 +56,7 @@ def sender(
     store: JobStore, tmp_path: Path, clock: Clock, certificate: tuple[Path, Path], *, private: bool = True
 ) -> Webhooks:
     settings = Settings(home=tmp_path, webhook_private_addresses=private, webhook_ca_file=certificate[0])
-    return Webhooks(store, settings, Instruments(), clock=clock)
+    return Webhooks(store.outbox, settings, Instruments(), clock=clock)
 
 
 def ended_job(store: JobStore, url: str, secret: str | None = SECRET) -> str:
@@ -136,7 +136,7 @@ def test_an_untrusted_certificate_is_not_accepted(
 ) -> None:
     ended_job(store, receiver.url)
     private = Settings(home=tmp_path, webhook_private_addresses=True)
-    webhooks = Webhooks(store, private, Instruments(), clock=clock)
+    webhooks = Webhooks(store.outbox, private, Instruments(), clock=clock)
     webhooks.run_once()
     assert receiver.seen == []
 
