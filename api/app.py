@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import errors, routes
-from api.composed import Services
-from api.describe import describe
 from api.middleware import Envelope
+from api.openapi_document import openapi_document
+from api.services import Services
 from api.settings import Settings
 from api.ui.app import create_ui
 from eda_service import __version__
@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         await services.stop()
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
     app.state.services = services
     app.add_middleware(Envelope, max_file_bytes=settings.max_file_bytes)
     errors.install(app)

@@ -15,7 +15,7 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 from api.errors import error_body
-from api.upload_routes import MAX_UPLOAD_BYTES, OVERHEAD_BYTES, is_upload
+from api.files.upload_routes import MAX_UPLOAD_BYTES, OVERHEAD_BYTES, is_upload
 
 HEADER_TIMEOUT_S = 30.0
 BODY_TIMEOUT_S = 60.0

@@ -106,7 +106,9 @@ _WRITTEN = (("query",), ("path",))
 """Where numbers come as texts."""
 
 
-def describe(errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | None = None) -> tuple[str, str | None]:
+def validation_message(
+    errors: Sequence[Any], *, skip: int = 0, model: type[BaseModel] | None = None
+) -> tuple[str, str | None]:
     """Pydantic errors as one bounded message and the first field at fault.
 
     Args:
@@ -134,7 +136,7 @@ def config_error(error: ValidationError, model: type[BaseModel] | None = None) -
         error: What pydantic found.
         model: What was validated, so that a field that it does not have can be told from one that it has.
     """
-    message, param = describe(error.errors(include_url=False), model=model)
+    message, param = validation_message(error.errors(include_url=False), model=model)
     return InputError(message, param=param)
 
 
@@ -192,7 +194,7 @@ async def _on_validation_error(request: Request, error: Exception) -> JSONRespon
         said = f"the body is not valid JSON: {reason} at character {place}" if reason else "the body is not valid JSON"
         return error_response(400, said, code="invalid_json")
     in_body = bool(found) and found[0]["loc"][:1] == ("body",)
-    message, param = describe(found, skip=1, model=_body_model(request) if in_body else None)
+    message, param = validation_message(found, skip=1, model=_body_model(request) if in_body else None)
     return error_response(400, message, param=param, code="invalid_request")
 
 

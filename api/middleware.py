@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
-from api.upload_routes import OVERHEAD_BYTES, is_upload
+from api.files.upload_routes import OVERHEAD_BYTES, is_upload
 from eda_service.ids import ulid
 
 logger = logging.getLogger(__name__)

@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from api.upload_routes import MAX_UPLOAD_BYTES
+from api.files.upload_routes import MAX_UPLOAD_BYTES
 from eda_service.config.deployment import EngineLimits
 from eda_service.config.tasks import JobKind
 from eda_service.engines.vllm_environment import has_vllm
 from eda_service.environment import READ, as_directories, variable_error
 from eda_service.errors import InputError, reason_of
 from eda_service.jobstore.home import database_url
-from eda_service.storage.allowed import roots_for
-from eda_service.storage.beneath import Roots
-from eda_service.storage.run import home_dir
+from eda_service.storage.inputs.allowed import roots_for
+from eda_service.storage.inputs.beneath import Roots
+from eda_service.storage.runs.run import home_dir
 
 _ENTRY_POINTS = {
     JobKind.ADAPT: "jobs.adapt",

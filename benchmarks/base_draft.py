@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import RESULTS, ROOT, SHARED_DATA, header, write_result
 from benchmarks.paper.domains import GENERAL
 from benchmarks.paper.run import TREE, counted, replayed
 from benchmarks.paper.tasks import transcripts_of
+from benchmarks.workloads import RESULTS, ROOT, SHARED_DATA, header, write_result
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.drafts.checkpoint import load_base_draft
 from eda_service.pipeline.pretrain import pretrain
 from eda_service.pipeline.select import shard_files
 from eda_service.raycluster.resources import connect
 from eda_service.records import SelectionManifest, SelfGenManifest, Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import load_target
 from jobs.common import config_of_paths
 

@@ -7,7 +7,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from eda_service.config.job import TargetSpec
-from eda_service.targets.resolve import resolve_target
+from eda_service.targets.files.resolve import resolve_target
 
 
 class Oracle:

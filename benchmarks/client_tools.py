@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import ROOT
+from benchmarks.workloads import ROOT
 
 CLIENTS = ROOT / ".venv-clients" / "bin"
 GENERATE, SCORE = "local_generate", "local_score"

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import client_tools
-from benchmarks.bed import Bed, smollm2_service
+from benchmarks.bench_service import BenchService, smollm2_service
 from benchmarks.client_oracle import Oracle
-from benchmarks.pairs import DOMAINS, header, write_result
+from benchmarks.workloads import DOMAINS, header, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ QUESTION = "Tom has 3 boxes of 12 pens and gives 7 pens away. How many are left?
 LOGLIKELIHOOD_TOLERANCE = 1e-3  # nats over a whole continuation, in float32
 
 
-def openai_calls(bed: Bed, oracle: Oracle, folder: Path) -> dict[str, Any]:
+def openai_calls(bench_service: BenchService, oracle: Oracle, folder: Path) -> dict[str, Any]:
     """The `openai` client, its texts against the oracle's."""
-    found = client_tools.script("openai_calls", bed.url, NAME, folder)
+    found = client_tools.script("openai_calls", bench_service.url, NAME, folder)
     wanted = oracle.answer(QUESTION, 48)
     checks = {
         "chat_as_transformers": found["chat"]["text"] == wanted,
@@ -45,16 +45,16 @@ def openai_calls(bed: Bed, oracle: Oracle, folder: Path) -> dict[str, Any]:
     return {"checks": checks, **found}
 
 
-def langchain_calls(bed: Bed, oracle: Oracle, folder: Path) -> dict[str, Any]:
+def langchain_calls(bench_service: BenchService, oracle: Oracle, folder: Path) -> dict[str, Any]:
     """LangChain's ChatOpenAI."""
-    found = client_tools.script("langchain_calls", bed.url, NAME, folder)
+    found = client_tools.script("langchain_calls", bench_service.url, NAME, folder)
     checks = {name: found[name] for name in found if name.endswith("_as_whole")}
     return {"checks": {"invoke_as_transformers": found["text"] == oracle.answer(QUESTION, 48), **checks}, **found}
 
 
-def lm_eval_tasks(bed: Bed, oracle: Oracle, folder: Path) -> dict[str, Any]:
+def lm_eval_tasks(bench_service: BenchService, oracle: Oracle, folder: Path) -> dict[str, Any]:
     """Both tasks: generated texts must be the oracle's, log-likelihoods close to it."""
-    found = client_tools.lm_eval(bed.url, NAME, oracle.tokenizer_dir, folder)
+    found = client_tools.lm_eval(bench_service.url, NAME, oracle.tokenizer_dir, folder)
     texts = [
         (each["resps"][0][0], oracle.greedy(each["arguments"]["gen_args_0"]["arg_0"], client_tools.NUM_TOKENS))
         for each in found["samples"][client_tools.GENERATE]
@@ -80,9 +80,11 @@ def lm_eval_tasks(bed: Bed, oracle: Oracle, folder: Path) -> dict[str, Any]:
     }
 
 
-def guidellm_load(bed: Bed, oracle: Oracle, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
+def guidellm_load(
+    bench_service: BenchService, oracle: Oracle, folder: Path, rate: float, seconds: float
+) -> dict[str, Any]:
     """A constant rate; nothing may fail."""
-    found = client_tools.guidellm(bed.url, NAME, oracle.tokenizer_dir, folder, rate=rate, seconds=seconds)
+    found = client_tools.guidellm(bench_service.url, NAME, oracle.tokenizer_dir, folder, rate=rate, seconds=seconds)
     metrics = found["metrics"]
     totals = metrics["request_totals"]
     medians = {
@@ -107,14 +109,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     oracle = Oracle(MATH.target)
-    with tempfile.TemporaryDirectory(prefix="eda-clients-") as name, smollm2_service([MATH]) as bed:
+    with tempfile.TemporaryDirectory(prefix="eda-clients-") as name, smollm2_service([MATH]) as bench_service:
         folder = Path(name)
-        bed.deploy(NAME, model=MATH.target, dtype="float32", pack=f"{MATH.target}@1")
+        bench_service.deploy(NAME, model=MATH.target, dtype="float32", pack=f"{MATH.target}@1")
         clients = {
-            "openai": lambda: openai_calls(bed, oracle, folder),
-            "langchain": lambda: langchain_calls(bed, oracle, folder),
-            "lm_eval": lambda: lm_eval_tasks(bed, oracle, folder),
-            "guidellm": lambda: guidellm_load(bed, oracle, folder, arguments.rate, arguments.seconds),
+            "openai": lambda: openai_calls(bench_service, oracle, folder),
+            "langchain": lambda: langchain_calls(bench_service, oracle, folder),
+            "lm_eval": lambda: lm_eval_tasks(bench_service, oracle, folder),
+            "guidellm": lambda: guidellm_load(bench_service, oracle, folder, arguments.rate, arguments.seconds),
         }
         found = {}
         for client, run in clients.items():

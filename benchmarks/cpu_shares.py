@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.bed import Bed
+from benchmarks.bench_service import BenchService
 
 ROLES = {
     "ServeReplica": "replica",
@@ -21,10 +21,10 @@ ROLES = {
 """By what a process's command line holds; any other of the service is `other ray`."""
 
 
-def cpu_seconds(bed: Bed) -> Counter[str]:
+def cpu_seconds(bench_service: BenchService) -> Counter[str]:
     """CPU seconds so far, by role."""
     found: Counter[str] = Counter()
-    for process in bed.processes():
+    for process in bench_service.processes():
         with contextlib.suppress(psutil.Error):
             words, times = " ".join(process.cmdline()), process.cpu_times()
             role = next((role for part, role in ROLES.items() if part in words), "other ray")
@@ -35,10 +35,10 @@ def cpu_seconds(bed: Bed) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def cpu_shares(bed: Bed) -> Iterator[dict[str, float]]:
+def cpu_shares(bench_service: BenchService) -> Iterator[dict[str, float]]:
     """Fills the dict at its end: each role's share of what all took."""
-    before, shares = cpu_seconds(bed), {}
+    before, shares = cpu_seconds(bench_service), {}
     yield shares
-    spent = {role: seconds - before[role] for role, seconds in cpu_seconds(bed).items()}
+    spent = {role: seconds - before[role] for role, seconds in cpu_seconds(bench_service).items()}
     total = sum(spent.values())
     shares |= {role: round(seconds / total, 3) for role, seconds in sorted(spent.items(), key=lambda each: -each[1])}

@@ -25,10 +25,10 @@ from rich.table import Table
 
 from benchmarks.engines import VLLM_PYTHON, Contender, Ours, Run, Transformers, Vllm
 from benchmarks.exports import export_pack
-from benchmarks.pairs import DOMAINS, SHARED_DATA, Domain, Pair, header, load_pair, write_result
+from benchmarks.workloads import DOMAINS, SHARED_DATA, Domain, Pair, header, load_pair, write_result
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.policy import Adaptive
-from eda_service.export.eda_config import ExportForm
+from eda_service.export.files.eda_config import ExportForm
 
 BASELINE = "autoregressive"
 MOST_DRAFTED = 5
@@ -145,7 +145,7 @@ class Merged:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from eda_service.targets.resolve import resolve_target
+        from eda_service.targets.files.resolve import resolve_target
 
         found = resolve_target(pair.target.spec)
         self.pair, self.directory = pair, workdir / "target"
@@ -215,8 +215,8 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def weight_bytes(pair: Pair) -> int:
     """Bytes of weights that one autoregressive step reads: everything but the embedding, and the head."""
-    from eda_service.targets.resolve import resolve_target
-    from eda_service.targets.shape import count_parameters
+    from eda_service.targets.files.resolve import resolve_target
+    from eda_service.targets.files.shape import count_parameters
 
     config, model_dir = pair.target.config, resolve_target(pair.target.spec).model_dir
     stored = count_parameters(model_dir)

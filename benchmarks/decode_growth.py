@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.engines import Ours
-from benchmarks.pairs import DOMAINS, RESULTS, SHARED_DATA, Pair, header, load_pair, write_result
+from benchmarks.workloads import DOMAINS, RESULTS, SHARED_DATA, Pair, header, load_pair, write_result
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive

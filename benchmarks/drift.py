@@ -19,10 +19,10 @@ from typing import Any
 
 import httpx
 
-from benchmarks.bed import Bed, acceptance_length, smollm2_service
+from benchmarks.bench_service import BenchService, acceptance_length, smollm2_service
 from benchmarks.make_packs import SETTINGS
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from benchmarks.serving_load import body_of
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from eda_service.client import Client
 from jobs.common import config_of_paths
 
@@ -52,28 +52,30 @@ async def _ask(url: str, asked: Iterator[list[dict[str, Any]]], count: int) -> N
         await asyncio.gather(*(stream() for _ in range(NUM_STREAMS)))
 
 
-def ask_until(bed: Bed, asked: Iterator[list[dict[str, Any]]], holds: Callable[[], bool]) -> int:
+def ask_until(bench_service: BenchService, asked: Iterator[list[dict[str, Any]]], holds: Callable[[], bool]) -> int:
     """Ask on until something holds; returns how many were asked."""
     end, count = time.monotonic() + _PATIENCE_S, 0
     while not holds():
         if time.monotonic() > end:
             raise SystemExit(f"after {count} questions it still does not hold")
-        asyncio.run(_ask(bed.url, asked, 4 * NUM_STREAMS))
+        asyncio.run(_ask(bench_service.url, asked, 4 * NUM_STREAMS))
         count += 4 * NUM_STREAMS
     return count
 
 
-def measure(bed: Bed, data: Path, num_kept: int) -> dict[str, Any]:
+def measure(bench_service: BenchService, data: Path, num_kept: int) -> dict[str, Any]:
     """Serve, ask, wait for the fall, the job and its pack, and ask on."""
     asked = questions(data)
-    bed.deploy(MATH.target, model=MATH.target, pack=f"{MATH.target}@latest", drift={**WATCH, "keep_prompts": num_kept})
-    with Client(bed.url) as client:
+    bench_service.deploy(
+        MATH.target, model=MATH.target, pack=f"{MATH.target}@latest", drift={**WATCH, "keep_prompts": num_kept}
+    )
+    with Client(bench_service.url) as client:
 
         def drift() -> Any:
             return client.deployments.get(MATH.target).drift
 
-        count = ask_until(bed, asked, lambda: drift().is_below)
-        count += _ask_rest(bed, asked, num_kept - count)
+        count = ask_until(bench_service, asked, lambda: drift().is_below)
+        count += _ask_rest(bench_service, asked, num_kept - count)
         before = drift()
         logger.info("after %d questions: %s", count, before)
         client.deployments.update(MATH.target, drift={"adapt": True})
@@ -82,7 +84,7 @@ def measure(bed: Bed, data: Path, num_kept: int) -> dict[str, Any]:
         if ended.status != "succeeded":
             raise SystemExit(f"{job} ended {ended.status}: {ended.error}")
         served = client.deployments.wait_ready(MATH.target, timeout_s=300)
-        after_count = ask_until(bed, asked, lambda: drift().acceptance_length is not None)
+        after_count = ask_until(bench_service, asked, lambda: drift().acceptance_length is not None)
         after = drift()
         events = [each.type for each in reversed(list(client.deployments.events(MATH.target)))]
         return {
@@ -98,10 +100,10 @@ def measure(bed: Bed, data: Path, num_kept: int) -> dict[str, Any]:
         }
 
 
-def _ask_rest(bed: Bed, asked: Iterator[list[dict[str, Any]]], count: int) -> int:
+def _ask_rest(bench_service: BenchService, asked: Iterator[list[dict[str, Any]]], count: int) -> int:
     """So many more, so that as many prompts are kept as may be."""
     rest = max(0, count)
-    asyncio.run(_ask(bed.url, asked, rest))
+    asyncio.run(_ask(bench_service.url, asked, rest))
     return rest
 
 
@@ -125,8 +127,8 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     values = {path: json.loads(value) if isinstance(value, str) else value for path, value in SETTINGS.items()}
     config = config_of_paths({"target.model": MATH.target, **values, "selfgen.threads_per_actor": 2})
-    with smollm2_service([MATH], settings=config.model_dump()) as bed:
-        found = measure(bed, arguments.data, arguments.prompts)
+    with smollm2_service([MATH], settings=config.model_dump()) as bench_service:
+        found = measure(bench_service, arguments.data, arguments.prompts)
     write_result("drift.json", {**header("make proof NAME=drift"), "base_draft": PACKS_BASE_DRAFT, **found})
     logger.info("%s", json.dumps(found))
     if found["acceptance_after_over_before"] <= 1:

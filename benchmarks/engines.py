@@ -19,7 +19,7 @@ import torch
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.decode import decode_all
-from eda_service.export.directory import read_eda_config
+from eda_service.export.files.directory import read_eda_config
 
 ROOT = Path(__file__).resolve().parents[1]
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"

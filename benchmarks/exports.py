@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.bed import acceptance_length, fingerprint
-from benchmarks.pairs import Domain
+from benchmarks.bench_service import acceptance_length, fingerprint
+from benchmarks.workloads import Domain
 from eda_service.config.job import TargetSpec
 from eda_service.export.calibration import CalibrationSettings
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
+from eda_service.export.files.eda_config import Destination, ExportForm
 
 CALIBRATION_PROMPTS = "reasoning-gym:gsm_symbolic?templates=0-79"
 

@@ -22,15 +22,15 @@ import torch
 
 from benchmarks.decode import Measured, as_rows, measure, show
 from benchmarks.engines import Ours, Transformers
-from benchmarks.pairs import BASE_DRAFT, DOMAINS, GENERATED_MATH, ROOT, SHARED_DATA, Pair, header, write_result
 from benchmarks.paper.cells import BEST, METHODS, PAPER
+from benchmarks.workloads import BASE_DRAFT, DOMAINS, GENERATED_MATH, ROOT, SHARED_DATA, Pair, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.policy import Adaptive
 from eda_service.records import DraftCheckpoint, EvalReport, SelfGenManifest, Stage
 from eda_service.selfgen.prompts import load_prompts
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import load_target
 
@@ -136,7 +136,7 @@ def transformers_row(pair: Pair) -> Measured:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from eda_service.targets.resolve import resolve_target
+    from eda_service.targets.files.resolve import resolve_target
 
     found = resolve_target(pair.target.spec)
     plain = AutoModelForCausalLM.from_pretrained(found.model_dir, dtype=pair.target.dtype)

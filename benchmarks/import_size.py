@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 
 GOAL_S, GOAL_GB = 60.0, 4.0
 RUNS = 3

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.workloads import ROOT, header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.jobstore import JobStore
 from eda_service.raycluster.processes import free_port

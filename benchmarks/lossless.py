@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, header, write_result
+from benchmarks.workloads import BASE_DRAFT, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TreeConfig
 from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams
@@ -23,7 +23,7 @@ from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 

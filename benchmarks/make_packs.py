@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, PARTS, ROOT, SHARED_DATA, Domain, split_rows
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, PARTS, ROOT, SHARED_DATA, Domain, split_rows
 
 SETTINGS = {
     "selfgen.temperature": 0.7,

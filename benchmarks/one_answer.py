@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
 from benchmarks.serving_prompts import sums
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, RESULTS, header, write_result
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import SamplingParams
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.decoder.tiles import one_order
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.tiles import one_order
 
 _STORIES = (
     "Write a story about a lighthouse keeper who finds a letter in a bottle.",

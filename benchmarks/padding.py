@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.pairs import DOMAINS, SHARED_DATA, header, write_result
+from benchmarks.workloads import DOMAINS, SHARED_DATA, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec, TrainConfig
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.targets.chat.chat import render_prompt

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import RESULTS, header, write_result
+from benchmarks.workloads import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge
@@ -90,7 +90,7 @@ def run_jobs() -> dict[str, Run]:
     with tempfile.TemporaryDirectory(prefix="eda-plan-") as name:
         home = Path(name) / "home"
         home.mkdir()
-        with Service(home, {"EDA_SERVE": "false"}) as service, Client(str(service.facts["api_url"])) as client:
+        with Service(home, {"EDA_SERVE": "false"}) as service, Client(str(service.up_file["api_url"])) as client:
             for label, config in JOBS.items():
                 body = {"model": "smollm2-135m-math", "preset": "demo", "force": True, "config": config}
                 # The demo's held-out prompts are of another source: keep them so, as many as are asked for.

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pairs import DOMAINS, SHARED_DATA, Pair, header, load_pair, write_result
+from benchmarks.workloads import DOMAINS, SHARED_DATA, Pair, header, load_pair, write_result
 from eda_service.config.job import TreeConfig
 from eda_service.decoding import rounds
 from eda_service.decoding.engine import Engine
@@ -73,7 +73,7 @@ def profile(engine: Engine, prompts: list[list[int]], temperature: float) -> dic
         clocks.wrap(rounds, name, "sampling")
     if runner.proposer is not None:
         clocks.wrap(runner.proposer, "draft", "draft body")
-        clocks.wrap(runner.proposer.form.head, "forward", "draft head")
+        clocks.wrap(runner.proposer.decoding_draft.head, "forward", "draft head")
         for name in ("chain", "tree"):
             clocks.wrap(runner.proposer, name, "draft rest")
     clocks.wrap(engine, "_round", "python")

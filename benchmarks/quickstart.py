@@ -25,7 +25,7 @@ import psutil  # type: ignore[import-untyped]
 from sybil import Document
 from sybil.parsers.markdown import CodeBlockParser
 
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.workloads import ROOT, header, write_result
 
 PAGE = Path("docs") / "tutorial" / "quickstart.md"
 URL = "http://127.0.0.1:8700"

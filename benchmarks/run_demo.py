@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from eda_service.records import STAGES
-from eda_service.storage.provenance import library_versions, machine
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.provenance import library_versions, machine
+from eda_service.storage.runs.run import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "out" / "bench-demo"

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
 from eda_service.config.vllm import VllmSpec
 

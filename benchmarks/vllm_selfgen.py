@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any, Self
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, SelfGenConfig, TargetSpec
 from eda_service.config.vllm import VllmSpec
 from eda_service.decoding.request import SamplingParams

@@ -7,7 +7,7 @@ from typing import Protocol
 BYTES = "bytes"
 
 
-class Tell(Protocol):
+class ProgressCallback(Protocol):
     """Told of progress, often and from one thread."""
 
     def __call__(self, step: str, done: float, total: float | None, unit: str = "") -> None:
@@ -22,5 +22,5 @@ class Tell(Protocol):
         ...
 
 
-def silent(step: str, done: float, total: float | None, unit: str = "") -> None:
+def no_progress(step: str, done: float, total: float | None, unit: str = "") -> None:
     """Tell nobody."""

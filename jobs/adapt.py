@@ -17,7 +17,7 @@ import sys
 from dataclasses import asdict
 
 from eda_service.errors import EdaError
-from eda_service.storage.run import RunDir, home_dir
+from eda_service.storage.runs.run import RunDir, home_dir
 from jobs.common import config_of, main, open_run, parser
 
 logger = logging.getLogger("jobs.adapt")
@@ -51,7 +51,7 @@ def needs_text(arguments: argparse.Namespace) -> str:
     Raises:
         InputError: The config is wrong, or its target or GPU is not known.
     """
-    from eda_service.cli.view import estimate_text
+    from eda_service.cli.jobs.view import estimate_text
     from eda_service.client import Estimate
     from eda_service.planning.dry_run import dry_run
 

@@ -24,8 +24,8 @@ from eda_service.errors import EdaError, InputError, NotFoundError
 from eda_service.field_errors import first_error
 from eda_service.ids import new_job_id
 from eda_service.private_files import keep_private
-from eda_service.storage import bounded_json
-from eda_service.storage.run import RunDir, home_dir
+from eda_service.storage.inputs import bounded_json
+from eda_service.storage.runs.run import RunDir, home_dir
 
 logger = logging.getLogger("jobs")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from eda_service.records import Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from jobs.common import open_run
 
 logger = logging.getLogger("jobs.stage")
@@ -23,7 +23,7 @@ def as_driver(run: RunDir) -> Iterator[None]:
     """
     from eda_service.pipeline import driver
     from eda_service.raycluster import resources
-    from eda_service.storage.heartbeat import Heartbeat
+    from eda_service.storage.runs.heartbeat import Heartbeat
 
     with run.driver_lock(timeout_s=driver.LOCK_TIMEOUT_S), Heartbeat(run):
         resources.connect()

@@ -28,8 +28,8 @@ from eda_service.records import (
     ValidateRecord,
 )
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
-from eda_service.storage.samples import SampleText, SampleWriter
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.samples import SampleText, SampleWriter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDS = REPOSITORY / "benchmarks" / "packs" / "smollm2-135m-math"

@@ -14,47 +14,47 @@ from fastapi import FastAPI
 from waiting import wait_for
 
 from api import errors
+from api.endpoint.engines.interfaces import ServedPair
+from api.endpoint.engines.runner import EngineRunner
+from api.endpoint.metrics.aggregator import MetricsAggregator
+from api.endpoint.metrics.group_metrics import GroupMetrics, Report
+from api.endpoint.metrics.reporter import MetricsReporter
+from api.endpoint.protocol.requests import GenerationRequest
+from api.endpoint.protocol.schemas import ReplicaMemory, VariantMemory
+from api.endpoint.protocol.token_text import TokenText
+from api.endpoint.routes import replica, router
 from api.middleware import Envelope
-from api.serving.group_metrics import GroupMetrics, Report
-from api.serving.hub import MetricsHub
-from api.serving.ports import ServedPair
-from api.serving.publisher import Publisher
-from api.serving.requests import GenerationRequest
-from api.serving.routes import replica, router
-from api.serving.runner import EngineRunner
-from api.serving.schemas import ReplicaMemory, VariantMemory
-from api.serving.token_text import TokenText
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.request import StepOutput
 from eda_service.errors import ModelNotFoundError
 from eda_service.targets.loader import Target
 
 
-class NearHub:
-    """A hub in this process."""
+class NearAggregator:
+    """An aggregator in this process."""
 
     def __init__(self) -> None:
-        self.hub = MetricsHub()
+        self.aggregator = MetricsAggregator()
 
     async def put(self, report: Report) -> None:
-        self.hub.put(report)
+        self.aggregator.put(report)
 
     async def read(self) -> GroupMetrics:
-        return self.hub.read()
+        return self.aggregator.read()
 
 
 @dataclass
 class Served:
-    """What a Serve replica provides; see `api.serving.routes.Models`."""
+    """What a Serve replica provides; see `api.endpoint.routes.Models`."""
 
     loaded: dict[str, ServedPair]
     request_timeout_s: float = 60.0
-    hub: NearHub = field(default_factory=NearHub)
+    aggregator: NearAggregator = field(default_factory=NearAggregator)
     replica: str = "only"
     requests: list[GenerationRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.publisher = Publisher(self.replica, self.hub, self.pairs, self._memory)
+        self.reporter = MetricsReporter(self.replica, self.aggregator, self.pairs, self._memory)
 
     async def _memory(self) -> ReplicaMemory:
         held = {"adapter_bytes": 20, "pack_bytes": 3, "loaded_at": 0, "num_running": 0}
@@ -63,11 +63,11 @@ class Served:
         ]
         return ReplicaMemory(base_bytes=1000, variants=variants, failed=[])
 
-    def saw(self, pair: ServedPair, request: GenerationRequest) -> None:
+    def record_prompt(self, pair: ServedPair, request: GenerationRequest) -> None:
         self.requests.append(request)
 
     async def metrics(self) -> GroupMetrics:
-        return await self.publisher.read()
+        return await self.reporter.read()
 
     def pair(self, name: str, uid: str | None) -> ServedPair:
         found = self.loaded.get(name)

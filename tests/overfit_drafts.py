@@ -17,7 +17,7 @@ from eda_service.drafts.kinds import make_draft
 from eda_service.engines.own import OwnEngine
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 from eda_service.targets.loader import Target
 from eda_service.training.batches import collate
 from eda_service.training.loss import DraftLoss

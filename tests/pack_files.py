@@ -10,7 +10,7 @@ from typing import Any
 from eda_service.config.job import AdaptConfig
 from eda_service.records import FixedScores, PackManifest, PackMetrics, RivalScore, Stage, TargetFingerprint
 from eda_service.storage.files import file_entry, write_json
-from eda_service.storage.registry import pack_versions, publish_pack, reserve_version, stage_pack
+from eda_service.storage.published.registry import pack_versions, publish_pack, reserve_version, stage_pack
 
 WEIGHTS = "w" * 64
 

@@ -45,8 +45,8 @@ class ScriptedHub:
     ) -> None:
         """From now on there is a repository; without files it is a sound model."""
         listed = files or ("config.json", "model.safetensors")
-        facts = {"id": name, "sha": _COMMIT, "gated": "manual" if gated else False}
-        body = {**facts, "siblings": [{"rfilename": file} for file in listed]}
+        model_info = {"id": name, "sha": _COMMIT, "gated": "manual" if gated else False}
+        body = {**model_info, "siblings": [{"rfilename": file} for file in listed]}
         path = f"/api/{kind}/{name}" + ("" if revision is None else f"/revision/{revision}")
         self._service.on("GET", path, Answer(body))
         self._service.on("GET", f"/{name}/resolve/{_COMMIT}/config.json", Answer(LLAMA if config is None else config))

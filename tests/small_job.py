@@ -11,7 +11,7 @@ import pytest
 from tiny_models import fit_draft, register_draft
 
 from eda_service.config.job import TargetSpec
-from eda_service.storage.registry import publish_draft, stage_draft
+from eda_service.storage.published.registry import publish_draft, stage_draft
 from eda_service.targets.loader import load_target
 
 CONFIG: dict[str, Any] = {

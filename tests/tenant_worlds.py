@@ -20,16 +20,17 @@ from job_files import finish_job
 from live_api import LiveApi, live_api
 from scripted_service import Answer, Request, ScriptedService, refusal, scripted_service
 
-from api.serving.counts import ModelCounts
-from api.serving.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
+from api.endpoint.metrics.counts import ModelCounts
+from api.endpoint.metrics.group_metrics import GROUP_METRICS, GroupMetrics, LoadedModel, VariantMetrics
 from api.ui.sessions import COOKIE, Sessions
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.tasks import ImportConfig
 from eda_service.jobstore import Job
 from eda_service.raycluster.serve_plan import UID_HEADER, group_key, route_prefix_of
 from eda_service.records import Stage
-from eda_service.storage import prompts, registry
-from eda_service.storage.run import RunDir
+from eda_service.storage.published import registry
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples import prompts
 
 TARGET = {"model": "org/model", "adapter": None, "revision": None, "dtype": "auto"}
 PREFIX = route_prefix_of(group_key(TARGET))

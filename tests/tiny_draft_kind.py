@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.decoding.fused.ffn import FFNRows, PrivateFFN, SharedFFN, WholeFFN, adapted_ffn, as_expert
-from eda_service.decoding.fused.form import DraftParts, Weights
 from eda_service.decoding.fused.kinds import FUSED
+from eda_service.decoding.fused.protocol import DraftParts, Weights
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.draft import Attend, Draft, Places
 from eda_service.drafts.draft_config import CONFIGS, DraftConfig, PartSizes
@@ -25,11 +25,11 @@ from eda_service.drafts.expert import Expert
 from eda_service.drafts.head import DraftHead
 from eda_service.drafts.kinds import DRAFTS
 from eda_service.drafts.rotary import rotate
-from eda_service.targets.attention import attend
-from eda_service.targets.fused import norm_of
+from eda_service.targets.decoder.attention import attend
+from eda_service.targets.decoder.fused import norm_of
+from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears, make_linear
+from eda_service.targets.decoder.slots import SlotCache
 from eda_service.targets.head import LmHead
-from eda_service.targets.packed import FrozenLinear, fuse_linears, make_linear
-from eda_service.targets.slots import SlotCache
 
 EPSILON = 1e-5
 

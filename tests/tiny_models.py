@@ -31,7 +31,7 @@ from eda_service.drafts.checkpoint import save_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Config
 from eda_service.drafts.kinds import make_draft
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch
 from eda_service.training.loss import DraftLoss
@@ -198,8 +198,8 @@ def register_draft(
     directory = home / "drafts" / name / str(version)
     directory.mkdir(parents=True)
     save_base_draft(directory, draft, vocab_W)
-    facts = target.fingerprint
-    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
+    fingerprint = target.fingerprint
+    write_draft_manifest(directory, fingerprint.hidden_size, fingerprint.vocab_size, fingerprint.tokenizer_sha256)
     return directory
 
 

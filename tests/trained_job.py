@@ -14,7 +14,7 @@ from eda_service.pipeline.prepare import HELDOUT_FILE, write_prompt_file
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target
 
 TRAIN = TrainConfig(private_width_fraction=0.5)

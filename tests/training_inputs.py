@@ -10,10 +10,10 @@ import torch
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.draft import Draft
 from eda_service.records import CurvePoint
-from eda_service.storage.curve import Curve
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import write_shard
-from eda_service.targets.io import export_io
+from eda_service.storage.runs.curve import Curve
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.shards import write_shard
+from eda_service.targets.ends_file import export_io
 from eda_service.targets.loader import Target
 from eda_service.training.inputs import TrainInputs
 from tests.tiny_models import random_samples, register_draft

@@ -10,9 +10,12 @@ from fastapi.responses import FileResponse, HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller
-from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep, ReaderDep, WriterDep
-from api.sample_ids import sample_rank
-from api.schemas import (
+from api.gateway.key_watch import KeyWatch
+from api.gateway.keyed_stream import EVENT_STREAM, JOB_STREAM_END, STREAM_HEADERS, KeyedStream
+from api.jobs.feed import EventFeed
+from api.jobs.jobs import Jobs
+from api.jobs.sample_ids import sample_rank
+from api.jobs.schemas import (
     AdaptationBody,
     AdaptationList,
     AdaptationRequest,
@@ -22,12 +25,9 @@ from api.schemas import (
     EventList,
     LogsBody,
 )
-from api.schemas_samples import SampleList
-from api.services.feed import EventFeed
-from api.services.jobs import Jobs
-from api.services.key_watch import KeyWatch
-from api.services.keyed_stream import EVENT_STREAM, JOB_STREAM_END, STREAM_HEADERS, KeyedStream
-from api.ui.report import report_file
+from api.jobs.schemas_samples import SampleList
+from api.routes.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep, ReaderDep, WriterDep
+from api.ui.jobs.report import report_file
 from eda_service.errors import InputError
 from eda_service.jobstore import Status
 from eda_service.records import EvalReport, Stage

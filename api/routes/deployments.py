@@ -7,8 +7,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.deps import DeploymentName, DeploymentsDep, DispatcherDep, LookerDep, PacksDep, WriterDep
-from api.schemas_deployments import (
+from api.deployments import views
+from api.deployments.schemas import (
     DeletedBody,
     DeploymentBody,
     DeploymentChange,
@@ -18,9 +18,9 @@ from api.schemas_deployments import (
     DeploymentRequest,
     RollbackRequest,
 )
-from api.services import views
-from api.services.dispatcher import Dispatcher
-from api.services.packs import PackService
+from api.dispatcher.dispatcher import Dispatcher
+from api.packs.packs import PackService
+from api.routes.deps import DeploymentName, DeploymentsDep, DispatcherDep, LookerDep, PacksDep, WriterDep
 from eda_service.jobstore import Deployment
 from eda_service.names import MAX_NAME_CHARACTERS
 
@@ -75,7 +75,7 @@ def get(
     """One deployment with its history."""
     deployment = deployments.get(name, caller)
     live = dispatcher.look([deployment])[deployment.name]
-    drift = dispatcher.drift.describe(deployment)
+    drift = dispatcher.drift.drift_body(deployment)
     return views.deployment_detail(deployment, live, packs, deployments.history(name, caller), drift)
 
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from api.deps import DraftsDep, LookerDep, WriterDep
+from api.drafts import views as draft_views
+from api.jobs.schemas_tasks import DeletedDraftBody, DraftDetail, DraftList, ImportRequest, JobBody
 from api.routes.adaptations import IdempotencyKey, Limit
-from api.schemas_tasks import DeletedDraftBody, DraftDetail, DraftList, ImportRequest, JobBody
-from api.services import draft_views
+from api.routes.deps import DraftsDep, LookerDep, WriterDep
 
 router = APIRouter(prefix="/v1/drafts", tags=["drafts"])
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import FileResponse
 
 from api.auth import Caller
-from api.deps import FilesDep, ReaderDep, WriterDep
-from api.multipart import FormError, Part, read_parts
-from api.schemas_files import UPLOAD_FORM, DeletedFileBody, FileBody, FileList
-from api.services.files import PURPOSE, Files
+from api.files.files import PURPOSE, Files
+from api.files.multipart import FormError, Part, read_parts
+from api.files.schemas import UPLOAD_FORM, DeletedFileBody, FileBody, FileList
+from api.routes.deps import FilesDep, ReaderDep, WriterDep
 from eda_service.errors import InputError
 from eda_service.jobstore import StoredFile
 

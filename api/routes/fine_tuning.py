@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from openai.types.fine_tuning import FineTuningJob
 
-from api.deps import AdaptationsDep, JobId, ReaderDep, WriterDep
+from api.jobs.schemas_fine_tuning import FineTuningEventList, FineTuningJobList, FineTuningRequest, event_of, job_of
 from api.routes.adaptations import IdempotencyKey, Limit, event_number, labels_of
-from api.schemas_fine_tuning import FineTuningEventList, FineTuningJobList, FineTuningRequest, event_of, job_of
+from api.routes.deps import AdaptationsDep, JobId, ReaderDep, WriterDep
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 

@@ -11,8 +11,8 @@ from typing import Literal
 from fastapi import APIRouter, Request
 
 from api.auth import InsufficientScopeError, InvalidKeyError, identify, require_scope
-from api.deps import DispatcherDep, StoreDep
-from api.schemas import HealthBody
+from api.jobs.schemas import HealthBody
+from api.routes.deps import DispatcherDep, StoreDep
 from eda_service import __version__
 from eda_service.jobstore import JobStore
 from eda_service.scopes import Scope

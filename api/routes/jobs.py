@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 
-from api.deps import FeedDep, JobId, JobsDep, KeysDep, ReaderDep, WriterDep
+from api.gateway.keyed_stream import EVENT_STREAM
+from api.jobs.schemas import ChangeRequest, EventList, LogsBody
+from api.jobs.schemas_tasks import DeletedJobBody, JobBody, JobList
 from api.routes.adaptations import Limit, event_number, events_of, labels_of
-from api.schemas import ChangeRequest, EventList, LogsBody
-from api.schemas_tasks import DeletedJobBody, JobBody, JobList
-from api.services.keyed_stream import EVENT_STREAM
+from api.routes.deps import FeedDep, JobId, JobsDep, KeysDep, ReaderDep, WriterDep
 from eda_service.config.tasks import JobKind
 from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import Status

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from api.deps import JobId, MeasurementsDep, ReaderDep, WriterDep
+from api.jobs.schemas_tasks import JobBody, MeasurementBody, MeasureRequest
 from api.routes.adaptations import IdempotencyKey
-from api.schemas_tasks import JobBody, MeasurementBody, MeasureRequest
+from api.routes.deps import JobId, MeasurementsDep, ReaderDep, WriterDep
 
 router = APIRouter(prefix="/v1/measurements", tags=["measurements"])
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from api.deps import LookerDep, MetricsDep
+from api.routes.deps import LookerDep, MetricsDep
 
 router = APIRouter(tags=["health"])
 

@@ -13,11 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from api.auth import Caller
-from api.deps import DirectoryDep, GatewayDep, InferDep, LimitsDep
-from api.schemas_deployments import ModelBody, ModelsBody
-from api.services.directory import Directory, Entry
-from api.services.drafting import require_may_choose
-from api.services.gateway import asked_of
+from api.deployments.schemas import ModelBody, ModelsBody
+from api.drafts.drafting import require_may_choose
+from api.gateway.directory import Directory, Entry
+from api.gateway.gateway import asked_of
+from api.routes.deps import DirectoryDep, GatewayDep, InferDep, LimitsDep
 
 router = APIRouter(tags=["endpoint"])
 

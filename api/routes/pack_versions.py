@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from api.deps import DeploymentsDep, LookerDep, PackRemovalDep, PacksDep, WriterDep
-from api.schemas_packs import ComparisonBody, DeletedPackBody, PackVersionDetail
-from api.services import pack_views
+from api.packs import views as pack_views
+from api.packs.schemas import ComparisonBody, DeletedPackBody, PackVersionDetail
+from api.routes.deps import DeploymentsDep, LookerDep, PackRemovalDep, PacksDep, WriterDep
 from eda_service.references import Alias, Reference
 
 router = APIRouter(prefix="/v1/pack-versions", tags=["packs"])

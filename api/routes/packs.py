@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from api.deps import LookerDep, PacksDep, WriterDep
-from api.schemas_deployments import ChampionRequest, PackBody, PackList
-from api.services import views
+from api.deployments import views
+from api.deployments.schemas import ChampionRequest, PackBody, PackList
+from api.routes.deps import LookerDep, PacksDep, WriterDep
 from eda_service.names import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/v1/packs", tags=["packs"])

@@ -1,1 +1,1 @@
-"""The Serve application: an OpenAI-compatible endpoint over the project's own engine."""
+"""The place of the endpoint in versions before; `app` is kept for what names it."""

@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, Request
 
 from api.auth import LOCAL, Caller, InvalidKeyError, caller_of, require_scope
-from api.composed import services_of
 from api.errors import DATABASE_ERRORS
+from api.services import services_of
 from api.ui.sessions import COOKIE, Session
 from eda_service.errors import InputError
 from eda_service.jobstore.keys import KeyStore

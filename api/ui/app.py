@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.composed import Services
+from api.services import Services
 from api.ui.access import LoginNeededError, known_visitor
 from api.ui.rendering import PREFIX, STATIC, environment, render
 from api.ui.routes import deployments, drafts, files, home, jobs, login, new, packs, playground, reference
@@ -103,7 +103,7 @@ def _as_ours(error: Exception) -> EdaError:
     if isinstance(error, errors.DATABASE_ERRORS):
         return errors.database_error(error)
     if isinstance(error, RequestValidationError):
-        message, param = errors.describe(error.errors(), skip=1)
+        message, param = errors.validation_message(error.errors(), skip=1)
         return InputError(message, param=param)
     assert isinstance(error, HTTPException)
     kind = NotFoundError if error.status_code == 404 else InputError

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from api.deployments.schemas import DeploymentChange, RollbackRequest
 from api.errors import config_error
-from api.schemas import ChangeRequest
-from api.schemas_deployments import DeploymentChange, RollbackRequest
-from api.schemas_tasks import ImportRequest
+from api.jobs.schemas import ChangeRequest
+from api.jobs.schemas_tasks import ImportRequest
 from eda_service.errors import InputError
 
 IMPORT_FIELDS = ("source", "source_revision", "model", "name", "overrides", "check", "use_gpu", "force")

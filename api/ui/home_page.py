@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from api.auth import Caller
-from api.schemas_deployments import DeploymentBody, EvaluationBody
-from api.services import views
-from api.services.adaptations import Adaptations
-from api.services.deployments import DeploymentService
-from api.services.dispatcher import Dispatcher
-from api.services.history import ServingHistory
-from api.services.packs import PackService
-from api.ui.job_page import JobLine, row_of
+from api.deployments import views
+from api.deployments.deployments import DeploymentService
+from api.deployments.schemas import DeploymentBody, EvaluationBody
+from api.dispatcher.dispatcher import Dispatcher
+from api.jobs.adaptations import Adaptations
+from api.metrics.history import ServingHistory
+from api.packs.packs import PackService
+from api.ui.jobs.job_page import JobLine, row_of
 from eda_service.jobstore import Job, Status
 
 MOST_CARDS = 24

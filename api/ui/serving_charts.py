@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.schemas_deployments import EvaluationBody
-from api.services.history import WINDOW_S, Span
+from api.deployments.schemas import EvaluationBody
+from api.metrics.history import WINDOW_S, Span
 from api.ui.charts import Chart, Series, line_chart
-from eda_service.storage.packs import PackVersion
+from eda_service.storage.published.packs import PackVersion
 
 DEPTH = 5
 """Draft tokens of the chains for which acceptance is told where no evaluation names a number."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from api.schemas_deployments import PackVersionBody
+from api.deployments.schemas import PackVersionBody
 
 _KEY = "EDA_API_KEY"
 _QUESTION = "What is 48 and half of 48 together?"

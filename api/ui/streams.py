@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
-from api.services.feed import EventFeed
-from api.services.key_watch import KeyWatch
-from api.services.keyed_stream import EVENT_STREAM, STREAM_HEADERS, KeyedStream
+from api.gateway.key_watch import KeyWatch
+from api.gateway.keyed_stream import EVENT_STREAM, STREAM_HEADERS, KeyedStream
+from api.jobs.feed import EventFeed
 from api.ui.access import Visitor
 from eda_service.errors import EdaError
 

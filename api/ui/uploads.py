@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from api.composed import services_of
-from api.multipart import Part, read_parts
-from api.services.files import Files
+from api.files.files import Files
+from api.files.multipart import Part, read_parts
+from api.services import services_of
 from api.ui.access import Visitor
 from api.ui.sessions import COOKIE
 from eda_service.errors import InputError

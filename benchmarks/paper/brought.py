@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import RESULTS, SHARED_DATA, header
 from benchmarks.paper.cells import NUM_SEEDS
 from benchmarks.paper.domains import SHIPPED, PaperDomain
 from benchmarks.paper.run import HOME, TREE, counted, replayed
 from benchmarks.paper.tables import ratio, results
 from benchmarks.paper.tasks import transcripts_of
+from benchmarks.workloads import RESULTS, SHARED_DATA, header
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.loader import load_target
 
 OUT = RESULTS / "eagle3"

@@ -25,8 +25,8 @@ from eda_service.planning.base_draft import draft_config
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, sha256_file, sha256_text
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import read_shard
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.shards import read_shard
 from eda_service.targets.loader import Target
 from jobs.common import config_of_paths
 

@@ -20,7 +20,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from benchmarks.pairs import DOMAINS, PARTS, ROOT, split_rows
+from benchmarks.workloads import DOMAINS, PARTS, ROOT, split_rows
 from eda_service.config.base import Config
 from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError

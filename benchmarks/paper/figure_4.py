@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, SHARED_DATA
 from benchmarks.paper.domains import domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT
 from benchmarks.paper.tasks import transcripts_of
+from benchmarks.workloads import BASE_DRAFT, SHARED_DATA
 from eda_service.decoding.build import load_drafts
 from eda_service.drafts.checkpoint import LoadedDraft
 from eda_service.evaluation.replay import Replay, Transcript
 from eda_service.records import Stage
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 COLUMNS, MOST_TOKENS = 74, 110

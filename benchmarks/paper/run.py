@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header, when_and_where
 from benchmarks.paper.cells import ABLATIONS, BROUGHT, GROUPS, Cell
 from benchmarks.paper.data import config_of, generated_set, link
 from benchmarks.paper.domains import PaperDomain, domains_of, has_references, prompt_file, require_files
 from benchmarks.paper.gate import gate_statistics
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
+from benchmarks.workloads import BASE_DRAFT, RESULTS, ROOT, SHARED_DATA, header, when_and_where
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine
@@ -42,8 +42,8 @@ from eda_service.pipeline.stage import run_stage
 from eda_service.pipeline.train import TRAIN
 from eda_service.raycluster.resources import connect
 from eda_service.records import DraftCheckpoint, SelectionManifest, SelfGenManifest, Stage
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 OUT = RESULTS / "paper"

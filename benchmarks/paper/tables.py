@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pairs import RESULTS
 from benchmarks.paper.cells import GROUPS, HEADLINES, NUM_SEEDS, Cell
 from benchmarks.paper.goals import goal_rows
 from benchmarks.paper.reference import COST, LENGTHS, RATIOS, SELECTION
 from benchmarks.paper.stopping import stopping_rows
+from benchmarks.workloads import RESULTS
 
 OUT = RESULTS / "paper"
 IN_PAPER = ("math", "code", "medical")

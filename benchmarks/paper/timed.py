@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import SHARED_DATA, when_and_where
 from benchmarks.paper.cells import NUM_SEEDS
 from benchmarks.paper.domains import PaperDomain, domains_of
 from benchmarks.paper.run import CHAIN, HOME, OUT, is_whole, pack_of
 from benchmarks.paper.tasks import MAX_NEW_TOKENS, MAX_PROMPT_TOKENS, transcripts_of
+from benchmarks.workloads import SHARED_DATA, when_and_where
 from eda_service.decoding.build import load_drafts, make_engine
 from eda_service.decoding.request import SamplingParams
 from eda_service.evaluation.speed import BASELINE, measure_speed
 from eda_service.measured_rows import SpeedRow
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.loader import load_target
 
 TIMED = ("training-free-none", "full_ft-original", "lora-original", "eda-original", "eda-selfgen", "best-selfgen")

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from eda_service.cli.offered import offered
+from eda_service.cli.completion.offered import offered
 from eda_service.client import Client
 from eda_service.errors import InputError
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from eda_service.cli.console import err
 from eda_service.formatting import duration, rate, size
-from eda_service.progress import BYTES, Tell, silent
+from eda_service.progress import BYTES, ProgressCallback, no_progress
 
 
 class _Amount(ProgressColumn):
@@ -57,10 +57,10 @@ class _Bars:
 
 
 @contextlib.contextmanager
-def bars(console: Console = err) -> Iterator[Tell]:
+def bars(console: Console = err) -> Iterator[ProgressCallback]:
     """Somebody to tell, on standard error: bars in a terminal, nothing elsewhere."""
     if not console.is_terminal:
-        yield silent
+        yield no_progress
         return
     columns = (TextColumn("{task.description:<9}"), BarColumn(bar_width=32), TimeElapsedColumn(), _Amount())
     with Progress(*columns, console=console) as progress:

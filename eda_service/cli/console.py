@@ -179,8 +179,8 @@ def detachable(job_id: str, url: str | None) -> Iterator[None]:
 
 def running_url(home: Path | None = None) -> str | None:
     """The API URL in `<home>/up.json`, if there is one."""
-    facts = read_up(home or own_home())
-    return None if facts is None else str(facts["api_url"])
+    up_file = read_up(home or own_home())
+    return None if up_file is None else str(up_file["api_url"])
 
 
 def print_json(value: BaseModel | list[Any] | Mapping[str, Any], *, compact: bool = False) -> None:

@@ -115,7 +115,7 @@ def read_key(defaults: DefaultsFile) -> str | None:
 def written_url(home: Path) -> str | None:
     """The address that `eda up` wrote down in a home, if it runs."""
     try:
-        facts = json.loads((home / "up.json").read_text(encoding="utf-8"))
-        return str(facts["api_url"])
+        up_file = json.loads((home / "up.json").read_text(encoding="utf-8"))
+        return str(up_file["api_url"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from eda_service.cli import task_view
 from eda_service.cli.arguments import as_pairs, as_path, complete_draft
 from eda_service.cli.console import (
     Commands,
@@ -23,7 +22,8 @@ from eda_service.cli.console import (
     out,
     print_json,
 )
-from eda_service.cli.measure import finish
+from eda_service.cli.jobs import task_view
+from eda_service.cli.jobs.measure import finish
 from eda_service.client import Client, Job
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ def main() -> None:
     """Complete a line for a shell, say the version, or run a command."""
     shell = os.environ.get("_EDA_COMPLETE", "")
     if shell:
-        from eda_service.cli.completion import answer
+        from eda_service.cli.completion.completion import answer
 
         answered = answer(shell, os.environ)
         if answered is not None:

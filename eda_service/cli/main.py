@@ -6,19 +6,25 @@ from typing import Annotated
 
 import typer
 
-from eda_service.cli import data, deployments, drafts, jobs, keys, models, packs, plan
-from eda_service.cli.adapt import adapt
-from eda_service.cli.chat import chat
+from eda_service.cli import drafts, models
 from eda_service.cli.console import Root, example
-from eda_service.cli.demo import demo
-from eda_service.cli.doctor import doctor
-from eda_service.cli.export import export
-from eda_service.cli.gc import gc
-from eda_service.cli.join import join
-from eda_service.cli.measure import measure
-from eda_service.cli.report import report
-from eda_service.cli.service import down, up
-from eda_service.cli.status import status
+from eda_service.cli.data import data
+from eda_service.cli.demo.demo import demo
+from eda_service.cli.deployments import deployments
+from eda_service.cli.deployments.chat import chat
+from eda_service.cli.jobs import jobs
+from eda_service.cli.jobs.adapt import adapt
+from eda_service.cli.jobs.measure import measure
+from eda_service.cli.jobs.report import report
+from eda_service.cli.packs import packs
+from eda_service.cli.packs.export import export
+from eda_service.cli.plan import plan
+from eda_service.cli.service import keys
+from eda_service.cli.service.doctor import doctor
+from eda_service.cli.service.gc import gc
+from eda_service.cli.service.join import join
+from eda_service.cli.service.service import down, up
+from eda_service.cli.service.status import status
 from eda_service.cli.version import show_version
 
 app = typer.Typer(

@@ -9,8 +9,8 @@ import typer
 from eda_service.cli.bars import bars
 from eda_service.cli.console import Commands, JsonOption, UrlOption, connect, err, example, out, print_json
 from eda_service.client import ServiceUnreachableError
-from eda_service.storage.registry import list_drafts
-from eda_service.storage.run import home_dir
+from eda_service.storage.published.registry import list_drafts
+from eda_service.storage.runs.run import home_dir
 
 app = typer.Typer(
     cls=Commands,
@@ -46,10 +46,10 @@ def fetch(
     """Bring a target to this machine, so that the first job need not."""
     from eda_service.config.job import TargetSpec
     from eda_service.targets.embedded import source_note
-    from eda_service.targets.resolve import resolve_target
+    from eda_service.targets.files.resolve import resolve_target
 
-    with bars() as tell:
-        resolved = resolve_target(TargetSpec(model=name), tell)
+    with bars() as on_progress:
+        resolved = resolve_target(TargetSpec(model=name), on_progress)
     note = source_note(resolved.model_dir)
     if note:
         err.print(f"{resolved.model}: {note}")

@@ -13,7 +13,7 @@ blocking.py    `Client`
 asynchronous.py  `AsyncClient`, the same methods
 """
 
-from eda_service.client.answers import (
+from eda_service.client.answers.answers import (
     Adaptation,
     Cost,
     DraftNumbers,
@@ -26,11 +26,8 @@ from eda_service.client.answers import (
     Progress,
     Remaining,
 )
-from eda_service.client.asynchronous import AsyncClient
-from eda_service.client.blocking import Client
-from eda_service.client.chat_answers import ChatPiece, Span, Speculation
-from eda_service.client.connection import DEFAULT_URL
-from eda_service.client.deployment_answers import (
+from eda_service.client.answers.chat_answers import ChatPiece, Span, Speculation
+from eda_service.client.answers.deployment_answers import (
     Deployment,
     DeploymentEvent,
     Drift,
@@ -43,11 +40,14 @@ from eda_service.client.deployment_answers import (
     Replicas,
     Revision,
 )
+from eda_service.client.answers.sample_answers import Sample, SamplePage
+from eda_service.client.answers.task_answers import DeletedJob, Draft, DraftCheck, Job, Measurement, Reading
+from eda_service.client.asynchronous import AsyncClient
+from eda_service.client.blocking import Client
+from eda_service.client.calls.file_calls import UploadedFile
+from eda_service.client.connection import DEFAULT_URL
 from eda_service.client.deployments import NotServedError
 from eda_service.client.errors import ApiError, ServiceUnreachableError, UnexpectedAnswerError
-from eda_service.client.file_calls import UploadedFile
-from eda_service.client.sample_answers import Sample, SamplePage
-from eda_service.client.task_answers import DeletedJob, Draft, DraftCheck, Job, Measurement, Reading
 
 __all__ = [
     "DEFAULT_URL",

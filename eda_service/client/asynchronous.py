@@ -10,9 +10,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from eda_service.client import calls
-from eda_service.client.answers import Adaptation, Estimate, JobEvent, Page
-from eda_service.client.calls import Call
+from eda_service.client.answers.answers import Adaptation, Estimate, JobEvent, Page
+from eda_service.client.answers.sample_answers import SamplePage
+from eda_service.client.calls import calls
+from eda_service.client.calls.calls import Call
 from eda_service.client.chat import AsyncChat
 from eda_service.client.connection import DEFAULT_URL, Connection
 from eda_service.client.deployments import AsyncDeployments, AsyncPacks
@@ -20,7 +21,6 @@ from eda_service.client.errors import ApiError, ServiceUnreachableError, unreach
 from eda_service.client.files import AsyncFiles
 from eda_service.client.logs import LogCursor
 from eda_service.client.retry import Patience
-from eda_service.client.sample_answers import SamplePage
 from eda_service.client.stream import EventStream
 from eda_service.client.tasks import AsyncDrafts, AsyncJobs, AsyncMeasurements
 from eda_service.client.walking import every_async, last_async, until_ended_async

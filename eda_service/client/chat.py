@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 
 import httpx
 
-from eda_service.client.chat_answers import ChatPiece, ChatStream, chat_body
+from eda_service.client.answers.chat_answers import ChatPiece, ChatStream, chat_body
 from eda_service.client.connection import Connection
 from eda_service.client.errors import api_error, no_text, unreachable
 from eda_service.client.retry import retry_after_s, should_retry

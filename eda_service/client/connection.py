@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 
 from eda_service import __version__
-from eda_service.client import calls
-from eda_service.client.calls import Call
+from eda_service.client.calls import calls
+from eda_service.client.calls.calls import Call
 from eda_service.client.errors import unreachable
 from eda_service.client.retry import Patience, RetryPolicy
 from eda_service.environment import Environment

@@ -7,17 +7,17 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from eda_service.client import deployment_calls as calls
-from eda_service.client.answers import Page
-from eda_service.client.calls import Call
-from eda_service.client.deployment_answers import (
+from eda_service.client.answers.answers import Page
+from eda_service.client.answers.deployment_answers import (
     Deployment,
     DeploymentEvent,
     Pack,
     PackComparison,
     PackVersionDetail,
 )
-from eda_service.client.deployment_calls import UNSET, Unset
+from eda_service.client.calls import deployment_calls as calls
+from eda_service.client.calls.calls import Call
+from eda_service.client.calls.deployment_calls import UNSET, Unset
 from eda_service.client.walking import every, every_async
 from eda_service.errors import EdaError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from eda_service.client import file_calls as calls
-from eda_service.client.answers import Page
+from eda_service.client.answers.answers import Page
+from eda_service.client.calls import file_calls as calls
+from eda_service.client.calls.file_calls import UploadedFile
 from eda_service.client.deployments import AsyncSend, Send
-from eda_service.client.file_calls import UploadedFile
 from eda_service.client.walking import every, every_async
 
 

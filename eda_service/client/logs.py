@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from eda_service.client import calls
-from eda_service.client.answers import Adaptation, LogChunk
-from eda_service.client.calls import Call
+from eda_service.client.answers.answers import Adaptation, LogChunk
+from eda_service.client.calls import calls
+from eda_service.client.calls.calls import Call
 from eda_service.client.errors import UnexpectedAnswerError
 from eda_service.records import STAGES
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from eda_service.client.answers import JobEvent
+from eda_service.client.answers.answers import JobEvent
 from eda_service.client.errors import ApiError, UnexpectedAnswerError
 
 MEDIA_TYPE = "text/event-stream"

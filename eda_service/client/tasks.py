@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from eda_service.client import task_calls as calls
-from eda_service.client.answers import JobEvent, Page
-from eda_service.client.calls import Call
+from eda_service.client.answers.answers import JobEvent, Page
+from eda_service.client.answers.task_answers import DeletedJob, Draft, Job, Measurement
+from eda_service.client.calls import task_calls as calls
+from eda_service.client.calls.calls import Call
 from eda_service.client.deployments import AsyncSend, Send
 from eda_service.client.retry import Patience
-from eda_service.client.task_answers import DeletedJob, Draft, Job, Measurement
 from eda_service.client.walking import every, every_async, last, last_async, until_ended, until_ended_async
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol, TypeVar
 
-from eda_service.client.answers import Page
+from eda_service.client.answers.answers import Page
 
 T = TypeVar("T")
 

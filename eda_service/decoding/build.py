@@ -8,8 +8,8 @@ from eda_service.config.job import TreeConfig
 from eda_service.decoding.engine import Engine
 from eda_service.decoding.policy import Adaptive
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_draft, load_pack, load_start
+from eda_service.drafts.compatibility import check_reads
 from eda_service.drafts.draft import Draft
-from eda_service.drafts.fits import check_reads
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
 

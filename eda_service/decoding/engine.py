@@ -17,21 +17,21 @@ import torch
 
 from eda_service.config.job import TreeConfig
 from eda_service.decoding.admission import check_request, prefill_groups
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.live import LiveRequest, adapters_of
-from eda_service.decoding.outcomes import Outcomes, add_logprobs
 from eda_service.decoding.policy import AlwaysSpeculate, Policy
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import RequestStats, SamplingParams, StepOutput
 from eda_service.decoding.rounds import Rounds
 from eda_service.decoding.sampling import is_finite
+from eda_service.decoding.step_outputs import StepOutputs, add_logprobs
 from eda_service.decoding.variants import BASE, Variant, VariantLoad, Variants
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.errors import TargetIncompatibleError
-from eda_service.targets import tiles
 from eda_service.targets.adapters.adapter import Adapter
+from eda_service.targets.decoder import tiles
 from eda_service.targets.loader import Target
 
 
@@ -76,7 +76,7 @@ class Engine:
         self._seed, self._one_order = seed, one_order
         self._num_seen = 0
         self._proposer: Proposer | None = None
-        self._outcomes = Outcomes(drafts=False, capture_features=capture_features)
+        self._step_outputs = StepOutputs(drafts=False, capture_features=capture_features)
         self._policy: Policy = policy or AlwaysSpeculate()
         self._depth = num_draft_tokens if tree is None else tree.depth
         num_nodes = num_draft_tokens if tree is None else tree.size
@@ -86,22 +86,22 @@ class Engine:
         self._waiting: deque[LiveRequest] = deque()
         self._live: list[LiveRequest] = []
         self._cancelled: list[StepOutput] = []
-        form = None if draft is None or draft_head is None else DraftForm(whole_parts(draft), draft_head)
-        self._variants = Variants(target, form)
-        if form is not None:
-            self._propose_with(form)
+        decoding_draft = None if draft is None or draft_head is None else DecodingDraft(whole_parts(draft), draft_head)
+        self._variants = Variants(target, decoding_draft)
+        if decoding_draft is not None:
+            self._propose_with(decoding_draft)
 
-    def _propose_with(self, form: DraftForm) -> None:
+    def _propose_with(self, decoding_draft: DecodingDraft) -> None:
         """Make the proposer with the first draft; later ones must be of its shape."""
         if self._proposer is None:
             most = self.max_tokens + self._num_places + 1
-            self._proposer = Proposer(form, self.target.embed, num_slots=self.max_batch, max_tokens=most)
+            self._proposer = Proposer(decoding_draft, self.target.embed, num_slots=self.max_batch, max_tokens=most)
             self._rounds.proposer = self._proposer
-            self._rounds.captures = form.parts.config.captures
-            self._outcomes.drafts = True
+            self._rounds.captures = decoding_draft.parts.config.captures
+            self._step_outputs.drafts = True
             for request in self._live:
-                request.forget_features(form.parts.config.feature_width)
-        elif form.parts.config != self._proposer.form.parts.config:
+                request.forget_features(decoding_draft.parts.config.feature_width)
+        elif decoding_draft.parts.config != self._proposer.decoding_draft.parts.config:
             raise TargetIncompatibleError(
                 "the draft has another shape than the drafts loaded here; use a base draft made like theirs",
                 param="base_draft",
@@ -112,22 +112,24 @@ class Engine:
         """The most a round can accept; 0 without a draft."""
         return 0 if self._proposer is None else self._depth
 
-    def add_variant(self, name: str, *, adapter: Adapter | None = None, form: DraftForm | None = None) -> Variant:
+    def add_variant(
+        self, name: str, *, adapter: Adapter | None = None, decoding_draft: DecodingDraft | None = None
+    ) -> Variant:
         """Serve one more variant, or a new version of one: requests submitted from now on get it, those that have
         begun end on the version they began with.
 
         Args:
             name: What `submit` names.
             adapter: What it adds to the target; None: nothing.
-            form: Its draft; None decodes autoregressively.
+            decoding_draft: Its draft; None decodes autoregressively.
 
         Raises:
             TargetIncompatibleError: Adapter or draft does not fit the target.
             ResourceError: Too many ranks of adapters.
         """
-        if form is not None:
-            self._propose_with(form)
-        variant = self._variants.add(name, adapter, form)
+        if decoding_draft is not None:
+            self._propose_with(decoding_draft)
+        variant = self._variants.add(name, adapter, decoding_draft)
         self._forget_rows()
         return variant
 
@@ -184,7 +186,7 @@ class Engine:
         """
         chosen = self._variants[variant]
         check_request(prompt_ids, params, vocab_size=self.target.vocab_size, max_tokens=self.max_tokens)
-        form = (chosen if draft_of is None else self._variants[draft_of]).form
+        decoding_draft = (chosen if draft_of is None else self._variants[draft_of]).decoding_draft
         own_stops = frozenset[int]() if params.ignore_eos else self.target.stop_token_ids
         seed = params.seed if params.seed is not None else self._seed * 1_000_003 + self._num_seen
         self._num_seen += 1
@@ -193,12 +195,12 @@ class Engine:
             LiveRequest(
                 request_id=request_id,
                 prompt_ids=list(prompt_ids),
-                params=params if form is not None else replace(params, speculate=False),
+                params=params if decoding_draft is not None else replace(params, speculate=False),
                 stop_ids=own_stops | params.stop_token_ids,
                 generator=torch.Generator().manual_seed(seed),
                 stats=RequestStats(num_prompt_tokens=len(prompt_ids)),
                 variant=chosen,
-                form=form,
+                decoding_draft=decoding_draft,
             )
         )
 
@@ -258,7 +260,7 @@ class Engine:
             request.stats.queue_s, request.stats.prefill_s = begun - request.arrived_s, time.perf_counter() - begun
         self._live.extend(group)
         outputs = [
-            self._outcomes.of_prefill(request, states[i], first, is_fine)
+            self._step_outputs.of_prefill(request, states[i], first, is_fine)
             for i, (request, first, is_fine) in enumerate(zip(group, first_ids, finite, strict=True))
         ]
         add_logprobs(group, outputs, first_ids, logits_B1V, states.head_in, self.target.head)
@@ -278,7 +280,7 @@ class Engine:
         results = self._rounds.run(live, depth, self._policy.confidence(live, depth))
         self._policy.observe(live, depth, results, time.perf_counter() - started, started - begun)
         outputs = [
-            self._outcomes.of_round(request, result, depth) for request, result in zip(live, results, strict=True)
+            self._step_outputs.of_round(request, result, depth) for request, result in zip(live, results, strict=True)
         ]
         self._leave_ended(outputs, first_slot=0)
         return outputs
@@ -308,7 +310,7 @@ class Engine:
 
     def _end(self, request: LiveRequest) -> None:
         """Let go of a request's variant, and of a draft that is not its variant's, which may have been removed."""
-        is_own = request.form is request.variant.form
+        is_own = request.decoding_draft is request.variant.decoding_draft
         if self._variants.end(request.variant) or not is_own:
             self._forget_rows()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.proposal import Pending
 from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.decoding.sampling import Truncation
@@ -22,7 +22,7 @@ from eda_service.targets.states import TargetStates
 
 
 @dataclass
-class Chance:
+class RunningEstimate:
     """A probability, or an expected count, learnt from outcomes: their mean at first, later a running mean."""
 
     value: float
@@ -46,7 +46,7 @@ class LiveRequest:
         pending_features: h_t of the same positions in blocks (.., C); the first is position `pending_start`.
         captured: The target's states in blocks, in order of position, when capture is on.
         acceptance: Running estimate of the chance that the target accepts a drafted token; None before the first.
-        form: What drafts for it; None decodes autoregressively.
+        decoding_draft: What drafts for it; None decodes autoregressively.
         history: What shapes its logits.
         arrived_s: When it was submitted, by `time.perf_counter`.
     """
@@ -64,8 +64,8 @@ class LiveRequest:
     pending_features: list[Tensor] = field(default_factory=list)
     pending_start: int = 0
     captured: list[TargetStates] = field(default_factory=list)
-    acceptance: Chance | None = None
-    form: DraftForm | None = None
+    acceptance: RunningEstimate | None = None
+    decoding_draft: DecodingDraft | None = None
     history: History = field(init=False)
     arrived_s: float = field(default_factory=time.perf_counter)
     _uniforms: list[float] = field(default_factory=list)
@@ -145,14 +145,14 @@ def pending_of(live: Sequence[LiveRequest]) -> Pending:
         features_BPC,
         [request.pending_start for request in live],
         [len(request.pending_tokens) for request in live],
-        forms_of(live),
+        decoding_drafts_of(live),
     )
 
 
-def forms_of(live: Sequence[LiveRequest]) -> list[DraftForm] | None:
+def decoding_drafts_of(live: Sequence[LiveRequest]) -> list[DecodingDraft] | None:
     """The draft of each request; one that has none, and uses none, goes along with another's. None: nobody has one."""
-    known = [request.form for request in live if request.form is not None]
-    return [request.form or known[0] for request in live] if known else None
+    known = [request.decoding_draft for request in live if request.decoding_draft is not None]
+    return [request.decoding_draft or known[0] for request in live] if known else None
 
 
 def adapters_of(live: Sequence[LiveRequest]) -> list[str | None]:

@@ -24,9 +24,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from eda_service.decoding.clock import Clock
-from eda_service.decoding.live import Chance, LiveRequest
+from eda_service.decoding.live import LiveRequest, RunningEstimate
 from eda_service.decoding.proposal import Confidence
+from eda_service.decoding.round_costs import RoundCosts
 from eda_service.decoding.rounds import RowResult
 
 
@@ -98,11 +98,11 @@ class Adaptive:
     """
 
     def __init__(self, *, read_confidence: bool = True) -> None:
-        self._clock = Clock()
-        self._by_depth: list[Chance] = []
-        self._hits = [Chance(0.3 + 0.06 * b) for b in range(_NUM_BINS)]
-        self._next_hits = [Chance(0.3 + 0.06 * b) for b in range(_NUM_BINS)]
-        self._accepted = Chance(1.0)
+        self._round_costs = RoundCosts()
+        self._by_depth: list[RunningEstimate] = []
+        self._hits = [RunningEstimate(0.3 + 0.06 * b) for b in range(_NUM_BINS)]
+        self._next_hits = [RunningEstimate(0.3 + 0.06 * b) for b in range(_NUM_BINS)]
+        self._accepted = RunningEstimate(1.0)
         self._rounds = 0
         self._read_confidence = read_confidence
         self._asked: list[list[float]] = []
@@ -118,14 +118,14 @@ class Adaptive:
         self._rounds += 1
         self._asked, self._is_probe = [], False
         while len(self._by_depth) < most:
-            self._by_depth.append(Chance(_PRIOR))
+            self._by_depth.append(RunningEstimate(_PRIOR))
         if any(_is_seeded(request) for request in live):
             return most
         rows = len(live)
         stale = self._rounds % _BASELINE_EVERY == 0 or self._rounds in _EARLY_BASELINES
-        if stale or not self._clock.known(rows, 0):
+        if stale or not self._round_costs.known(rows, 0):
             return 0
-        autoregressive = rows / self._clock.step(rows)
+        autoregressive = rows / self._round_costs.step(rows)
         speculative, best = self._best(live, most)
         self._rate = max(autoregressive, speculative)
         if speculative > autoregressive:
@@ -140,8 +140,10 @@ class Adaptive:
     def _best(self, live: Sequence[LiveRequest], most: int) -> tuple[float, int]:
         """(tokens per second, depth) of speculation: as measured where chains end themselves, or of the best depth."""
         if self._read_confidence:
-            return self._tokens(live) / self._clock.speculative(len(live)), most
-        rates = [(self._tokens(live, depth) / self._clock.of(len(live), depth), depth) for depth in range(1, most + 1)]
+            return self._tokens(live) / self._round_costs.speculative(len(live)), most
+        rates = [
+            (self._tokens(live, depth) / self._round_costs.of(len(live), depth), depth) for depth in range(1, most + 1)
+        ]
         return max(rates)
 
     def _tokens(self, live: Sequence[LiveRequest], depth: int | None = None) -> float:
@@ -167,7 +169,7 @@ class Adaptive:
         if depth < 2 or not self._read_confidence or any(_is_seeded(request) for request in live):
             return None
         reach = [1.0 if request.params.speculate else 0.0 for request in live]
-        needed = self._rate * self._clock.line(len(live))[1]
+        needed = self._rate * self._round_costs.line(len(live))[1]
         to_the_end = self._rounds % _FULL_EVERY == 0
 
         def go_on(probability_B: Tensor) -> bool:
@@ -196,13 +198,13 @@ class Adaptive:
         proposed = max((result.num_proposed for result in results), default=0)
         drafted = min(depth, proposed)
         if not self._is_cold(len(live), drafted):
-            self._clock.add(len(live), drafted, seconds)
+            self._round_costs.add(len(live), drafted, seconds)
         for i, (request, result) in enumerate(zip(live, results, strict=True)):
             if not result.num_proposed or not result.finite:
                 continue
             accepted = len(result.token_ids) - 1
             if request.acceptance is None:
-                request.acceptance = Chance(self._by_depth[0].value, _REQUEST_PRIOR_WEIGHT)
+                request.acceptance = RunningEstimate(self._by_depth[0].value, _REQUEST_PRIOR_WEIGHT)
             request.acceptance.learn(accepted > 0, _REQUEST_MEMORY)
             self._accepted.learn(accepted, _CHANCE_MEMORY)
             for level in range(min(accepted + 1, drafted)):
@@ -225,7 +227,7 @@ class Adaptive:
 
     def _plan_next_probe(self, rows: int, seconds: float) -> None:
         """The dearer a probe was, the later the next: they may take a fiftieth of the time. First ones tell little."""
-        step = self._clock.step(rows)
+        step = self._round_costs.step(rows)
         self._num_probes += 1
         longest = _LONGEST_PAUSE if self._read_confidence else min(_LONGEST_PAUSE, _PROBE_EVERY * self._num_probes)
         self._pause = min(max(_PROBE_EVERY, round((seconds - step) / step / _PROBE_SHARE)), longest)

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.fused.form import DraftForm, DraftRows
 from eda_service.decoding.fused.kinds import fused_draft, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft, DraftRows
 from eda_service.decoding.head_rows import HeadRows
 from eda_service.decoding.tree import Candidates, DraftTree, keep_best
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
-from eda_service.targets.attention import tree_mask, visible_mask
-from eda_service.targets.tiles import whole_keys
+from eda_service.targets.decoder.attention import tree_mask, visible_mask
+from eda_service.targets.decoder.tiles import whole_keys
 
 
 @dataclass
@@ -48,14 +48,14 @@ class Pending:
         features_BPC: h_t.
         starts: Position t of each row's first pair.
         counts: Number of real pairs per row.
-        forms: The draft of each row; None: the proposer's first.
+        decoding_drafts: The draft of each row; None: the proposer's first.
     """
 
     tokens_BP: Tensor
     features_BPC: Tensor
     starts: Sequence[int]
     counts: Sequence[int]
-    forms: Sequence[DraftForm] | None = None
+    decoding_drafts: Sequence[DecodingDraft] | None = None
 
     @property
     def ends(self) -> list[int]:
@@ -67,32 +67,36 @@ class Proposer:
     """Drafts of one shape over one target, ready to decode, with their slot cache.
 
     Args:
-        form: The first draft, and any row's that names none.
+        decoding_draft: The first draft, and any row's that names none.
         embed: The target's embedding.
         num_slots: Sequences at once.
         max_tokens: Longest sequence, drafted tokens and tree nodes included.
     """
 
-    def __init__(self, form: DraftForm, embed: nn.Module, *, num_slots: int, max_tokens: int) -> None:
-        self.form, self.device, self.dtype = form, form.parts.device, form.parts.dtype
-        self._fused = fused_draft(form.parts, embed, max_tokens=max_tokens)
+    def __init__(self, decoding_draft: DecodingDraft, embed: nn.Module, *, num_slots: int, max_tokens: int) -> None:
+        self.decoding_draft, self.device, self.dtype = (
+            decoding_draft,
+            decoding_draft.parts.device,
+            decoding_draft.parts.dtype,
+        )
+        self._fused = fused_draft(decoding_draft.parts, embed, max_tokens=max_tokens)
         self.groups = self._fused.num_groups
         self.cache = self._fused.new_cache(num_slots, max_tokens)
-        self._rows: tuple[tuple[DraftForm, ...], DraftRows, HeadRows] | None = None
+        self._rows: tuple[tuple[DecodingDraft, ...], DraftRows, HeadRows] | None = None
 
     @classmethod
     def of(cls, draft: Draft, embed: nn.Module, head: DraftHead, *, num_slots: int, max_tokens: int) -> Proposer:
         """A proposer for one draft."""
-        return cls(DraftForm(whole_parts(draft), head), embed, num_slots=num_slots, max_tokens=max_tokens)
+        return cls(DecodingDraft(whole_parts(draft), head), embed, num_slots=num_slots, max_tokens=max_tokens)
 
-    def _rows_of(self, forms: Sequence[DraftForm] | None, num_rows: int) -> tuple[DraftRows, HeadRows]:
+    def _rows_of(self, decoding_drafts: Sequence[DecodingDraft] | None, num_rows: int) -> tuple[DraftRows, HeadRows]:
         """The parts of a batch; the last batch's are kept, because most rounds have the same rows."""
-        wanted = tuple(forms) if forms is not None else (self.form,) * num_rows
+        wanted = tuple(decoding_drafts) if decoding_drafts is not None else (self.decoding_draft,) * num_rows
         kept = self._rows
         same = kept is not None and len(kept[0]) == len(wanted) and all(map(operator.is_, kept[0], wanted))
         if kept is None or not same:
-            heads = HeadRows([form.head for form in wanted], self.device)
-            kept = (wanted, self._fused.rows([form.parts for form in wanted]), heads)
+            heads = HeadRows([decoding_draft.head for decoding_draft in wanted], self.device)
+            kept = (wanted, self._fused.rows([decoding_draft.parts for decoding_draft in wanted]), heads)
             self._rows = kept
         return kept[1], kept[2]
 
@@ -107,10 +111,10 @@ class Proposer:
         starts: Sequence[int],
         *,
         first_slot: int = 0,
-        forms: Sequence[DraftForm] | None = None,
+        decoding_drafts: Sequence[DecodingDraft] | None = None,
     ) -> Tensor:
         """Run the draft over pairs at positions starts.. and cache them; its states of the next positions (B, P, D)."""
-        drafts, _ = self._rows_of(forms, len(tokens_BP))
+        drafts, _ = self._rows_of(decoding_drafts, len(tokens_BP))
         return self._step(drafts, tokens_BP, drafts.start(features_BPC), starts, first_slot=first_slot)
 
     def _step(
@@ -125,7 +129,9 @@ class Proposer:
 
     def begin(self, pending: Pending) -> Tensor:
         """Take the pending pairs; the state (B, 1, D) from which the first token is drafted."""
-        state_BPD = self.extend(pending.tokens_BP, pending.features_BPC, pending.starts, forms=pending.forms)
+        state_BPD = self.extend(
+            pending.tokens_BP, pending.features_BPC, pending.starts, decoding_drafts=pending.decoding_drafts
+        )
         last_B = torch.tensor(pending.counts, device=self.device) - 1
         return state_BPD[torch.arange(len(pending.counts), device=self.device), last_B][:, None]
 
@@ -150,7 +156,7 @@ class Proposer:
         """
         state_B1D = self.begin(pending)
         ends = pending.ends
-        drafts, heads = self._rows_of(pending.forms, len(ends))
+        drafts, heads = self._rows_of(pending.decoding_drafts, len(ends))
         tokens: list[Tensor] = []
         probs: list[Tensor] = []
         for step in range(num_draft_tokens):
@@ -178,7 +184,7 @@ class Proposer:
         """
         state_B1D = self.begin(pending)
         ends, rows = pending.ends, len(pending.counts)
-        drafts, heads = self._rows_of(pending.forms, rows)
+        drafts, heads = self._rows_of(pending.decoding_drafts, rows)
         ids_B1W, scores_B1W = heads.best_tokens(state_B1D, config.width, temperatures_B)
         beam_ids_BW, beam_scores_BW = ids_B1W.squeeze(1), scores_B1W.squeeze(1)
         pool = Candidates(beam_ids_BW, beam_scores_BW, torch.full_like(beam_ids_BW, -1))

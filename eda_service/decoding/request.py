@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from eda_service.errors import RequestError
-from eda_service.targets.generation_defaults import GenerationDefaults
+from eda_service.targets.files.generation_defaults import GenerationDefaults
 from eda_service.targets.states import TargetStates
 
 MAX_LOGPROBS = 20

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.live import LiveRequest, adapters_of, forms_of, histories_of, pending_of, truncation_of
+from eda_service.decoding.live import (
+    LiveRequest,
+    adapters_of,
+    decoding_drafts_of,
+    histories_of,
+    pending_of,
+    truncation_of,
+)
 from eda_service.decoding.logprobs import score_rows
 from eda_service.decoding.proposal import Chain, Confidence, Proposer
 from eda_service.decoding.request import TokenLogprobs
@@ -24,8 +31,8 @@ from eda_service.decoding.sampling import Truncation, distribution, draw, is_fin
 from eda_service.decoding.shaping import Verified, shape
 from eda_service.decoding.tree import DraftTree
 from eda_service.decoding.verification import verify_greedy, verify_sampled, verify_tree
+from eda_service.targets.decoder.slots import SlotCache
 from eda_service.targets.loader import Target
-from eda_service.targets.slots import SlotCache
 from eda_service.targets.states import TargetStates
 
 _FEW_PENDING = 16
@@ -92,8 +99,10 @@ class Rounds:
             if self.proposer is not None and len(request.pending_tokens) > _FEW_PENDING:
                 tokens, features_PC, start = request.take_all_but_last()
                 tokens_1P = torch.tensor([tokens], device=self.target.device)
-                forms = forms_of([request])
-                self.proposer.extend(tokens_1P, features_PC[None], [start], first_slot=slot, forms=forms)
+                decoding_drafts = decoding_drafts_of([request])
+                self.proposer.extend(
+                    tokens_1P, features_PC[None], [start], first_slot=slot, decoding_drafts=decoding_drafts
+                )
 
     def run(self, live: Sequence[LiveRequest], depth: int, go_on: Confidence | None = None) -> list[RowResult]:
         """One round.

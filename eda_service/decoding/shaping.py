@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from eda_service.decoding.request import SamplingParams
-from eda_service.targets.attention import TreeShape
+from eda_service.targets.decoder.attention import TreeShape
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eda_service.targets.attention import TreeShape
+from eda_service.targets.decoder.attention import TreeShape
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eda_service.decoding.fused.form import DraftForm
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.errors import NotFoundError, TargetIncompatibleError
 from eda_service.targets.adapters.adapter import Adapter
 from eda_service.targets.loader import Target
@@ -23,14 +23,14 @@ class Variant:
     Attributes:
         name: What requests ask for.
         adapter: Its key in the target's bank; None for the target as it is.
-        form: Its draft; None decodes autoregressively.
+        decoding_draft: Its draft; None decodes autoregressively.
         num_requests: Requests that wait or run on it.
         retired: Takes no new request.
     """
 
     name: str
     adapter: str | None
-    form: DraftForm | None
+    decoding_draft: DecodingDraft | None
     num_requests: int = 0
     retired: bool = False
 
@@ -53,12 +53,12 @@ class Variants:
 
     Args:
         target: What they share.
-        form: The draft of `BASE`.
+        decoding_draft: The draft of `BASE`.
     """
 
-    def __init__(self, target: Target, form: DraftForm | None) -> None:
+    def __init__(self, target: Target, decoding_draft: DecodingDraft | None) -> None:
         self._target = target
-        self._by_name = {BASE: Variant(BASE, None, form)}
+        self._by_name = {BASE: Variant(BASE, None, decoding_draft)}
 
     def __getitem__(self, name: str) -> Variant:
         """The newest version of a variant.
@@ -78,7 +78,7 @@ class Variants:
         """All but `BASE`."""
         return sorted(name for name in self._by_name if name != BASE)
 
-    def add(self, name: str, adapter: Adapter | None, form: DraftForm | None) -> Variant:
+    def add(self, name: str, adapter: Adapter | None, decoding_draft: DecodingDraft | None) -> Variant:
         """Put a variant under a name; the version it replaces is retired.
 
         Raises:
@@ -92,7 +92,7 @@ class Variants:
                 param="target.adapter",
             )
         key = None if adapter is None or bank is None else bank.acquire(adapter)
-        variant = Variant(name, key, form)
+        variant = Variant(name, key, decoding_draft)
         old, self._by_name[name] = self._by_name.get(name), variant
         if old is not None:
             self._retire(old)
@@ -131,5 +131,5 @@ class Variants:
         if variant.adapter is not None and self._target.adapters is not None:
             self._target.adapters.release(variant.adapter)
             variant.adapter = None
-        variant.form = None
+        variant.decoding_draft = None
         return True

@@ -27,7 +27,7 @@ from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
 from eda_service.drafts.freezing import frozen_sha256, is_within, prepare, trained_state
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import ArtifactCorruptError, UnsafeCheckpointError
-from eda_service.storage.tensor_header import TensorPlace, read_header
+from eda_service.storage.inputs.tensor_header import TensorPlace, read_header
 
 _VOCAB = "draft_vocab"
 _FROZEN = "frozen_sha256"

@@ -14,7 +14,7 @@ from eda_service.drafts.draft_config import DraftConfig, Eagle1Config, Eagle3Con
 from eda_service.errors import TargetIncompatibleError
 from eda_service.field_errors import field_error
 from eda_service.targets.checks.config_check import EPSILONS
-from eda_service.targets.shape import head_dim_of
+from eda_service.targets.files.shape import head_dim_of
 
 _DEFAULT_EPSILON = 1e-5  # of families whose norm has no setting (OLMo)
 _DEFAULT_THETA = 1e4  # RoFormer's, and of families that do not rotate

@@ -24,7 +24,7 @@ from eda_service.drafts.draft import Attend, Draft, Places
 from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.drafts.expert import Expert
 from eda_service.drafts.head import DraftHead
-from eda_service.targets.fused import norm_of
+from eda_service.targets.decoder.fused import norm_of
 from eda_service.targets.head import LmHead
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from eda_service.errors import TargetIncompatibleError
-from eda_service.targets.fused import Norm, rms_norm
+from eda_service.targets.decoder.fused import Norm, rms_norm
+from eda_service.targets.decoder.packed import make_linear
 from eda_service.targets.head import LmHead
-from eda_service.targets.packed import make_linear
 
 
 class DraftHead(nn.Module):

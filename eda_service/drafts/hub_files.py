@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from eda_service.errors import InsufficientStorageError
-from eda_service.targets.resolve import HUB_TIMEOUT_S
+from eda_service.targets.files.resolve import HUB_TIMEOUT_S
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +45,21 @@ class HubFiles:
         return list(SAFE if is_safe else PICKLED)
 
     @property
-    def wanted(self) -> dict[str, int]:
+    def needed_sizes(self) -> dict[str, int]:
         """The files that are fetched."""
         return {file: size for file, size in self.sizes.items() if any(fnmatch(file, each) for each in self.patterns)}
 
     @property
     def weights(self) -> dict[str, int]:
         """Those of them that hold weights."""
-        return {file: size for file, size in self.wanted.items() if file.endswith(_WEIGHTS)}
+        return {file: size for file, size in self.needed_sizes.items() if file.endswith(_WEIGHTS)}
 
     def missing_bytes(self) -> int:
         """What is not in the hub's cache on this machine."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = {file: try_to_load_from_cache(self.name, file, revision=self.commit) for file in self.wanted}
-        return sum(size for file, size in self.wanted.items() if not isinstance(found[file], str))
+        found = {file: try_to_load_from_cache(self.name, file, revision=self.commit) for file in self.needed_sizes}
+        return sum(size for file, size in self.needed_sizes.items() if not isinstance(found[file], str))
 
 
 def list_files(name: str, revision: str | None) -> HubFiles | None:
@@ -79,9 +79,9 @@ def list_files(name: str, revision: str | None) -> HubFiles | None:
         with httpx.Client(headers=headers, timeout=HUB_TIMEOUT_S, follow_redirects=True) as http:
             answer = http.get(address, params={"blobs": "true"})
             answer.raise_for_status()
-            facts = answer.json()
-            sizes = {str(each["rfilename"]): int(each.get("size") or 0) for each in facts["siblings"]}
-            return HubFiles(name, str(facts["sha"]), sizes)
+            model_info = answer.json()
+            sizes = {str(each["rfilename"]): int(each.get("size") or 0) for each in model_info["siblings"]}
+            return HubFiles(name, str(model_info["sha"]), sizes)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.info("the model hub does not list the files of %s (%s)", name, type(error).__name__)
         return None

@@ -12,8 +12,8 @@ from pathlib import Path
 from eda_service.drafts.hub_files import PICKLED, SAFE, list_files, require_room
 from eda_service.errors import DraftSourceMissingError
 from eda_service.names import is_model_id
-from eda_service.targets.given import GivenDirectory, look_at
-from eda_service.targets.resolve import HUB_TIMEOUT_S
+from eda_service.targets.files.given import GivenDirectory, look_at
+from eda_service.targets.files.resolve import HUB_TIMEOUT_S
 
 PARAM = "source"
 

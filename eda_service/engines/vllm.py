@@ -29,7 +29,7 @@ from eda_service.engines.vllm_environment import CAPTURES, prepare_cpu, require_
 from eda_service.errors import EdaError, RunError, TargetIncompatibleError, reason_of
 from eda_service.targets.adapters.check import read_config
 from eda_service.targets.ends import TargetEnds
-from eda_service.targets.resolve import resolve_target
+from eda_service.targets.files.resolve import resolve_target
 from eda_service.targets.states import TargetStates
 
 IN_PROCESS = ("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

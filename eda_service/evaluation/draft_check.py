@@ -28,7 +28,7 @@ from eda_service.drafts.kinds import make_draft
 from eda_service.engines.engine import TargetEngine
 from eda_service.evaluation.replay import Transcript, transcribe
 from eda_service.evaluation.teacher_forced import agreement
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.targets.ends import TargetEnds
 
 NUM_PROMPTS = 20
@@ -50,7 +50,7 @@ def check_draft(
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     thorough: bool = False,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> DraftCheck:
     """Hold a draft against greedy answers of its base target.
 
@@ -60,19 +60,19 @@ def check_draft(
         prompts: Token ids; about twenty.
         max_new_tokens: Cap of each answer.
         thorough: Look at other readings also where the declared one is not poor.
-        tell: Told of answers and readings.
+        on_progress: Told of answers and readings.
     """
     target = engine.ends
     fitting = [ids for ids in prompts if len(ids) + max_new_tokens < target.max_context]
     singles = misreadings(loaded.draft.config, target)
     captures = layers_of_readings(loaded.draft.config, target)
-    answers = _answers(engine, fitting, captures, max_new_tokens, tell)
+    answers = _answers(engine, fitting, captures, max_new_tokens, on_progress)
     if not answers:
         return DraftCheck(
             skipped=f"the target answered none of {len(prompts)} prompts with two tokens or more within its context of "
             f"{target.max_context} tokens"
         )
-    readings = _Readings(target, loaded, captures, answers, tell)
+    readings = _Readings(target, loaded, captures, answers, on_progress)
     declared = readings.take({})
     others = readings.search(singles) if thorough or declared.is_poor else ()
     return DraftCheck(
@@ -149,11 +149,15 @@ def embedding_cosine(draft: Draft, embed: nn.Module) -> float | None:
 
 
 def _answers(
-    engine: TargetEngine, prompts: Sequence[Sequence[int]], captures: Sequence[int], max_new_tokens: int, tell: Tell
+    engine: TargetEngine,
+    prompts: Sequence[Sequence[int]],
+    captures: Sequence[int],
+    max_new_tokens: int,
+    on_progress: ProgressCallback,
 ) -> list[Transcript]:
     """Greedy ones of two tokens or more: the first is the prefill's, and no draft's."""
     params = replace(own_params(engine.ends.defaults), temperature=0.0, max_new_tokens=max_new_tokens)
-    answered = transcribe(engine, prompts, params, batch_size=_BATCH, captures=captures, tell=tell)
+    answered = transcribe(engine, prompts, params, batch_size=_BATCH, captures=captures, on_progress=on_progress)
     return [each for each in answered if len(each.token_ids) - each.num_prompt_tokens > 1]
 
 
@@ -165,7 +169,7 @@ class _Readings:
         loaded: The draft as declared.
         captures: Layers whose states the answers have, side by side; none: what the head reads.
         answers: Greedy ones.
-        tell: Told of each reading.
+        on_progress: Told of each reading.
     """
 
     def __init__(
@@ -174,9 +178,15 @@ class _Readings:
         loaded: LoadedDraft,
         captures: Sequence[int],
         answers: Sequence[Transcript],
-        tell: Tell,
+        on_progress: ProgressCallback,
     ) -> None:
-        self._target, self._loaded, self._captures, self._answers, self._tell = target, loaded, captures, answers, tell
+        self._target, self._loaded, self._captures, self._answers, self._on_progress = (
+            target,
+            loaded,
+            captures,
+            answers,
+            on_progress,
+        )
         self._lm_head = target.lm_head.take(loaded.vocab_W)
         self._num_taken = 0
         self.num_places = sum(len(each.token_ids) - each.num_prompt_tokens - 1 for each in answers)
@@ -196,7 +206,7 @@ class _Readings:
         answers = [replace(each, features_TD=self._columns(each.features_TD, draft)) for each in self._answers]
         counts = agreement(draft, target.embed, self._lm_head, self._loaded.vocab_W, answers, depth=_CHAIN)
         self._num_taken += 1
-        self._tell("reading", self._num_taken, None, "readings")
+        self._on_progress("reading", self._num_taken, None, "readings")
         return Reading(
             overrides={name: as_option(value) for name, value in changes.items()},
             agreement=counts.by_position[:_POSITIONS],

@@ -20,7 +20,7 @@ from eda_service.evaluation.bench import Bench
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
 from eda_service.measured_rows import AcceptanceRow, SpeedRow
 from eda_service.measurement import Measurement, advise
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.records import BASE
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target
@@ -49,7 +49,7 @@ def measure(
     settings: EvalConfig,
     *,
     timed: bool = True,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Measured:
     """Decode the prompts with every draft at every temperature, and time the first of them.
 
@@ -59,7 +59,7 @@ def measure(
         prompts: Token ids.
         settings: Temperatures, chain or tree, caps; `num_prompts` is not looked at.
         timed: Also measure speed.
-        tell: Told of each decoding.
+        on_progress: Told of each decoding.
 
     Raises:
         DatasetInvalidError: There is no prompt.
@@ -77,12 +77,12 @@ def measure(
             answers = decoded.token_ids if answers is None else answers
             rows.append(bench.row(name, temperature, decoded))
             done += 1
-            tell("measure", done, total, "decodings")
+            on_progress("measure", done, total, "decodings")
     speed: list[SpeedRow] = []
     for measured in bench.speeds(timed_at):
         speed += measured
         done += 1
-        tell("measure", done, total, "decodings")
+        on_progress("measure", done, total, "decodings")
     share = coverage(drafts[BASE].vocab_W, answers or []).share
     return Measured(len(prompts), tuple(rows), tuple(speed), share)
 
@@ -93,7 +93,7 @@ def measure_replayed(
     prompts: Sequence[Sequence[int]],
     settings: EvalConfig,
     *,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Measured:
     """The same where the target runs in an engine that our drafts are no part of: it answers once, and every draft is
     held against the answers (`replay`). Chains above T=0 draw their own tokens and have no row; nothing is timed.
@@ -103,7 +103,7 @@ def measure_replayed(
         drafts: `base_draft`, and with a pack `adapted_draft`, which read the same layers.
         prompts: Token ids.
         settings: Temperatures, chain or tree, caps; `num_prompts` is not looked at.
-        tell: Told of each draft and temperature.
+        on_progress: Told of each draft and temperature.
 
     Raises:
         DatasetInvalidError: There is no prompt.
@@ -121,7 +121,7 @@ def measure_replayed(
         written = written or [each.token_ids[each.num_prompt_tokens :] for each in answers]
         for name, loaded in drafts.items():
             rows.append(replayed_row(target, name, loaded, answers, settings, temperature))
-            tell("measure", len(rows), len(replayable) * len(drafts), "drafts")
+            on_progress("measure", len(rows), len(replayable) * len(drafts), "drafts")
     return Measured(len(prompts), tuple(rows), (), coverage(drafts[BASE].vocab_W, written).share)
 
 

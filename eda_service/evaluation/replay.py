@@ -25,7 +25,7 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.head import DraftHead
 from eda_service.engines.engine import TargetEngine, with_seeds
 from eda_service.errors import InputError
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 
 
 @dataclass
@@ -50,7 +50,7 @@ def transcribe(
     *,
     batch_size: int,
     captures: Sequence[int] = (),
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> list[Transcript]:
     """Let the target answer the prompts; request i has seed i.
 
@@ -60,7 +60,7 @@ def transcribe(
         params: Of all requests but for the seed.
         batch_size: Requests decoded together.
         captures: Layers that the draft reads; none: what the target's head reads.
-        tell: Told of each answer.
+        on_progress: Told of each answer.
 
     Returns:
         A transcript of each prompt that was answered.
@@ -72,7 +72,7 @@ def transcribe(
         batch_size=min(batch_size, len(prompts)),
         max_tokens=max(map(len, prompts)) + params.max_new_tokens + 1,
         captures=captures,
-        on_answer=lambda num_ended: tell("answer", num_ended, len(prompts), "prompts"),
+        on_answer=lambda num_ended: on_progress("answer", num_ended, len(prompts), "prompts"),
     )
     return [
         Transcript([*prompt, *answer.token_ids], len(prompt), answer.states.draft_in)

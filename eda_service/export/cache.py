@@ -15,20 +15,20 @@ from pathlib import Path
 from eda_service.config.job import TargetSpec
 from eda_service.errors import ArtifactCorruptError, ConflictError
 from eda_service.export.calibration import CalibrationSettings
-from eda_service.export.directory import published, read_export
-from eda_service.export.eda_config import SCHEMA_VERSION, Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
-from eda_service.export.packs_over import AdaptersPack
-from eda_service.export.several import PacksRequest, export_packs
+from eda_service.export.files.directory import published, read_export
+from eda_service.export.files.eda_config import SCHEMA_VERSION, Destination, ExportForm
+from eda_service.export.packed.packs_over import AdaptersPack
+from eda_service.export.packed.several import PacksRequest, export_packs
 from eda_service.export.source import find_source
 from eda_service.records import TargetFingerprint
 from eda_service.storage.files import sha256_text
-from eda_service.storage.run import home_dir
+from eda_service.storage.runs.run import home_dir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import load_config
-from eda_service.targets.identity import fingerprint
-from eda_service.targets.merged import write_merged
-from eda_service.targets.resolve import resolve_target
+from eda_service.targets.files.identity import fingerprint
+from eda_service.targets.files.merged import write_merged
+from eda_service.targets.files.resolve import resolve_target
 
 _KEY_LENGTH = 16
 

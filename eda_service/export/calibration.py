@@ -25,8 +25,8 @@ from eda_service.engines.own import OwnEngine
 from eda_service.errors import DatasetInvalidError
 from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.replay import Replay, Transcript, transcribe
-from eda_service.export.eda_config import ExportCalibration
-from eda_service.progress import Tell, silent
+from eda_service.export.files.eda_config import ExportCalibration
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.selfgen.prompts import general_prompts_file, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.targets.loader import Target
@@ -54,7 +54,11 @@ class CalibrationSettings:
 
 
 def answer(
-    target: Target, settings: CalibrationSettings, tell: Tell = silent, *, captures: Sequence[int] = ()
+    target: Target,
+    settings: CalibrationSettings,
+    on_progress: ProgressCallback = no_progress,
+    *,
+    captures: Sequence[int] = (),
 ) -> list[Transcript]:
     """The target's greedy answers to the prompts, with the states that the draft captures.
 
@@ -74,7 +78,9 @@ def answer(
             param="prompts",
         )
     params = replace(own_params(target.defaults), temperature=0.0, max_new_tokens=settings.max_new_tokens)
-    answers = transcribe(OwnEngine(target), prompts, params, batch_size=_BATCH, captures=captures, tell=tell)
+    answers = transcribe(
+        OwnEngine(target), prompts, params, batch_size=_BATCH, captures=captures, on_progress=on_progress
+    )
     return [each for each in answers if _length(each) > settings.num_draft_tokens + 1]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eda_service.export.contents import TOKEN_MAP
-from eda_service.export.eda_config import Destination, EdaConfig, ExportForm, PackPlaces
+from eda_service.export.files.contents import TOKEN_MAP
+from eda_service.export.files.eda_config import Destination, EdaConfig, ExportForm, PackPlaces
 from eda_service.export.vllm_plugin import PACK_WORKER
 
 SGLANG_PACKAGE = "eda_service.export.sglang_models"

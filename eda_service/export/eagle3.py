@@ -17,8 +17,8 @@ from eda_service.drafts.dialects.record import BaseTarget, Dialect, DialectRecor
 from eda_service.drafts.dialects.write import DialectForm, dialect_form
 from eda_service.drafts.draft_config import Eagle3Config
 from eda_service.errors import InputError
-from eda_service.export.eda_config import Destination, ExportForm
-from eda_service.export.values import widest
+from eda_service.export.files.eda_config import Destination, ExportForm
+from eda_service.export.files.values import widest
 from eda_service.export.vllm_plugin import EAGLE3_ARCHITECTURE, EAGLE3_QWEN3_ARCHITECTURE
 from eda_service.targets.head import LmHead
 

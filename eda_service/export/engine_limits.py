@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eda_service.drafts.draft_config import DraftConfig, Eagle3Config
 from eda_service.errors import TargetIncompatibleError
-from eda_service.export.eda_config import Destination, ExportForm
+from eda_service.export.files.eda_config import Destination, ExportForm
 from eda_service.targets.head import LmHead
 
 _VLLM_FC = "fc has a bias, and vLLM's class has none there and fails to load it"

@@ -20,9 +20,11 @@ from eda_service.drafts.shared_private import SharedPrivateFFN
 from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings, answer, mean_gate_weights, measure, split
 from eda_service.export.command import ServedTarget, serve_command, serving_needs
-from eda_service.export.contents import keeps_vocabulary, require_dialect
 from eda_service.export.dense import fold, is_gated
-from eda_service.export.directory import (
+from eda_service.export.eagle3 import choose_dialect
+from eda_service.export.engine_limits import require_computed, shorter_than_target
+from eda_service.export.files.contents import keeps_vocabulary, require_dialect
+from eda_service.export.files.directory import (
     check_written,
     published,
     require_free,
@@ -30,19 +32,17 @@ from eda_service.export.directory import (
     write_token_map,
     write_weights,
 )
-from eda_service.export.eagle3 import choose_dialect
-from eda_service.export.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
-from eda_service.export.engine_limits import require_computed, shorter_than_target
+from eda_service.export.files.eda_config import Destination, EdaConfig, ExportCalibration, ExportedGate, ExportForm
+from eda_service.export.files.values import file_tensors, stored_tensors
+from eda_service.export.files.written import contents_of
 from eda_service.export.source import Source, find_source
-from eda_service.export.values import file_tensors, stored_tensors
-from eda_service.export.written import contents_of
 from eda_service.measured_rows import Frozen
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.targets.ends import TargetEnds
+from eda_service.targets.files.merged import write_merged
+from eda_service.targets.files.resolve import resolve_target
 from eda_service.targets.load_ends import changed_ends, load_ends
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.merged import write_merged
-from eda_service.targets.resolve import resolve_target
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,15 @@ class Exported(Frozen):
     needs: tuple[str, ...] = ()
 
 
-def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell = silent) -> Exported:
+def export_draft(
+    request: ExportRequest, *, home: Path | None = None, on_progress: ProgressCallback = no_progress
+) -> Exported:
     """Write an export, whole or not at all.
 
     Args:
         request: What and where.
         home: Of the registry; None: EDA_HOME.
-        tell: Told how far it is.
+        on_progress: Told how far it is.
 
     Raises:
         NotFoundError: No such pack or base draft.
@@ -108,20 +110,22 @@ def export_draft(request: ExportRequest, *, home: Path | None = None, tell: Tell
     source = find_source(request.reference, home)
     require_dialect(source.loaded.draft.config)
     spec = source.target_spec(request.target)
-    found = resolve_target(spec, tell)
-    tell("load", 0, None)
+    found = resolve_target(spec, on_progress)
+    on_progress("load", 0, None)
     whole = _needs_answers(source, request) or bool(changed_ends(found))
-    return export_source(request, source, load_target(spec) if whole else load_ends(spec), tell)
+    return export_source(request, source, load_target(spec) if whole else load_ends(spec), on_progress)
 
 
-def export_source(request: ExportRequest, source: Source, target: TargetEnds, tell: Tell = silent) -> Exported:
+def export_source(
+    request: ExportRequest, source: Source, target: TargetEnds, on_progress: ProgressCallback = no_progress
+) -> Exported:
     """The same of a draft and a target that are here already.
 
     Args:
         request: What and where; its `reference` and `target` are not looked at.
         source: The draft.
         target: A loaded one (`Target`) where the export is calibrated on its answers.
-        tell: Told how far it is.
+        on_progress: Told how far it is.
 
     Raises:
         ConflictError, InputError, TargetIncompatibleError, ArtifactCorruptError: As `export_draft`.
@@ -135,11 +139,11 @@ def export_source(request: ExportRequest, source: Source, target: TargetEnds, te
     warning = shorter_than_target(config, request.destination, target.max_context)
     if warning is not None:
         logger.warning(warning)
-    exported, calibration = _make(source, target, request, tell)
-    tell("write", 0, None)
+    exported, calibration = _make(source, target, request, on_progress)
+    on_progress("write", 0, None)
     eda = _write(request, source, target, exported, calibration, dialect)
     if request.merged_target is not None:
-        tell("merge", 0, None)
+        on_progress("merge", 0, None)
     command = serve_command(
         request.out.absolute(), _served_target(request, spec), eda, request.calibration.num_draft_tokens
     )
@@ -161,7 +165,7 @@ def _needs_answers(source: Source, request: ExportRequest) -> bool:
 
 
 def _make(
-    source: Source, target: TargetEnds, request: ExportRequest, tell: Tell
+    source: Source, target: TargetEnds, request: ExportRequest, on_progress: ProgressCallback
 ) -> tuple[LoadedDraft, ExportCalibration | None]:
     """The draft as it is exported, and what that changed where it changes anything."""
     draft, vocab_W = source.loaded.draft, source.loaded.vocab_W
@@ -172,14 +176,14 @@ def _make(
         return LoadedDraft(fold(draft, (1.0, 1.0)) if dense else draft, kept_W), None
     assert isinstance(target, Target), "an export that is calibrated needs a target that answers"
     logger.info("the target answers %d prompts", request.calibration.num_prompts)
-    calibrating, measuring = split(answer(target, request.calibration, tell, captures=draft.config.captures))
+    calibrating, measuring = split(answer(target, request.calibration, on_progress, captures=draft.config.captures))
     adapted = LoadedDraft(_rounded(draft, stored, target), vocab_W)
     weights = None
     if isinstance(draft.ffn, SharedPrivateFFN):
         weights = mean_gate_weights(adapted.draft, target, calibrating, request.calibration.num_draft_tokens)
     exported = LoadedDraft(fold(draft, weights or (1.0, 1.0)), kept_W)
     logger.info("measuring acceptance on %d answers", len(measuring))
-    tell("measure", 0, None)
+    on_progress("measure", 0, None)
     calibration = measure(
         target,
         adapted,

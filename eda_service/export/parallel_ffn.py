@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eda_service.drafts.gate import Gate
 from eda_service.drafts.shared_private import combine
-from eda_service.export.eda_config import EdaConfig, ExportedGate
+from eda_service.export.files.eda_config import EdaConfig, ExportedGate
 
 
 class ParallelFFN(nn.Module):

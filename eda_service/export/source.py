@@ -13,9 +13,9 @@ from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft, load_pac
 from eda_service.errors import BaseDraftMissingError, InputError, NotFoundError
 from eda_service.records import PackManifest, TargetFingerprint
 from eda_service.references import Reference
-from eda_service.storage.fits import check_draft_fits, check_pack_fits
-from eda_service.storage.packs import target_of
-from eda_service.storage.registry import (
+from eda_service.storage.published.compatibility import check_draft_fits, check_pack_fits
+from eda_service.storage.published.packs import target_of
+from eda_service.storage.published.registry import (
     find_draft,
     find_pack,
     list_drafts,

@@ -12,7 +12,7 @@ from vllm.config import VllmConfig
 from vllm.model_executor.models.llama_eagle3 import Eagle3LlamaForCausalLM
 from vllm.model_executor.models.qwen3_eagle3 import Eagle3Qwen3ForCausalLM
 
-from eda_service.export.contents import require_tensors
+from eda_service.export.files.contents import require_tensors
 from eda_service.export.vllm_model import config_of, keep_gate
 from eda_service.export.vllm_packs import spread_rows
 

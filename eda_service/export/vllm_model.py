@@ -20,9 +20,9 @@ from vllm.model_executor.models.llama import LlamaMLP
 from vllm.model_executor.models.llama_eagle import EagleLlamaForCausalLM
 from vllm.model_executor.models.utils import get_draft_quant_config, maybe_prefix
 
-from eda_service.export.contents import D2T, require_tensors
-from eda_service.export.draft_packs import DraftPacks
-from eda_service.export.eda_config import EdaConfig
+from eda_service.export.files.contents import D2T, require_tensors
+from eda_service.export.files.eda_config import EdaConfig
+from eda_service.export.packed.draft_packs import DraftPacks
 from eda_service.export.parallel_ffn import ParallelFFN
 from eda_service.export.vllm_packs import make_packs, require_worker, spread_rows
 

@@ -26,8 +26,8 @@ from vllm.platforms import current_platform
 
 from eda_service.engines.vllm_worker import unwrap_embedding
 from eda_service.errors import InputError
-from eda_service.export.directory import WEIGHTS, read_eda_config
-from eda_service.export.draft_packs import DraftPacks
+from eda_service.export.files.directory import WEIGHTS, read_eda_config
+from eda_service.export.packed.draft_packs import DraftPacks
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as _Worker

@@ -17,11 +17,11 @@ from vllm.forward_context import get_forward_context, is_forward_context_availab
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
 from eda_service.errors import InputError
-from eda_service.export.draft_packs import DraftPacks
-from eda_service.export.eda_config import EdaConfig, PackPlaces
-from eda_service.export.packed_ffn import PackedFFN, PackedFuse
-from eda_service.export.packed_rows import PackedRows
-from eda_service.export.packed_vocabulary import PackedVocabulary
+from eda_service.export.files.eda_config import EdaConfig, PackPlaces
+from eda_service.export.packed.draft_packs import DraftPacks
+from eda_service.export.packed.ffn import PackedFFN, PackedFuse
+from eda_service.export.packed.rows import PackedRows
+from eda_service.export.packed.vocabulary import PackedVocabulary
 from eda_service.export.vllm_plugin import PACK_WORKER
 
 

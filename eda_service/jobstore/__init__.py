@@ -1,6 +1,6 @@
 """The durable queue: rows are the truth, files and Ray follow. API processes and `eda keys` open it, workers never."""
 
-from eda_service.jobstore.deployment import (
+from eda_service.jobstore.deployments.deployment import (
     Content,
     Deployment,
     DeploymentEvent,
@@ -10,8 +10,8 @@ from eda_service.jobstore.deployment import (
     load_of,
     served_version,
 )
-from eda_service.jobstore.job import Delivery, Event, Job, KeyInfo, StoredFile
-from eda_service.jobstore.status import LIVE, TERMINAL, Status
+from eda_service.jobstore.jobs.job import Delivery, Event, Job, KeyInfo, StoredFile
+from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status
 from eda_service.jobstore.store import JobStore
 
 __all__ = [

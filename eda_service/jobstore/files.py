@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from eda_service.errors import ConflictError, NotFoundError, QuotaExceededError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Part
-from eda_service.jobstore.job import StoredFile
+from eda_service.jobstore.jobs.job import StoredFile
+from eda_service.jobstore.jobs.status import LIVE
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import FileRow, JobRow
-from eda_service.jobstore.status import LIVE
 
 _MAX_TOLD = 3
 _MAX_BYTES = 1 << 50  # no file has more; a damaged row that says so would make the sum of all of them overflow

@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, or_, select, update
 
 from eda_service.errors import InputError, NotFoundError
 from eda_service.jobstore.database import Part
-from eda_service.jobstore.job import KeyInfo
+from eda_service.jobstore.jobs.job import KeyInfo
 from eda_service.jobstore.models import KeyRow
 from eda_service.scopes import Scope
 

@@ -17,7 +17,7 @@ from eda_service.errors import NotFoundError
 from eda_service.jobstore import rows
 from eda_service.jobstore.database import Part
 from eda_service.jobstore.engine import rewrite
-from eda_service.jobstore.job import Delivery
+from eda_service.jobstore.jobs.job import Delivery
 from eda_service.jobstore.models import EventRow, JobRow, OutboxRow
 from eda_service.jobstore.row import END_OF_TIME
 from eda_service.jobstore.vault import SealedSecretError, is_sealed, require_vault

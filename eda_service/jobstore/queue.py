@@ -12,17 +12,18 @@ from sqlalchemy import and_, func, or_, select
 
 from eda_service.config.tasks import JobKind
 from eda_service.errors import ConflictError, NotFoundError
-from eda_service.jobstore import deployments, outbox, rows
-from eda_service.jobstore.deployment import Deployment
-from eda_service.jobstore.intake import Intake, require_room
-from eda_service.jobstore.job import Job
-from eda_service.jobstore.leases import OCCUPYING
+from eda_service.jobstore import outbox, rows
+from eda_service.jobstore.deployments import deployments
+from eda_service.jobstore.deployments.deployment import Deployment
+from eda_service.jobstore.jobs.job import Job
+from eda_service.jobstore.jobs.leases import OCCUPYING
+from eda_service.jobstore.jobs.removal import Removal
+from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status, require_legal
+from eda_service.jobstore.jobs.submission import Submissions, require_room
 from eda_service.jobstore.models import JobRow
-from eda_service.jobstore.removal import Removal
-from eda_service.jobstore.status import LIVE, TERMINAL, Status, require_legal
 
 
-class JobQueue(Intake, Removal):
+class JobQueue(Submissions, Removal):
     """Jobs of every kind."""
 
     def get(self, job_id: str, *, owner: str | None = None, kind: JobKind | None = None) -> Job:

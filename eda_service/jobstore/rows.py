@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from eda_service.capacity import Need
 from eda_service.config.tasks import JobKind, Task, kind_of
 from eda_service.errors import ArtifactCorruptError, LeaseLostError, NotFoundError
-from eda_service.jobstore.job import Origin
+from eda_service.jobstore.jobs.job import Origin
+from eda_service.jobstore.jobs.status import Status
 from eda_service.jobstore.models import EventRow, JobRow
-from eda_service.jobstore.status import Status
 
 # A job that is being cancelled is live but cannot be joined: its caller would get a cancelled job.
 _JOINABLE = (Status.QUEUED.value, Status.RUNNING.value)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from eda_service.jobstore.adoption import Adoption
 from eda_service.jobstore.database import Database
-from eda_service.jobstore.deployments import DeploymentStore
-from eda_service.jobstore.drift import DriftLog
-from eda_service.jobstore.eventlog import EventLog
+from eda_service.jobstore.deployments.deployments import DeploymentStore
+from eda_service.jobstore.deployments.drift import DriftLog
+from eda_service.jobstore.deployments.loads import LoadLog
 from eda_service.jobstore.files import FileStore
+from eda_service.jobstore.jobs.adoption import Adoption
+from eda_service.jobstore.jobs.eventlog import EventLog
+from eda_service.jobstore.jobs.leases import Leases
 from eda_service.jobstore.keys import KeyStore
-from eda_service.jobstore.leases import Leases
-from eda_service.jobstore.loads import LoadLog
 from eda_service.jobstore.outbox import Outbox
 from eda_service.jobstore.queue import JobQueue
 from eda_service.jobstore.vault import Vault

@@ -24,8 +24,8 @@ from eda_service.pipeline.validate import VALIDATE
 from eda_service.raycluster.resources import connect
 from eda_service.records import PackManifest, Stage
 from eda_service.storage.files import is_disk_full
-from eda_service.storage.heartbeat import Heartbeat
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.heartbeat import Heartbeat
+from eda_service.storage.runs.run import RunDir
 
 logger = logging.getLogger(__name__)
 

@@ -43,11 +43,11 @@ from eda_service.records import (
     ValidateRecord,
 )
 from eda_service.storage.files import file_entry
-from eda_service.storage.packs import measured_on
-from eda_service.storage.provenance import machine
-from eda_service.storage.registry import find_draft
-from eda_service.storage.rivals import Rivals, read_rivals
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.packs import measured_on
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.provenance import machine
+from eda_service.storage.runs.rivals import Rivals, read_rivals
+from eda_service.storage.runs.run import RunDir
 from eda_service.training.tracking import open_trackers
 
 logger = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from eda_service.evaluation.lossless import check_lossless
 from eda_service.evaluation.measure import replayed_row
 from eda_service.evaluation.replay import Transcript
 from eda_service.evaluation.speed import BASELINE, speed_rows
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_source
+from eda_service.export.files.eda_config import Destination, ExportForm
 from eda_service.export.source import BASE_DRAFT, Source, find_source
 from eda_service.measured_rows import AcceptanceRow, LosslessCheck
 from eda_service.pipeline.heldout import held_out
@@ -41,10 +41,10 @@ from eda_service.planning.placement import placements
 from eda_service.raycluster.engine_room import room_for
 from eda_service.raycluster.resources import limit_threads
 from eda_service.records import ADAPTED, BASE, FileEntry, FixedScores, Rival, Stage, TargetFingerprint
-from eda_service.storage.fixed_evaluation import FixedEvaluation
-from eda_service.storage.registry import find_draft
-from eda_service.storage.rivals import Rivals
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.fixed_evaluation import FixedEvaluation
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.rivals import Rivals
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.load_ends import load_ends
 

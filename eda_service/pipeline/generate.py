@@ -40,9 +40,9 @@ from eda_service.raycluster.resources import limit_threads
 from eda_service.records import FileEntry, SelfGenFields, SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
-from eda_service.storage.shard_results import ShardResults
-from eda_service.storage.state import Prepared, ShardResult
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Prepared, ShardResult
+from eda_service.storage.samples.shard_results import ShardResults
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from eda_service.selection.selector import Scorer
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
 from eda_service.storage.files import file_entry
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
-from eda_service.storage.shard_results import ShardResults
-from eda_service.storage.shards import Sample, write_shard
-from eda_service.storage.state import ShardResult
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import ShardResult
+from eda_service.storage.samples.shard_results import ShardResults
+from eda_service.storage.samples.shards import Sample, write_shard
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file
 from eda_service.records import Stage
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.refused import render_all
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 
 @dataclass(frozen=True)

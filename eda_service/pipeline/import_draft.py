@@ -33,8 +33,7 @@ from eda_service.planning.placement import MODEL_CPUS
 from eda_service.raycluster.resources import connect, limit_threads, require_gpus
 from eda_service.records import DraftManifest, FileEntry, Stage
 from eda_service.storage.files import file_entry, require_free_bytes, write_json
-from eda_service.storage.provenance import library_versions
-from eda_service.storage.registry import (
+from eda_service.storage.published.registry import (
     discard,
     find_draft_manifest,
     has_draft,
@@ -43,9 +42,10 @@ from eda_service.storage.registry import (
     reserve_draft,
     stage_draft,
 )
-from eda_service.storage.run import RunDir
-from eda_service.targets.base_target import BaseModel, find_base
+from eda_service.storage.runs.provenance import library_versions
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.device import choose_device
+from eda_service.targets.files.base_target import BaseModel, find_base
 from eda_service.task_records import (
     CheckFields,
     CheckRecord,

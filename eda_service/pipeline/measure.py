@@ -27,9 +27,8 @@ from eda_service.references import Reference
 from eda_service.selfgen.magpie import write_prompts
 from eda_service.selfgen.prompts import Prompt, load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
-from eda_service.storage.fits import check_draft_fits, check_pack_fits
-from eda_service.storage.provenance import machine
-from eda_service.storage.registry import (
+from eda_service.storage.published.compatibility import check_draft_fits, check_pack_fits
+from eda_service.storage.published.registry import (
     find_draft,
     find_draft_manifest,
     find_pack,
@@ -37,14 +36,15 @@ from eda_service.storage.registry import (
     read_draft_manifest,
     read_pack_manifest,
 )
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.provenance import machine
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.device import choose_device
-from eda_service.targets.identity import fingerprint
+from eda_service.targets.files.identity import fingerprint
+from eda_service.targets.files.resolve import ResolvedTarget, resolve_target
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.task_records import MeasureFields, MeasureRecord
 
 _USUAL = SelfGenConfig()

@@ -19,16 +19,16 @@ from eda_service.errors import InputError, NotWorthItError
 from eda_service.evaluation.draft_check import NUM_PROMPTS, check_draft, layers_of_readings
 from eda_service.evaluation.measure import Measured, conclude, measure, measure_replayed
 from eda_service.measurement import Measurement
-from eda_service.progress import Tell, silent
+from eda_service.progress import ProgressCallback, no_progress
 from eda_service.records import ADAPTED, BASE, DraftManifest
 from eda_service.selfgen.prompts import Prompt, general_prompts
 from eda_service.selfgen.refused import render_all
-from eda_service.storage.provenance import machine
-from eda_service.storage.registry import find_draft, find_draft_manifest
+from eda_service.storage.published.registry import find_draft, find_draft_manifest
+from eda_service.storage.runs.provenance import machine
 from eda_service.targets.ends import choose_dtype
+from eda_service.targets.files.resolve import resolve_target, shipped_base
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import resolve_target, shipped_base
 from eda_service.targets.room import lacking_room
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def check_staged(
     threads: int = 2,
     num_prompts: int = NUM_PROMPTS,
     thorough: bool = False,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> DraftCheck:
     """The measured check of a draft, over the general prompts that come with the package.
 
@@ -56,7 +56,7 @@ def check_staged(
         threads: CPU threads of a vLLM.
         num_prompts: The first of them.
         thorough: Look at other readings also where the declared one is not poor.
-        tell: Told of answers and readings.
+        on_progress: Told of answers and readings.
 
     Returns:
         What was measured; that it was skipped, and why, where the target finds no room here.
@@ -82,7 +82,7 @@ def check_staged(
         engine = OwnEngine(load_target(spec, device=device))
     prompts, _ = render_all(engine.ends.tokenizer, general_prompts(num_prompts, param="num_check_prompts"))
     loaded = load_drafts(draft_dir, None, target=engine.ends)
-    return check_draft(engine, loaded, list(prompts.values()), thorough=thorough, tell=tell)
+    return check_draft(engine, loaded, list(prompts.values()), thorough=thorough, on_progress=on_progress)
 
 
 def measure_draft(
@@ -95,7 +95,7 @@ def measure_draft(
     max_prompt_tokens: int,
     base: TargetSpec | None,
     device: torch.device,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Measurement:
     """A draft, or a draft and a pack, on a target, and the draft on its own target; one target in memory at a time.
 
@@ -108,7 +108,7 @@ def measure_draft(
         max_prompt_tokens: Longest prompt.
         base: The draft's own target; None: not measured.
         device: Where to compute.
-        tell: Told of each decoding.
+        on_progress: Told of each decoding.
 
     Raises:
         DatasetInvalidError: No prompt is left.
@@ -116,7 +116,9 @@ def measure_draft(
 
     def on(each: TargetSpec, pack: Path | None, *, timed: bool) -> Measured:
         engine = OwnEngine(load_target(each, device=device))
-        return measured_on(engine, draft_dir, pack, prompts, settings, max_prompt_tokens, timed=timed, tell=tell)
+        return measured_on(
+            engine, draft_dir, pack, prompts, settings, max_prompt_tokens, timed=timed, on_progress=on_progress
+        )
 
     on_target = on(spec, pack_dir, timed=True)
     return conclude(on_target, None if base is None else on(base, None, timed=False), machine=machine())
@@ -209,7 +211,7 @@ def measured_on(
     max_prompt_tokens: int,
     *,
     timed: bool,
-    tell: Tell = silent,
+    on_progress: ProgressCallback = no_progress,
 ) -> Measured:
     """A draft, or a draft and a pack, on one target, by whoever runs it."""
     target = engine.ends
@@ -221,5 +223,5 @@ def measured_on(
         drafts[ADAPTED] = load_drafts(draft_dir, pack_dir, target=target)
     fitting = [ids for ids in rendered.values() if len(ids) <= max_prompt_tokens][: settings.num_prompts]
     if isinstance(engine, OwnEngine):
-        return measure(engine.target, drafts, fitting, settings, timed=timed, tell=tell)
-    return measure_replayed(engine, drafts, fitting, settings, tell=tell)
+        return measure(engine.target, drafts, fitting, settings, timed=timed, on_progress=on_progress)
+    return measure_replayed(engine, drafts, fitting, settings, on_progress=on_progress)

@@ -25,9 +25,9 @@ from eda_service.selfgen.prompts import Prompt, general_prompts, load_prompts
 from eda_service.selfgen.refused import render_all
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import write_bytes
-from eda_service.storage.state import Prepared
+from eda_service.storage.runs.state import Prepared
 from eda_service.targets.ends import TargetEnds
-from eda_service.targets.io import export_io
+from eda_service.targets.ends_file import export_io
 
 PROMPTS_FILE, HELDOUT_FILE = "prompts.jsonl", "heldout.jsonl"
 IO_FILE, REFERENCE_FILE = "target_io.safetensors", "reference.safetensors"

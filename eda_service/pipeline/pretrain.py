@@ -31,12 +31,18 @@ from eda_service.records import DraftCheckpoint, DraftManifest, SelfGenManifest,
 from eda_service.references import Reference
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry, require_free_bytes, write_json
-from eda_service.storage.provenance import library_versions
-from eda_service.storage.registry import draft_job_id, has_draft, publish_draft, read_draft_manifest, stage_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import (
+    draft_job_id,
+    has_draft,
+    publish_draft,
+    read_draft_manifest,
+    stage_draft,
+)
+from eda_service.storage.runs.provenance import library_versions
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.checks.check import check_target, load_config
-from eda_service.targets.io import load_io
-from eda_service.targets.resolve import resolve_target
+from eda_service.targets.ends_file import load_io
+from eda_service.targets.files.resolve import resolve_target
 
 
 def draft_config_of(config: AdaptConfig) -> DraftConfig:

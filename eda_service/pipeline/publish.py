@@ -24,9 +24,15 @@ from eda_service.records import (
 )
 from eda_service.references import Reference
 from eda_service.storage.files import write_json
-from eda_service.storage.packs import PROMPTS, timed_temperature
-from eda_service.storage.registry import discard, publish_pack, read_pack_manifest, reserve_version, stage_pack
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.packs import PROMPTS, timed_temperature
+from eda_service.storage.published.registry import (
+    discard,
+    publish_pack,
+    read_pack_manifest,
+    reserve_version,
+    stage_pack,
+)
+from eda_service.storage.runs.run import RunDir
 
 
 def run_publish(run: RunDir, config: AdaptConfig) -> PackFields:

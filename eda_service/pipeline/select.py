@@ -17,9 +17,9 @@ from eda_service.pipeline.stage import StageRunner
 from eda_service.records import FileEntry, SampleScore, SelectionFields, SelectionManifest, SelfGenManifest, Stage
 from eda_service.selection.kinds import make_selector
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
-from eda_service.storage.samples import SampleText, SampleWriter
-from eda_service.storage.shards import read_shard, write_shard
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.samples import SampleText, SampleWriter
+from eda_service.storage.samples.shards import read_shard, write_shard
 
 _TOKENS = ".tokens.safetensors"
 

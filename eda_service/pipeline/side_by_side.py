@@ -14,11 +14,11 @@ from eda_service.evaluation.acceptance import summarise
 from eda_service.evaluation.decode import decode_all
 from eda_service.records import FixedScores, TargetFingerprint
 from eda_service.selfgen.prompts import Prompt
-from eda_service.storage import fixed_evaluation
-from eda_service.storage.fits import check_pack_fits
-from eda_service.storage.fixed_evaluation import FixedEvaluation
-from eda_service.storage.registry import find_draft, find_pack, read_pack_manifest
-from eda_service.storage.rivals import Rivals
+from eda_service.storage.published import fixed_evaluation
+from eda_service.storage.published.compatibility import check_pack_fits
+from eda_service.storage.published.fixed_evaluation import FixedEvaluation
+from eda_service.storage.published.registry import find_draft, find_pack, read_pack_manifest
+from eda_service.storage.runs.rivals import Rivals
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.ends import TargetEnds
 from eda_service.targets.loader import Target

@@ -24,8 +24,8 @@ from eda_service.errors import ArtifactCorruptError
 from eda_service.pipeline.failures import own_error
 from eda_service.pipeline.stage_log import log_end, log_start
 from eda_service.records import Record, Stage, StageFields, ValidateRecord
-from eda_service.storage.provenance import library_versions
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.provenance import library_versions
+from eda_service.storage.runs.run import RunDir
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from eda_service.records import (
     ValidateRecord,
 )
 from eda_service.repeating import Repeating
-from eda_service.storage.curve import CURVE_FILE, Curve
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.curve import CURVE_FILE, Curve
+from eda_service.storage.runs.run import RunDir
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from eda_service.engines.vllm import EngineLostError, VllmDraft, VllmEngine
 from eda_service.planning.engine_need import engine_for
 from eda_service.records import Stage, ValidateRecord
 from eda_service.storage.files import write_bytes
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.device import choose_device
 from eda_service.targets.ends import TargetEnds, choose_dtype
+from eda_service.targets.files.resolve import resolve_target
+from eda_service.targets.files.shape import count_parameters
 from eda_service.targets.load_ends import load_ends
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import resolve_target
-from eda_service.targets.shape import count_parameters
 
 logger = logging.getLogger(__name__)
 

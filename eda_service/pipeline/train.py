@@ -27,11 +27,11 @@ from eda_service.pipeline.stage_log import CurveLog
 from eda_service.pipeline.train_worker import train_worker
 from eda_service.planning.placement import placements
 from eda_service.records import DraftCheckpoint, FileEntry, SelectionManifest, SelfGenManifest, Stage, TrainFields
-from eda_service.storage.curve import CURVE_FILE, Curve
 from eda_service.storage.files import file_entry
-from eda_service.storage.registry import find_draft, read_draft_manifest
-from eda_service.storage.run import RunDir
-from eda_service.storage.state import Diverged, Trained, TrainOutcome
+from eda_service.storage.published.registry import find_draft, read_draft_manifest
+from eda_service.storage.runs.curve import CURVE_FILE, Curve
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Diverged, Trained, TrainOutcome
 from eda_service.training.best import fetch_best
 from eda_service.training.inputs import TrainInputs, trained_form
 from eda_service.training.vocabulary import extend_vocabulary, rank_vocabulary
@@ -181,7 +181,7 @@ def measured_coverage(run: RunDir, config: AdaptConfig, generated: Sequence[File
 
 def answers_of(run: RunDir, generated: Sequence[FileEntry]) -> Iterator[list[int]]:
     """Token ids of the self-generated answers (tokens stay after selection)."""
-    from eda_service.storage.shards import read_shard
+    from eda_service.storage.samples.shards import read_shard
 
     entries, directory = tokens_of(generated), run.stage_dir(Stage.GENERATE)
     run.store.fetch(Stage.GENERATE, entries)

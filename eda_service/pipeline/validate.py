@@ -9,7 +9,7 @@ import ray
 
 from eda_service.config.job import AdaptConfig, DatasetSpec, EngineKind, TargetSpec
 from eda_service.drafts.checkpoint import read_draft_config
-from eda_service.drafts.fits import check_extension, check_reads
+from eda_service.drafts.compatibility import check_extension, check_reads
 from eda_service.engines.vllm_environment import require_vllm
 from eda_service.formatting import duration, size
 from eda_service.pipeline.measuring import require_own_target
@@ -25,16 +25,16 @@ from eda_service.references import Reference
 from eda_service.selfgen.prompts import load_prompts
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.storage.files import file_entry, require_free_bytes, sha256_text
-from eda_service.storage.fits import check_draft_fits
-from eda_service.storage.registry import find_draft, read_draft_manifest
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.compatibility import check_draft_fits
+from eda_service.storage.published.registry import find_draft, read_draft_manifest
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.chat.chat import target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.device import choose_device
-from eda_service.targets.generation_defaults import read_generation_defaults, require_vllm_computes
-from eda_service.targets.identity import fingerprint
-from eda_service.targets.resolve import resolve_target
-from eda_service.targets.shape import ModelShape, shape_of_target
+from eda_service.targets.files.generation_defaults import read_generation_defaults, require_vllm_computes
+from eda_service.targets.files.identity import fingerprint
+from eda_service.targets.files.resolve import resolve_target
+from eda_service.targets.files.shape import ModelShape, shape_of_target
 from eda_service.training.tracking import check_installed
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from eda_service.drafts.draft_config import DraftConfig, parse_draft_config
 from eda_service.errors import ArtifactCorruptError, BaseDraftMissingError
-from eda_service.storage import bounded_json
-from eda_service.storage.registry import find_draft_file
+from eda_service.storage.inputs import bounded_json
+from eda_service.storage.published.registry import find_draft_file
 
 
 def draft_config(reference: str, home: Path | None = None) -> DraftConfig:

@@ -21,9 +21,9 @@ from eda_service.planning.history import TimeRange, read_history
 from eda_service.planning.kept import device_of, kept_calibration
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.workload import expected_lengths
-from eda_service.storage.packs import measured_on
 from eda_service.storage.place import current_place
-from eda_service.targets.shape import ModelShape, shape_of_target
+from eda_service.storage.published.packs import measured_on
+from eda_service.targets.files.shape import ModelShape, shape_of_target
 
 
 @dataclass(frozen=True)

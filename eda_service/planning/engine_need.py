@@ -12,7 +12,7 @@ from eda_service.config.job import AdaptConfig, EngineKind, TargetSpec
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.planning.constants import DEVICES, VLLM_WORK_BYTES, Device
-from eda_service.targets.shape import FEATURE_BYTES, LOADING, WEIGHT_BYTES, ModelShape
+from eda_service.targets.files.shape import FEATURE_BYTES, LOADING, WEIGHT_BYTES, ModelShape
 
 SIZE_FIELD = "target.vllm.tensor_parallel_size"
 _MOST_RANKS = 64

@@ -27,7 +27,7 @@ from eda_service.planning.engine_need import (
 from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import Lengths, Workload
 from eda_service.records import Stage
-from eda_service.targets.shape import ModelShape
+from eda_service.targets.files.shape import ModelShape
 
 _EVALUATION_ENGINES = 3
 """Of vLLM, one after the other: without a draft, with the base draft, with the adapted one."""

@@ -10,7 +10,7 @@ import math
 from eda_service.config.job import AdaptConfig, Method, TrainConfig
 from eda_service.drafts.draft_config import DraftConfig, PrivateConfig, parameter_counts
 from eda_service.selection.kinds import make_selector
-from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES
+from eda_service.targets.files.shape import FEATURE_BYTES, WEIGHT_BYTES
 
 
 def disk_need_bytes(config: AdaptConfig, draft: DraftConfig) -> int:

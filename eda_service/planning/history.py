@@ -20,7 +20,7 @@ from eda_service.planning.calibration import Calibration
 from eda_service.planning.constants import Device
 from eda_service.planning.plan import Plan
 from eda_service.storage.files import write_json
-from eda_service.storage.run import calibration_path
+from eda_service.storage.runs.run import calibration_path
 
 MAX_JOBS = 20
 MEASURED_WIDTH, ASSUMED_WIDTH = 3.0, 5.0

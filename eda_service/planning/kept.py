@@ -13,7 +13,7 @@ from eda_service.planning.constants import CORE, DEVICES, Device
 from eda_service.planning.history import add_to_history, read_history
 from eda_service.planning.measured import measure
 from eda_service.storage.files import write_json
-from eda_service.storage.run import RunDir, calibration_path
+from eda_service.storage.runs.run import RunDir, calibration_path
 
 ASSUMED_GPU = "h100"
 """What a job with GPUs is planned for where nobody says which."""

@@ -14,8 +14,8 @@ from eda_service.planning.constants import Device
 from eda_service.planning.plan import Plan, make_plan
 from eda_service.planning.workload import Lengths
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage, ValidateRecord
-from eda_service.storage.run import RunDir
-from eda_service.targets.shape import ModelShape, shape_of_target
+from eda_service.storage.runs.run import RunDir
+from eda_service.targets.files.shape import ModelShape, shape_of_target
 
 
 @dataclass(frozen=True)

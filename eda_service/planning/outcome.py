@@ -13,7 +13,7 @@ from eda_service.config.job import AdaptConfig, EngineKind
 from eda_service.measured_rows import Frozen, SpeedRow
 from eda_service.planning.placement import placements
 from eda_service.records import ADAPTED, BASE, EvalReport, Stage
-from eda_service.storage.packs import measured_on
+from eda_service.storage.published.packs import measured_on
 
 _PLAIN = "autoregressive"
 

@@ -26,7 +26,7 @@ from eda_service.planning.placement import placements
 from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import OPTIMIZER_BYTES, Decoding, Lengths, Workload, workload
 from eda_service.records import Stage
-from eda_service.targets.shape import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
+from eda_service.targets.files.shape import FEATURE_BYTES, WEIGHT_BYTES, ModelShape
 
 _FLOAT32_BYTES = 4
 

@@ -9,8 +9,8 @@ from eda_service.config.job import TargetSpec
 from eda_service.drafts.draft_config import CONFIGS, DraftConfig, parse_draft_config
 from eda_service.errors import InputError
 from eda_service.targets.checks.checker import CHECKER
-from eda_service.targets.resolve import is_here, is_ours, resolve_target
-from eda_service.targets.shape import ModelShape, shape_of_target
+from eda_service.targets.files.resolve import is_here, is_ours, resolve_target
+from eda_service.targets.files.shape import ModelShape, shape_of_target
 
 SHAPES: dict[str, ModelShape] = {
     "135m": ModelShape(576, 1536, 30, 9, 3, 64, 49_152, 134.5e6, is_tied=True),  # SmolLM2-135M

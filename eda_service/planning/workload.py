@@ -17,7 +17,7 @@ from eda_service.planning.estimate import (
 )
 from eda_service.planning.shapes import draft_of
 from eda_service.selection.kinds import make_selector
-from eda_service.targets.shape import FEATURE_BYTES, ModelShape
+from eda_service.targets.files.shape import FEATURE_BYTES, ModelShape
 from eda_service.training.schedule import SIMULATED_DEPTH
 
 OPTIMIZER_BYTES = 12  # float32: two moments and the master weight

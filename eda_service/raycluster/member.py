@@ -26,7 +26,7 @@ from eda_service.storage.files import write_json
 logger = logging.getLogger(__name__)
 
 
-class _JoinedFacts(TypedDict):
+class _NodeFile(TypedDict):
     """What the file of a node holds."""
 
     pid: int
@@ -70,12 +70,12 @@ class Member:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._node.start()
-        facts: _JoinedFacts = {
+        node_file: _NodeFile = {
             "pid": os.getpid(),
             "mark": self._node.mark,
             "ray_temp_dir": str(self._node.directory.path),
         }
-        write_json(self._path, facts)
+        write_json(self._path, node_file)
 
     def run(self) -> None:
         """Start the node again whenever it ends, until a signal comes."""
@@ -94,9 +94,9 @@ class Member:
     def _stop_leftovers(self) -> None:
         if not self._path.exists():
             return
-        facts: _JoinedFacts = json.loads(self._path.read_text(encoding="utf-8"))
-        processes.kill_marked(str(facts["mark"]))
-        remove_node_directory(str(facts["ray_temp_dir"]))
+        node_file: _NodeFile = json.loads(self._path.read_text(encoding="utf-8"))
+        processes.kill_marked(str(node_file["mark"]))
+        remove_node_directory(str(node_file["ray_temp_dir"]))
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         logger.info("%s: leaving", signal.Signals(number).name)

@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict
 from eda_service.config.deployment import Accelerator, EngineLimits, EngineSpec
 from eda_service.config.job import EngineKind
 from eda_service.jobstore import Deployment, Load, load_of, served_version
-from eda_service.targets.resolve import shipped_base
+from eda_service.targets.files.resolve import shipped_base
 
 DEPLOYMENT = "Endpoint"
 REPLICA_CPUS = 0.5
-IMPORT_PATH = "api.serving.app:build_app"
+IMPORT_PATH = "api.endpoint.app:build_app"
 UID_HEADER = "x-eda-deployment"  # set by the gateway: which deployment a request is for, whatever has its name now
 SCALING_POLICY = "eda_service.raycluster.scaling:QueueAndRoundTime"
 

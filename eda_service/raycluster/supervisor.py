@@ -31,7 +31,7 @@ from eda_service.raycluster.head import RayHead
 from eda_service.raycluster.node import LOOPBACK, NUM_LOGICAL_CPUS, child_env, loopback_only
 from eda_service.raycluster.node_directory import remove_node_directory
 from eda_service.raycluster.token import ensure_token, with_token
-from eda_service.raycluster.up_file import UpFacts, read_up
+from eda_service.raycluster.up_file import UpFile, read_up
 from eda_service.storage.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Supervisor:
         return f"http://{host}:{self._port}"
 
     @property
-    def facts(self) -> UpFacts:
+    def up_file(self) -> UpFile:
         """What `<home>/up.json` holds."""
         assert self._ray is not None
         return {
@@ -195,7 +195,7 @@ class Supervisor:
         }
         log = self._logs / "api.log"
         self._api = processes.start([sys.executable, "-m", "api"], env=env, mark=self._mark, log_path=log)
-        write_json(self._home / "up.json", self.facts)
+        write_json(self._home / "up.json", self.up_file)
 
     def _wait_ready(self) -> None:
         assert self._ray is not None
@@ -228,16 +228,16 @@ class Supervisor:
         if not self._ray.is_alive() and self._ray_backoff.is_due(now):
             logger.warning("the Ray head has ended; starting it again")
             self._ray.start()
-            write_json(self._home / "up.json", self.facts)
+            write_json(self._home / "up.json", self.up_file)
 
     def _stop_leftovers(self) -> None:
-        facts = read_up(self._home)
-        if facts is None:
+        up_file = read_up(self._home)
+        if up_file is None:
             return
         # The lock is ours, so the supervisor that wrote this is dead; its children may not be.
-        for mark in facts.get("marks", []):
+        for mark in up_file.get("marks", []):
             processes.kill_marked(str(mark))
-        remove_node_directory(str(facts.get("ray_temp_dir", "")))
+        remove_node_directory(str(up_file.get("ray_temp_dir", "")))
         (self._home / "up.json").unlink(missing_ok=True)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

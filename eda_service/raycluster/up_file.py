@@ -14,7 +14,7 @@ class ProcessIds(TypedDict):
     ray_head: int | None
 
 
-class UpFacts(TypedDict):
+class UpFile(TypedDict):
     """What the file holds; what is not required, older versions did not write.
 
     Attributes:
@@ -40,10 +40,10 @@ class UpFacts(TypedDict):
     ray_temp_dir: NotRequired[str]
 
 
-def read_up(home: Path) -> UpFacts | None:
+def read_up(home: Path) -> UpFile | None:
     """What `eda up` wrote down, or None."""
     try:
-        facts: UpFacts = json.loads((home / "up.json").read_text(encoding="utf-8"))
+        up_file: UpFile = json.loads((home / "up.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts
+    return up_file

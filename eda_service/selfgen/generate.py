@@ -22,7 +22,7 @@ from eda_service.errors import DatasetInvalidError, EdaError
 from eda_service.records import SkippedRow
 from eda_service.selfgen.prompts import Prompt
 from eda_service.selfgen.refused import render_all
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 from eda_service.targets.ends import TargetEnds
 
 

@@ -30,8 +30,8 @@ from eda_service.selfgen.row_tools import Tools
 from eda_service.selfgen.row_turns import Message
 from eda_service.selfgen.skipped_rows import SkippedRows
 from eda_service.selfgen.tasks import PREFIX, templates_of
-from eda_service.storage.input_files import find_copy
-from eda_service.storage.run import home_dir
+from eda_service.storage.inputs.input_files import find_copy
+from eda_service.storage.runs.run import home_dir
 from eda_service.targets.chat.chat import render_prompt
 
 PARAM = "dataset.source"

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 
 from eda_service.errors import DatasetInvalidError
 from eda_service.records import MAX_ROW_BYTES
-from eda_service.storage import bounded_json
+from eda_service.storage.inputs import bounded_json
 
 MAX_FILE_BYTES = 2 << 30
 MAX_FILE_ROWS = 10_000_000  # ten times what a job takes; a few MiB of gzip hold two thousand million empty lines

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eda_service.selfgen.row_error import RowError
-from eda_service.storage import bounded_json
+from eda_service.storage.inputs import bounded_json
 
 Tool = dict[str, Any]
 Tools = list[Tool]

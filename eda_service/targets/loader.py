@@ -21,10 +21,14 @@ from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetNotFoundError
 from eda_service.targets.adapters.bank import AdapterBank
 from eda_service.targets.adapters.merge import merge_adapter
-from eda_service.targets.attention import NAME as ATTENTION
-from eda_service.targets.attention import TreeShape, tree_mask, visible_mask
 from eda_service.targets.chat.chat import load_stop_token_ids, target_tokenizer
 from eda_service.targets.checks.check import check_model, load_config, require_parts
+from eda_service.targets.decoder.attention import NAME as ATTENTION
+from eda_service.targets.decoder.attention import TreeShape, tree_mask, visible_mask
+from eda_service.targets.decoder.fused import Decoder, FusedDecoder, make_decoder
+from eda_service.targets.decoder.packed import tensor_bytes
+from eda_service.targets.decoder.slots import SlotCache
+from eda_service.targets.decoder.tiles import whole_keys
 from eda_service.targets.ends import TargetEnds, choose_dtype, context_note, max_context_of
 from eda_service.targets.fidelity import (
     CLAIMED_TOKENS,
@@ -36,16 +40,12 @@ from eda_service.targets.fidelity import (
     require_finite,
     require_whole,
 )
-from eda_service.targets.fused import Decoder, FusedDecoder, make_decoder
-from eda_service.targets.generation_defaults import read_generation_defaults
+from eda_service.targets.files.generation_defaults import read_generation_defaults
+from eda_service.targets.files.identity import fingerprint
+from eda_service.targets.files.resolve import ResolvedTarget, resolve_target
+from eda_service.targets.files.shape import head_dim_of
 from eda_service.targets.head import InferenceHead, lm_head_of
-from eda_service.targets.identity import fingerprint
-from eda_service.targets.packed import tensor_bytes
-from eda_service.targets.resolve import ResolvedTarget, resolve_target
-from eda_service.targets.shape import head_dim_of
-from eda_service.targets.slots import SlotCache
 from eda_service.targets.states import TargetStates
-from eda_service.targets.tiles import whole_keys
 from eda_service.targets.told import told
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from eda_service.targets.shape import LOADING, count_parameters
+from eda_service.targets.files.shape import LOADING, count_parameters
 
 _CGROUP = Path("/sys/fs/cgroup")
 

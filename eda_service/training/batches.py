@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 
 _SORTED_BATCHES = 8
 

@@ -12,8 +12,8 @@ from eda_service.drafts.checkpoint import save_pack
 from eda_service.drafts.draft import Draft
 from eda_service.records import FileEntry, Stage
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
-from eda_service.storage.state import Best
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Best
 
 _PACK = "pack"
 

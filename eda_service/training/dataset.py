@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from eda_service.storage.shards import Sample, read_shard
+from eda_service.storage.samples.shards import Sample, read_shard
 from eda_service.training.batches import Batch, collate
 
 

@@ -14,10 +14,10 @@ from eda_service.drafts.checkpoint import LoadedDraft, load_base_draft
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.freezing import prepare
 from eda_service.records import FileEntry, Stage
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
+from eda_service.targets.decoder.packed import native_bfloat16
 from eda_service.targets.head import LmHead
-from eda_service.targets.packed import native_bfloat16
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SharedEnds:
 
 def load_ends(inputs: TrainInputs, vocab_W: Tensor | None, *, dtype: torch.dtype, device: torch.device) -> SharedEnds:
     """The target's two ends, where the draft is trained."""
-    from eda_service.targets.io import load_io
+    from eda_service.targets.ends_file import load_io
 
     embed, lm_head = load_io(inputs.io_path, dtype=dtype, device=device)
     return SharedEnds(embed, lm_head.take(vocab_W))
@@ -102,7 +102,7 @@ def build_draft(inputs: TrainInputs) -> tuple[Draft, Tensor | None]:
     if draft.places.head and vocab_W is None:
         vocab_W = loaded.vocab_W  # the rows of its own head
     if train.extend_draft_vocab and vocab_W is not None:
-        from eda_service.targets.io import load_io
+        from eda_service.targets.ends_file import load_io
 
         _, lm_head = load_io(inputs.io_path, dtype=torch.float32, device=torch.device("cpu"))
         draft.begin_added(lm_head.take(vocab_W[-train.extend_draft_vocab :]))

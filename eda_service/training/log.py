@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from eda_service.records import CurvePoint, Stage
-from eda_service.storage.curve import CURVE_FILE, Curve
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.curve import CURVE_FILE, Curve
+from eda_service.storage.runs.run import RunDir
 from eda_service.training.backend import StepLosses
 from eda_service.training.trackers.report import Report
 

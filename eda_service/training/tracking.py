@@ -16,7 +16,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.track import TrackConfig, Tracker
 from eda_service.errors import InputError
 from eda_service.records import Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.training.trackers.mlflow import mlflow
 from eda_service.training.trackers.report import Report
 from eda_service.training.trackers.tensorboard import tensorboard

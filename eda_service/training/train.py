@@ -8,7 +8,7 @@ import torch
 
 from eda_service.drafts.freezing import frozen_sha256
 from eda_service.errors import NonFiniteLossError
-from eda_service.storage.state import Diverged, Trained
+from eda_service.storage.runs.state import Diverged, Trained
 from eda_service.training.backend import Backend
 from eda_service.training.backends import open_backend
 from eda_service.training.checkpoints import Checkpoints

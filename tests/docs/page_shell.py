@@ -18,8 +18,8 @@ from pack_files import put_pack
 from running import Service
 from sybil import Example
 
-from benchmarks.bed import acceptance_length, fingerprint
-from benchmarks.pairs import DOMAINS, PACKS_BASE_DRAFT
+from benchmarks.bench_service import acceptance_length, fingerprint
+from benchmarks.workloads import DOMAINS, PACKS_BASE_DRAFT
 
 _PORT = "127.0.0.1:8700"
 _UP = "eda up"
@@ -70,7 +70,7 @@ class PageShell:
             self._service = Service(self._home, self._given, allow=self._work).__enter__()
             return
         if self._service is not None:
-            script = script.replace(_PORT, self._service.facts["api_url"].removeprefix("http://"))
+            script = script.replace(_PORT, self._service.up_file["api_url"].removeprefix("http://"))
         path = self._root / "block"
         path.write_text(script, encoding="utf-8")
         is_python = example.region.lexemes["arguments"] == "python"

@@ -105,7 +105,7 @@ def texts() -> Iterator[str]:
 
 
 def test_a_fall_is_seen_adapted_to_and_ended(service: Service, tiny_dir: Path) -> None:
-    url = str(service.facts["api_url"])
+    url = str(service.up_file["api_url"])
     with Client(url) as client:
         settings = {"min_rounds": 300, "adapt": True, "keep_prompts": 40, "redact": ["stone"]}
         shared = {"model": str(tiny_dir), "dtype": "float32", "base_draft": "tiny@1"}

@@ -22,7 +22,7 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.eagle1 import Eagle1Draft
 from eda_service.drafts.unroll import unroll
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 from eda_service.targets.head import LmHead
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate

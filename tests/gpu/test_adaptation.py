@@ -18,7 +18,7 @@ from tiny_models import register_draft
 
 from eda_service.drafts.draft import Draft
 from eda_service.records import DraftCheckpoint, EvalReport, Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(500)]

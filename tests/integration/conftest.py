@@ -19,7 +19,7 @@ from eda_service.targets.loader import Target
 @pytest.fixture
 def client(service: Service) -> Iterator[Client]:
     """Talks to whatever `service` the test's module starts."""
-    with Client(str(service.facts["api_url"])) as opened:
+    with Client(str(service.up_file["api_url"])) as opened:
         yield opened
 
 

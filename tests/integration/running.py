@@ -17,7 +17,7 @@ import psutil  # type: ignore[import-untyped]
 
 from eda_service.client import Adaptation, Client, Deployment
 from eda_service.raycluster.processes import free_port
-from eda_service.raycluster.up_file import UpFacts, read_up
+from eda_service.raycluster.up_file import UpFile, read_up
 from tests.integration.service_pulse import pulse_of
 from tests.waiting import STALL_S, Stall, wait_for, work_of
 
@@ -111,7 +111,7 @@ class Service:
         self.wait_ready()
 
     @property
-    def facts(self) -> UpFacts:
+    def up_file(self) -> UpFile:
         found = read_up(self.home)
         assert found is not None
         return found
@@ -121,21 +121,21 @@ class Service:
 
         def is_up() -> bool:
             assert self.child.poll() is None, log.read_text()
-            facts = read_up(self.home)
-            return facts is not None and facts["pid"] == self.child.pid and self._is_ready(facts)
+            up_file = read_up(self.home)
+            return up_file is not None and up_file["pid"] == self.child.pid and self._is_ready(up_file)
 
         wait_for(is_up, what=f"the service of {self.home}; see {log}", progress=lambda: work_of(self.child.pid))
 
     @staticmethod
-    def _is_ready(facts: UpFacts) -> bool:
+    def _is_ready(up_file: UpFile) -> bool:
         try:
-            return bool(httpx.get(f"{facts['api_url']}/health", timeout=10).json()["ray_reachable"])
+            return bool(httpx.get(f"{up_file['api_url']}/health", timeout=10).json()["ray_reachable"])
         except httpx.HTTPError:
             return False
 
     def pulse(self) -> object:
         """What changes while the service works on something."""
-        return pulse_of(self.facts)
+        return pulse_of(self.up_file)
 
     def wait_for(self, condition: Callable[[], ResultT], what: str, *, stall_s: float = STALL_S) -> ResultT:
         """The condition's value once it is true, as long as the service works on something."""

@@ -15,9 +15,9 @@ _QUANTUM_S = 10  # of CPU time: what waits for requests takes less than this bef
 _ALWAYS_BUSY = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ServeController", "ray::ProxyActor")
 
 
-def pulse_of(facts: Mapping[str, Any]) -> tuple[object, ...]:
+def pulse_of(up_file: Mapping[str, Any]) -> tuple[object, ...]:
     """Jobs with their steps, deployments with their states, and the CPU time of drivers, workers and replicas."""
-    url = str(facts["api_url"])
+    url = str(up_file["api_url"])
     jobs = [
         (job["id"], job["status"], job["attempt"], job["stage"], (job["progress"] or {}).get("step"))
         for job in _listed(url, "adaptations")
@@ -26,7 +26,7 @@ def pulse_of(facts: Mapping[str, Any]) -> tuple[object, ...]:
         (each["name"], each["state"], each["loaded_pack"], each["replicas"]["running"])
         for each in _listed(url, "deployments")
     ]
-    return jobs, deployments, _cpu_quanta(facts)
+    return jobs, deployments, _cpu_quanta(up_file)
 
 
 def _listed(url: str, what: str) -> list[dict[str, Any]]:
@@ -36,9 +36,9 @@ def _listed(url: str, what: str) -> list[dict[str, Any]]:
     return []
 
 
-def _cpu_quanta(facts: Mapping[str, Any]) -> int:
+def _cpu_quanta(up_file: Mapping[str, Any]) -> int:
     used_s = 0.0
-    for process in (each for mark in facts["marks"] for each in processes.marked(mark)):
+    for process in (each for mark in up_file["marks"] for each in processes.marked(mark)):
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline())
             if "jobs." in command or (command.startswith("ray::") and not command.startswith(_ALWAYS_BUSY)):

@@ -33,7 +33,7 @@ from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.raycluster import processes
 from eda_service.records import DraftCheckpoint, EvalReport, SelectionManifest, SelfGenManifest, Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
@@ -95,7 +95,7 @@ def body(tiny_dir: Path, files: Path, **changes: Any) -> dict[str, Any]:
 def train_workers(service: Service) -> list[psutil.Process]:
     """Ray Train's worker processes of this service."""
     found = []
-    for process in (each for mark in service.facts["marks"] for each in processes.marked(mark)):
+    for process in (each for mark in service.up_file["marks"] for each in processes.marked(mark)):
         with contextlib.suppress(psutil.Error):
             if "TrainWorker" in " ".join(process.cmdline()):
                 found.append(process)
@@ -107,9 +107,9 @@ def kill_one_train_worker(service: Service, client: Client, job_id: str) -> None
     train_dir = RunDir.of_job(job_id, service.home).root / "train"
     for job in client.watch(job_id, interval_s=0.02):
         if len(list(train_dir.glob("ray/*/step-*"))) >= 2:
-            victims = train_workers(service)
-            assert len(victims) == 2, job
-            os.kill(victims[0].pid, signal.SIGKILL)
+            workers = train_workers(service)
+            assert len(workers) == 2, job
+            os.kill(workers[0].pid, signal.SIGKILL)
             return
     raise AssertionError(f"the job ended before training: {client.get(job_id)}")
 
@@ -117,7 +117,7 @@ def kill_one_train_worker(service: Service, client: Client, job_id: str) -> None
 @pytest.fixture(scope="module")
 def adapted(service: Service, files: Path, tiny_dir: Path) -> Adaptation:
     """A finished job, one of whose train workers was killed in the middle."""
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         job = client.create(body(tiny_dir, files))
         kill_one_train_worker(service, client, job.id)
         ended = service.wait_job(client, job.id)
@@ -128,7 +128,7 @@ def adapted(service: Service, files: Path, tiny_dir: Path) -> Adaptation:
 
 @pytest.fixture(scope="module")
 def chat(service: Service, adapted: Adaptation) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0) as opened:
+    with openai.OpenAI(base_url=f"{service.up_file['api_url']}/v1", api_key="none", max_retries=0) as opened:
         yield opened
 
 
@@ -187,7 +187,7 @@ def test_a_stream_says_the_same_and_ends_once(service: Service, chat: openai.Ope
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] in {"stop", "length"}
     assert chunks[-1].usage.total_tokens > 0
-    raw = httpx.post(f"{service.facts['api_url']}/v1/chat/completions", json=asked, timeout=60).text
+    raw = httpx.post(f"{service.up_file['api_url']}/v1/chat/completions", json=asked, timeout=60).text
     assert raw.count("data: [DONE]") == 1
     assert raw.endswith("data: [DONE]\n\n")
 
@@ -237,7 +237,7 @@ def test_bad_requests_name_the_parameter(
 ) -> None:
     asked = {"model": NAME, "messages": QUESTION, "max_tokens": 4, **changes}
     for stream in (False, True):
-        url = f"{service.facts['api_url']}/v1/chat/completions"
+        url = f"{service.up_file['api_url']}/v1/chat/completions"
         answer = httpx.post(url, json={**asked, "stream": stream}, timeout=60)
         assert answer.status_code == status, answer.text
         assert answer.json()["error"]["param"] == param
@@ -246,7 +246,7 @@ def test_bad_requests_name_the_parameter(
 def test_a_client_that_goes_away_frees_its_slot(service: Service, chat: openai.OpenAI) -> None:
     asked = {"model": NAME, "prompt": "the", "max_tokens": 400, "temperature": 1.0, "stream": True}
     for _ in range(100):  # more than may run and wait: without the slots back, the last ones would be refused
-        with httpx.stream("POST", f"{service.facts['api_url']}/v1/completions", json=asked, timeout=60) as stream:
+        with httpx.stream("POST", f"{service.up_file['api_url']}/v1/completions", json=asked, timeout=60) as stream:
             assert stream.status_code == 200
             next(stream.iter_bytes())
     assert chat.completions.create(model=NAME, prompt="the", max_tokens=4).choices[0].text is not None

@@ -95,7 +95,7 @@ def greedy(base_dir: Path, adapter_dir: Path) -> dict[str, str]:
 def deployed(service: Service, base_dir: Path, adapter_dir: Path) -> None:
     """The base with its draft alone, and the tuned target with its pack: one group."""
     shared = {"model": str(base_dir), "dtype": "float32", "base_draft": "tiny@1"}
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         client.deployments.create({**shared, "name": "plain"})
         client.deployments.create({**shared, "name": "tuned", "adapter": str(adapter_dir), "pack": "tuned@1"})
         for name in ("plain", "tuned"):
@@ -104,7 +104,7 @@ def deployed(service: Service, base_dir: Path, adapter_dir: Path) -> None:
 
 def ask(service: Service, model: str) -> httpx.Response:
     body = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": NUM_TOKENS}
-    return httpx.post(f"{service.facts['api_url']}/v1/chat/completions", json=body, timeout=60)
+    return httpx.post(f"{service.up_file['api_url']}/v1/chat/completions", json=body, timeout=60)
 
 
 def said(answer: httpx.Response) -> str:
@@ -113,7 +113,7 @@ def said(answer: httpx.Response) -> str:
 
 
 def applications(service: Service) -> dict[str, Any]:
-    url = f"{service.facts['dashboard_url']}/api/serve/applications/"
+    url = f"{service.up_file['dashboard_url']}/api/serve/applications/"
     answer = httpx.get(url, headers=auth_headers(token_path(service.home)), timeout=60)
     found: dict[str, Any] = answer.json()["applications"]
     return found
@@ -129,7 +129,7 @@ def test_two_deployments_of_one_base_share_a_group_and_say_what_is_theirs(
     assert client.models() == ["plain", "tuned"]
     for name in ("plain", "tuned"):
         assert said(ask(service, name)) == greedy[name]
-    url = f"{service.facts['api_url']}/v1/models/tuned"
+    url = f"{service.up_file['api_url']}/v1/models/tuned"
     assert httpx.get(url, timeout=30).json()["pack"] == "tuned@1"
 
 
@@ -249,7 +249,7 @@ def test_what_cannot_load_is_failed_at_its_first_failure_and_is_loaded_once_it_c
 
 def num_loads(service: Service, name: str) -> int:
     """How often replicas say in their logs that a model did not load."""
-    logs = Path(service.facts["ray_temp_dir"]).glob("r/session_latest/logs/worker-*.err")
+    logs = Path(service.up_file["ray_temp_dir"]).glob("r/session_latest/logs/worker-*.err")
     return sum(path.read_text().count(f"cannot serve {name}\n") for path in logs)
 
 

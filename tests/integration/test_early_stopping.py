@@ -12,8 +12,8 @@ from training_group import train
 from training_inputs import curve_of, pack_of
 from waiting import TEST_TIMEOUT_S
 
-from eda_service.storage.curve import Curve
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.curve import Curve
+from eda_service.storage.runs.run import RunDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 

@@ -27,7 +27,7 @@ from eda_service.drafts.checkpoint import LoadedDraft, for_inference, load_base_
 from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target, load_target
 

@@ -74,12 +74,12 @@ def service(root: Path) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def used(service: Service) -> Service:
     """After a job, its report's page and a look at the web pages."""
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         job = client.create({"model": "org/m", "base_draft": "small", "served_name": "succeed", "force": True})
         assert service.wait_job(client, job.id).status == "succeeded"
         client.logs(job.id)
     for path in ("/ui/", "/metrics", "/health"):
-        assert httpx.get(f"{service.facts['api_url']}{path}", timeout=60, follow_redirects=True).is_success
+        assert httpx.get(f"{service.up_file['api_url']}{path}", timeout=60, follow_redirects=True).is_success
     return service
 
 
@@ -92,7 +92,7 @@ def test_another_user_reaches_nothing_in_the_home_or_in_rays_directories(used: S
     assert any(path.suffix == ".log" and "session_" in str(path) for path in paths)
     assert reachable([canary, *paths]) == [canary, root / "t"]
     assert reachable(sorted(in_shared_memory(family_of(used)))) == []
-    assert Path(used.facts["ray_temp_dir"]).parent == root / "t"
+    assert Path(used.up_file["ray_temp_dir"]).parent == root / "t"
 
 
 def test_what_the_service_writes_is_private_by_itself(used: Service) -> None:
@@ -114,7 +114,7 @@ def test_nothing_that_lies_where_it_was_started_is_run(used: Service, root: Path
 
 def test_jobs_and_replicas_are_told_the_roots_that_requests_are_held_to(used: Service, root: Path) -> None:
     """They open files by themselves, so what the API allows is in the environment that Ray's workers inherit."""
-    pids = used.facts["pids"]
+    pids = used.up_file["pids"]
     told, held = (psutil.Process(pids[name]).environ()["EDA_LOCAL_ROOTS"] for name in ("ray_head", "api"))
     assert told == held == str(root / "cwd")
 

@@ -44,7 +44,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, target_dir: Callable[[str]
     base = load_target(TargetSpec(model=str(base_dir), dtype="float32"))
     register_draft(home, fit_draft(base), base)
     with Service(home, {"EDA_DISPATCH_INTERVAL_S": "0.2"}, allow=base_dir.parent) as running:
-        with Client(str(running.facts["api_url"])) as client:
+        with Client(str(running.up_file["api_url"])) as client:
             body = {"model": str(base_dir), "dtype": "float32", "base_draft": "tiny@1", "name": "m", "replicas": 2}
             client.deployments.create(body)
             running.wait_served(client, "m", replicas=2)
@@ -61,7 +61,7 @@ def greedy(target_dir: Callable[[str], Path]) -> str:
 
 
 @dataclass
-class Outcomes:
+class ClientOutcomes:
     """What clients saw."""
 
     texts: list[str] = field(default_factory=list)
@@ -74,13 +74,13 @@ class Outcomes:
         return len(self.texts) + len(self.errors)
 
 
-def ask(service: Service, seen: Outcomes) -> None:
+def ask(service: Service, seen: ClientOutcomes) -> None:
     """One streamed answer: a whole text or an error, in whatever form."""
     began, text, error, usage = time.monotonic(), "", None, 0
     body: dict[str, Any] = {"model": "m", "messages": QUESTION, "temperature": 0, "max_tokens": NUM_TOKENS}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
     try:
-        url = f"{service.facts['api_url']}/v1/chat/completions"
+        url = f"{service.up_file['api_url']}/v1/chat/completions"
         with httpx.stream("POST", url, json=body, timeout=120) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -101,7 +101,7 @@ def ask(service: Service, seen: Outcomes) -> None:
 
 
 def scrape(service: Service) -> dict[str, float]:
-    text = httpx.get(f"{service.facts['api_url']}/metrics", timeout=30).text
+    text = httpx.get(f"{service.up_file['api_url']}/metrics", timeout=30).text
     return {name: float(value) for name, value in re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -111,7 +111,7 @@ def of(samples: dict[str, float], name: str) -> float:
 
 def replicas(service: Service) -> dict[str, int]:
     """Replica id to process id."""
-    url = f"{service.facts['dashboard_url']}/api/serve/applications/"
+    url = f"{service.up_file['dashboard_url']}/api/serve/applications/"
     found = httpx.get(url, headers=auth_headers(token_path(service.home)), timeout=60).json()["applications"]
     (application,) = found.values()
     listed = application["deployments"]["Endpoint"]["replicas"]
@@ -119,7 +119,7 @@ def replicas(service: Service) -> dict[str, int]:
 
 
 def test_the_sum_over_replicas_is_what_clients_got_in_every_scrape(service: Service, greedy: str) -> None:
-    seen = Outcomes()
+    seen = ClientOutcomes()
     for _ in range(12):
         ask(service, seen)
     assert (seen.errors, set(seen.texts)) == ([], {greedy})
@@ -148,7 +148,7 @@ def test_replicas_and_their_proxy_listen_on_loopback(service: Service) -> None:
 
 
 def test_a_killed_replica_takes_only_its_own_requests_and_no_counter_back(service: Service, greedy: str) -> None:
-    seen, stopping = Outcomes(), threading.Event()
+    seen, stopping = ClientOutcomes(), threading.Event()
 
     def keep_asking() -> None:
         while not stopping.is_set():
@@ -180,7 +180,7 @@ def test_a_killed_replica_takes_only_its_own_requests_and_no_counter_back(servic
     print(f"{len(seen.texts)} answers, errors {seen.errors}, longest {seen.longest_s:.1f} s")  # noqa: T201
 
 
-def wait_more(seen: Outcomes, threads: list[threading.Thread], number: int) -> None:
+def wait_more(seen: ClientOutcomes, threads: list[threading.Thread], number: int) -> None:
     wanted = seen.num + number
 
     def there() -> bool:

@@ -113,7 +113,7 @@ def test_cancel_takes_effect_in_ten_seconds_and_leaves_no_process(client: Client
 
 def test_a_job_started_on_the_cluster_by_hand_is_a_job(service: Service, client: Client) -> None:
     body = {"entrypoint": f"{ENTRY} --job-id hand-1 --create succeed", "submission_id": "hand"}
-    url = f"{service.facts['dashboard_url']}/api/jobs/"
+    url = f"{service.up_file['dashboard_url']}/api/jobs/"
     assert httpx.post(url, json=body, timeout=60).status_code == 401  # the cluster has a token of its own
     headers = auth_headers(token_path(service.home))
     httpx.post(url, json=body, headers=headers, timeout=60).raise_for_status()
@@ -125,7 +125,7 @@ def test_a_job_started_on_the_cluster_by_hand_is_a_job(service: Service, client:
 def test_a_killed_api_comes_back_and_the_job_is_unharmed(service: Service, client: Client) -> None:
     job = create(client, "slow")
     wait_for_stage(client, job.id, "validate")
-    os.kill(service.facts["pids"]["api"], signal.SIGKILL)
+    os.kill(service.up_file["pids"]["api"], signal.SIGKILL)
     service.wait_job(client, job.id)
     assert (client.get(job.id).status, client.get(job.id).attempt) == ("succeeded", 1)
     assert service.cli("jobs", "retry", job.id).returncode == 2
@@ -134,7 +134,7 @@ def test_a_killed_api_comes_back_and_the_job_is_unharmed(service: Service, clien
 def test_a_killed_ray_head_comes_back_and_the_job_runs_again(service: Service, client: Client) -> None:
     job = create(client, "slow")
     wait_for_stage(client, job.id, "validate")
-    os.kill(service.facts["pids"]["ray_head"], signal.SIGKILL)
+    os.kill(service.up_file["pids"]["ray_head"], signal.SIGKILL)
     ended = service.wait_job(client, job.id)
     assert (ended.status, ended.attempt) == ("succeeded", 2)
 
@@ -142,7 +142,7 @@ def test_a_killed_ray_head_comes_back_and_the_job_runs_again(service: Service, c
 def test_a_killed_supervisor_leaves_nothing_that_the_next_one_does_not_stop(service: Service, client: Client) -> None:
     job = create(client, "slow")
     wait_for_stage(client, job.id, "validate")
-    marks = service.facts["marks"]
+    marks = service.up_file["marks"]
     service.child.kill()
     service.child.wait()
     service.start_again()
@@ -152,8 +152,8 @@ def test_a_killed_supervisor_leaves_nothing_that_the_next_one_does_not_stop(serv
 
 
 def test_down_stops_everything(service: Service) -> None:
-    marks = service.facts["marks"]
-    temp_dir = Path(service.facts["ray_temp_dir"])
+    marks = service.up_file["marks"]
+    temp_dir = Path(service.up_file["ray_temp_dir"])
     # Ray's agents and the parts of its dashboard write their titles over their environment, and the marks in it.
     family = psutil.Process(service.child.pid).children(recursive=True)
     assert any("ray::DashboardAgent" in " ".join(each.cmdline()) for each in family)

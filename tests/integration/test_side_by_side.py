@@ -15,9 +15,9 @@ from eda_service.drafts.draft import Draft
 from eda_service.pipeline.driver import runner_of
 from eda_service.pipeline.stage import run_stage
 from eda_service.records import ADAPTED, EvalReport, PackManifest, Stage
-from eda_service.storage.gate import beside, champion
-from eda_service.storage.packs import read_pack
-from eda_service.storage.rivals import Rivals
+from eda_service.storage.published.gate import beside, champion
+from eda_service.storage.published.packs import read_pack
+from eda_service.storage.runs.rivals import Rivals
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

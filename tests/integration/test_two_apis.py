@@ -58,7 +58,7 @@ def second(service: Service, settings: dict[str, str], tmp_path: Path) -> Iterat
         **settings,
         "EDA_HOME": str(service.home),
         "EDA_PORT": str(port),
-        "EDA_RAY_DASHBOARD_URL": str(service.facts["dashboard_url"]),
+        "EDA_RAY_DASHBOARD_URL": str(service.up_file["dashboard_url"]),
         "EDA_RAY_TOKEN_PATH": str(token_path(service.home)),
     }
     with (tmp_path / "api.log").open("wb") as log:
@@ -91,7 +91,7 @@ def test_two_apis_share_the_work_and_one_may_die(service: Service, second: tuple
             body = {"model": "org/m", "base_draft": "small", "served_name": "succeed", "force": True}
             made.append(client.create(body, idempotency_key=key).id)
 
-    apis = (str(service.facts["api_url"]), url)
+    apis = (str(service.up_file["api_url"]), url)
     posts = [threading.Thread(target=post, args=(api, f"key-{n}")) for n in range(NUM_JOBS) for api in apis]
     for each in posts:
         each.start()

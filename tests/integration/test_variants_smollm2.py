@@ -14,17 +14,17 @@ import torch
 from eda_service.config.job import TargetSpec
 from eda_service.decoding.build import load_drafts
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.head import DraftHead
 from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.lossless import check_lossless
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 from eda_service.targets.adapters.adapter import read_adapter
 from eda_service.targets.chat.chat import render_prompt
+from eda_service.targets.files.resolve import shipped_targets
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.resolve import shipped_targets
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -42,16 +42,16 @@ QUESTIONS = (
 def load_variants(engine: Engine, target: Target) -> None:
     base_dir = find_draft(BASE_DRAFT)
     loaded = load_drafts(base_dir, None, target=target)
-    base = DraftForm(shared_parts(loaded.draft), DraftHead(target.lm_head, loaded.vocab_W))
+    base = DecodingDraft(shared_parts(loaded.draft), DraftHead(target.lm_head, loaded.vocab_W))
     for name, with_pack in WITH_PACK.items():
-        form = base
+        decoding_draft = base
         if with_pack:
             pack = load_drafts(base_dir, PACKS / name, target=target)
             assert pack.trained is not None
             parts = adapted_parts(pack.draft, base.parts, pack.trained)
-            form = DraftForm(parts, DraftHead(target.lm_head, pack.vocab_W))
+            decoding_draft = DecodingDraft(parts, DraftHead(target.lm_head, pack.vocab_W))
         adapter = read_adapter(shipped_targets() / name, dtype=target.dtype, device=target.device)
-        engine.add_variant(name, adapter=adapter, form=form)
+        engine.add_variant(name, adapter=adapter, decoding_draft=decoding_draft)
 
 
 def test_each_variant_of_a_mixed_batch_says_what_its_merged_model_says() -> None:

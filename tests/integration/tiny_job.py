@@ -16,7 +16,7 @@ import time
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import DatasetInvalidError
 from eda_service.records import STAGES, Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 _NUM_STEPS = 4
 _SLOW_STEP_S = 0.8

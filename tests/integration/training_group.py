@@ -8,7 +8,7 @@ from typing import Any
 from training_inputs import inputs_of
 
 from eda_service.pipeline.train import fit
-from eda_service.storage.state import Trained
+from eda_service.storage.runs.state import Trained
 
 
 def train(files: Path, name: str, **changes: Any) -> Trained:

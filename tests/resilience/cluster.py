@@ -93,11 +93,11 @@ class Cluster:
     @property
     def url(self) -> str:
         """Of the API."""
-        return str(self.service.facts["api_url"])
+        return str(self.service.up_file["api_url"])
 
     def join(self, number: int) -> None:
         """`eda join` on a machine."""
-        address = str(self.service.facts["ray_address"])
+        address = str(self.service.up_file["ray_address"])
         command = [sys.executable, "-m", "eda_service.cli.main", "join", address, "--home", str(self.home)]
         with (self._logs / f"join-{number}.log").open("ab") as log:
             self._children[number] = subprocess.Popen(
@@ -115,7 +115,7 @@ class Cluster:
 
     def alive(self) -> set[int] | None:
         """Machines that Ray counts as nodes; None when the dashboard is too busy to say."""
-        return alive(self.network, str(self.service.facts["dashboard_url"]), self.home)
+        return alive(self.network, str(self.service.up_file["dashboard_url"]), self.home)
 
     def wait_joined(self, numbers: Sequence[int]) -> float:
         """Wait until these machines are nodes; returns how long that took."""

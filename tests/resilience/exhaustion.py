@@ -24,11 +24,11 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.pairs import RESULTS, header, write_result
+from benchmarks.workloads import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.records import STAGES
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from tests.resilience import exhaustion_clients as clients
 from tests.resilience.exhaustion_clock import clock_jumps
 from tests.resilience.faults import HELD_OPEN, Bench
@@ -73,7 +73,7 @@ class Exhaustion:
     """
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.url = bench, str(bench.service.facts["api_url"])
+        self.bench, self.url = bench, str(bench.service.up_file["api_url"])
         self.runs, self.filler = bench.home / "runs", bench.home / "runs" / "filler"
         self.kept = self._submit()
         with Client(self.url) as client:
@@ -170,7 +170,7 @@ class Exhaustion:
 
     def afterwards(self) -> dict[str, Any]:
         """What must hold after each case: it answers, it generates, and the first job is as it was."""
-        api = psutil.Process(int(self.bench.service.facts["pids"]["api"]))
+        api = psutil.Process(int(self.bench.service.up_file["pids"]["api"]))
         body = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 8}
         answer = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60)
         with Client(self.url) as client:

@@ -23,14 +23,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import RESULTS, ROOT, header, write_result
+from benchmarks.workloads import RESULTS, ROOT, header, write_result
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.config.job import TargetSpec
 from eda_service.records import STAGES
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.loader import load_target
-from tests.resilience.victims import victims
+from tests.resilience.process_roles import process_ids
 
 RESULT = "faults.json"
 TIMEOUT_S = 420.0
@@ -158,7 +158,7 @@ class Bench:
             held = {"role": "driver", "when": "before", "pause_s": pause_s, **HELD_OPEN[fault.when]}
             self.fault_file.write_text(json.dumps(held))
         started = time.monotonic()
-        with Client(str(self.service.facts["api_url"]), max_retries=20) as client:
+        with Client(str(self.service.up_file["api_url"]), max_retries=20) as client:
             job = client.create(self.body(), idempotency_key=f"{time.time_ns()}")
             struck = outside and fault is not None and self._strike(client, job.id, fault)
             since = time.monotonic()
@@ -193,7 +193,7 @@ class Bench:
                         return True
                     return False
                 time.sleep(0.3)
-                found = victims(self.service.facts, fault.role, job_id)
+                found = process_ids(self.service.up_file, fault.role, job_id)
                 for pid in found[:1]:
                     os.kill(pid, signal.SIGKILL)
                 if found:
@@ -205,10 +205,10 @@ class Bench:
         problems = [] if job.status in ("cancelled", "succeeded") else [f"a cancelled job ended as {job.status}"]
         if waited_s > CANCEL_S:
             problems.append(f"cancelling took {waited_s:.1f} s")
-        facts, roles = self.service.facts, ("driver", "driver_shell", "train_worker", "generation_actor")
+        up_file, roles = self.service.up_file, ("driver", "driver_shell", "train_worker", "generation_actor")
         deadline = time.monotonic() + max(0.0, CANCEL_S - waited_s)
         while True:
-            left = [pid for role in roles for pid in victims(facts, role, job.id)]
+            left = [pid for role in roles for pid in process_ids(up_file, role, job.id)]
             if not left or time.monotonic() > deadline:
                 break
             time.sleep(0.2)

@@ -28,7 +28,7 @@ from hypothesis.errors import HypothesisException
 
 from api.openapi import PATH
 from benchmarks.jobs_load import api_process, small_draft
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.workloads import ROOT, header, write_result
 from tests.resilience.fuzz_targets import mutated, open_targets
 
 RESULT = "fuzz.json"

@@ -23,20 +23,20 @@ from hypothesis.strategies import SearchStrategy
 from pydantic import ValidationError
 from safetensors.torch import save
 
-from api.schemas import AdaptationRequest
-from api.services.submission import to_config
-from api.services.webhook_urls import check_url
-from api.serving.requests import ChatRequest, CompletionRequest
-from benchmarks.pairs import DOMAINS
+from api.dispatcher.webhook_urls import check_url
+from api.endpoint.protocol.requests import ChatRequest, CompletionRequest
+from api.jobs.schemas import AdaptationRequest
+from api.jobs.submission.adapt_config import to_config
+from benchmarks.workloads import DOMAINS
 from eda_service.client.errors import UnexpectedAnswerError
 from eda_service.client.stream import SseDecoder
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import EdaError
 from eda_service.records import EvalReport, Stage
 from eda_service.selfgen.prompts import read_jsonl
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import Sample, read_shard, write_shard
-from eda_service.storage.tensor_header import parse_header
+from eda_service.storage.inputs.tensor_header import parse_header
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.shards import Sample, read_shard, write_shard
 from eda_service.targets.adapters.check import read_config
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
 

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import ROOT, header, write_result
+from benchmarks.workloads import ROOT, header, write_result
 from eda_service.client import Client
-from tests.resilience.nodes import SETTINGS, Bed, is_amid, outcome
+from tests.resilience.nodes import SETTINGS, NodesBench, is_amid, outcome
 from tests.resilience.nodes_faults import TIMEOUT_S
 from tests.resilience.nodes_serving import asking, judge, wait_replicas
 
@@ -44,11 +44,11 @@ def away(cluster: Any) -> float:
     return time.monotonic() - began
 
 
-def serve(bed: Bed, start: Callable[[dict[str, str]], Any], location: str) -> dict[str, Any]:
+def serve(bench: NodesBench, start: Callable[[dict[str, str]], Any], location: str) -> dict[str, Any]:
     """Steady questions to two replicas while the head is away, and a further model afterwards."""
     from tests.resilience.redis_cluster import client_of
 
-    model = {"model": str(bed.target_dir), "dtype": "float32", "base_draft": "tiny@1"}
+    model = {"model": str(bench.target_dir), "dtype": "float32", "base_draft": "tiny@1"}
     with start({"EDA_SERVE_PROXY_LOCATION": location}) as cluster, client_of(cluster) as client:
         client.deployments.create({**model, "name": "m", "replicas": 2})
         wait_replicas(client)
@@ -84,27 +84,27 @@ def load_further(client: Client, model: dict[str, Any]) -> float:
     return time.monotonic() - began
 
 
-def adapt(bed: Bed, cluster: Any, client: Client, stage: str | None) -> dict[str, Any]:
+def adapt(bench: NodesBench, cluster: Any, client: Client, stage: str | None) -> dict[str, Any]:
     """One job, and the head away in the middle of a stage."""
     began, found = time.monotonic(), {}
-    first = client.create(bed.body())
+    first = client.create(bench.body())
     for job in client.watch(first.id, interval_s=0.3):
         if stage is not None and not found and job.stage == stage and is_amid(job.progress):
             at = f"{job.progress.step} of {job.progress.total_steps}"
             found = {"struck_at": at, "head_gone_s": round(away(cluster), 1)}
         if time.monotonic() - began > TIMEOUT_S:
             break
-    return {**outcome(bed, job, began), **found}
+    return {**outcome(bench, job, began), **found}
 
 
-def jobs(bed: Bed, start: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
+def jobs(bench: NodesBench, start: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
     """The uninterrupted job, and one for each stage in which the head goes away."""
     from tests.resilience.redis_cluster import client_of
 
     with start({"EDA_SERVE": "false"}) as cluster, client_of(cluster) as client:
-        found = {"uninterrupted": adapt(bed, cluster, client, None)}
+        found = {"uninterrupted": adapt(bench, cluster, client, None)}
         for stage in STAGES:
-            case = adapt(bed, cluster, client, stage)
+            case = adapt(bench, cluster, client, stage)
             same = case["pack_sha256"] == found["uninterrupted"]["pack_sha256"]
             found[stage] = {**case, "ends_well": case["status"] == "succeeded" and same and "struck_at" in case}
             sys.stderr.write(f"{stage}: {json.dumps(found[stage])}\n")
@@ -124,17 +124,17 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="eda-gcs-", dir="/var/tmp"))  # of /tmp every machine has its own
     result: dict[str, Any] = {**header("make proof NAME=gcs"), "away_s": AWAY_S, "serving": {}, "jobs": {}}
     try:
-        bed = Bed(directory)
+        bench = NodesBench(directory)
 
         def start(env: dict[str, str]) -> Any:
             upstream = LOCATIONS[env.get("EDA_SERVE_PROXY_LOCATION", "HeadOnly")]
-            return RedisCluster(network, bed.home, redis, {**SETTINGS, **env}, upstream=upstream, allow=directory)
+            return RedisCluster(network, bench.home, redis, {**SETTINGS, **env}, upstream=upstream, allow=directory)
 
         for location in LOCATIONS:
-            result["serving"][location] = serve(bed, start, location)
+            result["serving"][location] = serve(bench, start, location)
             sys.stderr.write(f"{location}: {json.dumps(result['serving'][location])}\n")
             write_result(RESULT, result)
-        result["jobs"] = jobs(bed, start)
+        result["jobs"] = jobs(bench, start)
         write_result(RESULT, result)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 from eda_service.client import Client
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
-from tests.resilience.victims import ROLES, victims
+from eda_service.storage.published.registry import find_pack
+from tests.resilience.process_roles import ROLES, process_ids
 
 RESULT = "kills.json"
 TIMEOUT_S = 1800.0
@@ -59,7 +59,7 @@ BODY: dict[str, Any] = {
 }
 
 
-def in_every_stage(client: Client, job_id: str, facts: Any) -> Iterator[str]:
+def in_every_stage(client: Client, job_id: str, up_file: Any) -> Iterator[str]:
     """Kill what the list says, each once its stage runs; yields what was killed."""
     left = list(IN_EVERY_STAGE)
     seen_in = ""
@@ -69,12 +69,12 @@ def in_every_stage(client: Client, job_id: str, facts: Any) -> Iterator[str]:
             left = [each for each in left if seen_in == "" or _is_later(each[0], seen_in)]
             continue
         time.sleep(1.0 if seen_in in ("generate", "train") else 0.1)
-        found = victims(facts(), left[0][1], job_id)
+        found = process_ids(up_file(), left[0][1], job_id)
         if found and _kill(found[0]):
             yield "-".join(reversed(left.pop(0)))
 
 
-def at_random(client: Client, job_id: str, facts: Any, seed: int) -> Iterator[str]:
+def at_random(client: Client, job_id: str, up_file: Any, seed: int) -> Iterator[str]:
     """Kill a process of a random kind every now and then; yields what was killed."""
     choose, killed = random.Random(seed), 0
     next_at = time.monotonic() + choose.uniform(5, 20)
@@ -82,7 +82,7 @@ def at_random(client: Client, job_id: str, facts: Any, seed: int) -> Iterator[st
         if killed == NUM_KILLS or time.monotonic() < next_at or job.status != "running":
             continue
         role = choose.choice(ROLES)
-        found = victims(facts(), role, job_id)
+        found = process_ids(up_file(), role, job_id)
         if found and _kill(found[0]):
             killed, next_at = killed + 1, time.monotonic() + choose.uniform(20, 40)
             yield f"{role}-{job.stage}"
@@ -104,14 +104,14 @@ def _kill(pid: int) -> bool:
 def adapt(service: Any, kind: str, seed: int) -> dict[str, Any]:
     """One job to its end."""
     started = time.monotonic()
-    with Client(str(service.facts["api_url"]), max_retries=20) as client:
+    with Client(str(service.up_file["api_url"]), max_retries=20) as client:
         job = client.create(BODY)
         if kind == "uninterrupted":
             killed = []
         elif kind == "in_every_stage":
-            killed = list(in_every_stage(client, job.id, lambda: service.facts))
+            killed = list(in_every_stage(client, job.id, lambda: service.up_file))
         else:
-            killed = list(at_random(client, job.id, lambda: service.facts, seed))
+            killed = list(at_random(client, job.id, lambda: service.up_file, seed))
         ended = client.wait(job.id, timeout_s=TIMEOUT_S)
     pack = None if ended.result_pack is None else find_pack(ended.result_pack, service.home) / "pack.safetensors"
     return {

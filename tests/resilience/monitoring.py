@@ -23,9 +23,9 @@ from typing import Any
 import httpx
 import yaml
 
-from benchmarks.bed import Bed, smollm2_service
-from benchmarks.pairs import DOMAINS, ROOT, header, write_result
+from benchmarks.bench_service import BenchService, smollm2_service
 from benchmarks.serving_load import body_of
+from benchmarks.workloads import DOMAINS, ROOT, header, write_result
 from eda_service.client import Client
 from eda_service.raycluster.processes import free_port
 from tests.resilience.monitoring_files import FOLDER, Expression, alert_expressions, alerts, dashboard_expressions
@@ -148,14 +148,14 @@ def ask(url: str, stop: threading.Event) -> None:
         each.join()
 
 
-def measure(bed: Bed, server: Prometheus) -> dict[str, Any]:
+def measure(bench_service: BenchService, server: Prometheus) -> dict[str, Any]:
     """Serve, ask and adapt until every expression has returned data, or patience ends."""
     stop = threading.Event()
     server.wait_scraped()  # what happens before the first scrape is no increase
-    with Client(bed.url) as client:
+    with Client(bench_service.url) as client:
         wanted = {"name": MATH.target, "model": MATH.target, "pack": f"{MATH.target}@champion"}
         client.deployments.create({**wanted, "drift": WATCH})
-        asking = threading.Thread(target=ask, args=(bed.url, stop), daemon=True)
+        asking = threading.Thread(target=ask, args=(bench_service.url, stop), daemon=True)
         asking.start()
         try:
             job = client.create(JOB)
@@ -202,10 +202,10 @@ def main() -> None:
     os.environ.update(SETTINGS)
     with (
         tempfile.TemporaryDirectory(prefix="eda-prometheus-") as name,
-        smollm2_service([MATH]) as bed,
-        prometheus(binaries, Path(name), bed.url) as server,
+        smollm2_service([MATH]) as bench_service,
+        prometheus(binaries, Path(name), bench_service.url) as server,
     ):
-        found = measure(bed, server)
+        found = measure(bench_service, server)
     num_alerts = len(alerts())
     tools = {"prometheus": version.split("\n")[0], "promtool": said, "alerts": num_alerts}
     logger.info("%s", write_result("monitoring.json", header("make proof NAME=monitoring") | tools | found))

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pairs import ROOT
+from benchmarks.workloads import ROOT
 
 FOLDER = ROOT / "cluster" / "monitoring"
 _THRESHOLD = re.compile(r"\s(?:==|!=|<=|>=|<|>)\s+[\d.]+$")

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pairs import RESULTS, header, write_result
+from benchmarks.workloads import RESULTS, header, write_result
 from eda_service.client import Adaptation, Client
 from eda_service.config.job import TargetSpec
 from eda_service.config.overrides import merge
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.loader import load_target
 from tests.resilience.faults import CONFIG
 from tests.resilience.nodes_faults import TIMEOUT_S, Fault, heal, strike
@@ -84,7 +84,7 @@ class Sightings:
         return {role: sorted(found) for role, found in self.machines.items()}
 
 
-class Bed:
+class NodesBench:
     """Files of the runs: a tiny target with its draft, prompts, a home per service."""
 
     def __init__(self, directory: Path) -> None:
@@ -120,11 +120,11 @@ class Bed:
         }
 
 
-def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
+def adapt(bench: NodesBench, cluster: Any, fault: Fault | None) -> dict[str, Any]:
     """One job to its end, with a fault in the middle of a stage."""
     began, seen, struck = time.monotonic(), Sightings(), None
     with Client(cluster.url, max_retries=20) as client:
-        first = client.create(bed.body())
+        first = client.create(bench.body())
         for job in client.watch(first.id, interval_s=0.3):
             seen.look(cluster)
             if fault is not None and struck is None and job.stage == fault.stage and is_amid(job.progress):
@@ -134,7 +134,7 @@ def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
                 break
         events = client.events(first.id)
     found = {
-        **outcome(bed, job, began),
+        **outcome(bench, job, began),
         "machines": seen.as_dict(),
         "resumed": [event.message for event in events if event.type in ("generate_resumed", "train_resumed")],
     }
@@ -144,11 +144,11 @@ def adapt(bed: Bed, cluster: Any, fault: Fault | None) -> dict[str, Any]:
     return found
 
 
-def outcome(bed: Bed, job: Adaptation, began: float) -> dict[str, Any]:
+def outcome(bench: NodesBench, job: Adaptation, began: float) -> dict[str, Any]:
     """How a job ended that began at a monotonic time, and the hash of its pack."""
     seconds, pack = time.monotonic() - began, None
     if job.result_pack is not None:
-        pack = sha256_file(find_pack(job.result_pack, bed.home) / "pack.safetensors")
+        pack = sha256_file(find_pack(job.result_pack, bench.home) / "pack.safetensors")
     return {
         "status": job.status,
         "code": None if job.error is None else job.error.code,
@@ -163,12 +163,12 @@ def is_amid(progress: Any) -> bool:
     return progress is not None and 0 < progress.step < 0.7 * progress.total_steps
 
 
-def add(bed: Bed, cluster: Any, number: int) -> dict[str, Any]:
+def add(bench: NodesBench, cluster: Any, number: int) -> dict[str, Any]:
     """A job that wants more actors than there is room for, and a machine that joins while it generates."""
     seen, joined_at = Sightings(), None
     with Client(cluster.url, max_retries=20) as client:
         # Long enough for a machine that joins to start an actor before the last shard is taken.
-        first = client.create(bed.body(selfgen={"num_actors": 7, "answers_per_prompt": 6}, train={"epochs": 1}))
+        first = client.create(bench.body(selfgen={"num_actors": 7, "answers_per_prompt": 6}, train={"epochs": 1}))
         for job in client.watch(first.id, interval_s=0.3):
             if joined_at is None and job.stage == "generate" and job.progress is not None and job.progress.step > 0:
                 cluster.join(number)
@@ -257,40 +257,40 @@ def main() -> None:
     # Not under /tmp, of which every machine has its own.
     directory = Path(tempfile.mkdtemp(prefix="eda-nodes-", dir="/var/tmp"))
     try:
-        bed = Bed(directory)
+        bench = NodesBench(directory)
         if arguments.only != "serve":
-            run_adapting(network, bed, results)
+            run_adapting(network, bench, results)
         if arguments.only != "adapt":
-            run_serving(network, bed, results)
+            run_serving(network, bench, results)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     if bad := results.bad():
         raise SystemExit(f"these did not end well: {', '.join(bad)}")
 
 
-def run_adapting(network: Any, bed: Bed, results: Results) -> None:
+def run_adapting(network: Any, bench: NodesBench, results: Results) -> None:
     """The uninterrupted run, the faults, the added machine."""
-    with bed.cluster(network, MEMBERS) as cluster:
+    with bench.cluster(network, MEMBERS) as cluster:
         if results.uninterrupted is None:
-            results.uninterrupted = adapt(bed, cluster, None)
+            results.uninterrupted = adapt(bench, cluster, None)
             sys.stderr.write(f"uninterrupted: {json.dumps(results.uninterrupted)}\n")
             if results.uninterrupted["status"] != "succeeded":
                 raise SystemExit("the uninterrupted run did not succeed")
         for fault in ADAPTING:
             if fault.name not in results.cases:
-                results.add(fault, adapt(bed, cluster, fault))
+                results.add(fault, adapt(bench, cluster, fault))
         if results.added is None:
-            results.added = add(bed, cluster, NUM_MACHINES - 1)
+            results.added = add(bench, cluster, NUM_MACHINES - 1)
             results.write()
 
 
-def run_serving(network: Any, bed: Bed, results: Results) -> None:
+def run_serving(network: Any, bench: NodesBench, results: Results) -> None:
     """The faults at the endpoint."""
     todo = [fault for fault in SERVING if fault.name not in results.cases]
     if todo:
-        with bed.cluster(network, MEMBERS, serve=True) as cluster:
+        with bench.cluster(network, MEMBERS, serve=True) as cluster:
             for fault in todo:
-                results.add(fault, serve(bed.target_dir, cluster, fault))
+                results.add(fault, serve(bench.target_dir, cluster, fault))
 
 
 if __name__ == "__main__":

@@ -27,14 +27,14 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.pairs import header, write_result
+from benchmarks.workloads import header, write_result
 from eda_service.client import Adaptation, ApiError, Client
 from eda_service.errors import EdaError
 from eda_service.raycluster import processes
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from tests.resilience.faults import Bench
-from tests.resilience.victims import ROLES, victims
+from tests.resilience.process_roles import ROLES, process_ids
 
 RESULT = "soak.json"
 QUESTION = [{"role": "user", "content": "the other one and the user"}]
@@ -58,7 +58,7 @@ class Soak:
     """
 
     def __init__(self, bench: Bench, kill_every_s: float, seed: int) -> None:
-        self.bench, self.url = bench, str(bench.service.facts["api_url"])
+        self.bench, self.url = bench, str(bench.service.up_file["api_url"])
         self._kill_every_s, self._chance = kill_every_s, random.Random(seed)
         self.jobs: dict[str, bool] = {}
         self.kills: Counter[str] = Counter()
@@ -141,16 +141,16 @@ class Soak:
 
     def _of_role(self, role: str) -> list[int]:
         part = {"replica": "ServeReplica", "template_worker": "eda_service.targets.chat.template_worker"}.get(role)
-        facts = self.bench.service.facts
+        up_file = self.bench.service.up_file
         if part is None:
-            return [pid for job_id in [*self.jobs][-4:] for pid in victims(facts, role, job_id)]
-        return [each.pid for mark in facts["marks"] for each in processes.marked(mark) if part in _line(each)]
+            return [pid for job_id in [*self.jobs][-4:] for pid in process_ids(up_file, role, job_id)]
+        return [each.pid for mark in up_file["marks"] for each in processes.marked(mark) if part in _line(each)]
 
     def _sample(self) -> float:
         """Memory of the processes that are to live long."""
         with contextlib.suppress(AssertionError, KeyError, OSError):
-            facts = self.bench.service.facts
-            kinds = {"api": [int(facts["pids"]["api"])], "replica": self._of_role("replica")}
+            up_file = self.bench.service.up_file
+            kinds = {"api": [int(up_file["pids"]["api"])], "replica": self._of_role("replica")}
             for kind, pids in kinds.items():
                 for pid in pids:
                     with contextlib.suppress(psutil.Error):
@@ -194,9 +194,9 @@ class Soak:
         """Processes of jobs, once no job runs."""
         deadline = time.monotonic() + 60
         while True:
-            facts = self.bench.service.facts
+            up_file = self.bench.service.up_file
             roles = ("driver", "driver_shell", "train_worker", "generation_actor")
-            left = [f"{role} {pid}" for role in roles for job in self.jobs for pid in victims(facts, role, job)]
+            left = [f"{role} {pid}" for role in roles for job in self.jobs for pid in process_ids(up_file, role, job)]
             if not left or time.monotonic() > deadline:
                 return left
             time.sleep(1.0)
@@ -250,7 +250,7 @@ def main() -> None:
             ended = time.monotonic()
             jobs = soak.account(reference)
             settled_s = time.monotonic() - ended
-            left, marks = soak.left_running(), list(bench.service.facts["marks"])
+            left, marks = soak.left_running(), list(bench.service.up_file["marks"])
         from tests.integration.running import left_of
 
         result = {

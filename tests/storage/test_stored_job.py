@@ -21,7 +21,7 @@ from eda_service.client import Client
 from eda_service.records import Stage
 from eda_service.storage.files import sha256_file
 from eda_service.storage.objects import ObjectStore
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
@@ -53,7 +53,12 @@ def service(env: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory, ti
 
 def adapt_again(job_id: str, home: Path, service: Service) -> None:
     """The job's driver on a machine of its own, joined to the same cluster."""
-    env = {**os.environ, **service.facts["ray_env"], "EDA_HOME": str(home), "RAY_ADDRESS": service.facts["ray_address"]}
+    env = {
+        **os.environ,
+        **service.up_file["ray_env"],
+        "EDA_HOME": str(home),
+        "RAY_ADDRESS": service.up_file["ray_address"],
+    }
     command = [sys.executable, "-m", "jobs.adapt", "--job-id", job_id]
     done = subprocess.run(command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -62,7 +67,7 @@ def adapt_again(job_id: str, home: Path, service: Service) -> None:
 @pytest.fixture
 def client(service: Service) -> Iterator[Client]:
     """Talks to the service."""
-    with Client(str(service.facts["api_url"])) as opened:
+    with Client(str(service.up_file["api_url"])) as opened:
         yield opened
 
 
@@ -91,7 +96,7 @@ def test_a_job_lives_on_storage(
     assert not any((service.home / "runs" / job.id).rglob("record.json"))
 
     service.wait_served(client, NAME)
-    with openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0) as chat:
+    with openai.OpenAI(base_url=f"{service.up_file['api_url']}/v1", api_key="none", max_retries=0) as chat:
         asked = [{"role": "user", "content": "the other"}]
         answer = chat.chat.completions.create(model=NAME, messages=asked, max_tokens=4)  # type: ignore[arg-type]
     assert answer.usage is not None

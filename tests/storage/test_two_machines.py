@@ -18,7 +18,7 @@ from small_job import CONFIG, store_draft, write_prompts
 from eda_service.records import STAGES
 from eda_service.storage.files import sha256_file
 from eda_service.storage.objects import open_storage, storage_url
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

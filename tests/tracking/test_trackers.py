@@ -14,7 +14,7 @@ from wandb.proto import wandb_internal_pb2
 
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.track import TrackConfig
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.training.tracking import check_installed, open_trackers
 
 JOB = "adapt_01M8"

@@ -12,7 +12,7 @@ from live_endpoint import LiveEndpoint, live_endpoint, make_pair
 from playwright.sync_api import Browser, expect
 from ui_service import ADAPTED, PLAIN, SERVED, UiService
 
-from benchmarks.pairs import DOMAINS, load_pair
+from benchmarks.workloads import DOMAINS, load_pair
 from eda_service.raycluster.serve_plan import group_key, route_prefix_of
 
 QUESTION = "Natalia sold 48 clips in April and half as many in May. How many clips did she sell altogether?"

@@ -22,7 +22,7 @@ from job_files import finish_job, write_records
 from eda_service.config.job import AdaptConfig, DatasetSpec, TargetSpec
 from eda_service.jobstore import Deployment, JobStore, Status
 from eda_service.raycluster.processes import free_port
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from tests.pack_files import put_pack
 from tests.waiting import wait_for, work_of
 

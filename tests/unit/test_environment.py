@@ -11,8 +11,8 @@ import pytest
 from api.settings import Settings
 from eda_service.environment import Environment
 from eda_service.errors import InputError
-from eda_service.storage.allowed import current_roots
-from eda_service.storage.run import current_attempt, home_dir
+from eda_service.storage.inputs.allowed import current_roots
+from eda_service.storage.runs.run import current_attempt, home_dir
 
 ROOT = Path(__file__).parents[2]
 OTHERS = {

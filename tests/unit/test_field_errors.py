@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.schemas import AdaptationRequest, EstimateBody
+from api.jobs.schemas import AdaptationRequest, EstimateBody
 from api.settings import Settings
 from eda_service.config.job import AdaptConfig
 from eda_service.environment import Environment

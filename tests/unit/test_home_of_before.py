@@ -25,11 +25,11 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
-from eda_service.storage.curve import Curve
-from eda_service.storage.registry import find_draft, find_pack, read_pack_manifest
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import read_shard
-from eda_service.storage.state import Succeeded
+from eda_service.storage.published.registry import find_draft, find_pack, read_pack_manifest
+from eda_service.storage.runs.curve import Curve
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Succeeded
+from eda_service.storage.samples.shards import read_shard
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "home_before_rooms"
 GOLDEN = Path(__file__).parents[2] / "benchmarks" / "results" / "golden.json"

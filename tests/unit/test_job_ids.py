@@ -12,7 +12,7 @@ import pytest
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import NotFoundError
 from eda_service.ids import new_job_id
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from jobs.common import open_run, parser
 
 OF_BEFORE = "adapt_0193e0c5a1f73b9d0c42e88a51"

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 import pytest
 from pydantic import ValidationError
 
-from api.schemas import AdaptationRequest
-from api.schemas_deployments import DeploymentRequest
-from eda_service.client import deployment_calls
+from api.deployments.schemas import DeploymentRequest
+from api.jobs.schemas import AdaptationRequest
+from eda_service.client.calls import deployment_calls
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError
 from jobs.common import build_config, parser

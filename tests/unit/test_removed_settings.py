@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from api.schemas import AdaptationRequest
-from api.services.submission import to_config
+from api.jobs.schemas import AdaptationRequest
+from api.jobs.submission.adapt_config import to_config
 from eda_service.config.job import AdaptConfig
 from eda_service.drafts.checkpoint import load_pack
 from eda_service.errors import InputError
-from eda_service.jobstore.job import Job
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.jobstore.jobs.job import Job
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
 from jobs.common import build_config, config_of_paths, parser
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "home_before_rooms"

@@ -9,7 +9,7 @@ import pytest
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.tasks import ImportConfig, MeasureConfig
 from eda_service.errors import InputError, NotFoundError, WorkerLostError
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from jobs import import_draft, measure, train_draft
 from jobs.common import open_run, open_task, parser
 

@@ -14,8 +14,8 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.tasks import ID_PREFIXES, ImportConfig, JobKind, MeasureConfig, Task, kind_of, parse_task
 from eda_service.errors import InputError
 from eda_service.planning.placement import needed_at_once
-from eda_service.storage.run import RunDir
-from eda_service.storage.state import AttemptResult, Succeeded, encoded
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import AttemptResult, Succeeded, encoded
 
 TARGET = TargetSpec(model="org/base")
 TASKS: dict[JobKind, Task] = {

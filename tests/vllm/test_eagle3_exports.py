@@ -20,9 +20,9 @@ from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.drafts.kinds import make_draft
 from eda_service.export.calibration import CalibrationSettings
 from eda_service.export.dense import fold
-from eda_service.export.directory import read_export
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
+from eda_service.export.files.directory import read_export
+from eda_service.export.files.eda_config import Destination, ExportForm
 from eda_service.targets.loader import Target
 
 pytestmark = pytest.mark.timeout(1200)

@@ -24,10 +24,10 @@ from eda_service.config.job import Mix, TargetSpec, TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.drafts.kinds import make_draft
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
-from eda_service.export.packs_over import AdaptersPack
-from eda_service.export.several import PacksRequest, export_packs
+from eda_service.export.files.eda_config import Destination, ExportForm
+from eda_service.export.packed.packs_over import AdaptersPack
+from eda_service.export.packed.several import PacksRequest, export_packs
 from eda_service.export.vllm_plugin import PACK_WORKER
 from eda_service.targets.loader import Target, load_target
 

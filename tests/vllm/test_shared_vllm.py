@@ -30,7 +30,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.checkpoint import for_inference, load_pack
 from eda_service.drafts.head import DraftHead
 from eda_service.drafts.kinds import make_draft
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.loader import Target, load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
@@ -87,7 +87,7 @@ def deploy(client: Client, world: World, name: str, **more: Any) -> None:
 @pytest.fixture(scope="module")
 def service(world: World) -> Iterator[Service]:
     with Service(world.home, {"EDA_DISPATCH_INTERVAL_S": "0.2"}, allow=Path(world.model).parent) as running:
-        with Client(str(running.facts["api_url"])) as client:
+        with Client(str(running.up_file["api_url"])) as client:
             for name in NAMES:
                 deploy(client, world, name, pack=world.packs[name])
             for name in NAMES:
@@ -97,7 +97,7 @@ def service(world: World) -> Iterator[Service]:
 
 @pytest.fixture
 def asking(service: Service) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=f"{service.up_file['api_url']}/v1", api_key="none", max_retries=0)
 
 
 def counted(asking: openai.OpenAI, name: str) -> list[tuple[str, int, int]]:
@@ -139,7 +139,7 @@ def own_stats(world: World, target: Target, pack: str, ids: list[int]) -> Reques
 def test_each_deployment_answers_with_its_adapter_and_drafts_with_its_pack(
     service: Service, asking: openai.OpenAI, world: World
 ) -> None:
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         groups = {client.deployments.get(name).group for name in NAMES}
     assert len(groups) == 1
     wanted = {name: expected(world, name, world.packs[name]) for name in NAMES}
@@ -153,7 +153,7 @@ def test_each_deployment_answers_with_its_adapter_and_drafts_with_its_pack(
 def test_a_pack_is_swapped_while_vllm_runs(service: Service, asking: openai.OpenAI, world: World) -> None:
     before = engines_of(world.home)
     assert before
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         client.deployments.update("math", pack=world.packs["newer"], force=True)
         wait_until(lambda: client.deployments.get("math").loaded_pack == world.packs["newer"], READY_S)
         client.deployments.wait_ready("math", timeout_s=READY_S)
@@ -167,7 +167,7 @@ def test_a_pack_is_swapped_while_vllm_runs(service: Service, asking: openai.Open
 def test_one_adapter_too_many_is_said_and_has_room_once_another_is_gone(
     service: Service, asking: openai.OpenAI, world: World
 ) -> None:
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         deploy(client, world, "third", of="code", pack=world.packs["code"])
         wait_until(lambda: "one adapter too many" in str(client.deployments.get("third").reason), READY_S)
         assert counted(asking, "code") == expected(world, "code", world.packs["code"])

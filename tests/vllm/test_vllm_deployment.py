@@ -29,7 +29,7 @@ from eda_service.decoding.request import RequestStats, SamplingParams
 from eda_service.drafts.checkpoint import for_inference, load_pack
 from eda_service.drafts.head import DraftHead
 from eda_service.export.cache import exports_dir
-from eda_service.storage.registry import find_pack
+from eda_service.storage.published.registry import find_pack
 from eda_service.targets.chat.chat import render_prompt
 from eda_service.targets.loader import Target
 
@@ -54,7 +54,7 @@ def packs(wide_home: Path, wide_target: Target) -> list[str]:
 def service(wide_home: Path, wide_target: Target, packs: list[str]) -> Iterator[Service]:
     target_dir = Path(wide_target.spec.model)
     with Service(wide_home, {"EDA_DISPATCH_INTERVAL_S": "0.2"}, allow=target_dir.parent) as running:
-        with Client(str(running.facts["api_url"])) as client:
+        with Client(str(running.up_file["api_url"])) as client:
             settings = {"max_model_len": 256, "max_num_seqs": 4, "threads": 1, "enforce_eager": True}
             body = {"model": str(target_dir), "dtype": "float32", "name": "m", "pack": packs[0], "force": True}
             client.deployments.create({**body, "engine": "vllm", "vllm": settings})
@@ -82,7 +82,7 @@ def greedy(wide_target: Target, prompt_ids: list[int]) -> Callable[..., str]:
 
 @pytest.fixture
 def asking(service: Service) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{service.facts['api_url']}/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=f"{service.up_file['api_url']}/v1", api_key="none", max_retries=0)
 
 
 def ask(asking: openai.OpenAI, num_tokens: int = NUM_TOKENS) -> Any:
@@ -99,7 +99,7 @@ def own_stats(home: Path, target: Target, pack: str, ids: list[int]) -> RequestS
 
 
 def metrics(service: Service) -> dict[str, float]:
-    text = httpx.get(f"{service.facts['api_url']}/metrics", timeout=60).text
+    text = httpx.get(f"{service.up_file['api_url']}/metrics", timeout=60).text
     return {name: float(value) for name, value in re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -197,7 +197,7 @@ def test_a_swap_ends_running_answers_first_and_a_killed_replica_leaves_nothing(
     thread.start()
     first = engines_of(wide_home)
     assert first
-    with Client(str(service.facts["api_url"])) as client:
+    with Client(str(service.up_file["api_url"])) as client:
         client.deployments.update("m", pack=packs[1], force=True)
         meanwhile, refused = [], []
         while client.deployments.get("m").loaded_pack != packs[1]:

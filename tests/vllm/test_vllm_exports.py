@@ -19,9 +19,9 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import LoadedDraft, for_inference
 from eda_service.drafts.head import DraftHead
 from eda_service.export.dense import fold
-from eda_service.export.directory import read_export
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import ExportRequest, export_draft
+from eda_service.export.files.directory import read_export
+from eda_service.export.files.eda_config import Destination, ExportForm
 from eda_service.targets.loader import Target
 
 VOCAB_W = torch.arange(1, 111, 2)

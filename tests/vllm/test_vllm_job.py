@@ -37,9 +37,9 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
-from eda_service.storage.rivals import Rivals
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import Sample, read_shard
+from eda_service.storage.runs.rivals import Rivals
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.shards import Sample, read_shard
 from eda_service.targets.loader import Target, load_target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]

@@ -19,8 +19,8 @@ from eda_service.pipeline.generate import GENERATE
 from eda_service.pipeline.stage import run_stage
 from eda_service.raycluster.resources import connect
 from eda_service.records import SelfGenManifest, Stage
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import Sample, read_shard
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.shards import Sample, read_shard
 from eda_service.targets.loader import Target
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

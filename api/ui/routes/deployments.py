@@ -7,7 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import (
+from api.deployments import views
+from api.deployments.deployments import DeploymentService
+from api.deployments.schemas import DeploymentBody, DeploymentDetail
+from api.dispatcher.dispatcher import Dispatcher
+from api.metrics.history import ServingHistory
+from api.metrics.throughput import Reading, rates_between
+from api.packs.packs import PackService
+from api.routes.deps import (
     DeploymentName,
     DeploymentsDep,
     DispatcherDep,
@@ -18,13 +25,6 @@ from api.deps import (
     PacksDep,
     StoreDep,
 )
-from api.schemas_deployments import DeploymentBody, DeploymentDetail
-from api.services import views
-from api.services.deployments import DeploymentService
-from api.services.dispatcher import Dispatcher
-from api.services.history import ServingHistory
-from api.services.packs import PackService
-from api.services.throughput import Reading, rates_between
 from api.ui import streams
 from api.ui.access import FormDep, LookerDep, Visitor, WriterDep
 from api.ui.charts import Chart
@@ -56,7 +56,7 @@ def page(
     live = dispatcher.look(found)
     bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
     seen = store.drifts.all()
-    drifts = {each.name: dispatcher.drift.describe(each, seen) for each in found}
+    drifts = {each.name: dispatcher.drift.drift_body(each, seen) for each in found}
     return render(
         request, "deployments.html", visitor, deployments=bodies, drifts=drifts, has_more=has_more, after=after
     )
@@ -81,7 +81,7 @@ async def page_stream(
         bodies: list[DeploymentBody] = [views.deployment_body(each, live[each.name], packs) for each in found]
         return streams.Look(
             {
-                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.describe(each, seen))
+                f"row-{body.name}": part("_deployments.html", "row", body, dispatcher.drift.drift_body(each, seen))
                 for each, body in zip(found, bodies, strict=True)
             }
         )
@@ -192,4 +192,4 @@ def _detail(
     deployment = deployments.get(name, visitor.caller)
     live = dispatcher.look([deployment])[name]
     history = deployments.history(name, visitor.caller)
-    return views.deployment_detail(deployment, live, packs, history, dispatcher.drift.describe(deployment))
+    return views.deployment_detail(deployment, live, packs, history, dispatcher.drift.drift_body(deployment))

@@ -8,16 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import DraftsDep
-from api.services import draft_views
-from api.services.drafts import Drafts
+from api.drafts import views as draft_views
+from api.drafts.drafts import Drafts
+from api.routes.deps import DraftsDep
 from api.ui.access import FormDep, LookerDep, Visitor, WriterDep
 from api.ui.forms import IMPORT_FIELDS, import_of
 from api.ui.rendering import go, render
 from eda_service.errors import InputError, ResourceError
 from eda_service.ids import ulid
 from eda_service.jobstore import Job, Status
-from eda_service.targets.resolve import known_targets
+from eda_service.targets.files.resolve import known_targets
 
 router = APIRouter(prefix="/drafts")
 

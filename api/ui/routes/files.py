@@ -9,8 +9,8 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.deps import FilesDep
-from api.services.files import Files
+from api.files.files import Files
+from api.routes.deps import FilesDep
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
 from api.ui.rendering import go, render
 from api.ui.uploads import form_with_file

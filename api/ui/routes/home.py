@@ -7,8 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from api.deps import AdaptationsDep, DeploymentsDep, DiskDep, DispatcherDep, FeedDep, HistoryDep, KeysDep, PacksDep
-from api.services.disk import Disk, DiskUse
+from api.metrics.disk import Disk, DiskUse
+from api.routes.deps import (
+    AdaptationsDep,
+    DeploymentsDep,
+    DiskDep,
+    DispatcherDep,
+    FeedDep,
+    HistoryDep,
+    KeysDep,
+    PacksDep,
+)
 from api.ui import streams
 from api.ui.access import LookerDep, Visitor
 from api.ui.home_page import Card, Queue, Services, cards_of, longest, queue_of

@@ -8,21 +8,21 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
-from api.sample_ids import sample_rank
-from api.schemas import elapsed_s
-from api.schemas_outcome import RemainingBody
-from api.services.adaptations import Adaptations
-from api.services.job_records import JobRecords
-from api.services.packs import PackService
+from api.jobs.adaptations import Adaptations
+from api.jobs.job_records import JobRecords
+from api.jobs.sample_ids import sample_rank
+from api.jobs.schemas import elapsed_s
+from api.jobs.schemas_outcome import RemainingBody
+from api.packs.packs import PackService
+from api.routes.deps import AdaptationsDep, FeedDep, JobId, KeysDep, PacksDep
 from api.ui import streams
 from api.ui.access import FormDep, ReaderDep, Visitor, WriterDep
 from api.ui.forms import change_of
-from api.ui.job_page import NUM_EVENTS, deployment_in_words, row_of, stages_of, timelines_of
-from api.ui.job_result import result_of
+from api.ui.jobs.job_page import NUM_EVENTS, deployment_in_words, row_of, stages_of, timelines_of
+from api.ui.jobs.job_result import result_of
+from api.ui.jobs.report import report_file
+from api.ui.jobs.sample_page import MOST_CHARACTERS, view_of
 from api.ui.rendering import go, part, render
-from api.ui.report import report_file
-from api.ui.sample_page import MOST_CHARACTERS, view_of
 from eda_service.jobstore import Event, Job, Status
 from eda_service.records import STAGES, Stage
 

@@ -7,8 +7,8 @@ import re
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.composed import services_of
-from api.deps import StoreDep
+from api.routes.deps import StoreDep
+from api.services import services_of
 from api.ui.access import FormDep, session_of
 from api.ui.rendering import PREFIX, go, render, set_cookie
 from api.ui.sessions import COOKIE

@@ -6,21 +6,21 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.deps import AdaptationsDep, DeploymentsDep, DraftsDep, FilesDep
-from api.services import draft_views
-from api.services.deployments import DeploymentService
-from api.services.drafts import Drafts
-from api.services.files import Files, kept_name
+from api.deployments.deployments import DeploymentService
+from api.drafts import views as draft_views
+from api.drafts.drafts import Drafts
+from api.files.files import Files, kept_name
+from api.routes.deps import AdaptationsDep, DeploymentsDep, DraftsDep, FilesDep
 from api.ui.access import FormDep, Visitor, WriterDep
+from api.ui.jobs.wish import Wish
 from api.ui.rendering import go, render
 from api.ui.uploads import form_with_file
-from api.ui.wish import Wish
 from eda_service.config import presets
 from eda_service.config.job import AdaptConfig
 from eda_service.errors import InputError, InsufficientStorageError, QuotaExceededError, ResourceError
 from eda_service.ids import ulid
 from eda_service.jobstore import StoredFile
-from eda_service.targets.resolve import known_targets
+from eda_service.targets.files.resolve import known_targets
 
 router = APIRouter(prefix="/new")
 

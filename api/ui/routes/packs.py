@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from api.deps import DeploymentsDep, DirectoryDep, PackRemovalDep, PacksDep
-from api.schemas_deployments import DeploymentChange, DeploymentRequest
-from api.schemas_packs import ComparisonBody
-from api.services import pack_views, views
+from api.deployments import views
+from api.deployments.schemas import DeploymentChange, DeploymentRequest
+from api.packs import views as pack_views
+from api.packs.schemas import ComparisonBody
+from api.routes.deps import DeploymentsDep, DirectoryDep, PackRemovalDep, PacksDep
 from api.ui.access import FormDep, LookerDep, WriterDep
 from api.ui.archive import archive_of
 from api.ui.forms import made, whole

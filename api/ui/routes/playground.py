@@ -10,10 +10,10 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from api.composed import services_of
-from api.deps import DeploymentsDep, DirectoryDep, GatewayDep, LimitsDep
-from api.services.drafting import require_may_choose
-from api.serving.requests import BASE_ALONE, NO_DRAFT
+from api.drafts.drafting import require_may_choose
+from api.endpoint.protocol.requests import BASE_ALONE, NO_DRAFT
+from api.routes.deps import DeploymentsDep, DirectoryDep, GatewayDep, LimitsDep
+from api.services import services_of
 from api.ui.access import AskerDep, FormDep, WriterDep
 from api.ui.rendering import go, render
 from api.ui.sessions import COOKIE

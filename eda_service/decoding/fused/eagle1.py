@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from eda_service.decoding.fused.ffn import FFNRows, PrivateFFN, SharedFFN, WholeFFN, adapted_ffn, as_expert
-from eda_service.decoding.fused.form import DraftParts, Weights
 from eda_service.decoding.fused.one_layer import (
     AttentionParts,
     FusedLayer,
@@ -27,12 +26,13 @@ from eda_service.decoding.fused.one_layer import (
     present,
     table_of,
 )
+from eda_service.decoding.fused.protocol import DraftParts, Weights
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.eagle1 import Eagle1Draft
-from eda_service.targets.fused import Norm, norm_of, rms_norm
-from eda_service.targets.packed import FrozenLinear, fuse_linears
-from eda_service.targets.slots import SlotCache
+from eda_service.targets.decoder.fused import Norm, norm_of, rms_norm
+from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears
+from eda_service.targets.decoder.slots import SlotCache
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.expert import Expert
 from eda_service.drafts.freezing import is_within
 from eda_service.drafts.shared_private import SharedPrivateFFN
-from eda_service.targets.packed import fuse_linears, make_linear, tensor_bytes
+from eda_service.targets.decoder.packed import fuse_linears, make_linear, tensor_bytes
 
 
 class WholeFFN:

@@ -6,7 +6,7 @@ from torch import nn
 
 from eda_service.decoding.fused.eagle1 import Eagle1Kind
 from eda_service.decoding.fused.eagle3 import Eagle3Kind
-from eda_service.decoding.fused.form import DraftParts, FusedDraft, FusedKind
+from eda_service.decoding.fused.protocol import DraftParts, FusedDraft, FusedKind
 from eda_service.drafts.draft import Draft
 
 FUSED: dict[str, FusedKind] = {"eagle1": Eagle1Kind(), "eagle3": Eagle3Kind()}

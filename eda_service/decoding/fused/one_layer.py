@@ -12,16 +12,16 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from eda_service.decoding.fused.form import Weights
+from eda_service.decoding.fused.protocol import Weights
 from eda_service.decoding.row_groups import RowGroups
 from eda_service.drafts.attention import DraftAttention
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import DraftConfig
 from eda_service.drafts.rotary import angles, attention_factor
-from eda_service.targets.attention import attend
-from eda_service.targets.fused import Norm, norm_of, rms_norm, rotate, rotation
-from eda_service.targets.packed import FrozenLinear, fuse_linears
-from eda_service.targets.slots import SlotCache
+from eda_service.targets.decoder.attention import attend
+from eda_service.targets.decoder.fused import Norm, norm_of, rms_norm, rotate, rotation
+from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears
+from eda_service.targets.decoder.slots import SlotCache
 
 PartT = TypeVar("PartT")
 

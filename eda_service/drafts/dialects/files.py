@@ -16,9 +16,9 @@ from eda_service.drafts.dialects.record import PickledSource
 from eda_service.drafts.dialects.refusal import PARAM, refusal
 from eda_service.errors import UnsafeCheckpointError, UnsafeDraftError
 from eda_service.regular_files import open_regular
-from eda_service.storage import bounded_json
-from eda_service.storage.beneath import FileIdentity
-from eda_service.storage.tensor_header import TensorPlace, read_header
+from eda_service.storage.inputs import bounded_json
+from eda_service.storage.inputs.beneath import FileIdentity
+from eda_service.storage.inputs.tensor_header import TensorPlace, read_header
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

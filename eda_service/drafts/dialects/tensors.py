@@ -17,7 +17,7 @@ from torch import Tensor
 from eda_service.drafts.dialects.files import TensorFile
 from eda_service.drafts.dialects.refusal import refusal
 from eda_service.regular_files import open_regular
-from eda_service.storage.tensor_header import TensorPlace
+from eda_service.storage.inputs.tensor_header import TensorPlace
 
 BLOCK_BYTES = 16 << 20
 DTYPES = {

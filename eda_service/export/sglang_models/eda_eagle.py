@@ -15,8 +15,8 @@ from sglang.srt.runtime_context import get_parallel
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from eda_service.export.contents import require_tensors
-from eda_service.export.eda_config import EdaConfig
+from eda_service.export.files.contents import require_tensors
+from eda_service.export.files.eda_config import EdaConfig
 from eda_service.export.parallel_ffn import ParallelFFN
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eda_service.errors import AdapterUnstackableError, TargetIncompatibleError
 from eda_service.storage.files import sha256_file, sha256_text
-from eda_service.storage.tensor_header import read_header
+from eda_service.storage.inputs.tensor_header import read_header
 
 _TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
 # What says nothing about the function of the adapted model; anything else must be off, so that an option this code

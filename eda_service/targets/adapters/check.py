@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
-from eda_service.storage import bounded_json
-from eda_service.storage.tensor_header import TensorPlace, read_header
+from eda_service.storage.inputs import bounded_json
+from eda_service.storage.inputs.tensor_header import TensorPlace, read_header
 from eda_service.targets.adapters.modules import is_targeted
 from eda_service.targets.checks.weight_files import weight_headers
 

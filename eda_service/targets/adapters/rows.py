@@ -4,7 +4,7 @@
 
 The A of all loaded adapters are one matrix and their B another, so the sum is two small products, however many adapters
 there are: the first is multiplied by the rows' mask, the second adds to W x. In float32 the bits of a row depend
-neither on the other rows nor on the other adapters (tests/unit/targets/test_adapters.py).
+neither on the other rows nor on the other adapters (tests/unit/targets/adapters/test_adapters.py).
 
 A product made of P linears over one input (qkv, gate-up) has P ranks side by side and B in blocks on the diagonal.
 
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from eda_service.targets.packed import FrozenLinear, fuse_linears, make_linear
+from eda_service.targets.decoder.packed import FrozenLinear, fuse_linears, make_linear
 
 
 class AdapterRows:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError, TargetNotFoundError, reason_of
-from eda_service.storage import bounded_json
+from eda_service.storage.inputs import bounded_json
 from eda_service.targets.chat.continued import continued
 from eda_service.targets.chat.templates import RENDERER, TemplateRefusedError
 from eda_service.targets.chat.tool_marks import mark
-from eda_service.targets.resolve import ResolvedTarget
-from eda_service.targets.tokenizer_settings import require_own_files
+from eda_service.targets.files.resolve import ResolvedTarget
+from eda_service.targets.files.tokenizer_settings import require_own_files
 
 _TOKENIZER, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
 _MAX_TEMPLATE_BYTES = 1 << 20

@@ -25,20 +25,20 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from eda_service.config.job import EngineKind
 from eda_service.errors import TargetIncompatibleError, reason_of
-from eda_service.storage import bounded_json
+from eda_service.storage.inputs import bounded_json
 from eda_service.targets.adapters.check import whole_rows
-from eda_service.targets.attention import NAME as ATTENTION
-from eda_service.targets.attention import visible_mask
 from eda_service.targets.checks.config_check import check_settings, require_drivable
 from eda_service.targets.checks.shards import require_unambiguous
 from eda_service.targets.checks.text_check import check_text
 from eda_service.targets.checks.weight_files import require_unwrapped, weight_headers
+from eda_service.targets.decoder.attention import NAME as ATTENTION
+from eda_service.targets.decoder.attention import visible_mask
+from eda_service.targets.decoder.fused import TransformersDecoder
+from eda_service.targets.decoder.slots import SlotCache
 from eda_service.targets.fidelity import require_whole
-from eda_service.targets.fused import TransformersDecoder
-from eda_service.targets.generation_defaults import read_generation_defaults
-from eda_service.targets.resolve import ResolvedTarget
-from eda_service.targets.shape import head_dim_of
-from eda_service.targets.slots import SlotCache
+from eda_service.targets.files.generation_defaults import read_generation_defaults
+from eda_service.targets.files.resolve import ResolvedTarget
+from eda_service.targets.files.shape import head_dim_of
 from eda_service.targets.told import told
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
     from eda_service.config.job import EngineKind
     from eda_service.errors import EdaError, TargetIncompatibleError, reason_of
     from eda_service.targets.checks.check import check_target
-    from eda_service.targets.resolve import ResolvedTarget
+    from eda_service.targets.files.resolve import ResolvedTarget
 
     adapter_dir = None if order["adapter_dir"] is None else Path(order["adapter_dir"])
     resolved = ResolvedTarget(Path(order["model_dir"]), adapter_dir, order["model"], None, None)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from eda_service.config.job import EngineKind
 from eda_service.errors import InputError, TargetIncompatibleError, TargetNotFoundError, UnsafeCheckpointError
-from eda_service.storage.beneath import FileIdentity
+from eda_service.storage.inputs.beneath import FileIdentity
 from eda_service.targets.checks.check_worker import ENVIRONMENT
 from eda_service.targets.child import JsonChild
-from eda_service.targets.resolve import ResolvedTarget
+from eda_service.targets.files.resolve import ResolvedTarget
 
 logger = logging.getLogger(__name__)
 

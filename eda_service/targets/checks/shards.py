@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from eda_service.errors import TargetIncompatibleError
-from eda_service.storage.tensor_header import read_header
+from eda_service.storage.inputs.tensor_header import read_header
 from eda_service.targets.checks.weight_files import weight_files
 
 

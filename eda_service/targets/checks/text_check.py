@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eda_service.errors import DatasetInvalidError, TargetIncompatibleError
 from eda_service.targets.chat.chat import load_stop_token_ids, render_prompt, target_tokenizer
-from eda_service.targets.resolve import ResolvedTarget
+from eda_service.targets.files.resolve import ResolvedTarget
 
 _PARAM = "target.model"
 

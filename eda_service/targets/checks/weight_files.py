@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from eda_service.errors import TargetIncompatibleError, TargetNotFoundError
-from eda_service.storage import bounded_json
-from eda_service.storage.tensor_header import TensorPlace, read_header
+from eda_service.storage.inputs import bounded_json
+from eda_service.storage.inputs.tensor_header import TensorPlace, read_header
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PARAM = "target.model"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from eda_service.config.job import AdaptConfig
-from eda_service.storage.run import RunDir, home_dir
+from eda_service.storage.runs.run import RunDir, home_dir
 from eda_service.training.trackers.report import Report, settings_by_name
 
 JOB_TAG = "eda.job_id"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from eda_service.config.job import AdaptConfig
 from eda_service.records import Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.training.trackers.report import Report
 
 FOLDER = "tensorboard"

@@ -161,7 +161,7 @@ def test_an_upload_may_take_long_as_long_as_it_goes_on(live: LiveApi, monkeypatc
 
 
 def test_an_upload_without_end_is_told_and_not_read_for_ever(live: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.multipart.MAX_FIELD_BYTES", 1 << 12)
+    monkeypatch.setattr("api.files.multipart.MAX_FIELD_BYTES", 1 << 12)
     with connect(live) as opened:
         field = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n'
         opened.sendall(UPLOAD + chunk_of(field) + chunk_of(b" " * (1 << 14)))

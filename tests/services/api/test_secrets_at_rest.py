@@ -15,9 +15,9 @@ from standardwebhooks import Webhook
 from webhook_receiver import Receiver
 
 from api.app import create_app
-from api.services.dispatcher import Dispatcher
-from api.services.instruments import Instruments
-from api.services.webhooks import Webhooks
+from api.dispatcher.dispatcher import Dispatcher
+from api.dispatcher.webhooks import Webhooks
+from api.metrics.instruments import Instruments
 from api.settings import Settings
 from api.vault import open_vault
 from eda_service.config.job import AdaptConfig, TargetSpec

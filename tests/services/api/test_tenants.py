@@ -16,7 +16,7 @@ from pack_files import put_pack
 from api.app import create_app
 from api.settings import Settings
 from eda_service.jobstore import Deployment, JobStore
-from eda_service.storage.registry import reserve_draft
+from eda_service.storage.published.registry import reserve_draft
 
 BODY: dict[str, Any] = {"model": "org/model", "base_draft": "small@1"}
 BODIES: dict[str, dict[str, Any]] = {

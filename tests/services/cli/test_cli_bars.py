@@ -10,7 +10,7 @@ from command_line import Cli
 from rich.console import Console
 
 from eda_service.cli.bars import bars
-from eda_service.progress import BYTES, silent
+from eda_service.progress import BYTES, no_progress
 
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -22,13 +22,13 @@ def drawn(console_file: io.StringIO) -> list[str]:
 
 def test_a_terminal_shows_amount_rate_and_time_left() -> None:
     screen = io.StringIO()
-    with bars(Console(file=screen, force_terminal=True, width=120)) as tell:
+    with bars(Console(file=screen, force_terminal=True, width=120)) as on_progress:
         for done in (0, 20, 40):
-            tell("download", done * 1e6, 98e6, BYTES)
+            on_progress("download", done * 1e6, 98e6, BYTES)
             time.sleep(0.15)  # the screen is drawn ten times a second
-        tell("convert", 0, None)
+        on_progress("convert", 0, None)
         for done in range(3):
-            tell("answer", done, 64, "prompts")
+            on_progress("answer", done, 64, "prompts")
             time.sleep(0.15)
     lines = drawn(screen)
     downloads = [line for line in lines if line.startswith("download")]
@@ -40,9 +40,9 @@ def test_a_terminal_shows_amount_rate_and_time_left() -> None:
 
 def test_elsewhere_nothing_is_written() -> None:
     pipe = io.StringIO()
-    with bars(Console(file=pipe)) as tell:
-        assert tell is silent
-        tell("download", 1, 2, BYTES)
+    with bars(Console(file=pipe)) as on_progress:
+        assert on_progress is no_progress
+        on_progress("download", 1, 2, BYTES)
     assert pipe.getvalue() == ""
 
 

@@ -9,8 +9,8 @@ import pytest
 from command_line import ROOT, Cli, job_body
 from scripted_service import Answer, ScriptedService
 
-from eda_service.cli.checks import check_defaults
 from eda_service.cli.defaults import DefaultsFile, read_key
+from eda_service.cli.service.checks import check_defaults
 from eda_service.errors import InputError
 
 

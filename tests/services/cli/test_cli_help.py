@@ -12,8 +12,8 @@ from command_line import JOB, Cli, job_body
 from scripted_service import Answer, ScriptedService
 from typer_tree import ALL, check_line
 
-from eda_service.cli import offered
-from eda_service.cli.completion import answer
+from eda_service.cli.completion import offered
+from eda_service.cli.completion.completion import answer
 
 WANTED_JOBS = {"ls", "show", "watch", "logs", "events", "cancel", "retry", "samples", "wait", "priority", "rm"}
 
@@ -103,7 +103,8 @@ def test_completion_of_ids_and_names(
 def test_completion_imports_nothing_heavy(eda: Cli, tmp_path: Path) -> None:
     complete(eda, "eda jobs ")  # the first time writes down the commands
     code = (
-        "import sys; from eda_service.cli.completion import answer; import os; answer('complete_bash', os.environ); "
+        "import sys; from eda_service.cli.completion.completion import answer; import os; "
+        "answer('complete_bash', os.environ); "
         "print(*sorted(each for each in ('pydantic', 'httpx', 'typer', 'rich', 'torch', 'ray') if each in sys.modules))"
     )
     words = {"COMP_WORDS": "eda jobs show ", "COMP_CWORD": "3", "EDA_URL": "http://127.0.0.1:9"}

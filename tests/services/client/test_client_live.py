@@ -16,7 +16,7 @@ from lossy_proxy import lossy_proxy
 from eda_service.client import ApiError
 from eda_service.jobstore import Status
 from eda_service.records import Stage
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 
 def fresh(**changes: Any) -> dict[str, Any]:

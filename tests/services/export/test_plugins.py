@@ -20,8 +20,8 @@ from eda_service.config.job import Mix
 from eda_service.drafts.draft_config import PrivateConfig
 from eda_service.drafts.expert import Expert
 from eda_service.drafts.shared_private import SharedPrivateFFN
-from eda_service.export.contents import SGLANG_PLUGIN, VLLM_PLUGIN
-from eda_service.export.eda_config import ExportedGate
+from eda_service.export.files.contents import SGLANG_PLUGIN, VLLM_PLUGIN
+from eda_service.export.files.eda_config import ExportedGate
 from eda_service.export.parallel_ffn import ParallelFFN
 from eda_service.export.vllm_plugin import ARCHITECTURE
 from tests.unit.export.test_eda_config import config

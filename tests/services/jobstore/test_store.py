@@ -14,7 +14,7 @@ from store_helpers import Clock, config
 from eda_service.errors import ConflictError, InputError, NotFoundError, QuotaExceededError, StaleDeploymentError
 from eda_service.ids import new_job_id
 from eda_service.jobstore import Deployment, JobStore, Status
-from eda_service.jobstore.status import LEGAL, LIVE, TERMINAL, require_legal
+from eda_service.jobstore.jobs.status import LEGAL, LIVE, TERMINAL, require_legal
 
 
 def test_table_has_exactly_these_moves() -> None:

@@ -14,7 +14,7 @@ from store_helpers import at_once, config
 
 from eda_service.errors import ConflictError, QuotaExceededError, StaleDeploymentError
 from eda_service.jobstore import Deployment, JobStore, Status
-from eda_service.jobstore.deployments import write
+from eda_service.jobstore.deployments.deployments import write
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import JobRow
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.serving.requests import ChatRequest, CompletionRequest
+from api.endpoint.protocol.requests import ChatRequest, CompletionRequest
 from eda_service.errors import RequestError
 from eda_service.targets.chat.conversation import TemplateOptions, ToolCall, Turn
 
@@ -52,7 +52,7 @@ TEXT_BODIES: dict[str, dict[str, Any]] = {
 def test_a_chat_body_means_what_the_plain_one_means(client: str) -> None:
     plain, sent = (ChatRequest.model_validate({**PLAIN, **changes}) for changes in ({}, CHAT_BODIES[client]))
     assert [each.turn() for each in sent.messages] == [Turn("user", ("the user",))]
-    assert sent.wanted() == plain.wanted() == TemplateOptions()
+    assert sent.template_options() == plain.template_options() == TemplateOptions()
     assert (sent.cap, sent.num_answers, sent.stops, sent.num_logprobs) == (4, 1, [], None)
     assert (sent.min_tokens, sent.ignore_eos, sent.options) == (0, False, plain.options)
 
@@ -84,7 +84,7 @@ def test_a_conversation_with_everything() -> None:
         Turn("user", ("",)),
     ]
     bare = {"name": "f", "description": None, "parameters": None}
-    assert request.wanted() == TemplateOptions(
+    assert request.template_options() == TemplateOptions(
         tools=[
             {"type": "function", "function": bare},
             {"type": "function", "function": {**bare, "name": "g", "strict": True}},

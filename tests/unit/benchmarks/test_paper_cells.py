@@ -24,7 +24,7 @@ from eda_service.drafts.draft_config import PrivateConfig, parameter_counts
 from eda_service.errors import InputError
 from eda_service.evaluation.replay import Transcript
 from eda_service.measured_rows import SpeedRow
-from eda_service.storage.registry import find_draft
+from eda_service.storage.published.registry import find_draft
 
 
 def every_cell() -> list[Cell]:

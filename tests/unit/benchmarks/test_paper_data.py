@@ -15,7 +15,7 @@ from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import prepare_generation
 from eda_service.records import SelfGenManifest, Stage
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target
 
 SELECTION = SelectionConfig(num_reference_prompts=8, reference_max_new_tokens=16, pca_dim=8)

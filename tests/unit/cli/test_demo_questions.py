@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from eda_service.cli.demo_questions import QUESTIONS, Question, ask_until_right, final_number
+from eda_service.cli.demo.demo_questions import QUESTIONS, Question, ask_until_right, final_number
 
 LIST = (Question("first", 72), Question("second", 24), Question("third", 8))
 

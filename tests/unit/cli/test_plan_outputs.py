@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eda_service.cli.main import app
-from eda_service.cli.plan_cluster import NamedCluster, parse_cluster
+from eda_service.cli.plan.plan_cluster import NamedCluster, parse_cluster
 from eda_service.errors import InputError
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "howto" / "large-targets.md"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eda_service.cli.service import _log_to_file
+from eda_service.cli.service.service import _log_to_file
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from kuberay import VERSION, check, check_crd
 from manifests import OVERLAYS, ROOT, build, documents, find, pod_templates
 from ray.serve.schema import ServeDeploySchema
 
-from api.serving.app import Endpoint
+from api.endpoint.app import Endpoint
 from api.settings import Settings
 from eda_service.config.deployment import EngineSpec
 from eda_service.config.job import AdaptConfig

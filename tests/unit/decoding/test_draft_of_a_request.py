@@ -14,24 +14,24 @@ from engine_helpers import DraftMaker, answer, decode, make_prompts
 from tiny_models import random_draft
 
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.errors import NotFoundError
 from eda_service.targets.loader import Target
 
 
-def _form(target: Target, draft: Draft) -> DraftForm:
-    return DraftForm(whole_parts(draft), draft.head(target.lm_head, None))
+def _decoding_draft(target: Target, draft: Draft) -> DecodingDraft:
+    return DecodingDraft(whole_parts(draft), draft.head(target.lm_head, None))
 
 
 @pytest.fixture
 def engine(tiny_target: Target, make_fitted_draft: DraftMaker) -> Engine:
     """Two variants: `fit` with a draft that fits, and `poor` with a random one."""
     engine = Engine(tiny_target, num_draft_tokens=3, max_batch=8, max_tokens=120)
-    engine.add_variant("fit", form=_form(tiny_target, make_fitted_draft("llama")))
-    engine.add_variant("poor", form=_form(tiny_target, random_draft(tiny_target, seed=9)))
+    engine.add_variant("fit", decoding_draft=_decoding_draft(tiny_target, make_fitted_draft("llama")))
+    engine.add_variant("poor", decoding_draft=_decoding_draft(tiny_target, random_draft(tiny_target, seed=9)))
     return engine
 
 
@@ -65,9 +65,9 @@ def test_a_draft_that_is_taken_away_ends_with_its_requests(engine: Engine, tiny_
 
 @pytest.mark.parametrize("draft_of", [None, "poor"])
 def test_a_draft_that_is_removed_leaves_memory_while_nothing_is_asked(engine: Engine, draft_of: str | None) -> None:
-    form = engine._variants["poor"].form
-    gone, prompt = weakref.ref(form), make_prompts(1, seed=6)[0]
-    del form
+    decoding_draft = engine._variants["poor"].decoding_draft
+    gone, prompt = weakref.ref(decoding_draft), make_prompts(1, seed=6)[0]
+    del decoding_draft
     params = SamplingParams(max_new_tokens=6, ignore_eos=True)
     engine.submit("r", prompt, params, variant="fit" if draft_of else "poor", draft_of=draft_of)
     if draft_of is not None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from eda_service.config.job import Mix
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.proposal import Proposer
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
@@ -44,7 +44,7 @@ def test_an_adapted_draft_decodes_as_it_was_trained(
     features_BLD = torch.randn(2, 9, 32, generator=rng)
     wanted_BSD = next(unroll(draft, tiny_target.embed, tokens_BL, features_BLD, 1))
     parts = adapted_parts(draft, base, frozenset(trained)) if shared else whole_parts(draft)
-    form = DraftForm(parts, DraftHead(tiny_target.lm_head, None))
-    proposer = Proposer(form, tiny_target.embed, num_slots=2, max_tokens=32)
+    decoding_draft = DecodingDraft(parts, DraftHead(tiny_target.lm_head, None))
+    proposer = Proposer(decoding_draft, tiny_target.embed, num_slots=2, max_tokens=32)
     got_BLD = proposer.extend(tokens_BL[:, 1:], features_BLD[:, :-1], [0, 0])
     torch.testing.assert_close(got_BLD[:, : wanted_BSD.shape[1]], wanted_BSD, rtol=1e-4, atol=1e-4)

@@ -12,11 +12,11 @@ import torch
 from engine_helpers import DraftMaker, TargetMaker, decode, make_prompts, speculative
 
 from eda_service.config.job import TreeConfig
-from eda_service.decoding.clock import Clock
 from eda_service.decoding.engine import Engine, run_to_end
 from eda_service.decoding.live import LiveRequest
 from eda_service.decoding.policy import Adaptive
 from eda_service.decoding.request import RequestStats, SamplingParams
+from eda_service.decoding.round_costs import RoundCosts
 from eda_service.decoding.rounds import RowResult
 from eda_service.decoding.variants import Variant
 from eda_service.drafts.draft import Draft
@@ -141,16 +141,16 @@ def test_dear_probes_are_rare() -> None:
 
 
 def test_rows_more_cost_what_the_nearest_number_of_rows_suggests() -> None:
-    clock = Clock()
+    round_costs = RoundCosts()
     for _ in range(5):
-        clock.add(16, 0, 2.0)
-        clock.add(16, 3, 5.0)
-        clock.add(1, 0, 1.0)
-        clock.add(1, 3, 1.4)
-    clock.add(15, 0, 1.8)
-    clock.add(2, 0, 1.1)
-    assert clock.speculative(15) == pytest.approx(1.8 * 2.5)
-    assert clock.speculative(2) == pytest.approx(1.1 * 1.4)
+        round_costs.add(16, 0, 2.0)
+        round_costs.add(16, 3, 5.0)
+        round_costs.add(1, 0, 1.0)
+        round_costs.add(1, 3, 1.4)
+    round_costs.add(15, 0, 1.8)
+    round_costs.add(2, 0, 1.1)
+    assert round_costs.speculative(15) == pytest.approx(1.8 * 2.5)
+    assert round_costs.speculative(2) == pytest.approx(1.1 * 1.4)
 
 
 def test_speculation_comes_back_when_the_draft_fits_again() -> None:
@@ -186,25 +186,25 @@ def test_a_seeded_sampled_request_keeps_the_full_chain() -> None:
 
 
 def test_a_stall_is_not_believed() -> None:
-    clock = Clock()
+    round_costs = RoundCosts()
     for _ in range(50):
-        clock.add(1, 0, 1.0)
-    clock.add(1, 0, 500.0)
-    assert clock.of(1, 0) < 1.3
-    assert clock.of(1, 3) == pytest.approx(clock.of(1, 0) * 1.3)
+        round_costs.add(1, 0, 1.0)
+    round_costs.add(1, 0, 500.0)
+    assert round_costs.of(1, 0) < 1.3
+    assert round_costs.of(1, 3) == pytest.approx(round_costs.of(1, 0) * 1.3)
 
 
 def test_depths_lie_on_a_line_that_one_stall_does_not_bend_much() -> None:
-    clock = Clock()
+    round_costs = RoundCosts()
     for _ in range(20):
-        clock.add(1, 0, 1.0)
+        round_costs.add(1, 0, 1.0)
         for depth in (1, 2, 3):
-            clock.add(1, depth, 1.1 + 0.2 * depth)
-    assert clock.of(1, 2) == pytest.approx(1.5, abs=0.02)
-    assert clock.of(1, 6) == pytest.approx(2.3, abs=0.15)
-    clock.add(1, 5, 9.0)
-    assert clock.of(1, 5) < 4.0
-    assert clock.of(2, 3) == pytest.approx(1.3)  # nothing seen of two rows: a tenth of a step per level
+            round_costs.add(1, depth, 1.1 + 0.2 * depth)
+    assert round_costs.of(1, 2) == pytest.approx(1.5, abs=0.02)
+    assert round_costs.of(1, 6) == pytest.approx(2.3, abs=0.15)
+    round_costs.add(1, 5, 9.0)
+    assert round_costs.of(1, 5) < 4.0
+    assert round_costs.of(2, 3) == pytest.approx(1.3)  # nothing seen of two rows: a tenth of a step per level
 
 
 @pytest.mark.parametrize("tree", [None, TreeConfig(size=7, depth=3, width=3)], ids=["chain", "tree"])

@@ -107,7 +107,7 @@ def path_log_probs(draft: Draft, target: Target, pending: Pending, path: list[in
     feature = proposer.begin(pending)
     for step, token in enumerate(path):
         feature = proposer.extend(torch.tensor([[token]]), feature, [pending.ends[0] + step])
-    return torch.log_softmax(proposer.form.head(feature)[0, 0], dim=-1)
+    return torch.log_softmax(proposer.decoding_draft.head(feature)[0, 0], dim=-1)
 
 
 @torch.no_grad()

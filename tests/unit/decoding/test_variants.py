@@ -20,8 +20,8 @@ from tiny_models import write_adapter
 
 from eda_service.config.job import Mix, TargetSpec, TreeConfig
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.form import DraftForm, DraftParts
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft, DraftParts
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.drafts.draft_config import PrivateConfig
@@ -42,7 +42,7 @@ class Served:
     """What a variant is made of."""
 
     adapter: Adapter | None
-    form: DraftForm | None
+    decoding_draft: DecodingDraft | None
 
 
 @dataclass
@@ -57,7 +57,9 @@ class Group:
     def engine(self, *names: str, **changes: Any) -> Engine:
         engine = Engine(self.target, **(SETTINGS | changes))
         for name in names:
-            engine.add_variant(name, adapter=self.variants[name].adapter, form=self.variants[name].form)
+            engine.add_variant(
+                name, adapter=self.variants[name].adapter, decoding_draft=self.variants[name].decoding_draft
+            )
         return engine
 
 
@@ -96,12 +98,12 @@ def group(
     attentive = adapted_parts(adapted(draft, 4, also=".self_attn."), base, names | attention)
     whole = whole_parts(new_draft(target, seed=9).requires_grad_(False))
     variants = {
-        "plain": Served(None, DraftForm(base, head)),
-        "gated": Served(adapters[0], DraftForm(gated, head)),
-        "summed": Served(adapters[1], DraftForm(summed, half)),
-        "halved": Served(adapters[0], DraftForm(halved, half)),
-        "attentive": Served(adapters[1], DraftForm(attentive, head)),
-        "whole": Served(adapters[2], DraftForm(whole, head)),
+        "plain": Served(None, DecodingDraft(base, head)),
+        "gated": Served(adapters[0], DecodingDraft(gated, head)),
+        "summed": Served(adapters[1], DecodingDraft(summed, half)),
+        "halved": Served(adapters[0], DecodingDraft(halved, half)),
+        "attentive": Served(adapters[1], DecodingDraft(attentive, head)),
+        "whole": Served(adapters[2], DecodingDraft(whole, head)),
         "draftless": Served(adapters[2], None),
     }
     return Group(target, model_dir, base, variants)
@@ -134,7 +136,7 @@ def test_a_mixed_batch_gives_each_request_what_its_variant_alone_gives(
     mixed = run(engine, requests)
     for i, request in enumerate(requests):
         assert run(group.engine(request[0], **settings), [request]) == [mixed[i]]
-    drafted = [group.variants[name].form is not None for name, _, _ in requests]
+    drafted = [group.variants[name].decoding_draft is not None for name, _, _ in requests]
     assert any(drafted)
     assert not all(drafted)
 
@@ -167,7 +169,7 @@ def test_a_swap_in_mid_stream_changes_no_token_and_frees_the_old_version(group: 
             outputs.setdefault(output.request_id, []).extend(output.new_token_ids)
         if step == 1:
             swapped = group.variants["whole"]
-            engine.add_variant("gated", adapter=swapped.adapter, form=swapped.form)
+            engine.add_variant("gated", adapter=swapped.adapter, decoding_draft=swapped.decoding_draft)
             engine.remove_variant("plain")
             engine.submit("new", requests[0][1], requests[0][2], variant="gated")
             assert old.retired
@@ -176,7 +178,7 @@ def test_a_swap_in_mid_stream_changes_no_token_and_frees_the_old_version(group: 
     assert outputs["new"] == run(group.engine("whole"), [("whole", *requests[0][1:])])[0]
     assert old.num_requests == 0
     assert old.adapter is None
-    assert old.form is None
+    assert old.decoding_draft is None
     with pytest.raises(NotFoundError, match="gated, summed"):
         engine.submit("late", [5], SamplingParams(), variant="plain")
 
@@ -191,13 +193,15 @@ def test_cancelled_requests_let_go_of_their_version(group: Group) -> None:
     for i, left in ((1, 2), (0, 1), (2, 0)):  # waiting, running, waiting
         engine.cancel(str(i))
         assert old.num_requests == left
-    assert old.form is None
+    assert old.decoding_draft is None
     assert {output.finish_reason for output in engine.step()} == {"cancelled"}
 
 
 def test_packs_share_what_they_did_not_train(group: Group) -> None:
-    forms = {name: served.form for name, served in group.variants.items() if served.form is not None}
-    base, gated, summed = (forms[name].parts for name in ("plain", "gated", "summed"))
+    decoding_drafts = {
+        name: served.decoding_draft for name, served in group.variants.items() if served.decoding_draft is not None
+    }
+    base, gated, summed = (decoding_drafts[name].parts for name in ("plain", "gated", "summed"))
     for packed in (gated, summed):
         assert packed.attention.qkv is base.attention.qkv
         assert packed.attention.out is base.attention.out
@@ -206,17 +210,17 @@ def test_packs_share_what_they_did_not_train(group: Group) -> None:
     assert gated.fc is base.fc
     assert summed.fc is not base.fc
     expert_bytes = 3 * 32 * 48 * 4
-    assert forms["gated"].own_bytes(forms["plain"]) == expert_bytes + 2 * 32 * 4
-    assert forms["whole"].own_bytes(forms["plain"]) > expert_bytes
+    assert decoding_drafts["gated"].own_bytes(decoding_drafts["plain"]) == expert_bytes + 2 * 32 * 4
+    assert decoding_drafts["whole"].own_bytes(decoding_drafts["plain"]) > expert_bytes
 
 
 def test_a_draft_of_another_shape_is_refused(group: Group, make_target: Callable[[str], Target]) -> None:
     engine = group.engine("plain")
-    other = group.variants["plain"].form
+    other = group.variants["plain"].decoding_draft
     assert other is not None
     config = other.parts.config.model_copy(update={"expert_width": 64})
     parts = whole_parts(make_draft(config).requires_grad_(False))
     with pytest.raises(TargetIncompatibleError, match="shape"):
-        engine.add_variant("odd", form=DraftForm(parts, other.head))
+        engine.add_variant("odd", decoding_draft=DecodingDraft(parts, other.head))
     with pytest.raises(NotFoundError):
         engine.submit("r", [5], SamplingParams(), variant="odd")

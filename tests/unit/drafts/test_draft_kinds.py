@@ -8,8 +8,8 @@ import pytest
 
 from eda_service.config.job import TrainConfig
 from eda_service.decoding.fused.kinds import FUSED
+from eda_service.drafts.compatibility import check_extension, check_reads
 from eda_service.drafts.draft_config import CONFIGS, Eagle1Config, parse_draft_config
-from eda_service.drafts.fits import check_extension, check_reads
 from eda_service.drafts.freezing import is_within
 from eda_service.drafts.kinds import DRAFTS, make_draft
 from eda_service.errors import InputError, TargetIncompatibleError

@@ -19,7 +19,7 @@ from eda_service.drafts.draft_shape import draft_shape
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import TargetIncompatibleError
 from eda_service.pipeline import pretrain as pretraining
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import load_target
 from eda_service.training.batches import collate
 from eda_service.training.loss import DraftLoss

@@ -23,8 +23,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from eda_service.config.job import Method, SelfGenConfig, TrainConfig, TreeConfig
 from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import load_base_draft, load_pack, save_base_draft, save_pack
@@ -224,8 +224,8 @@ class World:
     losses: list[float]
 
     @property
-    def base(self) -> DraftForm:
-        return DraftForm(shared_parts(self.draft), self.draft.head(self.target.lm_head, self.vocab_W))
+    def base(self) -> DecodingDraft:
+        return DecodingDraft(shared_parts(self.draft), self.draft.head(self.target.lm_head, self.vocab_W))
 
 
 @pytest.fixture(scope="module")
@@ -291,21 +291,21 @@ def test_packs_over_one_imported_draft_in_one_batch(tree: TreeConfig | None, wor
     more, more_trained = adapted(world.draft, EDA.model_copy(update={"train_fc": True, "train_attention": True}), 2)
     whole = made(WIDER | {"layers": [1, 2], "norm_before_residual": True, "rope_scaling": YARN}, seed=5)
     parts = adapted_parts(packed, base.parts, trained)
-    forms = {
+    decoding_drafts = {
         "none": None,
         "base": base,
-        "packed": DraftForm(parts, base.head),
-        "more": DraftForm(adapted_parts(more, base.parts, more_trained), base.head),
-        "whole": DraftForm(whole_parts(whole), whole.head(world.target.lm_head, world.vocab_W)),
+        "packed": DecodingDraft(parts, base.head),
+        "more": DecodingDraft(adapted_parts(more, base.parts, more_trained), base.head),
+        "whole": DecodingDraft(whole_parts(whole), whole.head(world.target.lm_head, world.vocab_W)),
     }
     assert parts.own_bytes(base.parts) == (3 * 24 * 24 + (0 if packed.ffn is None else 2 * 24)) * 4
     prompts, params = world.prompts, SamplingParams(max_new_tokens=20)
     wanted = decode(Engine(world.target, max_batch=8, max_tokens=120), prompts, [params] * 8)
     engine = Engine(world.target, max_batch=8, max_tokens=120, num_draft_tokens=4, tree=tree)
-    for name, form in forms.items():
-        engine.add_variant(name, form=form)
+    for name, decoding_draft in decoding_drafts.items():
+        engine.add_variant(name, decoding_draft=decoding_draft)
     for i, ids in enumerate(prompts):
-        engine.submit(str(i), ids, params, variant=list(forms)[i % len(forms)])
+        engine.submit(str(i), ids, params, variant=list(decoding_drafts)[i % len(decoding_drafts)])
     done = run_to_end(engine)
     assert [answer(done[str(i)]) for i in range(8)] == wanted
     assert done["1"][-1].stats.num_accepted_tokens > 2

@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM
 from eda_service.config.job import Method, SelfGenConfig, TrainConfig, TreeConfig
 from eda_service.config.loss import DistributionLoss, LossConfig
 from eda_service.decoding.engine import Engine, run_to_end
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts, whole_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.proposal import Proposer
 from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.checkpoint import load_base_draft, load_pack, save_base_draft, save_pack
@@ -36,13 +36,13 @@ from eda_service.engines.own import OwnEngine
 from eda_service.errors import TargetIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.evaluation.replay import Replay, transcribe
-from eda_service.export.contents import require_dialect
 from eda_service.export.dense import fold
+from eda_service.export.files.contents import require_dialect
 from eda_service.selfgen.generate import generate
 from eda_service.selfgen.prompts import Prompt
-from eda_service.storage.shards import Sample, read_shard, write_shard
-from eda_service.targets.attention import NAME
-from eda_service.targets.fused import TransformersDecoder, rms_norm
+from eda_service.storage.samples.shards import Sample, read_shard, write_shard
+from eda_service.targets.decoder.attention import NAME
+from eda_service.targets.decoder.fused import TransformersDecoder, rms_norm
 from eda_service.targets.loader import Target
 from eda_service.training.batches import Batch, collate
 from eda_service.training.loss import DraftLoss
@@ -68,8 +68,8 @@ class World:
         return [sample.token_ids[: sample.num_prompt_tokens] for sample in self.samples[:8]]
 
     @property
-    def base(self) -> DraftForm:
-        return DraftForm(shared_parts(self.draft), self.draft.head(self.target.lm_head, self.vocab_W))
+    def base(self) -> DecodingDraft:
+        return DecodingDraft(shared_parts(self.draft), self.draft.head(self.target.lm_head, self.vocab_W))
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +169,11 @@ def test_it_decodes_as_it_was_trained(world: World) -> None:
     base = world.base
     parts = [base.parts, *(adapted_parts(draft, base.parts, trained) for draft, trained in drafts[1:])]
     assert parts[1].own_bytes(base.parts) == (3 * 32 * 24 + 2 * 32) * 4
-    forms = [DraftForm(each, base.head) for each in parts]
+    decoding_drafts = [DecodingDraft(each, base.head) for each in parts]
     rng = torch.Generator().manual_seed(0)
     tokens_BL, features_BLC = torch.randint(3, 112, (3, 9), generator=rng), torch.randn(3, 9, 64, generator=rng)
     proposer = Proposer(base, world.target.embed, num_slots=3, max_tokens=32)
-    got_BLD = proposer.extend(tokens_BL[:, 1:], features_BLC[:, :-1], [0] * 3, forms=forms)
+    got_BLD = proposer.extend(tokens_BL[:, 1:], features_BLC[:, :-1], [0] * 3, decoding_drafts=decoding_drafts)
     for row, (draft, _) in enumerate(drafts):
         wanted_BSD = next(unroll(draft, world.target.embed, tokens_BL, features_BLC, 1))
         torch.testing.assert_close(got_BLD[row, :-1], wanted_BSD[row], rtol=1e-4, atol=1e-4)
@@ -205,11 +205,11 @@ def test_variants_in_one_batch(tree: TreeConfig | None, world: World) -> None:
     """A base, a pack over it, a whole draft and none; the first comes while requests without a draft run."""
     base, (packed, trained) = world.base, adapted(world.draft, 1)
     whole = TinyDraft(world.draft.config).requires_grad_(False)
-    forms = {
+    decoding_drafts = {
         "none": None,
         "base": base,
-        "packed": DraftForm(adapted_parts(packed, base.parts, trained), base.head),
-        "whole": DraftForm(whole_parts(whole), whole.head(world.target.lm_head, world.vocab_W)),
+        "packed": DecodingDraft(adapted_parts(packed, base.parts, trained), base.head),
+        "whole": DecodingDraft(whole_parts(whole), whole.head(world.target.lm_head, world.vocab_W)),
     }
     prompts, params = world.prompts, SamplingParams(max_new_tokens=20)
     wanted = decode(Engine(world.target, max_batch=8, max_tokens=120), prompts, [params] * 8)
@@ -217,16 +217,16 @@ def test_variants_in_one_batch(tree: TreeConfig | None, world: World) -> None:
     engine.add_variant("none")
     engine.submit("early", prompts[0], params, variant="none")
     early = [output for _ in range(3) for output in engine.step()]
-    for name, form in forms.items():
-        engine.add_variant(name, form=form)
+    for name, decoding_draft in decoding_drafts.items():
+        engine.add_variant(name, decoding_draft=decoding_draft)
     for i, ids in enumerate(prompts):
-        engine.submit(str(i), ids, params, variant=list(forms)[i % len(forms)])
+        engine.submit(str(i), ids, params, variant=list(decoding_drafts)[i % len(decoding_drafts)])
     done = run_to_end(engine)
     assert answer(early + done["early"]) == wanted[0]
     assert [answer(done[str(i)]) for i in range(8)] == wanted
-    accepted = dict.fromkeys(forms, 0)
+    accepted = dict.fromkeys(decoding_drafts, 0)
     for i in range(8):
-        accepted[list(forms)[i % len(forms)]] += done[str(i)][-1].stats.num_accepted_tokens
+        accepted[list(decoding_drafts)[i % len(decoding_drafts)]] += done[str(i)][-1].stats.num_accepted_tokens
     assert accepted["none"] == 0
     assert accepted["base"] > 5
 

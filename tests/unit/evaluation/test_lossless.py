@@ -16,9 +16,9 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.decoding.shaping import History
 from eda_service.engines.own import OwnEngine
 from eda_service.evaluation.lossless import check_lossless, first_difference, tie_gap
+from eda_service.targets.decoder.slots import SlotCache
 from eda_service.targets.head import InferenceHead, LmHead
 from eda_service.targets.loader import Target
-from eda_service.targets.slots import SlotCache
 
 PROMPT = [30, 40, 50]
 

@@ -35,7 +35,11 @@ def test_rows_are_those_of_decoding(
     }
     told: list[tuple[float, float | None]] = []
     found = measure(
-        tiny_target, drafts, PROMPTS, SETTINGS, tell=lambda step, done, total, unit="": told.append((done, total))
+        tiny_target,
+        drafts,
+        PROMPTS,
+        SETTINGS,
+        on_progress=lambda step, done, total, unit="": told.append((done, total)),
     )
     assert [(row.draft, row.temperature) for row in found.acceptance] == [
         (BASE, 0.0), (ADAPTED, 0.0), (BASE, 1.0), (ADAPTED, 1.0),

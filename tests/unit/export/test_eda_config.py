@@ -8,7 +8,7 @@ from pack_files import fingerprint
 from eda_service.config.job import Mix
 from eda_service.drafts.draft_config import Eagle1Config, PrivateConfig
 from eda_service.errors import TargetIncompatibleError
-from eda_service.export.eda_config import Destination, EdaConfig, ExportedGate, ExportForm
+from eda_service.export.files.eda_config import Destination, EdaConfig, ExportedGate, ExportForm
 
 
 def config(*, num_heads: int = 8, num_kv_heads: int = 4, width: int = 96, private_width: int = 24) -> EdaConfig:

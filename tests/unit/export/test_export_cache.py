@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.errors import TargetIncompatibleError
 from eda_service.export.cache import exports_dir, vllm_draft, whole_target
-from eda_service.export.directory import WEIGHTS, read_export
-from eda_service.export.eda_config import ExportForm
+from eda_service.export.files.directory import WEIGHTS, read_export
+from eda_service.export.files.eda_config import ExportForm
 from eda_service.targets.loader import Target, load_target
 
 

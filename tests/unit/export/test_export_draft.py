@@ -17,11 +17,11 @@ from eda_service.drafts.draft import Draft
 from eda_service.drafts.unroll import unroll
 from eda_service.errors import ArtifactCorruptError, ConflictError, InputError, NotFoundError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
-from eda_service.export.directory import check_written, read_export
-from eda_service.export.eda_config import Destination, ExportedGate, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
+from eda_service.export.files.directory import check_written, read_export
+from eda_service.export.files.eda_config import Destination, ExportedGate, ExportForm
 from eda_service.storage.files import sha256_file
-from eda_service.storage.registry import find_draft, find_pack
+from eda_service.storage.published.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
 
 VOCAB_W = torch.arange(1, 111, 2)
@@ -235,7 +235,7 @@ def test_progress_is_told_step_by_step(home: Path, base_draft_dir: Path, tiny_ta
         target=tiny_target.spec,
         calibration=CalibrationSettings(num_prompts=8, max_new_tokens=16),
     )
-    export_draft(request, home=home, tell=lambda step, done, total, unit="": told.append((step, done, total)))
+    export_draft(request, home=home, on_progress=lambda step, done, total, unit="": told.append((step, done, total)))
     assert list(dict.fromkeys(step for step, _, _ in told)) == ["load", "answer", "measure", "write"]
     assert [done for step, done, _ in told if step == "answer"] == list(range(1, 9))
     assert {total for step, _, total in told if step == "answer"} == {8}

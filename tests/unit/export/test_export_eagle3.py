@@ -28,13 +28,13 @@ from eda_service.drafts.eagle3 import Eagle3Draft
 from eda_service.drafts.kinds import make_draft
 from eda_service.errors import InputError, TargetIncompatibleError
 from eda_service.export.calibration import CalibrationSettings
-from eda_service.export.contents import tensors_of
-from eda_service.export.directory import read_export
 from eda_service.export.eagle3 import engine_parts
-from eda_service.export.eda_config import Destination, ExportedGate, ExportForm
 from eda_service.export.engine_limits import require_computed, shorter_than_target
 from eda_service.export.export import Exported, ExportRequest, export_draft
-from eda_service.storage.registry import find_draft, find_pack
+from eda_service.export.files.contents import tensors_of
+from eda_service.export.files.directory import read_export
+from eda_service.export.files.eda_config import Destination, ExportedGate, ExportForm
+from eda_service.storage.published.registry import find_draft, find_pack
 from eda_service.targets.loader import Target
 
 IDS = "eagle_aux_hidden_state_layer_ids"
@@ -77,8 +77,8 @@ def imported(home: Path, tiny_target: Target, tmp_path: Path) -> ReadDraft:
     directory = home / "drafts" / "tiny" / "1"
     directory.mkdir(parents=True)
     write_imported(read, directory)
-    facts = tiny_target.fingerprint
-    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
+    fingerprint = tiny_target.fingerprint
+    write_draft_manifest(directory, fingerprint.hidden_size, fingerprint.vocab_size, fingerprint.tokenizer_sha256)
     return read
 
 
@@ -92,8 +92,8 @@ def register(home: Path, target: Target, **changes: Any) -> Path:
     directory.mkdir(parents=True)
     vocab_W = None if draft.shape.draft_vocab_size == 112 else ODD_W
     save_base_draft(directory, draft, vocab_W)
-    facts = target.fingerprint
-    write_draft_manifest(directory, facts.hidden_size, facts.vocab_size, facts.tokenizer_sha256)
+    fingerprint = target.fingerprint
+    write_draft_manifest(directory, fingerprint.hidden_size, fingerprint.vocab_size, fingerprint.tokenizer_sha256)
     return directory
 
 

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from eda_service.config.job import TargetSpec, TrainConfig
 from eda_service.export.command import ServedTarget, serve_command
-from eda_service.export.directory import published
-from eda_service.export.eda_config import Destination, ExportForm
 from eda_service.export.export import Exported, ExportRequest, export_draft
+from eda_service.export.files.directory import published
+from eda_service.export.files.eda_config import Destination, ExportForm
 from eda_service.targets.loader import Target, load_target
 
 

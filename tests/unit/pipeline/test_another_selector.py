@@ -24,9 +24,9 @@ from eda_service.records import Stage
 from eda_service.selection.kinds import SELECTORS
 from eda_service.selection.selector import Array, SampleSelector
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
-from eda_service.storage.samples import read_samples
-from eda_service.storage.shards import read_shard
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.samples import read_samples
+from eda_service.storage.samples.shards import read_shard
 
 
 @dataclass(frozen=True)

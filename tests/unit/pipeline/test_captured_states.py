@@ -36,10 +36,10 @@ from eda_service.drafts.unroll import unroll
 from eda_service.pipeline import generate
 from eda_service.planning.base_draft import draft_config
 from eda_service.records import SelfGenFields, Stage
-from eda_service.storage.run import RunDir
-from eda_service.storage.shards import Sample, features_path, read_shard
-from eda_service.storage.tensor_header import read_header
-from eda_service.targets.shape import FEATURE_BYTES
+from eda_service.storage.inputs.tensor_header import read_header
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.samples.shards import Sample, features_path, read_shard
+from eda_service.targets.files.shape import FEATURE_BYTES
 from eda_service.training.batches import collate
 
 WITH_FC, FROZEN = TrainConfig(train_fc=True), TrainConfig()

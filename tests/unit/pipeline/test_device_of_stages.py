@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from api.serving.base_group import BaseGroup
+from api.endpoint.engines.base_group import BaseGroup
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InputError
 from eda_service.pipeline.evaluate import EvaluationRun
@@ -18,7 +18,7 @@ from eda_service.pipeline.generation_actor import ShardWriter, WriterSettings
 from eda_service.pipeline.prepare import prepare_generation
 from eda_service.pipeline.validate import _look
 from eda_service.raycluster.resources import require_gpus, reserved_device
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 
 HOLDERS: dict[str, Callable[[AdaptConfig, Path], Any]] = {
     "validate": lambda config, _: _look._function(config),

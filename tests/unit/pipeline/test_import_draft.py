@@ -34,10 +34,10 @@ from eda_service.errors import (
 from eda_service.pipeline import driver, import_draft
 from eda_service.pipeline.stage import run_stage
 from eda_service.records import Stage
-from eda_service.storage import registry
-from eda_service.storage.run import RunDir
-from eda_service.storage.state import Failed, Succeeded
-from eda_service.targets.base_target import BaseModel
+from eda_service.storage.published import registry
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Failed, Succeeded
+from eda_service.targets.files.base_target import BaseModel
 
 
 @dataclass(frozen=True)

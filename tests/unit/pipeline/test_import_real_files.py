@@ -23,8 +23,8 @@ from eda_service.drafts.draft import Draft
 from eda_service.errors import DraftIncompatibleError
 from eda_service.evaluation.decode import decode_all
 from eda_service.pipeline import import_draft
-from eda_service.storage import registry
-from eda_service.storage.run import RunDir
+from eda_service.storage.published import registry
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target
 
 

@@ -17,7 +17,7 @@ from eda_service.errors import InputError, InsufficientStorageError
 from eda_service.pipeline import pretrain
 from eda_service.records import DraftCheckpoint, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target
 
 WIDE = Eagle1Config(

@@ -19,8 +19,8 @@ from eda_service.pipeline import measure
 from eda_service.pipeline.driver import ADAPTING
 from eda_service.pipeline.stage import StageRunner, run_stage
 from eda_service.records import Stage
-from eda_service.storage.registry import find_draft
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft
+from eda_service.storage.runs.run import RunDir
 
 
 def test_every_stage_after_validate_has_the_version_that_it_found(home: Path) -> None:

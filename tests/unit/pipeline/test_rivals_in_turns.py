@@ -20,9 +20,9 @@ from eda_service.pipeline.evaluate import EvaluationRun, Measurements
 from eda_service.pipeline.prepare import HELDOUT_FILE, read_prompt_file, write_prompt_file
 from eda_service.pipeline.side_by_side import PREFIX
 from eda_service.records import ADAPTED, BASE, Stage
-from eda_service.storage.fixed_evaluation import FixedEvaluation, propose
-from eda_service.storage.rivals import Rivals
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.fixed_evaluation import FixedEvaluation, propose
+from eda_service.storage.runs.rivals import Rivals
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ from eda_service.pipeline.driver import ADAPTING, runner_of
 from eda_service.pipeline.stage import StageRunner, run_stage
 from eda_service.records import SCHEMA_VERSION, STAGES, SelectionFields, SelectionManifest, SelfGenManifest, Stage
 from eda_service.storage.files import file_entry
-from eda_service.storage.provenance import library_versions
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.provenance import library_versions
+from eda_service.storage.runs.run import RunDir
 
 CONFIG = AdaptConfig(target=TargetSpec(model="org/model"), seed=7)
 

@@ -25,8 +25,8 @@ from eda_service.records import (
     Stage,
     ValidateRecord,
 )
-from eda_service.storage.curve import Curve
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.curve import Curve
+from eda_service.storage.runs.run import RunDir
 
 CONFIG = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1", seed=7)
 

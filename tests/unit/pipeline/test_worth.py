@@ -27,8 +27,8 @@ from eda_service.pipeline.measuring import check_staged, measure_draft, own_targ
 from eda_service.pipeline.prepare import PROMPTS_FILE, prepare_generation
 from eda_service.pipeline.validate import run_validate
 from eda_service.records import BASE
-from eda_service.storage.registry import find_draft_manifest
-from eda_service.storage.run import RunDir
+from eda_service.storage.published.registry import find_draft_manifest
+from eda_service.storage.runs.run import RunDir
 from eda_service.targets.loader import Target, load_target
 
 TEXTS = [f"the user {n}" for n in range(8)]

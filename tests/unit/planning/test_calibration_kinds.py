@@ -24,8 +24,8 @@ from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.planning.workload import workload
 from eda_service.records import DraftCheckpoint, Stage
 from eda_service.storage.files import write_json
-from eda_service.storage.run import RunDir
-from eda_service.targets.shape import shape_of_target
+from eda_service.storage.runs.run import RunDir
+from eda_service.targets.files.shape import shape_of_target
 
 STARTING_S = 40.0
 """Of stage train, until its workers compute."""

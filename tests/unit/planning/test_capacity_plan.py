@@ -133,7 +133,7 @@ def test_the_shape_of_a_target_that_is_here(tmp_path: Path) -> None:
 def test_the_ends_are_as_large_as_their_export(family: str, tmp_path: Path) -> None:
     from tiny_models import write_target
 
-    from eda_service.targets.io import export_io
+    from eda_service.targets.ends_file import export_io
     from eda_service.targets.loader import load_target
 
     target_dir = write_target(tmp_path / "t", family)

@@ -19,7 +19,7 @@ from eda_service.planning.estimate import disk_need_bytes, num_samples, num_trai
 from eda_service.planning.plan import make_plan
 from eda_service.planning.shapes import draft_of
 from eda_service.planning.workload import expected_lengths
-from eda_service.targets.shape import ModelShape
+from eda_service.targets.files.shape import ModelShape
 
 
 def job(**changes: object) -> AdaptConfig:

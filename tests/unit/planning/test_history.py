@@ -25,7 +25,7 @@ from eda_service.planning.history import (
 from eda_service.planning.plan import make_plan
 from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.planning.workload import expected_lengths
-from eda_service.storage.run import calibration_path
+from eda_service.storage.runs.run import calibration_path
 
 CONFIG = AdaptConfig.model_validate({"target": {"model": "m"}})
 SHAPE = SHAPES["135m"]

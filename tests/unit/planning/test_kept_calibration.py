@@ -16,7 +16,7 @@ from eda_service.planning.kept import device_of, keep_calibration, kept_calibrat
 from eda_service.planning.measured import Measured
 from eda_service.planning.shapes import SHAPES, draft_of
 from eda_service.planning.workload import Lengths
-from eda_service.storage.run import RunDir, calibration_path
+from eda_service.storage.runs.run import RunDir, calibration_path
 
 CONFIG = AdaptConfig.model_validate({"target": {"model": "m"}})
 MEASURED = Measured(

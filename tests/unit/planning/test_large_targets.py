@@ -33,7 +33,7 @@ from eda_service.planning.plan import Plan, decode_s, make_plan
 from eda_service.planning.shapes import SHAPES
 from eda_service.planning.workload import Decoding, Lengths
 from eda_service.records import Stage
-from eda_service.targets.shape import ModelShape, shape_of_config
+from eda_service.targets.files.shape import ModelShape, shape_of_config
 
 LENGTHS = Lengths(prompt=200.0, answer=160.0)
 H100, L40S = DEVICES["h100"], DEVICES["l40s"]

@@ -13,8 +13,8 @@ from eda_service.planning.estimate import draft_parameters, scored_tokens
 from eda_service.planning.plan import make_plan
 from eda_service.planning.stage_plan import StagePlan
 from eda_service.planning.workload import Lengths
-from eda_service.storage.state import Prepared
-from eda_service.targets.shape import ModelShape
+from eda_service.storage.runs.state import Prepared
+from eda_service.targets.files.shape import ModelShape
 
 SHAPE = ModelShape(
     hidden_size=16,

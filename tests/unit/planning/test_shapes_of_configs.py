@@ -10,7 +10,7 @@ import pytest
 from eda_service.drafts.draft_config import Eagle1Config
 from eda_service.planning.shapes import EMBEDDED_SHAPES, SHAPES, shape_beside
 from eda_service.targets.embedded import EMBEDDED
-from eda_service.targets.shape import head_dim_of, shape_of_config
+from eda_service.targets.files.shape import head_dim_of, shape_of_config
 
 LLAMA_8B = {
     "hidden_size": 4096,

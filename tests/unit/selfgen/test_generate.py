@@ -15,7 +15,7 @@ from eda_service.engines.engine import Answer, AnswerRequest
 from eda_service.engines.own import OwnEngine
 from eda_service.selfgen.generate import generate, storage_dtype
 from eda_service.selfgen.prompts import Prompt
-from eda_service.targets.generation_defaults import GenerationDefaults
+from eda_service.targets.files.generation_defaults import GenerationDefaults
 from eda_service.targets.loader import Target
 
 CONFIG = SelfGenConfig(temperature=0.0, max_new_tokens=10)

@@ -8,7 +8,7 @@ import pytest
 
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.tasks import ImportConfig, Task
-from eda_service.storage import registry
+from eda_service.storage.published import registry
 
 TARGET = TargetSpec(model="org/model")
 

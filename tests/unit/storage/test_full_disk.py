@@ -16,8 +16,8 @@ from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.errors import InsufficientStorageError
 from eda_service.pipeline.failures import own_error
 from eda_service.storage.files import is_disk_full, write_bytes
-from eda_service.storage.run import RunDir
-from eda_service.storage.state import Failed
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.state import Failed
 
 _SIZE_BYTES = 1 << 20
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from api.services.job_records import read_records
+from api.jobs.job_records import read_records
 from eda_service.pipeline.train import TRAIN
 from eda_service.records import Stage
 from eda_service.storage.objects import DirectoryObjects
-from eda_service.storage.run import RunDir
-from eda_service.storage.run_store import ByHash
+from eda_service.storage.runs.run import RunDir
+from eda_service.storage.runs.run_store import ByHash
 
 CHECKPOINT, PACK = 5_000, 700
 

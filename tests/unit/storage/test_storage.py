@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server
 
-from eda_service.cli.checks import CheckState, check_storage
+from eda_service.cli.service.checks import CheckState, check_storage
 from eda_service.errors import ArtifactCorruptError, InputError, StorageError
 from eda_service.storage.blobs import Blobs
 from eda_service.storage.files import file_entry

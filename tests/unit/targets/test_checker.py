@@ -14,7 +14,7 @@ from eda_service.config.job import TargetSpec
 from eda_service.errors import TargetIncompatibleError, UnsafeCheckpointError
 from eda_service.planning.shapes import shape_of
 from eda_service.targets.checks.checker import CHECKER, TargetChecker
-from eda_service.targets.resolve import ResolvedTarget, resolve_target
+from eda_service.targets.files.resolve import ResolvedTarget, resolve_target
 
 
 class Child:

@@ -25,10 +25,10 @@ from eda_service.decoding.request import SamplingParams
 from eda_service.drafts.draft import Draft
 from eda_service.errors import TargetIncompatibleError
 from eda_service.targets import fidelity, head
-from eda_service.targets.attention import folded_attention
 from eda_service.targets.checks.check import check_target
+from eda_service.targets.decoder.attention import folded_attention
+from eda_service.targets.files.resolve import resolve_target
 from eda_service.targets.loader import Target, load_target
-from eda_service.targets.resolve import resolve_target
 
 pytestmark = pytest.mark.slow
 

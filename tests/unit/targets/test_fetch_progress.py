@@ -25,10 +25,10 @@ sys.exit(3)
 def test_progress_lines_are_told_and_errors_kept() -> None:
     told: list[tuple[str, float, float | None, str]] = []
 
-    def tell(step: str, done: float, total: float | None, unit: str = "") -> None:
+    def on_progress(step: str, done: float, total: float | None, unit: str = "") -> None:
         told.append((step, done, total, unit))
 
-    code, said = embedded._run_pip([sys.executable, "-c", _PIP], tell)
+    code, said = embedded._run_pip([sys.executable, "-c", _PIP], on_progress)
     assert (code, said) == (3, ["ERROR: the registry is closed"])
     assert told == [("download", 0, None, ""), *(("download", done, 60, BYTES) for done in (0, 30, 60))]
 

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, GPT2
 
 from eda_service.config.job import TargetSpec
 from eda_service.errors import EdaError, TargetIncompatibleError
-from eda_service.targets.attention import NAME as ATTENTION
-from eda_service.targets.attention import TreeShape
+from eda_service.targets.decoder.attention import NAME as ATTENTION
+from eda_service.targets.decoder.attention import TreeShape
+from eda_service.targets.decoder.fused import FusedDecoder, TransformersDecoder
 from eda_service.targets.ends import choose_dtype
-from eda_service.targets.fused import FusedDecoder, TransformersDecoder
-from eda_service.targets.io import export_io, load_io
+from eda_service.targets.ends_file import export_io, load_io
 from eda_service.targets.loader import Target, load_target
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral")

@@ -17,8 +17,8 @@ from tiny_models import CHAT_TEMPLATE, build_tokenizer, write_adapter
 from eda_service.config.job import TargetSpec
 from eda_service.errors import InputError
 from eda_service.targets.checks.check import check_target
+from eda_service.targets.files.resolve import resolve_target
 from eda_service.targets.loader import load_target
-from eda_service.targets.resolve import resolve_target
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from eda_service.storage.shards import Sample
+from eda_service.storage.samples.shards import Sample
 from eda_service.training.batches import collate, epoch_batches, split_heldout, worker_share
 
 

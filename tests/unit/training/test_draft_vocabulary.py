@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from eda_service.config.job import Method, TrainConfig
-from eda_service.decoding.fused.form import DraftForm
 from eda_service.decoding.fused.kinds import adapted_parts, shared_parts
+from eda_service.decoding.fused.protocol import DecodingDraft
 from eda_service.decoding.proposal import Pending, Proposer
 from eda_service.drafts.checkpoint import load_pack, read_draft_vocab, save_base_draft, save_pack
 from eda_service.drafts.coverage import coverage
@@ -68,11 +68,11 @@ def test_added_rows_are_the_targets_and_reach_the_decoder(method: Method, tiny_t
     assert torch.equal(full[0, extended_W], probs[0])
     assert full.sum() == pytest.approx(1.0, rel=1e-5)
     if method is Method.EDA:
-        base = DraftForm(shared_parts(draft), draft.head(tiny_target.lm_head, vocab_W))
-        form = DraftForm(adapted_parts(loaded.draft, base.parts, loaded.trained), head)
+        base = DecodingDraft(shared_parts(draft), draft.head(tiny_target.lm_head, vocab_W))
+        decoding_draft = DecodingDraft(adapted_parts(loaded.draft, base.parts, loaded.trained), head)
         proposer = Proposer(base, tiny_target.embed, num_slots=2, max_tokens=16)
         pending = Pending(torch.tensor([[5, 6], [5, 6]]), torch.randn(1, 2, 64).expand(2, -1, -1), [0, 0], [2, 2])
-        pending.forms = [base, form]
+        pending.decoding_drafts = [base, decoding_draft]
         chain = proposer.chain(pending, 3)
         assert chain.token_ids_BK.shape == (2, 3)
         assert set(chain.token_ids_BK[0].tolist()) <= set(vocab_W.tolist())

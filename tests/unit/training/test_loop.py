@@ -24,8 +24,8 @@ from training_inputs import curve_of, inputs_of, pack_of, write_inputs
 from eda_service.config.job import TrainConfig
 from eda_service.drafts.draft import Draft
 from eda_service.errors import ArtifactCorruptError
-from eda_service.storage.shards import write_shard
-from eda_service.storage.state import Diverged, Trained
+from eda_service.storage.runs.state import Diverged, Trained
+from eda_service.storage.samples.shards import write_shard
 from eda_service.targets.loader import Target
 from eda_service.training import loop, simulate, train
 from eda_service.training.schedule import has_stopped_improving

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from eda_service.config.job import AdaptConfig, TargetSpec
 from eda_service.config.track import TrackConfig
 from eda_service.errors import InputError
-from eda_service.storage.run import RunDir
+from eda_service.storage.runs.run import RunDir
 from eda_service.training.trackers.report import Report
 from eda_service.training.trackers.tensorboard import tensorboard
 from eda_service.training.tracking import check_installed, each_on_its_own, open_trackers

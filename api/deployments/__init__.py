@@ -1,0 +1,1 @@
+"""What the endpoint serves: wanted and live states, loading, drift and promotion."""

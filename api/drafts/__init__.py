@@ -1,0 +1,1 @@
+"""Base drafts: shipped, trained here and imported."""

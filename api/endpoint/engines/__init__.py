@@ -1,0 +1,1 @@
+"""Engines behind the endpoint, the project's own and vLLM, and the groups that own them."""

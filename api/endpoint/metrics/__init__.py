@@ -1,0 +1,1 @@
+"""What replicas count, what they report, and its sum over a group."""

@@ -1,0 +1,1 @@
+"""The way to the endpoint: who may ask for which deployment, how much, and where it answers."""

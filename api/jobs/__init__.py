@@ -1,0 +1,1 @@
+"""Jobs of every kind: what callers send and get, and what can be done with them."""

@@ -1,0 +1,1 @@
+"""What is checked of a job at submit, before it is queued."""

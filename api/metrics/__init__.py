@@ -1,0 +1,1 @@
+"""What this process and the replicas count, for Prometheus and for the pages."""

@@ -1,0 +1,66 @@
+"""How fast a deployment answers: totals of its replicas at one moment, and the rates between two moments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from api.endpoint.metrics.counts import ModelCounts
+from api.endpoint.metrics.group_metrics import VariantMetrics
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A deployment at one moment, all replicas and packs together.
+
+    Attributes:
+        uid: Of the deployment.
+        at_s: When, on a clock that only grows.
+        counts: Totals.
+        num_running: Answers that have a slot.
+        num_waiting: Answers that wait for one.
+    """
+
+    uid: str
+    at_s: float
+    counts: ModelCounts
+    num_running: int = 0
+    num_waiting: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What happened between two readings.
+
+    Attributes:
+        tokens_per_s: Generated, all answers together.
+        answers_per_s: Ended.
+        acceptance_length: Tokens per round that drafted; None when no round did.
+    """
+
+    tokens_per_s: float
+    answers_per_s: float
+    acceptance_length: float | None
+
+
+def read_variants(uid: str, variants: Iterable[VariantMetrics]) -> Reading:
+    """Add up what was served for a deployment."""
+    mine = [each for each in variants if each.uid == uid]
+    counts = sum((each.counts for each in mine), ModelCounts())
+    running, waiting = sum(each.num_running for each in mine), sum(each.num_waiting for each in mine)
+    return Reading(uid, time.monotonic(), counts, running, waiting)
+
+
+def rates_between(before: Reading, now: Reading) -> Rates | None:
+    """Rates from one reading to a later one; None when replicas have forgotten their counts in between, or the name
+    was given to another deployment.
+    """
+    seconds = now.at_s - before.at_s
+    tokens = now.counts.num_new_tokens - before.counts.num_new_tokens
+    if before.uid != now.uid or seconds <= 0 or tokens < 0:
+        return None
+    drafts = now.counts.num_drafts - before.counts.num_drafts
+    accepted = now.counts.num_accepted_tokens - before.counts.num_accepted_tokens
+    ended = now.counts.finished.total() - before.counts.finished.total()
+    return Rates(tokens / seconds, ended / seconds, 1 + accepted / drafts if drafts > 0 else None)

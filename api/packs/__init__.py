@@ -1,0 +1,1 @@
+"""Published packs: versions, views of them, and their removal."""

@@ -1,1 +1,0 @@
-"""What the routes call: submission, queries, and the dispatcher that makes Ray match the rows."""

@@ -1,0 +1,1 @@
+"""Commands about prompt files."""

@@ -1,0 +1,1 @@
+"""`eda demo`: one real adaptation from nothing to a served pair."""

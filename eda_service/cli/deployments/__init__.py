@@ -1,0 +1,1 @@
+"""Commands about deployments, and talking to one."""

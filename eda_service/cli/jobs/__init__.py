@@ -1,0 +1,1 @@
+"""Commands that make jobs, look at them and stay with them."""

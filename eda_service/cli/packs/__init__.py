@@ -1,0 +1,1 @@
+"""Commands about packs, and their export for other engines."""

@@ -1,0 +1,1 @@
+"""`eda plan`: what adaptations need of a machine and of a cluster."""

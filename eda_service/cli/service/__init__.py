@@ -1,0 +1,1 @@
+"""Commands about the service itself: start, stop, look after it, and its keys."""

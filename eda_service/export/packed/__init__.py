@@ -1,0 +1,1 @@
+"""Several packs over one base draft in one export."""

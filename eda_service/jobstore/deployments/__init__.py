@@ -1,0 +1,1 @@
+"""Rows of deployments: what Serve must offer, its loads and its drift."""

@@ -1,0 +1,101 @@
+"""Whether served packs still fit what they are asked, and what happened to deployments.
+
+Several API processes may watch the same deployments: each crossing of the threshold is recorded, with its event, by
+whoever sees it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from eda_service.jobstore import rows
+from eda_service.jobstore.database import Part
+from eda_service.jobstore.deployments.deployment import DeploymentEvent, Drift
+from eda_service.jobstore.deployments.deployments import find
+from eda_service.jobstore.locks import Space, lock
+from eda_service.jobstore.models import DeploymentEventRow, DeploymentRow, DriftRow
+
+
+class DriftLog(Part):
+    """Crossings and events."""
+
+    def record_crossing(
+        self, name: str, uid: str, pack: str, *, is_below: bool, message: str, data: Mapping[str, Any]
+    ) -> bool:
+        """Note that acceptance has fallen or risen; False when that was known, or the deployment has another pack, or
+        the name is another deployment's by now.
+        """
+        with self._write.begin() as session:
+            lock(session, Space.DEPLOYMENT, name)
+            deployment = session.get(DeploymentRow, name)
+            row = session.get(DriftRow, name)
+            was_below = row is not None and row.pack == pack and row.is_below
+            if deployment is None or deployment.uid != uid or deployment.pack != pack or was_below == is_below:
+                return False
+            if row is None:
+                row = DriftRow(name=name)
+                session.add(row)
+            row.pack, row.is_below, row.crossed_at, row.is_handled = pack, is_below, self._now(), False
+            kind, level = ("acceptance_drift", "warning") if is_below else ("acceptance_recovered", "info")
+            add_deployment_event(session, name, self._now(), kind, message, level, data)
+            return True
+
+    def record_handled(
+        self, name: str, uid: str, kind: str, message: str, data: Mapping[str, Any], *, is_job: bool
+    ) -> bool:
+        """Note what was done about a fall, once; False when somebody else has, or the deployment is gone."""
+        with self._write.begin() as session:
+            lock(session, Space.DEPLOYMENT, name)
+            deployment = session.get(DeploymentRow, name)
+            row = session.get(DriftRow, name)
+            if deployment is None or deployment.uid != uid or row is None or not row.is_below or row.is_handled:
+                return False
+            row.is_handled = True
+            row.adapted_at = self._now() if is_job else row.adapted_at
+            add_deployment_event(session, name, self._now(), kind, message, "info" if is_job else "warning", data)
+            return True
+
+    def all(self) -> dict[str, Drift]:
+        """The state of every deployment that was ever seen to fall, by name."""
+        with self._read() as session:
+            return {each.name: each for each in self._reader.read_all(Drift, session.scalars(select(DriftRow)))}
+
+    def num_events(self) -> dict[str, int]:
+        """How often each deployment has fallen, by its uid."""
+        fallen = DeploymentEventRow.type == "acceptance_drift"
+        query = select(DeploymentRow.uid, func.count()).join(
+            DeploymentEventRow, DeploymentEventRow.name == DeploymentRow.name
+        )
+        with self._read() as session:
+            return {
+                uid: int(number) for uid, number in session.execute(query.where(fallen).group_by(DeploymentRow.uid))
+            }
+
+    def events(
+        self, name: str, *, owner: str | None = None, before: int = 0, limit: int = 100
+    ) -> tuple[list[DeploymentEvent], bool]:
+        """A deployment's events with an id below `before` (0: all), newest first, and whether there are more.
+
+        Raises:
+            NotFoundError: No such deployment of this owner.
+        """
+        with self._read() as session:
+            row = find(session, name, owner)
+            query = select(DeploymentEventRow).where(DeploymentEventRow.name == row.name)
+            if before:
+                query = query.where(DeploymentEventRow.id < before)
+            found = session.scalars(query.order_by(DeploymentEventRow.id.desc()).limit(limit + 1)).all()
+            return [self._reader.reduced(DeploymentEvent, each) for each in found[:limit]], len(found) > limit
+
+
+def add_deployment_event(
+    session: Session, name: str, now: int, kind: str, message: str, level: str, data: Mapping[str, Any]
+) -> None:
+    """One event of a deployment, in the transaction of what it tells about."""
+    session.add(
+        DeploymentEventRow(name=name, at=now, level=level, type=kind, message=rows.clean_text(message), data=dict(data))
+    )

@@ -1,0 +1,1 @@
+"""Rows of jobs: submission, leases, moves, events and removal."""

@@ -1,0 +1,1 @@
+"""The run directory of a job: its state, logs, curve and heartbeat."""
