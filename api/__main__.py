@@ -36,7 +36,7 @@ def main() -> int:
             current_place()  # what cannot be opened is said now
             held.enter_context(only_one(settings))
             app = create_app(settings)
-            require_safe_host(app.state.store, settings.host)
+            require_safe_host(app.state.services.store.keys, settings.host)
         except EdaError as error:
             logging.getLogger(__name__).error("%s", error.message)
             return 2

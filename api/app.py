@@ -8,34 +8,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import errors, routes
-from api.deployments.deployments import DeploymentService
-from api.dispatcher.dispatcher import Dispatcher
-from api.drafts.drafts import Drafts
-from api.files.files import Files
-from api.gateway.directory import Directory
-from api.gateway.gateway import Gateway
-from api.gateway.key_watch import KeyWatch
-from api.gateway.limits import Limits
-from api.jobs.adaptations import Adaptations
-from api.jobs.feed import EventFeed
-from api.jobs.jobs import Jobs
-from api.jobs.measurements import Measurements
-from api.jobs.submission.targets import Targets
-from api.jobs.submission.tasks import TaskChecks
-from api.metrics.disk import Disk
-from api.metrics.history import ServingHistory
-from api.metrics.instruments import Instruments
-from api.metrics.metrics import Metrics
 from api.middleware import Envelope
 from api.openapi_document import openapi_document
-from api.packs.packs import PackService
-from api.packs.removal import PackRemoval
+from api.services import Services
 from api.settings import Settings
 from api.ui.app import create_ui
-from api.vault import open_vault
 from eda_service import __version__
-from eda_service.jobstore import JobStore
-from eda_service.targets.files.hub import ModelHub
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -45,61 +23,22 @@ def create_app(settings: Settings) -> FastAPI:
         settings: Where the database, the cluster and Serve are.
 
     Returns:
-        The application; `state.settings` holds what it was built with.
+        The application; `state.services` holds everything that it does, and the settings that it was built with.
     """
-    store = JobStore(settings.store_url, vault=open_vault(settings))
-    store.seal_secrets()
-    instruments = Instruments()
-    dispatcher = Dispatcher(store, settings, instruments)
-    keys = KeyWatch(store)
-    gateway = Gateway(settings.serve_url, instruments, keys)
-    directory = Directory(store)
-    found = Metrics(store, directory, instruments, settings, dispatcher.drift)
-    history = ServingHistory(store, found.readings)
-    feed = EventFeed(store)
-
-    def changed() -> None:
-        directory.forget()
-        dispatcher.wake()
+    services = Services.over(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        app.state.deployments.settle()
-        dispatcher.start()
-        feed.start()
-        keys.start()
-        history.start()
+        services.start()
         yield
-        history.stop()
-        await keys.stop()
-        await feed.stop()
-        await gateway.close()
-        found.close()
-        dispatcher.stop()
-        store.close()
+        await services.stop()
 
     app = FastAPI(title="EDA service", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]  # FastAPI's documented way
-    app.state.openapi, app.state.disk = app.openapi, Disk(settings.home)
-    app.state.settings, app.state.store, app.state.dispatcher = settings, store, dispatcher
-    app.state.gateway, app.state.feed, app.state.keys, app.state.history = gateway, feed, keys, history
-    targets = Targets(ModelHub(), settings.hub_at_submit)
-    packs = PackService(store, settings.home)
-    app.state.pack_removal = PackRemoval(store, packs, settings)
-    checks = TaskChecks(dispatcher.cluster, cluster_grows=settings.cluster_grows)
-    drafts = Drafts(store, settings, dispatcher.wake, packs, targets, checks)
-    app.state.jobs, app.state.packs, app.state.drafts = Jobs(store, settings, dispatcher.wake), packs, drafts
-    files = Files(store, settings)
-    app.state.files = files
-    app.state.adaptations = Adaptations(
-        store, settings, dispatcher.wake, targets, drafts, files, cluster=dispatcher.cluster
-    )
-    app.state.measurements = Measurements(store, settings, dispatcher.wake, drafts, packs, targets, checks, files)
-    app.state.deployments = DeploymentService(store, packs, drafts, settings, targets, changed)
-    app.state.directory, app.state.metrics, app.state.limits = directory, found, Limits(settings)
+    app.state.services = services
     app.add_middleware(Envelope, max_file_bytes=settings.max_file_bytes)
     errors.install(app)
-    app.mount("/ui", create_ui(app.state, settings))
+    app.mount("/ui", create_ui(services, app.openapi))
     for router in routes.ALL:
         app.include_router(router)
     return app

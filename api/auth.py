@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from fastapi import Request
 
 from eda_service.addresses import require_loopback
 from eda_service.errors import InputError
-from eda_service.jobstore import JobStore, KeyInfo
+from eda_service.jobstore import KeyInfo
+from eda_service.jobstore.keys import KeyStore
 from eda_service.scopes import Scope
 
 LOCAL_OWNER = "local"
@@ -56,17 +54,17 @@ LOCAL = Caller(LOCAL_OWNER, frozenset(Scope))
 """Who calls a service without keys."""
 
 
-def identify(store: JobStore, header: str | None) -> Caller:
+def identify(keys: KeyStore, header: str | None) -> Caller:
     """The caller behind an `Authorization` header.
 
     Raises:
         InvalidKeyError: There are keys, and the header has no valid one.
     """
-    if not store.has_keys():
+    if not keys.exist():
         return LOCAL
     if header is None or not header.lower().startswith(_BEARER):
         raise InvalidKeyError("send `Authorization: Bearer eda_...`; `eda keys create` makes a key")
-    return caller_of(store.check_key(header[len(_BEARER) :].strip()))
+    return caller_of(keys.check(header[len(_BEARER) :].strip()))
 
 
 def caller_of(key: KeyInfo | None) -> Caller:
@@ -92,19 +90,10 @@ def require_scope(caller: Caller, *scopes: Scope) -> Caller:
     return caller
 
 
-def require_safe_host(store: JobStore, host: str) -> str:
+def require_safe_host(keys: KeyStore, host: str) -> str:
     """An address to listen on: any once there are keys, until then loopback.
 
     Raises:
         InputError: Anybody on the network could use the service.
     """
-    return host if store.has_keys() else require_loopback(host)
-
-
-def require(*scopes: Scope) -> Callable[[Request], Caller]:
-    """A dependency: the caller, whose key has one of these scopes or is an admin's."""
-
-    def caller(request: Request) -> Caller:
-        return require_scope(identify(request.app.state.store, request.headers.get("authorization")), *scopes)
-
-    return caller
+    return host if keys.exist() else require_loopback(host)

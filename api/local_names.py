@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import error_response
 from eda_service.addresses import is_loopback
-from eda_service.jobstore import JobStore
+from eda_service.jobstore.keys import KeyStore
 
 _ELSEWHERE = "without API keys the service answers to 127.0.0.1 and localhost only; make a key with `eda keys create`"
 
@@ -22,16 +22,16 @@ class LocalNames:
 
     Args:
         app: What answers.
-        store: Whether there are keys.
+        keys: Whether there are keys.
     """
 
-    def __init__(self, app: ASGIApp, store: JobStore) -> None:
-        self._app, self._store = app, store
+    def __init__(self, app: ASGIApp, keys: KeyStore) -> None:
+        self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         is_elsewhere = scope["type"] == "http" and not _is_local(Headers(scope=scope).get("host", ""))
-        if is_elsewhere and not await run_in_threadpool(self._store.has_keys):
+        if is_elsewhere and not await run_in_threadpool(self._keys.exist):
             await error_response(421, _ELSEWHERE, code="misdirected_request")(scope, receive, send)
         else:
             await self._app(scope, receive, send)

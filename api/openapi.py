@@ -15,7 +15,7 @@ PATH = Path(__file__).resolve().parents[1] / "docs" / "openapi.json"
 def document() -> str:
     """The OpenAPI document as text, the same for the same code."""
     app = create_app(Settings(database_url="sqlite://"))
-    app.state.store.close()
+    app.state.services.store.close()
     return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
 
 

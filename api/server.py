@@ -19,7 +19,7 @@ from api.settings import Settings
 def make_server(app: FastAPI, settings: Settings) -> Server:
     """A server at the address in the settings; `run()` returns after a signal."""
     config = uvicorn.Config(
-        LocalNames(app, app.state.store),
+        LocalNames(app, app.state.services.store.keys),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -46,5 +46,5 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: streams of events, then the listening sockets and what is open on them, then the application."""
-        self._app.state.feed.end_streams()
+        self._app.state.services.feed.end_streams()
         await super().shutdown(sockets)

@@ -76,7 +76,7 @@ def prefill(database_url: str, count: int) -> float:
     store, started = JobStore(database_url), time.monotonic()
     for n in range(count):
         config = AdaptConfig(target=TargetSpec(model="org/model"), dataset=DatasetSpec(num_prompts=1000), seed=n)
-        store.create(config, owner=f"owner-{n % 8}")
+        store.jobs.create(config, owner=f"owner-{n % 8}")
     store.close()
     return count / (time.monotonic() - started)
 

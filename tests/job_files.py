@@ -53,8 +53,10 @@ def finish_job(store: JobStore, home: Path, job: Job, *, kept: str | None = None
     for stage in STAGES:
         run.log_path(stage).write_text(f"stage {stage.value} of {job.id}\nloaded\n", encoding="utf-8")
     with contextlib.suppress(ConflictError):  # a dispatcher may have been faster
-        store.transition(job.id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
-    store.record_progress(job.id, {"stage": "publish", "percent": 100.0, "step": 1, "total_steps": 1, "updated_at": 1})
+        store.jobs.transition(job.id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
+    store.jobs.record_progress(
+        job.id, {"stage": "publish", "percent": 100.0, "step": 1, "total_steps": 1, "updated_at": 1}
+    )
     rows = {(row.draft, row.temperature): row.acceptance_length for row in _report().acceptance}
     lengths = rows["adapted_draft", 0.0], rows["base_draft", 0.0]
     pack = put_pack(
@@ -67,7 +69,7 @@ def finish_job(store: JobStore, home: Path, job: Job, *, kept: str | None = None
         model=config.target.model,
         base_draft=config.base_draft,
     )
-    return store.transition(
+    return store.jobs.transition(
         job.id,
         Status.SUCCEEDED,
         event="job_succeeded",

@@ -52,9 +52,9 @@ def live_api(root: Path, *, serve_port: int | None = None, dispatches: bool = Tr
     )
     app = create_app(settings)
     if not dispatches:
-        app.state.dispatcher.start = lambda: None
+        app.state.services.dispatcher.start = lambda: None
     config = uvicorn.Config(
-        LocalNames(app, app.state.store),
+        LocalNames(app, app.state.services.store.keys),
         host="127.0.0.1",
         port=settings.port,
         log_level="warning",
@@ -71,7 +71,7 @@ def live_api(root: Path, *, serve_port: int | None = None, dispatches: bool = Tr
             return server.started
 
         wait_for(is_up, what="uvicorn", interval_s=0.01)
-        yield LiveApi(f"http://127.0.0.1:{settings.port}", settings.home, app.state.store)
+        yield LiveApi(f"http://127.0.0.1:{settings.port}", settings.home, app.state.services.store)
     finally:
         server.should_exit = True
         thread.join()

@@ -85,7 +85,7 @@ class World:
     uids: dict[str, int] = field(default_factory=dict)
 
     def add_owner(self, name: str) -> None:
-        info, key = self.api.store.create_key(name, "test", SCOPES)
+        info, key = self.api.store.keys.create(name, "test", SCOPES)
         sessions = Sessions(self.api.home)
         session = sessions.new(info.id)
         self.owners[name] = Owner(name, info.id, key, sessions.seal(session), sessions.form_token(session))
@@ -109,7 +109,7 @@ class World:
         assert answer.status_code == 201, answer.text
         self.made[owner].queued = str(answer.json()["id"])
         config = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1", served_name=SHARED)
-        job, _ = self.api.store.create(config, owner=owner, labels={"secret": f"label of {owner}"})
+        job, _ = self.api.store.jobs.create(config, owner=owner, labels={"secret": f"label of {owner}"})
         self.made[owner].finished = self._finish(job).id
         assert self._import(owner) == self.made[owner].draft
         rows = "".join(json.dumps({"prompt": f"prompt {n} of {owner}"}) + "\n" for n in range(20))
@@ -119,7 +119,7 @@ class World:
     def _import(self, owner: str) -> str:
         """A draft that a job of the owner has imported."""
         config = ImportConfig(target=TargetSpec(model="org/base"), source="org/draft", name=f"draft-{owner}")
-        job, _ = self.api.store.create(config, owner=owner, labels={"secret": f"label of {owner}"})
+        job, _ = self.api.store.jobs.create(config, owner=owner, labels={"secret": f"label of {owner}"})
         version = registry.reserve_draft(config.draft_name, job.id, self.api.home)
         put_draft(self.api.home, config.draft_name, version)
         return f"{config.draft_name}@{version}"
@@ -140,10 +140,10 @@ class World:
         change = {"pack": f"{SHARED}@latest", "labels": {"secret": f"label of {owner}"}, "reason": f"why of {owner}"}
         self.must(owner, "PATCH", f"/v1/deployments/{name}", json=change)
         self.must(owner, "PUT", f"/v1/packs/{SHARED}/champion", json={"version": versions[0]["version"]})
-        there = self.api.store.deployment(name)
+        there = self.api.store.deployments.get(name)
         assert there.pack is not None
         told = {"message": f"fall of {owner}", "data": {"secret": owner}}
-        assert self.api.store.record_crossing(name, there.uid, there.pack, is_below=True, **told)
+        assert self.api.store.drifts.record_crossing(name, there.uid, there.pack, is_below=True, **told)
         file = prompts.PromptFile(prompts.open_directory(self.api.home, there.uid) / "r1.jsonl", 50)
         file.add({"at": 1.0, "messages": [{"role": "user", "content": f"prompt of {owner}"}]})
         self.uids[there.uid] = tokens
@@ -165,20 +165,20 @@ class World:
     def answer(self, request: Request) -> Answer:
         """Only for a deployment that is there, and in its own words."""
         uid = request.headers.get(UID_HEADER, "")
-        there = {each.uid: each.owner for each in self.api.store.deployments()}
+        there = {each.uid: each.owner for each in self.api.store.deployments.all()}
         return Answer({"answered_for": there[uid]}) if uid in there else refusal(404, "model_not_found")
 
     def belongings(self, owner: str) -> str:
         """Everything that an owner has, as one text: nobody else may change it."""
         store = self.api.store
-        deployments = store.deployments(owner=owner)
-        found: list[Any] = [job.model_dump(mode="json") for job in store.page(owner=owner)[0]]
+        deployments = store.deployments.all(owner=owner)
+        found: list[Any] = [job.model_dump(mode="json") for job in store.jobs.page(owner=owner)[0]]
         for each in deployments:
             found += [each.model_dump(mode="json"), prompts.newest(self.api.home, each.uid, 50)]
-            found += [made.model_dump(mode="json") for made in store.revisions(each.name)]
-            found += [event.model_dump(mode="json") for event in store.deployment_events(each.name)[0]]
-        found += [file.model_dump(mode="json") for file in store.files(owner=owner)[0]]
-        found += [store.pinned_champion(owner, SHARED), sorted(self._files(owner))]
+            found += [made.model_dump(mode="json") for made in store.deployments.revisions(each.name)]
+            found += [event.model_dump(mode="json") for event in store.drifts.events(each.name)[0]]
+        found += [file.model_dump(mode="json") for file in store.files.page(owner=owner)[0]]
+        found += [store.deployments.pinned_champion(owner, SHARED), sorted(self._files(owner))]
         return json.dumps(found, sort_keys=True)
 
     def _files(self, owner: str) -> Iterator[str]:

@@ -109,10 +109,10 @@ class DeploymentService:
             _require_no_regression(beside_base(pack))
         self._require_room(caller)
         if not request.confirm:
-            require_confirmed(wanted, self._store.deployments(unreadable=True), caller)
+            require_confirmed(wanted, self._store.deployments.all(unreadable=True), caller)
         self._targets.check_deployed(TargetSpec.model_validate(wanted.target), request.engine)
         try:
-            made = self._store.put_deployment(wanted, made_by=caller.owner, reason="created")
+            made = self._store.deployments.put(wanted, made_by=caller.owner, reason="created")
         except StaleDeploymentError as error:
             equal = self._equal(wanted, caller)  # the same request, sent twice at once
             if equal is not None:
@@ -126,37 +126,37 @@ class DeploymentService:
 
     def warnings(self, made: Deployment, caller: Caller) -> list[str]:
         """What a deployment that was just made does to those on its base."""
-        return warnings_of(made, self._store.deployments(unreadable=True), caller)
+        return warnings_of(made, self._store.deployments.all(unreadable=True), caller)
 
     def settle(self) -> None:
         """Bring what was kept for deployments by their names, before they had uids, to where it belongs."""
-        for each in self._store.deployments():
+        for each in self._store.deployments.all():
             if not each.has_own_uid:
                 prompts.take_over(self._settings.home, each.name, each.uid)
 
     def seen(self, caller: Caller) -> list[Deployment]:
         """Every deployment that the caller sees and that can be read."""
-        return self._store.deployments(owner=caller.sees)
+        return self._store.deployments.all(owner=caller.sees)
 
     def page(self, caller: Caller, *, limit: int, after: str | None) -> tuple[list[Deployment], bool]:
         """Deployments by name, and whether there are more."""
-        found = self._store.deployments(owner=caller.sees, unreadable=True)
+        found = self._store.deployments.all(owner=caller.sees, unreadable=True)
         found = [each for each in found if after is None or each.name > after]
         return found[:limit], len(found) > limit
 
     def get(self, name: str, caller: Caller) -> Deployment:
         """One deployment."""
         with self._suggesting(name, caller):
-            return self._store.deployment(name, owner=caller.sees)
+            return self._store.deployments.get(name, owner=caller.sees)
 
     def history(self, name: str, caller: Caller) -> list[Revision]:
         """Its newest hundred revisions, newest first."""
-        return self._store.revisions(name, owner=caller.sees)
+        return self._store.deployments.revisions(name, owner=caller.sees)
 
     def events(self, name: str, caller: Caller, *, before: int, limit: int) -> tuple[list[DeploymentEvent], bool]:
         """What happened to it, newest first, and whether there is more."""
         with self._suggesting(name, caller):
-            return self._store.deployment_events(name, owner=caller.sees, before=before, limit=limit)
+            return self._store.drifts.events(name, owner=caller.sees, before=before, limit=limit)
 
     def kept_prompts(self, name: str, caller: Caller) -> list[str]:
         """The newest prompts that the replicas of a deployment have kept, as rows of a prompt file.
@@ -222,14 +222,14 @@ class DeploymentService:
             ConflictError: It has not failed.
         """
         with self._suggesting(name, caller):
-            self._store.restart_load(name, owner=caller.sees, made_by=caller.owner)
+            self._store.loads.restart(name, owner=caller.sees, made_by=caller.owner)
         self._changed()
         return self.get(name, caller)
 
     def delete(self, name: str, caller: Caller) -> None:
         """Stop serving; running requests end, the packs stay, kept prompts go."""
         with self._suggesting(name, caller):
-            gone = self._store.delete_deployment(name, owner=caller.sees)
+            gone = self._store.deployments.delete(name, owner=caller.sees)
         prompts.forget(self._settings.home, gone.uid)
         if not gone.has_own_uid:
             prompts.forget(self._settings.home, gone.name)  # frozen files from before there were uids
@@ -241,7 +241,7 @@ class DeploymentService:
         try:
             yield
         except NotFoundError as error:
-            known = [each.name for each in self._store.deployments(owner=caller.sees)]
+            known = [each.name for each in self._store.deployments.all(owner=caller.sees)]
             close = did_you_mean(name, known)
             raise NotFoundError(
                 f"no deployment {name[:96]!r}{close}; GET /v1/deployments lists them", param=error.param
@@ -255,7 +255,7 @@ class DeploymentService:
             if wanted == current:
                 return current
             try:
-                stored = self._store.put_deployment(wanted, made_by=caller.owner, reason=reason)
+                stored = self._store.deployments.put(wanted, made_by=caller.owner, reason=reason)
             except StaleDeploymentError:
                 continue  # somebody else was faster: the change is made from what is there now
             self._changed()
@@ -334,19 +334,19 @@ class DeploymentService:
 
     def _equal(self, wanted: Deployment, caller: Caller) -> Deployment | None:
         try:
-            there = self._store.deployment(wanted.name, owner=caller.owner)
+            there = self._store.deployments.get(wanted.name, owner=caller.owner)
         except NotFoundError:
             return None
         return there if all(getattr(there, field) == getattr(wanted, field) for field in _COMPARED) else None
 
     def _require_room(self, caller: Caller) -> None:
-        found = len(self._store.deployments(owner=caller.owner, unreadable=True))
+        found = len(self._store.deployments.all(owner=caller.owner, unreadable=True))
         limit = self._settings.max_deployments_per_owner
         if found >= limit:
             raise QuotaExceededError(f"{found} deployments are this owner's and the limit is {limit}; delete one")
 
     def _earlier(self, current: Deployment, number: int | None) -> Revision:
-        history = self._store.revisions(current.name, limit=_MAX_REVISIONS)
+        history = self._store.deployments.revisions(current.name, limit=_MAX_REVISIONS)
         if number is not None:
             for each in history:
                 if each.revision == number:

@@ -71,7 +71,7 @@ class DriftWatch:
 
     def run_once(self) -> None:
         """Look at everything."""
-        watched = {each.uid: each for each in self._store.deployments() if each.pack is not None}
+        watched = {each.uid: each for each in self._store.deployments.all() if each.pack is not None}
         found = self._replicas.metrics(sorted({group_of(each) for each in watched.values()}))
         self._windows = {key: window for key, window in self._windows.items() if self._is_served(watched, *key)}
         self.judgements = {uid: each for uid, each in self.judgements.items() if uid in watched}
@@ -91,7 +91,7 @@ class DriftWatch:
 
     def drift_body(self, deployment: Deployment, drifts: Mapping[str, Drift] | None = None) -> DriftBody:
         """The last look at one deployment; `drifts` are the store's, where they were read for several."""
-        drift = (self._store.drifts() if drifts is None else drifts).get(deployment.name)
+        drift = (self._store.drifts.all() if drifts is None else drifts).get(deployment.name)
         found = self.judgements.get(deployment.uid)
         seen = found if found is not None and found.pack == deployment.pack else None
         return DriftBody(
@@ -128,7 +128,7 @@ class DriftWatch:
         is_below = length < limit
         if not is_below and length < limit * _RISEN_BY:
             return
-        self._store.record_crossing(
+        self._store.drifts.record_crossing(
             deployment.name,
             uid,
             pack,
@@ -140,7 +140,7 @@ class DriftWatch:
 
     def _adapt(self, watched: dict[str, Deployment]) -> None:
         by_name = {each.name: each for each in watched.values()}
-        for drift in self._store.drifts().values():
+        for drift in self._store.drifts.all().values():
             deployment = by_name.get(drift.name)
             if deployment is None or not drift.is_below or drift.is_handled or deployment.pack != drift.pack:
                 continue

@@ -56,7 +56,7 @@ class LoadWatch:
         Args:
             applications: Serve's word.
         """
-        wanted, loads = self._store.deployments(), self._store.loads()
+        wanted, loads = self._store.deployments.all(), self._store.loads.all()
         uids = {each.uid for each in wanted}
         self._settled = {uid: known for uid, known in self._settled.items() if uid in uids}
         loading: dict[str, list[tuple[Deployment, Load]]] = {}
@@ -72,7 +72,7 @@ class LoadWatch:
                 self._look(key, members, application)
 
     def _begin_next(self, wanted: Deployment, load: Load) -> None:
-        if self._store.begin_next_load(wanted.name, wanted.uid, load.attempt):
+        if self._store.loads.begin_next(wanted.name, wanted.uid, load.attempt):
             logger.info("loading %s again", wanted.name)
             self._changed()
 
@@ -97,7 +97,7 @@ class LoadWatch:
         variant = group.variant(wanted.uid)
         if variant is not None and is_of(variant, wanted):
             self._settled[wanted.uid] = wanted.revision, load.attempt
-            if load.num_failures and self._store.record_loaded(wanted.name, wanted.uid, load.attempt):
+            if load.num_failures and self._store.loads.record_loaded(wanted.name, wanted.uid, load.attempt):
                 logger.info("%s is loaded after %d failures", wanted.name, load.num_failures)
             return
         for failed in group.failed:
@@ -106,7 +106,7 @@ class LoadWatch:
 
     def _version(self, wanted: Deployment, variant: LoadedVariant) -> Content | None:
         """The newest revision that what a replica serves is of."""
-        for each in self._store.revisions(wanted.name):
+        for each in self._store.deployments.revisions(wanted.name):
             if (each.pack, each.base_draft) == (variant.pack, variant.base_draft):
                 return Content.model_validate(each)
         return None
@@ -118,7 +118,7 @@ class LoadWatch:
         if serves is not None:
             message += f"; {serves.pack or serves.base_draft or 'the version before'} answers as before"
         data = {"attempt": load.attempt, "num_failures": num_failures, "code": failed.code, "pack": wanted.pack}
-        is_new = self._store.record_load_failure(
+        is_new = self._store.loads.record_failure(
             wanted.name,
             wanted.uid,
             load.attempt,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from api.packs.packs import PackService
 from eda_service.config.deploy import DeployConfig
 from eda_service.errors import NotFoundError
-from eda_service.jobstore import Deployment, Job, JobStore
+from eda_service.jobstore import Deployment, Job
+from eda_service.jobstore.deployments.deployments import DeploymentStore
 from eda_service.references import Alias, Reference
 from eda_service.storage.published.gate import Comparison, beside, beside_base, shortfall
 from eda_service.storage.published.packs import PackVersion
@@ -34,7 +35,7 @@ class Promotion:
     told: str = ""
 
 
-def promote(store: JobStore, packs: PackService, job: Job, pack: str) -> Promotion:
+def promote(deployments: DeploymentStore, packs: PackService, job: Job, pack: str) -> Promotion:
     """Decide about a pack that a job has just published.
 
     A deployment follows its own pack's `@latest` (and `@champion`, when that is the new one); one that was set to a
@@ -50,7 +51,7 @@ def promote(store: JobStore, packs: PackService, job: Job, pack: str) -> Promoti
     name = config.public_name
     current: Deployment | None
     try:
-        current = store.deployment(name)
+        current = deployments.get(name)
     except NotFoundError:
         current = None
     if current is not None and current.owner == job.owner and current.pack == pack:

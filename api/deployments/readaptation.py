@@ -61,7 +61,7 @@ class Readaptation:
         source = prompts.freeze(home, deployment.uid, rows, f"drift-{drift.crossed_at}")
         try:
             config = self._config(deployment, str(source), len(rows))
-            job, _ = self._store.create(
+            job, _ = self._store.jobs.create(
                 config,
                 owner=deployment.owner,
                 labels={**MADE_BY, "deployment": deployment.name},
@@ -79,7 +79,7 @@ class Readaptation:
             self._skip(deployment, drift, why)
             return
         message = f"{job.id} adapts again, on the newest {len(rows)} prompts"
-        self._store.record_handled(
+        self._store.drifts.record_handled(
             deployment.name, deployment.uid, "adaptation_queued", message, {"job": job.id}, is_job=True
         )
         logger.info("%s: %s", deployment.name, message)
@@ -96,7 +96,7 @@ class Readaptation:
         )
 
     def _skip(self, deployment: Deployment, drift: Drift, why: str) -> None:
-        self._store.record_handled(
+        self._store.drifts.record_handled(
             deployment.name, deployment.uid, "adaptation_skipped", why, {"pack": drift.pack}, is_job=False
         )
 

@@ -56,7 +56,7 @@ class Adopter:
         now = self._clock()
         is_whole = now - self._all_at >= _EVERYTHING_INTERVAL_S
         if is_whole:
-            self._all_at, self._known = now, self._store.known_ids()
+            self._all_at, self._known = now, self._store.jobs.known_ids()
         for name in sorted(self._found_runs()):  # ids grow with time: an older job never replaces what a newer deployed
             if name not in self._known:
                 with self._troubles.caught(f"adopting the run directory {name}"):
@@ -65,7 +65,7 @@ class Adopter:
             for reference in self._packs_without_row():
                 with self._troubles.caught(f"adopting the pack {reference}"):
                     self._adopt_pack(reference)
-            for job_id in self._store.events_without_job():
+            for job_id in self._store.adoption.events_without_job():
                 with self._troubles.caught(f"adopting the events of {job_id}"):
                     self._adopt_events(job_id)
 
@@ -76,13 +76,13 @@ class Adopter:
             if job is None:
                 return  # its job.json may be on the way
             self._known.add(name)
-            if job.origin not in {"ray", "api"} or self._store.has_job(name):
+            if job.origin not in {"ray", "api"} or self._store.jobs.has(name):
                 return
             if not _JOB_ID.fullmatch(name) or job.id not in {"", name}:
                 raise ValueError("its name is not the id in its job.json")
             if job.origin == "ray":
                 config, created_at = job.config, job.created_at
-                self._store.adopt(name, config, created_at=created_at, need=need_of(config))
+                self._store.adoption.adopt(name, config, created_at=created_at, need=need_of(config))
                 logger.info("adopted %s, started on the cluster by hand", name)
             else:
                 self._adopt_run(run, job)
@@ -99,7 +99,7 @@ class Adopter:
             row_fields = JobRowFields(max_attempts=self._settings.max_attempts)
             why += "; job.json is of a version that kept no owner, so it is the local one's"
         attempt, lines = run.last_attempt(), _lines(run)
-        made = self._store.adopt_run(
+        made = self._store.adoption.adopt_run(
             run.job_id,
             job.config,
             created_at=job.created_at,
@@ -119,7 +119,7 @@ class Adopter:
     def _cancel_again(self, run: RunDir) -> None:
         """End a job that was cancelled before its row was lost: nobody wants it to start again."""
         for status, event in ((Status.CANCELLING, "cancel_requested"), (Status.CANCELLED, "job_cancelled")):
-            self._store.transition(run.job_id, status, event=event, message="before its row was lost")
+            self._store.jobs.transition(run.job_id, status, event=event, message="before its row was lost")
 
     def _end_older(self, run: RunDir, lines: list[EventLine]) -> None:
         """End a job that had published a pack when there is a newer version: it must not be deployed instead of it."""
@@ -130,8 +130,8 @@ class Adopter:
         newest = max(registry.pack_versions(pack.name, self._settings.home), default=0)
         if newest <= pack.number:
             return
-        self._store.import_events(run.job_id, lines, start=0)
-        self._store.transition(
+        self._store.events.bring_in(run.job_id, lines, start=0)
+        self._store.jobs.transition(
             run.job_id,
             Status.SUCCEEDED,
             event="job_succeeded",
@@ -153,7 +153,7 @@ class Adopter:
         return []
 
     def _is_orphan(self, job_id: str | None) -> bool:
-        if job_id is None or job_id in self._known or self._store.has_job(job_id):
+        if job_id is None or job_id in self._known or self._store.jobs.has(job_id):
             return False
         try:
             return RunDir.of_job(job_id, self._settings.home).read_job() is None
@@ -175,12 +175,12 @@ class Adopter:
             logger.warning("pack %s names a job without a row, and cannot be adopted: %s", reference, error)
             self._known.add(job_id)
             return
-        if self._store.adopt_pack(job_id, config, str(reference), created_at=manifest.created_at, why=why):
+        if self._store.adoption.adopt_pack(job_id, config, str(reference), created_at=manifest.created_at, why=why):
             logger.warning("adopted %s, %s; only an admin and the local owner see it", job_id, why)
 
     def _adopt_events(self, job_id: str) -> None:
         why = f"found by its events: {_NO_ROW}, and there is neither a run directory nor a pack"
-        if self._store.adopt_events(job_id, why=why):
+        if self._store.adoption.adopt_events(job_id, why=why):
             logger.warning("adopted %s, %s", job_id, why)
 
     def _found_runs(self) -> list[str]:

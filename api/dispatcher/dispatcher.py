@@ -90,7 +90,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         # Serve has a thread of its own: its first PUT takes many seconds, and a cancel must not wait for that.
         # So have webhooks: a receiver may take its time.
-        self._webhooks = Webhooks(store, settings, self._instruments, clock=clock)
+        self._webhooks = Webhooks(store.outbox, settings, self._instruments, clock=clock)
         # Each thread has a bell of its own: with one for all, whoever woke first would silence it for the others.
         self._bells = {name: threading.Event() for name in ("dispatcher", "serving", "webhooks", "drift")}
         passes = {
@@ -119,7 +119,7 @@ class Dispatcher:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(_STOP_TIMEOUT_S)
-        self._store.release(holder=self.holder)
+        self._store.leases.release(holder=self.holder)
         self._ray.close()
         self.cluster.close()
         self.serving.close()
@@ -137,7 +137,7 @@ class Dispatcher:
             away = "this service does not serve (EDA_SERVE is false)"
         elif not self.is_ray_reachable:
             away = "Ray does not answer"
-        return live.look(deployments, self.serving.applications, self._replicas, self._store.loads(), away=away)
+        return live.look(deployments, self.serving.applications, self._replicas, self._store.loads.all(), away=away)
 
     def run_once(self) -> None:
         """One pass. A job that cannot be advanced does not hold up the others."""
@@ -177,14 +177,14 @@ class Dispatcher:
             logger.warning("cannot look for jobs without a row: %s", error.message)
 
     def _advance_held(self, session: str | None) -> None:
-        for job in self._store.hold(holder=self.holder, lease_s=self._settings.lease_s):
+        for job in self._store.leases.hold(holder=self.holder, lease_s=self._settings.lease_s):
             self._advance(job, session)
 
     def _start_queued(self, session: str | None) -> None:
         settings = self._settings
         cluster = None if session is None else self.cluster.machines()
         while session is not None:
-            claimed = self._store.claim(
+            claimed = self._store.leases.claim(
                 max_running=settings.max_running,
                 max_running_per_owner=settings.max_running_per_owner,
                 holder=self.holder,
@@ -223,7 +223,7 @@ class Dispatcher:
         except (ClusterUnreachableError, StorageError) as error:  # the attempt may well go on without us
             if self._waiting.get(job.id) != error.message:
                 self._waiting[job.id] = error.message
-                self._store.add_event(
+                self._store.events.add(
                     job.id, "waiting_for_cluster", error.message, level="warning", token=job.lease_token
                 )
         except LeaseLostError:
@@ -236,13 +236,13 @@ class Dispatcher:
         now = self._clock()
         if now - self._tidied_at >= _TIDY_INTERVAL_S:
             self._tidied_at = now
-            self._store.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
+            self._store.jobs.forget_keys(before=int(now) - self._settings.idempotency_days * _DAY_S)
 
     def _end_unreadable(self, session: str | None) -> None:
         """End jobs whose rows cannot be read; once an hour also those that no look comes upon."""
         now = self._clock()
         everything = now - self._swept_at >= _TIDY_INTERVAL_S
-        for submission in self._store.end_unreadable(holder=self.holder, everything=everything):
+        for submission in self._store.leases.end_unreadable(holder=self.holder, everything=everything):
             logger.error("ended the job of %s: its row cannot be read", submission)
             if session is not None:
                 with contextlib.suppress(ClusterUnreachableError):
@@ -253,7 +253,7 @@ class Dispatcher:
         """Now and then, say of each job that the cluster does not hold why it does not start."""
         if cluster is not None and self._clock() - self._misfits_told_at >= _MISFITS_INTERVAL_S:
             self._misfits_told_at = self._clock()
-            self._store.tell_misfits(cluster)
+            self._store.leases.tell_misfits(cluster)
 
     def _serve_once(self) -> None:
         if self.is_ray_reachable and self._settings.serve:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from api.packs.packs import PackService
 from eda_service.errors import EdaError, NotFoundError
-from eda_service.jobstore import Job, JobStore
+from eda_service.jobstore import Job
+from eda_service.jobstore.deployments.deployments import DeploymentStore
 from eda_service.records import Stage
 from eda_service.storage.runs.rivals import Rivals
 from eda_service.storage.runs.run import RunDir
@@ -26,13 +27,15 @@ class Rivalry:
     """Keeps `rivals.json` of live jobs up to date.
 
     Args:
-        store: What is served.
+        deployments: What is served.
         packs: What is published.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: JobStore, packs: PackService, *, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._packs, self._clock = store, packs, clock
+    def __init__(
+        self, deployments: DeploymentStore, packs: PackService, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._deployments, self._packs, self._clock = deployments, packs, clock
         self._told: dict[str, tuple[float, Rivals]] = {}
         self._best: dict[tuple[str, str], tuple[tuple[int, ...], str | None]] = {}
 
@@ -61,7 +64,7 @@ class Rivalry:
         name = job.adapt_config().public_name
         served = None
         with contextlib.suppress(NotFoundError):
-            served = self._store.deployment(name, owner=job.owner).pack
+            served = self._deployments.get(name, owner=job.owner).pack
         return Rivals(owner=job.owner, served=served, champion=self._champion(name, job.owner))
 
     def _champion(self, name: str, owner: str) -> str | None:

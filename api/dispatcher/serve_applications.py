@@ -54,8 +54,8 @@ class Serving:
 
     def reconcile(self) -> None:
         """One look; a Serve that does not answer is tried again at the next one."""
-        found = self._store.deployments(unreadable=True)
-        groups = groups_of((each for each in found if each.unreadable is None), self._store.loads())
+        found = self._store.deployments.all(unreadable=True)
+        groups = groups_of((each for each in found if each.unreadable is None), self._store.loads.all())
         wanted = build_config(groups, self._listen, self._placement, self._limits)
         try:
             self.applications = self._remembering(self._api.applications())

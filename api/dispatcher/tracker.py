@@ -66,7 +66,7 @@ class AttemptTracker:
         self._store, self._settings, self._ray, self._clock = store, settings, ray, clock
         self._instruments = instruments
         self._packs = PackService(store, settings.home)
-        self._rivalry = Rivalry(store, self._packs, clock=clock)
+        self._rivalry = Rivalry(store.deployments, self._packs, clock=clock)
 
     def advance(self, job: Job, session: str | None) -> None:
         """Take one look at a running or cancelling job.
@@ -113,13 +113,13 @@ class AttemptTracker:
         """Import new events and the last heartbeat."""
         lines = run.read_events(job.events_read)
         if lines:
-            fresh = self._store.import_events(job.id, lines, start=job.events_read, token=job.lease_token)
+            fresh = self._store.events.bring_in(job.id, lines, start=job.events_read, token=job.lease_token)
             for line in fresh:
                 if line["type"] == "stage_finished" and "took_s" in line:
                     self._instruments.stage_s.labels(line["stage"]).observe(line["took_s"])
         progress = run.read_progress()
         if progress is not None and progress.as_row() != job.progress and progress.attempt >= job.attempt:
-            self._store.record_progress(job.id, progress.as_row(), token=job.lease_token)
+            self._store.jobs.record_progress(job.id, progress.as_row(), token=job.lease_token)
 
     def _submit(self, job: Job, run: RunDir, session: str | None) -> None:
         found = self._ray.get(job.ray_submission_id)
@@ -128,7 +128,7 @@ class AttemptTracker:
             return
         if found is None:
             shown = job.model_dump(include=set(JobRowFields.model_fields))
-            row_fields = JobRowFields.model_validate({**shown, **self._store.kept_row_fields(job.id)})
+            row_fields = JobRowFields.model_validate({**shown, **self._store.adoption.kept_row_fields(job.id)})
             run.create(job.task(), origin="api", created_at=job.created_at, row_fields=row_fields)
             if job.kind is JobKind.ADAPT:
                 self._rivalry.tell(job, run)
@@ -137,7 +137,7 @@ class AttemptTracker:
             command = self._settings.command_of(job.kind)
             self._ray.submit(job.ray_submission_id, f"{command} --job-id {job.id}", env_vars=env)
             logger.info("submitted %s", job.ray_submission_id)
-        self._store.mark_submitted(job.id, token=job.lease_token, ray_session=session)
+        self._store.jobs.mark_submitted(job.id, token=job.lease_token, ray_session=session)
 
     def _advance_own(self, job: Job, run: RunDir, session: str | None) -> None:
         silent_s = self._silent_s(job, run)
@@ -208,11 +208,11 @@ class AttemptTracker:
             return
         name = job.adapt_config().public_name
         for _ in range(_MAX_CHANGES_IN_BETWEEN):
-            promotion = promote(self._store, self._packs, job, pack)
+            promotion = promote(self._store.deployments, self._packs, job, pack)
             what = f"serving as {name}, {promotion.told}" if promotion.kept is None else f"{name} is as it was"
             # Whoever changes the deployment in between is not overwritten: what to do is decided anew.
             with contextlib.suppress(StaleDeploymentError):
-                self._store.transition(
+                self._store.jobs.transition(
                     job.id,
                     Status.SUCCEEDED,
                     event="job_succeeded",
@@ -234,7 +234,7 @@ class AttemptTracker:
         if job.kind is JobKind.ADAPT or result is None:
             raise ArtifactCorruptError(f"the result of {job.id} is not one of a job of kind {job.kind.value}")
         what = f"registered {result}" if job.kind is JobKind.IMPORT_DRAFT else f"measured, as {result}"
-        self._store.transition(
+        self._store.jobs.transition(
             job.id, Status.SUCCEEDED, event="job_succeeded", message=what, result=result, token=job.lease_token
         )
 
@@ -247,7 +247,7 @@ class AttemptTracker:
             return
         message = f"{error.code}: {error.message}"
         if not error.retryable or job.attempt >= job.max_attempts:
-            self._store.transition(
+            self._store.jobs.transition(
                 job.id,
                 Status.FAILED,
                 event="job_failed",
@@ -258,7 +258,7 @@ class AttemptTracker:
             )
             return
         wait_s = self._settings.backoff_s * 2 ** (job.attempt - 1)
-        self._store.transition(
+        self._store.jobs.transition(
             job.id,
             Status.QUEUED,
             event="attempt_lost",
@@ -280,7 +280,7 @@ class AttemptTracker:
         self._forget_staging(job)
         with contextlib.suppress(OSError, StorageError):  # it helps where the row is lost; the row is what counts
             RunDir.of_job(job.id, self._settings.home).note_cancelled(job.attempt)
-        self._store.transition(
+        self._store.jobs.transition(
             job.id,
             Status.CANCELLED,
             event="job_cancelled",

@@ -27,8 +27,8 @@ from api.settings import Settings
 from api.troubles import Troubles
 from eda_service.addresses import is_public
 from eda_service.errors import InputError, NotFoundError
-from eda_service.jobstore import JobStore
 from eda_service.jobstore.jobs.job import Delivery
+from eda_service.jobstore.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +52,22 @@ class Webhooks:
     """One pass over what is due.
 
     Args:
-        store: The outbox.
+        outbox: Webhooks that wait to be sent.
         settings: Whether private addresses are allowed (closed networks), and whose certificates are trusted.
         instruments: Count what happens.
         clock: Seconds since the epoch.
     """
 
     def __init__(
-        self, store: JobStore, settings: Settings, instruments: Instruments, *, clock: Callable[[], float] = time.time
+        self, outbox: Outbox, settings: Settings, instruments: Instruments, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._store, self._settings, self._clock = store, settings, clock
+        self._outbox, self._settings, self._clock = outbox, settings, clock
         self._outcomes, self._troubles = instruments.webhooks, Troubles(logger)
         self._trusted = ssl.create_default_context(cafile=settings.webhook_ca_file or certifi.where())
 
     def run_once(self) -> None:
         """Deliver what is due; a failure is put off, ever longer, and after the last attempt given up with an event."""
-        due = self._store.due_webhooks()
+        due = self._outbox.due()
         if due:
             asyncio.run(self._deliver_all(due))
 
@@ -101,7 +101,7 @@ class Webhooks:
             self._put_off(delivery, f"it cannot be sent: {type(error).__name__}")
         else:
             with suppress(NotFoundError):
-                self._store.webhook_delivered(delivery.id)
+                self._outbox.delivered(delivery.id)
             self._outcomes.labels("delivered").inc()
 
     async def _deliver(self, http: httpx.AsyncClient, delivery: Delivery) -> None:
@@ -149,7 +149,7 @@ class Webhooks:
 
     def _give_up(self, delivery: Delivery, reason: str) -> None:
         logger.warning("webhook %d of %s is given up: %s", delivery.id, delivery.job_id, reason)
-        self._store.webhook_gave_up(delivery.id, reason)
+        self._outbox.gave_up(delivery.id, reason)
         self._outcomes.labels("gave_up").inc()
 
     def _put_off(self, delivery: Delivery, reason: str) -> None:
@@ -159,7 +159,7 @@ class Webhooks:
             return
         logger.warning("webhook %d of %s, attempt %d: %s", delivery.id, delivery.job_id, attempts, reason)
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** (attempts - 1))
-        self._store.webhook_failed(delivery.id, reason, not_before=int(self._clock() + wait_s))
+        self._outbox.failed(delivery.id, reason, not_before=int(self._clock() + wait_s))
         self._outcomes.labels("failed").inc()
 
 

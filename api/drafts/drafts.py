@@ -191,9 +191,9 @@ class Drafts(Jobs):
     def _users(self, draft: DraftVersion) -> list[str]:
         """Everything that needs a draft: packs over it, live jobs, deployments."""
         # First the jobs: one that ends meanwhile has published its pack by the time the packs are looked at.
-        found = [f"job {job.id}" for job in self._store.live() if _needs(job, draft)]
+        found = [f"job {job.id}" for job in self._store.jobs.live() if _needs(job, draft)]
         found += [f"pack {pack}" for pack in self._bases.over(draft.reference)]
-        deployed = (each for each in self._store.deployments() if each.base_draft == draft.reference)
+        deployed = (each for each in self._store.deployments.all() if each.base_draft == draft.reference)
         return found + [f"deployment {each.name}" for each in deployed]
 
     def _all(self, sees: str | None) -> list[tuple[str, int]]:
@@ -214,7 +214,7 @@ class Drafts(Jobs):
         if job_id is None:
             return True
         try:
-            return self._store.get(job_id).owner == owner
+            return self._store.jobs.get(job_id).owner == owner
         except NotFoundError:
             return False
 

@@ -15,7 +15,7 @@ from functools import partial
 
 from api.errors import FileTooLargeError
 from api.settings import Settings
-from eda_service.jobstore import JobStore
+from eda_service.jobstore.files import FileStore
 from eda_service.storage.inputs.input_files import Copy, receiving
 
 _BUFFER_BYTES = 1 << 20
@@ -25,12 +25,12 @@ class Arrivals:
     """Uploads on their way.
 
     Args:
-        store: Says what an owner's files take.
+        files: Says what an owner's files take.
         settings: Where the bytes go, and how many an owner may have.
     """
 
-    def __init__(self, store: JobStore, settings: Settings) -> None:
-        self._store, self._settings = store, settings
+    def __init__(self, files: FileStore, settings: Settings) -> None:
+        self._files, self._settings = files, settings
         self._num_bytes: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -57,7 +57,7 @@ class Arrivals:
             arriving_bytes = self._num_bytes[owner]
         most, spare = self._settings.max_file_bytes_per_owner, self._settings.max_file_bytes
         try:
-            self._store.require_file_room(owner, arriving_bytes, most, spare_bytes=spare)
+            self._files.require_room(owner, arriving_bytes, most, spare_bytes=spare)
         except BaseException:
             self._forget(owner, size_bytes)
             raise

@@ -22,7 +22,8 @@ from api.settings import Settings
 from eda_service.config.job import SelfGenConfig
 from eda_service.errors import DatasetInvalidError, NotFoundError
 from eda_service.ids import is_file_id, new_file_id
-from eda_service.jobstore import JobStore, StoredFile
+from eda_service.jobstore import StoredFile
+from eda_service.jobstore.files import FileStore
 from eda_service.names import MAX_NAME_CHARACTERS
 from eda_service.selfgen.prompts import read_rows, survey
 from eda_service.selfgen.skipped_rows import SkippedRows
@@ -42,7 +43,7 @@ class Files:
         settings: Where the bytes are, and how many an owner may have.
     """
 
-    def __init__(self, store: JobStore, settings: Settings) -> None:
+    def __init__(self, store: FileStore, settings: Settings) -> None:
         self._store, self._settings = store, settings
         self._arrivals = Arrivals(store, settings)
         self._readers = anyio.CapacityLimiter(
@@ -89,7 +90,7 @@ class Files:
         self, caller: Caller, *, limit: int, after: str | None, newest_first: bool = True
     ) -> tuple[list[StoredFile], bool]:
         """Files, and whether there are more."""
-        return self._store.files(owner=caller.sees, limit=limit, after=after, newest_first=newest_first)
+        return self._store.page(owner=caller.sees, limit=limit, after=after, newest_first=newest_first)
 
     def get(self, file_id: str, caller: Caller) -> StoredFile:
         """One file.
@@ -97,7 +98,7 @@ class Files:
         Raises:
             NotFoundError: The caller sees none of that id.
         """
-        return self._store.file(file_id, owner=caller.sees)
+        return self._store.get(file_id, owner=caller.sees)
 
     def content(self, file_id: str, caller: Caller) -> tuple[StoredFile, Path]:
         """One file with its bytes.
@@ -147,7 +148,7 @@ class Files:
             if is_file_id(gone.id):  # a damaged row names no path
                 forget_upload(gone.id, self._settings.home)
 
-        return self._store.delete_file(file_id, owner=caller.sees, forget=forget)
+        return self._store.delete(file_id, owner=caller.sees, forget=forget)
 
     def _finish(self, copy: Copy, filename: str, caller: Caller) -> tuple[StoredFile, bool]:
         """Read what has arrived as a job would, and give it its place and its row; whether it is new."""
@@ -158,7 +159,7 @@ class Files:
         file_id = new_file_id()
         sha256 = copy.publish(file_id)
         try:
-            stored, is_new = self._store.add_file(
+            stored, is_new = self._store.add(
                 file_id,
                 owner=caller.owner,
                 filename=filename or "prompts.jsonl",

@@ -81,8 +81,8 @@ class Directory:
     def _read(self) -> None:
         before, began_at = self._num_changes, self._clock()
         entries: dict[str, Entry] = {}
-        loads = self._store.loads()
-        for each in self._store.deployments(unreadable=True):
+        loads = self._store.loads.all()
+        for each in self._store.deployments.all(unreadable=True):
             if each.unreadable is None:
                 entries[each.name] = _entry(each, loads.get(each.name))
             elif (known := self._entries.get(each.name)) is not None and known.deployment.owner == each.owner:

@@ -17,7 +17,7 @@ from anyio.to_thread import run_sync
 
 from api.auth import InvalidKeyError
 from api.troubles import Troubles
-from eda_service.jobstore import JobStore
+from eda_service.jobstore.keys import KeyStore
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,12 +29,12 @@ class KeyWatch:
     """Used on one event loop.
 
     Args:
-        store: Knows the keys.
+        keys: Every key of the service.
         interval_s: Time between two looks.
     """
 
-    def __init__(self, store: JobStore, *, interval_s: float = 1.0) -> None:
-        self._store, self._interval_s = store, interval_s
+    def __init__(self, keys: KeyStore, *, interval_s: float = 1.0) -> None:
+        self._store, self._interval_s = keys, interval_s
         self._open: dict[str | None, set[asyncio.Event]] = {}
         self._thread = anyio.CapacityLimiter(1)  # its own: a busy service must not put the look off
         self._task: asyncio.Task[None] | None = None
@@ -96,8 +96,8 @@ class KeyWatch:
 
     def _dead(self, key_ids: set[str | None]) -> set[str | None]:
         named = {key_id for key_id in key_ids if key_id is not None}
-        dead: set[str | None] = set(self._store.dead_keys(named)) if named else set()
-        if None in key_ids and self._store.has_keys():
+        dead: set[str | None] = set(self._store.dead(named)) if named else set()
+        if None in key_ids and self._store.exist():
             dead.add(None)
         return dead
 

@@ -103,8 +103,8 @@ class EventFeed:
                 yield KEEPALIVE_COMMENT
 
     def _read(self, job_id: str, owner: str | None, after: int) -> tuple[bool, tuple[list[Event], bool]]:
-        job = self._store.get(job_id, owner=owner)
-        return job.is_terminal, self._store.events(job_id, owner=owner, after=after, limit=_PAGE)
+        job = self._store.jobs.get(job_id, owner=owner)
+        return job.is_terminal, self._store.events.of(job_id, owner=owner, after=after, limit=_PAGE)
 
     def _wake(self, jobs: set[str]) -> None:
         for job_id in jobs:
@@ -117,10 +117,10 @@ class EventFeed:
         while True:
             # While it fails, streams fall back to their keep-alive pace.
             with self._troubles.caught("the look for new events"):
-                newest = await run_in_threadpool(self._store.last_event_id)
+                newest = await run_in_threadpool(self._store.events.last_id)
                 changed: set[str] = set()
                 if newest != last and self._signals:
-                    changed = await run_in_threadpool(self._store.jobs_with_events, after=last)
+                    changed = await run_in_threadpool(self._store.events.jobs_with, after=last)
                 if newest != last:
                     last = newest
                     self._wake(changed)

@@ -70,13 +70,13 @@ class Jobs:
         """
         digest = sha256_text(json.dumps(request.model_dump(mode="json"), sort_keys=True))
         if idempotency_key is not None:
-            replay = self._store.replayed(caller.owner, idempotency_key, digest)
+            replay = self._store.jobs.replayed(caller.owner, idempotency_key, digest)
             if replay is not None:
                 return replay, False
         webhook = request.webhook
         told = None if webhook is None else {"url": self._checked_url(webhook.url), "secret": webhook.secret}
         queued = check()
-        job, made = self._store.create(
+        job, made = self._store.jobs.create(
             queued.task,
             owner=caller.owner,
             labels=request.metadata,
@@ -108,7 +108,7 @@ class Jobs:
         except BaseDraftMissingError as error:
             failure = {"code": error.code, "message": error.message, "param": error.param, "retryable": False}
             try:
-                self._store.transition(
+                self._store.jobs.transition(
                     job.id,
                     Status.FAILED,
                     event="job_failed",
@@ -118,7 +118,7 @@ class Jobs:
                     only_from={Status.QUEUED},
                 )
             except ConflictError:
-                return self._store.get(job.id)  # it runs already, and its first stage says the same
+                return self._store.jobs.get(job.id)  # it runs already, and its first stage says the same
             raise
         return job
 
@@ -143,7 +143,7 @@ class Jobs:
 
     def get(self, job_id: str, caller: Caller) -> Job:
         """One job."""
-        return self._store.get(job_id, owner=caller.sees, kind=self._kind)
+        return self._store.jobs.get(job_id, owner=caller.sees, kind=self._kind)
 
     def page(
         self,
@@ -157,7 +157,7 @@ class Jobs:
         prefix: str | None = None,
     ) -> tuple[list[Job], bool]:
         """A page of jobs, newest first, and whether there are more."""
-        return self._store.page(
+        return self._store.jobs.page(
             limit=limit,
             after=after,
             status=status,
@@ -170,11 +170,11 @@ class Jobs:
     def change(self, job_id: str, request: ChangeRequest, caller: Caller) -> Job:
         """Change a queued job's priority."""
         self.get(job_id, caller)
-        return self._store.set_priority(job_id, request.priority, owner=caller.sees)
+        return self._store.jobs.set_priority(job_id, request.priority, owner=caller.sees)
 
     def place(self, job: Job, caller: Caller) -> tuple[int, int] | None:
         """Which of the jobs that the caller sees waiting a job is, and how many wait; None: it does not wait."""
-        return self._store.place_in_queue(job, owner=caller.sees) if job.status is Status.QUEUED else None
+        return self._store.jobs.place_in_queue(job, owner=caller.sees) if job.status is Status.QUEUED else None
 
     def cancel(self, job_id: str, caller: Caller) -> Job:
         """Stop a job: at once when it is queued, else once its processes are gone. Cancelling twice is no error."""
@@ -183,10 +183,12 @@ class Jobs:
             return job
         if job.status is Status.QUEUED:
             try:
-                return self._store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="while queued")
+                return self._store.jobs.transition(
+                    job_id, Status.CANCELLED, event="job_cancelled", message="while queued"
+                )
             except ConflictError:
-                job = self._store.get(job_id)  # the dispatcher claimed it in between
-        job = self._store.transition(job_id, Status.CANCELLING, event="cancel_requested", message="stopping")
+                job = self._store.jobs.get(job_id)  # the dispatcher claimed it in between
+        job = self._store.jobs.transition(job_id, Status.CANCELLING, event="cancel_requested", message="stopping")
         self._wake()
         return job
 
@@ -203,7 +205,7 @@ class Jobs:
             raise ConflictError(f"job {job_id} was started on the cluster by hand; start it there again", param="id")
         self._require_draft(job)
         budget = job.attempt + self._settings.max_attempts - job.max_attempts
-        job = self._store.transition(
+        job = self._store.jobs.transition(
             job_id,
             Status.QUEUED,
             event="job_retried",
@@ -232,7 +234,7 @@ class Jobs:
                 param="id",
             )
         run = self._run_dir(job)
-        self._store.remove_job(job.id, owner=caller.sees, forget=lambda: run.remove(JobFile.FILE))
+        self._store.jobs.remove(job.id, owner=caller.sees, forget=lambda: run.remove(JobFile.FILE))
         freed = run.store.delete()
         by = caller.key_id or "the local user"
         logger.info("job %s of %s was removed by %s: %s freed", job.id, job.owner, by, size(freed))
@@ -255,12 +257,12 @@ class Jobs:
     def events(self, job_id: str, caller: Caller, *, after: int, limit: int) -> tuple[list[Event], bool]:
         """Events of a job, oldest first, and whether there are more."""
         self.get(job_id, caller)
-        return self._store.events(job_id, owner=caller.sees, after=after, limit=limit)
+        return self._store.events.of(job_id, owner=caller.sees, after=after, limit=limit)
 
     def newest_events(self, job_id: str, caller: Caller, *, before: int, limit: int) -> tuple[list[Event], bool]:
         """Events of a job before an id (0: all), newest first, and whether there are more."""
         self.get(job_id, caller)
-        return self._store.newest_events(job_id, owner=caller.sees, before=before, limit=limit)
+        return self._store.events.newest(job_id, owner=caller.sees, before=before, limit=limit)
 
     def logged(self, job_id: str, caller: Caller) -> tuple[Stage, ...]:
         """Stages of a job that have a log."""
@@ -268,7 +270,7 @@ class Jobs:
 
     def counts(self, caller: Caller) -> dict[str, int]:
         """Number of jobs per status."""
-        return self._store.counts(owner=caller.sees, kind=self._kind)
+        return self._store.jobs.counts(owner=caller.sees, kind=self._kind)
 
     def logs(
         self, job_id: str, caller: Caller, stage: Stage | None, tail: int, after: int | None

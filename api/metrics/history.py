@@ -18,7 +18,8 @@ from itertools import pairwise, zip_longest
 from api.metrics.acceptance import chain_length
 from api.metrics.throughput import Reading
 from api.troubles import Troubles
-from eda_service.jobstore import Deployment, JobStore
+from eda_service.jobstore import Deployment
+from eda_service.jobstore.deployments.deployments import DeploymentStore
 
 logger = logging.getLogger(__name__)
 
@@ -101,19 +102,19 @@ class ServingHistory:
     """Looks at every deployment in a thread of its own.
 
     Args:
-        store: Which deployments there are.
+        deployments: Which deployments there are.
         readings: What they have done by now, by uid; those of which no replica answers are not there.
         clock: The clock of the readings.
     """
 
     def __init__(
         self,
-        store: JobStore,
+        deployments: DeploymentStore,
         readings: Callable[[Sequence[Deployment]], Mapping[str, Reading]],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._readings, self._clock = store, readings, clock
+        self._deployments, self._readings, self._clock = deployments, readings, clock
         self._kept: dict[str, _Kept] = {}
         self._troubles = Troubles(logger)
         self._stopping = threading.Event()
@@ -131,7 +132,7 @@ class ServingHistory:
 
     def run_once(self) -> None:
         """Look once. What is kept of a deployment that is gone is forgotten."""
-        deployments = self._store.deployments()
+        deployments = self._deployments.all()
         found = self._readings(deployments) if deployments else {}
         kept = {each.uid: self._kept[each.uid] for each in deployments if each.uid in self._kept}
         for uid, reading in found.items():

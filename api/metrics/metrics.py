@@ -70,9 +70,9 @@ class Metrics:
         groups = sorted({group_of(each) for each in deployments}) if self._serves else []
         registry = CollectorRegistry()
         registry.register(ServingCollector(self._replicas.metrics(groups), names))
-        registry.register(DriftCollector(self._drift.judgements, self._store.num_drift_events(), names))
-        registry.register(JobCollector(self._store.counts(owner=caller.sees)))
+        registry.register(DriftCollector(self._drift.judgements, self._store.drifts.num_events(), names))
+        registry.register(JobCollector(self._store.jobs.counts(owner=caller.sees)))
         if caller.sees is not None:
             return generate_latest(registry)
-        registry.register(WebhookCollector(self._store.num_due_webhooks(_MAX_DUE)))
+        registry.register(WebhookCollector(self._store.outbox.num_due(_MAX_DUE)))
         return generate_latest(self._instruments.registry) + generate_latest(registry)

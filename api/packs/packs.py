@@ -60,7 +60,7 @@ class PackService:
             )
         versions = self._of_owner(found.name, caller.sees)
         if found.version is None:
-            pinned = self._store.pinned_champion(caller.owner, found.name)
+            pinned = self._store.deployments.pinned_champion(caller.owner, found.name)
             return next((each for each in versions if each.version == pinned), versions[-1])
         if found.version is Alias.LATEST:
             return versions[-1]
@@ -78,7 +78,7 @@ class PackService:
         Raises:
             NotFoundError: Nothing is pinned, and no version says what it measured.
         """
-        pinned = self._store.pinned_champion(owner, name)
+        pinned = self._store.deployments.pinned_champion(owner, name)
         best = next((each for each in versions if each.version == pinned), None) or champion(versions)
         if best is None:
             raise NotFoundError(
@@ -89,7 +89,7 @@ class PackService:
 
     def pinned(self, name: str, caller: Caller) -> int | None:
         """The version that the caller has pinned as champion, if any."""
-        return self._store.pinned_champion(caller.owner, name)
+        return self._store.deployments.pinned_champion(caller.owner, name)
 
     def pin(self, name: str, version: int | None, caller: Caller) -> None:
         """Pin a version: the name alone and `name@champion` mean it, and no job's pack replaces it where it is served.
@@ -101,8 +101,8 @@ class PackService:
         """
         versions = self.versions(name, caller)
         wanted = None if version is None else self.resolve(str(Reference(name, version)), caller)
-        before = self._store.pinned_champion(caller.owner, name)
-        self._store.pin_champion(caller.owner, name, version)
+        before = self._store.deployments.pinned_champion(caller.owner, name)
+        self._store.deployments.pin_champion(caller.owner, name, version)
         if before == version:
             return
         for each in versions:
@@ -113,14 +113,14 @@ class PackService:
 
     def is_pinned_by(self, owner: str, pack: PackVersion) -> bool:
         """Whether an owner has pinned a version."""
-        return self._store.pinned_champion(owner, pack.name) == pack.version
+        return self._store.deployments.pinned_champion(owner, pack.name) == pack.version
 
     def tell(self, pack: PackVersion, event: str, message: str) -> None:
         """Write what was done to a pack to the log, and to the events of the job that published it."""
         logger.info(message)
         job = self.job_of(pack)
         if job is not None:
-            self._store.add_event(job.id, event, message)
+            self._store.events.add(job.id, event, message)
 
     def published_by(self, owner: str, reference: str) -> tuple[PackVersion, list[PackVersion]]:
         """A version and all that its owner sees of the same pack.
@@ -201,6 +201,6 @@ class PackService:
         if job_id is None:
             return None
         try:
-            return self._store.get(job_id)
+            return self._store.jobs.get(job_id)
         except NotFoundError:
             return None

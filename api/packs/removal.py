@@ -67,13 +67,13 @@ class PackRemoval:
     def _users(self, pack: PackVersion, caller: Caller) -> list[str]:
         """Everything that needs a pack. What is another owner's is not named."""
         # First the jobs: the one that publishes it has deployed it by the time that the deployments are looked at.
-        named = [(f"job {job.id}", job.owner) for job in self._store.live() if self._needs(job, pack)]
-        loads = self._store.loads()
-        for each in self._store.deployments():
+        named = [(f"job {job.id}", job.owner) for job in self._store.jobs.live() if self._needs(job, pack)]
+        loads = self._store.loads.all()
+        for each in self._store.deployments.all():
             meanwhile = load_of(loads, each.name).serves  # while what is wanted does not load
             if pack.reference in {each.pack, each.pack_ref, None if meanwhile is None else meanwhile.pack}:
                 named.append((f"deployment {each.name}", each.owner))
-        named += [(f"a pin of {owner}", owner) for owner in self._store.pinned_by(pack.name, pack.version)]
+        named += [(f"a pin of {owner}", owner) for owner in self._store.deployments.pinned_by(pack.name, pack.version)]
         found = [what for what, owner in named if caller.sees in {None, owner}]
         hidden = len(named) - len(found)
         return [*found, *([f"{hidden} of other owners"] if hidden else [])]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Request
 
-from api.auth import Caller, require
+from api.auth import Caller, identify, require_scope
 from api.deployments.deployments import DeploymentService
 from api.dispatcher.dispatcher import Dispatcher
 from api.drafts.drafts import Drafts
@@ -24,120 +25,51 @@ from api.metrics.history import ServingHistory
 from api.metrics.metrics import Metrics
 from api.packs.packs import PackService
 from api.packs.removal import PackRemoval
+from api.services import Services, services_of
 from eda_service.ids import JOB_ID_PATTERN
 from eda_service.jobstore import JobStore
 from eda_service.names import MAX_NAME_CHARACTERS
 from eda_service.scopes import Scope
 
-
-def _store(request: Request) -> JobStore:
-    store: JobStore = request.app.state.store
-    return store
+T = TypeVar("T")
 
 
-def _dispatcher(request: Request) -> Dispatcher:
-    dispatcher: Dispatcher = request.app.state.dispatcher
-    return dispatcher
+def part(pick: Callable[[Services], T]) -> Callable[[Request], T]:
+    """A dependency: one of the services of the application that a request came to."""
+
+    def of_request(request: Request) -> T:
+        return pick(services_of(request))
+
+    return of_request
 
 
-def _adaptations(request: Request) -> Adaptations:
-    adaptations: Adaptations = request.app.state.adaptations
-    return adaptations
+def require(*scopes: Scope) -> Callable[[Request], Caller]:
+    """A dependency: the caller, whose key has one of these scopes or is an admin's."""
+
+    def caller(request: Request) -> Caller:
+        return require_scope(identify(services_of(request).store.keys, request.headers.get("authorization")), *scopes)
+
+    return caller
 
 
-def _jobs(request: Request) -> Jobs:
-    jobs: Jobs = request.app.state.jobs
-    return jobs
-
-
-def _drafts(request: Request) -> Drafts:
-    drafts: Drafts = request.app.state.drafts
-    return drafts
-
-
-def _measurements(request: Request) -> Measurements:
-    measurements: Measurements = request.app.state.measurements
-    return measurements
-
-
-def _gateway(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
-    return gateway
-
-
-def _feed(request: Request) -> EventFeed:
-    feed: EventFeed = request.app.state.feed
-    return feed
-
-
-def _deployments(request: Request) -> DeploymentService:
-    deployments: DeploymentService = request.app.state.deployments
-    return deployments
-
-
-def _packs(request: Request) -> PackService:
-    packs: PackService = request.app.state.packs
-    return packs
-
-
-def _pack_removal(request: Request) -> PackRemoval:
-    removal: PackRemoval = request.app.state.pack_removal
-    return removal
-
-
-def _directory(request: Request) -> Directory:
-    directory: Directory = request.app.state.directory
-    return directory
-
-
-def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
-
-
-def _disk(request: Request) -> Disk:
-    disk: Disk = request.app.state.disk
-    return disk
-
-
-def _history(request: Request) -> ServingHistory:
-    history: ServingHistory = request.app.state.history
-    return history
-
-
-def _limits(request: Request) -> Limits:
-    limits: Limits = request.app.state.limits
-    return limits
-
-
-def _files(request: Request) -> Files:
-    files: Files = request.app.state.files
-    return files
-
-
-def _keys(request: Request) -> KeyWatch:
-    keys: KeyWatch = request.app.state.keys
-    return keys
-
-
-StoreDep = Annotated[JobStore, Depends(_store)]
-DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
-AdaptationsDep = Annotated[Adaptations, Depends(_adaptations)]
-JobsDep = Annotated[Jobs, Depends(_jobs)]
-DraftsDep = Annotated[Drafts, Depends(_drafts)]
-MeasurementsDep = Annotated[Measurements, Depends(_measurements)]
-GatewayDep = Annotated[Gateway, Depends(_gateway)]
-DeploymentsDep = Annotated[DeploymentService, Depends(_deployments)]
-PacksDep = Annotated[PackService, Depends(_packs)]
-PackRemovalDep = Annotated[PackRemoval, Depends(_pack_removal)]
-DirectoryDep = Annotated[Directory, Depends(_directory)]
-MetricsDep = Annotated[Metrics, Depends(_metrics)]
-DiskDep = Annotated[Disk, Depends(_disk)]
-HistoryDep = Annotated[ServingHistory, Depends(_history)]
-LimitsDep = Annotated[Limits, Depends(_limits)]
-FilesDep = Annotated[Files, Depends(_files)]
-FeedDep = Annotated[EventFeed, Depends(_feed)]
-KeysDep = Annotated[KeyWatch, Depends(_keys)]
+StoreDep = Annotated[JobStore, Depends(part(lambda services: services.store))]
+DispatcherDep = Annotated[Dispatcher, Depends(part(lambda services: services.dispatcher))]
+AdaptationsDep = Annotated[Adaptations, Depends(part(lambda services: services.adaptations))]
+JobsDep = Annotated[Jobs, Depends(part(lambda services: services.jobs))]
+DraftsDep = Annotated[Drafts, Depends(part(lambda services: services.drafts))]
+MeasurementsDep = Annotated[Measurements, Depends(part(lambda services: services.measurements))]
+GatewayDep = Annotated[Gateway, Depends(part(lambda services: services.gateway))]
+DeploymentsDep = Annotated[DeploymentService, Depends(part(lambda services: services.deployments))]
+PacksDep = Annotated[PackService, Depends(part(lambda services: services.packs))]
+PackRemovalDep = Annotated[PackRemoval, Depends(part(lambda services: services.pack_removal))]
+DirectoryDep = Annotated[Directory, Depends(part(lambda services: services.directory))]
+MetricsDep = Annotated[Metrics, Depends(part(lambda services: services.metrics))]
+DiskDep = Annotated[Disk, Depends(part(lambda services: services.disk))]
+HistoryDep = Annotated[ServingHistory, Depends(part(lambda services: services.history))]
+LimitsDep = Annotated[Limits, Depends(part(lambda services: services.limits))]
+FilesDep = Annotated[Files, Depends(part(lambda services: services.files))]
+FeedDep = Annotated[EventFeed, Depends(part(lambda services: services.feed))]
+KeysDep = Annotated[KeyWatch, Depends(part(lambda services: services.keys))]
 ReaderDep = Annotated[Caller, Depends(require(Scope.JOBS_READ))]
 LookerDep = Annotated[Caller, Depends(require(Scope.JOBS_READ, Scope.INFER))]
 WriterDep = Annotated[Caller, Depends(require(Scope.JOBS_WRITE))]

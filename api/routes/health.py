@@ -38,13 +38,13 @@ def health(request: Request, store: StoreDep, dispatcher: DispatcherDep) -> Heal
         serve=serve,
         dispatcher_lag_s=round(lag_s, 1),
         dispatcher_pass_s=round(dispatcher.last_pass_s, 4),
-        jobs=store.counts(),
+        jobs=store.jobs.counts(),
     )
 
 
 def _may_know_more(store: JobStore, header: str | None) -> bool:
     try:
-        require_scope(identify(store, header), Scope.JOBS_READ)
+        require_scope(identify(store.keys, header), Scope.JOBS_READ)
     except (InvalidKeyError, InsufficientScopeError):
         return False
     return True

@@ -11,9 +11,10 @@ from fastapi import Depends, Request
 
 from api.auth import LOCAL, Caller, InvalidKeyError, caller_of, require_scope
 from api.errors import DATABASE_ERRORS
-from api.ui.sessions import COOKIE, Session, Sessions
+from api.services import services_of
+from api.ui.sessions import COOKIE, Session
 from eda_service.errors import InputError
-from eda_service.jobstore import JobStore
+from eda_service.jobstore.keys import KeyStore
 from eda_service.scopes import Scope
 
 _MAX_FIELDS = 32
@@ -55,10 +56,10 @@ def visitor_of(request: Request) -> Visitor:
     Raises:
         LoginNeededError: There are keys, and the cookie names no valid one.
     """
-    store: JobStore = request.app.state.store
+    keys = services_of(request).store.keys
     session = session_of(request)
-    is_open = not store.has_keys()
-    return _visitor(request, LOCAL if is_open else _caller(store, session), session, is_open)
+    is_open = not keys.exist()
+    return _visitor(request, LOCAL if is_open else _caller(keys, session), session, is_open)
 
 
 def known_visitor(request: Request) -> Visitor | None:
@@ -71,17 +72,17 @@ def known_visitor(request: Request) -> Visitor | None:
 
 def session_of(request: Request) -> Session:
     """The session of a request's cookie; a new one without a key when there is none."""
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     return sessions.open(request.cookies.get(COOKIE)) or sessions.new(None)
 
 
 def _visitor(request: Request, caller: Caller, session: Session, is_open: bool) -> Visitor:
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     return Visitor(caller, session, sessions.form_token(session), sessions.seal(session), is_open)
 
 
-def _caller(store: JobStore, session: Session) -> Caller:
-    key = None if session.key_id is None else store.valid_key(session.key_id)
+def _caller(keys: KeyStore, session: Session) -> Caller:
+    key = None if session.key_id is None else keys.valid(session.key_id)
     if key is None:
         raise LoginNeededError("log in with an API key; `eda keys create` makes one")
     return caller_of(key)
@@ -114,7 +115,7 @@ async def form_of(request: Request) -> dict[str, str]:
         raise InputError(
             f"the form does not parse, or has more than {_MAX_FIELDS} fields; load its page again"
         ) from error
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     sessions.require_form_token(sessions.open(request.cookies.get(COOKIE)), fields.get("token", ""))
     return fields
 

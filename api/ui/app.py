@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.datastructures import MutableHeaders, State
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.settings import Settings
+from api.services import Services
 from api.ui.access import LoginNeededError, known_visitor
 from api.ui.rendering import PREFIX, STATIC, environment, render
 from api.ui.routes import deployments, drafts, files, home, jobs, login, new, packs, playground, reference
-from api.ui.sessions import Sessions
 from eda_service.errors import EdaError, InputError, NotFoundError
 
 _POLICY = (
@@ -35,17 +36,16 @@ _HEADERS = {
 _TITLES = {400: "Not possible", 401: "Not logged in", 403: "Not allowed", 404: "Not here", 409: "Not now"}
 
 
-def create_ui(state: State, settings: Settings) -> FastAPI:
+def create_ui(services: Services, document: Callable[[], dict[str, Any]]) -> FastAPI:
     """The pages over the services of the application that mounts them.
 
     Args:
-        state: Of that application; the pages' own is the same one.
-        settings: Where the secret of the sessions is.
+        services: What the pages show and start.
+        document: Makes the OpenAPI document of that application.
     """
     environment()  # now, not while the first visitor waits
     ui = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    ui.state = state
-    ui.state.sessions = Sessions(settings.home)
+    ui.state.services, ui.state.document = services, document
     ui.mount("/static", _Static(directory=STATIC), name="static")
     for module in (login, home, new, jobs, files, drafts, packs, deployments, playground, reference):
         ui.include_router(module.router)

@@ -8,8 +8,9 @@ from starlette.requests import Request
 
 from api.files.files import Files
 from api.files.multipart import Part, read_parts
+from api.services import services_of
 from api.ui.access import Visitor
-from api.ui.sessions import COOKIE, Sessions
+from api.ui.sessions import COOKIE
 from eda_service.errors import InputError
 from eda_service.jobstore import StoredFile
 
@@ -28,7 +29,7 @@ async def form_with_file(
         FormTokenError: The first field is not the token of the session.
         InputError: No form, a field that is too long, or two files.
     """
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     parts = read_parts(request.headers.get("content-type", ""), request.stream())
     first = await anext(parts, None)
     given = await first.text() if first is not None and first.name == "token" and first.filename is None else ""

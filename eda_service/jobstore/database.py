@@ -23,26 +23,42 @@ class Database:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time, vault: Vault | None = None) -> None:
-        self._engine = open_engine(url)
-        upgrade(self._engine)
-        self._write = sessionmaker(self._engine, expire_on_commit=False)
-        self._read = sessionmaker(reader(self._engine), expire_on_commit=False)
-        self._clock, self._vault = clock, vault
-        self._reader = Reader()
+        self.engine = open_engine(url)
+        upgrade(self.engine)
+        self.write = sessionmaker(self.engine, expire_on_commit=False)
+        self.read = sessionmaker(reader(self.engine), expire_on_commit=False)
+        self.clock, self.vault = clock, vault
+        self.reader = Reader()
 
     @property
     def backend(self) -> str:
         """`sqlite` (one API process on this machine) or `postgresql` (as many as you like)."""
-        return self._engine.dialect.name
-
-    @property
-    def num_unreadable(self) -> dict[str, int]:
-        """Rows that this process could not read when it last looked at them, by table."""
-        return self._reader.num_unreadable
+        return self.engine.dialect.name
 
     def close(self) -> None:
         """Close every pooled connection."""
-        self._engine.dispose()
+        self.engine.dispose()
+
+
+class Part:
+    """What the parts of the store have in common.
+
+    Args:
+        database: Shared with the other parts.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._write, self._read, self._vault = database.write, database.read, database.vault
+
+    @property
+    def backend(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._database.backend
+
+    @property
+    def _reader(self) -> Reader:
+        return self._database.reader
 
     def _now(self) -> int:
-        return int(self._clock())
+        return int(self._database.clock())

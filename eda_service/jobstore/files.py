@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from eda_service.errors import ConflictError, NotFoundError, QuotaExceededError
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import StoredFile
 from eda_service.jobstore.jobs.status import LIVE
 from eda_service.jobstore.locks import Space, lock
@@ -19,10 +19,10 @@ _MAX_TOLD = 3
 _MAX_BYTES = 1 << 50  # no file has more; a damaged row that says so would make the sum of all of them overflow
 
 
-class FileStore(Database):
+class FileStore(Part):
     """Rows of uploaded files."""
 
-    def add_file(
+    def add(
         self,
         file_id: str,
         *,
@@ -66,9 +66,7 @@ class FileStore(Database):
             session.flush()
             return self._reader.reduced(StoredFile, row), True
 
-    def require_file_room(
-        self, owner: str, arriving_bytes: int, max_bytes_per_owner: int, *, spare_bytes: int = 0
-    ) -> None:
+    def require_room(self, owner: str, arriving_bytes: int, max_bytes_per_owner: int, *, spare_bytes: int = 0) -> None:
         """Look whether there is room for what arrives.
 
         Args:
@@ -83,7 +81,7 @@ class FileStore(Database):
         with self._read() as session:
             _require_room(session, owner, arriving_bytes, max_bytes_per_owner, spare_bytes)
 
-    def file(self, file_id: str, *, owner: str | None = None) -> StoredFile:
+    def get(self, file_id: str, *, owner: str | None = None) -> StoredFile:
         """One file.
 
         Raises:
@@ -92,7 +90,7 @@ class FileStore(Database):
         with self._read() as session:
             return self._reader.reduced(StoredFile, _find(session, file_id, owner))
 
-    def files(
+    def page(
         self, *, owner: str | None = None, limit: int = 100, after: str | None = None, newest_first: bool = True
     ) -> tuple[list[StoredFile], bool]:
         """Files in the order in which they came, and whether there are more.
@@ -110,7 +108,7 @@ class FileStore(Database):
             found = session.scalars(query.limit(limit + 1)).all()
             return [self._reader.reduced(StoredFile, row) for row in found[:limit]], len(found) > limit
 
-    def delete_file(self, file_id: str, *, owner: str | None, forget: Callable[[StoredFile], None]) -> StoredFile:
+    def delete(self, file_id: str, *, owner: str | None, forget: Callable[[StoredFile], None]) -> StoredFile:
         """Forget a file; returns what it was.
 
         Args:

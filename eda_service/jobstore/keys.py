@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import delete, func, or_, select, update
 
 from eda_service.errors import InputError, NotFoundError
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import KeyInfo
 from eda_service.jobstore.models import KeyRow
 from eda_service.scopes import Scope
@@ -26,10 +26,10 @@ _MAX_NAME_CHARACTERS = 128
 _MAX_LIMIT = 1_000_000
 
 
-class KeyStore(Database):
+class KeyStore(Part):
     """Making, listing, revoking and checking keys."""
 
-    def create_key(
+    def create(
         self,
         owner: str,
         name: str,
@@ -79,7 +79,7 @@ class KeyStore(Database):
             session.flush()
             return KeyInfo.model_validate(row), f"eda_{key_id}_{secret}"
 
-    def list_keys(self, owner: str | None = None) -> list[KeyInfo]:
+    def all(self, owner: str | None = None) -> list[KeyInfo]:
         """Keys, oldest first, revoked and expired ones too, and with what can be read those that are damaged."""
         query = select(KeyRow).order_by(KeyRow.created_at, KeyRow.id)
         if owner is not None:
@@ -87,7 +87,7 @@ class KeyStore(Database):
         with self._read() as session:
             return [self._reader.reduced(KeyInfo, row) for row in session.scalars(query)]
 
-    def revoke_key(self, key_id: str) -> KeyInfo:
+    def revoke(self, key_id: str) -> KeyInfo:
         """Make a key useless from now on; revoking twice changes nothing.
 
         Raises:
@@ -101,14 +101,14 @@ class KeyStore(Database):
             session.flush()
             return self._reader.reduced(KeyInfo, row)
 
-    def delete_keys(self) -> int:
+    def delete_all(self) -> int:
         """Forget every key, so that who reaches the service needs none; returns how many there were."""
         with self._write.begin() as session:
             num = session.scalar(select(func.count()).select_from(KeyRow)) or 0
             session.execute(delete(KeyRow))
             return int(num)
 
-    def check_key(self, text: str) -> KeyInfo | None:
+    def check(self, text: str) -> KeyInfo | None:
         """The facts of a key that is valid now, else None."""
         parts = _KEY.fullmatch(text)
         if parts is None:
@@ -119,20 +119,20 @@ class KeyStore(Database):
             return None
         return self._used(row)
 
-    def valid_key(self, key_id: str) -> KeyInfo | None:
+    def valid(self, key_id: str) -> KeyInfo | None:
         """The facts of a key that was checked before, if it still is valid; counts as a use."""
         with self._read() as session:
             row = session.get(KeyRow, key_id)
         return None if row is None else self._used(row)
 
-    def dead_keys(self, key_ids: Collection[str]) -> set[str]:
+    def dead(self, key_ids: Collection[str]) -> set[str]:
         """Those of some keys that are revoked, expired, gone or damaged by now; no use of them."""
         query = select(KeyRow).where(KeyRow.id.in_(list(key_ids)))
         with self._read() as session:
             found = self._reader.read_all(KeyInfo, session.scalars(query))
         return set(key_ids) - {key.id for key in found if self._is_valid(key)}
 
-    def has_keys(self) -> bool:
+    def exist(self) -> bool:
         """Whether a key was ever made. Revoked ones count: revoking the last key must not open the service to all."""
         with self._read() as session:
             return session.scalar(select(KeyRow.id).limit(1)) is not None

@@ -1,7 +1,7 @@
 """The webhook outbox: the row is written in the transaction of the move it tells about, and sent afterwards.
 
 So a move is never told that did not happen, and none that happened is forgotten. Sending is at least once: a sender
-that dies between the answer and `webhook_delivered` sends again, under the same delivery id.
+that dies between the answer and `delivered` sends again, under the same delivery id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from eda_service.config.tasks import JobKind
 from eda_service.errors import NotFoundError
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.engine import rewrite
 from eda_service.jobstore.jobs.job import Delivery
 from eda_service.jobstore.models import EventRow, JobRow, OutboxRow
@@ -29,10 +29,10 @@ _SPOKEN_KINDS = {JobKind.IMPORT_DRAFT.value: "draft_import", JobKind.MEASURE.val
 """What the type of a message begins with, for jobs that are no adaptations."""
 
 
-class Outbox(Database):
+class Outbox(Part):
     """Webhooks that must be sent, and what became of them."""
 
-    def due_webhooks(self, limit: int = 20, *, per_owner: int = 8) -> list[Delivery]:
+    def due(self, limit: int = 20, *, per_owner: int = 8) -> list[Delivery]:
         """Webhooks to send now, the oldest of each owner first. A look only: two senders may both get one.
 
         No owner has more than `per_owner` of them: whose receivers take their time, or whose rows cannot be written,
@@ -49,7 +49,7 @@ class Outbox(Database):
         with self._read() as session:
             return [self._opened(self._reader.reduced(Delivery, row)) for row in session.scalars(query)]
 
-    def num_due_webhooks(self, limit: int) -> int:
+    def num_due(self, limit: int) -> int:
         """How many there are to send now, counted up to a limit; none of their secrets is opened."""
         found = select(OutboxRow.id).where(self._is_due()).limit(limit).subquery()
         with self._read() as session:
@@ -79,7 +79,7 @@ class Outbox(Database):
                 row.secret = require_vault(self._vault).seal(str(row.secret))
                 sealed += 1
         if sealed and self.backend == "sqlite":
-            rewrite(self._engine)
+            rewrite(self._database.engine)
         return sealed
 
     def _opened(self, delivery: Delivery) -> Delivery:
@@ -93,7 +93,7 @@ class Outbox(Database):
         except SealedSecretError as error:
             return delivery.model_copy(update={"secret": None, "unreadable": error.message})
 
-    def webhook_delivered(self, delivery_id: int) -> None:
+    def delivered(self, delivery_id: int) -> None:
         """The receiver took it."""
         with self._write.begin() as session:
             row, job = _open(session, delivery_id)
@@ -102,7 +102,7 @@ class Outbox(Database):
             row.attempts, row.delivered_at, row.last_error = _num_tries(row), self._now(), None
             _tell(session, job, self._now(), "webhook_delivered", f"at try {row.attempts}", "info")
 
-    def webhook_failed(self, delivery_id: int, error: str, *, not_before: int) -> None:
+    def failed(self, delivery_id: int, error: str, *, not_before: int) -> None:
         """A try failed; the next is due at `not_before` (seconds since the epoch)."""
         with self._write.begin() as session:
             row, job = _open(session, delivery_id)
@@ -113,7 +113,7 @@ class Outbox(Database):
             message = f"try {row.attempts}: {row.last_error}; next in {wait_s} s"
             _tell(session, job, self._now(), "webhook_failed", message, "warning")
 
-    def webhook_gave_up(self, delivery_id: int, error: str) -> None:
+    def gave_up(self, delivery_id: int, error: str) -> None:
         """The last try failed; it is not sent any more."""
         with self._write.begin() as session:
             row, job = _open(session, delivery_id)
@@ -173,7 +173,7 @@ def _open(session: Session, delivery_id: int) -> tuple[OutboxRow | None, JobRow 
     """The delivery, None once its fate is sealed (by another sender), and its job, locked; None: it has no row."""
     job_id = session.scalar(select(OutboxRow.job_id).where(OutboxRow.id == delivery_id))
     if job_id is None:
-        raise NotFoundError(f"no webhook delivery {delivery_id}; `due_webhooks` lists them", param="id")
+        raise NotFoundError(f"no webhook delivery {delivery_id}; `due` lists them", param="id")
     job = session.scalars(select(JobRow).where(JobRow.id == job_id).with_for_update(key_share=True)).first()
     row = session.get_one(OutboxRow, delivery_id)
     is_open = row.delivered_at is None and row.gave_up_at is None

@@ -1,235 +1,73 @@
-"""The job store: every change of state and the event that tells of it are one transaction.
+"""The job store: a database and its parts, each of which changes one kind of row.
 
-It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
-parts are `Submissions` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks
-after it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog`, `FileStore` and
-`Removal`; here is the rest: looking at jobs and moving them.
+It knows nothing of Ray, files or HTTP. Methods of the parts take and return frozen values; a session never leaves this
+package. Every change of a job's state and the event that tells of it are one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+import time
+from collections.abc import Callable
 
-from sqlalchemy import and_, func, or_, select
-
-from eda_service.config.tasks import JobKind
-from eda_service.errors import ConflictError, NotFoundError
-from eda_service.jobstore import outbox, rows
-from eda_service.jobstore.deployments import deployments
-from eda_service.jobstore.deployments.deployment import Deployment
+from eda_service.jobstore.database import Database
 from eda_service.jobstore.deployments.deployments import DeploymentStore
 from eda_service.jobstore.deployments.drift import DriftLog
 from eda_service.jobstore.deployments.loads import LoadLog
 from eda_service.jobstore.files import FileStore
 from eda_service.jobstore.jobs.adoption import Adoption
 from eda_service.jobstore.jobs.eventlog import EventLog
-from eda_service.jobstore.jobs.job import Job
-from eda_service.jobstore.jobs.leases import OCCUPYING, Leases
-from eda_service.jobstore.jobs.removal import Removal
-from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status, require_legal
-from eda_service.jobstore.jobs.submission import Submissions, require_room
+from eda_service.jobstore.jobs.leases import Leases
 from eda_service.jobstore.keys import KeyStore
-from eda_service.jobstore.models import JobRow
+from eda_service.jobstore.outbox import Outbox
+from eda_service.jobstore.queue import JobQueue
+from eda_service.jobstore.vault import Vault
 
 
-class JobStore(
-    Submissions,
-    Adoption,
-    Leases,
-    EventLog,
-    outbox.Outbox,
-    KeyStore,
-    DeploymentStore,
-    DriftLog,
-    LoadLog,
-    FileStore,
-    Removal,
-):
-    """Durable queue over one database."""
+class JobStore:
+    """Everything that the service remembers, over one database; a service takes the parts that it uses.
 
-    def get(self, job_id: str, *, owner: str | None = None, kind: JobKind | None = None) -> Job:
-        """One job; of a row that cannot be read, what can be, and `unreadable` says what is missing.
+    Args:
+        url: SQLAlchemy URL, e.g. `sqlite:////home/me/.eda/eda.db` or `postgresql://eda:secret@db/eda`.
+        clock: Seconds since the epoch; passed in so that tests choose the time.
+        vault: Keeps the secrets of webhooks; None: this process stores and reads none.
 
-        Raises:
-            NotFoundError: No such job of this owner and kind.
-        """
-        with self._read() as session:
-            job = self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
-        if kind is not None and job.kind is not kind:
-            raise NotFoundError(
-                f"job {job.id} is of kind {job.kind.value}, not {kind.value}; /v1/jobs/{job.id} has it", param="id"
-            )
-        return job
+    Attributes:
+        database: What the parts share.
+        jobs: The queue: jobs of every kind, and their states.
+        leases: Which job runs next, and which process looks after it.
+        adoption: Jobs that were found in run directories or in Ray.
+        events: What happened to jobs.
+        outbox: Webhooks that wait to be sent.
+        keys: API keys.
+        deployments: What is served under which name, and every revision of it.
+        drifts: Deployments whose acceptance has fallen.
+        loads: How often the start of a deployment has failed.
+        files: Uploaded files.
+    """
 
-    def page(
-        self,
-        *,
-        owner: str | None = None,
-        limit: int = 20,
-        after: str | None = None,
-        status: Status | None = None,
-        labels: Mapping[str, str] | None = None,
-        kind: JobKind | None = None,
-        prefix: str | None = None,
-    ) -> tuple[list[Job], bool]:
-        """Jobs, newest first, and whether there are more. One that cannot be read is there with what can be.
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time, vault: Vault | None = None) -> None:
+        self.database = database = Database(url, clock=clock, vault=vault)
+        self.jobs = JobQueue(database)
+        self.leases = Leases(database)
+        self.adoption = Adoption(database)
+        self.events = EventLog(database)
+        self.outbox = Outbox(database)
+        self.keys = KeyStore(database)
+        self.deployments = DeploymentStore(database)
+        self.drifts = DriftLog(database)
+        self.loads = LoadLog(database)
+        self.files = FileStore(database)
 
-        Raises:
-            NotFoundError: `after` is no job of this owner.
-        """
-        query = select(JobRow).order_by(JobRow.seq.desc())
-        if owner is not None:
-            query = query.where(JobRow.owner == owner)
-        if status is not None:
-            query = query.where(JobRow.status == status.value)
-        if kind is not None:
-            query = query.where(rows.is_of(kind))
-        if prefix is not None:  # compared and no pattern: SQLite's LIKE takes small letters for large ones
-            query = query.where(func.substr(JobRow.id, 1, len(prefix)) == rows.clean_text(prefix))
-        for key, value in (labels or {}).items():
-            query = query.where(rows.has_label(key, value, self.backend))
-        with self._read() as session:
-            if after is not None:
-                query = query.where(JobRow.seq < rows.find(session, after, owner=owner).seq)
-            found = session.scalars(query.limit(limit + 1)).all()
-            return [self._reader.reduced(Job, row) for row in found[:limit]], len(found) > limit
+    @property
+    def backend(self) -> str:
+        """`sqlite` (one API process on this machine) or `postgresql` (as many as you like)."""
+        return self.database.backend
 
-    def has_job(self, job_id: str) -> bool:
-        """Whether there is a row of that job, readable or not."""
-        with self._read() as session:
-            return session.scalar(select(JobRow.seq).where(JobRow.id == rows.clean_text(job_id))) is not None
+    @property
+    def num_unreadable(self) -> dict[str, int]:
+        """Rows that this process could not read when it last looked at them, by table."""
+        return self.database.reader.num_unreadable
 
-    def known_ids(self) -> set[str]:
-        """Ids of every job there ever was."""
-        with self._read() as session:
-            return set(session.scalars(select(JobRow.id)))
-
-    def live(self) -> list[Job]:
-        """Jobs that are queued, running or being cancelled, oldest first; those that can be read."""
-        query = select(JobRow).where(JobRow.status.in_([each.value for each in LIVE])).order_by(JobRow.seq)
-        with self._read() as session:
-            return self._reader.read_all(Job, session.scalars(query))
-
-    def counts(self, *, owner: str | None = None, kind: JobKind | None = None) -> dict[str, int]:
-        """Number of jobs per status."""
-        query = select(JobRow.status, func.count()).group_by(JobRow.status)
-        if kind is not None:
-            query = query.where(rows.is_of(kind))
-        if owner is not None:
-            query = query.where(JobRow.owner == owner)
-        with self._read() as session:
-            found = session.execute(query).all()
-            return {status: int(count) for status, count in found if status in set(Status)}
-
-    def place_in_queue(self, job: Job, *, owner: str | None = None) -> tuple[int, int]:
-        """Which of the jobs that wait a queued job is, by priority and then by age, and how many wait.
-
-        Args:
-            job: It.
-            owner: Whose jobs count; None: everybody's.
-        """
-        waiting = select(func.count()).where(JobRow.status == Status.QUEUED.value)
-        if owner is not None:
-            waiting = waiting.where(JobRow.owner == owner)
-        is_before = or_(JobRow.priority > job.priority, and_(JobRow.priority == job.priority, JobRow.seq < job.seq))
-        with self._read() as session:
-            return int(session.scalar(waiting.where(is_before)) or 0) + 1, int(session.scalar(waiting) or 0)
-
-    def transition(
-        self,
-        job_id: str,
-        to: Status,
-        *,
-        event: str,
-        message: str,
-        level: str = "info",
-        error: Mapping[str, Any] | None = None,
-        result_pack: str | None = None,
-        result: str | None = None,
-        not_before: int = 0,
-        extra_attempts: int = 0,
-        max_queued_per_owner: int | None = None,
-        deployment: Deployment | None = None,
-        deployment_kept: str | None = None,
-        only_from: Collection[Status] | None = None,
-        token: int | None = None,
-    ) -> Job:
-        """Make one legal move; event, webhook and the deployment of a success are written in the same transaction.
-
-        A move out of running or cancelling ends the lease; its token stays, so the holder may still add events.
-        `deployment_kept` says why the success changes no deployment, in an event of its own. `only_from` are the states
-        that the caller means to leave, where the table of moves would allow others.
-
-        Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
-            ConflictError: The table of moves has no such move, or the job is in none of `only_from`.
-            QuotaExceededError: It is a move into the queue, and the owner has `max_queued_per_owner` jobs there.
-            StaleDeploymentError: The deployment was changed after `deployment` was made from it.
-        """
-        with self._write.begin() as session:
-            row = rows.find(session, job_id, token=token, lock=True)
-            require_legal(job_id, rows.status_of(row), to, only_from=only_from)
-            if to is Status.QUEUED:
-                require_room(session, row.owner, max_queued_per_owner)
-            row.status, row.not_before = to.value, not_before
-            row.error = None if error is None else dict(error)
-            row.result_pack, row.result = result_pack, result
-            row.finished_at = self._now() if to in TERMINAL else None
-            row.max_attempts += extra_attempts
-            if to.value not in OCCUPYING:
-                row.lease_holder, row.lease_until = None, 0
-            if to is Status.QUEUED:
-                row.stage, row.progress, row.submitted_at, row.ray_session = None, None, None, None
-            if deployment_kept is not None:
-                rows.add_event(session, row, self._now(), "deployment_kept", deployment_kept, level="warning")
-            told = rows.add_event(session, row, self._now(), event, message, level=level)
-            if to in TERMINAL:
-                outbox.enqueue(session, row, told, self._now())
-            if deployment is not None:
-                deployments.write(session, deployment, self._now(), made_by=row.owner, reason=message)
-            session.flush()
-            return self._reader.reduced(Job, row)
-
-    def set_priority(self, job_id: str, priority: int, *, owner: str | None = None) -> Job:
-        """Let a queued job run earlier (higher) or later.
-
-        Raises:
-            NotFoundError: No such job of this owner.
-            ConflictError: The job is not queued any more.
-        """
-        with self._write.begin() as session:
-            row = rows.find(session, job_id, owner=owner, lock=True)
-            if row.status != Status.QUEUED.value:
-                raise ConflictError(
-                    f"job {job_id} is {row.status}; a priority only counts, and can only be changed, while queued",
-                    param="priority",
-                )
-            message = f"from {row.priority} to {priority}"
-            row.priority = priority
-            rows.add_event(session, row, self._now(), "priority_changed", message)
-            session.flush()
-            return self._reader.reduced(Job, row)
-
-    def mark_submitted(self, job_id: str, *, token: int | None = None, ray_session: str | None = None) -> None:
-        """Ray has accepted the current attempt, in this session of its head.
-
-        Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
-        """
-        with self._write.begin() as session:
-            row = rows.find(session, job_id, token=token, lock=True)
-            row.submitted_at, row.ray_session = self._now(), ray_session
-
-    def record_progress(self, job_id: str, progress: Mapping[str, Any], *, token: int | None = None) -> None:
-        """Copy a heartbeat into the row; its `stage` becomes the job's.
-
-        Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
-        """
-        with self._write.begin() as session:
-            row = rows.find(session, job_id, token=token, lock=True)
-            row.progress, row.stage = dict(progress), rows.clean_text(str(progress["stage"]), 16)
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.database.close()

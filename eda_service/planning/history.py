@@ -6,10 +6,12 @@ between the quartiles, wider the fewer jobs there were. Without any the range ha
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -106,15 +108,32 @@ def read_history(home: Path, device: Device) -> History:
 
 
 def add_to_history(home: Path, device: Device, job_id: str, calibration: Calibration) -> None:
-    """Remember what a job that has ended took; one that is told again replaces what it left before."""
-    listed = _read(history_path(home))
-    kept = (
-        listed if isinstance(listed, list) else [each for each in [_read(calibration_path(home))] if each is not None]
-    )
-    others = [each for each in kept if not isinstance(each, dict) or each.get("job") != job_id]
-    new = {"job": job_id, "device": device.name, "calibration": asdict(calibration)}
-    of_device = [each for each in others if isinstance(each, dict) and each.get("device") == device.name]
-    write_json(history_path(home), [each for each in others if each not in of_device] + [*of_device, new][-MAX_JOBS:])
+    """Remember what a job that has ended took; one that is told again replaces what it left before.
+
+    Jobs that end at the same time wait for one another.
+    """
+    with _alone(history_path(home)):
+        listed = _read(history_path(home))
+        kept = (
+            listed
+            if isinstance(listed, list)
+            else [each for each in [_read(calibration_path(home))] if each is not None]
+        )
+        others = [each for each in kept if not isinstance(each, dict) or each.get("job") != job_id]
+        new = {"job": job_id, "device": device.name, "calibration": asdict(calibration)}
+        of_device = [each for each in others if isinstance(each, dict) and each.get("device") == device.name]
+        write_json(
+            history_path(home), [each for each in others if each not in of_device] + [*of_device, new][-MAX_JOBS:]
+        )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Read and write a file with nobody between: two jobs that end together are both remembered."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def history_path(home: Path) -> Path:

@@ -51,7 +51,7 @@ class StoppedError(EdaError):
 def _safe_host(home: Path, host: str) -> str:
     store = open_store(home)
     try:
-        return host if store.has_keys() else require_loopback(host)
+        return host if store.keys.exist() else require_loopback(host)
     finally:
         store.close()
 

@@ -39,7 +39,7 @@ def clock_jumps(home: Path) -> dict[str, Any]:
     database = f"sqlite:///{home / 'eda.db'}"
     store = JobStore(database)
     keys = {
-        name: store.create_key("a", name, ["admin"], expires_at)[1]
+        name: store.keys.create("a", name, ["admin"], expires_at)[1]
         for name, expires_at in (("lasting", None), ("short", int(time.time()) + _DAY_S // 2))
     }
     store.close()

@@ -25,7 +25,7 @@ def progress(service: UiService, percent: float, stage: str = "train") -> None:
     step = round(percent * 4.88)
     heartbeat = {"stage": stage, "percent": percent, "step": step, "total_steps": 488, "eta_s": 30}
     now = int(time.time())
-    service.store.record_progress(service.running, {**heartbeat, "stage_started_at": now - 90, "updated_at": now})
+    service.store.jobs.record_progress(service.running, {**heartbeat, "stage_started_at": now - 90, "updated_at": now})
 
 
 def test_the_queue_follows_its_jobs_without_a_reload(page: Page, service: UiService) -> None:
@@ -49,7 +49,7 @@ def test_focus_stays_when_a_row_is_replaced(page: Page, service: UiService) -> N
 
 def test_a_jobs_page_shows_events_as_they_come(page: Page, service: UiService) -> None:
     page.goto(f"{service.url}/ui/jobs/{service.running}")
-    service.store.add_event(service.running, "note", "<i>seen live</i>")
+    service.store.events.add(service.running, "note", "<i>seen live</i>")
     expect(page.locator("#events li").first).to_contain_text("<i>seen live</i>", timeout=5000)
     progress(service, 90.0)
     expect(page.locator("#state")).to_contain_text("90%", timeout=5000)
@@ -62,7 +62,7 @@ def test_a_failed_job_is_retried_and_cancelled_by_buttons(page: Page, service: U
     expect(page.locator("#state")).to_contain_text("queued")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#state .status")).to_have_text("cancelled")
-    assert service.store.get(service.failed).status == "cancelled"
+    assert service.store.jobs.get(service.failed).status == "cancelled"
 
 
 def test_the_keyboard_reaches_everything_in_order(page: Page, service: UiService) -> None:
@@ -113,7 +113,7 @@ def test_a_report_opens_from_a_file_without_a_network(
 
 def test_a_key_logs_in_and_out(browser: Browser, tmp_path: Path, pictures: Path) -> None:
     with ui_service(tmp_path / "home", num_jobs=5) as service, browser.new_context() as context:
-        _, text = service.store.create_key("local", "test", ["jobs:read", "infer"])
+        _, text = service.store.keys.create("local", "test", ["jobs:read", "infer"])
         page = context.new_page()
         watched = Watched(page, service.url)
         page.goto(f"{service.url}/ui/jobs/{service.finished}")

@@ -25,7 +25,8 @@ def endpoint(serve_port: int, service: UiService) -> Iterator[LiveEndpoint]:
     assert pair is not None
     engines = {ADAPTED: pair.engine("adapted"), PLAIN: pair.engine("base")}
     served = [
-        make_pair(name, pair.target, engine, uid=service.store.deployment(name).uid) for name, engine in engines.items()
+        make_pair(name, pair.target, engine, uid=service.store.deployments.get(name).uid)
+        for name, engine in engines.items()
     ]
     with live_endpoint(served, port=serve_port, prefix=route_prefix_of(group_key(SERVED))) as running:
         yield running

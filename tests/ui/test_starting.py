@@ -72,7 +72,7 @@ def test_from_an_upload_to_an_answer_by_clicks_alone(
         fit(page, watched, pictures / f"new-check-{look}.png")
         page.get_by_role("button", name="Queue it").click()
         expect(page.locator("#queue")).to_contain_text("that wait")
-        (job,) = [each for each in fresh.store.page()[0] if each.adapt_config().served_name == name]
+        (job,) = [each for each in fresh.store.jobs.page()[0] if each.adapt_config().served_name == name]
         assert page.url == f"{fresh.url}/ui/jobs/{job.id}"
         finish_job(fresh.store, fresh.home, job)
         page.locator("#state").get_by_role("link", name=f"{name}@1").click(timeout=20_000)
@@ -83,7 +83,7 @@ def test_from_an_upload_to_an_answer_by_clicks_alone(
         page.get_by_role("button", name="Ask", exact=True).click()
         expect(page.locator("#left [data-text]")).to_contain_text("72 clips")
         assert (watched.complaints, watched.elsewhere) == ([], [])
-    deployed = fresh.store.deployment(name)
+    deployed = fresh.store.deployments.get(name)
     assert (deployed.pack, deployed.target["model"]) == (f"{name}@1", TARGET)
 
 

@@ -77,7 +77,7 @@ def ui_service(home: Path, *, num_jobs: int = 1000, serve_port: int | None = Non
     home.mkdir(parents=True)
     store = JobStore(f"sqlite:///{home / 'eda.db'}")
     finished = _create(store, seed=0)
-    finish_job(store, home, store.get(finished))
+    finish_job(store, home, store.jobs.get(finished))
     for n in range(num_jobs - 3):
         _create(store, seed=n + 1, owner=f"team-{n % 4}", num_prompts=64 * (1 + n % 7))
     failed, running = _create(store, seed=10_001), _create(store, seed=10_002)
@@ -87,7 +87,7 @@ def ui_service(home: Path, *, num_jobs: int = 1000, serve_port: int | None = Non
     pack = put_pack(home, TARGET, 2.61, base=1.33)
     for name, served in ((ADAPTED, pack), (PLAIN, None)):
         row = Deployment(name=name, target=SERVED, base_draft="smollm2-135m@2", pack=served, pack_ref=served)
-        store.put_deployment(row, made_by="local", reason="created")
+        store.deployments.put(row, made_by="local", reason="created")
     try:
         with _process(home, serve_port or free_port()) as url:
             _upload(url)
@@ -102,30 +102,30 @@ def _create(store: JobStore, *, seed: int, owner: str = "local", num_prompts: in
         dataset=DatasetSpec(source="reasoning-gym:gsm_symbolic?templates=0-79", num_prompts=num_prompts),
         seed=seed,
     )
-    return store.create(config, owner=owner, labels={"team": owner}, force=True)[0].id
+    return store.jobs.create(config, owner=owner, labels={"team": owner}, force=True)[0].id
 
 
 def _fail(store: JobStore, job_id: str) -> None:
-    store.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
-    store.record_progress(
+    store.jobs.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
+    store.jobs.record_progress(
         job_id, {"stage": "train", "percent": 12.0, "step": 60, "total_steps": 488, "updated_at": int(time.time())}
     )
     message = "the loss at step 60 is nan; lower train.learning_rate (it is 0.0015)"
     error = {"code": "non_finite_loss", "message": message, "param": "train.learning_rate", "retryable": False}
-    store.transition(job_id, Status.FAILED, event="job_failed", message=message, level="error", error=error)
+    store.jobs.transition(job_id, Status.FAILED, event="job_failed", message=message, level="error", error=error)
 
 
 def _run(store: JobStore, home: Path, job_id: str) -> None:
     """In the middle of its training: what comes later is taken away again."""
     run, now = RunDir.of_job(job_id, home), int(time.time())
-    config = store.get(job_id).adapt_config()
+    config = store.jobs.get(job_id).adapt_config()
     run.create(config, origin="api")
     write_records(run, config)
     for stage in ("train", "evaluate"):
         (run.root / stage / "record.json").unlink()
-    store.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
+    store.jobs.transition(job_id, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
     progress = {"stage": "train", "percent": 41.0, "step": 200, "total_steps": 488, "eta_s": 95}
-    store.record_progress(job_id, {**progress, "stage_started_at": now - 70, "updated_at": now})
+    store.jobs.record_progress(job_id, {**progress, "stage_started_at": now - 70, "updated_at": now})
 
 
 def _upload(url: str) -> None:

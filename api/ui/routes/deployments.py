@@ -55,7 +55,7 @@ def page(
     found, has_more = deployments.page(visitor.caller, limit=_PAGE, after=after)
     live = dispatcher.look(found)
     bodies = [views.deployment_body(each, live[each.name], packs) for each in found]
-    seen = store.drifts()
+    seen = store.drifts.all()
     drifts = {each.name: dispatcher.drift.drift_body(each, seen) for each in found}
     return render(
         request, "deployments.html", visitor, deployments=bodies, drifts=drifts, has_more=has_more, after=after
@@ -77,7 +77,7 @@ async def page_stream(
 
     def look() -> streams.Look:
         found, _ = deployments.page(visitor.caller, limit=_PAGE, after=after)
-        live, seen = dispatcher.look(found), store.drifts()
+        live, seen = dispatcher.look(found), store.drifts.all()
         bodies: list[DeploymentBody] = [views.deployment_body(each, live[each.name], packs) for each in found]
         return streams.Look(
             {

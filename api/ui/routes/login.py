@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.routes.deps import StoreDep
+from api.services import services_of
 from api.ui.access import FormDep, session_of
 from api.ui.rendering import PREFIX, go, render, set_cookie
-from api.ui.sessions import COOKIE, Sessions
+from api.ui.sessions import COOKIE
 
 router = APIRouter()
 
@@ -20,16 +21,16 @@ _PATH = re.compile(r"^/[A-Za-z0-9_.?=&%@-][A-Za-z0-9_./?=&%@-]{0,255}$")
 @router.get("/login")
 def ask(request: Request, store: StoreDep, to: str = Query("/", max_length=256)) -> Response:
     """The login form; without any key there is nothing to log in to."""
-    return go("/") if not store.has_keys() else _form(request, to, None)
+    return go("/") if not store.keys.exist() else _form(request, to, None)
 
 
 @router.post("/login")
 def login(request: Request, store: StoreDep, form: FormDep) -> Response:
     """Begin a session with a valid key."""
-    key = store.check_key(form.get("key", "").strip())
+    key = store.keys.check(form.get("key", "").strip())
     if key is None:
         return _form(request, form.get("to", "/"), "This key is unknown, expired or revoked.")
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     response = go(_safe(form.get("to", "/")))
     set_cookie(request, response, sessions.seal(sessions.new(key.id)))
     return response
@@ -44,7 +45,7 @@ def logout(_form: FormDep) -> Response:
 
 
 def _form(request: Request, to: str, failure: str | None) -> Response:
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     session = session_of(request)
     token, cookie = sessions.form_token(session), sessions.seal(session)
     response = render(

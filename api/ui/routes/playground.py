@@ -13,9 +13,10 @@ from starlette.responses import Response
 from api.drafts.drafting import require_may_choose
 from api.endpoint.protocol.requests import BASE_ALONE, NO_DRAFT
 from api.routes.deps import DeploymentsDep, DirectoryDep, GatewayDep, LimitsDep
+from api.services import services_of
 from api.ui.access import AskerDep, FormDep, WriterDep
 from api.ui.rendering import go, render
-from api.ui.sessions import COOKIE, Sessions
+from api.ui.sessions import COOKIE
 from eda_service.config.base import Config
 from eda_service.config.job import EngineKind
 from eda_service.errors import ConflictError
@@ -121,7 +122,7 @@ async def answer(
     token: Annotated[str, Header(alias="x-form-token", max_length=128)] = "",
 ) -> Response:
     """An answer as the endpoint streams it; the key's limits count."""
-    sessions: Sessions = request.app.state.sessions
+    sessions = services_of(request).sessions
     sessions.require_form_token(sessions.open(request.cookies.get(COOKIE)), token)
     entry = await run_in_threadpool(directory.find, question.model, visitor.caller)
     require_may_choose(question.draft, entry, visitor.caller, directory)

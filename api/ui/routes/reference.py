@@ -35,5 +35,5 @@ def of_tag(request: Request, tag: Annotated[str, Path(max_length=64)]) -> Respon
 
 
 def _document(request: Request) -> dict[str, Any]:
-    document: dict[str, Any] = request.app.state.openapi()
+    document: dict[str, Any] = request.app.state.document()
     return document

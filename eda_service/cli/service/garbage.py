@@ -8,6 +8,8 @@ a live job, a deployment or a published pack needs is never among it.
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from eda_service.jobstore import Job, JobStore
 from eda_service.jobstore.jobs.status import LIVE, TERMINAL, Status
 from eda_service.references import Reference
 from eda_service.storage.files import directory_bytes, temporary_name
-from eda_service.storage.inputs.input_files import ABANDONED_S, UPLOADS, forget_upload
+from eda_service.storage.inputs.input_files import ABANDONED_S, INPUTS, UPLOADS, forget_copy, forget_upload
 from eda_service.storage.published import registry
 
 _DAY_S = 86_400
@@ -32,6 +34,8 @@ _FETCHED = ("read/draft", "read/scratch")  # of an import, once it has ended
 _PACK_COPY = "train/pack"
 _LOCK = "driver.lock"
 _MAX_TOLD = 3
+_JOBS_AT_ONCE = 500
+_SHA256 = re.compile(r"\"([0-9a-f]{64})\"")
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Garbage:
     """Files that may go together.
 
     Attributes:
-        kind: `run`, `upload`, `export` or `cache`.
-        name: A job's id, an uploaded file's, an export's, a model's.
+        kind: `run`, `upload`, `input`, `export` or `cache`.
+        name: A job's id, an uploaded file's, the sha256 of a copied prompt file, an export's, a model's.
         paths: Files and directories.
         size_bytes: Of them.
         why: Nothing needs them.
@@ -78,7 +82,7 @@ def find_garbage(home: Path, store: JobStore, *, days: float, caches: Path | Non
         caches: Fetched models, which all homes share; None: they are not looked at.
     """
     kept: list[str] = []
-    found = [*_runs(home, store, days, kept), *_uploads(home, store)]
+    found = [*_runs(home, store, days, kept), *_uploads(home, store), *_inputs(home, store, kept)]
     needing = _needing(home, store)
     if not _stays("export", needing, kept):
         found += list(_each(home / "exports", "export", "made again when a deployment asks for it", kept))
@@ -92,6 +96,11 @@ def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
     if garbage.kind == "upload":
         forget_upload(garbage.name, home)
         return garbage.size_bytes
+    if garbage.kind == "input":
+        if garbage.name in (_named_inputs(store) or {garbage.name}):
+            return 0
+        forget_copy(garbage.name, home)
+        return garbage.size_bytes
     if garbage.job_id is None:
         return 0 if _stays(garbage.kind, _needing(home, store), []) else sum(map(_delete_whole, garbage.paths))
     with _quiet(home / "runs" / garbage.job_id / _LOCK) as is_quiet:
@@ -104,7 +113,7 @@ def remove(garbage: Garbage, home: Path, store: JobStore) -> int:
 def _has_ended(job_id: str, store: JobStore) -> bool:
     """Whether a job is there and has ended."""
     with suppress(NotFoundError):
-        return store.get(job_id).status in TERMINAL
+        return store.jobs.get(job_id).status in TERMINAL
     return False
 
 
@@ -117,7 +126,7 @@ def _runs(home: Path, store: JobStore, days: float, kept: list[str]) -> Iterator
             kept.append(f"{root.name}: it is a link")
             continue
         try:
-            job = store.get(root.name)
+            job = store.jobs.get(root.name)
         except NotFoundError:
             kept.append(f"{root.name}: no job of that name is known")
             continue
@@ -149,9 +158,35 @@ def _uploads(home: Path, store: JobStore) -> Iterator[Garbage]:
         if not is_file_id(path.stem) or made_at_s(path.stem) > time.time() - ABANDONED_S:
             continue
         try:
-            store.file(path.stem)
+            store.files.get(path.stem)
         except NotFoundError:
             yield Garbage("upload", path.stem, (path,), _size(path), "no file of that id is known to the service")
+
+
+def _inputs(home: Path, store: JobStore, kept: list[str]) -> Iterator[Garbage]:
+    """Copies of prompt files that no job names: what was checked came to no job, or its job was removed."""
+    paths = [path for path in sorted((home / INPUTS).glob("*.jsonl")) if not _is_fresh(path)]
+    named = _named_inputs(store) if paths else set()
+    if named is None:
+        kept.append("copies of prompt files: a job that cannot be read may need them")
+        return
+    for path in paths:
+        if path.stem not in named:
+            yield Garbage("input", path.stem, (path,), _size(path), "no job was made from this copy of a prompt file")
+
+
+def _named_inputs(store: JobStore) -> set[str] | None:
+    """The hashes of prompt files that any job, ended or not, may be retried with; None: not every job can be read."""
+    named: set[str] = set()
+    after, more = None, True
+    while more:
+        jobs, more = store.jobs.page(limit=_JOBS_AT_ONCE, after=after)
+        for job in jobs:
+            after = job.id
+            if job.unreadable:
+                return None
+            named |= set(_SHA256.findall(json.dumps(job.config)))
+    return named
 
 
 def _run_directories(home: Path) -> list[Path]:
@@ -185,11 +220,11 @@ def _needing(home: Path, store: JobStore) -> list[_Needing]:
     """Deployments, live jobs, and what runs without a job; what cannot be read may need anything."""
     found = [
         _Needing(f"deployment {each.name}", bool(each.unreadable) or each.engine.get("kind") == EngineKind.VLLM.value)
-        for each in store.deployments(unreadable=True)
+        for each in store.deployments.all(unreadable=True)
     ]
-    live = store.live()
+    live = store.jobs.live()
     found += [_Needing(f"job {job.id}", _reads_exports(job)) for job in live]
-    counts = store.counts()
+    counts = store.jobs.counts()
     if sum(counts.get(status, 0) for status in LIVE) > len(live):
         found.append(_Needing("a live job that cannot be read", reads_exports=True))
     known = {job.id for job in live}

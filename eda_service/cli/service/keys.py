@@ -32,6 +32,7 @@ from eda_service.scopes import Scope
 
 if TYPE_CHECKING:
     from eda_service.jobstore import JobStore, KeyInfo
+    from eda_service.jobstore.keys import KeyStore
 
 app = typer.Typer(
     cls=Commands,
@@ -66,8 +67,8 @@ def create(
     granted = [scope.value for scope in scopes or (Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.INFER)]
     expires_at = None if expires_days is None else int(time.time()) + expires_days * _DAY_S
     with _keys(home) as keys:
-        is_first = not keys.has_keys()
-        key, text = keys.create_key(
+        is_first = not keys.exist()
+        key, text = keys.create(
             owner, name, granted, expires_at, requests_per_minute=per_minute, concurrent_requests=at_once
         )
     if is_first:
@@ -87,7 +88,7 @@ def ls(
 ) -> None:
     """List keys, without their secrets."""
     with _keys(home) as keys:
-        found = keys.list_keys(owner)
+        found = keys.all(owner)
     if as_json:
         print_json([_fields(key) for key in found])
         return
@@ -105,7 +106,7 @@ def revoke(
 ) -> None:
     """Make a key useless from now on."""
     with _keys(home) as keys:
-        keys.revoke_key(key_id)
+        keys.revoke(key_id)
     print_json({"id": key_id, "revoked": True}) if as_json else typer.echo(f"revoked {key_id}")
 
 
@@ -114,10 +115,10 @@ def open_again(yes: YesOption = False, home: HomeOption = None, as_json: JsonOpt
     """Forget every key, so that who reaches the service on this machine needs none, as before the first key."""
     with _keys(home) as keys:
         _require_loopback((home or own_home()).expanduser().resolve())
-        num = len(keys.list_keys())
+        num = len(keys.all())
         if num and not confirmed(f"forget {num} keys, and let everybody on this machine see every job?", yes):
             raise InputError("nothing was changed; --yes says that it is meant", param="yes")
-        keys.delete_keys()
+        keys.delete_all()
     if as_json:
         print_json({"open": True, "forgotten": num})
     else:
@@ -140,9 +141,9 @@ def _require_loopback(home: Path) -> None:
 
 
 @contextmanager
-def _keys(home: Path | None) -> Iterator[JobStore]:
+def _keys(home: Path | None) -> Iterator[KeyStore]:
     with open_jobs((home or own_home()).expanduser().resolve()) as store:
-        yield store
+        yield store.keys
 
 
 @contextmanager

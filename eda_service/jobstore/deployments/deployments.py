@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from eda_service.errors import ConflictError, NotFoundError, StaleDeploymentError
 from eda_service.ids import new_deployment_uid
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.deployments.deployment import SERVED, Content, Deployment, Revision
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, DeploymentRow, DriftRow, LoadRow, RevisionRow
@@ -20,10 +20,10 @@ from eda_service.jobstore.models import ChampionRow, DeploymentEventRow, Deploym
 _CHANGED = (*SERVED, "min_replicas", "max_replicas", "round_ms")
 
 
-class DeploymentStore(Database):
+class DeploymentStore(Part):
     """Deployments with their revisions, and pinned champions."""
 
-    def put_deployment(self, deployment: Deployment, *, made_by: str, reason: str) -> Deployment:
+    def put(self, deployment: Deployment, *, made_by: str, reason: str) -> Deployment:
         """Make a deployment, or change the one of that name.
 
         Args:
@@ -38,7 +38,7 @@ class DeploymentStore(Database):
             row = write(session, deployment, self._now(), made_by=made_by, reason=reason)
             return Deployment.model_validate(row)
 
-    def delete_deployment(self, name: str, *, owner: str | None = None) -> Deployment:
+    def delete(self, name: str, *, owner: str | None = None) -> Deployment:
         """Forget a deployment and its history; returns what it was.
 
         Raises:
@@ -53,7 +53,7 @@ class DeploymentStore(Database):
             session.delete(row)
             return gone
 
-    def deployments(self, *, owner: str | None = None, unreadable: bool = False) -> list[Deployment]:
+    def all(self, *, owner: str | None = None, unreadable: bool = False) -> list[Deployment]:
         """Everything Serve must offer, or one owner's part of it, by name.
 
         Args:
@@ -69,7 +69,7 @@ class DeploymentStore(Database):
                 return [self._reader.reduced(Deployment, row) for row in found]
             return self._reader.read_all(Deployment, found)
 
-    def deployment(self, name: str, *, owner: str | None = None) -> Deployment:
+    def get(self, name: str, *, owner: str | None = None) -> Deployment:
         """One deployment; of a row that cannot be read, what can be, and `unreadable` says what is missing.
 
         Raises:
@@ -115,8 +115,8 @@ def write(session: Session, deployment: Deployment, now: int, *, made_by: str, r
     """Insert or change a deployment inside the caller's transaction, with its revision.
 
     Raises:
-        ConflictError: `deployment` was made from a row that cannot be read: placeholders must not be stored.
-        StaleDeploymentError: The stored revision is not the one that `deployment` was made from.
+        ConflictError: `get` was made from a row that cannot be read: placeholders must not be stored.
+        StaleDeploymentError: The stored revision is not the one that `get` was made from.
     """
     if deployment.unreadable is not None:
         raise ConflictError(

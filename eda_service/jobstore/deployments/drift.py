@@ -13,14 +13,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.deployments.deployment import DeploymentEvent, Drift
 from eda_service.jobstore.deployments.deployments import find
 from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import DeploymentEventRow, DeploymentRow, DriftRow
 
 
-class DriftLog(Database):
+class DriftLog(Part):
     """Crossings and events."""
 
     def record_crossing(
@@ -59,12 +59,12 @@ class DriftLog(Database):
             add_deployment_event(session, name, self._now(), kind, message, "info" if is_job else "warning", data)
             return True
 
-    def drifts(self) -> dict[str, Drift]:
+    def all(self) -> dict[str, Drift]:
         """The state of every deployment that was ever seen to fall, by name."""
         with self._read() as session:
             return {each.name: each for each in self._reader.read_all(Drift, session.scalars(select(DriftRow)))}
 
-    def num_drift_events(self) -> dict[str, int]:
+    def num_events(self) -> dict[str, int]:
         """How often each deployment has fallen, by its uid."""
         fallen = DeploymentEventRow.type == "acceptance_drift"
         query = select(DeploymentRow.uid, func.count()).join(
@@ -75,7 +75,7 @@ class DriftLog(Database):
                 uid: int(number) for uid, number in session.execute(query.where(fallen).group_by(DeploymentRow.uid))
             }
 
-    def deployment_events(
+    def events(
         self, name: str, *, owner: str | None = None, before: int = 0, limit: int = 100
     ) -> tuple[list[DeploymentEvent], bool]:
         """A deployment's events with an id below `before` (0: all), newest first, and whether there are more.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from eda_service.errors import ConflictError
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.deployments.deployment import Content, Load
 from eda_service.jobstore.deployments.deployments import find, start_anew
 from eda_service.jobstore.deployments.drift import add_deployment_event
@@ -20,15 +20,15 @@ from eda_service.jobstore.locks import Space, lock
 from eda_service.jobstore.models import DeploymentRow, LoadRow
 
 
-class LoadLog(Database):
+class LoadLog(Part):
     """Attempts to load deployments."""
 
-    def loads(self) -> dict[str, Load]:
+    def all(self) -> dict[str, Load]:
         """Of every deployment that has ever failed to load, by name."""
         with self._read() as session:
             return {each.name: each for each in self._reader.read_all(Load, session.scalars(select(LoadRow)))}
 
-    def record_load_failure(
+    def record_failure(
         self,
         name: str,
         uid: str,
@@ -64,7 +64,7 @@ class LoadLog(Database):
             add_deployment_event(session, name, now, "load_failed", message, level, data)
             return True
 
-    def begin_next_load(self, name: str, uid: str, attempt: int) -> bool:
+    def begin_next(self, name: str, uid: str, attempt: int) -> bool:
         """Begin the attempt after a failed one whose time has come; False when somebody else has."""
         with self._write.begin() as session:
             row = _current(session, name, uid, attempt)
@@ -84,7 +84,7 @@ class LoadLog(Database):
             add_deployment_event(session, name, self._now(), "loaded", message, "info", {"attempt": attempt})
             return True
 
-    def restart_load(self, name: str, *, owner: str | None, made_by: str) -> None:
+    def restart(self, name: str, *, owner: str | None, made_by: str) -> None:
         """Try a deployment that did not load from the beginning.
 
         Raises:

@@ -17,7 +17,7 @@ from eda_service.config.job import AdaptConfig
 from eda_service.config.tasks import Task
 from eda_service.errors import ArtifactCorruptError
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import UNREADABLE, Job, Origin
 from eda_service.jobstore.jobs.status import Status
 from eda_service.jobstore.locks import Space, lock
@@ -37,7 +37,7 @@ class KeptRowFields(TypedDict):
     content_sha256: str
 
 
-class Adoption(Database):
+class Adoption(Part):
     """Making rows of what was found. A job that has a row is left as it is: two dispatchers may find the same."""
 
     def adopt(self, job_id: str, config: Task, *, created_at: int, owner: str = "local", need: Need = UNKNOWN) -> Job:

@@ -9,18 +9,18 @@ from sqlalchemy import func, select
 
 from eda_service.errors import ConflictError
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import Event
 from eda_service.jobstore.models import EventRow
 
-_LATE = 100  # ids, on PostgreSQL; see `last_event_id`
+_LATE = 100  # ids, on PostgreSQL; see `last_id`
 
 
-class EventLog(Database):
+class EventLog(Part):
     """Writing and reading events. Those of one job become visible in the order of their ids, so a reader that goes on
     after the last id it saw misses none."""
 
-    def import_events(
+    def bring_in(
         self, job_id: str, lines: Iterable[Mapping[str, Any]], *, start: int, token: int | None = None
     ) -> list[Mapping[str, Any]]:
         """Append lines of `events.jsonl` from index `start` on; lines that were imported before are left out.
@@ -48,7 +48,7 @@ class EventLog(Database):
             row.events_read += len(fresh)
         return fresh
 
-    def add_event(self, job_id: str, kind: str, message: str, *, level: str = "info", token: int | None = None) -> None:
+    def add(self, job_id: str, kind: str, message: str, *, level: str = "info", token: int | None = None) -> None:
         """Append one event of the service itself.
 
         Raises:
@@ -59,7 +59,7 @@ class EventLog(Database):
             row = rows.find(session, job_id, token=token, lock=True)
             rows.add_event(session, row, self._now(), kind, message, level=level)
 
-    def events(
+    def of(
         self, job_id: str, *, owner: str | None = None, after: int = 0, limit: int = 100
     ) -> tuple[list[Event], bool]:
         """Events of a job with an id above `after`, oldest first, and whether there are more.
@@ -73,7 +73,7 @@ class EventLog(Database):
             found = session.scalars(query.limit(limit + 1)).all()
             return [self._reader.reduced(Event, row) for row in found[:limit]], len(found) > limit
 
-    def newest_events(
+    def newest(
         self, job_id: str, *, owner: str | None = None, before: int = 0, limit: int = 100
     ) -> tuple[list[Event], bool]:
         """Events of a job with an id below `before` (0: all), newest first, and whether there are more.
@@ -89,13 +89,13 @@ class EventLog(Database):
             found = session.scalars(query.limit(limit + 1)).all()
             return [self._reader.reduced(Event, row) for row in found[:limit]], len(found) > limit
 
-    def jobs_with_events(self, *, after: int) -> set[str]:
+    def jobs_with(self, *, after: int) -> set[str]:
         """Jobs of the events that became visible since `after` was the highest id; perhaps some more."""
         first = after - _LATE if self.backend == "postgresql" else after
         with self._read() as session:
             return set(session.scalars(select(EventRow.job_id).where(EventRow.id > first).distinct()))
 
-    def last_event_id(self) -> int:
+    def last_id(self) -> int:
         """The highest id of any job's events: that it grew is the sign that something happened. On PostgreSQL an event
         of another job with a lower id may still become visible after it.
         """

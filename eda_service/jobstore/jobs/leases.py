@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from eda_service.capacity import TOLERANCE, Capacity, Machines, Need
 from eda_service.errors import ArtifactCorruptError
 from eda_service.jobstore import outbox, rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import Job
 from eda_service.jobstore.jobs.status import Status
 from eda_service.jobstore.locks import Space, lock
@@ -30,7 +30,7 @@ WAITING_FOR_RESOURCES = "waiting_for_resources"
 """Type of the event of a job that the cluster does not hold."""
 
 
-class Leases(Database):
+class Leases(Part):
     """Claiming queued jobs and holding running ones."""
 
     def claim(
@@ -193,7 +193,7 @@ class Leases(Database):
             return self._reader.read_all(Job, found)
 
     def _lease_end(self, lease_s: float) -> int:
-        return math.ceil(self._clock() + lease_s)  # whole seconds; never shorter than asked
+        return math.ceil(self._database.clock() + lease_s)  # whole seconds; never shorter than asked
 
 
 def _fits(cluster: Machines | None) -> ColumnElement[bool]:

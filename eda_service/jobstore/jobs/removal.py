@@ -8,15 +8,15 @@ from sqlalchemy import delete, select, update
 
 from eda_service.errors import ConflictError
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.status import TERMINAL
 from eda_service.jobstore.models import DeploymentRow, EventRow, IdempotencyRow, OutboxRow, RevisionRow
 
 
-class Removal(Database):
+class Removal(Part):
     """Taking rows of jobs out of the database."""
 
-    def remove_job(self, job_id: str, *, owner: str | None, forget: Callable[[], None]) -> None:
+    def remove(self, job_id: str, *, owner: str | None, forget: Callable[[], None]) -> None:
         """Delete everything about a job that has ended.
 
         Args:

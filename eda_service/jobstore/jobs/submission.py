@@ -17,7 +17,7 @@ from eda_service.config.tasks import ID_PREFIXES, Task, kind_of
 from eda_service.errors import ConflictError, QuotaExceededError
 from eda_service.ids import new_job_id
 from eda_service.jobstore import rows
-from eda_service.jobstore.database import Database
+from eda_service.jobstore.database import Part
 from eda_service.jobstore.jobs.job import Job
 from eda_service.jobstore.jobs.status import Status
 from eda_service.jobstore.locks import Space, lock
@@ -25,7 +25,7 @@ from eda_service.jobstore.models import IdempotencyRow, JobRow
 from eda_service.jobstore.vault import is_sealed, require_vault
 
 
-class Submissions(Database):
+class Submissions(Part):
     """Making jobs."""
 
     def create(
@@ -80,7 +80,7 @@ class Submissions(Database):
             made = row is None
             if row is None:
                 require_room(session, owner, max_queued_per_owner)
-                job_id = new_job_id(self._clock(), prefix=ID_PREFIXES[kind_of(config)])
+                job_id = new_job_id(self._database.clock(), prefix=ID_PREFIXES[kind_of(config)])
                 row = rows.insert(session, job_id, config, "api", digest, self._now())
                 row.owner, row.priority, row.max_attempts = owner, priority, max_attempts
                 row.labels = {rows.clean_text(key): rows.clean_text(value) for key, value in (labels or {}).items()}

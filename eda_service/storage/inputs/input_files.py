@@ -2,9 +2,10 @@
 uploaded: `<home>/files/<id>.jsonl`, from which such copies are made.
 
 A job reads the copy, so that what was checked is what is read, whatever happens to the file meanwhile. The name is the
-content's hash: equal files are one copy. Only the service's user can read them; they stay until somebody deletes them,
-since a job may be retried at any time. With storage by URL each is an object `inputs/<sha256>.jsonl` too. An uploaded
-file belongs to one id of one owner, and goes when that is deleted; copies that jobs were made from stay.
+content's hash: equal files are one copy. Only the service's user can read them; they stay as long as a job names them,
+since it may be retried at any time; `eda gc` removes the others. With storage by URL each is an object
+`inputs/<sha256>.jsonl` too. An uploaded file belongs to one id of one owner, and goes when that is deleted; copies that
+jobs were made from stay.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from eda_service.storage.place import current_place
 ABANDONED_S = 24 * 3600.0
 """What is written for longer belongs to a process that was killed."""
 UPLOADS = "files"
-_INPUTS = "inputs"
+INPUTS = "inputs"
 
 
-def directory(home: Path, name: str = _INPUTS) -> Path:
+def directory(home: Path, name: str = INPUTS) -> Path:
     """Where the copies are, made for this user alone."""
     path = home / name
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,7 +97,7 @@ def copying(home: Path, *, param: str = "dataset.source") -> Iterator[Copy]:
         InsufficientStorageError: The disk of the home is full.
         StorageError: It cannot be written for another reason.
     """
-    with _writing(home, _INPUTS, param) as copy:
+    with _writing(home, INPUTS, param) as copy:
         yield copy
 
 
@@ -178,6 +179,12 @@ def forget_upload(file_id: str, home: Path) -> None:
     current_place().objects(home).delete([f"{UPLOADS}/{path.name}"])
 
 
+def forget_copy(sha256: str, home: Path) -> None:
+    """Delete the copy of a prompt file that no job needs."""
+    (home / INPUTS / f"{sha256}.jsonl").unlink(missing_ok=True)
+    current_place().objects(home).delete([_key(sha256)])
+
+
 def _clean(folder: Path) -> None:
     """Remove what processes that were killed have left."""
     for path in folder.glob(".input.*.tmp"):
@@ -187,4 +194,4 @@ def _clean(folder: Path) -> None:
 
 
 def _key(sha256: str) -> str:
-    return f"{_INPUTS}/{sha256}.jsonl"
+    return f"{INPUTS}/{sha256}.jsonl"

@@ -79,5 +79,5 @@ def client(settings: Settings) -> Iterator[TestClient]:
 @pytest.fixture
 def store(client: TestClient) -> JobStore:
     """The application's own store."""
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     return found

@@ -213,8 +213,8 @@ def test_without_keys_only_names_of_this_machine_are_answered(live: LiveApi) -> 
             assert (answer.status_code, answer.json()["error"]["code"]) == (421, "misdirected_request"), host
     for host in ("localhost", "LOCALHOST:8700", "127.0.0.1:1", "127.9.9.9", "[::1]:8700"):
         assert httpx.get(f"{live.url}/health", headers={"host": host}, timeout=20).status_code == 200, host
-    key, _ = live.store.create_key("a", "test", ["admin"])
+    key, _ = live.store.keys.create("a", "test", ["admin"])
     try:
         assert httpx.get(f"{live.url}/health", headers={"host": "eda.example.org"}, timeout=20).status_code == 200
     finally:
-        live.store.revoke_key(key.id)
+        live.store.keys.revoke(key.id)

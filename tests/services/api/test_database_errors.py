@@ -34,7 +34,7 @@ Break = Callable[[JobStore, Path], Any]
 
 
 def engine_of(store: JobStore) -> Engine:
-    return store._engine
+    return store.database.engine
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def database(settings: Settings) -> Path:
 def fill(store: JobStore) -> None:
     """Write more than the pages that SQLite has free hold."""
     for number in range(NUM_KEYS):
-        store.create_key("ada", f"{SECRET} {number}", ["admin"])
+        store.keys.create("ada", f"{SECRET} {number}", ["admin"])
 
 
 def wordy_job() -> dict[str, Any]:
@@ -154,10 +154,10 @@ def test_afterwards_the_same_request_is_taken(client: TestClient, store: JobStor
     for broken in (busy, full, no_free_connection):
         with broken(store, database):
             assert client.post("/v1/adaptations", json=wordy_job()).status_code >= 500
-    assert store.page()[0] == []
+    assert store.jobs.page()[0] == []
     made = client.post("/v1/adaptations", json=wordy_job())
     assert made.status_code == 201
-    assert [job.id for job in store.page()[0]] == [made.json()["id"]]
+    assert [job.id for job in store.jobs.page()[0]] == [made.json()["id"]]
 
 
 def test_a_browser_gets_a_page_and_a_script_the_error_object(

@@ -42,9 +42,9 @@ class Running:
 
     def __init__(self, settings: Settings) -> None:
         app = create_app(settings)
-        store: JobStore = app.state.store
-        store.put_deployment(Deployment(name="a", target=TARGET, base_draft=None, pack=None), made_by="x", reason="x")
-        self.job_id = store.create(AdaptConfig(target=TargetSpec(model="m")))[0].id
+        store: JobStore = app.state.services.store
+        store.deployments.put(Deployment(name="a", target=TARGET, base_draft=None, pack=None), made_by="x", reason="x")
+        self.job_id = store.jobs.create(AdaptConfig(target=TargetSpec(model="m")))[0].id
         self.url = f"http://127.0.0.1:{settings.port}"
         self.server: Server = make_server(app, settings)
         self._thread = threading.Thread(target=self.server.run)

@@ -40,7 +40,7 @@ def everything_under(path: Path) -> bytes:
 
 def deliver(settings: Settings) -> JobStore:
     store = JobStore(settings.store_url, vault=open_vault(settings))
-    Webhooks(store, settings, Instruments()).run_once()
+    Webhooks(store.outbox, settings, Instruments()).run_once()
     return store
 
 
@@ -62,17 +62,22 @@ def test_no_file_log_event_or_answer_holds_a_secret(
     job_id = made.json()["id"]
     equal = client.post("/v1/adaptations", json={**body, "webhook": hook})
     assert (equal.status_code, equal.json()["id"]) == (200, job_id)  # its hash is the same, whatever it is sealed as
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     dispatcher = Dispatcher(store, settings)
     dispatcher.run_once()
     assert (settings.home / "runs" / job_id / "job.json").exists()
-    store.transition(job_id, Status.CANCELLING, event="x", message="x")
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
-    Webhooks(store, settings, Instruments()).run_once()
+    store.jobs.transition(job_id, Status.CANCELLING, event="x", message="x")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
+    Webhooks(store.outbox, settings, Instruments()).run_once()
     dispatcher.stop()
     texts = [client.get(f"/v1/adaptations/{job_id}{part}").text for part in ("", "/events", "/logs")]
-    texts += [client.get("/v1/adaptations").text, client.get("/metrics").text, repr(store.get(job_id)), caplog.text]
-    texts += [repr(store.due_webhooks()), repr(settings.model_copy(update={"secrets_key": SECRET}))]
+    texts += [
+        client.get("/v1/adaptations").text,
+        client.get("/metrics").text,
+        repr(store.jobs.get(job_id)),
+        caplog.text,
+    ]
+    texts += [repr(store.outbox.due()), repr(settings.model_copy(update={"secrets_key": SECRET}))]
     store.close()
     assert SECRET not in "".join(texts)
     plain = SECRET.removeprefix("whsec_")
@@ -106,11 +111,11 @@ def test_a_secret_that_no_key_opens_is_never_sent_without_its_signature(
 ) -> None:
     settings = closed_network(settings, certificate)
     store = JobStore(settings.store_url, vault=open_vault(settings))
-    job, _ = store.create(CONFIG, webhook={"url": receiver.url, "secret": SECRET})
-    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
+    job, _ = store.jobs.create(CONFIG, webhook={"url": receiver.url, "secret": SECRET})
+    store.jobs.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
     store.close()
     store = deliver(settings.model_copy(update={"secrets_key": new_key()}))
-    last = store.events(job.id)[0][-1]
+    last = store.events.of(job.id)[0][-1]
     store.close()
     assert receiver.seen == []
     assert last.type == "webhook_gave_up"
@@ -122,8 +127,8 @@ def test_what_was_stored_in_plain_is_sealed_at_the_start_and_still_signs(
 ) -> None:
     settings = closed_network(settings, certificate)
     store = JobStore(settings.store_url)
-    job, _ = store.create(CONFIG, webhook={"url": receiver.url})
-    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
+    job, _ = store.jobs.create(CONFIG, webhook={"url": receiver.url})
+    store.jobs.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
     store.close()
     path = settings.home / "eda.db"
     with sqlite3.connect(path) as connection:
@@ -134,10 +139,10 @@ def test_what_was_stored_in_plain_is_sealed_at_the_start_and_still_signs(
         connection.execute("UPDATE events SET message = substr(message, 1, 9)")
     connection.close()
     assert SECRET.encode() in everything_under(settings.home)
-    create_app(settings).state.store.close()
+    create_app(settings).state.services.store.close()
     assert SECRET.removeprefix("whsec_").encode() not in everything_under(settings.home)
     store = deliver(settings)
-    assert store.seal_secrets() == 0
+    assert store.outbox.seal_secrets() == 0
     store.close()
     (seen,) = receiver.seen
     assert Webhook(SECRET).verify(seen[1], seen[0])
@@ -146,7 +151,7 @@ def test_what_was_stored_in_plain_is_sealed_at_the_start_and_still_signs(
 def test_a_store_without_keys_stores_no_secret_and_needs_none_for_its_own_work(settings: Settings) -> None:
     store = JobStore(settings.store_url)
     with pytest.raises(InputError, match="no keys for secrets"):
-        store.create(CONFIG, webhook={"url": "https://e.org/", "secret": SECRET})
-    assert store.seal_secrets() == 0
-    store.create_key("ada", "laptop", ["infer"])
+        store.jobs.create(CONFIG, webhook={"url": "https://e.org/", "secret": SECRET})
+    assert store.outbox.seal_secrets() == 0
+    store.keys.create("ada", "laptop", ["infer"])
     store.close()

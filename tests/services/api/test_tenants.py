@@ -54,12 +54,12 @@ def app_client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture
 def store(app_client: TestClient) -> JobStore:
-    found: JobStore = app_client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = app_client.app.state.services.store  # type: ignore[attr-defined]
     return found
 
 
 def key(store: JobStore, owner: str, *scopes: str) -> dict[str, str]:
-    _, text = store.create_key(owner, "test", list(scopes or ("jobs:read", "jobs:write", "infer")), None)
+    _, text = store.keys.create(owner, "test", list(scopes or ("jobs:read", "jobs:write", "infer")), None)
     return {"authorization": f"Bearer {text}"}
 
 
@@ -101,7 +101,7 @@ def test_another_owners_job_does_not_exist(app_client: TestClient, store: JobSto
     assert answer.json()["error"]["message"].replace(job_id, "X") == nowhere.json()["error"]["message"].replace(
         "adapt_none", "X"
     )
-    assert store.get(job_id).status == "queued"
+    assert store.jobs.get(job_id).status == "queued"
     assert call(app_client, method, path, mine, job_id).status_code in {200, 404, 409}
     admin = key(store, "c", "admin")
     assert app_client.get(f"/v1/adaptations/{job_id}", headers=admin).status_code == 200
@@ -118,13 +118,13 @@ def test_another_owners_deployment_or_pack_does_not_exist(
     put_draft(settings.home, "hers", reserve_draft("hers", job_id, settings.home))
     target = {"model": "org/base", "adapter": None, "revision": None, "dtype": "auto"}
     hers = Deployment(name="hers", owner="a", target=target, base_draft="small@1", pack=None)
-    store.put_deployment(hers, made_by="a", reason="x")
-    before = store.deployment("hers", owner="a")
+    store.deployments.put(hers, made_by="a", reason="x")
+    before = store.deployments.get("hers", owner="a")
     answer, nowhere = (call(app_client, method, path, other, name=each) for each in ("hers", "none"))
     assert answer.status_code == nowhere.status_code == 404, answer.text
     wanted = re.sub(r"\bnone\b", "X", nowhere.json()["error"]["message"])
     assert re.sub(r"\bhers\b", "X", answer.json()["error"]["message"]) == wanted
-    assert store.deployment("hers", owner="a") == before
+    assert store.deployments.get("hers", owner="a") == before
     assert call(app_client, method, path, mine, name="hers").status_code in {200, 204, 409, 503}
 
 
@@ -154,12 +154,12 @@ def test_scopes_are_kept_apart(app_client: TestClient, store: JobStore) -> None:
 
 
 def test_a_revoked_or_expired_key_is_no_key(app_client: TestClient, store: JobStore) -> None:
-    info, text = store.create_key("a", "test", ["jobs:read"], None)
+    info, text = store.keys.create("a", "test", ["jobs:read"], None)
     headers = {"authorization": f"Bearer {text}"}
     assert app_client.get("/v1/adaptations", headers=headers).status_code == 200
-    store.revoke_key(info.id)
+    store.keys.revoke(info.id)
     assert app_client.get("/v1/adaptations", headers=headers).status_code == 401
-    _, short = store.create_key("a", "short", ["jobs:read"], int(time.time()) + 2)
+    _, short = store.keys.create("a", "short", ["jobs:read"], int(time.time()) + 2)
     headers = {"authorization": f"Bearer {short}"}
     assert app_client.get("/v1/adaptations", headers=headers).status_code == 200
     time.sleep(2.1)

@@ -155,7 +155,7 @@ def test_a_task_under_an_id_of_ones_own_is_found_by_every_command(eda: Cli, live
     """Started on the cluster by hand, as `python -m jobs.import_draft --job-id` lets one."""
     name = f"mine-{uuid.uuid4().hex[:8]}"
     config = ImportConfig(source="org/draft", target=TargetSpec(model="org/base"))
-    live.store.adopt(name, config, created_at=int(time.time()))
+    live.store.adoption.adopt(name, config, created_at=int(time.time()))
     shown = eda("jobs", "show", name, url=live.url)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.splitlines()[1].split()[:2] == [name, "import_draft"]

@@ -98,12 +98,12 @@ def test_it_is_answered(eda: Cli, live: LiveApi, tmp_path: Path, name: str) -> N
     wrong = WRONG[name]
     for file, text in wrong.files.items():
         (tmp_path / file).write_text(text, encoding="utf-8")
-    before = len(live.store.page(limit=100)[0])
+    before = len(live.store.jobs.page(limit=100)[0])
     line = [word.replace("{dir}", str(tmp_path)) for word in wrong.line]
     variables = {key: value.replace("{dir}", str(tmp_path)) for key, value in wrong.variables.items()}
     done = eda(*line, url=live.url, env={"COLUMNS": "300", **variables})
     check(done, wrong.words)
-    assert len(live.store.page(limit=100)[0]) == before
+    assert len(live.store.jobs.page(limit=100)[0]) == before
 
 
 def check(done: Result, words: tuple[str, ...]) -> None:

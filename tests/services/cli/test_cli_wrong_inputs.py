@@ -37,13 +37,13 @@ def test_it_is_refused_with_exit_code_2(
     eda: Cli, live: LiveApi, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    before = len(live.store.page(limit=100)[0])
+    before = len(live.store.jobs.page(limit=100)[0])
     base = () if "--base-draft" in options else ("--base-draft", "small@1")
     done = eda("adapt", *options, *base, url=live.url)
     assert done.exit_code == 2, done.output
     assert [word for word in words if word not in done.stderr] == [], done.stderr
     assert "Traceback" not in done.output
-    assert len(live.store.page(limit=100)[0]) == before
+    assert len(live.store.jobs.page(limit=100)[0]) == before
 
 
 def test_adapt_prints_what_the_job_needs_before_it_is_queued(eda: Cli, live: LiveApi) -> None:

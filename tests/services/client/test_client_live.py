@@ -40,7 +40,7 @@ def test_events_of_many_pages(live: LiveApi, make_client: MakeClient) -> None:
     client = make_client(live.url)
     job = client.create(fresh())
     for number in range(120):
-        live.store.add_event(job.id, "note", str(number))
+        live.store.events.add(job.id, "note", str(number))
     assert [event.message for event in client.events(job.id)][1:] == [str(number) for number in range(120)]
 
 
@@ -69,7 +69,7 @@ def test_logs_report_health_models(live: LiveApi, make_client: MakeClient) -> No
     with pytest.raises(ApiError) as caught:
         client.report(job.id)
     assert (caught.value.status, caught.value.code) == (404, "not_found")
-    finish_job(live.store, live.home, live.store.get(job.id))
+    finish_job(live.store, live.home, live.store.jobs.get(job.id))
     assert client.report_page(job.id).startswith("<!doctype html>")
     assert client.report(job.id)["stage"] == "evaluate"
     keep_samples(RunDir.of_job(job.id, live.home))
@@ -114,7 +114,7 @@ def test_watch_and_wait_end_with_the_job(live: LiveApi, make_client: MakeClient)
 
     def end() -> None:
         time.sleep(0.3)
-        live.store.transition(job.id, Status.FAILED, event="job_failed", message="by the test")
+        live.store.jobs.transition(job.id, Status.FAILED, event="job_failed", message="by the test")
 
     thread = threading.Thread(target=end)
     thread.start()

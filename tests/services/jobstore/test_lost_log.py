@@ -37,14 +37,14 @@ def seen_by_another(database: Path) -> str:
 
 
 def test_every_job_that_was_taken_is_seen_after_the_locks_are_lost(store: JobStore, database: Path) -> None:
-    taken = [store.create(CONFIG, force=True)[0].id for _ in range(3)]
+    taken = [store.jobs.create(CONFIG, force=True)[0].id for _ in range(3)]
     os.close(os.open(database, os.O_RDONLY))  # fcntl(2): drops this process's locks
     seen_by_another(database)  # finds nobody, and removes the log
     for _ in range(3):
         with pytest.raises(OperationalError, match="removed or replaced under this process"):
-            taken.append(store.create(CONFIG, force=True)[0].id)
+            taken.append(store.jobs.create(CONFIG, force=True)[0].id)
     with pytest.raises(OperationalError):
-        store.page()
+        store.jobs.page()
     seen = seen_by_another(database)
     assert all(job_id in seen for job_id in taken)
 
@@ -52,11 +52,11 @@ def test_every_job_that_was_taken_is_seen_after_the_locks_are_lost(store: JobSto
 def test_with_its_locks_a_store_shares_the_database(store: JobStore, database: Path) -> None:
     taken = []
     for _ in range(3):
-        taken.append(store.create(CONFIG, force=True)[0].id)
+        taken.append(store.jobs.create(CONFIG, force=True)[0].id)
         assert all(job_id in seen_by_another(database) for job_id in taken)
 
 
 def test_a_database_in_memory_has_no_log() -> None:
     store = JobStore("sqlite://")
-    assert store.create(CONFIG)[1]
+    assert store.jobs.create(CONFIG)[1]
     store.close()

@@ -129,21 +129,21 @@ def test_a_database_from_before_revisions_keeps_its_jobs(
     if backend == "postgresql":  # explicit ids do not move a sequence
         run_script(url, backend, "SELECT setval('jobs_seq_seq', 7); SELECT setval('events_id_seq', 4);")
     store = open_store()
-    job = store.get("adapt_old", owner="local")
+    job = store.jobs.get("adapt_old", owner="local")
     assert (job.seq, job.status, job.events_read, job.labels) == (7, Status.RUNNING, 2, {"team": "math"})
     assert (job.owner, job.lease_token, job.stage_deadlines, job.webhook_url) == ("local", 0, {}, None)
     assert job.adapt_config() == config(seed=3)
-    assert [event.type for event in store.events("adapt_old")[0]] == ["old"]
-    assert store.create(config(), idempotency_key="k", request_sha256="a") == (job, False)
-    (deployment,) = store.deployments()
+    assert [event.type for event in store.events.of("adapt_old")[0]] == ["old"]
+    assert store.jobs.create(config(), idempotency_key="k", request_sha256="a") == (job, False)
+    (deployment,) = store.deployments.all()
     assert (deployment.name, deployment.owner, deployment.pack, deployment.revision) == ("pair", "local", "p@1", 1)
     assert (deployment.min_replicas, deployment.max_replicas, deployment.labels) == (1, 1, {})
     assert deployment.uid.startswith("dep_")
     assert not deployment.has_own_uid
-    assert [(each.pack, each.made_by) for each in store.revisions("pair")] == [("p@1", "adapt_old")]
-    (held,) = store.hold(holder="a", lease_s=30)
+    assert [(each.pack, each.made_by) for each in store.deployments.revisions("pair")] == [("p@1", "adapt_old")]
+    (held,) = store.leases.hold(holder="a", lease_s=30)
     assert (held.id, held.lease_token) == ("adapt_old", 1)
-    new, _ = store.create(config("new"))
+    new, _ = store.jobs.create(config("new"))
     assert new.seq == 8
 
 
@@ -152,7 +152,7 @@ def test_jobs_of_the_version_before_uploads_start_and_take_them(
 ) -> None:
     """Revision 0010 is that version's: what was queued fits every node, and files are taken at once."""
     store = open_store()
-    queued, running = (store.create(config(name))[0] for name in ("queued", "running"))
+    queued, running = (store.jobs.create(config(name))[0] for name in ("queued", "running"))
     store.close()
     with engine.begin() as connection:
         command.downgrade(alembic_config(connection), "0010")
@@ -161,17 +161,17 @@ def test_jobs_of_the_version_before_uploads_start_and_take_them(
     assert "files" not in schema(engine)
     assert not {"node_cpus", "node_gpus", "waits_for"} & set(schema(engine)["jobs"][0])
     upgraded = open_store()
-    assert [(job.id, job.adapt_config(), job.waits_for) for job in upgraded.live()] == [
+    assert [(job.id, job.adapt_config(), job.waits_for) for job in upgraded.jobs.live()] == [
         (queued.id, config("queued"), None),
         (running.id, config("running"), None),
     ]
     of_small_nodes = Machines(Capacity(cpus=90, gpus=9), (Capacity(cpus=1, gpus=0),))
-    claimed = upgraded.claim(max_running=9, holder="a", lease_s=30, cluster=of_small_nodes)
+    claimed = upgraded.leases.claim(max_running=9, holder="a", lease_s=30, cluster=of_small_nodes)
     assert claimed is not None
     assert (claimed.id, claimed.cpus, claimed.gpus) == (queued.id, 3, 1)
     counts = {"size_bytes": 5, "num_prompts": 1, "num_skipped": 0, "max_bytes_per_owner": 9}
-    file, _ = upgraded.add_file("file-1", owner="a", filename="x", purpose="fine-tune", sha256="0", **counts)
-    assert upgraded.files(owner="a") == ([file], False)
+    file, _ = upgraded.files.add("file-1", owner="a", filename="x", purpose="fine-tune", sha256="0", **counts)
+    assert upgraded.files.page(owner="a") == ([file], False)
 
 
 def test_opening_again_changes_nothing(url: str, engine: Engine) -> None:
@@ -206,7 +206,7 @@ def test_many_processes_may_open_a_new_database_at_once(url: str) -> None:
 
 def test_many_threads_may_open_a_new_database_at_once(open_store: Callable[[], JobStore]) -> None:
     stores = at_once([open_store] * 6)
-    assert {store.create(config())[0].seq for store in stores} == {1}
+    assert {store.jobs.create(config())[0].seq for store in stores} == {1}
 
 
 def test_a_failed_upgrade_leaves_the_old_schema(

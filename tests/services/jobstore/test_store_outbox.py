@@ -16,28 +16,28 @@ HOOK = {"url": "https://hooks.example/x?y=1", "secret": "whsec_c2VjcmV0"}
 
 
 def running(store: JobStore, model: str = "org/model", webhook: dict[str, Any] | None = HOOK) -> Job:
-    store.create(config(model), webhook=webhook, labels={"team": "math"}, force=True)
-    claimed = store.claim(max_running=10)
+    store.jobs.create(config(model), webhook=webhook, labels={"team": "math"}, force=True)
+    claimed = store.leases.claim(max_running=10)
     assert claimed is not None
     return claimed
 
 
 def ended(store: JobStore, model: str = "org/model") -> Delivery:
     job = running(store, model)
-    store.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
-    return store.due_webhooks()[-1]
+    store.jobs.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
+    return store.outbox.due()[-1]
 
 
 def types(store: JobStore, job_id: str) -> list[str]:
-    return [event.type for event in store.events(job_id)[0]]
+    return [event.type for event in store.events.of(job_id)[0]]
 
 
 def test_the_end_of_a_job_is_told_once(store: JobStore, clock: Clock) -> None:
     job = running(store)
-    assert store.due_webhooks() == []
+    assert store.outbox.due() == []
     clock.now += 7
-    store.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
-    (due,) = store.due_webhooks()
+    store.jobs.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
+    (due,) = store.outbox.due()
     assert (due.job_id, due.url, due.secret, due.attempts) == (job.id, HOOK["url"], HOOK["secret"], 0)
     assert due.payload == {
         "type": "adaptation.succeeded",
@@ -54,9 +54,9 @@ def test_the_end_of_a_job_is_told_once(store: JobStore, clock: Clock) -> None:
             "finished_at": 1_000_007,
         },
     }
-    with store._read() as session:
+    with store.database.read() as session:
         (row,) = session.scalars(select(OutboxRow))
-    assert row.event_id == store.events(job.id)[0][-1].id
+    assert row.event_id == store.events.of(job.id)[0][-1].id
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_each_end_has_its_row(store: JobStore, moves: list[Status], told: list[s
     job = running(store)
     error = {"code": "internal", "message": "m", "param": None, "retryable": False}
     for move in moves:
-        store.transition(job.id, move, event="x", message="x", error=error if move is Status.FAILED else None)
-    due = store.due_webhooks()
+        store.jobs.transition(job.id, move, event="x", message="x", error=error if move is Status.FAILED else None)
+    due = store.outbox.due()
     assert [each.payload["type"] for each in due] == [f"adaptation.{word}" for word in told]
     assert [each.payload["data"]["error"] for each in due] == [error if word == "failed" else None for word in told]
 
@@ -84,89 +84,89 @@ def test_each_end_has_its_row(store: JobStore, moves: list[Status], told: list[s
 def test_a_refused_move_tells_nothing(store: JobStore) -> None:
     job = running(store)
     with pytest.raises(ConflictError):
-        store.transition(job.id, Status.CANCELLED, event="x", message="x")
+        store.jobs.transition(job.id, Status.CANCELLED, event="x", message="x")
     with pytest.raises(ConflictError):
-        store.transition(job.id, Status.SUCCEEDED, event="x", message="x", token=99)
-    assert store.due_webhooks() == []
+        store.jobs.transition(job.id, Status.SUCCEEDED, event="x", message="x", token=99)
+    assert store.outbox.due() == []
 
 
 def test_a_job_without_a_webhook_has_no_row(store: JobStore) -> None:
     job = running(store, webhook=None)
-    store.transition(job.id, Status.SUCCEEDED, event="x", message="x")
-    assert store.due_webhooks() == []
-    assert store.get(job.id).webhook_url is None
+    store.jobs.transition(job.id, Status.SUCCEEDED, event="x", message="x")
+    assert store.outbox.due() == []
+    assert store.jobs.get(job.id).webhook_url is None
 
 
 def test_a_secret_is_optional_and_is_not_printed(store: JobStore) -> None:
     job = running(store, webhook={"url": "https://hooks.example/x"})
-    store.transition(job.id, Status.SUCCEEDED, event="x", message="x")
-    assert store.due_webhooks()[0].secret is None
+    store.jobs.transition(job.id, Status.SUCCEEDED, event="x", message="x")
+    assert store.outbox.due()[0].secret is None
     due = ended(store, "other")
     assert HOOK["secret"] not in repr(due)
-    assert HOOK["secret"] not in store.get(due.job_id).model_dump_json()
+    assert HOOK["secret"] not in store.jobs.get(due.job_id).model_dump_json()
 
 
 def test_delivered_is_the_end(store: JobStore) -> None:
     due = ended(store)
-    store.webhook_delivered(due.id)
-    store.webhook_delivered(due.id)  # another sender was as fast
-    store.webhook_failed(due.id, "timeout", not_before=0)
-    store.webhook_gave_up(due.id, "timeout")
-    assert store.due_webhooks() == []
+    store.outbox.delivered(due.id)
+    store.outbox.delivered(due.id)  # another sender was as fast
+    store.outbox.failed(due.id, "timeout", not_before=0)
+    store.outbox.gave_up(due.id, "timeout")
+    assert store.outbox.due() == []
     assert types(store, due.job_id)[-2:] == ["job_succeeded", "webhook_delivered"]
 
 
 def test_a_failure_is_tried_again_later_and_given_up_in_the_end(store: JobStore, clock: Clock) -> None:
     due = ended(store)
-    store.webhook_failed(due.id, "503 " + "x" * 900, not_before=int(clock.now) + 10)
-    assert store.due_webhooks() == []
+    store.outbox.failed(due.id, "503 " + "x" * 900, not_before=int(clock.now) + 10)
+    assert store.outbox.due() == []
     clock.now += 10
-    (again,) = store.due_webhooks()
+    (again,) = store.outbox.due()
     assert (again.id, again.attempts, again.payload) == (due.id, 1, due.payload)
-    failed = store.events(due.job_id)[0][-1]
+    failed = store.events.of(due.job_id)[0][-1]
     assert (failed.type, failed.level) == ("webhook_failed", "warning")
     assert failed.message.startswith("try 1: 503 xxx")
     assert failed.message.endswith("; next in 10 s")
     assert len(failed.message) < 600
-    store.webhook_gave_up(due.id, "410 gone")
-    assert store.due_webhooks() == []
-    gave_up = store.events(due.job_id)[0][-1]
+    store.outbox.gave_up(due.id, "410 gone")
+    assert store.outbox.due() == []
+    gave_up = store.events.of(due.job_id)[0][-1]
     assert (gave_up.type, gave_up.level, gave_up.message) == ("webhook_gave_up", "error", "try 2, the last: 410 gone")
 
 
 def test_due_ones_come_oldest_first_and_bounded(store: JobStore) -> None:
     wanted = [ended(store, f"m{n}").id for n in range(4)]
-    assert [each.id for each in store.due_webhooks()] == wanted
-    assert [each.id for each in store.due_webhooks(limit=2)] == wanted[:2]
-    assert [store.num_due_webhooks(limit) for limit in (2, 9)] == [2, 4]
+    assert [each.id for each in store.outbox.due()] == wanted
+    assert [each.id for each in store.outbox.due(limit=2)] == wanted[:2]
+    assert [store.outbox.num_due(limit) for limit in (2, 9)] == [2, 4]
 
 
 def test_no_owner_keeps_anothers_from_being_sent(store: JobStore) -> None:
     """However many one has whose receivers take their time, and however old they are."""
     for number in range(24):
-        store.create(config(f"m{number}"), webhook=HOOK, owner="ada" if number < 23 else "bob")
-        claimed = store.claim(max_running=99)
+        store.jobs.create(config(f"m{number}"), webhook=HOOK, owner="ada" if number < 23 else "bob")
+        claimed = store.leases.claim(max_running=99)
         assert claimed is not None
-        store.transition(claimed.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
-    found = [store.get(each.job_id).owner for each in store.due_webhooks(limit=20, per_owner=4)]
+        store.jobs.transition(claimed.id, Status.SUCCEEDED, event="job_succeeded", message="m", result_pack="p@1")
+    found = [store.jobs.get(each.job_id).owner for each in store.outbox.due(limit=20, per_owner=4)]
     assert found == ["ada", "bob", "ada", "ada", "ada"]
-    due = [each.id for each in store.due_webhooks(per_owner=4) if store.get(each.job_id).owner == "ada"]
+    due = [each.id for each in store.outbox.due(per_owner=4) if store.jobs.get(each.job_id).owner == "ada"]
     for each in due:
-        store.webhook_delivered(each)
-    assert not set(due) & {each.id for each in store.due_webhooks()}
+        store.outbox.delivered(each)
+    assert not set(due) & {each.id for each in store.outbox.due()}
 
 
 def test_a_secret_lies_sealed_and_equal_requests_still_meet(store: JobStore) -> None:
-    first, made = store.create(config(), webhook=HOOK)
-    assert (store.create(config(), webhook=HOOK), made) == ((first, False), True)
-    store.transition(first.id, Status.CANCELLED, event="job_cancelled", message="m")
-    with store._read() as session:
+    first, made = store.jobs.create(config(), webhook=HOOK)
+    assert (store.jobs.create(config(), webhook=HOOK), made) == ((first, False), True)
+    store.jobs.transition(first.id, Status.CANCELLED, event="job_cancelled", message="m")
+    with store.database.read() as session:
         lying = [*session.scalars(select(OutboxRow.secret)), session.scalars(select(JobRow.webhook)).one()["secret"]]
     assert [HOOK["secret"] in text for text in lying] == [False, False]
-    assert store.due_webhooks()[0].secret == HOOK["secret"]
-    assert store.seal_secrets() == 0
+    assert store.outbox.due()[0].secret == HOOK["secret"]
+    assert store.outbox.seal_secrets() == 0
 
 
 def test_an_unknown_delivery_is_an_error(store: JobStore) -> None:
     with pytest.raises(NotFoundError, match="no webhook delivery 77"):
-        store.webhook_delivered(77)
+        store.outbox.delivered(77)

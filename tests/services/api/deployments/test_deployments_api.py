@@ -21,7 +21,7 @@ BODY: dict[str, Any] = {"name": "pair", "model": "org/model", "base_draft": "sma
 
 @pytest.fixture
 def store(client: TestClient) -> JobStore:
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     return found
 
 
@@ -75,7 +75,7 @@ def test_a_base_without_an_adapter_and_another_base_are_not_slowed(client: TestC
 
 
 def test_what_a_deployment_does_to_another_owner_s_tells_nobody_of_it(client: TestClient, store: JobStore) -> None:
-    keys = [store.create_key(owner, "test", ["jobs:write", "infer"], None)[1] for owner in ("ann", "ben")]
+    keys = [store.keys.create(owner, "test", ["jobs:write", "infer"], None)[1] for owner in ("ann", "ben")]
     ann, ben = ({"authorization": f"Bearer {key}"} for key in keys)
     assert client.post("/v1/deployments", json={**BODY, **TUNED}, headers=ann).status_code == 201
     made = client.post("/v1/deployments", json={**BODY, "name": "bens"}, headers=ben)
@@ -252,7 +252,7 @@ def test_a_deleted_deployment_frees_its_name(client: TestClient) -> None:
 
 def keys(store: JobStore, *owners: str) -> list[dict[str, str]]:
     scopes = ["jobs:read", "jobs:write", "infer"]
-    return [{"authorization": f"Bearer {store.create_key(owner, 'test', scopes, None)[1]}"} for owner in owners]
+    return [{"authorization": f"Bearer {store.keys.create(owner, 'test', scopes, None)[1]}"} for owner in owners]
 
 
 def test_another_owners_deployment_does_not_exist_but_its_name_is_taken(client: TestClient, store: JobStore) -> None:
@@ -270,15 +270,15 @@ def test_another_owners_deployment_does_not_exist_but_its_name_is_taken(client: 
     assert client.get("/v1/models", headers=other).json()["data"] == []
     taken = client.post("/v1/deployments", json=BODY, headers=other)
     assert code(taken, 409) == ("name_taken", "name")
-    (admin,) = ({"authorization": f"Bearer {store.create_key(owner, 'x', ['admin'], None)[1]}"} for owner in ("root",))
+    (admin,) = ({"authorization": f"Bearer {store.keys.create(owner, 'x', ['admin'], None)[1]}"} for owner in ("root",))
     assert client.get("/v1/deployments/pair", headers=admin).json()["owner"] == "ada"
     assert client.get("/v1/models", headers=mine).json()["data"][0]["id"] == "pair"
 
 
 def test_another_owners_pack_cannot_be_deployed(client: TestClient, store: JobStore, settings: Settings) -> None:
     config = AdaptConfig(target=TargetSpec(model="org/model"))
-    hers, _ = store.create(config, owner="ada")
-    his, _ = store.create(config, owner="bob")
+    hers, _ = store.jobs.create(config, owner="ada")
+    his, _ = store.jobs.create(config, owner="bob")
     put_pack(settings.home, "math", 2.0, job_id=hers.id)
     put_pack(settings.home, "math", 2.5, job_id=his.id)
     ada, bob = keys(store, "ada", "bob")
@@ -291,7 +291,7 @@ def test_another_owners_pack_cannot_be_deployed(client: TestClient, store: JobSt
 
 def test_looking_needs_one_of_two_scopes_and_changing_another(client: TestClient, store: JobStore) -> None:
     for scope, status in (("jobs:read", 200), ("infer", 200), ("jobs:write", 403)):
-        headers = {"authorization": f"Bearer {store.create_key('a', 'k', [scope], None)[1]}"}
+        headers = {"authorization": f"Bearer {store.keys.create('a', 'k', [scope], None)[1]}"}
         assert client.get("/v1/deployments", headers=headers).status_code == status
         written = client.post("/v1/deployments", json={**BODY, "name": "x"}, headers=headers)
         assert written.status_code == (201 if scope == "jobs:write" else 403)

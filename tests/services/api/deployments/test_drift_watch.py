@@ -35,7 +35,7 @@ class World:
 
     def __init__(self, client: TestClient, settings: Settings, proxy: ScriptedService) -> None:
         self.client, self.settings, self.proxy = client, settings, proxy
-        self.store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+        self.store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
         self.now, self.later_s = 1000.0, 0.0
         replicas, packs = ReplicaClient(proxy.url), PackService(self.store, settings.home)
         again = Readaptation(self.store, packs, settings, lambda: None, clock=lambda: time.time() + self.later_s)
@@ -65,7 +65,7 @@ class World:
 
     @property
     def uid(self) -> str:
-        return self.store.deployment("math").uid
+        return self.store.deployments.get("math").uid
 
     @property
     def events(self) -> list[str]:
@@ -102,7 +102,7 @@ def test_one_event_for_each_crossing(world: World) -> None:
         world.serve(rate)
     assert world.events == ["acceptance_drift", "acceptance_recovered", "acceptance_drift"]
     assert not prompts.directory(world.settings.home, world.uid).exists()
-    assert world.store.counts() == {}
+    assert world.store.jobs.counts() == {}
 
 
 def test_what_another_process_has_seen_is_not_told_again(world: World) -> None:
@@ -124,7 +124,7 @@ def test_a_fall_queues_one_job_like_the_packs_own_on_the_kept_prompts(world: Wor
     for _ in range(3):
         world.serve(0.2)
     assert world.events == ["acceptance_drift", "adaptation_queued"]
-    (job,), _ = world.store.page()
+    (job,), _ = world.store.jobs.page()
     assert job.labels == {"made_by": "drift", "deployment": "math"}
     config = job.adapt_config()
     assert (config.public_name, config.train.epochs, config.base_draft) == ("math", 3, "small@1")
@@ -143,11 +143,11 @@ def test_a_second_fall_waits_for_the_cool_down(world: World) -> None:
     for rate in (0.8, 0.2, 0.9, 0.9, 0.2, 0.2):
         world.serve(rate)
     assert world.events[-1] == "acceptance_drift"
-    assert len(world.store.page()[0]) == 1
+    assert len(world.store.jobs.page()[0]) == 1
     world.later_s = 1001.0
     world.serve(0.2)
     assert world.events[-1] == "adaptation_queued"
-    assert len(world.store.page()[0]) == 2
+    assert len(world.store.jobs.page()[0]) == 2
 
 
 @pytest.mark.parametrize(("followed", "pinned"), [("math@1", None), ("math@latest", 1)])
@@ -155,12 +155,12 @@ def test_a_deployment_that_no_new_pack_would_reach_is_not_adapted_and_says_so(
     world: World, followed: str, pinned: int | None
 ) -> None:
     world.deploy(followed)
-    world.store.pin_champion("local", "math", pinned)
+    world.store.deployments.pin_champion("local", "math", pinned)
     world.keep(40)
     for rate in (0.8, 0.2, 0.2):
         world.serve(rate)
     assert world.events == ["acceptance_drift", "adaptation_skipped"]
-    assert world.store.counts() == {}
+    assert world.store.jobs.counts() == {}
 
 
 def test_another_pack_is_judged_by_its_own_rounds_and_a_deletion_forgets_all(world: World) -> None:
@@ -179,7 +179,7 @@ def test_another_pack_is_judged_by_its_own_rounds_and_a_deletion_forgets_all(wor
     assert kept.exists()
     assert world.client.delete("/v1/deployments/math").status_code == 200
     assert not kept.exists()
-    assert world.store.drifts() == {}
+    assert world.store.drifts.all() == {}
 
 
 def test_settings_are_changed_by_field_and_checked(world: World) -> None:
@@ -200,18 +200,18 @@ def test_a_name_that_another_takes_begins_without_judgement_events_or_prompts(wo
     world.keep(40)
     world.serve(0.8)
     world.serve(0.2)
-    old = world.store.deployment("math")
+    old = world.store.deployments.get("math")
     assert world.events == ["acceptance_drift", "adaptation_queued"]
     assert world.client.delete("/v1/deployments/math").status_code == 200
     world.deploy("math@latest")
     told = {"is_below": True, "message": "fell", "data": {}}
-    assert not world.store.record_crossing("math", old.uid, "math@1", **told)
-    assert not world.store.record_handled("math", old.uid, "adaptation_queued", "late", {}, is_job=True)
+    assert not world.store.drifts.record_crossing("math", old.uid, "math@1", **told)
+    assert not world.store.drifts.record_handled("math", old.uid, "adaptation_queued", "late", {}, is_job=True)
     assert world.events == []
     shown = world.client.get("/v1/deployments/math").json()["drift"]
     assert (shown["is_below"], shown["acceptance_length"], shown["expected"]) == (False, None, None)
     assert prompts.newest(world.settings.home, world.uid, 50) == []
-    assert world.store.num_drift_events() == {}
+    assert world.store.drifts.num_events() == {}
     world.tried = world.accepted = 0
     world.serve(0.2)  # one look is no window yet, whatever the old one's rounds were
     assert world.watch.judgements[world.uid].acceptance_length is None

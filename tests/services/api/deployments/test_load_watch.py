@@ -45,7 +45,7 @@ class World:
         self.store.close()
 
     def put(self, name: str = "pair", pack: str | None = "p@1") -> Deployment:
-        return self.store.put_deployment(
+        return self.store.deployments.put(
             Deployment(name=name, target=TARGET, base_draft="d@1", pack=pack), made_by="x", reason="x"
         )
 
@@ -81,11 +81,11 @@ class World:
 
     def live(self, name: str = "pair", away: str | None = None) -> Live:
         self.serving.reconcile()
-        wanted = self.store.deployment(name)
-        return look([wanted], self.serving.applications, self.replicas, self.store.loads(), away=away)[name]
+        wanted = self.store.deployments.get(name)
+        return look([wanted], self.serving.applications, self.replicas, self.store.loads.all(), away=away)[name]
 
     def events(self, name: str = "pair") -> list[DeploymentEvent]:
-        return self.store.deployment_events(name)[0]
+        return self.store.drifts.events(name)[0]
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_an_attempt_that_goes_well_ends_the_counting(world: World) -> None:
     num_asked = len(world.ray.seen("GET", VARIANTS))
     world.pass_once()
     assert len(world.ray.seen("GET", VARIANTS)) == num_asked  # what is loaded is not asked for again
-    assert world.store.loads()["pair"].num_failures == 0
+    assert world.store.loads.all()["pair"].num_failures == 0
 
 
 def test_a_change_that_does_not_load_leaves_what_was_served(world: World) -> None:
@@ -189,7 +189,7 @@ def test_a_change_that_does_not_load_leaves_what_was_served(world: World) -> Non
     world.pass_once()
     world.say((pair, "p@1"))
     world.pass_once()
-    changed = world.store.put_deployment(pair.model_copy(update={"pack": "p@2"}), made_by="x", reason="x")
+    changed = world.store.deployments.put(pair.model_copy(update={"pack": "p@2"}), made_by="x", reason="x")
     world.pass_once()
     assert world.models() == {"pair": ("p@2", 0)}
     world.say((pair, "p@1"), failed=[failure(changed)])
@@ -202,7 +202,7 @@ def test_a_change_that_does_not_load_leaves_what_was_served(world: World) -> Non
     assert found.variant.pack == "p@1"
     assert world.events()[0].message.endswith("p@1 answers as before")
     rolled_back = changed.model_copy(update={"pack": "p@1"})
-    world.store.put_deployment(rolled_back, made_by="x", reason="x")
+    world.store.deployments.put(rolled_back, made_by="x", reason="x")
     world.pass_once()
     assert (world.live().state, world.models()["pair"][0]) == (DeploymentState.READY, "p@1")
 
@@ -210,11 +210,11 @@ def test_a_change_that_does_not_load_leaves_what_was_served(world: World) -> Non
 def test_started_again_it_is_tried_from_the_beginning(world: World) -> None:
     pair = world.put()
     with pytest.raises(ConflictError, match="has not failed"):
-        world.store.restart_load("pair", owner=None, made_by="ada")
+        world.store.loads.restart("pair", owner=None, made_by="ada")
     world.pass_once()
     world.say(failed=[failure(pair)])
     world.pass_once()
-    world.store.restart_load("pair", owner=None, made_by="ada")
+    world.store.loads.restart("pair", owner=None, made_by="ada")
     world.pass_once()
     assert world.models() == {"pair": ("p@1", 1)}
     assert world.live().state is DeploymentState.LOADING
@@ -222,14 +222,14 @@ def test_started_again_it_is_tried_from_the_beginning(world: World) -> None:
     world.say(failed=[failure(pair, 1)])
     world.pass_once()
     assert world.live().state is DeploymentState.FAILED
-    world.store.delete_deployment("pair")
-    assert world.store.loads() == {}
+    world.store.deployments.delete("pair")
+    assert world.store.loads.all() == {}
     made_again = world.put()
     world.pass_once()
     assert world.models() == {"pair": ("p@1", 0)}
     world.say(failed=[failure(pair, 0)])
     world.pass_once()
-    assert world.store.loads() == {}  # that was another deployment's
+    assert world.store.loads.all() == {}  # that was another deployment's
     assert made_again.uid != pair.uid
 
 
@@ -257,4 +257,4 @@ def test_two_services_over_one_database_count_a_failure_once(world: World) -> No
     other = LoadWatch(world.store, world.replicas, lambda: None)
     for watch in (world.watch, other, world.watch):
         watch.run_once(world.serving.applications)
-    assert (len(world.events()), world.store.loads()["pair"].num_failures) == (1, 1)
+    assert (len(world.events()), world.store.loads.all()["pair"].num_failures) == (1, 1)

@@ -22,11 +22,11 @@ def test_kept_prompts_are_moved_at_the_start_and_go_with_the_deployment(settings
             assert client.post("/v1/deployments", json={"name": name, "model": "org/model"}).status_code == 201
             prompts.PromptFile(prompts.open_directory(home, name) / "r1.jsonl", 9).add(ROW)
     store = JobStore(settings.store_url)
-    uid = new_deployment_uid(store.deployment("older").created_at + 60)  # as the migration gave it one
-    with store._write.begin() as session:
+    uid = new_deployment_uid(store.deployments.get("older").created_at + 60)  # as the migration gave it one
+    with store.database.write.begin() as session:
         session.execute(update(DeploymentRow).where(DeploymentRow.name == "older").values(uid=uid))
     frozen = prompts.freeze(home, "older", [ROW], "drift-1")
-    newer = store.deployment("newer").uid
+    newer = store.deployments.get("newer").uid
     store.close()
     with TestClient(create_app(settings)) as client:
         assert prompts.newest(home, uid, 9) == [ROW]

@@ -49,7 +49,7 @@ def test_a_deployment_says_what_decodes_it_and_keeps_it(with_vllm: TestClient) -
     assert with_vllm.post("/v1/deployments", json=BODY).status_code == 409  # the same name on another accelerator
     changed = with_vllm.patch("/v1/deployments/pair", json={"replicas": 2}).json()
     assert (changed["engine"], changed["vllm"]["tensor_parallel_size"]) == ("vllm", 2)
-    (group,) = groups_of(with_vllm.app.state.store.deployments())  # type: ignore[attr-defined]
+    (group,) = groups_of(with_vllm.app.state.services.store.deployments.all())  # type: ignore[attr-defined]
     assert group.key == made.json()["group"]
 
 

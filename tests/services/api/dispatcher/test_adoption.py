@@ -69,7 +69,7 @@ class Service:
         self.start()
 
     def queue(self, owner: str = "ada", name: str = "pair", **options: object) -> Job:
-        job, _ = self.store.create(
+        job, _ = self.store.jobs.create(
             CONFIG.model_copy(update={"served_name": name}),
             owner=owner,
             labels={"team": "math"},
@@ -86,13 +86,13 @@ class Service:
         job = self.queue(**options)  # type: ignore[arg-type]
         self.dispatcher.run_once()
         self.ray.on("GET", f"/api/jobs/{job.id}-a1", Answer({"submission_id": f"{job.id}-a1", "status": "RUNNING"}))
-        return self.store.get(job.id)
+        return self.store.jobs.get(job.id)
 
     def run_dir(self, job: Job, attempt: int = 1) -> RunDir:
         return RunDir(self.settings.home / "runs" / job.id, attempt=attempt)
 
     def types(self, job: Job) -> list[str]:
-        return [event.type for event in self.store.events(job.id)[0]]
+        return [event.type for event in self.store.events.of(job.id)[0]]
 
 
 @pytest.fixture
@@ -110,14 +110,14 @@ def test_a_running_job_comes_back_with_all_that_its_row_said(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = service.run(max_attempts=5)
-    before = service.store.kept_row_fields(job.id)
+    before = service.store.adoption.kept_row_fields(job.id)
     service.run_dir(job).event("stage_started", "training", stage=Stage.TRAIN)
     service.run_dir(job).progress(Stage.TRAIN, step=1, total_steps=2)
     assert SECRET not in (service.run_dir(job).root / "job.json").read_text()
     service.lose(*ALL_ROWS)
-    assert service.store.known_ids() == set()
+    assert service.store.jobs.known_ids() == set()
     service.dispatcher.run_once()
-    found = service.store.get(job.id)
+    found = service.store.jobs.get(job.id)
     same = (
         "id",
         "owner",
@@ -131,9 +131,9 @@ def test_a_running_job_comes_back_with_all_that_its_row_said(
     )
     assert {name: getattr(found, name) for name in same} == {name: getattr(job, name) for name in same}
     assert (found.status, found.attempt, found.stage, found.origin) == (Status.RUNNING, 1, "train", "api")
-    assert service.store.kept_row_fields(job.id) == before
+    assert service.store.adoption.kept_row_fields(job.id) == before
     assert service.types(job) == ["job_adopted", "stage_started"]
-    (told,) = [event for event in service.store.events(job.id)[0] if event.type == "job_adopted"]
+    (told,) = [event for event in service.store.events.of(job.id)[0] if event.type == "job_adopted"]
     assert (told.level, "row was not in the database any more" in told.message) == ("warning", True)
     assert sum("adopted" in record.getMessage() for record in caplog.records) == 1
     service.dispatcher.run_once()
@@ -146,10 +146,12 @@ def test_a_result_that_is_there_ends_it_and_its_webhook_is_told(service: Service
     service.run_dir(job).succeed(put_pack(service.settings.home, "pair", 2.0, job_id=job.id))
     service.lose(*ALL_ROWS)
     service.dispatcher.run_once()
-    found = service.store.get(job.id, owner="ada")
+    found = service.store.jobs.get(job.id, owner="ada")
     assert (found.status, found.result_pack) == (Status.SUCCEEDED, "pair@1")
-    assert [(each.name, each.owner, each.pack) for each in service.store.deployments()] == [("pair", "ada", "pair@1")]
-    (due,) = service.store.due_webhooks()
+    assert [(each.name, each.owner, each.pack) for each in service.store.deployments.all()] == [
+        ("pair", "ada", "pair@1")
+    ]
+    (due,) = service.store.outbox.due()
     assert (due.url, due.secret) == (HOOK["url"], SECRET)
 
 
@@ -159,13 +161,13 @@ def test_an_attempt_that_ray_does_not_know_is_tried_again_after_the_grace_period
     service.lose(*ALL_ROWS)
     service.ray.on("GET", f"/api/jobs/{job.id}-a2", refusal(404, "not_found"))
     service.dispatcher.run_once()
-    assert service.store.get(job.id).attempt == 2  # the highest that its files tell of
+    assert service.store.jobs.get(job.id).attempt == 2  # the highest that its files tell of
     service.clock.now += 31
     service.dispatcher.run_once()
-    assert service.store.get(job.id).status is Status.QUEUED
+    assert service.store.jobs.get(job.id).status is Status.QUEUED
     service.clock.now += 60
     service.dispatcher.run_once()
-    assert service.store.get(job.id).attempt == 3
+    assert service.store.jobs.get(job.id).attempt == 3
     assert service.ray.seen("POST", "/api/jobs/")[-1].body["submission_id"] == f"{job.id}-a3"
 
 
@@ -187,12 +189,12 @@ def test_after_an_older_copy_everything_is_back(service: Service) -> None:
     for path in copy.iterdir():
         shutil.copy2(path, service.settings.home / path.name)
     service.start()
-    assert service.store.known_ids() == {old.id}
+    assert service.store.jobs.known_ids() == {old.id}
     service.dispatcher.run_once()
     service.clock.now += service.settings.lease_s + 2  # the copy says that the dispatcher of then has the lease
     service.dispatcher.run_once()
-    assert {service.store.get(job.id).status for job in (old, new)} == {Status.SUCCEEDED}
-    assert {each.name for each in service.store.deployments()} == {"old", "new"}
+    assert {service.store.jobs.get(job.id).status for job in (old, new)} == {Status.SUCCEEDED}
+    assert {each.name for each in service.store.deployments.all()} == {"old", "new"}
     # A key of the older copy replays; one that was lost is free, and is not answered with somebody else's job.
     assert service.queue(name="old", idempotency_key="first", request_sha256="1").id == old.id
     assert service.queue(name="new", idempotency_key="second", request_sha256="2").id != new.id
@@ -210,9 +212,9 @@ def test_a_job_json_of_a_version_before_is_the_local_owners(service: Service) ->
     run = RunDir.of_job("adapt_before", service.settings.home)
     run.create(CONFIG, origin="api")
     service.dispatcher.run_once()
-    job = service.store.get("adapt_before")
+    job = service.store.jobs.get("adapt_before")
     assert (job.owner, job.max_attempts) == ("local", service.settings.max_attempts)
-    assert "kept no owner" in service.store.events(job.id)[0][0].message
+    assert "kept no owner" in service.store.events.of(job.id)[0][0].message
 
 
 def test_an_older_pack_is_not_deployed_instead_of_a_newer(service: Service) -> None:
@@ -224,23 +226,23 @@ def test_an_older_pack_is_not_deployed_instead_of_a_newer(service: Service) -> N
     assert put_pack(service.settings.home, "pair", 2.0, job_id=second.id) == "pair@2"
     service.run_dir(second).succeed("pair@2")
     service.dispatcher.run_once()
-    assert [each.pack for each in service.store.deployments()] == ["pair@2"]
+    assert [each.pack for each in service.store.deployments.all()] == ["pair@2"]
     service.lose(f"DELETE FROM jobs WHERE id = '{first.id}'")
     service.dispatcher.run_once()
-    assert service.store.get(first.id).status is Status.SUCCEEDED
-    assert [each.pack for each in service.store.deployments()] == ["pair@2"]
+    assert service.store.jobs.get(first.id).status is Status.SUCCEEDED
+    assert [each.pack for each in service.store.deployments.all()] == ["pair@2"]
     assert "deployment_kept" in service.types(first)
 
 
 def test_a_cancelled_job_comes_back_as_cancelled(service: Service) -> None:
     job = service.run()
-    service.store.transition(job.id, Status.CANCELLING, event="cancel_requested", message="x")
+    service.store.jobs.transition(job.id, Status.CANCELLING, event="cancel_requested", message="x")
     service.ray.on("GET", f"/api/jobs/{job.id}-a1", Answer({"submission_id": f"{job.id}-a1", "status": "STOPPED"}))
     service.dispatcher.run_once()
-    assert service.store.get(job.id).status is Status.CANCELLED
+    assert service.store.jobs.get(job.id).status is Status.CANCELLED
     service.lose(*ALL_ROWS)
     service.dispatcher.run_once()
-    assert service.store.get(job.id).status is Status.CANCELLED
+    assert service.store.jobs.get(job.id).status is Status.CANCELLED
     assert len(service.ray.seen("POST", "/api/jobs/")) == 1
 
 
@@ -250,10 +252,10 @@ def test_a_row_that_is_lost_while_the_service_runs_is_found_within_the_hour(serv
         connection.execute("DELETE FROM jobs")
     connection.close()
     service.dispatcher.run_once()
-    assert service.store.known_ids() == set()
+    assert service.store.jobs.known_ids() == set()
     service.clock.now += 3601
     service.dispatcher.run_once()
-    assert service.store.known_ids() == {job.id}
+    assert service.store.jobs.known_ids() == {job.id}
 
 
 def test_events_that_are_there_are_not_imported_twice(service: Service) -> None:
@@ -271,7 +273,7 @@ def test_events_alone_become_a_failed_job(service: Service, caplog: pytest.LogCa
     job = service.queue()
     service.lose("DELETE FROM jobs")
     service.dispatcher.run_once()
-    found = service.store.get(job.id)
+    found = service.store.jobs.get(job.id)
     assert (found.status, found.owner, (found.error or {})["code"]) == (Status.FAILED, "local", "artifact_corrupt")
     assert service.types(job) == ["job_created", "job_adopted"]
     assert sum("adopted" in record.getMessage() for record in caplog.records) == 1
@@ -282,7 +284,7 @@ def test_a_pack_whose_job_left_nothing_is_an_admins_until_it_is_the_local_owners
     assert put_pack(home, "lost", 2.0, job_id="adapt_lost") == "lost@1"
     assert put_pack(home, "free", 2.0) == "free@1"
     keys = {
-        owner: service.store.create_key(owner, "k", scopes)[1]
+        owner: service.store.keys.create(owner, "k", scopes)[1]
         for owner, scopes in (("ada", ["jobs:read"]), ("local", ["jobs:read"]), ("root", list(Scope)))
     }
     client = TestClient(create_app(service.settings))
@@ -295,10 +297,10 @@ def test_a_pack_whose_job_left_nothing_is_an_admins_until_it_is_the_local_owners
     service.lose()
     service.dispatcher.run_once()
     assert (seen("ada"), seen("local"), seen("root")) == ({"free"}, {"free", "lost"}, {"free", "lost"})
-    job = service.store.get("adapt_lost")
+    job = service.store.jobs.get("adapt_lost")
     assert (job.status, job.owner, job.result_pack) == (Status.SUCCEEDED, "local", "lost@1")
     assert service.types(job) == ["job_adopted"]
-    client.app.state.store.close()  # type: ignore[attr-defined]
+    client.app.state.services.store.close()  # type: ignore[attr-defined]
 
 
 def test_what_cannot_be_adopted_is_told_once_and_holds_up_nothing(
@@ -324,7 +326,7 @@ def test_what_cannot_be_adopted_is_told_once_and_holds_up_nothing(
     good.create(CONFIG, origin="api")
     service.dispatcher.run_once()
     service.dispatcher.run_once()
-    assert service.store.known_ids() == {"adapt_zzz"}
+    assert service.store.jobs.known_ids() == {"adapt_zzz"}
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert sum("is not a job" in text for text in told) == 3
     assert sum("cannot be adopted" in text for text in told) == 1

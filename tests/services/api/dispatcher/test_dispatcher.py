@@ -65,22 +65,22 @@ def test_a_job_started_by_hand_is_adopted_and_followed(
     dispatcher: Dispatcher, store: JobStore, settings: Settings, foreign: RunDir
 ) -> None:
     dispatcher.run_once()
-    job = store.get("by-hand-1")
+    job = store.jobs.get("by-hand-1")
     assert (job.status, job.origin, job.attempt) == (Status.RUNNING, "ray", 1)
     foreign.event("stage_started", "training", stage=Stage.TRAIN)
     foreign.progress(Stage.TRAIN, step=5, total_steps=10, eta_s=3)
     dispatcher.run_once()
-    job = store.get("by-hand-1")
+    job = store.jobs.get("by-hand-1")
     assert job.stage == "train"
     assert job.progress is not None
     assert job.progress["percent"] == 50.0
     foreign.succeed(put_pack(settings.home, "pack", 2.0, job_id="by-hand-1"))
     dispatcher.run_once()
-    job = store.get("by-hand-1")
+    job = store.jobs.get("by-hand-1")
     assert (job.status, job.result_pack) == (Status.SUCCEEDED, "pack@1")
-    deployment = store.deployments()[0]
+    deployment = store.deployments.all()[0]
     assert (deployment.name, deployment.pack, deployment.target["model"]) == ("pair", "pack@1", "org/by-hand")
-    types = [event.type for event in store.events("by-hand-1")[0]]
+    types = [event.type for event in store.events.of("by-hand-1")[0]]
     assert types == ["job_adopted", "stage_started", "job_succeeded"]
 
 
@@ -91,32 +91,32 @@ def test_a_silent_job_started_by_hand_is_lost(
     dispatcher.run_once()
     clock.now += 119
     dispatcher.run_once()
-    assert store.get("by-hand-1").status is Status.RUNNING
+    assert store.jobs.get("by-hand-1").status is Status.RUNNING
     clock.now += 5
     dispatcher.run_once()
-    job = store.get("by-hand-1")
+    job = store.jobs.get("by-hand-1")
     assert job.status is Status.FAILED
     assert job.error is not None
     assert job.error["code"] == "worker_lost"
 
 
 def test_old_idempotency_keys_are_forgotten(dispatcher: Dispatcher, store: JobStore, clock: Clock) -> None:
-    first, _ = store.create(CONFIG, idempotency_key="k", force=True)
+    first, _ = store.jobs.create(CONFIG, idempotency_key="k", force=True)
     clock.now += 29 * 86_400
     dispatcher.run_once()
-    assert store.create(CONFIG, idempotency_key="k", force=True) == (first, False)
+    assert store.jobs.create(CONFIG, idempotency_key="k", force=True) == (first, False)
     clock.now += 2 * 86_400
     dispatcher.run_once()
-    assert store.create(CONFIG, idempotency_key="k", force=True)[1]
+    assert store.jobs.create(CONFIG, idempotency_key="k", force=True)[1]
 
 
 def test_a_failed_job_keeps_its_code(dispatcher: Dispatcher, store: JobStore, foreign: RunDir) -> None:
     dispatcher.run_once()
     foreign.fail(DatasetInvalidError("empty", param="dataset.source"))
     dispatcher.run_once()
-    job = store.get("by-hand-1")
+    job = store.jobs.get("by-hand-1")
     assert job.error == {"code": "dataset_invalid", "message": "empty", "param": "dataset.source", "retryable": False}
-    assert store.deployments() == []
+    assert store.deployments.all() == []
 
 
 def test_a_corrupt_run_directory_fails_with_a_code(
@@ -125,7 +125,7 @@ def test_a_corrupt_run_directory_fails_with_a_code(
     write_json(settings.home / "runs" / "broken" / "job.json", {"id": "broken", "origin": "ray", "config": {}})
     dispatcher.run_once()
     dispatcher.run_once()
-    assert store.known_ids() == {foreign.job_id}
+    assert store.jobs.known_ids() == {foreign.job_id}
 
 
 def a_file(runs: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_is_no_job_among_the_runs_is_told_once_and_holds_up_nothing(
     put(settings.home / "runs")
     dispatcher.run_once()
     dispatcher.run_once()
-    assert store.known_ids() == {foreign.job_id}
+    assert store.jobs.known_ids() == {foreign.job_id}
     assert sum("is not a job" in record.getMessage() for record in caplog.records) == num_told
 
 
@@ -180,11 +180,11 @@ def test_a_new_dispatcher_finds_everything_again(
     foreign.succeed(put_pack(settings.home, "pack", 2.0, job_id="by-hand-1"))
     second = Dispatcher(store, settings, clock=clock)
     second.run_once()
-    assert store.get("by-hand-1").status is Status.RUNNING  # the first one still has the lease
+    assert store.jobs.get("by-hand-1").status is Status.RUNNING  # the first one still has the lease
     clock.now += settings.lease_s + 2
     second.run_once()
     second.stop()
-    types = [event.type for event in store.events("by-hand-1")[0]]
+    types = [event.type for event in store.events.of("by-hand-1")[0]]
     assert types == ["job_adopted", "first", "second", "job_succeeded"]
 
 
@@ -197,7 +197,7 @@ def test_a_dispatcher_that_stops_leaves_its_jobs_to_the_next_at_once(
     second = Dispatcher(store, settings, clock=clock)
     second.run_once()
     second.stop()
-    assert store.get("by-hand-1").status is Status.SUCCEEDED
+    assert store.jobs.get("by-hand-1").status is Status.SUCCEEDED
 
 
 def test_a_result_of_an_earlier_attempt_ends_nothing(settings: Settings) -> None:
@@ -213,21 +213,21 @@ def test_a_result_of_an_earlier_attempt_ends_nothing(settings: Settings) -> None
 
 
 def test_without_a_cluster_jobs_stay_queued(dispatcher: Dispatcher, store: JobStore) -> None:
-    job, _ = store.create(CONFIG)
+    job, _ = store.jobs.create(CONFIG)
     dispatcher.run_once()
-    assert store.get(job.id).status is Status.QUEUED
+    assert store.jobs.get(job.id).status is Status.QUEUED
     assert not dispatcher.is_ray_reachable
 
 
 def test_a_claimed_job_waits_for_the_cluster_and_says_so_once(
     dispatcher: Dispatcher, store: JobStore, settings: Settings
 ) -> None:
-    job, _ = store.create(CONFIG)
-    store.claim(max_running=1, holder=dispatcher.holder)
+    job, _ = store.jobs.create(CONFIG)
+    store.leases.claim(max_running=1, holder=dispatcher.holder)
     dispatcher.run_once()
     dispatcher.run_once()
-    assert store.get(job.id).status is Status.RUNNING
-    types = [event.type for event in store.events(job.id)[0]]
+    assert store.jobs.get(job.id).status is Status.RUNNING
+    types = [event.type for event in store.events.of(job.id)[0]]
     assert types == ["job_created", "attempt_started", "waiting_for_cluster"]
     assert not Path(settings.home / "runs" / job.id).exists()
 
@@ -251,7 +251,7 @@ def test_files_that_cannot_be_used_end_their_own_job_and_no_other(
         ray.on("POST", "/api/jobs/", Answer({}))
         changes = {"ray_dashboard_url": ray.url, "max_running": 2, "max_attempts": 1}
         dispatcher = Dispatcher(store, settings.model_copy(update=changes), clock=clock)
-        bad, good = (store.create(CONFIG, force=True)[0] for _ in range(2))
+        bad, good = (store.jobs.create(CONFIG, force=True)[0] for _ in range(2))
         dispatcher.run_once()
         for job in (bad, good):
             status = {"submission_id": f"{job.id}-a1", "status": "RUNNING"}
@@ -260,13 +260,13 @@ def test_files_that_cannot_be_used_end_their_own_job_and_no_other(
         (settings.home / "runs" / bad.id / name).write_text(content)
         RunDir(settings.home / "runs" / good.id, attempt=1).succeed("pair@1")
         dispatcher.run_once()
-        assert store.get(good.id).status is Status.SUCCEEDED
+        assert store.jobs.get(good.id).status is Status.SUCCEEDED
         dispatcher.run_once()
-        assert store.get(bad.id).status is Status.RUNNING
+        assert store.jobs.get(bad.id).status is Status.RUNNING
         clock.now += settings.grace_s + 1
         dispatcher.run_once()
         dispatcher.stop()
-        found = store.get(bad.id)
+        found = store.jobs.get(bad.id)
         assert (found.status, (found.error or {}).get("code")) == (Status.FAILED, "artifact_corrupt")
         assert len(ray.seen("POST", f"/api/jobs/{bad.id}-a1/stop")) == 1
     assert sum(bad.id in record.getMessage() for record in caplog.records if record.levelname == "ERROR") == 1
@@ -278,12 +278,12 @@ def test_a_step_that_fails_keeps_no_other_from_its_turn(
     def broken(**_: object) -> int:
         raise RuntimeError("no")
 
-    store.forget_keys = broken  # type: ignore[method-assign]
+    store.jobs.forget_keys = broken  # type: ignore[method-assign]
     dispatcher._tidied_at = 0.0
     for _ in range(3):
         before = dispatcher.last_pass_at
         dispatcher.run_once()
         assert dispatcher.last_pass_at == before  # /health shows that a pass was not whole
         dispatcher._tidied_at = 0.0
-    assert store.get(foreign.job_id).status is Status.RUNNING
+    assert store.jobs.get(foreign.job_id).status is Status.RUNNING
     assert sum("forgetting old keys failed" in record.getMessage() for record in caplog.records) == 1

@@ -79,11 +79,11 @@ def queue(store: JobStore, seed: int, *, use_gpu: bool = False, ranks: int = 0) 
             "train": {"use_gpu": use_gpu},
         }
     )
-    return store.create(config, need=need_of(config))[0]
+    return store.jobs.create(config, need=need_of(config))[0]
 
 
 def types(store: JobStore, job: Job) -> list[str]:
-    return [event.type for event in store.events(job.id)[0]]
+    return [event.type for event in store.events.of(job.id)[0]]
 
 
 @pytest.mark.parametrize("grows", [False, True], indirect=True)
@@ -94,15 +94,15 @@ def test_of_ten_jobs_with_one_that_wants_gpus_nine_run(
     hopeless = jobs[2]
     for _ in range(9):
         dispatcher.run_once()
-        (running,) = [job for job in store.occupying() if job.id != hopeless.id]
+        (running,) = [job for job in store.leases.occupying() if job.id != hopeless.id]
         RunDir.of_job(running.id, home).succeed(f"pack@{running.seq}")
         clock.now += 20
     dispatcher.run_once()
-    assert {job.id for job in jobs if store.get(job.id).status is Status.SUCCEEDED} == {
+    assert {job.id for job in jobs if store.jobs.get(job.id).status is Status.SUCCEEDED} == {
         job.id for job in jobs if job.id != hopeless.id
     }
     # A cluster that grows has to see it; of any other Ray is told nothing, and it waits here.
-    assert store.get(hopeless.id).status is (Status.RUNNING if grows else Status.QUEUED)
+    assert store.jobs.get(hopeless.id).status is (Status.RUNNING if grows else Status.QUEUED)
     assert types(store, hopeless).count("waiting_for_resources") == 1
     assert len(dashboard.submitted) == (10 if grows else 9)
 
@@ -113,19 +113,19 @@ def test_an_engine_that_no_node_holds_waits_with_its_reason_and_the_jobs_behind_
     dashboard.has(*[{"CPU": 8.0, "GPU": 1.0}] * 8)
     wide, behind = queue(store, 0, use_gpu=True, ranks=4), queue(store, 1, use_gpu=True)
     dispatcher.run_once()
-    assert [store.get(job.id).status for job in (wide, behind)] == [Status.QUEUED, Status.RUNNING]
+    assert [store.jobs.get(job.id).status for job in (wide, behind)] == [Status.QUEUED, Status.RUNNING]
     assert dashboard.submitted == [f"{behind.id}-a1"]
-    body = AdaptationBody.of(store.get(wide.id))
+    body = AdaptationBody.of(store.jobs.get(wide.id))
     assert body.waits_for is not None
     assert "asks for 2 CPUs and 4 GPUs of one node, and no node has more than 8 CPUs and 1 GPU" in body.waits_for
-    (told,) = [event for event in store.events(wide.id)[0] if event.type == "waiting_for_resources"]
+    (told,) = [event for event in store.events.of(wide.id)[0] if event.type == "waiting_for_resources"]
     assert (told.level, told.message) == ("warning", body.waits_for)
-    assert AdaptationBody.of(store.get(behind.id)).waits_for is None
+    assert AdaptationBody.of(store.jobs.get(behind.id)).waits_for is None
     dashboard.has({"CPU": 32.0, "GPU": 4.0})
     monkeypatch.setattr("eda_service.raycluster.nodes._KEPT_S", 0.0)
     RunDir.of_job(behind.id, home).succeed("pack@1")
     dispatcher.run_once()
-    started = AdaptationBody.of(store.get(wide.id))
+    started = AdaptationBody.of(store.jobs.get(wide.id))
     assert (started.status, started.waits_for) == (Status.RUNNING, None)
 
 
@@ -135,13 +135,13 @@ def test_a_second_misfit_stays_in_the_queue_until_the_cluster_has_grown(
 ) -> None:
     first, second = queue(store, 0, use_gpu=True), queue(store, 1, use_gpu=True)
     dispatcher.run_once()
-    assert [store.get(job.id).status for job in (first, second)] == [Status.RUNNING, Status.QUEUED]
+    assert [store.jobs.get(job.id).status for job in (first, second)] == [Status.RUNNING, Status.QUEUED]
     assert types(store, second)[-1] == "waiting_for_resources"
     dashboard.has({"CPU": 16.0}, {"CPU": 8.0, "GPU": 8.0})
     monkeypatch.setattr("eda_service.raycluster.nodes._KEPT_S", 0.0)
     RunDir.of_job(first.id, home).succeed("pack@1")
     dispatcher.run_once()
-    assert store.get(second.id).status is Status.RUNNING
+    assert store.jobs.get(second.id).status is Status.RUNNING
 
 
 def test_where_the_cluster_does_not_say_what_it_has_every_job_counts(
@@ -150,7 +150,7 @@ def test_where_the_cluster_does_not_say_what_it_has_every_job_counts(
     dashboard.is_silent()
     first, second = queue(store, 0, use_gpu=True), queue(store, 1)
     dispatcher.run_once()
-    assert [store.get(job.id).status for job in (first, second)] == [Status.RUNNING, Status.QUEUED]
+    assert [store.jobs.get(job.id).status for job in (first, second)] == [Status.RUNNING, Status.QUEUED]
     assert "waiting_for_resources" not in types(store, first)
 
 
@@ -162,10 +162,10 @@ def test_a_job_whose_process_waits_in_ray_is_not_silent(
     dashboard.statuses[job.id + "-a1"] = "PENDING"
     clock.now += 10 * 3600
     dispatcher.run_once()
-    assert store.get(job.id).status is Status.RUNNING
+    assert store.jobs.get(job.id).status is Status.RUNNING
     dashboard.statuses[job.id + "-a1"] = "RUNNING"  # it runs, and says nothing
     dispatcher.run_once()
-    assert store.get(job.id).error is None
+    assert store.jobs.get(job.id).error is None
     assert types(store, job)[-1] == "attempt_lost"
 
 
@@ -176,4 +176,4 @@ def test_an_adopted_job_that_waits_for_gpus_takes_no_place(dispatcher: Dispatche
     run.progress(Stage.VALIDATE, step=0, total_steps=1)
     job = queue(store, 1)
     dispatcher.run_once()
-    assert {each.id for each in store.occupying()} == {"by-hand", job.id}
+    assert {each.id for each in store.leases.occupying()} == {"by-hand", job.id}

@@ -86,7 +86,7 @@ def put_upload(store: JobStore, home: Path, name: str) -> str:
     (input_files.directory(home, "files") / f"{file_id}.jsonl").write_bytes(data)
     told = {"owner": "local", "purpose": "fine-tune", "sha256": sha256(data).hexdigest(), "size_bytes": len(data)}
     counts = {"num_prompts": 1, "num_skipped": 0, "max_bytes_per_owner": 10**6}
-    store.add_file(file_id, filename=f"{name}.jsonl", **told, **counts)  # type: ignore[arg-type]
+    store.files.add(file_id, filename=f"{name}.jsonl", **told, **counts)  # type: ignore[arg-type]
     return file_id
 
 
@@ -104,29 +104,29 @@ def template(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ho
     jobs = {}
     hook = {"url": receiver.url, "secret": SECRET}
     for role in ("running", "running_too"):
-        jobs[role] = store.create(config(role), webhook=hook)[0].id
-        assert store.claim(max_running=9, holder="an earlier one", lease_s=1) is not None
-        store.mark_submitted(jobs[role], ray_session="s")
+        jobs[role] = store.jobs.create(config(role), webhook=hook)[0].id
+        assert store.leases.claim(max_running=9, holder="an earlier one", lease_s=1) is not None
+        store.jobs.mark_submitted(jobs[role], ray_session="s")
     for role in ("queued", "queued_too"):
-        jobs[role] = store.create(config(role), webhook=hook)[0].id
+        jobs[role] = store.jobs.create(config(role), webhook=hook)[0].id
     ended, uids, files = [], {}, {}
     for name in NAMES:
-        job, _ = store.create(config(f"ended-{name}"), webhook=hook, labels={"team": name}, idempotency_key=name)
-        store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
+        job, _ = store.jobs.create(config(f"ended-{name}"), webhook=hook, labels={"team": name}, idempotency_key=name)
+        store.jobs.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
         ended.append(job.id)
         put_pack(path, name, 1.8, evaluation={"num_draft_tokens": 1, "num_prompts": 8})
         served = {"target": target(name), "base_draft": "small@1", "pack": f"{name}@1", "pack_ref": f"{name}@latest"}
         wanted = Deployment(name=name, drift={"min_rounds": 100}, **served)
-        made = store.put_deployment(wanted, made_by="local", reason="x")
+        made = store.deployments.put(wanted, made_by="local", reason="x")
         uids[name] = made.uid
-        store.record_crossing(name, made.uid, f"{name}@1", is_below=True, message="fell", data={"pack": name})
-        store.pin_champion("local", name, 1)
+        store.drifts.record_crossing(name, made.uid, f"{name}@1", is_below=True, message="fell", data={"pack": name})
+        store.deployments.pin_champion("local", name, 1)
         files[name] = put_upload(store, path, name)
     failure = {"reason": "no memory", "message": "no memory", "data": {}, "retry_in_s": 10**6, "serves": None}
-    store.record_load_failure("bad", uids["bad"], 0, **failure)  # type: ignore[arg-type]
+    store.loads.record_failure("bad", uids["bad"], 0, **failure)  # type: ignore[arg-type]
     jobs["ended"] = ended[0]
-    found = [store.create_key("local", name, list(Scope)) for name in NAMES]
-    store.release(holder="an earlier one")
+    found = [store.keys.create("local", name, list(Scope)) for name in NAMES]
+    store.leases.release(holder="an earlier one")
     store.close()
     return Home(path, jobs | {"key": found[0][0].id}, (found[0][1], found[1][1]), tuple(ended), uids, files)
 
@@ -153,13 +153,13 @@ class World:
         )
         shutil.copytree(home.path, path)
         app = create_app(self.settings)
-        self.store: JobStore = app.state.store
+        self.store: JobStore = app.state.services.store
         self.client = TestClient(app, raise_server_exceptions=False)
         page = self.client.get("/ui/login", headers=HTML)
         fields = {"token": token_of(page), "key": home.keys[1], "to": "/"}
         assert self.client.post("/ui/login", data=fields, headers=HTML, follow_redirects=False).status_code == 303
         self.client.headers["authorization"] = f"Bearer {home.keys[1]}"
-        self.directory: Directory = app.state.directory
+        self.directory: Directory = app.state.services.directory
 
     def restore(self) -> None:
         """Everything as it was, and nobody remembers."""
@@ -169,7 +169,7 @@ class World:
         shutil.copyfile(self.home.path / "eda.db", self.path / "eda.db")
         shutil.rmtree(self.path / "runs", ignore_errors=True)
         shutil.copytree(self.home.path / "files", self.path / "files", dirs_exist_ok=True)
-        self.store._reader = Reader()
+        self.store.database.reader = Reader()
         self.ray.requests.clear()
         self.ray.on("GET", "/api/version", Answer({"session_name": "s"}))
         self.ray.on("POST", "/api/jobs/", Answer({}))
@@ -178,7 +178,7 @@ class World:
         self.serve(100)
         self.directory.forget()
         self.directory.names(LOCAL)
-        self.webhooks = Webhooks(self.store, self.settings, Instruments())
+        self.webhooks = Webhooks(self.store.outbox, self.settings, Instruments())
         self.dispatcher = Dispatcher(self.store, self.settings)
         self.dispatcher.serving.reconcile()
         self.dispatcher.drift.run_once()
@@ -258,14 +258,14 @@ def test_one_damaged_row_keeps_nobody_waiting(
     world.dispatcher.run_once()
     for role, ended in (("running", True), ("running_too", True), ("queued", False), ("queued_too", False)):
         if role in healthy:
-            status = world.store.get(healthy[role]).status
+            status = world.store.jobs.get(healthy[role]).status
             assert status is (Status.SUCCEEDED if ended else Status.RUNNING), (role, status)
     submitted = {request.body["submission_id"] for request in world.ray.seen("POST", "/api/jobs/")}
     assert {f"{healthy[role]}-a1" for role in ("queued", "queued_too") if role in healthy} <= submitted
 
     # Serve: the others change, and what was served under a damaged row is served on.
-    last = world.store.deployment("last")
-    world.store.put_deployment(last.model_copy(update={"pack": "good@1"}), made_by="local", reason="x")
+    last = world.store.deployments.get("last")
+    world.store.deployments.put(last.model_copy(update={"pack": "good@1"}), made_by="local", reason="x")
     world.dispatcher.serving.reconcile()
     models = world.put()
     assert {*NAMES} <= set(models)
@@ -277,7 +277,7 @@ def test_one_damaged_row_keeps_nobody_waiting(
     world.write("DELETE FROM deployment_drift WHERE name = 'good'")
     world.serve(300)
     world.dispatcher.drift.run_once()
-    assert world.store.drifts()["good"].is_below
+    assert world.store.drifts.all()["good"].is_below
     assert world.dispatcher.drift.judgements[world.home.uids["good"]].ratio is not None
 
     # Webhooks: the others are delivered in this pass.
@@ -293,16 +293,16 @@ def test_one_damaged_row_keeps_nobody_waiting(
     world.directory.forget()
     assert {"good", "last"} <= set(world.directory.names(LOCAL))
     asyncio.run(_stream(world.store, ids["running_too"]))
-    assert world.store.events(ids["running_too"])[0][-1].type == "webhook_delivered"
+    assert world.store.events.of(ids["running_too"])[0][-1].type == "webhook_delivered"
 
     # Keys: another one is good, and a damaged one is none or what it says.
-    assert world.store.check_key(world.home.keys[1]) is not None
-    assert len(world.store.list_keys()) == 3
+    assert world.store.keys.check(world.home.keys[1]) is not None
+    assert len(world.store.keys.all()) == 3
     if table == "api_keys" and name not in {"expires_at"}:
-        assert world.store.check_key(world.home.keys[0]) is None
+        assert world.store.keys.check(world.home.keys[0]) is None
     if table == "api_keys" and name != "secret_sha256":  # what is open ends with what opened it
-        is_dead = world.store.check_key(world.home.keys[0]) is None
-        assert world.store.dead_keys({ids["key"]}) == ({ids["key"]} if is_dead else set())
+        is_dead = world.store.keys.check(world.home.keys[0]) is None
+        assert world.store.keys.dead({ids["key"]}) == ({ids["key"]} if is_dead else set())
 
     _require_answers(world)
     if table == "files":
@@ -385,7 +385,7 @@ def test_a_deployment_whose_uid_is_none_takes_nobodys_prompts_with_it(world: Wor
     kept = prompts.PromptFile(prompts.open_directory(world.path, world.home.uids["good"]) / "r1.jsonl", 50)
     kept.add({"at": 1.0, "messages": [{"role": "user", "content": "of another owner"}]})
     world.write(f"UPDATE deployments SET uid = {uid} WHERE name = 'bad'")
-    world.client.app.state.deployments.settle()  # type: ignore[attr-defined]  # as when the service starts
+    world.client.app.state.services.deployments.settle()  # type: ignore[attr-defined]  # as when the service starts
     assert world.client.delete("/v1/deployments/bad").status_code == 200
     assert [row["at"] for row in prompts.newest(world.path, world.home.uids["good"], 50)] == [1.0]
     assert (world.path / "eda.db").exists()

@@ -75,7 +75,7 @@ class Api:
         self.child.wait()
         store = JobStore(f"sqlite:///{self.home / 'eda.db'}")
         try:
-            return store.known_ids()
+            return store.jobs.known_ids()
         finally:
             store.close()
 

@@ -76,7 +76,7 @@ def test_nothing_deployed_starts_nothing(ray: ScriptedService, serving: Serving)
 def test_the_wanted_state_is_put_once_and_again_when_serve_has_lost_it(
     ray: ScriptedService, serving: Serving, store: JobStore
 ) -> None:
-    stored = store.put_deployment(PAIR, made_by="x", reason="x")
+    stored = store.deployments.put(PAIR, made_by="x", reason="x")
     serving.reconcile()
     ray.on("GET", SERVE, runs("RUNNING"))
     serving.reconcile()
@@ -85,7 +85,7 @@ def test_the_wanted_state_is_put_once_and_again_when_serve_has_lost_it(
     ray.on("GET", SERVE, Answer({"applications": {}}))  # Ray was restarted
     serving.reconcile()
     ray.on("GET", SERVE, runs("RUNNING"))
-    store.put_deployment(stored.model_copy(update={"pack": "p@3"}), made_by="x", reason="x")
+    store.deployments.put(stored.model_copy(update={"pack": "p@3"}), made_by="x", reason="x")
     serving.reconcile()
     puts = ray.seen("PUT", SERVE)
     assert len(puts) == 3
@@ -95,9 +95,9 @@ def test_the_wanted_state_is_put_once_and_again_when_serve_has_lost_it(
 def test_the_last_deployment_takes_its_application_with_it(
     ray: ScriptedService, serving: Serving, store: JobStore
 ) -> None:
-    store.put_deployment(PAIR, made_by="x", reason="x")
+    store.deployments.put(PAIR, made_by="x", reason="x")
     serving.reconcile()
-    store.delete_deployment("pair")
+    store.deployments.delete("pair")
     ray.on("GET", SERVE, runs("RUNNING"))
     serving.reconcile()
     assert ray.seen("PUT", SERVE)[-1].body["applications"] == []
@@ -195,7 +195,7 @@ def test_a_replica_that_does_not_answer_is_not_ready(ray: ScriptedService, servi
 
 
 def damage(store: JobStore, name: str) -> None:
-    with store._write.begin() as session:
+    with store.database.write.begin() as session:
         session.execute(text("UPDATE deployments SET target = '{}' WHERE name = :name"), {"name": name})
 
 
@@ -218,15 +218,15 @@ def test_what_is_served_under_a_damaged_row_is_served_on(
         PAIR.model_copy(update={"name": "twin"}),
         PAIR.model_copy(update={"name": "o", "target": other}),
     ):
-        store.put_deployment(made, made_by="x", reason="x")
+        store.deployments.put(made, made_by="x", reason="x")
     serving.reconcile()
     before = ray.seen("PUT", SERVE)[-1].body["applications"]
     running = {each["name"]: {"status": "RUNNING", "deployed_app_config": each} for each in before}
     ray.on("GET", SERVE, Answer({"applications": running}))
     damage(store, "pair")
     damage(store, "o")
-    twin = store.deployment("twin")
-    store.put_deployment(twin.model_copy(update={"pack": "p@3"}), made_by="x", reason="x")
+    twin = store.deployments.get("twin")
+    store.deployments.put(twin.model_copy(update={"pack": "p@3"}), made_by="x", reason="x")
     if is_restarted:
         again = Serving(store, ServeApi(ray.url), Listen("127.0.0.1", 8701))
         again.reconcile()
@@ -242,7 +242,7 @@ def test_what_is_served_under_a_damaged_row_is_served_on(
     if not is_restarted:
         serving.reconcile()
         assert len(ray.seen("PUT", SERVE)) == num_puts
-    (shown,) = [each for each in store.deployments(unreadable=True) if each.name == "pair"]
+    (shown,) = [each for each in store.deployments.all(unreadable=True) if each.name == "pair"]
     live = look([shown], serving.applications, ReplicaClient(ray.url), {}, away=None)["pair"]
     assert live.state is DeploymentState.FAILED
     assert "target" in (live.reason or "")

@@ -22,6 +22,7 @@ from api.settings import Settings
 from eda_service.addresses import is_public
 from eda_service.errors import InputError
 from eda_service.jobstore import Delivery, JobStore
+from eda_service.jobstore.outbox import Outbox
 
 REFUSED = [
     "https://exa１mple.org/", "https://１２７.0.0.1/", "https://a\u00adb.org/", "https://\ud800.org/", "https://e.org/\ud800",
@@ -85,7 +86,7 @@ def webhooks_to_a_stand_in(tmp_path: Path, sent: list[httpx.Request]) -> tuple[W
         sent.append(request)
         return httpx.Response(200)
 
-    made = Webhooks(STORE(), Settings(home=tmp_path, webhook_private_addresses=True), Instruments())
+    made = Webhooks(STORE().outbox, Settings(home=tmp_path, webhook_private_addresses=True), Instruments())
 
     async def stand_in(host: str, port: int) -> str:
         assert host.isascii()
@@ -127,7 +128,7 @@ def test_a_url_from_before_that_is_none_any_more_is_given_up(tmp_path: Path, mon
     sent: list[httpx.Request] = []
     made, transport = webhooks_to_a_stand_in(tmp_path, sent)
     given_up: list[Any] = []
-    monkeypatch.setattr(JobStore, "webhook_gave_up", lambda _, *found: given_up.append(found))
+    monkeypatch.setattr(Outbox, "gave_up", lambda _, *found: given_up.append(found))
     delivery = Delivery(id=7, job_id="adapt_x", url="https://exa１mple.org/", payload={}, attempts=0)
 
     async def send() -> None:

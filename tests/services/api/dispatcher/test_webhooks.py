@@ -56,17 +56,17 @@ def sender(
     store: JobStore, tmp_path: Path, clock: Clock, certificate: tuple[Path, Path], *, private: bool = True
 ) -> Webhooks:
     settings = Settings(home=tmp_path, webhook_private_addresses=private, webhook_ca_file=certificate[0])
-    return Webhooks(store, settings, Instruments(), clock=clock)
+    return Webhooks(store.outbox, settings, Instruments(), clock=clock)
 
 
 def ended_job(store: JobStore, url: str, secret: str | None = SECRET) -> str:
-    job, _ = store.create(CONFIG, force=True, webhook={"url": url, "secret": secret}, labels={"team": "math"})
-    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
+    job, _ = store.jobs.create(CONFIG, force=True, webhook={"url": url, "secret": secret}, labels={"team": "math"})
+    store.jobs.transition(job.id, Status.CANCELLED, event="job_cancelled", message="no more")
     return job.id
 
 
 def types(store: JobStore, job_id: str) -> list[str]:
-    return [event.type for event in store.events(job_id)[0]]
+    return [event.type for event in store.events.of(job_id)[0]]
 
 
 def test_the_end_of_a_job_is_told_once_and_signed(
@@ -126,7 +126,7 @@ def test_private_addresses_are_not_called(
     webhooks = sender(store, tmp_path, clock, certificate, private=False)
     webhooks.run_once()
     assert receiver.seen == []
-    failed = store.events(job_id)[0][-1]
+    failed = store.events.of(job_id)[0][-1]
     assert failed.type == "webhook_failed"
     assert "private address" in failed.message
 
@@ -136,7 +136,7 @@ def test_an_untrusted_certificate_is_not_accepted(
 ) -> None:
     ended_job(store, receiver.url)
     private = Settings(home=tmp_path, webhook_private_addresses=True)
-    webhooks = Webhooks(store, private, Instruments(), clock=clock)
+    webhooks = Webhooks(store.outbox, private, Instruments(), clock=clock)
     webhooks.run_once()
     assert receiver.seen == []
 

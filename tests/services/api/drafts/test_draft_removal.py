@@ -18,6 +18,7 @@ from pack_files import put_pack
 
 from api.settings import Settings
 from eda_service.jobstore import JobStore, Status
+from eda_service.jobstore.queue import JobQueue
 from eda_service.storage.published import pack_bases, registry
 
 ADAPT = ("/v1/adaptations", {"model": "org/model", "base_draft": "small@1", "force": True})
@@ -70,20 +71,20 @@ def test_a_job_that_is_queued_after_the_last_look_is_refused_and_has_failed(
     path: str,
     body: dict[str, Any],
 ) -> None:
-    create = JobStore.create
+    create = JobQueue.create
     removed: list[int] = []
     remove = once(lambda: removed.append(client.delete("/v1/drafts/small@1").status_code))
 
-    def removed_before(self: JobStore, *arguments: Any, **options: Any) -> Any:
+    def removed_before(self: JobQueue, *arguments: Any, **options: Any) -> Any:
         remove()  # the request has found the draft already
         return create(self, *arguments, **options)
 
-    monkeypatch.setattr(JobStore, "create", removed_before)
+    monkeypatch.setattr(JobQueue, "create", removed_before)
     answer = client.post(path, json=body)
     assert removed == [200]
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "base_draft_missing")
     assert "has been removed" in answer.json()["error"]["message"]
-    (job,) = store.page()[0]
+    (job,) = store.jobs.page()[0]
     assert (job.status, job.error and job.error["code"]) == (Status.FAILED, "base_draft_missing")
     assert not is_there(settings.home)
 
@@ -91,15 +92,15 @@ def test_a_job_that_is_queued_after_the_last_look_is_refused_and_has_failed(
 def test_a_job_that_runs_already_says_itself_that_its_draft_is_gone(
     client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = JobStore.create
+    create = JobQueue.create
 
-    def claimed_at_once(self: JobStore, *arguments: Any, **options: Any) -> Any:
+    def claimed_at_once(self: JobQueue, *arguments: Any, **options: Any) -> Any:
         made = create(self, *arguments, **options)
         registry.delete_draft("small", 1, settings.home)
         self.transition(made[0].id, Status.RUNNING, event="attempt_started", message="x")
         return made
 
-    monkeypatch.setattr(JobStore, "create", claimed_at_once)
+    monkeypatch.setattr(JobQueue, "create", claimed_at_once)
     answer = client.post(ADAPT[0], json=ADAPT[1])
     assert (answer.status_code, answer.json()["status"]) == (201, "running")  # stage validate has the code
 
@@ -110,7 +111,7 @@ def test_a_job_is_not_retried_without_its_draft(client: TestClient, store: JobSt
     assert client.delete("/v1/drafts/small@1").status_code == 200
     answer = client.post(f"/v1/jobs/{job_id}/retry")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "base_draft_missing")
-    assert store.get(job_id).status is Status.CANCELLED
+    assert store.jobs.get(job_id).status is Status.CANCELLED
 
 
 def test_an_import_that_has_not_ended_keeps_what_it_registered(
@@ -160,7 +161,7 @@ def test_many_of_both_at_once_leave_no_job_without_its_draft(
         seen.add((codes["post"], codes["delete"]))
         there = registry.has_draft("many", number, settings.home)
         assert there == (codes["delete"] == 409)
-        queued = [job for job in store.live() if job.config["base_draft"] == f"many@{number}"]
+        queued = [job for job in store.jobs.live() if job.config["base_draft"] == f"many@{number}"]
         assert bool(queued) == (codes["post"] == 201)
         assert not queued or there
     assert seen <= {(201, 409), (400, 200), (400, 409)}

@@ -61,14 +61,14 @@ def refusal(client: TestClient, method: str, path: str, **more: Any) -> tuple[in
 def imported(store: JobStore, home: Path, name: str, owner: str = "local", **changes: Any) -> str:
     """A draft that a job of an owner has imported; its manifest says what `changes` say."""
     config = ImportConfig(target=TargetSpec(model="org/base"), source="org/draft", name=name)
-    job, _ = store.create(config, owner=owner, force=True)
+    job, _ = store.jobs.create(config, owner=owner, force=True)
     version = registry.reserve_draft(name, job.id, home)
     directory = put_draft(home, name, version)
     manifest = registry.find_draft_manifest(f"{name}@{version}", home)
     known = {"source": "org/draft@abc", "dialect": "eagle3", "kind": "eagle3", "config": config.model_dump(mode="json")}
     write_json(directory / "manifest.json", manifest.model_copy(update=known | changes).model_dump(mode="json"))
-    store.transition(job.id, Status.RUNNING, event="attempt_started", message="x")
-    store.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="x", result=f"{name}@{version}")
+    store.jobs.transition(job.id, Status.RUNNING, event="attempt_started", message="x")
+    store.jobs.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="x", result=f"{name}@{version}")
     return f"{name}@{version}"
 
 
@@ -153,7 +153,7 @@ def test_adaptations_and_other_jobs_keep_to_their_own_resource(
         assert refusal(client, "POST", f"/v1/adaptations/{job}/{path}")[0] == 404
     assert refusal(client, "POST", f"/v1/adaptations/{job}", json={"priority": 1})[0] == 404
     assert refusal(client, "GET", f"/v1/measurements/{job}")[0] == 404
-    assert store.get(job).status is Status.QUEUED
+    assert store.jobs.get(job).status is Status.QUEUED
     assert client.post(f"/v1/jobs/{job}", json={"priority": 90}).json()["priority"] == 90
     assert client.post(f"/v1/jobs/{job}/cancel").json()["status"] == "cancelled"
     assert client.get(f"/v1/jobs/{adaptation}").json()["kind"] == "adapt"
@@ -260,13 +260,13 @@ def used_by_a_pack(store: JobStore, home: Path, draft: str) -> str:
 
 def used_by_a_job(store: JobStore, home: Path, draft: str) -> str:
     config = AdaptConfig(target=TargetSpec(model="org/model"), base_draft=draft)
-    return f"job {store.create(config)[0].id}"
+    return f"job {store.jobs.create(config)[0].id}"
 
 
 def used_by_a_measurement(store: JobStore, home: Path, draft: str) -> str:
     from eda_service.config.tasks import MeasureConfig
 
-    return f"job {store.create(MeasureConfig(target=TargetSpec(model='org/model'), draft=draft))[0].id}"
+    return f"job {store.jobs.create(MeasureConfig(target=TargetSpec(model='org/model'), draft=draft))[0].id}"
 
 
 @pytest.mark.parametrize("use", [used_by_a_pack, used_by_a_job, used_by_a_measurement])
@@ -295,7 +295,7 @@ def test_a_deployment_keeps_its_draft_until_it_is_gone(client: TestClient, setti
 
 def test_an_imported_draft_is_its_owners(client: TestClient, store: JobStore, settings: Settings) -> None:
     keys = {
-        name: {"authorization": f"Bearer {store.create_key(name, 'k', scopes)[1]}"}
+        name: {"authorization": f"Bearer {store.keys.create(name, 'k', scopes)[1]}"}
         for name, scopes in {
             "ann": ("jobs:read", "jobs:write"), "bob": ("jobs:read", "jobs:write"), "root": ("admin",),
             "reader": ("jobs:read",), "asker": ("infer",),
@@ -329,9 +329,9 @@ def test_an_imported_draft_is_its_owners(client: TestClient, store: JobStore, se
 
 def test_jobs_of_an_older_version_are_adaptations(store: JobStore) -> None:
     """What the migration makes of a row, and what a run directory without a kind is read as."""
-    job, _ = store.create(AdaptConfig(target=TargetSpec(model="org/model")))
-    assert store.get(job.id).kind is JobKind.ADAPT
-    assert [found.id for found in store.page(kind=JobKind.ADAPT)[0]] == [job.id]
+    job, _ = store.jobs.create(AdaptConfig(target=TargetSpec(model="org/model")))
+    assert store.jobs.get(job.id).kind is JobKind.ADAPT
+    assert [found.id for found in store.jobs.page(kind=JobKind.ADAPT)[0]] == [job.id]
 
 
 def test_an_import_whose_row_was_lost_is_found_again(

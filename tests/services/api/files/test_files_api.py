@@ -73,7 +73,7 @@ def test_openais_client_uploads_trains_and_deletes(api: LiveApi, tmp_path: Path)
             model="org/model", training_file=file.id, validation_file=other.id, extra_body={"base_draft": "small@1"}
         )
         assert (job.training_file, job.validation_file) == (file.id, other.id)
-        config = api.store.get(job.id).adapt_config()
+        config = api.store.jobs.get(job.id).adapt_config()
         assert config.dataset.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         with pytest.raises(openai.ConflictError, match=f"is used by job {job.id}"):
             client.files.delete(file.id)
@@ -98,7 +98,7 @@ def test_the_job_has_a_copy_that_deleting_leaves(
     page = {"accept": "text/html"}
     assert f"rows.jsonl ({file['id']})" in client.get(f"/ui/jobs/{job['id']}", headers=page).text
     assert job["dataset"]["sha256"] == hashlib.sha256(lines(100)).hexdigest()
-    finish_job(store, settings.home, store.get(job["id"]))
+    finish_job(store, settings.home, store.jobs.get(job["id"]))
     assert f"rows.jsonl ({file['id']})" in client.get(f"/v1/adaptations/{job['id']}/report.html").text
     assert client.delete(f"/v1/files/{file['id']}").json() == {"id": file["id"], "object": "file", "deleted": True}
     assert kept(settings) == []
@@ -201,7 +201,7 @@ def test_uploads_that_arrive_at_once_hold_no_more_than_one_file_above_the_limit(
             super().close()
 
     monkeypatch.setattr(input_files, "Copy", Watched)
-    files, num_waiting, most_bytes, go_on = Files(store, small), 0, 0, asyncio.Event()
+    files, num_waiting, most_bytes, go_on = Files(store.files, small), 0, 0, asyncio.Event()
 
     async def chunks() -> AsyncIterator[bytes]:
         nonlocal num_waiting, most_bytes
@@ -257,7 +257,7 @@ def test_a_file_whose_deletion_was_cut_short_is_there_to_be_deleted_again(
 
             monkeypatch.setattr(service, "forget_upload", killed)
             with pytest.raises(KeyboardInterrupt):
-                service.Files(store, settings).delete(file, LOCAL)
+                service.Files(store.files, settings).delete(file, LOCAL)
             assert client.get(f"/v1/files/{file}").status_code == 200
         monkeypatch.setattr(service, "forget_upload", forget)
         assert client.delete(f"/v1/files/{file}").status_code == 200
@@ -266,7 +266,7 @@ def test_a_file_whose_deletion_was_cut_short_is_there_to_be_deleted_again(
 
 def test_another_owners_file_does_not_exist(client: TestClient, store: JobStore) -> None:
     mine, other = (
-        {"authorization": f"Bearer {store.create_key(owner, 'x', ['jobs:read', 'jobs:write'])[1]}"} for owner in "ab"
+        {"authorization": f"Bearer {store.keys.create(owner, 'x', ['jobs:read', 'jobs:write'])[1]}"} for owner in "ab"
     )
     file = upload(client, lines(20), headers=mine).json()["id"]
     nowhere = "file-" + "0" * 26
@@ -284,7 +284,7 @@ def test_another_owners_file_does_not_exist(client: TestClient, store: JobStore)
     assert twin != file
     assert client.delete(f"/v1/files/{twin}", headers=other).status_code == 200
     assert client.get(f"/v1/files/{file}/content", headers=mine).content == lines(20)
-    reader = {"authorization": f"Bearer {store.create_key('a', 'x', ['jobs:read'])[1]}"}
+    reader = {"authorization": f"Bearer {store.keys.create('a', 'x', ['jobs:read'])[1]}"}
     assert upload(client, lines(9), headers=reader).status_code == 403
 
 

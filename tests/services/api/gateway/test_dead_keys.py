@@ -53,7 +53,7 @@ class World:
         return self.api.store
 
     def key(self, *, expires_at: int | None = None) -> Key:
-        info, text = self.store.create_key("ann", "test", SCOPES, expires_at)
+        info, text = self.store.keys.create("ann", "test", SCOPES, expires_at)
         sessions = Sessions(self.api.home)
         session = sessions.new(info.id)
         return Key(info.id, text, sessions.seal(session), sessions.form_token(session))
@@ -93,9 +93,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_target: Target) -> Iter
     root, prefix = tmp_path_factory.mktemp("dead"), route_prefix_of(group_key(TARGET))
     with live_api(root, serve_port=port) as api:
         config = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1")
-        job, _ = api.store.create(config, owner="ann")
+        job, _ = api.store.jobs.create(config, owner="ann")
         made = Deployment(name="tiny", owner="ann", target=TARGET, base_draft=None, pack=None)
-        uid = api.store.put_deployment(made, made_by="ann", reason="x").uid
+        uid = api.store.deployments.put(made, made_by="ann", reason="x").uid
         pair = make_pair("tiny", tiny_target, engine, uid=uid)
         with live_endpoint([pair], port=port, prefix=prefix) as endpoint:
             yield World(api, endpoint, job.id)
@@ -213,7 +213,7 @@ def test_a_stream_ends_soon_after_its_key_is_revoked_and_others_go_on(world: Wor
     for each in (theirs, others):
         each.wait(lambda reader: len(reader.pieces) >= 1)
         assert each.status == 200, each.text
-    world.store.revoke_key(doomed.id)
+    world.store.keys.revoke(doomed.id)
     revoked_at = time.monotonic()
     theirs.wait(lambda reader: reader.ended_at is not None, WITHIN_S)
     assert theirs.error is None
@@ -246,7 +246,7 @@ def test_an_answer_that_has_not_begun_is_refused_and_its_slot_is_free(world: Wor
     reader = Reader(world.api.url, "POST", "/v1/chat/completions", doomed.bearer, body)
     while not world.endpoint.runner().num_running:
         time.sleep(0.01)
-    world.store.revoke_key(doomed.id)
+    world.store.keys.revoke(doomed.id)
     reader.wait(lambda each: each.ended_at is not None, WITHIN_S)
     assert (reader.status, json.loads(reader.text)["error"]["code"]) == (401, "invalid_api_key")
     world.endpoint.wait_idle(timeout_s=5)
@@ -264,20 +264,20 @@ def test_a_client_that_reads_nothing_holds_no_slot_after_its_key(world: World) -
     connected.sendall("\r\n".join(lines).encode() + content)
     while not world.endpoint.runner().num_running:
         time.sleep(0.01)
-    world.store.revoke_key(doomed.id)
+    world.store.keys.revoke(doomed.id)
     world.endpoint.wait_idle(timeout_s=WITHIN_S)
     connected.close()
 
 
 def test_the_limit_of_open_requests_counts_those_of_a_dead_key_no_more(world: World) -> None:
-    info, text = world.store.create_key("ann", "one at a time", SCOPES, concurrent_requests=1)
+    info, text = world.store.keys.create("ann", "one at a time", SCOPES, concurrent_requests=1)
     headers = {"authorization": f"Bearer {text}"}
     body = {**LONG, "prompt": [5, 6], "stream": True}
     first = Reader(world.api.url, "POST", "/v1/completions", headers, body)
     first.wait(lambda each: len(each.pieces) >= 1)
     second = httpx.post(f"{world.api.url}/v1/completions", headers=headers, json=body, timeout=30)
     assert second.status_code == 429
-    world.store.revoke_key(info.id)
+    world.store.keys.revoke(info.id)
     third = httpx.post(f"{world.api.url}/v1/completions", headers=headers, json=body, timeout=30)
     assert (third.status_code, third.json()["error"]["code"]) == (401, "invalid_api_key")
     first.wait(lambda each: each.ended_at is not None, WITHIN_S)
@@ -289,18 +289,18 @@ def test_a_session_ends_with_its_key(world: World) -> None:
     doomed = world.key()
     http = httpx.Client(base_url=world.api.url, headers=doomed.browser, timeout=30)
     assert http.get("/ui/jobs").status_code == 200
-    world.store.revoke_key(doomed.id)
+    world.store.keys.revoke(doomed.id)
     assert http.get("/ui/jobs").status_code == 401
     assert http.get("/ui/jobs", headers={"accept": "text/html"}).headers["location"].startswith("/ui/login")
     form = {"token": doomed.form_token}
     assert http.post(f"/ui/jobs/{world.job_id}/cancel", data=form).status_code == 401
-    assert world.store.get(world.job_id).status == "queued"
+    assert world.store.jobs.get(world.job_id).status == "queued"
     http.close()
 
 
 def test_the_client_says_that_its_key_is_dead(world: World) -> None:
     doomed = world.key()
-    threading.Timer(1.0, world.store.revoke_key, (doomed.id,)).start()
+    threading.Timer(1.0, world.store.keys.revoke, (doomed.id,)).start()
     with Client(world.api.url, api_key=doomed.text) as client, pytest.raises(ApiError, match="revoked") as caught:
         list(client.stream_events(world.job_id))
     assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
@@ -312,7 +312,7 @@ def test_what_began_without_keys_ends_with_the_first_key(tmp_path: Path) -> None
         headers = {"accept": "text/event-stream"}
         reader = Reader(api.url, "GET", f"/v1/adaptations/{job_id}/events", headers)
         reader.wait(lambda each: len(each.pieces) >= 1)
-        api.store.create_key("ann", "first", SCOPES)
+        api.store.keys.create("ann", "first", SCOPES)
         reader.wait(lambda each: each.ended_at is not None, WITHIN_S)
         check_end("job-events", reader.text)
 
@@ -320,19 +320,19 @@ def test_what_began_without_keys_ends_with_the_first_key(tmp_path: Path) -> None
 def test_a_database_that_does_not_answer_ends_nothing_and_is_asked_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, real = threading.Event(), world.store.dead_keys
+    asked, real = threading.Event(), world.store.keys.dead
 
     def away(_: Any) -> set[str]:
         asked.set()
         raise OSError("the database is away")
 
-    monkeypatch.setattr(world.store, "dead_keys", away)
+    monkeypatch.setattr(world.store.keys, "dead", away)
     doomed = world.key()
     reader = read(world, "job-events", doomed)
     reader.wait(lambda each: len(each.pieces) >= 1)
-    world.store.revoke_key(doomed.id)
+    world.store.keys.revoke(doomed.id)
     assert asked.wait(10)
     assert reader.ended_at is None
-    monkeypatch.setattr(world.store, "dead_keys", real)
+    monkeypatch.setattr(world.store.keys, "dead", real)
     reader.wait(lambda each: each.ended_at is not None, WITHIN_S)
     check_end("job-events", reader.text)

@@ -28,7 +28,7 @@ def serve_port(proxy: ScriptedService) -> int:
 def put(store: JobStore, name: str, model: str = "org/base", owner: str = "local") -> str:
     """Deploy, and return the path prefix of the group."""
     target = {"model": model, "adapter": None, "revision": None, "dtype": "auto"}
-    store.put_deployment(
+    store.deployments.put(
         Deployment(name=name, owner=owner, target=target, base_draft=None, pack=None), made_by=owner, reason="x"
     )
     return f"/groups/{group_key(target)}"
@@ -53,7 +53,7 @@ def test_each_model_reaches_its_group(client: TestClient, store: JobStore, proxy
     assert [ask(client, name).json()["said"] for name in ("a", "b", "c")] == ["one", "one", "other"]
     assert ask(client, "c", "/v1/completions").json()["said"] == "other"
     sent = proxy.seen("POST", f"{one}{CHAT}")[1]
-    assert sent.headers["x-eda-deployment"] == store.deployment("b").uid
+    assert sent.headers["x-eda-deployment"] == store.deployments.get("b").uid
     assert sent.body == {"model": "b", "messages": HI}
     assert sent.headers["x-request-id"].startswith("req_")
 
@@ -76,7 +76,7 @@ def test_headers_that_steer_serve_do_not_go_through(
     body = {"model": "a", "messages": HI}
     assert client.post(CHAT, json=body, headers=steering).status_code == 200
     (seen,) = proxy.seen("POST", f"{prefix}{CHAT}")
-    assert seen.headers["x-eda-deployment"] == store.deployment("a").uid
+    assert seen.headers["x-eda-deployment"] == store.deployments.get("a").uid
     assert not (steering.keys() - {"x-eda-deployment"}) & seen.headers.keys()
     assert seen.headers["x-request-id"].startswith("req_")
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_loaded_says_why_and_that_asking_again_does_not_help(
 ) -> None:
     prefix = put(store, "a")
     failed = {"reason": "hybrid attention", "message": "", "data": {}, "retry_in_s": None, "serves": None}
-    store.record_load_failure("a", store.deployment("a").uid, 0, **failed)  # type: ignore[arg-type]
+    store.loads.record_failure("a", store.deployments.get("a").uid, 0, **failed)  # type: ignore[arg-type]
     answer = ask(client, "a")
     found = error(answer, 503)
     assert found["code"] == "deployment_failed"
@@ -188,10 +188,10 @@ class Counting:
 
     def deployments(self, *, unreadable: bool) -> list[Deployment]:
         self.num_reads += 1
-        return self._store.deployments(unreadable=unreadable)
+        return self._store.deployments.all(unreadable=unreadable)
 
     def loads(self) -> dict[str, Load]:
-        return self._store.loads()
+        return self._store.loads.all()
 
 
 def test_a_deleted_deployment_takes_no_request_any_more(
@@ -235,7 +235,7 @@ def test_rows_are_read_once_a_second_and_before_a_name_is_called_unknown(store: 
     assert directory.find("new", ADA).deployment.name == "new"
     with pytest.raises(ModelNotFoundError, match=r"there is a, new$"):
         directory.find("hers", ADA)
-    store.delete_deployment("a")
+    store.deployments.delete("a")
     now[0] += 2
     assert directory.known("a", ADA) is None
     with pytest.raises(ModelNotFoundError):

@@ -76,10 +76,10 @@ def serve_port(proxy: ScriptedService) -> int:
 
 def deploy(client: TestClient, **limits: int) -> dict[str, str]:
     """Deploy `a` for ada, and return the headers of her key."""
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     made = Deployment(name="a", owner="ada", target=TARGET, base_draft=None, pack=None)
-    store.put_deployment(made, made_by="ada", reason="x")
-    return {"authorization": f"Bearer {store.create_key('ada', 'k', ['infer'], **limits)[1]}"}  # type: ignore[arg-type]
+    store.deployments.put(made, made_by="ada", reason="x")
+    return {"authorization": f"Bearer {store.keys.create('ada', 'k', ['infer'], **limits)[1]}"}  # type: ignore[arg-type]
 
 
 def ask(client: TestClient, headers: dict[str, str]) -> httpx.Response:

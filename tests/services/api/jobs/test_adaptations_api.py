@@ -232,14 +232,14 @@ def test_cancel_and_retry_of_a_queued_job(client: TestClient) -> None:
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.CANCELLING, Status.SUCCEEDED])
 def test_a_job_that_is_not_over_or_is_done_is_not_retried(client: TestClient, store: JobStore, status: Status) -> None:
     job_id = post(client).json()["id"]
-    store.transition(job_id, Status.RUNNING, event="attempt_started", message="x")
+    store.jobs.transition(job_id, Status.RUNNING, event="attempt_started", message="x")
     if status is not Status.RUNNING:
-        store.transition(job_id, status, event="x", message="x")
+        store.jobs.transition(job_id, status, event="x", message="x")
     refused = client.post(f"/v1/adaptations/{job_id}/retry")
     assert_error(refused, 409, "conflict", "status")
     assert f"is {status.value}; only a job that is cancelled or failed" in refused.json()["error"]["message"]
     assert refused.headers["x-should-retry"] == "false"
-    assert store.get(job_id).status is status
+    assert store.jobs.get(job_id).status is status
 
 
 def test_jobs_survive_a_restart_of_the_api(settings: Settings) -> None:
@@ -302,8 +302,8 @@ def test_health_says_what_is_away(client: TestClient) -> None:
 def test_health_tells_a_stranger_its_status_alone(client: TestClient, scope: str, knows_more: bool) -> None:
     """A probe has no key; how many jobs there are, and of which version the service is, is not for everybody."""
     post(client)
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
-    _, key = store.create_key("me", "test", [scope], None)
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
+    _, key = store.keys.create("me", "test", [scope], None)
     for header in ({}, {"authorization": "Bearer eda_no_key"}, {"authorization": "Basic x"}):
         answer = client.get("/health", headers=header)
         assert (answer.status_code, answer.json()) == (200, {"status": "degraded"})
@@ -313,12 +313,12 @@ def test_health_tells_a_stranger_its_status_alone(client: TestClient, scope: str
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "example.org"])
 def test_only_loopback_is_bound_until_there_are_keys(host: str, client: TestClient) -> None:
-    store: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    store: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="loopback"):
-        require_safe_host(store, host)
-    assert require_safe_host(store, "127.0.0.1") == "127.0.0.1"
-    store.create_key("me", "test", ["admin"], None)
-    assert require_safe_host(store, host) == host
+        require_safe_host(store.keys, host)
+    assert require_safe_host(store.keys, "127.0.0.1") == "127.0.0.1"
+    store.keys.create("me", "test", ["admin"], None)
+    assert require_safe_host(store.keys, host) == host
 
 
 def test_a_second_api_on_one_sqlite_database_is_refused(settings: Settings) -> None:

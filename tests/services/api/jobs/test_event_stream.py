@@ -40,13 +40,13 @@ def messages(text: str) -> list[dict[str, Any]]:
 
 def run_to_the_end(api: LiveApi, job_id: str, num_events: int, *, pause_s: float = 0.0) -> None:
     """What a dispatcher does with a job, told in events."""
-    job = api.store.claim(max_running=8)
+    job = api.store.leases.claim(max_running=8)
     assert job is not None
     assert job.id == job_id
     for n in range(num_events):
-        api.store.add_event(job_id, "step", f"step {n}", token=job.lease_token)
+        api.store.events.add(job_id, "step", f"step {n}", token=job.lease_token)
         time.sleep(pause_s)
-    api.store.transition(job_id, Status.SUCCEEDED, event="job_succeeded", message="done", token=job.lease_token)
+    api.store.jobs.transition(job_id, Status.SUCCEEDED, event="job_succeeded", message="done", token=job.lease_token)
 
 
 def test_a_stream_has_every_event_once_in_order_and_ends_with_the_job(api: LiveApi) -> None:
@@ -97,13 +97,13 @@ def test_many_quiet_streams_ask_for_nothing(api: LiveApi, monkeypatch: pytest.Mo
     monkeypatch.setattr("api.jobs.feed._LOOK_AFTER", 10_000)
     quiet, busy = create(api), create(api)
     asked: list[str] = []
-    real = api.store.events
+    real = api.store.events.of
 
     def counted(job_id: str, **options: Any) -> Any:
         asked.append(job_id)
         return real(job_id, **options)
 
-    monkeypatch.setattr(api.store, "events", counted)
+    monkeypatch.setattr(api.store.events, "of", counted)
     texts: list[str] = []
 
     def listen() -> None:
@@ -119,10 +119,10 @@ def test_many_quiet_streams_ask_for_nothing(api: LiveApi, monkeypatch: pytest.Mo
     time.sleep(0.5)
     before = asked.count(quiet)
     for n in range(10):
-        api.store.add_event(busy, "step", f"step {n}")
+        api.store.events.add(busy, "step", f"step {n}")
         time.sleep(0.1)
     assert asked.count(quiet) == before
-    api.store.transition(quiet, Status.CANCELLED, event="job_cancelled", message="no more")
+    api.store.jobs.transition(quiet, Status.CANCELLED, event="job_cancelled", message="no more")
     for thread in threads:
         thread.join()
     assert len(texts) == len(threads)

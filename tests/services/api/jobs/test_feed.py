@@ -32,7 +32,7 @@ def test_a_database_that_fails_is_told_once_and_the_look_goes_on(
         run("ALTER TABLE away RENAME TO events")
         woken = asyncio.create_task(feed.wait(30))
         await asyncio.sleep(0.5)
-        store.create(AdaptConfig(target=TargetSpec(model="org/model")))
+        store.jobs.create(AdaptConfig(target=TargetSpec(model="org/model")))
         assert not woken.done()
         await asyncio.wait_for(woken, 20)  # by the event: the wait's own end is later
         await feed.stop()

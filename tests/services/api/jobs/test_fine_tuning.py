@@ -43,15 +43,15 @@ def test_a_job_through_its_life(client: OpenAI, api: LiveApi) -> None:
     assert (job.object, job.status, job.model, job.seed) == ("fine_tuning.job", "queued", "org/model", 7)
     assert (job.training_file, job.fine_tuned_model, job.metadata) == ("org/prompts", None, {"team": "math"})
     assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (3, 8)
-    config = api.store.get(job.id).adapt_config()
+    config = api.store.jobs.get(job.id).adapt_config()
     assert (config.train.epochs, config.train.batch_size, config.served_name) == (3, 8, "pair")
-    claimed = api.store.claim(max_running=1)
+    claimed = api.store.leases.claim(max_running=1)
     assert claimed is not None
     assert client.fine_tuning.jobs.retrieve(job.id).status == "validating_files"
-    api.store.record_progress(job.id, {"stage": "train", "updated_at": 100, "eta_s": 20})
+    api.store.jobs.record_progress(job.id, {"stage": "train", "updated_at": 100, "eta_s": 20})
     running = client.fine_tuning.jobs.retrieve(job.id)
     assert (running.status, running.estimated_finish) == ("running", 120)
-    api.store.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="published")
+    api.store.jobs.transition(job.id, Status.SUCCEEDED, event="job_succeeded", message="published")
     ended = client.fine_tuning.jobs.retrieve(job.id)
     assert (ended.status, ended.fine_tuned_model) == ("succeeded", "pair")
     assert ended.finished_at is not None
@@ -70,7 +70,7 @@ def test_lists_are_paged_by_the_client(client: OpenAI) -> None:
 def test_events_come_newest_first_and_cancel_cancels(client: OpenAI, api: LiveApi) -> None:
     job = client.fine_tuning.jobs.create(model="org/model", training_file="self", extra_body=EXTRA)
     for n in range(5):
-        api.store.add_event(job.id, "step", f"step {n}", level="warning")
+        api.store.events.add(job.id, "step", f"step {n}", level="warning")
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
     assert [event.message for event in events] == ["while queued", *(f"step {n}" for n in (4, 3, 2, 1, 0)), "queued"]

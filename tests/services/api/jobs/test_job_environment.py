@@ -32,7 +32,7 @@ class Submissions(RayJobs):
 
 def test_a_job_knows_the_roots(client: TestClient, store: JobStore, settings: Settings, tmp_path: Path) -> None:
     client.post("/v1/adaptations", json={"model": "org/model", "base_draft": "small@1"})
-    job = store.page()[0][0]
+    job = store.jobs.page()[0][0]
     ray = Submissions()
     AttemptTracker(store, settings, ray, Instruments())._submit(job, RunDir.of_job(job.id, settings.home), None)
     assert ray.env[VARIABLE] == str(tmp_path / "allowed")

@@ -44,7 +44,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 @pytest.fixture
 def body(client: TestClient) -> dict[str, Any]:
-    model = client.app.state.settings.local_roots[0] / "model"  # type: ignore[attr-defined]
+    model = client.app.state.services.settings.local_roots[0] / "model"  # type: ignore[attr-defined]
     return {"model": str(Path(model)), "base_draft": "small@1"}
 
 
@@ -74,7 +74,7 @@ def test_an_engine_that_no_node_holds_waits_only_by_force(client: TestClient, bo
     assert error["message"].startswith("vLLM asks for 4 GPUs of one node and no node of the cluster has more than 1")
     queued = client.post(URLS[1], json={**wide, "force": True})
     assert queued.status_code == 201, queued.text
-    job = client.app.state.store.get(queued.json()["id"])  # type: ignore[attr-defined]
+    job = client.app.state.services.store.jobs.get(queued.json()["id"])  # type: ignore[attr-defined]
     assert (job.cpus, job.gpus) == (pytest.approx(2.1), 4)
     assert (job.node_cpus, job.node_gpus) == (2.0, 4)
 

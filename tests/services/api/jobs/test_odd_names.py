@@ -81,20 +81,20 @@ def ask(client: TestClient, method: str, route: str, body: Any) -> Any:
 
 def require_no_500(client: TestClient, store: JobStore, requests: list[Request]) -> None:
     for method, route, body in requests:
-        before = store.known_ids(), store.deployments()
+        before = store.jobs.known_ids(), store.deployments.all()
         answer = ask(client, method, route, body)
         what = f"{method} {route[:200]} {str(body)[:200]!a}: {answer.status_code} {answer.text[:300]!a}"
         assert answer.status_code < 500 or answer.status_code == 503, what
         assert len(answer.content) < 20_000 or answer.is_success, what
         if answer.is_error:
-            assert (store.known_ids(), store.deployments()) == before, what
+            assert (store.jobs.known_ids(), store.deployments.all()) == before, what
 
 
 @pytest.mark.parametrize("text", ODD, ids=ascii)
 def test_no_name_is_a_500_and_an_error_makes_nothing(client: TestClient, store: JobStore, text: str) -> None:
     require_no_500(client, store, named_requests(text))
-    assert [each.name for each in store.deployments() if not is_name(each.name)] == []
-    for job in store.page(limit=100)[0]:
+    assert [each.name for each in store.deployments.all() if not is_name(each.name)] == []
+    for job in store.jobs.page(limit=100)[0]:
         assert is_name(job.adapt_config().public_name), text
 
 
@@ -107,7 +107,7 @@ FEW = [
 def test_nor_is_one_of_a_draft_a_measurement_or_a_page(client: TestClient, store: JobStore) -> None:
     for text in FEW:
         require_no_500(client, store, tasks_and_pages(text))
-    for job in store.page(limit=100)[0]:
+    for job in store.jobs.page(limit=100)[0]:
         assert is_name(getattr(job.task(), "draft_name", "x")), job
 
 
@@ -117,14 +117,14 @@ def test_no_header_is_a_500_and_an_error_makes_nothing(client: TestClient, store
     values = [text.encode("utf-8", "surrogatepass") for text in texts if "\0" not in text]
     for name in HEADERS:
         for value in [b"\xff\xfe", *values]:
-            before = store.known_ids()
+            before = store.jobs.known_ids()
             headers = {b"content-type": b"application/json", name.encode(): value}
             answer = client.post("/v1/adaptations", content=b'{"model": "../x"}', headers=headers)  # type: ignore[arg-type]
             looked = client.get("/v1/adaptations/adapt_0/events", headers={name.encode(): value})  # type: ignore[dict-item]
             what = (name, value[:80], answer.status_code, answer.text[:300], looked.status_code, looked.text[:300])
             assert max(answer.status_code, looked.status_code) < 500, what
             assert answer.is_error, what
-            assert store.known_ids() == before, what
+            assert store.jobs.known_ids() == before, what
             assert answer.headers["x-request-id"].isascii(), what
 
 
@@ -184,7 +184,7 @@ def test_whatever_a_path_leads_to_is_a_400_that_names_its_field(
             answer = client.post(route, json={**body, field: value, "force": True})
             found = (answer.status_code, answer.json().get("error", {}).get("param"))
             assert found == (400, param), (route, field, str(path)[-80:], answer.text)
-    assert (store.known_ids(), store.deployments()) == (set(), [])
+    assert (store.jobs.known_ids(), store.deployments.all()) == (set(), [])
 
 
 @pytest.mark.parametrize("name", ["naïve", "名前", "x" * 97, "..", "a b", "a\n", ""])
@@ -200,4 +200,4 @@ def test_a_name_that_is_none_is_refused_with_the_rule(client: TestClient, field:
 def test_the_name_of_what_has_none_is_made_of_its_model(client: TestClient, store: JobStore, model: str) -> None:
     answer = ask(client, "POST", "/v1/deployments", {**BODY, "model": model})
     assert answer.status_code == 400
-    assert store.deployments() == []
+    assert store.deployments.all() == []

@@ -23,7 +23,7 @@ def old(client: TestClient, store: JobStore, settings: Settings) -> str:
     job_id = str(
         client.post("/v1/adaptations", json={"model": "org/model", "base_draft": "small@1", "force": True}).json()["id"]
     )
-    finish_job(store, settings.home, store.get(job_id))
+    finish_job(store, settings.home, store.jobs.get(job_id))
     return job_id
 
 

@@ -116,7 +116,7 @@ def own_client(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
 
 
 def store_of(client: TestClient) -> JobStore:
-    found: JobStore = client.app.state.store  # type: ignore[attr-defined]
+    found: JobStore = client.app.state.services.store  # type: ignore[attr-defined]
     return found
 
 
@@ -132,7 +132,7 @@ def test_there_are_forty_of_them() -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_answered_at_submit(client: TestClient, models: Path, name: str) -> None:
     changes, code, param, words = WRONG[name]
-    before = store_of(client).counts()
+    before = store_of(client).jobs.counts()
     answer = client.post("/v1/adaptations", json=body_of(name, models))
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
@@ -146,7 +146,7 @@ def test_wrong_input_is_answered_at_submit(client: TestClient, models: Path, nam
         if set(changes) <= {"model", "adapter", "base_draft", "preset", "config"}:
             openai = client.post("/v1/fine_tuning/jobs", json={**body, "training_file": "self"})
             assert (openai.status_code, openai.json()["error"]) == (400, error)
-    assert store_of(client).counts() == before
+    assert store_of(client).jobs.counts() == before
 
 
 def test_what_is_deployed_is_checked_as_far_as_it_is_served(client: TestClient, models: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_is_deployed_is_checked_as_far_as_it_is_served(client: TestClient, 
 def test_a_head_that_is_not_there_is_told_in_the_record(client: TestClient, models: Path) -> None:
     answer = client.post("/v1/adaptations", json={**BODY, "model": str(models / "headless")})
     assert answer.status_code == 201, answer.text
-    events = store_of(client).events(answer.json()["id"])[0]
+    events = store_of(client).events.of(answer.json()["id"])[0]
     told = [event.message for event in events if event.level == "warning"]
     assert [("no lm_head.weight" in message, "token embedding" in message) for message in told] == [(True, True)]
 
@@ -180,7 +180,7 @@ def test_what_the_machines_lack_is_queued_by_force_and_told(client: TestClient, 
     assert estimate["warnings"]
     answer = client.post("/v1/adaptations", json=body)
     assert answer.status_code == 201, answer.text
-    events = store_of(client).events(answer.json()["id"])[0]
+    events = store_of(client).events.of(answer.json()["id"])[0]
     told = [event for event in events if event.type == "queued_all_the_same"]
     assert [event.level for event in told] == ["warning"]
     assert WRONG[name][3][0] in told[0].message
@@ -205,7 +205,7 @@ def test_what_is_right_is_queued(client: TestClient, models: Path) -> None:
     ):
         answer = client.post("/v1/adaptations", json={**BODY, **changes})
         assert answer.status_code == 201, answer.text
-        job = store_of(client).get(answer.json()["id"])
+        job = store_of(client).jobs.get(answer.json()["id"])
         assert (job.cpus, job.gpus) == (pytest.approx(1.1), 0)
 
 
@@ -218,11 +218,11 @@ def test_a_hub_that_cannot_be_asked_is_a_reason_and_force_queues(own_client: Tes
         assert (error["code"], error["param"]) == ("target_not_found", "model")
         assert "HTTP 503" in error["message"]
         assert "`force`" in error["message"]
-    assert store.counts() == {}
+    assert store.jobs.counts() == {}
     warnings = client.post("/v1/adaptations/estimate", json={**body, "force": True}).json()["warnings"]
     assert [each for each in warnings if "HTTP 503" in each]
     job = client.post("/v1/adaptations", json={**body, "force": True}).json()
-    assert "HTTP 503" in store.events(job["id"])[0][1].message
+    assert "HTTP 503" in store.events.of(job["id"])[0][1].message
     asked = hub.num_asked()
     assert client.post("/v1/adaptations", json={**BODY, "model": "org/another"}).status_code == 400
     assert hub.num_asked() == asked  # a hub that has just failed is left alone
@@ -246,7 +246,7 @@ def test_a_cluster_that_grows_is_no_reason_to_refuse(settings: Settings, tmp_pat
         assert [each for each in estimate["warnings"] if "2 GPUs" in each]
         job = client.post("/v1/adaptations", json=body)
         assert job.status_code == 201, job.text
-        assert "2 GPUs" in store_of(client).events(job.json()["id"])[0][1].message
+        assert "2 GPUs" in store_of(client).events.of(job.json()["id"])[0][1].message
 
 
 def test_a_repeated_key_is_answered_whatever_has_become_of_the_hub(
@@ -301,7 +301,7 @@ def test_names_of_packs_and_deployments_are_suggested(
 def test_a_suggestion_is_never_another_owner_s_name(own_client: TestClient, settings: Settings) -> None:
     client, store = own_client, store_of(own_client)
     ann, bob = (
-        {"authorization": f"Bearer {store.create_key(owner, 'k', ['jobs:read', 'jobs:write', 'infer'], None)[1]}"}
+        {"authorization": f"Bearer {store.keys.create(owner, 'k', ['jobs:read', 'jobs:write', 'infer'], None)[1]}"}
         for owner in ("ann", "bob")
     )
     job = client.post("/v1/adaptations", json=BODY, headers=ann).json()

@@ -29,7 +29,7 @@ def serve_port(proxy: ScriptedService) -> int:
 def deploy(store: JobStore, name: str, model: str, owner: str = "local") -> str:
     """Deploy, and return the key of the group."""
     target = {"model": model, "adapter": None, "revision": None, "dtype": "auto"}
-    store.put_deployment(
+    store.deployments.put(
         Deployment(name=name, owner=owner, target=target, base_draft=None, pack=None), made_by=owner, reason="x"
     )
     return group_key(target)
@@ -45,7 +45,7 @@ def say(
     uids: tuple[str, ...] = (),
 ) -> bytes:
     """A group's replicas have answered for the deployments of these names, or of these uids; returns what they say."""
-    variants, uids = [], uids or tuple(store.deployment(name).uid for name in names)
+    variants, uids = [], uids or tuple(store.deployments.get(name).uid for name in names)
     for uid in uids:
         for pack in ("p@1", "p@2"):
             counts = ModelCounts(num_new_tokens=num_new_tokens, num_rounds=4, accepted_at=[3, 2], num_drafts=4)
@@ -127,8 +127,8 @@ def test_with_keys_each_sees_its_own_and_nobody_without(
     group = deploy(store, "a", "org/base", "ada")
     deploy(store, "b", "org/base", "bob")
     say(proxy, store, group, "a", "b")
-    keys = {owner: store.create_key(owner, "k", ["infer"])[1] for owner in ("ada", "bob")}
-    admin = store.create_key("root", "k", ["admin"])[1]
+    keys = {owner: store.keys.create(owner, "k", ["infer"])[1] for owner in ("ada", "bob")}
+    admin = store.keys.create("root", "k", ["admin"])[1]
     assert client.get("/metrics").status_code == 401
     for owner, name in (("ada", "a"), ("bob", "b")):
         names = {value for _, labels in scrape(client, keys[owner]) for key, value in labels if key == "model_name"}
@@ -138,7 +138,7 @@ def test_with_keys_each_sees_its_own_and_nobody_without(
 
 
 def test_jobs_and_answers_are_counted(client: TestClient, store: JobStore, proxy: ScriptedService) -> None:
-    store.create(AdaptConfig(target=TargetSpec(model="org/base"), base_draft="small@1"))
+    store.jobs.create(AdaptConfig(target=TargetSpec(model="org/base"), base_draft="small@1"))
     group = deploy(store, "a", "org/base")
     proxy.on("POST", f"/groups/{group}/v1/completions", Answer({}), Answer({}), Answer({}, status=429))
     for _ in range(3):
@@ -167,12 +167,12 @@ def test_a_name_that_another_owner_takes_shows_nothing_of_before(
 ) -> None:
     """The replicas still tell what they did for the deployment that is gone, and an older one tells names alone."""
     group = deploy(store, "m", "org/base", "ada")
-    old = store.deployment("m").uid
-    store.delete_deployment("m")
+    old = store.deployments.get("m").uid
+    store.deployments.delete("m")
     deploy(store, "m", "org/base", "bob")
-    new = store.deployment("m").uid
-    keys = [store.create_key(owner, "k", ["infer"])[1] for owner in ("ada", "bob")]
-    admin = store.create_key("root", "k", ["admin"])[1]
+    new = store.deployments.get("m").uid
+    keys = [store.keys.create(owner, "k", ["infer"])[1] for owner in ("ada", "bob")]
+    admin = store.keys.create("root", "k", ["admin"])[1]
     assert old != new
     say(proxy, store, group, uids=(old, ""))
     for key in (*keys, admin):
@@ -190,7 +190,7 @@ def test_a_report_of_an_older_version_is_left_out_and_no_error(
 ) -> None:
     group = deploy(store, "a", "org/base")
     body = say(proxy, store, group, "a").replace(b'"uid":', b'"model":')
-    body = body.replace(store.deployment("a").uid.encode(), b"a")
+    body = body.replace(store.deployments.get("a").uid.encode(), b"a")
     proxy.on(
         "GET", f"/groups/{group}/internal/metrics", Answer(headers={"content-type": "application/json"}, body=body)
     )
@@ -203,9 +203,9 @@ def test_what_the_whole_service_does_is_an_admins_to_see(client: TestClient, sto
     for owner, number in (("ada", 2), ("bob", 1)):
         for seed in range(number):
             config = AdaptConfig(target=TargetSpec(model="org/base"), base_draft="small@1", seed=seed)
-            store.create(config, owner=owner)
-    keys = {owner: store.create_key(owner, "k", ["jobs:read"])[1] for owner in ("ada", "bob", "eve")}
-    admin = store.create_key("root", "k", ["admin"])[1]
+            store.jobs.create(config, owner=owner)
+    keys = {owner: store.keys.create(owner, "k", ["jobs:read"])[1] for owner in ("ada", "bob", "eve")}
+    admin = store.keys.create("root", "k", ["admin"])[1]
     for owner, number in (("ada", 2), ("bob", 1), ("eve", 0)):
         found = scrape(client, keys[owner])
         assert of(found, "eda_jobs", status="queued") == number

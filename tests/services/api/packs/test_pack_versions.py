@@ -73,7 +73,7 @@ def test_two_versions_are_compared_in_one_measurement_or_it_is_said_why_not(
 
 
 def test_a_name_alone_means_the_pinned_version(client: TestClient, store: JobStore, settings: Settings) -> None:
-    job, _ = store.create(AdaptConfig(target=TargetSpec(model="org/model")), owner="local")
+    job, _ = store.jobs.create(AdaptConfig(target=TargetSpec(model="org/model")), owner="local")
     put_pack(settings.home, "math", 2.0, job_id=job.id)
     put_pack(settings.home, "math", 2.5)
     assert client.get(f"{VERSIONS}/math").json()["id"] == "math@2"
@@ -85,7 +85,7 @@ def test_a_name_alone_means_the_pinned_version(client: TestClient, store: JobSto
     assert (deployed["name"], deployed["pack"], deployed["pack_ref"]) == ("math", "math@1", "math")
     client.put("/v1/packs/math/champion", json={"version": None})
     assert client.get(f"{VERSIONS}/math").json()["id"] == "math@2"
-    told = [(each.type, each.message) for each in store.events(job.id)[0]]
+    told = [(each.type, each.message) for each in store.events.of(job.id)[0]]
     assert told[1:] == [("pack_pinned", "local pinned math@1"), ("pack_unpinned", "local unpinned math@1")]
 
 
@@ -105,10 +105,10 @@ def test_what_is_used_is_not_removed(client: TestClient, store: JobStore, settin
     client.post("/v1/deployments", json={"name": "pair", "pack": "math@1"})
     client.put("/v1/packs/math/champion", json={"version": 1})
     measure = MeasureConfig(target=TargetSpec(model="org/model"), draft="small@1", pack="math@1")
-    job, _ = store.create(measure, owner="local")
+    job, _ = store.jobs.create(measure, owner="local")
     said = error(client.delete(f"{VERSIONS}/math@1"), 409)
     assert f"is used by job {job.id}, deployment pair, a pin of local" in said
-    store.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
+    store.jobs.transition(job.id, Status.CANCELLED, event="job_cancelled", message="x")
     client.delete("/v1/deployments/pair")
     assert "is used by a pin of local; " in error(client.delete(f"{VERSIONS}/math@1"), 409)
     assert is_there(settings.home, 1)
@@ -129,10 +129,10 @@ def test_what_answers_until_the_wanted_pack_loads_is_used(
         put_pack(settings.home, "math", length)
     client.post("/v1/deployments", json={"name": "pair", "pack": "math@1"})
     assert client.patch("/v1/deployments/pair", json={"pack": "math@2"}).json()["pack"] == "math@2"
-    there = store.deployment("pair")
+    there = store.deployments.get("pair")
     before = Content(target=there.target, base_draft=there.base_draft, pack="math@1")
     failed: dict[str, Any] = {"reason": "x", "message": "x", "data": {}, "retry_in_s": None}
-    assert store.record_load_failure("pair", there.uid, 0, serves=before, **failed)
+    assert store.loads.record_failure("pair", there.uid, 0, serves=before, **failed)
     assert "is used by deployment pair; " in error(client.delete(f"{VERSIONS}/math@1"), 409)
 
 
@@ -153,25 +153,25 @@ def test_a_deployment_that_comes_in_between_keeps_its_pack(
 
 def test_only_its_owner_removes_a_pack(client: TestClient, store: JobStore, settings: Settings) -> None:
     config = AdaptConfig(target=TargetSpec(model="org/model"))
-    hers, _ = store.create(config, owner="ada")
-    store.transition(hers.id, Status.CANCELLED, event="job_cancelled", message="over")
+    hers, _ = store.jobs.create(config, owner="ada")
+    store.jobs.transition(hers.id, Status.CANCELLED, event="job_cancelled", message="over")
     put_pack(settings.home, "math", 2.0, job_id=hers.id)
     put_pack(settings.home, "math", 2.0)
     scopes = ["jobs:read", "jobs:write"]
     ada, bob, root = (
-        {"authorization": f"Bearer {store.create_key(owner, 'test', given, None)[1]}"}
+        {"authorization": f"Bearer {store.keys.create(owner, 'test', given, None)[1]}"}
         for owner, given in (("ada", scopes), ("bob", scopes), ("root", ["admin"]))
     )
-    store.pin_champion("root", "math", 1)
+    store.deployments.pin_champion("root", "math", 1)
     assert error(client.delete(f"{VERSIONS}/math@1", headers=bob), 404)
     assert "is everybody's; ask an admin" in error(client.delete(f"{VERSIONS}/math@2", headers=bob), 403)
     hidden = error(client.delete(f"{VERSIONS}/math@1", headers=ada), 409)
     assert "is used by 1 of other owners" in hidden
     assert "root" not in hidden
-    store.pin_champion("root", "math", None)
+    store.deployments.pin_champion("root", "math", None)
     assert client.delete(f"{VERSIONS}/math@1", headers=ada).status_code == 200
     assert client.delete(f"{VERSIONS}/math@2", headers=root).status_code == 200
-    assert [each.type for each in store.events(hers.id)[0]][-1] == "pack_removed"
+    assert [each.type for each in store.events.of(hers.id)[0]][-1] == "pack_removed"
 
 
 def test_numbers_of_a_pulled_pack_decide_nothing(client: TestClient, settings: Settings) -> None:

@@ -45,7 +45,7 @@ OF_A_JOB = [(method, path) for method, path in ROUTES if "{job_id}" in path]
 
 
 def key(store: JobStore, owner: str, *scopes: str) -> str:
-    return store.create_key(owner, "test", list(scopes or ALL), None)[1]
+    return store.keys.create(owner, "test", list(scopes or ALL), None)[1]
 
 
 def token_of(page: Any) -> str:
@@ -138,10 +138,10 @@ def test_a_login_leads_nowhere_else(client: TestClient, store: JobStore, to: str
 
 
 def test_a_revoked_key_ends_its_sessions(client: TestClient, store: JobStore) -> None:
-    info, text = store.create_key("ada", "test", list(ALL), None)
+    info, text = store.keys.create("ada", "test", list(ALL), None)
     login(client, text)
     assert client.get("/ui/jobs", headers=HTML, follow_redirects=False).status_code == 200
-    store.revoke_key(info.id)
+    store.keys.revoke(info.id)
     assert client.get("/ui/jobs", headers=HTML, follow_redirects=False).status_code == 303
 
 
@@ -176,11 +176,11 @@ def test_a_form_of_another_site_changes_nothing(
     mine, foreign = (token_of(each.get(page, headers=HTML)) for each in (client, browser))
     fields = {} if token is None else {"token": foreign if token.startswith("of") else token}
     refused = client.post(f"{page}/cancel", data=fields, headers=HTML)
-    assert (refused.status_code, store.get(job["id"]).status in {"queued", "running"}) == (400, True)
+    assert (refused.status_code, store.jobs.get(job["id"]).status in {"queued", "running"}) == (400, True)
     question = {"json": {"model": "m", "prompt": "x"}, "headers": {"x-form-token": fields.get("token", "")}}
     assert client.post("/ui/playground/answer", **question).json()["error"]["code"] == "form_token_invalid"  # type: ignore[arg-type]
     taken = client.post(f"{page}/cancel", data={"token": mine}, headers=HTML, follow_redirects=False)
-    assert (taken.status_code, store.get(job["id"]).status in {"cancelled", "cancelling"}) == (303, True)
+    assert (taken.status_code, store.jobs.get(job["id"]).status in {"cancelled", "cancelling"}) == (303, True)
 
 
 def test_a_form_must_be_a_form(client: TestClient) -> None:
@@ -198,7 +198,7 @@ def test_another_owners_job_is_a_page_that_is_not_there(
 ) -> None:
     mine, other = key(store, "ada"), key(store, "bob")
     job = client.post("/v1/adaptations", json=BODY, headers={"authorization": f"Bearer {mine}"}).json()
-    finish_job(store, settings.home, store.get(job["id"]))
+    finish_job(store, settings.home, store.jobs.get(job["id"]))
     login(browser, other)
     token = token_of(browser.get("/ui/jobs", headers=HTML))
     theirs, nobodys = (
@@ -242,7 +242,7 @@ def test_every_answer_carries_the_security_headers_and_no_page_an_inline_script(
     client: TestClient, store: JobStore, settings: Settings
 ) -> None:
     job = client.post("/v1/adaptations", json=BODY).json()
-    finish_job(store, settings.home, store.get(job["id"]))
+    finish_job(store, settings.home, store.jobs.get(job["id"]))
     for path in (
         "/jobs",
         f"/jobs/{job['id']}",
@@ -270,7 +270,7 @@ def test_every_answer_carries_the_security_headers_and_no_page_an_inline_script(
 def test_no_page_shows_a_key_or_the_cookie(client: TestClient, store: JobStore, settings: Settings) -> None:
     text = key(store, "ada", *ALL)
     job = client.post("/v1/adaptations", json=BODY, headers={"authorization": f"Bearer {text}"}).json()
-    finish_job(store, settings.home, store.get(job["id"]))
+    finish_job(store, settings.home, store.jobs.get(job["id"]))
     login(client, text)
     secret, cookie = text.split("_")[-1], client.cookies[COOKIE]
     shown = 0
@@ -295,6 +295,6 @@ def test_static_files_may_be_kept_for_good(client: TestClient) -> None:
 
 def test_a_session_lasts_hours_not_days(client: TestClient, store: JobStore) -> None:
     login(client, key(store, "ada"))
-    session = Sessions(client.app.state.settings.home).open(client.cookies[COOKIE])  # type: ignore[attr-defined]
+    session = Sessions(client.app.state.services.settings.home).open(client.cookies[COOKIE])  # type: ignore[attr-defined]
     assert session is not None
     assert time.time() + LIFETIME_S - 60 < session.expires_at <= time.time() + 12 * 3600

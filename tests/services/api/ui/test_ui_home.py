@@ -36,7 +36,7 @@ def serve_port(proxy: ScriptedService) -> int:
 def client(settings: Settings) -> Iterator[TestClient]:
     """The application; its dispatcher and its history stay as a test leaves them."""
     app = create_app(settings)
-    app.state.dispatcher.start = app.state.history.start = lambda: None
+    app.state.services.dispatcher.start = app.state.services.history.start = lambda: None
     with TestClient(app, raise_server_exceptions=False) as opened:
         yield opened
 
@@ -47,12 +47,12 @@ def target(model: str = "org/model") -> dict[str, Any]:
 
 def deploy(store: JobStore, name: str, pack: str | None, model: str = "org/model") -> Deployment:
     row = Deployment(name=name, target=target(model), base_draft="small@1", pack=pack, pack_ref=pack)
-    return store.put_deployment(row, made_by="local", reason="created")
+    return store.deployments.put(row, made_by="local", reason="created")
 
 
 def queue(store: JobStore, seed: int, **config: Any) -> str:
     made = AdaptConfig(target=TargetSpec(model="org/model"), base_draft="small@1", seed=seed, **config)
-    return store.create(made, owner="local", force=True)[0].id
+    return store.jobs.create(made, owner="local", force=True)[0].id
 
 
 def read(client: TestClient, path: str = "/ui/") -> Element:
@@ -67,7 +67,7 @@ def words(element: Element) -> str:
 
 def serve_all(client: TestClient, proxy: ScriptedService, found: list[Deployment]) -> None:
     """Replicas of every group answer that they have loaded what is wanted."""
-    dispatcher = client.app.state.dispatcher  # type: ignore[attr-defined]
+    dispatcher = client.app.state.services.dispatcher  # type: ignore[attr-defined]
     by_model: dict[str, list[Deployment]] = {}
     for each in found:
         by_model.setdefault(each.target["model"], []).append(each)
@@ -93,15 +93,17 @@ def test_each_fine_tune_has_a_card_with_what_it_gained_and_does(
     put_pack(settings.home, "sql", 1.4, base=1.2)
     found = [deploy(store, "math", "math@1"), deploy(store, "plain", None)]
     serve_all(client, proxy, found)
-    history = client.app.state.history  # type: ignore[attr-defined]
+    history = client.app.state.services.history  # type: ignore[attr-defined]
     for seconds, tokens in ((15, 0), (0, 300)):
         counts = ModelCounts(num_new_tokens=tokens, num_rounds=tokens)
         reading = Reading(found[0].uid, time.monotonic() - seconds, counts)
         history._readings = lambda _, found=reading: {found.uid: found}
         history.run_once()
     running = queue(store, 1, served_name="new")
-    store.transition(running, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
-    store.record_progress(running, {"stage": "train", "percent": 41.0, "step": 4, "total_steps": 9, "updated_at": 1})
+    store.jobs.transition(running, Status.RUNNING, event="attempt_started", message="attempt 1 of 3")
+    store.jobs.record_progress(
+        running, {"stage": "train", "percent": 41.0, "step": 4, "total_steps": 9, "updated_at": 1}
+    )
     queue(store, 2, served_name="new")
     page = read(client)
     cards = {each.one("h2").one("a").text: each for each in page.all("article")}
@@ -140,7 +142,7 @@ def test_an_empty_service_says_what_to_do_next(client: TestClient, store: JobSto
     page = read(client)
     assert "eda adapt smollm2-135m-math --preset demo" in page.one("div", id="cards").text
     assert "Nothing runs or waits" in page.one("div", id="queue").text
-    _, text = store.create_key("ada", "test", ["infer"], None)
+    _, text = store.keys.create("ada", "test", ["infer"], None)
     login = parse(client.get("/ui/login", headers=HTML).text)
     client.post("/ui/login", data={"token": login.one("input", name="token").attributes["value"], "key": text})
     page = read(client)
@@ -151,7 +153,7 @@ def test_an_empty_service_says_what_to_do_next(client: TestClient, store: JobSto
 @pytest.fixture
 def crowded(client: TestClient, store: JobStore, settings: Settings, proxy: ScriptedService) -> list[str]:
     """120 jobs, 30 packs with one of 60 versions, 50 deployments of 25 base models with replicas that answer."""
-    finished = finish_job(store, settings.home, store.get(queue(store, 0)))
+    finished = finish_job(store, settings.home, store.jobs.get(queue(store, 0)))
     for n in range(120):
         queue(store, n + 1, dataset=DatasetSpec(source="reasoning-gym:gsm_symbolic", num_prompts=64 + n))
     packs = [put_pack(settings.home, f"pack-{n:02d}", 2.0 + n / 100) for n in range(30)]

@@ -26,7 +26,7 @@ MOST_BYTES = 300_000
 def walked(client: TestClient, store: JobStore, settings: Settings) -> dict[str, str]:
     """Text of everything that can be reached by links, by path."""
     job = client.post("/v1/adaptations", json={"model": "org/model", "base_draft": "small@1"}).json()
-    finish_job(store, settings.home, store.get(job["id"]))
+    finish_job(store, settings.home, store.jobs.get(job["id"]))
     put_pack(settings.home, "math", 2.0)
     client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
     waiting, found = ["/", "/docs"], {}

@@ -14,6 +14,7 @@ from pack_files import put_pack
 
 from api.endpoint.metrics.counts import ModelCounts
 from api.metrics.throughput import Reading
+from api.services import Services
 from api.settings import Settings
 from eda_service.capacity import Capacity, Machines
 from eda_service.jobstore import JobStore, Status
@@ -41,7 +42,7 @@ def read(client: TestClient, path: str, status: int = 200) -> Element:
 @pytest.fixture
 def finished(client: TestClient, store: JobStore, settings: Settings) -> str:
     job_id = create(client)
-    finish_job(store, settings.home, store.get(job_id))
+    finish_job(store, settings.home, store.jobs.get(job_id))
     return job_id
 
 
@@ -51,7 +52,7 @@ def rows(page: Element) -> list[list[str]]:
 
 def test_the_queue_is_paged_and_filtered(client: TestClient, store: JobStore) -> None:
     ids = [create(client, seed=n) for n in range(53)]
-    store.transition(ids[0], Status.CANCELLED, event="job_cancelled", message="x")
+    store.jobs.transition(ids[0], Status.CANCELLED, event="job_cancelled", message="x")
     first = read(client, "/jobs")
     shown = [each.attributes["id"] for each in first.one("tbody", id="rows").all("tr")]
     assert shown == [f"row-{each}" for each in reversed(ids[3:])]
@@ -71,12 +72,12 @@ def test_the_queue_is_paged_and_filtered(client: TestClient, store: JobStore) ->
 
 def test_a_job_that_the_cluster_does_not_hold_says_what_it_waits_for(client: TestClient, store: JobStore) -> None:
     job_id = create(client)
-    assert store.tell_misfits(Machines(Capacity(cpus=0.2, gpus=0))) == [job_id]
+    assert store.leases.tell_misfits(Machines(Capacity(cpus=0.2, gpus=0))) == [job_id]
     waits = client.get(f"/v1/adaptations/{job_id}").json()["waits_for"]
     assert "and the cluster has 0.2 CPUs and 0 GPUs: it starts once machines with as much have joined" in waits
     assert waits in read(client, f"/jobs/{job_id}").one("dl", id="state").text
     assert "waits for machines" in read(client, "/jobs").one("tr", id=f"row-{job_id}").text
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
     assert client.get(f"/v1/adaptations/{job_id}").json()["waits_for"] is None
     assert "waits for machines" not in read(client, "/jobs").one("tr", id=f"row-{job_id}").text
 
@@ -131,7 +132,7 @@ def test_each_chart_has_its_numbers_in_words_and_as_a_table(client: TestClient, 
 def test_a_failed_job_says_why_and_can_be_retried(client: TestClient, store: JobStore) -> None:
     job_id = create(client)
     error = {"code": "dataset_invalid", "message": HOSTILE, "param": "dataset.source", "retryable": False}
-    store.transition(job_id, Status.FAILED, event="job_failed", message="no prompts", level="error", error=error)
+    store.jobs.transition(job_id, Status.FAILED, event="job_failed", message="no prompts", level="error", error=error)
     page = read(client, f"/jobs/{job_id}")
     assert HOSTILE in page.one("p", **{"class": "bad"}).text
     assert page.all("form", action=f"/ui/jobs/{job_id}/retry")
@@ -139,7 +140,7 @@ def test_a_failed_job_says_why_and_can_be_retried(client: TestClient, store: Job
     token = page.all("input", name="token")[0].attributes["value"]
     answer = client.post(f"/ui/jobs/{job_id}/retry", data={"token": token}, headers=HTML, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, f"/ui/jobs/{job_id}")
-    assert store.get(job_id).status in {"queued", "running"}
+    assert store.jobs.get(job_id).status in {"queued", "running"}
     again = client.post(f"/ui/jobs/{job_id}/retry", data={"token": token}, headers=HTML)
     assert again.status_code == 409
     assert "only a job that is cancelled or failed" in parse(again.text).one("main").text
@@ -147,7 +148,7 @@ def test_a_failed_job_says_why_and_can_be_retried(client: TestClient, store: Job
 
 def test_names_that_try_to_be_markup_are_text(client: TestClient, store: JobStore, settings: Settings) -> None:
     job_id = create(client, metadata={HOSTILE[:40]: HOSTILE})
-    store.add_event(job_id, "note", HOSTILE)
+    store.events.add(job_id, "note", HOSTILE)
     run = RunDir.of_job(job_id, settings.home)
     run.log_path(Stage.TRAIN).write_text(f"{HOSTILE}\n", encoding="utf-8")
     (run.root / "train").mkdir()
@@ -235,7 +236,8 @@ def test_deployments_show_state_pack_history_and_memory(client: TestClient, sett
 def test_a_deployment_shows_its_last_hours(client: TestClient, settings: Settings) -> None:
     put_pack(settings.home, "math", 2.0)
     client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
-    history, uid = client.app.state.history, client.app.state.store.deployment("a").uid  # type: ignore[attr-defined]
+    services: Services = client.app.state.services  # type: ignore[attr-defined]
+    history, uid = services.history, services.store.deployments.get("a").uid
     now, tokens = time.monotonic(), 0
     for minute in range(31):  # a token in two rounds of one draft token, of which each second one is accepted
         tokens += 600 * (minute > 0)
@@ -275,7 +277,7 @@ def test_page_and_report_show_rivals_what_was_measured_on_and_what_became_of_the
     client: TestClient, store: JobStore, settings: Settings
 ) -> None:
     job_id = create(client, dataset={"source": "reasoning-gym:gsm_symbolic", "num_prompts": 64}, served_name="math")
-    job = finish_job(store, settings.home, store.get(job_id), kept="too little gain: <1.000>")
+    job = finish_job(store, settings.home, store.jobs.get(job_id), kept="too little gain: <1.000>")
     run = RunDir.of_job(job.id, settings.home)
     report = run.read_record(EvalReport, Stage.EVALUATE, verify=False)
     assert report is not None

@@ -83,7 +83,7 @@ def test_a_question_that_cannot_be_is_refused(
 
 
 def test_the_keys_limits_count(client: TestClient, store: JobStore, prefix: str) -> None:
-    _, text = store.create_key("local", "test", ["infer"], None, requests_per_minute=1)
+    _, text = store.keys.create("local", "test", ["infer"], None, requests_per_minute=1)
     login = parse(client.get("/ui/login", headers=HTML).text)
     fields = {"token": login.one("input", name="token").attributes["value"], "key": text}
     client.post("/ui/login", data=fields, headers=HTML)
@@ -126,7 +126,7 @@ def test_only_those_who_may_change_a_deployment_choose_its_draft(
     status: int,
     code: str | None,
 ) -> None:
-    _, key = store.create_key("local", "test", scopes, None)
+    _, key = store.keys.create("local", "test", scopes, None)
     body = {"model": "a", "messages": [{"role": "user", "content": "2 + 2?"}], "draft": draft}
     answer = client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
     assert answer.status_code == status, answer.text
@@ -144,14 +144,14 @@ def test_without_deployments_there_is_nothing_to_ask(client: TestClient) -> None
 
 def test_what_the_page_has_made_is_removed_by_a_button(client: TestClient, store: JobStore, prefix: str) -> None:
     """Also what an earlier version made, which says nowhere that it did; nothing that people have made or changed."""
-    target = store.deployment("a").target
+    target = store.deployments.get("a").target
     for name, changes in {
         "a-base": {},  # as earlier versions made it
         "b-base": {},  # there is no `b`
         "math-base": {"labels": {"team": "x"}},
     }.items():
         row = Deployment(name=name, target=target, base_draft="small@1", pack=None, **changes)
-        store.put_deployment(row, made_by="local", reason="created")
+        store.deployments.put(row, made_by="local", reason="created")
     client.post("/v1/deployments", json={"name": "math", "model": "org/model", "pack": "math@1"})
     for name in ("b-base", "math-base"):
         page_now = page(client)
@@ -165,7 +165,7 @@ def test_what_the_page_has_made_is_removed_by_a_button(client: TestClient, store
     gone = client.post("/ui/playground/remove", data=fields, headers=HTML, follow_redirects=False)
     assert (gone.status_code, gone.headers["location"]) == (303, "/ui/playground?left=a")
     assert client.get("/v1/deployments/a-base").status_code == 404
-    assert {each.name for each in store.deployments()} == {"a", "b-base", "math", "math-base"}
+    assert {each.name for each in store.deployments.all()} == {"a", "b-base", "math", "math-base"}
     assert client.post("/ui/playground/remove", data=fields, headers=HTML).status_code == 404
 
 

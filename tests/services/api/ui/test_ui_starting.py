@@ -70,10 +70,10 @@ def test_from_a_file_of_this_computer_to_a_queued_job(client: TestClient, store:
     assert "mine.jsonl, 90 of them" in page.one("main").text
     estimate = client.post("/v1/adaptations/estimate", json={**BODY, "dataset": {"source": "self"}}).json()
     assert [row.all("th")[0].text for row in page.one("tbody").all("tr")] == [s["stage"] for s in estimate["stages"]]
-    assert store.page()[0] == []
+    assert store.jobs.page()[0] == []
     sent = filled(page, "/ui/new/queue")
     queued = press(client, "/ui/new/queue", {**sent, "force": "on"})
-    (job,) = store.page()[0]
+    (job,) = store.jobs.page()[0]
     assert (queued.status_code, queued.headers["location"]) == (303, f"/ui/jobs/{job.id}")
     config = job.adapt_config()
     assert (config.public_name, config.train.epochs, config.seed, job.priority) == ("pair", 3, 5, 70)
@@ -81,7 +81,7 @@ def test_from_a_file_of_this_computer_to_a_queued_job(client: TestClient, store:
     (file,) = client.get("/v1/files").json()["data"]
     assert (config.dataset.source, file["filename"]) == (file["id"], "mine.jsonl")
     again = press(client, "/ui/new/queue", {**sent, "force": "on"})
-    assert (again.headers["location"], len(store.page()[0])) == (f"/ui/jobs/{job.id}", 1)
+    assert (again.headers["location"], len(store.jobs.page()[0])) == (f"/ui/jobs/{job.id}", 1)
 
 
 def test_pasted_and_kept_prompts_become_files(client: TestClient, settings: Settings, store: JobStore) -> None:
@@ -92,7 +92,7 @@ def test_pasted_and_kept_prompts_become_files(client: TestClient, settings: Sett
     drift = {"keep_prompts": 50}
     client.post("/v1/deployments", json={"name": "pair", "model": "org/model", "base_draft": "small@1", "drift": drift})
     assert "has kept no prompts" in parse(ask(client, kept="pair").text).one("p", id="failure").text
-    ring = prompts.PromptFile(prompts.open_directory(settings.home, store.deployment("pair").uid) / "r.jsonl", 50)
+    ring = prompts.PromptFile(prompts.open_directory(settings.home, store.deployments.get("pair").uid) / "r.jsonl", 50)
     for n in range(20):
         ring.add({"at": float(n), "messages": [{"role": "user", "content": f"kept {n}"}]})
     kept = ask(client, kept="pair", num_prompts="16", settings=HELD_OUT)
@@ -137,7 +137,7 @@ def test_what_cannot_be_is_said_in_the_form_and_what_was_typed_stays(
     for name, value in changes.items():
         if upload is None:
             assert again[name] == value
-    assert store.page()[0] == []
+    assert store.jobs.page()[0] == []
     there = [each["filename"] for each in client.get("/v1/files").json()["data"]]
     assert there == (
         ["rows.jsonl"] if upload == ("rows.jsonl", rows()) else []
@@ -186,7 +186,7 @@ def test_a_draft_is_imported_from_its_page(client: TestClient, store: JobStore) 
     form = filled(read(client, "/drafts/import"), "/ui/drafts/import")
     wanted = {**form, "source": "org/draft", "model": "org/base", "name": "ours", "overrides": "rope_theta=500000"}
     assert press(client, "/ui/drafts/import", wanted).headers["location"] == "/ui/drafts"
-    (job,) = store.page()[0]
+    (job,) = store.jobs.page()[0]
     assert (job.kind.value, job.config["source"], job.config["name"]) == ("import_draft", "org/draft", "ours")
     assert (job.config["overrides"], job.config["check"]) == ({"rope_theta": "500000"}, True)
     assert "org/draft" in read(client, "/drafts").one("section", **{"aria-labelledby": "imports"}).text
@@ -201,11 +201,11 @@ def test_packs_are_deployed_pinned_and_downloaded(client: TestClient, store: Job
     assert (form["version"], form["served_as"]) == ("1", "math")
     made = press(client, "/ui/packs/math/deploy", form)
     assert made.headers["location"] == "/ui/deployments/math", made.text
-    assert store.deployment("math").pack == "math@1"
+    assert store.deployments.get("math").pack == "math@1"
     worse = press(client, "/ui/packs/math/deploy", {**form, "version": "2"})
-    assert (worse.status_code, store.deployment("math").pack) == (409, "math@1")
+    assert (worse.status_code, store.deployments.get("math").pack) == (409, "math@1")
     press(client, "/ui/packs/math/deploy", {**form, "version": "2", "force": "on"})
-    assert store.deployment("math").pack == "math@2"
+    assert store.deployments.get("math").pack == "math@2"
     press(client, "/ui/packs/math/champion", {**form, "version": "2"})
     assert "Champion: version 2 (pinned)" in read(client, "/packs").one("main").text
     press(client, "/ui/packs/math/champion", {**form, "unpin": "on"})
@@ -226,7 +226,7 @@ def test_a_packs_page_deploys_compares_and_removes(client: TestClient, store: Jo
     assert "Serve it" in read(client, "/packs/math?before=1").one("main").text  # there is no older one
     alone = filled(read(client, "/packs/math"), "/ui/packs/math/deploy")
     press(client, "/ui/packs/math/deploy", {**alone, "version": "1"})
-    assert store.deployment("math").pack == "math@1"
+    assert store.deployments.get("math").pack == "math@1"
 
     beside = read(client, "/packs/math?compare=2&beside=1").one("section", **{"aria-labelledby": "beside"})
     assert [row.text for row in beside.all("tr")][1:] == ["math@22.50–", "math@12.00–"]
@@ -256,23 +256,23 @@ def test_a_deployment_is_rolled_back_changed_and_removed(
     swap = filled(read(client, "/deployments/a"), "/ui/deployments/a/pack")
     assert swap["pack"] == "math@1"
     press(client, "/ui/deployments/a/pack", {**swap, "pack": ""})
-    assert store.deployment("a").pack is None
+    assert store.deployments.get("a").pack is None
     back = filled(read(client, "/deployments/a"), "/ui/deployments/a/rollback")
     press(client, "/ui/deployments/a/rollback", back)
-    assert store.deployment("a").pack == "math@1"
+    assert store.deployments.get("a").pack == "math@1"
     press(client, "/ui/deployments/a/rollback", {**back, "revision": "2"})
-    assert store.deployment("a").pack is None
+    assert store.deployments.get("a").pack is None
     again = next(e for e in read(client, "/deployments/a").all("a") if e.text == "Adapt again").attributes["href"]
     assert filled(read(client, again.removeprefix("/ui")), "/ui/new")["model"] == "org/model"
     gone = press(client, "/ui/deployments/a/remove", filled(read(client, "/deployments/a"), "/ui/deployments/a/remove"))
-    assert (gone.headers["location"], store.deployments()) == ("/ui/deployments", [])
+    assert (gone.headers["location"], store.deployments.all()) == ("/ui/deployments", [])
 
 
 def test_a_queued_job_shows_its_place_and_takes_another_priority(settings: Settings) -> None:
     app = create_app(settings)
-    app.state.dispatcher.start = lambda: None
+    app.state.services.dispatcher.start = lambda: None
     with TestClient(app) as client:
-        _move_up(client, app.state.store)
+        _move_up(client, app.state.services.store)
 
 
 def _move_up(client: TestClient, store: JobStore) -> None:
@@ -282,7 +282,7 @@ def _move_up(client: TestClient, store: JobStore) -> None:
     assert "Number 3 of 3" in page.one("div", id="queue").text
     form = {**filled(page, f"/ui/jobs/{last}/priority"), "priority": "90"}
     assert press(client, f"/ui/jobs/{last}/priority", form).status_code == 303
-    assert store.get(last).priority == 90
+    assert store.jobs.get(last).priority == 90
     assert "Number 1 of 3" in read(client, f"/jobs/{last}").one("div", id="queue").text
     assert press(client, f"/ui/jobs/{last}/priority", {**form, "priority": "900"}).status_code == 400
 
@@ -290,7 +290,7 @@ def _move_up(client: TestClient, store: JobStore) -> None:
 def test_who_only_reads_finds_nothing_to_press(client: TestClient, store: JobStore, settings: Settings) -> None:
     put_pack(settings.home, "math", 2.0)
     client.post("/v1/deployments", json={"name": "a", "model": "org/model", "pack": "math@1"})
-    _, text = store.create_key("local", "x", ["jobs:read"])
+    _, text = store.keys.create("local", "x", ["jobs:read"])
     token = read(client, "/login").one("input", name="token").attributes["value"]
     client.post("/ui/login", data={"token": token, "key": text, "to": "/"}, headers=HTML)
     for path in ("/jobs", "/files", "/drafts", "/packs", "/deployments", "/deployments/a"):

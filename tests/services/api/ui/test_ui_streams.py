@@ -32,9 +32,9 @@ def create(live: LiveApi, **changes: Any) -> str:
 
 def start(live: LiveApi, job_id: str) -> None:
     try:
-        live.store.transition(job_id, Status.RUNNING, event="attempt_started", message="x")
+        live.store.jobs.transition(job_id, Status.RUNNING, event="attempt_started", message="x")
     except ConflictError:
-        assert live.store.get(job_id).status == "running"  # the dispatcher was faster
+        assert live.store.jobs.get(job_id).status == "running"  # the dispatcher was faster
 
 
 class Stream:
@@ -80,7 +80,7 @@ def test_a_row_of_the_queue_follows_its_job(live: LiveApi) -> None:
         stream.wait_for(f"row-{job_id}", job_id)
         start(live, job_id)
         progress = {"stage": "train", "percent": 41.5, "step": 83, "total_steps": 200, "updated_at": 1}
-        live.store.record_progress(job_id, progress)
+        live.store.jobs.record_progress(job_id, progress)
         row = parse("<table>" + stream.wait_for(f"row-{job_id}", "train") + "</table>")
         assert row.one("progress").attributes["value"] == "41.5"
         stream.wait_for("counts", "running")
@@ -91,16 +91,16 @@ def test_a_row_of_the_queue_follows_its_job(live: LiveApi) -> None:
 
 def test_a_jobs_page_gets_each_event_once_and_ends_with_the_job(live: LiveApi) -> None:
     job_id = create(live, seed=3)
-    after = live.store.newest_events(job_id, limit=1)[0][0].id
+    after = live.store.events.newest(job_id, limit=1)[0][0].id
     start(live, job_id)
     seen: list[str] = []
     with Stream(f"{live.url}/ui/jobs/{job_id}/stream?after={after}") as stream:
         events = iter(stream)
-        live.store.add_event(job_id, "note", "<b>first</b>")
-        live.store.add_event(job_id, "note", "second")
+        live.store.events.add(job_id, "note", "<b>first</b>")
+        live.store.events.add(job_id, "note", "second")
         progress = {"stage": "select", "percent": 50.0, "step": 1, "total_steps": 2, "updated_at": 1}
-        live.store.record_progress(job_id, progress)
-        live.store.transition(
+        live.store.jobs.record_progress(job_id, progress)
+        live.store.jobs.transition(
             job_id, Status.FAILED, event="job_failed", message="gone", error={"code": "x", "message": "y"}
         )
         for kind, found in events:
@@ -119,7 +119,9 @@ def test_a_jobs_page_gets_each_event_once_and_ends_with_the_job(live: LiveApi) -
 def test_the_loss_grows_while_training_runs(live: LiveApi) -> None:
     job_id = create(live, seed=5)
     start(live, job_id)
-    live.store.record_progress(job_id, {"stage": "train", "percent": 1.0, "step": 1, "total_steps": 9, "updated_at": 1})
+    live.store.jobs.record_progress(
+        job_id, {"stage": "train", "percent": 1.0, "step": 1, "total_steps": 9, "updated_at": 1}
+    )
     points = [point for point in record_of(Stage.TRAIN)["curve"] if point["simulated_acceptance_length"] is None]
     path = RunDir.of_job(job_id, live.home).stage_dir(Stage.TRAIN) / "curve.jsonl"
     with Stream(f"{live.url}/ui/jobs/{job_id}/stream") as stream:
@@ -134,7 +136,7 @@ def test_the_loss_grows_while_training_runs(live: LiveApi) -> None:
 
 def test_a_stream_that_nothing_changes_on_stays_silent(live: LiveApi) -> None:
     job_id = create(live, seed=4)
-    live.store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
+    live.store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="x")
     with Stream(f"{live.url}/ui/jobs/{job_id}/stream") as stream:
         found = list(stream)
     assert [kind for kind, _ in found][-1] == "over"

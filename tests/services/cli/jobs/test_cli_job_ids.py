@@ -18,7 +18,7 @@ from eda_service.storage.runs.run import RunDir
 def new_job(live: LiveApi) -> str:
     """A queued job of the local owner."""
     config = AdaptConfig.model_validate({"target": {"model": "org/model"}, "base_draft": "small@1"})
-    return live.store.create(config, owner="local", force=True)[0].id
+    return live.store.jobs.create(config, owner="local", force=True)[0].id
 
 
 def show(eda: Cli, live: LiveApi, *words: str) -> Any:
@@ -60,16 +60,16 @@ def test_what_is_missing_is_told(eda: Cli, live: LiveApi, words: tuple[str, ...]
 def test_priority_of_the_newest(eda: Cli, live: LiveApi) -> None:
     job_id = new_job(live)
     assert eda("jobs", "priority", "80", "--last", url=live.url).stdout == f"{job_id} queued priority 80\n"
-    assert live.store.get(job_id).priority == 80
+    assert live.store.jobs.get(job_id).priority == 80
 
 
 def test_rm_takes_the_row_and_the_directory(eda: Cli, live: LiveApi) -> None:
     job_id = new_job(live)
     live_one = eda("jobs", "rm", job_id, url=live.url)
     assert (live_one.exit_code, "cancel it" in live_one.stderr) == (2, True)
-    live.store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    live.store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     run = RunDir.of_job(job_id, live.home)
-    run.create(live.store.get(job_id).task(), origin="api")
+    run.create(live.store.jobs.get(job_id).task(), origin="api")
     (run.root / "train").mkdir()
     (run.root / "train" / "weights").write_bytes(bytes(2500))
     kept = sum(path.stat().st_size for path in run.root.rglob("*") if path.is_file() and path.name != "job.json")
@@ -77,16 +77,16 @@ def test_rm_takes_the_row_and_the_directory(eda: Cli, live: LiveApi) -> None:
     gone = json.loads(done.stdout)
     assert (gone["id"], gone["freed_bytes"]) == (job_id, kept)
     assert not run.root.exists()
-    assert not live.store.has_job(job_id)
+    assert not live.store.jobs.has(job_id)
     again = eda("jobs", "rm", job_id, url=live.url)
     assert (again.exit_code, "no job" in again.stderr) == (2, True)
 
 
 def test_rm_leaves_what_a_pack_needs(eda: Cli, live: LiveApi) -> None:
-    job = finish_job(live.store, live.home, live.store.get(new_job(live)))
+    job = finish_job(live.store, live.home, live.store.jobs.get(new_job(live)))
     done = eda("jobs", "rm", job.id, url=live.url)
     assert done.exit_code == 2
     assert f"published {job.result_pack}" in done.stderr
     assert "eda gc" in done.stderr
     assert RunDir.of_job(job.id, live.home).is_job
-    assert live.store.get(job.id).status is Status.SUCCEEDED
+    assert live.store.jobs.get(job.id).status is Status.SUCCEEDED

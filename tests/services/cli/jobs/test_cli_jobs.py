@@ -114,9 +114,9 @@ def test_exit_code_of_an_ended_job(eda: Cli, live: LiveApi, command: str, end: S
     error = {"code": "out_of_memory", "message": "no [memory]"} if end is Status.FAILED else None
     pack = "math@1" if end is Status.SUCCEEDED else None
     if end is Status.SUCCEEDED:  # from queued there is no such move
-        live.store.transition(job_id, Status.RUNNING, event="note", message="")
-        live.store.transition(job_id, Status.CANCELLING, event="note", message="")
-    live.store.transition(job_id, end, event="job_ended", message="", error=error, result_pack=pack)
+        live.store.jobs.transition(job_id, Status.RUNNING, event="note", message="")
+        live.store.jobs.transition(job_id, Status.CANCELLING, event="note", message="")
+    live.store.jobs.transition(job_id, end, event="job_ended", message="", error=error, result_pack=pack)
     done = eda("jobs", command, job_id, "--json", url=live.url)
     assert done.exit_code == (0 if end is Status.SUCCEEDED else 1)
     assert json.loads(done.stdout)["status"] == end.value
@@ -129,8 +129,8 @@ def test_exit_code_of_an_ended_job(eda: Cli, live: LiveApi, command: str, end: S
 def test_show_says_what_a_job_waits_for(eda: Cli, live: LiveApi) -> None:
     job_id = adapt(eda, live, "--set", "seed=77")["id"]
     assert "waits:" not in eda("jobs", "show", job_id, url=live.url).stdout
-    live.store.tell_misfits(Machines(Capacity(cpus=0.2, gpus=0)))
-    waits = live.store.get(job_id).waits_for
+    live.store.leases.tell_misfits(Machines(Capacity(cpus=0.2, gpus=0)))
+    waits = live.store.jobs.get(job_id).waits_for
     assert eda("jobs", "show", job_id, url=live.url).stdout.splitlines()[-1] == f"waits: {waits}"
 
 
@@ -140,8 +140,8 @@ def test_the_end_says_what_was_measured_and_what_became_of_the_pack(
     eda: Cli, live: LiveApi, command: str, kept: str | None
 ) -> None:
     job_id = adapt(eda, live, "--data", "reasoning-gym:gsm_symbolic", "--name", "math")["id"]
-    live.store.transition(job_id, Status.RUNNING, event="note", message="")
-    live.store.transition(
+    live.store.jobs.transition(job_id, Status.RUNNING, event="note", message="")
+    live.store.jobs.transition(
         job_id, Status.SUCCEEDED, event="job_succeeded", message="", result_pack="math@2", deployment_kept=kept
     )
     done = eda("jobs", command, job_id, url=live.url)

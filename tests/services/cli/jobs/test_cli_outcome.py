@@ -40,7 +40,7 @@ SPEEDS = tuple(
 def finished(live: LiveApi) -> str:
     body = {**BODY, "force": True, "metadata": {"of": "outcome"}}
     created = httpx.post(f"{live.url}/v1/adaptations", json=body).json()
-    job_id = finish_job(live.store, live.home, live.store.get(created["id"])).id
+    job_id = finish_job(live.store, live.home, live.store.jobs.get(created["id"])).id
     run = RunDir.of_job(job_id, live.home)
     report = run.read_record(EvalReport, Stage.EVALUATE, verify=False)
     assert report is not None

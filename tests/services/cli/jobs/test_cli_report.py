@@ -16,7 +16,7 @@ from live_api import BODY, LiveApi
 @pytest.fixture
 def finished(live: LiveApi) -> str:
     job = httpx.post(f"{live.url}/v1/adaptations", json={**BODY, "force": True}).json()
-    return finish_job(live.store, live.home, live.store.get(job["id"])).id
+    return finish_job(live.store, live.home, live.store.jobs.get(job["id"])).id
 
 
 def test_a_report_is_one_file(eda: Cli, live: LiveApi, finished: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from eda_service.storage.runs.run import RunDir
 @pytest.fixture
 def finished(live: LiveApi) -> str:
     job = httpx.post(f"{live.url}/v1/adaptations", json={**BODY, "force": True}).json()
-    done = finish_job(live.store, live.home, live.store.get(job["id"])).id
+    done = finish_job(live.store, live.home, live.store.jobs.get(job["id"])).id
     keep_samples(RunDir.of_job(done, live.home))
     return done
 

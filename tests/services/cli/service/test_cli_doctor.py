@@ -74,8 +74,8 @@ def test_a_service_without_its_cluster_fails(eda: Cli, live: LiveApi) -> None:
 
 def test_keys_are_tried(eda: Cli, tmp_path: Path) -> None:
     with live_api(tmp_path) as live:
-        text = live.store.create_key("ada", "test", ["jobs:read"])[1]
-        narrow = live.store.create_key("ada", "test", ["infer"])[1]
+        text = live.store.keys.create("ada", "test", ["jobs:read"])[1]
+        narrow = live.store.keys.create("ada", "test", ["infer"])[1]
         for key, state in (("", "fail"), ("eda_0_0", "fail"), (text, "ok"), (narrow, "ok")):
             _, found = look(eda, "--url", live.url, EDA_API_KEY=key)
             assert found["api key"]["state"] == state, found["api key"]

@@ -53,7 +53,7 @@ def store(eda: Cli) -> Iterator[JobStore]:
 def new_job(eda: Cli, store: JobStore, name: str, **target: Any) -> tuple[str, RunDir]:
     """A queued job with all kinds of files."""
     given = {"target": {"model": "org/model", **target}, "base_draft": "small@1", "served_name": name}
-    job = store.create(AdaptConfig.model_validate(given), owner="local", force=True)[0]
+    job = store.jobs.create(AdaptConfig.model_validate(given), owner="local", force=True)[0]
     run = RunDir.of_job(job.id, Path(eda.env["EDA_HOME"]))
     run.create(job.task(), origin="api")
     for path, num_bytes in {**HEAVY, **PACK, **LIGHT}.items():
@@ -76,9 +76,9 @@ def gc(eda: Cli, *options: str) -> Any:
 def test_ended_jobs_lose_what_is_large_and_live_ones_nothing(eda: Cli, store: JobStore) -> None:
     home = Path(eda.env["EDA_HOME"])
     done_id, done = new_job(eda, store, "done")
-    finish_job(store, home, store.get(done_id))
+    finish_job(store, home, store.jobs.get(done_id))
     cancelled_id, cancelled = new_job(eda, store, "cancelled")
-    store.transition(cancelled_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(cancelled_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     _, queued = new_job(eda, store, "queued", engine="eda")
     stranger = home / "runs" / "nobody"
     (stranger / "train" / "ray").mkdir(parents=True)
@@ -103,9 +103,9 @@ def test_ended_jobs_lose_what_is_large_and_live_ones_nothing(eda: Cli, store: Jo
 
 def test_a_young_job_keeps_the_checkpoints_that_a_retry_goes_on_from(eda: Cli, store: JobStore) -> None:
     done_id, done = new_job(eda, store, "done")
-    finish_job(store, Path(eda.env["EDA_HOME"]), store.get(done_id))
+    finish_job(store, Path(eda.env["EDA_HOME"]), store.jobs.get(done_id))
     job_id, cancelled = new_job(eda, store, "young")
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     found = gc(eda, "--yes")
     assert left(done) == {*HEAVY, *PACK, *LIGHT} - {"train/ray/job/step-50/state.pt", "train/start/draft.safetensors"}
     assert left(cancelled) == {*HEAVY, *PACK, *LIGHT}
@@ -114,7 +114,7 @@ def test_a_young_job_keeps_the_checkpoints_that_a_retry_goes_on_from(eda: Cli, s
 
 def test_links_are_not_followed_out_of_a_run(eda: Cli, store: JobStore, tmp_path: Path) -> None:
     job_id, run = new_job(eda, store, "linked")
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     elsewhere = tmp_path / "elsewhere"
     for part in ("generate", "train"):
         (run.root / part).rename(tmp_path / part)
@@ -128,7 +128,7 @@ def test_links_are_not_followed_out_of_a_run(eda: Cli, store: JobStore, tmp_path
 
 def test_a_job_whose_driver_still_runs_is_left_alone(eda: Cli, store: JobStore) -> None:
     job_id, run = new_job(eda, store, "held")
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     with (run.root / "driver.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert gc(eda, "--days", "0", "--yes")["freed_bytes"] == 0
@@ -146,7 +146,7 @@ def test_exports_and_fetched_models_stay_while_something_may_need_them(
     job_id, _ = new_job(eda, store, "live")  # its engine is chosen when it starts, and may be vLLM
     told = gc(eda, "--caches", "--yes")
     assert (told["found"], len(told["kept"])) == ([], 3)
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     assert [each["kind"] for each in gc(eda, "--yes")["found"]] == ["export"]
     assert (export.exists(), model.exists()) == (False, True)
     assert [each["kind"] for each in gc(eda, "--caches", "--yes")["found"]] == ["cache"]
@@ -162,11 +162,43 @@ def test_bytes_of_uploads_that_no_row_names_go_after_a_day(eda: Cli, store: JobS
     for name in (known, lost, young, "notes-of-somebody"):
         (files / f"{name}.jsonl").write_bytes(bytes(600))
     counts = {"size_bytes": 600, "num_prompts": 1, "num_skipped": 0, "max_bytes_per_owner": 1000}
-    store.add_file(known, owner="local", filename="x", purpose="fine-tune", sha256="0", **counts)
+    store.files.add(known, owner="local", filename="x", purpose="fine-tune", sha256="0", **counts)
     found = gc(eda, "--yes")
     assert [(each["kind"], each["name"]) for each in found["found"]] == [("upload", lost)]
     assert found["freed_bytes"] == 600
     assert {path.stem for path in files.iterdir()} == {known, young, "notes-of-somebody"}
+
+
+def test_copies_of_prompt_files_that_no_job_names_go_after_a_day(eda: Cli, store: JobStore) -> None:
+    """As they stay when what was checked comes to no job, or when its job was removed."""
+    inputs = Path(eda.env["EDA_HOME"]) / "inputs"
+    inputs.mkdir()
+    needed, lost, young, wanted_again = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+    for name in (needed, lost, young, wanted_again):
+        (inputs / f"{name}.jsonl").write_bytes(bytes(600))
+        if name is not young:
+            os.utime(inputs / f"{name}.jsonl", (time.time() - 90_000,) * 2)
+    store.jobs.create(config_with_copy(needed), owner="local")
+    home = Path(eda.env["EDA_HOME"])
+    found = find_garbage(home, store, days=0.0)
+    assert [(each.kind, each.name, each.size_bytes) for each in found.garbage] == [
+        ("input", lost, 600),
+        ("input", wanted_again, 600),
+    ]
+    store.jobs.create(config_with_copy(wanted_again), owner="local")  # while the question stood there
+    assert [remove(each, home, store) for each in found.garbage] == [600, 0]
+    assert {path.stem for path in inputs.iterdir()} == {needed, young, wanted_again}
+
+
+def config_with_copy(sha256: str) -> AdaptConfig:
+    """A job whose prompts are a copied file."""
+    return AdaptConfig.model_validate(
+        {
+            "target": {"model": "org/model"},
+            "base_draft": "small@1",
+            "dataset": {"source": "/data/rows.jsonl", "sha256": sha256, "num_prompts": 64},
+        }
+    )
 
 
 def test_what_is_needed_by_the_time_of_the_answer_stays(eda: Cli, store: JobStore) -> None:
@@ -174,7 +206,7 @@ def test_what_is_needed_by_the_time_of_the_answer_stays(eda: Cli, store: JobStor
     (home / "exports" / "abc").mkdir(parents=True)
     (home / "exports" / "abc" / "model.safetensors").write_bytes(bytes(600))
     gone_id, gone = new_job(eda, store, "gone")
-    store.transition(gone_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(gone_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     found = find_garbage(home, store, days=0.0)
     assert [each.kind for each in found.garbage] == ["run", "export"]
     shutil.rmtree(gone.root)  # `eda jobs rm` while the question stood there
@@ -211,7 +243,7 @@ def test_a_home_that_is_not_there_is_not_made(eda: Cli, tmp_path: Path) -> None:
 
 def test_it_says_sizes_first_and_does_not_remove_without_an_answer(eda: Cli, store: JobStore) -> None:
     job_id, run = new_job(eda, store, "asked")
-    store.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
+    store.jobs.transition(job_id, Status.CANCELLED, event="job_cancelled", message="by the test")
     done = eda("gc", "--days", "0")
     assert done.exit_code == 0
     assert "together 28.0 kB: 1 run" in done.stdout

@@ -56,7 +56,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self, stores: list[JobStore], clock: Clock) -> None:
         super().__init__()
         self.stores, self.clock, self.model = stores, clock, QueueModel()
-        with stores[0]._write.begin() as session:
+        with stores[0].database.write.begin() as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(delete(table))
 
@@ -84,7 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         result = self.both(
             expect,
-            lambda: self.stores[place].create(
+            lambda: self.stores[place].jobs.create(
                 config(f"m{content}"),
                 owner=owner,
                 priority=priority,
@@ -117,7 +117,7 @@ class QueueMachine(RuleBasedStateMachine):
     def claim(self, place: int, max_running: int, per_owner: int | None, wait_s: int, grows: bool) -> None:
         self.clock.now += wait_s
         expected = self.model.claim(self.now, str(place), LEASE_S, max_running, per_owner, grows=grows)
-        claimed = self.stores[place].claim(
+        claimed = self.stores[place].leases.claim(
             max_running=max_running,
             holder=str(place),
             lease_s=LEASE_S,
@@ -131,13 +131,13 @@ class QueueMachine(RuleBasedStateMachine):
     def hold(self, place: int, wait_s: int) -> None:
         self.clock.now += wait_s
         expected = self.model.hold(self.now, str(place), LEASE_S)
-        held = self.stores[place].hold(holder=str(place), lease_s=LEASE_S)
+        held = self.stores[place].leases.hold(holder=str(place), lease_s=LEASE_S)
         assert [(job.id, job.lease_token) for job in held] == [(job.id, job.token) for job in expected]
 
     @rule(place=HOLDERS)
     def release(self, place: int) -> None:
         self.model.release(str(place))
-        self.stores[place].release(holder=str(place))
+        self.stores[place].leases.release(holder=str(place))
 
     @rule(job_id=jobs, to=st.sampled_from([s for s in Status if s is not Status.RUNNING]), mode=TOKENS, place=HOLDERS)
     def move(self, job_id: str, to: Status, mode: str, place: int) -> None:
@@ -146,7 +146,7 @@ class QueueMachine(RuleBasedStateMachine):
         not_before = self.now + BACK_OFF_S if to is Status.QUEUED else 0
         self.both(
             lambda: self.model.transition(job, to.value, event, token, not_before),
-            lambda: self.stores[place].transition(
+            lambda: self.stores[place].jobs.transition(
                 job_id, to, event=event, message="m", token=token, not_before=not_before
             ),
         )
@@ -163,7 +163,7 @@ class QueueMachine(RuleBasedStateMachine):
             job.priority = priority
             job.events.append("priority_changed")
 
-        self.both(expect, lambda: self.stores[0].set_priority(job_id, priority, owner=owner))
+        self.both(expect, lambda: self.stores[0].jobs.set_priority(job_id, priority, owner=owner))
 
     @rule(job_id=jobs, start=st.integers(0, NUM_LINES), count=st.integers(0, NUM_LINES), mode=TOKENS, place=HOLDERS)
     def import_events(self, job_id: str, start: int, count: int, mode: str, place: int) -> None:
@@ -172,7 +172,7 @@ class QueueMachine(RuleBasedStateMachine):
         token = self.token(job_id, mode)
         self.both(
             lambda: self.model.import_events(self.model.job(job_id), start, names, token),
-            lambda: self.stores[place].import_events(job_id, lines, start=start, token=token),
+            lambda: self.stores[place].events.bring_in(job_id, lines, start=start, token=token),
         )
 
     @rule(job_id=jobs, mode=TOKENS, place=HOLDERS)
@@ -183,29 +183,29 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.check_token(job, token)
             job.events.append("note")
 
-        self.both(expect, lambda: store.add_event(job_id, "note", "m", token=token))
+        self.both(expect, lambda: store.events.add(job_id, "note", "m", token=token))
         check: Callable[[], None] = lambda: self.model.check_token(job, token)  # noqa: E731
-        self.both(check, lambda: store.mark_submitted(job_id, token=token, ray_session="s"))
-        self.both(check, lambda: store.record_progress(job_id, {"stage": "train", "percent": 1.0}, token=token))
+        self.both(check, lambda: store.jobs.mark_submitted(job_id, token=token, ray_session="s"))
+        self.both(check, lambda: store.jobs.record_progress(job_id, {"stage": "train", "percent": 1.0}, token=token))
 
     @rule(fate=st.sampled_from(["delivered", "failed", "gave_up"]), place=HOLDERS)
     def send_webhook(self, fate: str, place: int) -> None:
         store = self.stores[place]
-        due = store.due_webhooks()
+        due = store.outbox.due()
         if not due:
             return
         if fate == "delivered":
-            store.webhook_delivered(due[0].id)
+            store.outbox.delivered(due[0].id)
         elif fate == "failed":
-            store.webhook_failed(due[0].id, "503", not_before=self.now + BACK_OFF_S)
+            store.outbox.failed(due[0].id, "503", not_before=self.now + BACK_OFF_S)
         else:
-            store.webhook_gave_up(due[0].id, "503")
+            store.outbox.gave_up(due[0].id, "503")
         self.model.job(due[0].job_id).events.append(f"webhook_{fate}")
-        assert due[0].id not in {each.id for each in store.due_webhooks()}
+        assert due[0].id not in {each.id for each in store.outbox.due()}
 
     @invariant()
     def same_jobs(self) -> None:
-        found, has_more = self.stores[1].page(limit=1000)
+        found, has_more = self.stores[1].jobs.page(limit=1000)
         assert not has_more
         seen = [
             (job.id, job.owner, job.status.value, job.attempt, job.priority, job.not_before, job.lease_token)
@@ -220,12 +220,12 @@ class QueueMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         store = self.stores[0]
         for job in self.model.jobs:
-            events, has_more = store.events(job.id, owner=job.owner, limit=1000)
+            events, has_more = store.events.of(job.id, owner=job.owner, limit=1000)
             assert not has_more
             assert [event.type for event in events] == job.events
             ids = [event.id for event in events]
             assert ids == sorted(set(ids))
-        with store._read() as session:
+        with store.database.read() as session:
             told = [
                 (row.job_id, row.payload["type"]) for row in session.scalars(select(OutboxRow).order_by(OutboxRow.id))
             ]

@@ -22,7 +22,7 @@ class RecordedTraffic:
         self.answers = True
         self.history = ServingHistory(self, self.read, clock=lambda: self.now_s)  # type: ignore[arg-type]  # all it asks
 
-    def deployments(self) -> list[Deployment]:
+    def all(self) -> list[Deployment]:
         return [Deployment(name=uid, uid=uid, target=TARGET, base_draft=None, pack=None) for uid in self.counts]
 
     def read(self, deployments: Sequence[Deployment]) -> Mapping[str, Reading]:
