@@ -193,7 +193,7 @@ def test_overlays_differ_where_they_should() -> None:
         for _, template in pod_templates(BUILT["small"])
         for container in template["spec"]["containers"]
     }
-    assert images == {"eda-service:0.1.0-cpu"}
+    assert images == {"eda-service:0.2.0-cpu"}
     assert large["workerGroupSpecs"][1]["maxReplicas"] == 64
     assert "gcsFaultToleranceOptions" in large
     assert "gcsFaultToleranceOptions" not in small
