@@ -1,4 +1,4 @@
-"""What travels between stages: one frozen record per stage, on storage, self-describing.
+"""The records that travel between stages: one frozen record per stage, on storage, self-describing.
 
 A stage reads the record before it and writes its own as `record.json` in its directory; a stage whose valid record
 exists is skipped. Records carry numbers, names and hashes, never tensors.
@@ -18,9 +18,9 @@ from eda_service.measured_rows import AcceptanceRow, Frozen, LosslessCheck, Spee
 
 SCHEMA_VERSION = 1
 ADAPTED, BASE = "adapted_draft", "base_draft"
-"""The two drafts of an evaluation."""
+"""Names of the two drafts of an evaluation."""
 MAX_ROW_BYTES = 8 << 20
-"""Of one line of a prompt file."""
+"""Largest size of one line of a prompt file in bytes."""
 
 
 class Stage(StrEnum):
@@ -38,7 +38,7 @@ class Stage(StrEnum):
 
 
 STAGES = (Stage.VALIDATE, Stage.GENERATE, Stage.SELECT, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
-"""Those of an adaptation."""
+"""Stages of an adaptation, in order."""
 
 
 def _inside(path: str) -> str:
@@ -287,7 +287,7 @@ class PackMetrics(RootModel[dict[str, float]]):
 
     @classmethod
     def of(cls, report: EvalReport, trained: DraftCheckpoint, selected: SelectionManifest) -> PackMetrics:
-        """What a job has measured."""
+        """Collect the numbers that a job has measured."""
         first = report.acceptance[0].temperature
         lengths = {row.draft: row.acceptance_length for row in report.acceptance if row.temperature == first}
         return cls(
@@ -302,16 +302,16 @@ class PackMetrics(RootModel[dict[str, float]]):
         )
 
     def acceptance_length(self, draft: str, temperature: float) -> float | None:
-        """Of a draft at a temperature; None: not measured."""
+        """Acceptance length of a draft at a temperature; None: not measured."""
         return self.root.get(_length_key(draft, temperature))
 
     def speedup(self, mode: str, temperature: float) -> float | None:
-        """Of a mode over decoding without a draft; None: not measured."""
+        """Speedup of a mode over decoding without a draft; None: not measured."""
         return self.root.get(_speedup_key(mode, temperature))
 
     @property
     def acceptance_ratio(self) -> float:
-        """The adapted draft's acceptance length over the base draft's, at the first temperature."""
+        """The adapted draft's acceptance length divided by the base draft's, at the first temperature."""
         return self.root["acceptance_ratio"]
 
 

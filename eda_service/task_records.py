@@ -1,4 +1,4 @@
-"""Records of jobs that are no adaptations: importing a draft (read, check, publish) and measuring one."""
+"""Records of jobs that are not adaptations: importing a draft (read, check, publish) and measuring one."""
 
 from __future__ import annotations
 

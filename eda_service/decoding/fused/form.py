@@ -31,16 +31,16 @@ class Weights(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """What they take."""
+        """Size of the weights in bytes."""
         ...
 
 
 @dataclass(frozen=True)
 class DraftParts(ABC):
-    """One draft: what it shares with others is shared by identity.
+    """One draft in parts. Drafts that share a part hold the same object.
 
     Attributes:
-        config: The base draft's shape.
+        config: The shape of the base draft.
     """
 
     config: DraftConfig
@@ -50,10 +50,10 @@ class DraftParts(ABC):
     @property
     @abstractmethod
     def weights(self) -> Sequence[Weights]:
-        """All of them, each once."""
+        """All weights of the draft, each once."""
 
     def own_bytes(self, base: DraftParts | None) -> int:
-        """What this draft takes beside `base`."""
+        """Bytes of this draft that `base` does not share."""
         shared = [] if base is None else base.weights
         return sum(part.size_bytes for part in self.weights if not any(part is other for other in shared))
 
@@ -66,7 +66,7 @@ class DraftForm:
     head: DraftHead
 
     def own_bytes(self, base: DraftForm | None) -> int:
-        """What this draft takes beside `base`, the rows of its head included."""
+        """Bytes of this draft that `base` does not share, with the rows of its head."""
         own_head = base is None or self.head is not base.head
         return self.parts.own_bytes(None if base is None else base.parts) + self.head.size_bytes * own_head
 
@@ -75,22 +75,24 @@ class DraftRows(Protocol):
     """The drafts of a batch, each on its own row."""
 
     def start(self, draft_in_BLC: Tensor) -> Tensor:
-        """The target's states as the states (B, L, D) that a step reads."""
+        """Turn the target's states into the states (B, L, D) that a step reads."""
         ...
 
     def step(
         self, tokens_BL: Tensor, state_BLD: Tensor, positions_BL: Tensor, cache: SlotCache, mask: Tensor | None
     ) -> Tensor:
-        """States (B, L, D) after the tokens x_{t+1}, from those at t; keys and values go where the cache was told."""
+        """Return the states (B, L, D) after the tokens x_{t+1}, from the states at t; keys and values are written to
+        the cache's current slots.
+        """
         ...
 
 
 class FusedDraft(Protocol):
-    """What drafts of one shape over one target share."""
+    """The weights and settings that drafts of one shape over one target share."""
 
     @property
     def num_groups(self) -> int:
-        """Query heads that share one key/value head."""
+        """Number of query heads that share one key/value head."""
         ...
 
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
@@ -103,22 +105,24 @@ class FusedDraft(Protocol):
 
 
 class FusedKind(Protocol):
-    """How a kind of draft becomes parts. A draft is not changed, and may be dropped: parts are packed copies."""
+    """Turns drafts of one kind into parts. The draft is not changed and may be dropped: parts are packed copies."""
 
     def whole_parts(self, draft: Draft) -> DraftParts:
-        """A draft that shares nothing, LoRA merged, in the fewest products."""
+        """Pack a draft that shares nothing, LoRA merged, into as few products as possible."""
         ...
 
     def shared_parts(self, draft: Draft) -> DraftParts:
-        """A base draft that packs may share."""
+        """Pack a base draft so that packs may share it."""
         ...
 
     def adapted_parts(self, draft: Draft, base: DraftParts, trained: frozenset[str]) -> DraftParts:
-        """The base draft with a pack applied, over its `shared_parts`; `trained` names the tensors the pack changed."""
+        """Pack the base draft with a pack applied, over its `shared_parts`; `trained` names the tensors the pack
+        changed.
+        """
         ...
 
     def fused(
         self, config: DraftConfig, embed: nn.Module, *, max_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> FusedDraft:
-        """What drafts of this shape share, for positions below `max_tokens`; `embed` is the target's."""
+        """Make what drafts of this shape share, for positions below `max_tokens`; `embed` is the target's embedding."""
         ...

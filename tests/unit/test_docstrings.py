@@ -1,0 +1,111 @@
+"""Lines of docstrings on arguments, attributes, results and errors name the thing they are about; no telegrams."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+# Packages whose docstrings still hold telegrams. The set only shrinks: a package without any must leave it.
+_OPEN = {
+    "api",
+    "benchmarks",
+    "jobs",
+    *(
+        f"eda_service/{name}"
+        for name in (
+            "cli",
+            "client",
+            "config",
+            "drafts",
+            "engines",
+            "evaluation",
+            "export",
+            "jobstore",
+            "pipeline",
+            "planning",
+            "raycluster",
+            "selection",
+            "selfgen",
+            "storage",
+            "targets",
+            "training",
+        )
+    ),
+}
+_SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):$")
+_NAMED = re.compile(r"\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*(?: \([^)]*\))?: (.*)$")
+# A line that begins so leaves its noun out: a preposition, a pronoun or a question word stands in the noun's place.
+_WITHOUT_NOUN = re.compile(
+    r"(?:of|in|at|by|from|for|with|on|over|beside|before|after|as|like|likewise|also|so|its?|their|they|those|these|that"
+    r"|this|the (?:same|others?|one|ones|rest)|one (?:is|are|has|was)|none (?:of|does|do|is|are)|neither|what|where|who"
+    r"|whose|whom|which|when|why|told|see|says?|there (?:is|are|was|were) (?:one|none|some|it)|too|not|more)\b",
+    re.IGNORECASE,
+)
+_POSSESSIVE = re.compile(r"[\w ]+(?:'s|s')\.?$")
+_LETTER = re.compile(r"[A-Z]\.?$")
+
+
+def is_telegram(text: str) -> bool:
+    """Whether a line leaves out the noun that it is about."""
+    return any(rule.match(text) for rule in (_WITHOUT_NOUN, _POSSESSIVE, _LETTER))
+
+
+def described(docstring: str) -> Iterator[str]:
+    """The first line of each description of an argument, an attribute, a result or an error."""
+    inside = False
+    for line in docstring.splitlines():
+        inside = bool(_SECTION.match(line)) or (inside and (not line or line.startswith(" ")))
+        if inside and re.match(r" {4}\S", line):
+            named = _NAMED.match(line.strip())
+            yield named[1] if named else line.strip()
+
+
+def telegrams(source: str) -> Iterator[str]:
+    """The descriptions in the docstrings of a module that are telegrams."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented):
+            yield from filter(is_telegram, described(ast.get_docstring(node) or ""))
+
+
+def package_of(path: Path) -> str:
+    """`eda_service/drafts` of a file in that package, and the top-level folder of every other file."""
+    parts = path.relative_to(ROOT).parts
+    return "/".join(parts[:2]) if parts[0] == "eda_service" and len(parts) > 2 else parts[0]
+
+
+def test_descriptions_name_the_thing() -> None:
+    files = [path for name in ("eda_service", "api", "jobs", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 500
+    bad = {path: [*telegrams(path.read_text(encoding="utf-8"))] for path in files}
+    bad = {path: lines for path, lines in bad.items() if lines}
+    assert {str(path.relative_to(ROOT)): lines for path, lines in bad.items() if package_of(path) not in _OPEN} == {}
+    assert {package_of(path) for path in bad} >= _OPEN, "a package without telegrams stays out of _OPEN"
+
+
+def test_what_a_telegram_is() -> None:
+    module = '''
+def sizes(root, limit):
+    """Add up sizes.
+
+    Args:
+        root: Of the pack.
+        limit: Largest size in bytes; 0 means that there
+            is no limit.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: It is too large.
+
+    Likewise stands in a sentence of prose here.
+    """
+'''
+    assert [*telegrams(module)] == ["Of the pack.", "What was found.", "It is too large."]
+    fine = ("The pack's directory.", "Whether the pack is read.", "Tokens per second.")
+    assert not any(map(is_telegram, fine))
+    assert all(map(is_telegram, ("The target's.", "K.", "There is none.", "Likewise.", "As above.")))
