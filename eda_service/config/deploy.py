@@ -1,4 +1,4 @@
-"""What a job's pack has to gain before it is served."""
+"""The gain that a job's pack must have before it is served."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class DeployConfig(Config):
 
     @property
     def is_open(self) -> bool:
-        """Whether every pack is deployed, whatever it measured."""
+        """Whether every pack is deployed, whatever its measured gain."""
         return self.min_gain == 0 and not self.min_speed_gain

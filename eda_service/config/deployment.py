@@ -1,4 +1,4 @@
-"""Every knob of a deployment, as `eda_service.config.job` has those of an adaptation."""
+"""Settings of a deployment; `eda_service.config.job` has those of an adaptation."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class VllmConfig(VllmSettings):
 
 
 class EngineSpec(Config):
-    """What decodes a deployment."""
+    """The engine that decodes a deployment."""
 
     kind: EngineKind = EngineKind.EDA
     accelerator: Accelerator = Accelerator.CPU

@@ -1,4 +1,4 @@
-"""Which draft pretraining makes."""
+"""The draft that pretraining makes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eda_service.config.base import Config
 
 
 class DraftKind(StrEnum):
-    """Which class of draft pretraining makes."""
+    """Kinds of drafts that pretraining makes."""
 
     EAGLE1 = "eagle1"
     EAGLE3 = "eagle3"

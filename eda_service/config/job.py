@@ -286,12 +286,12 @@ class EvalConfig(Config):
 
     @property
     def serving_chain(self) -> int:
-        """The most draft tokens per round where time counts."""
+        """Largest number of draft tokens per round in the measurement of speed."""
         return self.served_draft_tokens or self.num_draft_tokens
 
     @property
     def depth(self) -> int:
-        """The most tokens a round of the acceptance measurement can accept."""
+        """Largest number of tokens that a round of the acceptance measurement can accept."""
         return self.num_draft_tokens if self.tree is None else self.tree.depth
 
 
@@ -340,7 +340,9 @@ class AdaptConfig(Config):
 
     @property
     def public_name(self) -> str:
-        """Name of the published pack and of the served pair: as asked for, else the adapter's or model's last part."""
+        """Name of the published pack and of the served pair: the one asked for, else the last part of the adapter's or
+        model's name.
+        """
         source = self.target.adapter or self.target.model
         return self.served_name or as_name(source.rstrip("/").rsplit("/", 1)[-1])
 

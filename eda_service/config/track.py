@@ -1,4 +1,4 @@
-"""Where a job's curves go besides its own files."""
+"""Trackers for a job's curves besides its own files."""
 
 from __future__ import annotations
 

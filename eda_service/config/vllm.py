@@ -1,4 +1,4 @@
-"""How vLLM runs a target: what jobs and deployments set alike, and what only jobs do."""
+"""Settings of vLLM: those of jobs and deployments, and those of jobs alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class VllmSpec(VllmSettings):
 
     @property
     def nodes(self) -> int:
-        """Machines of one engine on GPUs."""
+        """Number of machines of one engine on GPUs."""
         return max(1, self.tensor_parallel_size // self.gpus_per_node)
 
     @model_validator(mode="after")

@@ -18,20 +18,13 @@ _OPEN = {
         for name in (
             "cli",
             "client",
-            "config",
-            "drafts",
-            "engines",
-            "evaluation",
             "export",
             "jobstore",
             "pipeline",
             "planning",
             "raycluster",
-            "selection",
-            "selfgen",
             "storage",
             "targets",
-            "training",
         )
     ),
 }
@@ -55,12 +48,15 @@ def is_telegram(text: str) -> bool:
 
 def described(docstring: str) -> Iterator[str]:
     """The first line of each description of an argument, an attribute, a result or an error."""
-    inside = False
+    section, is_new = "", False
     for line in docstring.splitlines():
-        inside = bool(_SECTION.match(line)) or (inside and (not line or line.startswith(" ")))
-        if inside and re.match(r" {4}\S", line):
+        if line and not line.startswith(" "):
+            heading = _SECTION.match(line)
+            section, is_new = heading[1] if heading else "", True
+        elif section and re.match(r" {4}\S", line) and (is_new or section not in {"Returns", "Yields"}):
             named = _NAMED.match(line.strip())
             yield named[1] if named else line.strip()
+            is_new = False
 
 
 def telegrams(source: str) -> Iterator[str]:
