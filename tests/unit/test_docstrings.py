@@ -24,7 +24,6 @@ _OPEN = {
             "planning",
             "raycluster",
             "storage",
-            "targets",
         )
     ),
 }
