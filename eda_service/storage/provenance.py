@@ -1,4 +1,4 @@
-"""What a record says about the software and machine that made it."""
+"""Provenance in records: the software and the machine that made them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def machine() -> dict[str, str]:
             names = [line.split(":", 1)[1].strip() for line in stream if line.startswith("model name")]
         model = names[0] if names else model
     except OSError:
-        pass  # not Linux: platform's word stands
+        pass  # not Linux: use platform's name of the processor
     return {
         "processor": model,
         "cores": str(os.cpu_count() or 1),

@@ -18,12 +18,10 @@ _OPEN = {
         for name in (
             "cli",
             "client",
-            "export",
             "jobstore",
             "pipeline",
             "planning",
             "raycluster",
-            "storage",
         )
     ),
 }
