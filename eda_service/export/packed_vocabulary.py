@@ -62,7 +62,7 @@ class PackedVocabulary(nn.Module):
             head_WD: Rows of the tokens, from the target's head.
 
         Raises:
-            InputError: Too few rows are free; then nothing has changed.
+            InputError: Fewer rows are free than the tokens need; then nothing has changed.
         """
         device = self.token_U.device
         wanted_W = torch.arange(self._vocab_size) if token_W is None else token_W.cpu().long()

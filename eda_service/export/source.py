@@ -69,7 +69,7 @@ def find_source(reference: str, home: Path | None = None) -> Source:
     """Find a pack, or a base draft if no pack has that name.
 
     Raises:
-        NotFoundError: Neither a pack nor a base draft has that name.
+        NotFoundError: No pack and no base draft has that name.
         ArtifactCorruptError: A file differs from its manifest.
     """
     try:

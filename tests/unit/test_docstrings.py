@@ -20,8 +20,6 @@ _OPEN = {
             "client",
             "jobstore",
             "pipeline",
-            "planning",
-            "raycluster",
         )
     ),
 }
