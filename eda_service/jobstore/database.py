@@ -1,4 +1,4 @@
-"""The open database that the parts of the store share: an engine, sessions that write, sessions that read, a clock."""
+"""The open database that the parts of the store share: an engine, writing sessions, reading sessions, a clock."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Database:
     """One database with the schema of this version.
 
     Args:
-        url: SQLAlchemy URL, e.g. `sqlite:////home/me/.eda/eda.db` or `postgresql://eda:secret@db/eda`.
-        clock: Seconds since the epoch; passed in so that tests choose the time.
-        vault: Keeps the secrets of webhooks; None: this process stores and reads none.
+        url: Database URL of SQLAlchemy, for example `sqlite:////home/me/.eda/eda.db` or
+            `postgresql://eda:secret@db/eda`.
+        clock: Clock in seconds since the epoch; passed in so that tests choose the time.
+        vault: Vault that seals the secrets of webhooks; None: this process stores and reads none.
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time, vault: Vault | None = None) -> None:
@@ -32,12 +33,14 @@ class Database:
 
     @property
     def backend(self) -> str:
-        """`sqlite` (one API process on this machine) or `postgresql` (as many as you like)."""
+        """The kind of database: `sqlite` (one API process on this machine) or `postgresql` (any number
+        of processes).
+        """
         return self._engine.dialect.name
 
     @property
     def num_unreadable(self) -> dict[str, int]:
-        """Rows that this process could not read when it last looked at them, by table."""
+        """Number of rows by table that this process could not read at the last attempt."""
         return self._reader.num_unreadable
 
     def close(self) -> None:

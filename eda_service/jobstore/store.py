@@ -1,9 +1,9 @@
-"""The job store: every change of state and the event that tells of it are one transaction.
+"""The job store: every change of state and the event that reports it are one transaction.
 
 It knows nothing of Ray, files or HTTP. Methods take and return frozen values; a session never leaves this package. The
-parts are `Intake` (how jobs come in), `Adoption` (jobs that were found), `Leases` (what runs next and who looks after
-it), `EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog`, `FileStore` and `Removal`;
-here is the rest: looking at jobs and moving them.
+parts are `Intake` (new jobs), `Adoption` (jobs that were found), `Leases` (the next job and its dispatcher),
+`EventLog`, `Outbox` (webhooks), `KeyStore`, `DeploymentStore`, `DriftLog`, `LoadLog`, `FileStore` and `Removal`; the
+rest is here: reading jobs and changing their state.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class JobStore(
     """Durable queue over one database."""
 
     def get(self, job_id: str, *, owner: str | None = None, kind: JobKind | None = None) -> Job:
-        """One job; of a row that cannot be read, what can be, and `unreadable` says what is missing.
+        """Return one job; of an unreadable row the readable part, and `unreadable` names the missing fields.
 
         Raises:
-            NotFoundError: No such job of this owner and kind.
+            NotFoundError: The owner has no such job of this kind.
         """
         with self._read() as session:
             job = self._reader.reduced(Job, rows.find(session, job_id, owner=owner))
@@ -62,10 +62,11 @@ class JobStore(
         kind: JobKind | None = None,
         prefix: str | None = None,
     ) -> tuple[list[Job], bool]:
-        """Jobs, newest first, and whether there are more. One that cannot be read is there with what can be.
+        """List jobs, newest first, and return whether there are more. An unreadable one is included with its readable
+        part.
 
         Raises:
-            NotFoundError: `after` is no job of this owner.
+            NotFoundError: The owner has no job `after`.
         """
         query = select(JobRow).order_by(JobRow.seq.desc())
         if owner is not None:
@@ -74,7 +75,7 @@ class JobStore(
             query = query.where(JobRow.status == status.value)
         if kind is not None:
             query = query.where(rows.is_of(kind))
-        if prefix is not None:  # compared and no pattern: SQLite's LIKE takes small letters for large ones
+        if prefix is not None:  # compared, not matched as a pattern: SQLite's LIKE ignores case
             query = query.where(func.substr(JobRow.id, 1, len(prefix)) == rows.clean_text(prefix))
         for key, value in (labels or {}).items():
             query = query.where(rows.has_label(key, value, self.backend))
@@ -90,18 +91,18 @@ class JobStore(
             return session.scalar(select(JobRow.seq).where(JobRow.id == rows.clean_text(job_id))) is not None
 
     def known_ids(self) -> set[str]:
-        """Ids of every job there ever was."""
+        """Ids of all jobs in the database."""
         with self._read() as session:
             return set(session.scalars(select(JobRow.id)))
 
     def live(self) -> list[Job]:
-        """Jobs that are queued, running or being cancelled, oldest first; those that can be read."""
+        """List jobs that are queued, running or being cancelled and can be read, oldest first."""
         query = select(JobRow).where(JobRow.status.in_([each.value for each in LIVE])).order_by(JobRow.seq)
         with self._read() as session:
             return self._reader.read_all(Job, session.scalars(query))
 
     def counts(self, *, owner: str | None = None, kind: JobKind | None = None) -> dict[str, int]:
-        """Number of jobs per status."""
+        """Count the jobs per status."""
         query = select(JobRow.status, func.count()).group_by(JobRow.status)
         if kind is not None:
             query = query.where(rows.is_of(kind))
@@ -112,11 +113,11 @@ class JobStore(
             return {status: int(count) for status, count in found if status in set(Status)}
 
     def place_in_queue(self, job: Job, *, owner: str | None = None) -> tuple[int, int]:
-        """Which of the jobs that wait a queued job is, by priority and then by age, and how many wait.
+        """Return the place of a queued job among the waiting ones, by priority and then by age, and how many wait.
 
         Args:
-            job: It.
-            owner: Whose jobs count; None: everybody's.
+            job: Queued job.
+            owner: Owner of the jobs that count; None: all owners.
         """
         waiting = select(func.count()).where(JobRow.status == Status.QUEUED.value)
         if owner is not None:
@@ -144,17 +145,18 @@ class JobStore(
         only_from: Collection[Status] | None = None,
         token: int | None = None,
     ) -> Job:
-        """Make one legal move; event, webhook and the deployment of a success are written in the same transaction.
+        """Make one legal transition; event, webhook and the deployment of a success are written in the same
+        transaction.
 
-        A move out of running or cancelling ends the lease; its token stays, so the holder may still add events.
-        `deployment_kept` says why the success changes no deployment, in an event of its own. `only_from` are the states
-        that the caller means to leave, where the table of moves would allow others.
+        A transition out of running or cancelling ends the lease; its token stays, so the holder may still add events.
+        `deployment_kept` is the reason why the success changes no deployment, and becomes an event of its own.
+        `only_from` are the states that the caller means to leave, if the table of transitions allows others.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
-            ConflictError: The table of moves has no such move, or the job is in none of `only_from`.
-            QuotaExceededError: It is a move into the queue, and the owner has `max_queued_per_owner` jobs there.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
+            ConflictError: The table has no such transition, or the job is in none of `only_from`.
+            QuotaExceededError: The transition is into the queue, and the owner has `max_queued_per_owner` jobs there.
             StaleDeploymentError: The deployment was changed after `deployment` was made from it.
         """
         with self._write.begin() as session:
@@ -182,10 +184,10 @@ class JobStore(
             return self._reader.reduced(Job, row)
 
     def set_priority(self, job_id: str, priority: int, *, owner: str | None = None) -> Job:
-        """Let a queued job run earlier (higher) or later.
+        """Change the priority of a queued job; a higher one runs earlier.
 
         Raises:
-            NotFoundError: No such job of this owner.
+            NotFoundError: The owner has no such job.
             ConflictError: The job is not queued any more.
         """
         with self._write.begin() as session:
@@ -202,11 +204,11 @@ class JobStore(
             return self._reader.reduced(Job, row)
 
     def mark_submitted(self, job_id: str, *, token: int | None = None, ray_session: str | None = None) -> None:
-        """Ray has accepted the current attempt, in this session of its head.
+        """Record that Ray has accepted the current attempt, in this session of its head.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)
@@ -216,8 +218,8 @@ class JobStore(
         """Copy a heartbeat into the row; its `stage` becomes the job's.
 
         Raises:
-            NotFoundError: No such job.
-            LeaseLostError: `token` is not the lease's.
+            NotFoundError: The job does not exist.
+            LeaseLostError: The lease has another token by now.
         """
         with self._write.begin() as session:
             row = rows.find(session, job_id, token=token, lock=True)

@@ -18,8 +18,6 @@ _OPEN = {
         for name in (
             "cli",
             "client",
-            "jobstore",
-            "pipeline",
         )
     ),
 }
