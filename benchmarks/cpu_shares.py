@@ -1,4 +1,4 @@
-"""Whose CPU time a load takes: the processes of a service by role, and the load generator."""
+"""CPU time under a load by role: the processes of a service, and the load generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROLES = {
     "raylet/raylet": "raylet",
     "gcs_server": "gcs",
 }
-"""By what a process's command line holds; any other of the service is `other ray`."""
+"""Roles by a part of a process's command line; any other process of the service is `other ray`."""
 
 
 def cpu_seconds(bed: Bed) -> Counter[str]:
@@ -36,7 +36,7 @@ def cpu_seconds(bed: Bed) -> Counter[str]:
 
 @contextlib.contextmanager
 def cpu_shares(bed: Bed) -> Iterator[dict[str, float]]:
-    """Fills the dict at its end: each role's share of what all took."""
+    """Fill the dict, at the end of the block, with each role's share of the CPU time of all."""
     before, shares = cpu_seconds(bed), {}
     yield shares
     spent = {role: seconds - before[role] for role, seconds in cpu_seconds(bed).items()}
