@@ -71,7 +71,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One adaptation.
+    """One adaptation that was run.
 
     Attributes:
         measured: Measured costs from its records.

@@ -58,14 +58,14 @@ class FileEntry(Frozen):
 
 
 class StageFields(Frozen):
-    """What a stage itself says in its record: what it read and wrote, and the numbers of its own."""
+    """The fields of a record that the stage fills in: its inputs, its outputs and its own numbers."""
 
     inputs: dict[str, str] = Field(description="name to sha256 of what was read")
     files: tuple[FileEntry, ...] = ()
 
 
 class RecordHeader(Frozen):
-    """What the driver says in every record, for all stages alike."""
+    """The fields of a record that the driver fills in, the same for all stages."""
 
     schema_version: int = SCHEMA_VERSION
     stage: Stage
@@ -77,13 +77,13 @@ class RecordHeader(Frozen):
 
 
 class Record(StageFields, RecordHeader):
-    """A stage's fields under their header: what is on storage, as one flat object. Each class is of one stage."""
+    """A stage's fields with the header, stored as one flat object. There is one class per stage."""
 
     STAGE: ClassVar[Stage]
 
 
 class TargetFingerprint(Frozen):
-    """What identifies a target: enough to refuse a pack that was made for another one."""
+    """The identity of a target: enough to refuse a pack that was made for another one."""
 
     model: str
     revision: str | None
@@ -106,7 +106,7 @@ class StageTime(Frozen):
 
 
 class ValidateFields(StageFields):
-    """What stage validate says itself."""
+    """Fields of stage validate."""
 
     target: TargetFingerprint
     base_draft: str
@@ -146,7 +146,7 @@ class SampleScore(Frozen):
 
 
 class SelfGenFields(StageFields):
-    """What stage generate says itself."""
+    """Fields of stage generate."""
 
     num_samples: int
     num_tokens: int
@@ -169,7 +169,7 @@ class SelfGenManifest(SelfGenFields, Record):
 
 
 class SelectionFields(StageFields):
-    """What stage select says itself."""
+    """Fields of stage select."""
 
     num_candidates: int
     num_selected: int
@@ -200,7 +200,7 @@ class CurvePoint(Frozen):
 
 
 class TrainFields(StageFields):
-    """What stage train says itself."""
+    """Fields of stage train."""
 
     num_steps: int
     best_step: int
@@ -227,7 +227,7 @@ class DraftCheckpoint(TrainFields, Record):
 
 
 class Role(StrEnum):
-    """Why a published pack is measured beside a new one."""
+    """Reasons to measure a published pack beside a new one."""
 
     SERVED = "served"
     CHAMPION = "champion"
@@ -251,7 +251,7 @@ class FixedScores(Frozen):
 
 
 class EvalFields(StageFields):
-    """What stage evaluate says itself."""
+    """Fields of stage evaluate."""
 
     num_draft_tokens: int
     acceptance: tuple[AcceptanceRow, ...]
@@ -267,13 +267,13 @@ class EvalFields(StageFields):
 
 
 class EvalReport(EvalFields, Record):
-    """What adaptation did, measured in the same engine."""
+    """The gain of the adaptation, measured in the same engine."""
 
     STAGE = Stage.EVALUATE
 
 
 class RivalScore(Frozen):
-    """What a pack's job measured for another pack, beside its own."""
+    """The numbers that a pack's job measured for another pack."""
 
     pack: str = Field(description="name@version")
     acceptance_length: float = Field(description="at the evaluation's first temperature")
@@ -324,7 +324,7 @@ def _speedup_key(mode: str, temperature: float) -> str:
 
 
 class PackFields(StageFields):
-    """What stage publish says itself."""
+    """Fields of stage publish."""
 
     pack: str = Field(description="name@version")
     method: str

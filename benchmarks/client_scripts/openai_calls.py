@@ -37,7 +37,7 @@ def chat(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 
 def stream(client: openai.OpenAI, model: str) -> dict[str, Any]:
-    """The same answer in pieces."""
+    """Stream an answer in pieces."""
     options: Any = {"include_usage": True}
     chunks = list(
         client.chat.completions.create(
@@ -89,7 +89,7 @@ def refusals(client: openai.OpenAI, model: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every call."""
+    """Make every call and print the results."""
     url, model = sys.argv[1:3]
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300) as client:
         result = {

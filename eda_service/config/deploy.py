@@ -8,7 +8,9 @@ from eda_service.config.base import Config
 
 
 class DeployConfig(Config):
-    """Whether the finished pack is served, and what it has to gain over what it would replace. Ours."""
+    """Whether the finished pack is served, and its required gain over the pack that it would replace.
+    Not in the paper.
+    """
 
     enabled: bool = Field(True, description="false: the pack is published and no deployment is made or changed")
     min_gain: float = Field(

@@ -18,7 +18,7 @@ class DraftKind(StrEnum):
 
 
 class DraftSpec(Config):
-    """The draft that pretraining makes; an adaptation trains beside its base draft, whatever that is."""
+    """The draft that pretraining makes; an adaptation ignores it and uses its base draft."""
 
     kind: DraftKind = Field(DraftKind.EAGLE1, description="class of the draft")
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(

@@ -18,7 +18,7 @@ from eda_service.names import as_name
 
 
 class JobKind(StrEnum):
-    """What a job does, and with it which entry point it runs."""
+    """The kind of a job, which decides its entry point."""
 
     ADAPT = "adapt"
     IMPORT_DRAFT = "import_draft"
@@ -47,7 +47,7 @@ class TaskConfig(Config):
 
 
 class ImportConfig(TaskConfig):
-    """Bring a draft that was made elsewhere: read in its dialect, checked, registered as name@version."""
+    """The import of a draft that was made elsewhere: read in its dialect, checked, registered as name@version."""
 
     kind: Literal["import_draft"] = "import_draft"
     source: str = Field(min_length=1, max_length=512, description="directory, or Hugging Face id")
@@ -71,7 +71,7 @@ class ImportConfig(TaskConfig):
 
 
 class MeasureConfig(TaskConfig):
-    """Measure a draft, or a draft and a pack, on a target and prompts."""
+    """The measurement of a draft, or a draft with a pack, on a target and prompts."""
 
     kind: Literal["measure"] = "measure"
     draft: DraftName = Field(description="name@version of a registered draft")

@@ -8,7 +8,7 @@ from eda_service.config.base import Config
 
 
 class VllmSettings(Config):
-    """What an engine takes of the machine, whatever it decodes for."""
+    """The resources of the machine that an engine takes."""
 
     tensor_parallel_size: int = Field(1, ge=1, le=64, description="GPUs of one engine, or CPU ranks")
     gpu_memory_fraction: float = Field(0.9, gt=0.0, le=1.0, description="of each GPU, for weights and cache (vLLM)")
@@ -17,7 +17,7 @@ class VllmSettings(Config):
 
 
 class VllmSpec(VllmSettings):
-    """How vLLM runs a target for the stages of a job."""
+    """Settings of vLLM for the stages of a job."""
 
     gpus_per_node: int = Field(
         8, ge=1, le=64, description="of each machine; an engine of more GPUs takes all of several machines"

@@ -75,7 +75,7 @@ class Clock:
         return fmean(min(seconds, longest) for seconds in last) * self.step(rows) / self.step(nearest)
 
     def line(self, rows: int) -> tuple[float, float]:
-        """(seconds at depth 0, seconds per level) of speculative rounds."""
+        """Fit (seconds at depth 0, seconds per level) of speculative rounds."""
         step = self.step(rows)
         seen = [
             (d, t, min(self._counts[r, d], _WINDOW))

@@ -19,7 +19,7 @@ _NUCLEUS_TOP = 512
 
 @dataclass(frozen=True)
 class Truncation:
-    """Which tokens stay in the distributions of a batch.
+    """The rule by which tokens stay in the distributions of a batch.
 
     Attributes:
         top_ps_B: The top_p of each row; None where no row uses a nucleus.

@@ -26,7 +26,7 @@ from eda_service.decoding.tree import DraftTree
 
 @dataclass
 class TreeVerdict:
-    """What a round accepted of a tree.
+    """The nodes of a tree that a round accepted.
 
     The result of verifying a tree.
         num_accepted_B: Length of the accepted path.

@@ -51,7 +51,7 @@ class Eagle1Draft(Draft):
 
     @property
     def layer(self) -> DraftLayer:
-        """The one decoder layer."""
+        """The draft's only decoder layer."""
         layer = self.layers[0]
         assert isinstance(layer, DraftLayer)
         return layer

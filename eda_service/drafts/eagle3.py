@@ -87,7 +87,7 @@ class Eagle3Draft(Draft):
 
     @property
     def layer(self) -> Eagle3Layer:
-        """The one decoder layer."""
+        """The draft's only decoder layer."""
         layer = self.layers[0]
         assert isinstance(layer, Eagle3Layer)
         return layer

@@ -40,7 +40,7 @@ def _nothing(_run: RunDir) -> None:
 
 @dataclass(frozen=True)
 class StageRunner(Generic[RecordT, TaskT]):
-    """One stage.
+    """One stage of a job, as the driver runs it.
 
     Attributes:
         record: Class of its record, which names the stage.

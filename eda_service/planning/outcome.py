@@ -37,7 +37,7 @@ class Cost(Frozen):
 
 
 class Outcome(Frozen):
-    """Before and after: the base draft and the adapted one, on the same target and prompts in the same run."""
+    """The base draft and the adapted one, measured on the same target and prompts in the same run."""
 
     before: DraftNumbers
     after: DraftNumbers

@@ -62,7 +62,7 @@ class PackVersion:
 
     @property
     def reference(self) -> str:
-        """name@version."""
+        """The version as name@version."""
         return str(Reference(self.name, self.version))
 
     @property

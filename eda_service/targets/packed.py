@@ -91,7 +91,7 @@ def tensor_bytes(tensor: Tensor) -> int:
 
 
 class PlainLinear(nn.Module):
-    """The same interface over torch's own product, for devices and types that need no packing."""
+    """A linear layer over torch's own product, for devices and types that need no packing."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class SlotCache:
         self._num_keys = 0
         self._slots = slice(0, 0)
         self.claimed: int | None = None
-        """What `get_seq_length` says instead of the truth, while it is tested that nothing goes by it."""
+        """Length that `get_seq_length` reports instead of the real one, in the check that nothing depends on it."""
 
     def _empty(self, capacity: int) -> Tensor:
         layers, slots, heads, width = self._shape

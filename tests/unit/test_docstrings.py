@@ -1,8 +1,13 @@
-"""Lines of docstrings on arguments, attributes, results and errors name the thing they are about; no telegrams."""
+"""Docstrings name the thing they are about: telegrams such as `root: Of the pack.` are refused.
+
+Checked are the first line of each docstring (also of those under a constant or a member) and the first line of each
+description of an argument, an attribute, a result or an error.
+"""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 _OPEN = {"api", "eda_service/cli", "eda_service/client"}
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):$")
 _NAMED = re.compile(r"\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*(?: \([^)]*\))?: (.*)$")
-# A line that begins so leaves its noun out: a preposition, a pronoun or a question word stands in the noun's place.
+# A line that begins so leaves out its noun: it begins with a preposition, a pronoun or a question word instead.
 _WITHOUT_NOUN = re.compile(
-    r"(?:of|in|at|by|from|for|with|on|over|beside|before|after|as|like|likewise|also|so|its?|their|they|those|these|that"
+    r"(?:of|in|at|by|from|for(?! each| every)|with|on|over|beside|before|after|as|like|likewise|also|so|its?|their|they|those|these|that"
     r"|this|the (?:same|others?|one|ones|rest)|one (?:is|are|has|was)|none (?:of|does|do|is|are)|neither|what|where|who"
     r"|whose|whom|which|when|why|told|see|says?|there (?:is|are|was|were) (?:one|none|some|it)|too|not|more)\b",
     re.IGNORECASE,
@@ -41,12 +46,19 @@ def described(docstring: str) -> Iterator[str]:
             is_new = False
 
 
+def lacks_noun(summary: str) -> bool:
+    """Whether the first line of a docstring begins with a shape or leaves out its noun (`See ...` is an imperative)."""
+    is_imperative = summary.startswith(("See `", "Not "))
+    return summary.startswith("(") or (_WITHOUT_NOUN.match(summary) is not None and not is_imperative)
+
+
 def telegrams(source: str) -> Iterator[str]:
-    """The descriptions in the docstrings of a module that are telegrams."""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    """The telegrams in the docstrings of a module."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, documented):
-            yield from filter(is_telegram, described(ast.get_docstring(node) or ""))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            docstring = inspect.cleandoc(node.value.value)
+            yield from filter(lacks_noun, docstring.splitlines()[:1])
+            yield from filter(is_telegram, described(docstring))
 
 
 def package_of(path: Path) -> str:
@@ -66,6 +78,9 @@ def test_descriptions_name_the_thing() -> None:
 
 def test_what_a_telegram_is() -> None:
     module = '''
+LIMIT = 1
+"""Of one file."""
+
 def sizes(root, limit):
     """Add up sizes.
 
@@ -83,7 +98,7 @@ def sizes(root, limit):
     Likewise stands in a sentence of prose here.
     """
 '''
-    assert [*telegrams(module)] == ["Of the pack.", "What was found.", "It is too large."]
+    assert [*telegrams(module)] == ["Of one file.", "Of the pack.", "What was found.", "It is too large."]
     fine = ("The pack's directory.", "Whether the pack is read.", "Tokens per second.")
     assert not any(map(is_telegram, fine))
     assert all(map(is_telegram, ("The target's.", "K.", "There is none.", "Likewise.", "As above.")))

@@ -186,7 +186,7 @@ class FFNRows:
             self._whole_rows = torch.tensor([row for row, _ in whole], device=device)
 
     def __call__(self, hidden_BLD: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
+        """Map hidden states (B, L, D) to (B, L, D)."""
         if self._whole is None:
             assert self._split is not None
             return self._split(hidden_BLD)

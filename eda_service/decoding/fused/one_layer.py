@@ -1,4 +1,4 @@
-"""What the fused forms of drafts of one decoder layer share: rotation, cache, and the attention of a batch's drafts.
+"""Common parts of the fused drafts with one decoder layer: rotation, cache, and the attention of a batch's drafts.
 
 Shapes: B rows, L positions, N query heads, H key/value heads, d head width, E width of the attention's input, D hidden.
 """

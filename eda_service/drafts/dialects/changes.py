@@ -30,7 +30,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_parallel_drafting": (False,),
     "attention_sinks": (False,),
 }
-"""By key, the values that change nothing; an absent key changes nothing either."""
+"""The values by key that change nothing; an absent key changes nothing either."""
 _EAGLE3_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_last_layernorm": (True,),
     "use_input_layernorm_in_first_layer": (True,),

@@ -19,8 +19,8 @@ _CALLS = {
     "x86_64": (0xC000003E, (41, 42, 53, 59, 322, 62, 200, 234, 101, 425)),
     "aarch64": (0xC00000B7, (198, 199, 203, 221, 281, 129, 130, 131, 117, 425)),
 }
-"""By machine, its audit number and its numbers of socket, connect, socketpair, execve, execveat, kill, tkill, tgkill,
-ptrace and io_uring_setup (which could open sockets by itself).
+"""For each machine its audit number and its numbers of socket, connect, socketpair, execve, execveat, kill, tkill,
+tgkill, ptrace and io_uring_setup (which could open sockets by itself).
 """
 _X32 = 0x40000000
 """Bit set in the numbers of x86-64's second set of system calls (x32), none of which is needed."""

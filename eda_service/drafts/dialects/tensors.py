@@ -32,7 +32,7 @@ DTYPES = {
 """The dtypes that can be read into memory here, by the format's names."""
 WEIGHT_DTYPES = ("BF16", "F16", "F32")
 _EXPONENTS = {"BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F32": (np.uint32, 0x7F800000)}
-"""By dtype, the integer type of its width and the bits of its exponent, which are all set only in infinity and NaN."""
+"""For each dtype an integer type of its width and the bits of its exponent, all set only in infinity and NaN."""
 
 
 @dataclass(frozen=True)
