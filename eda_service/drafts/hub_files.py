@@ -96,7 +96,7 @@ def require_room(files: HubFiles, work_dir: Path | None) -> None:
 
     Raises:
         DraftIncompatibleError: Pickled weights are larger than the limit.
-        InsufficientStorageError: The disk of the hub's cache, or that of the staging directory, has too little room.
+        InsufficientStorageError: The disk of the hub's cache or of the staging directory has too little free space.
     """
     from huggingface_hub import constants
 

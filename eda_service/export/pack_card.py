@@ -30,7 +30,7 @@ def licence_of(manifest: PackManifest, given: str | None) -> str:
     """Return the licence under which a pack is published.
 
     Raises:
-        InputError: No licence is given, and the pack's target is not one that the package ships or fetches.
+        InputError: The given licence is no id; or none is given, and the package neither ships nor fetches the target.
     """
     if given is not None:
         if not _LICENCE.fullmatch(given):

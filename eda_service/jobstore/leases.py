@@ -146,7 +146,7 @@ class Leases(Database):
 
     def _free_to(self, holder: str) -> ColumnElement[bool]:
         """Condition on jobs whose lease a holder has or may take, or whose lease ends at an impossible time."""
-        ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # to SQLite text is above all
+        ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # text is largest in SQLite
         return or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), ends)
 
     def tell_misfits(self, cluster: Machines) -> list[str]:

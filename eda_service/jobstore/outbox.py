@@ -57,7 +57,7 @@ class Outbox(Database):
             return session.scalar(select(func.count()).select_from(found)) or 0
 
     def _is_due(self) -> ColumnElement[bool]:
-        due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # to SQLite text is above
+        due = or_(OutboxRow.not_before <= self._now(), OutboxRow.not_before > END_OF_TIME)  # text is largest in SQLite
         return and_(OutboxRow.delivered_at.is_(None), OutboxRow.gave_up_at.is_(None), due)
 
     def seal_secrets(self) -> int:

@@ -90,7 +90,7 @@ def status_of(row: JobRow) -> Status:
 def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
     """Return the owner's newest live job with this content, if any."""
     equal = select(JobRow).where(JobRow.owner == owner, JobRow.content_sha256 == digest, JobRow.origin == "api")
-    # Few rows, sorted here: asked to sort them, SQLite walks all of the owner's jobs along their order instead.
+    # These are few rows, so they are sorted here: an ORDER BY would make SQLite scan all of the owner's jobs in order.
     found = session.scalars(equal.where(JobRow.status.in_(_JOINABLE))).all()
     return max(found, key=lambda row: row.seq, default=None)
 

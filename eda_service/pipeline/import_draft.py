@@ -1,6 +1,6 @@
 """The import of a draft that was made elsewhere: read -> check -> publish.
 
-read      the source's files in their dialect, held against the base target's config, staged as they will be registered
+read      the source's files in their dialect, checked against the base target's config, staged for the registry
 check     agreement with the base target on answers of its own, under the declared fields and likely misreadings
 publish   `name@next number` in the registry, whole and once
 

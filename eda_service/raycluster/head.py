@@ -34,7 +34,7 @@ class RayHead:
     """One Ray head on this machine. Its ports stay the same over restarts, so that clients keep working.
 
     Args:
-        home: State root handed to jobs as EDA_HOME.
+        home: State root, which jobs get as EDA_HOME.
         log_path: File for the head's own output.
         node_ip: Address at which other nodes join it.
         port: Port at which other nodes join it; None: a free one.

@@ -86,7 +86,7 @@ class Member:
                 self._node.start()
 
     def stop(self) -> None:
-        """Leave the cluster; the lock goes last."""
+        """Leave the cluster; the lock is released last."""
         self._node.stop()
         if self._lock is not None:
             self._path.unlink(missing_ok=True)

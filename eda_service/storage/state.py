@@ -197,7 +197,7 @@ class Prepared(StateFile):
     """Facts about the preparation before shards are generated, and its time.
 
     Attributes:
-        files: Files that preparation wrote, by which other machines find them; empty: they are in the directory.
+        files: Files that preparation wrote, by which other machines find them; None: they are in the directory.
     """
 
     FILE = "generate/prepare.json"

@@ -26,7 +26,7 @@ class TrainLog:
         self._report: Report = report or (lambda _, __: None)
         self._curve = Curve(run.stage_dir(Stage.TRAIN))
         self._reported_at = 0.0
-        self._first: tuple[int, float] | None = None  # step and time of the first look, from which the pace is told
+        self._first: tuple[int, float] | None = None  # step and time of the first report, for the speed
 
     def begin(self) -> None:
         """Start a run at its first step: delete the curve that an earlier group without a checkpoint has written."""
