@@ -76,8 +76,8 @@ class SimulationOutcome:
         mean_disk_wait_s: Mean seconds of waiting for disk space.
         bottleneck: Longest stage if jobs wait less than it takes; otherwise the resource that they wait for: that of
             devices, disk and max_running that admits the fewest jobs per day.
-        most_per_day: Largest number of jobs per day that it admits.
-        saturated: Whether more jobs arrive than that, so that waiting times grow with the simulated days.
+        most_per_day: Largest number of jobs per day that devices, disk and max_running admit.
+        saturated: Whether at least that many jobs arrive, so that waiting times grow with the simulated days.
         stages: Load of each stage.
     """
 

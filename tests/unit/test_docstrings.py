@@ -19,10 +19,10 @@ _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):$")
 _NAMED = re.compile(r"\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*(?: \([^)]*\))?: (.*)$")
 # A line that begins so leaves out its noun: it begins with a preposition, a pronoun or a question word instead.
 _WITHOUT_NOUN = re.compile(
-    r"(?:of|in|at|by|from|for(?! each| every)|with|on|over|beside|before|after|as|like|likewise|also|so|its?|their|they"
-    r"|those|these|that|this|the (?:same|others?|one|ones|rest)|one (?:is|are|has|was)|none (?:of|does|do|is|are)"
-    r"|neither|what|where|who|whose|whom|which|when|why|told|see|says?|there (?:is|are|was|were) (?:one|none|some|it)|too|not"
-    r"|more)\b",
+    r"(?:of|in|at|by|from|for(?! each| every)|with|on|over|beside|before|after|as|like|likewise|also|so"
+    r"|its?|their|they|those|these|that|this|the (?:same|others?|one|ones|rest)|neither|what|where|who|whose|whom|which"
+    r"|one (?:is|are|has|was)|none (?:of|does|do|is|are)|there (?:is|are|was|were) (?:one|none|some|it)"
+    r"|when|why|told|see|says?|too|not|more)\b",
     re.IGNORECASE,
 )
 _POSSESSIVE = re.compile(r"[\w ]+(?:'s|s')\.?$")
