@@ -10,8 +10,7 @@ compared with `benchmarks/results/golden.json`, which the version before the las
     python -m benchmarks.golden --keep DIR # and keep the home in DIR
 
 Floating point differs between processors and builds of torch: the file says where it was written. On another machine
-compare two
-runs: first one of `git stash` or of another checkout.
+compare two runs: first one of `git stash` or of another checkout.
 """
 
 from __future__ import annotations

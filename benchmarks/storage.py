@@ -2,9 +2,9 @@
 
 It has about the paper's size: 70,000 samples, seven per shard, with small tensors, because the numbers of files and
 requests are measured. On disk and on a real S3 server on loopback (moto: one request at a time, in Python, slower than
-production stores), it
-measures: which shards are finished (the first query of a resumed job), the manifest of all of them, the record written
-and read again. On S3 once more in the state after a killed driver: 255 shards not in the journal.
+production stores), it measures: which shards are finished (the first query of a resumed job), the manifest of all of
+them, the record written and read again. On S3 once more in the state after a killed driver: 255 shards not in the
+journal.
 """
 
 from __future__ import annotations

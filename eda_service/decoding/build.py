@@ -32,7 +32,9 @@ def load_drafts(base_dir: Path, pack_dir: Path | None, *, target: TargetEnds) ->
 
 
 def load_first_step(base_dir: Path, *, target: TargetEnds) -> Draft:
-    """Load the part of a base draft that makes its first state from the target's states, on the target's device and in
+    """Load the part of a base draft that makes its first state from the target's states.
+
+    It has the target's device and dtype.
 
     Raises:
         TargetIncompatibleError: The draft reads layers that the target does not have.

@@ -2,10 +2,10 @@
 `<home>/files/<id>.jsonl`, from which such copies are made.
 
 A job reads the copy, so that it reads what was checked, whatever happens to the file meanwhile. The name is the
-content's
-hash: equal files share one copy. Only the service's user can read the copies; they stay until they are deleted by hand,
-since a job may be retried at any time. With storage by URL each is also an object `inputs/<sha256>.jsonl`. An uploaded
-file belongs to one id of one owner, and is deleted with it; copies that jobs were made from stay.
+content's hash: equal files share one copy. Only the service's user can read the copies; they stay until they are
+deleted by hand, since a job may be retried at any time. With storage by URL each is also an object
+`inputs/<sha256>.jsonl`. An uploaded file belongs to one id of one owner, and is deleted with it; copies that jobs were
+made from stay.
 """
 
 from __future__ import annotations

@@ -53,13 +53,20 @@ def lacks_noun(summary: str) -> bool:
     return summary.startswith("(") or (_WITHOUT_NOUN.match(summary) is not None and not is_imperative)
 
 
+def strings(node: ast.AST) -> Iterator[str]:
+    """The docstrings below a node, also those under constants and members; expressions are not entered."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant) and isinstance(child.value.value, str):
+            yield inspect.cleandoc(child.value.value)
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from strings(child)
+
+
 def telegrams(source: str) -> Iterator[str]:
     """The telegrams in the docstrings of a module."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            docstring = inspect.cleandoc(node.value.value)
-            yield from filter(lacks_noun, docstring.splitlines()[:1])
-            yield from filter(is_telegram, described(docstring))
+    for docstring in strings(ast.parse(source)):
+        yield from filter(lacks_noun, docstring.splitlines()[:1])
+        yield from filter(is_telegram, described(docstring))
 
 
 def package_of(path: Path) -> str:

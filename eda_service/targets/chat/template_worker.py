@@ -33,8 +33,7 @@ _MAX_MESSAGE_CHARACTERS = 300
 
 class _Generation(Extension):
     """Implements `{% generation %}`, with which transformers marks the answer's place. As there, the block is called
-    like a
-    macro: variables set in it end with it, and a loop around it cannot be left from inside it.
+    like a macro: variables set in it end with it, and a loop around it cannot be left from inside it.
     """
 
     tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
