@@ -27,7 +27,7 @@ class Oracle:
         self._model = PeftModel.from_pretrained(base, str(found.adapter_dir)).merge_and_unload().eval()
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         found: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 

@@ -22,7 +22,7 @@ ROLES = {
 
 
 def cpu_seconds(bed: Bed) -> Counter[str]:
-    """CPU seconds so far, by role."""
+    """Count the CPU seconds so far, by role."""
     found: Counter[str] = Counter()
     for process in bed.processes():
         with contextlib.suppress(psutil.Error):

@@ -61,7 +61,7 @@ class Environment(BaseSettings):
 
     @classmethod
     def read(cls) -> Environment:
-        """The variables as they are now; parsed again when one of them has changed.
+        """Return the current variables; they are parsed again when one of them has changed.
 
         Raises:
             InputError: A variable is out of its bounds.

@@ -34,7 +34,7 @@ def _rebuild(kind: type[EdaError], message: str, param: str | None) -> EdaError:
 
 
 def reason_of(error: BaseException) -> str:
-    """Type and message of an error that a library raised, on one line of at most 300 characters."""
+    """Return type and message of an error that a library raised, on one line of at most 300 characters."""
     words = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 

@@ -17,15 +17,15 @@ _FILE_ID = re.compile(FILE_ID_PATTERN)
 
 
 def ulid(now_s: float | None = None) -> str:
-    """A new identifier; later milliseconds sort after earlier ones, within one millisecond the order is random."""
+    """Make a new identifier; later milliseconds sort after earlier ones, within one millisecond the order is random."""
     millis = int((time.time() if now_s is None else now_s) * 1000)
     value = (millis << 80) | secrets.randbits(80)
     return "".join(_ALPHABET[(value >> (5 * place)) & 31] for place in reversed(range(_NUM_CHARACTERS)))
 
 
 def made_at_s(identifier: str) -> float:
-    """The time at which an identifier was made, in seconds since the epoch; a prefix before the ULID
-    does not matter.
+    """Return the time at which an identifier was made, in seconds since the epoch; a prefix before the
+    ULID does not matter.
     """
     value = 0
     for character in identifier[-_NUM_CHARACTERS:][:10]:

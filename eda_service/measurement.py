@@ -41,7 +41,7 @@ class Measurement(Frozen):
         return self.acceptance[0].temperature
 
     def length(self, draft: str) -> float | None:
-        """Tokens per round of a draft on the target; None: not measured."""
+        """Return the tokens per round of a draft on the target; None: not measured."""
         return _length(self.acceptance, draft, self.temperature)
 
     @property

@@ -302,11 +302,11 @@ class PackMetrics(RootModel[dict[str, float]]):
         )
 
     def acceptance_length(self, draft: str, temperature: float) -> float | None:
-        """Acceptance length of a draft at a temperature; None: not measured."""
+        """Return the acceptance length of a draft at a temperature; None: not measured."""
         return self.root.get(_length_key(draft, temperature))
 
     def speedup(self, mode: str, temperature: float) -> float | None:
-        """Speedup of a mode over decoding without a draft; None: not measured."""
+        """Return the speedup of a mode over decoding without a draft; None: not measured."""
         return self.root.get(_speedup_key(mode, temperature))
 
     @property

@@ -62,7 +62,7 @@ def require_harmless(status: os.stat_result) -> None:
 
 
 def place(path: Path | str) -> tuple[int, int] | None:
-    """Device and inode of a path; None if the path does not exist."""
+    """Return device and inode of a path; None if the path does not exist."""
     try:
         found = os.stat(path)
     except OSError:

@@ -109,12 +109,12 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every preset's name, sorted."""
+    """List every preset's name, sorted."""
     return tuple(sorted(_PRESETS))
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Overrides of a preset, as a fresh nested dict.
+    """Return the overrides of a preset, as a fresh nested dict.
 
     Raises:
         InputError: No preset has that name.

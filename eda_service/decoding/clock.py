@@ -58,11 +58,11 @@ class Clock:
         return self._num_rounds - self._seen_at.get((rows, depth), -_FORGOTTEN_AFTER) < _FORGOTTEN_AFTER
 
     def step(self, rows: int) -> float:
-        """Seconds of an autoregressive step; 1 before any was measured."""
+        """Return the seconds of an autoregressive step; 1 before any was measured."""
         return self._medians.get((rows, 0), 1.0)
 
     def speculative(self, rows: int) -> float:
-        """Mean seconds of the last speculative rounds of any depth; a stall counts as two usual rounds.
+        """Compute the mean seconds of the last speculative rounds of any depth; a stall counts as two usual rounds.
 
         If too few rounds with this number of rows were measured, their cost in steps is taken from the nearest number.
         """
@@ -93,7 +93,7 @@ class Clock:
         return mean_time - slope * mean_depth, slope
 
     def of(self, rows: int, depth: int) -> float:
-        """Estimated seconds of a round with this number of rows and this depth."""
+        """Estimate the seconds of a round with this number of rows and this depth."""
         if depth == 0:
             return self.step(rows)
         start, slope = self.line(rows)

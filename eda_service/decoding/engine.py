@@ -143,7 +143,7 @@ class Engine:
         self._forget_rows()
 
     def variant_loads(self) -> dict[str, VariantLoad]:
-        """Memory and number of requests of each variant now."""
+        """Return memory and number of requests of each variant now."""
         return self._variants.loads()
 
     @property

@@ -87,8 +87,8 @@ def add_logprobs(
 
 
 def _states_before(result: RowResult, count: int) -> TargetStates:
-    """States of the positions before the emitted tokens (count, ..); for a chain, and for some trees,
-    they are a slice.
+    """Return the states of the positions before the emitted tokens (count, ..); for a chain, and for some
+    trees, they are a slice.
     """
     nodes = result.nodes[:count]
     return result.states[:count] if nodes[-1] == count - 1 else result.states[nodes]

@@ -151,7 +151,7 @@ class Adaptive:
         return max(rates)
 
     def _tokens(self, live: Sequence[LiveRequest], depth: int | None = None) -> float:
-        """Expected tokens of a round over all rows: at one depth, or as the last rounds measured (None)."""
+        """Compute the expected tokens of a round over all rows: at one depth, or as the last rounds measured (None)."""
         total = 0.0
         for request in live:
             total += 1.0

@@ -213,8 +213,8 @@ class Rounds:
         return results, logits_BLV
 
     def _chain_draws(self, live: Sequence[LiveRequest], depth: int) -> Draws | None:
-        """K draws for drafting, K for acceptance, one for the target; a row that does not speculate uses the last
-        only.
+        """Collect K draws for drafting, K for acceptance and one for the target; a row that does not speculate uses
+        only the last.
         """
         total = 2 * depth + 1
         draws = self._draws(live, total)

@@ -62,7 +62,7 @@ class Variants:
         self._by_name = {BASE: Variant(BASE, None, form)}
 
     def __getitem__(self, name: str) -> Variant:
-        """The newest version of a variant.
+        """Return the newest version of a variant.
 
         Raises:
             NotFoundError: The engine has no such variant.
@@ -114,7 +114,7 @@ class Variants:
         return self._free(variant)
 
     def loads(self) -> dict[str, VariantLoad]:
-        """Memory and requests of each variant but `BASE`."""
+        """Return memory and requests of each variant but `BASE`."""
         return {name: self._load(self._by_name[name]) for name in self.names}
 
     def _load(self, variant: Variant) -> VariantLoad:

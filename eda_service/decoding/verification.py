@@ -42,7 +42,7 @@ class TreeVerdict:
 def verify_greedy(
     target_ids_BK1: Tensor, draft_ids_BK: Tensor, speculates_B: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """T=0: a draft token is accepted while it equals the target's argmax.
+    """Verify at T=0: a draft token is accepted while it equals the target's argmax.
 
     Args:
         target_ids_BK1: The target's argmax after the last token and after each draft token, (B, K+1).
@@ -67,7 +67,7 @@ def verify_sampled(
     uniforms_BK1: Tensor,
     speculates_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """T>0: the acceptance rule and the residual draw.
+    """Verify at T>0, with the acceptance rule and the residual draw.
 
     Args:
         target_probs_BK1V: The target's distributions, (B, K+1, V).

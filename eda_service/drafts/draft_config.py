@@ -118,7 +118,7 @@ class DraftConfig(Config, ABC):
         return None
 
     def unroll_steps(self, loss: LossConfig) -> int:
-        """Number of drafted positions that training unrolls from each start."""
+        """Return the number of drafted positions that training unrolls from each start."""
         return loss.unroll_steps or self.default_unroll_steps
 
     def settled(self, train: TrainConfig) -> TrainConfig:
@@ -135,7 +135,7 @@ class DraftConfig(Config, ABC):
         return bool(self.captures) and is_read_as_is
 
     def stored_width(self, train: TrainConfig) -> int:
-        """Number of values that a shard holds per token: the draft's input, and the input of the target's head if that
+        """Count the values that a shard holds per token: the draft's input, and the input of the target's head if that
         is another state.
         """
         features = self.hidden_size if self.is_started(train) else self.feature_width
@@ -245,7 +245,7 @@ class Eagle3Config(DraftConfig):
 
 
 def attention_size(config: DraftConfig, width_in: int) -> int:
-    """Number of parameters of an attention over inputs of this width, whose output has the draft's width."""
+    """Count the parameters of an attention over inputs of this width, whose output has the draft's width."""
     outputs = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     size = width_in * outputs + config.num_heads * config.head_dim * config.hidden_size
     return size + outputs * config.qkv_bias + config.hidden_size * config.o_bias
@@ -287,7 +287,7 @@ class PrivateConfig(Config):
 
     @classmethod
     def of(cls, draft: DraftConfig, train: TrainConfig) -> PrivateConfig:
-        """The parts that a job adds to this draft; a private expert has at least 8 inner units."""
+        """Return the parts that a job adds to this draft; a private expert has at least 8 inner units."""
         width = max(8, round(draft.expert_width * train.private_width_fraction))
         return cls(private_width=width, mix=train.mix)
 

@@ -121,7 +121,7 @@ class Eagle3Draft(Draft):
         return logits if self.shape.logit_scale == 1 else logits * self.shape.logit_scale
 
     def head_rows(self) -> Tensor | None:
-        """Rows (W, D) of the draft's own head, added rows last."""
+        """Return the rows (W, D) of the draft's own head, added rows last."""
         if self.lm_head is None or self.lm_head_added is None:
             return None if self.lm_head is None else self.lm_head.weight
         return torch.cat([self.lm_head.weight, self.lm_head_added.weight])

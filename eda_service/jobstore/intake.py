@@ -59,8 +59,7 @@ class Intake(Database):
                 webhook and the deadlines: joining a job without the same webhook would lose the caller's notification.
             webhook: Object `{"url", "secret"}` of the webhook that is sent when the job has ended.
             stage_deadlines: Longest time of each stage, in seconds.
-            max_queued_per_owner: Largest number of queued jobs of the owner, above which a new one is refused; None: no
-                limit.
+            max_queued_per_owner: Number of queued jobs of the owner at which a new one is refused; None: no limit.
             need: Largest capacity that the job needs of the cluster; unknown counts as fitting.
             warnings: Objections to the job that were overruled; each becomes an event of a new job.
 

@@ -145,7 +145,9 @@ class Leases(Database):
         return reduced.ray_submission_id
 
     def _free_to(self, holder: str) -> ColumnElement[bool]:
-        """Condition on jobs whose lease a holder has or may take, or whose lease ends at an impossible time."""
+        """Make the condition on jobs whose lease a holder has or may take, or whose lease ends at an
+        impossible time.
+        """
         ends = or_(JobRow.lease_until <= self._now(), JobRow.lease_until > END_OF_TIME)  # text is largest in SQLite
         return or_(JobRow.lease_holder == holder, JobRow.lease_holder.is_(None), ends)
 
@@ -199,7 +201,9 @@ class Leases(Database):
 
 
 def _fits(cluster: Machines | None) -> ColumnElement[bool]:
-    """Condition on jobs that the cluster is large enough for, as `Machines.lack` says; an unknown cluster is."""
+    """Make the condition on jobs that the cluster is large enough for, as `Machines.lack` says; an
+    unknown cluster is.
+    """
     if cluster is None:
         return true()
     total = and_(JobRow.cpus <= cluster.total.cpus + TOLERANCE, JobRow.gpus <= cluster.total.gpus)
@@ -219,7 +223,7 @@ def _waits_for(job: Job, cluster: Machines) -> str | None:
 def _room(
     session: Session, max_running: int, max_running_per_owner: int | None, cluster: Machines | None, *, grows: bool
 ) -> ColumnElement[bool] | None:
-    """Condition on the queued jobs that may start now; None: no job may start."""
+    """Make the condition on the queued jobs that may start now; None: no job may start."""
     if max_running_per_owner == 0:
         return None
     occupying = JobRow.status.in_(OCCUPYING)

@@ -96,14 +96,16 @@ def same_content(session: Session, owner: str, digest: str) -> JobRow | None:
 
 
 def is_of(kind: JobKind) -> ColumnElement[bool]:
-    """Condition on a job of one kind; a row of an unknown kind counts as an adaptation, as it is read."""
+    """Make the condition on a job of one kind; a row of an unknown kind counts as an adaptation, as it is read."""
     if kind is not JobKind.ADAPT:
         return JobRow.kind == kind.value
     return JobRow.kind.not_in([each.value for each in JobKind if each is not kind])
 
 
 def has_label(key: str, value: str, backend: str) -> ColumnElement[bool]:
-    """Condition on `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON path."""
+    """Make the condition `metadata[key] = value`; keys are free text, so they are compared and never part of a JSON
+    path.
+    """
     if backend == "sqlite":
         is_object, unpack = func.json_valid(JobRow.labels) == 1, func.json_each
     else:

@@ -91,7 +91,7 @@ class JobStore(
             return session.scalar(select(JobRow.seq).where(JobRow.id == rows.clean_text(job_id))) is not None
 
     def known_ids(self) -> set[str]:
-        """Ids of all jobs in the database."""
+        """Return the ids of all jobs in the database."""
         with self._read() as session:
             return set(session.scalars(select(JobRow.id)))
 

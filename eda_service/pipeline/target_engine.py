@@ -111,7 +111,7 @@ def ends_with_engine(losses: Path | None = None) -> Iterator[None]:
             counts.
 
     Raises:
-        EngineLostError: The engine was lost more often than the limit, so the work itself ends engines.
+        EngineLostError: The engine was lost `MAX_LOSSES` times, so the work itself ends engines.
     """
     try:
         yield

@@ -39,7 +39,7 @@ def share_of(device: Device, threads: int) -> float:
 
 
 def engine_share(device: Device, threads: int, config: AdaptConfig) -> float:
-    """Return the number of devices of an engine over the target that work at the same time."""
+    """Return the effective number of devices of an engine over the target: ranks lose time waiting for each other."""
     share, settings = share_of(device, threads), config.target.vllm
     if config.target.engine is not EngineKind.VLLM or settings.tensor_parallel_size == 1:
         return share

@@ -75,7 +75,7 @@ class Plan:
         return sum(stage.exchange_bytes for stage in self.stages)
 
     def stage(self, name: str) -> StagePlan:
-        """One stage by name."""
+        """Return one stage by name."""
         return next(stage for stage in self.stages if stage.stage == name)
 
 

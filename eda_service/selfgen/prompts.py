@@ -87,7 +87,7 @@ class Prompt:
 
 
 def general_prompts_file() -> Path:
-    """Path of the general prompts that the package ships, written by SmolLM2 itself."""
+    """Return the path of the general prompts that the package ships, written by SmolLM2 itself."""
     return Path(str(resources.files("eda_service") / "assets" / "general_prompts.jsonl"))
 
 

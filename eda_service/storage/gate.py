@@ -51,7 +51,7 @@ class Comparison:
         return self.speedup / self.old_speedup
 
     def in_words(self) -> str:
-        """The numbers of both packs in words."""
+        """Describe the numbers of both packs in words."""
         told = f"acceptance_length {self.length:.3f} against {self.old_length:.3f} of {self.old}"
         if self.speed_gain is None:
             return f"{told}, speed was not measured"

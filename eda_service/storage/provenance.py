@@ -12,7 +12,7 @@ _PACKAGES = ("eda-service", "ray", "torch", "transformers", "deepspeed", "scikit
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Installed versions of the packages that shape a result; a package that is not installed is left out."""
+    """Return installed versions of the packages that shape a result; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -24,7 +24,7 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def machine() -> dict[str, str]:
-    """Processor, core count and operating system of this host."""
+    """Return processor, core count and operating system of this host."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:

@@ -47,7 +47,7 @@ def _draft_shelves(home: Path | None) -> tuple[Shelf, Shelf]:
 
 
 def shipped_drafts() -> Path:
-    """Directory of the base drafts inside the package."""
+    """Return the directory of the base drafts inside the package."""
     return Path(str(resources.files("eda_service"))) / "assets" / "drafts"
 
 

@@ -128,7 +128,7 @@ class RunDir:
             raise ArtifactCorruptError(f"{self.root / JobFile.FILE} is missing or invalid: {error}") from error
 
     def task(self) -> Task:
-        """The job's config, of whichever kind it is.
+        """Read the job's config, of whichever kind it is.
 
         Raises:
             ArtifactCorruptError: `job.json` is missing or does not validate.
@@ -139,7 +139,7 @@ class RunDir:
         return job.config
 
     def config(self) -> AdaptConfig:
-        """The config of an adaptation.
+        """Read the config of an adaptation.
 
         Raises:
             InputError: The job is of another kind.
@@ -151,7 +151,7 @@ class RunDir:
         return task
 
     def last_attempt(self) -> int:
-        """The highest attempt that any of its files names, at least 1."""
+        """Return the highest attempt that any of its files names, at least 1."""
         told = [1]
         for read in (self.read_progress, self.read_result):
             with suppress(ValueError):

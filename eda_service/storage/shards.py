@@ -74,12 +74,12 @@ class Sample:
 
 
 def tokens_path(directory: Path, name: str) -> Path:
-    """Path of a shard's tokens."""
+    """Return the path of a shard's tokens."""
     return directory / f"{name}.tokens.safetensors"
 
 
 def features_path(directory: Path, name: str) -> Path:
-    """Path of a shard's features."""
+    """Return the path of a shard's features."""
     return directory / f"{name}.features.safetensors"
 
 

@@ -67,7 +67,7 @@ class Shelf(ABC):
 
     @abstractmethod
     def versions(self, name: str) -> list[int]:
-        """Versions of a name, ascending."""
+        """List the versions of a name, ascending."""
 
     @abstractmethod
     def manifest(self, name: str, version: int) -> str:

@@ -62,7 +62,7 @@ EMBEDDED = {
 
 
 def model_cache() -> Path:
-    """Directory of fetched models, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
+    """Return the directory of fetched models, shared by all homes: `EDA_MODEL_CACHE`, default `~/.cache/eda`."""
     return Environment.read().model_cache.expanduser().resolve()
 
 

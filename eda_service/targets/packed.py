@@ -86,7 +86,7 @@ def _pair(x: Tensor) -> Tensor:
 
 
 def tensor_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor's elements."""
+    """Count the bytes of a tensor's elements."""
     return tensor.numel() * tensor.element_size()
 
 

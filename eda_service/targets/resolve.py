@@ -57,7 +57,7 @@ class ResolvedTarget:
 
 
 def shipped_targets() -> Path:
-    """Directory of the tuned targets in the package."""
+    """Return the directory of the tuned targets in the package."""
     return Path(str(resources.files("eda_service"))) / "assets" / "tuned_targets"
 
 

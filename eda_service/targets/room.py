@@ -37,7 +37,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_in_container() -> int:
-    """Bytes left of the container's limit, file cache not counted; without a limit, more than any machine has."""
+    """Return the bytes left of the container's limit, file cache not counted; without a limit, more than any machine
+    has.
+    """
     try:
         limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())

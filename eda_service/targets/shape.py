@@ -59,7 +59,9 @@ class ModelShape:
         return self.num_parameters if self.active_parameters is None else self.active_parameters
 
     def read_parameters(self, rows: float) -> float:
-        """Largest number of elements that a forward of some rows reads: each row may be sent to other experts."""
+        """Return the largest number of elements that a forward of some rows reads: each row may be sent to other
+        experts.
+        """
         return min(self.num_parameters, max(1.0, rows) * self.multiplied_parameters)
 
     @property
@@ -79,7 +81,7 @@ class ModelShape:
 
 
 def head_dim_of(config: Any) -> int:
-    """Width of one attention head; if the config does not name it, the hidden size divided by the number of heads.
+    """Return the width of one attention head; if the config does not name it, hidden size divided by number of heads.
 
     Args:
         config: The target's config, as transformers reads it or as a mapping.

@@ -122,7 +122,7 @@ class SlotCache:
             store[:, destination, :, :length] = store[:, source, :, :length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of keys visible to the current forward. No result may depend on it, because rows have different
-        lengths.
+        """Return the number of keys visible to the current forward. No result may depend on it, because rows have
+        different lengths.
         """
         return self._num_keys if self.claimed is None else self.claimed

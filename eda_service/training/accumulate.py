@@ -21,7 +21,7 @@ from eda_service.training.loss import step_mask
 
 
 def num_parts(config: TrainConfig, world_size: int) -> int:
-    """Number of forwards of each worker in an optimizer step."""
+    """Return the number of forwards of each worker in an optimizer step."""
     per_worker = -(-config.batch_size // world_size)
     return -(-per_worker // (config.micro_batch_size or per_worker))
 

@@ -33,7 +33,7 @@ class CompactSet:
         return [ids[name][row].partition("#")[0] for name, row in self._index]
 
     def lengths(self, indices: Sequence[int]) -> list[int]:
-        """Number of tokens of each of these samples."""
+        """Return the number of tokens of each of these samples."""
         names = dict.fromkeys(name for name, _ in self._index)
         tokens = {name: [len(s.token_ids) for s in read_shard(self._directory, name, features=False)] for name in names}
         return [tokens[name][row] for name, row in (self._index[i] for i in indices)]

@@ -155,5 +155,5 @@ class Loop:
         return batch.to(self._backend.device)
 
     def _seconds(self) -> float:
-        """Seconds in the loop so far, earlier starts included."""
+        """Return the seconds in the loop so far, earlier starts included."""
         return time.monotonic() - self._began

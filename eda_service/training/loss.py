@@ -43,7 +43,9 @@ class Losses:
 
 
 def step_mask(batch: Batch, step: int) -> Tensor:
-    """Rows (B, S-j) of step j that count: the token at s+j+2 is an answer token and the feature of s+j+1 is known."""
+    """Mark rows (B, S-j) of step j that count: the token at s+j+2 is an answer token and the feature of
+    s+j+1 is known.
+    """
     known = batch.has_feature_BL[:, step + 1 : -1]
     return known & batch.loss_mask_BL[:, step + 2 :]
 

@@ -12,7 +12,7 @@ _FLOOR = 0.05
 
 
 def learning_rate(step: int, total_steps: int, *, peak: float, warmup_fraction: float) -> float:
-    """Learning rate of a step, 0..total_steps-1."""
+    """Compute the learning rate of a step, 0..total_steps-1."""
     warmup = max(1, round(total_steps * warmup_fraction))
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -157,7 +157,7 @@ def as_expert(ffn: nn.Module) -> Expert:
 def adapted_ffn(
     draft: Draft, base: WholeFFN | SharedFFN, trained: frozenset[str]
 ) -> tuple[WholeFFN | SharedFFN, PrivateFFN | None]:
-    """A pack's feed-forward module: private over the base's, or whole where the pack trained the expert itself."""
+    """Pack a pack's feed-forward module: private over the base's, or whole if the pack trained the expert itself."""
     module, place = draft.ffn, draft.places.ffn
     added = [f"{place}.private", f"{place}.gate"]
     if any(is_within(name, [place]) and not is_within(name, added) for name in trained):

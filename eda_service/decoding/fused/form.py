@@ -53,7 +53,7 @@ class DraftParts(ABC):
         """All weights of the draft, each once."""
 
     def own_bytes(self, base: DraftParts | None) -> int:
-        """Bytes of this draft that `base` does not share."""
+        """Count the bytes of this draft that `base` does not share."""
         shared = [] if base is None else base.weights
         return sum(part.size_bytes for part in self.weights if not any(part is other for other in shared))
 
@@ -66,7 +66,7 @@ class DraftForm:
     head: DraftHead
 
     def own_bytes(self, base: DraftForm | None) -> int:
-        """Bytes of this draft that `base` does not share, with the rows of its head."""
+        """Count the bytes of this draft that `base` does not share, with the rows of its head."""
         own_head = base is None or self.head is not base.head
         return self.parts.own_bytes(None if base is None else base.parts) + self.head.size_bytes * own_head
 
@@ -96,11 +96,11 @@ class FusedDraft(Protocol):
         ...
 
     def new_cache(self, num_slots: int, max_tokens: int) -> SlotCache:
-        """An empty cache of the draft's layers."""
+        """Make an empty cache of the draft's layers."""
         ...
 
     def rows(self, parts: Sequence[DraftParts]) -> DraftRows:
-        """The drafts of a batch by row."""
+        """Put the drafts of a batch into rows."""
         ...
 
 

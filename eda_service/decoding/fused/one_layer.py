@@ -110,13 +110,13 @@ class _Parts(Protocol):
 
 
 def table_of(draft: Draft) -> Table | None:
-    """A draft's own embedding, if it has one; no training method changes it."""
+    """Return a draft's own embedding, if it has one; no training method changes it."""
     module = draft.embedding(nn.Identity())
     return Table(module.weight.detach()) if isinstance(module, nn.Embedding) else None
 
 
 def present(*weights: Weights | None) -> list[Weights]:
-    """The weights that are not None."""
+    """Return the weights that are not None."""
     return [each for each in weights if each is not None]
 
 
@@ -143,7 +143,7 @@ class FusedLayer:
         self.cos_T1d, self.sin_T1d = self._table(max_tokens)
 
     def _table(self, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of all positions."""
+        """Compute cosines and signed sines of all positions."""
         config, positions_T = self.config, torch.arange(max_tokens, device=self.device)
         angles_Th = angles(positions_T, config.head_dim, config.rope_theta, config.rope_scaling)
         angles_1Td = torch.cat([angles_Th, angles_Th], dim=-1)[None]

@@ -97,7 +97,7 @@ def _is_rounding(own: Tensor, other: Tensor) -> bool:
 
 
 def _cosine(own_BD: Tensor, other_BD: Tensor) -> Tensor:
-    """Cosine by row (B); two rows of zeros, as in padding, count as equal."""
+    """Compute the cosine by row (B); two rows of zeros, as in padding, count as equal."""
     cosine_B = F.cosine_similarity(own_BD, other_BD, dim=-1, eps=1e-30)
     both_zero_B = ~own_BD.any(dim=-1) & ~other_BD.any(dim=-1)
     return torch.where(both_zero_B, torch.ones_like(cosine_B), cosine_B)

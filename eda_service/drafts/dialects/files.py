@@ -60,7 +60,7 @@ class TensorFile:
         return cls(path.name, path, identity, places, identity.size_bytes - data_bytes, pickled)
 
     def header_text(self) -> str:
-        """The JSON of the file's header, to the byte."""
+        """Read the JSON of the file's header, to the byte."""
         with open_regular(self.path) as stream:
             return stream.read(self.data_begin)[_LENGTH_BYTES:].decode("utf-8")
 

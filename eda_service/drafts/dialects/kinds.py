@@ -150,7 +150,7 @@ def _read_eagle3(source: Source, dialect: Dialect) -> None:
 
 
 def _target_width(source: Source, d: int) -> int | None:
-    """Width of the target's states; None if it is the draft's own width, as the config expects."""
+    """Return the width of the target's states; None if it is the draft's own width, as the config expects."""
     said, target = source.settings.whole("target_hidden_size"), source.target.hidden_size
     if said not in (None, target):
         raise refusal(

@@ -23,22 +23,22 @@ _EACH_NORM = re.compile(r"fc_norm\.(0|[1-9]\d?)\.weight")
 
 
 def attention(projection: str, part: str = "weight") -> str:
-    """The canonical name of an attention projection's tensor."""
+    """Return the canonical name of an attention projection's tensor."""
     return f"{LAYER}self_attn.{projection}_proj.{part}"
 
 
 def head_norm(projection: str) -> str:
-    """The canonical name of the norm of each query or key head."""
+    """Return the canonical name of the norm of each query or key head."""
     return f"{LAYER}self_attn.{projection}_norm.weight"
 
 
 def ffn(projection: str) -> str:
-    """The canonical name of a feed-forward projection's tensor."""
+    """Return the canonical name of a feed-forward projection's tensor."""
     return f"{LAYER}mlp.{projection}_proj.weight"
 
 
 def each_norm(index: int) -> str:
-    """The canonical name of the norm of one state that fc reads."""
+    """Return the canonical name of the norm of one state that fc reads."""
     return f"fc_norm.{index}.weight"
 
 

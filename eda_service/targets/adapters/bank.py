@@ -96,7 +96,7 @@ class AdapterBank:
         return AdapterRows(mask_BR.to(self._device)[:, None].expand(-1, length, -1).contiguous())
 
     def size_bytes(self, key: str) -> int:
-        """Bytes of an adapter in the stacks, its share of their zeros included."""
+        """Count the bytes of an adapter in the stacks, its share of their zeros included."""
         share = self._spans[key].rank / _ranks(self._spans)
         return round(share * sum(product.stack_bytes for products in self._layers for product in products.values()))
 

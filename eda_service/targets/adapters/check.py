@@ -136,7 +136,9 @@ def changed_modules(adapter_dir: Path) -> list[str]:
 
 
 def whole_modules(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the embeddings and heads that an adapter contains as whole matrices, by the module's full name."""
+    """Read the shapes of the embeddings and heads that an adapter contains as whole matrices, by the module's full
+    name.
+    """
     found = {}
     for name, place in read_header(adapter_dir / "adapter_model.safetensors", param=_PARAM).items():
         match = _TENSOR.fullmatch(name)
@@ -148,7 +150,7 @@ def whole_modules(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
 
 
 def whole_rows(adapter_dir: Path) -> int | None:
-    """Rows of the vocabulary that an adapter was trained with, if it contains embedding or head; else None.
+    """Return the rows of the vocabulary that an adapter was trained with, if it contains embedding or head; else None.
 
     Raises:
         TargetIncompatibleError: Embedding and head have different numbers of rows.

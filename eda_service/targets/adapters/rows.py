@@ -32,7 +32,7 @@ class AdapterRows:
         self._by_linears = {1: mask_BLR}
 
     def mask(self, num_linears: int) -> Tensor:
-        """The mask of a product of P linears (B, L, P * R)."""
+        """Return the mask of a product of P linears (B, L, P * R)."""
         if num_linears not in self._by_linears:
             self._by_linears[num_linears] = self._by_linears[1].repeat(1, 1, num_linears)
         return self._by_linears[num_linears]

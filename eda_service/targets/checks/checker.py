@@ -88,7 +88,7 @@ class TargetChecker:
 
 
 def _identity(directory: Path | None) -> Hashable:
-    """Identity of a directory's files and their state."""
+    """Return the identity of a directory's files and their state."""
     if directory is None:
         return None
     files = [(path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file()]

@@ -102,7 +102,7 @@ class DeepSpeedBackend:
 
 
 def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """Engine settings for one worker group; the learning rate is set per step."""
+    """Make the engine settings for one worker group; the learning rate is set per step."""
     per_worker, parts = -(-config.batch_size // world_size), num_parts(config, world_size)
     return {
         "train_micro_batch_size_per_gpu": -(-per_worker // parts),
