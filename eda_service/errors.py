@@ -180,7 +180,7 @@ class StaleDeploymentError(ConflictError):
 
 
 class WorsePackError(ConflictError):
-    """A pack measured a lower acceptance than what it would replace."""
+    """A pack has a lower measured acceptance than the pack that it would replace."""
 
     code = "acceptance_regression"
 
@@ -251,7 +251,7 @@ class NotWorthItError(RunError):
 
 
 class ArtifactCorruptError(RunError):
-    """A file's sha256, shape or schema is not what its record says."""
+    """A file's sha256, shape or schema differs from its record."""
 
     code = "artifact_corrupt"
 

@@ -123,13 +123,13 @@ class ValidateFields(StageFields):
 
 
 class ValidateRecord(ValidateFields, Record):
-    """Target and base draft fit; what the job will need."""
+    """Target and base draft fit; the record has the needs of the job."""
 
     STAGE = Stage.VALIDATE
 
 
 class SkippedRow(Frozen):
-    """One prompt that gave no sample, and why."""
+    """One prompt that gave no sample, with the reason."""
 
     sample_id: str
     reason: str

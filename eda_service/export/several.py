@@ -1,7 +1,7 @@
 """`eda export BASE_DRAFT --pack ADAPTER=PACK ...`: several packs over one base draft, for one vLLM with many adapters.
 
-The export holds the base draft once, which requests without an adapter use, and of each pack what is its own: private
-expert and gate; for EAGLE-1 also fc and the draft vocabulary, where a pack has its own. Inside vLLM each request drafts
+The export holds the base draft once, which requests without an adapter use, and the own parts of each pack: private
+expert and gate; for EAGLE-1 also fc and the draft vocabulary, if a pack has its own. Inside vLLM each request drafts
 with its adapter's pack (`draft_packs`).
 """
 

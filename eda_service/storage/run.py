@@ -1,7 +1,7 @@
 """The run directory of one job: the only channel between the job's processes and the API.
 
     <home>/runs/<job_id>/
-        job.json            the config of its kind with its origin, and what else the job's row says (`JobFacts`)
+        job.json            the config of its kind with its origin, and further contents of its row (`JobFacts`)
         progress.json       heartbeat: stage and its start, percent, step, total_steps, eta_s, updated_at, attempt, pid
         events.jsonl        one line per event, appended: {"at", "level", "type", "message", "stage"}
         rivals.json         packs to measure beside the job's own (`eda_service.storage.rivals`), by the dispatcher
@@ -9,9 +9,9 @@
         result.json         end of an attempt: {"attempt", "status": "succeeded", "pack": ...} or {.., "error": {...}}
         driver.lock         held by the attempt's driver while it lives: two attempts never write at once
         driver.attempt      the newest attempt that has asked for the lock: an older driver that sees it ends
-        reserve             space for telling of a full disk, while a driver runs
+        reserve             space for reporting a full disk, while a driver runs
         <stage>/record.json the stage's record, last file of its directory
-        logs/<stage>.log    what the stage logged
+        logs/<stage>.log    the log of the stage
 
 Workers never open the job database; the dispatcher reads these files. With storage by URL (ADR 0020) the directory is
 scratch space of one machine: the small files are objects below `runs/<job_id>/`, and stages upload and fetch the large

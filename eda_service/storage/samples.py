@@ -1,7 +1,7 @@
 """The samples that selection kept and dropped, for people to read: each with its value, its prompt and its answer.
 
-    select/samples.jsonl   one sample a line, in the order in which they were generated
-    select/samples.index   where each line is, from the most valuable sample to the least
+    select/samples.jsonl   one sample per line, in the order in which they were generated
+    select/samples.index   the position of each line, from the most valuable sample to the least
 
 Hidden states are large and are deleted; texts are small and stay. A run of a version that kept no texts has neither
 file; its records still name the samples, their values and which were kept.

@@ -4,8 +4,8 @@
                                       answers' texts: answers (U,) uint8, UTF-8, and answer_offsets (N+1,) int64, which
                                       shards of earlier versions do not have
     shard-00000.features.safetensors  features (T-N, C): of every token but each sample's last, which is not
-                                      forwarded; head_in (T-N, D), where the draft reads other states than the head;
-                                      in the metadata whether features are what the draft made of the states
+                                      forwarded; head_in (T-N, D), if the draft reads other states than the head;
+                                      metadata: whether features are the draft's start states
     shard-00000.json                  written last: sample ids, hashes, counts, scores
 
 A shard counts once its JSON is there; features can be deleted apart from tokens.

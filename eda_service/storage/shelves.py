@@ -2,17 +2,17 @@
 
     <root>/<name>/<version>/            files and manifest.json, renamed into place together
     <root>/<name>/.<version>.job        the job that has reserved the number
-    <root>/<name>/.evaluation-<key>.json  prompts that all versions are measured on (`fixed_evaluation`); part of none
+    <root>/<name>/.evaluation-<key>.json  prompts that all versions are measured on (`fixed_evaluation`), in no version
 
 On storage, below `packs/` or `drafts/`:
 
     <name>/files/<sha256>               content, uploaded first
-    <name>/<version>.json               the manifest, created last and once: with it the version is there
-    <name>/<version>.job                as above
-    <name>/evaluation-<key>.json        as above
+    <name>/<version>.json               the manifest, created last and once: with it the version exists
+    <name>/<version>.job                the job that has reserved the number
+    <name>/evaluation-<key>.json        prompts that all versions are measured on
 
-and a copy of what was asked for under `<home>/cache/<sha256 of the manifest>/<name>/<version>/`. The manifest names
-everything by hash, so a copy is right for ever, whatever storage this home is pointed at next.
+Fetched versions are copied to `<home>/cache/<sha256 of the manifest>/<name>/<version>/`. The manifest names every file
+by its hash, so a copy stays valid, whatever storage this home uses later.
 """
 
 from __future__ import annotations

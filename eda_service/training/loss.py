@@ -181,7 +181,7 @@ class DraftLoss(nn.Module):
     def _loss(self, batch: Batch, embed: nn.Module, lm_head: LmHead, divisors_S: Sequence[float] | None) -> Losses:
         features_BLD = batch.features_BLD
         if self.config.feature_noise > 0:
-            assert not batch.is_started  # the noise is of what the draft reads of the target, not of its own state
+            assert not batch.is_started  # noise is added to the target's states, not to the draft's own
             features_BLD = features_BLD + (torch.rand_like(features_BLD) - 0.5) * self.config.feature_noise
         regression, cross_entropy = [], []
         counts_BS = step_mask(batch, 0)

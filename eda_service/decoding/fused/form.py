@@ -1,11 +1,11 @@
-"""The seam between the proposer and a kind of draft: what decoding knows of one.
+"""The seam between the proposer and a kind of draft: the protocols by which decoding uses a draft.
 
-A kind gives the parts of a draft, of which several drafts of one batch may share some, and what all drafts of one shape
-share (`FusedDraft`). Parts of a batch's drafts become rows, which start from the target's states and step.
+A kind makes the parts of a draft, some of which several drafts of one batch may share, and the module that all drafts
+of one shape share (`FusedDraft`). Parts of a batch's drafts become rows, which start from the target's states and step.
 
-What a pack did not train is the base draft's very object, so a batch of many packs multiplies it once for all rows;
-what it trained (its private expert and gate, fc, its vocabulary) is applied to its own rows. A draft that shares
-nothing (full_ft, retrain, lora) works the same way, on its own rows alone.
+A part that a pack did not train is the same object as the base draft's, so a batch of many packs multiplies it once for
+all rows; a part that it trained (its private expert and gate, fc, its vocabulary) is applied to its own rows. A draft
+that shares nothing (full_ft, retrain, lora) works the same way, on its own rows alone.
 
 Shapes: B rows, L positions, C width of the target's states that the draft reads, D hidden.
 """

@@ -1,11 +1,11 @@
 """Storing a draft that was read as a base draft, with unchanged bytes and dtypes.
 
-    config.json            its shape
-    draft.safetensors      what it computes with, by canonical name; and `draft_vocab`
-    dialect.safetensors    what else was in its files, by the name there; not there where nothing else was
-    dialect.json           how the files were (`DialectRecord`)
+    config.json            the draft's config
+    draft.safetensors      the tensors that it computes with, by canonical name; and `draft_vocab`
+    dialect.safetensors    other tensors of its files, by their name there; absent if there are none
+    dialect.json           the description of the files (`DialectRecord`)
 
-Data goes from file to file in blocks, so that no draft need fit into memory.
+Data is copied from file to file in blocks, so that no draft needs to fit into memory.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from eda_service.storage.files import sha256_file, sha256_text
 from eda_service.storage.tensor_header import read_header
 
 _TENSOR = re.compile(r"^base_model\.model\.(.*\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj))\.lora_([AB])\.weight$")
-# What says nothing about the function of the adapted model; anything else must be off, so that an option this code
-# has never heard of is not passed over.
+# Settings without effect on the function of the adapted model; all others must be off, so that an unknown option is
+# not ignored.
 _HARMLESS = frozenset(
     {
         *("auto_mapping", "base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision"),
