@@ -1,7 +1,7 @@
 """The number of replicas of a group: from the running and waiting requests, and from the time of decoding rounds.
 
-Serve's controller calls the policy with the numbers that replicas report through `record_autoscaling_stats`. It unpickles this
-module by value, so nothing of the project is imported here.
+Serve's controller calls the policy with the numbers that replicas report through `record_autoscaling_stats`. It
+unpickles this module by value, so nothing of the project is imported here.
 """
 
 from __future__ import annotations
