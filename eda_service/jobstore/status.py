@@ -20,7 +20,7 @@ class Status(StrEnum):
 
 
 # running -> queued is a lost attempt that is tried again; failed or cancelled -> queued is a retry that a user asked
-# for; # cancelling -> succeeded or failed is a job that ended by itself before the stop reached it.
+# for; cancelling -> succeeded or failed is a job that ended by itself before the stop reached it.
 LEGAL: dict[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLING, Status.QUEUED}),

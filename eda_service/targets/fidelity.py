@@ -32,8 +32,8 @@ _SHORT_WINDOW = 4
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window")
 _HEAD = "lm_head.weight"
 _SHOWN = 5
-# Root of the mean squared difference over the spread of the logits. Families that agree come to 1e-6 in float32; in
-# bfloat16, which rounds the sums of every layer, SmolLM2 comes to 0.04 and tiny models of large random weights to 0.04.
+# Root of the mean squared difference divided by the standard deviation of the logits. Families that agree have 1e-6 in
+# float32; in bfloat16, which rounds the sums of every layer, SmolLM2 and tiny models of large random weights have 0.04.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.25}
 
 
