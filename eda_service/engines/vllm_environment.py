@@ -32,7 +32,7 @@ def missing(where: str, *, param: str) -> EngineMissingError:
     """Make the error that vLLM is not installed.
 
     Args:
-        where: Name of the environment, for the message.
+        where: Words for the place of the environment, for the message, such as "where Ray's workers run".
         param: Field that asked for vLLM.
     """
     return EngineMissingError(
